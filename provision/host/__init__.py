@@ -1,0 +1,1 @@
+"""What pyinfra does before and after Ansible: make machines that Ansible can reach, and look at the fleet."""

@@ -1,0 +1,1 @@
+"""Migrations, interchangeable with golang-migrate: files (pure), ledger and runner (do IO)."""
