@@ -10,9 +10,7 @@ class ProvisionError(Exception):
 
     exit_code = 1
 
-    def __init__(
-        self, what: str, *, where: str = "", seen: str = "", allowed: str = "", run: str = ""
-    ) -> None:
+    def __init__(self, what: str, *, where: str = "", seen: str = "", allowed: str = "", run: str = "") -> None:
         """Keep the four answers; `run` is the exact next command."""
         super().__init__(what)
         self.what, self.where, self.seen, self.allowed, self.run = what, where, seen, allowed, run
