@@ -1,0 +1,73 @@
+"""Filters for templates and tasks: thin wrappers of the package, which does the work and is tested there."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import yaml
+from ansible.errors import AnsibleFilterError
+
+from provision import archive, compatibility, secrets
+from provision.checks import preflight
+from provision.errors import ProvisionError
+
+
+def provision_preflight(host: dict[str, Any], wanted: dict[str, Any]) -> dict[str, Any]:
+    """Judge a probed host; see provision.checks.preflight.judge."""
+    return asdict(preflight.judge(host, wanted, datetime.datetime.now(datetime.UTC).date()))
+
+
+def provision_role_options(roles: str) -> dict[str, Any]:
+    """Read the options of every role below a folder from its argument specification."""
+    found = {}
+    for path in sorted(Path(roles).glob("*/meta/argument_specs.yml")):
+        found[path.parts[-3]] = yaml.safe_load(path.read_text())["argument_specs"]["main"]["options"]
+    return found
+
+
+def provision_scram(secret: dict[str, str]) -> str:
+    """Turn a password and its salt into a SCRAM verifier."""
+    try:
+        return secrets.scram_verifier(secret["password"], secret["salt"])
+    except ProvisionError as error:
+        raise AnsibleFilterError(str(error)) from None
+
+
+def provision_archive(package: str, folder: str) -> str:
+    """Pack the package for hosts; see provision.archive.pack."""
+    return str(archive.pack(Path(package), Path(folder)))
+
+
+def provision_end_of_life(major: int) -> bool:
+    """Say whether a PostgreSQL major is maintained no more today."""
+    return compatibility.is_end_of_life(int(major), datetime.datetime.now(datetime.UTC).date())
+
+
+def provision_read(path: str) -> str:
+    """Read a file of the controller to the last byte: the lookup would strip its end."""
+    return Path(path).read_text()
+
+
+def provision_file(pair: tuple[str, str]) -> dict[str, str]:
+    """Shape a path and its text as host_files takes them."""
+    return {"path": pair[0], "content": pair[1]}
+
+
+class FilterModule:
+    """Names what Ansible may use."""
+
+    def filters(self) -> dict[str, Callable[..., Any]]:
+        """Map every filter's name to its function."""
+        return {
+            "provision_archive": provision_archive,
+            "provision_end_of_life": provision_end_of_life,
+            "provision_file": provision_file,
+            "provision_read": provision_read,
+            "provision_preflight": provision_preflight,
+            "provision_role_options": provision_role_options,
+            "provision_scram": provision_scram,
+        }

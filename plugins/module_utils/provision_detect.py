@@ -1,0 +1,1 @@
+../../provision/tuning/detect.py

@@ -1,0 +1,195 @@
+#!/usr/bin/python
+"""Look at a host, read-only: what it is, what holds its ports and package locks, which clusters it has.
+
+One look for everything that preflight judges, so that a run costs one round trip for it. Uses the standard library
+alone, because a bare host has nothing else. Judges nothing: that is provision.checks.preflight, on the controller.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import platform
+import shutil
+import struct
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.provision_detect import detect
+
+DOCUMENTATION = r"""
+module: host_probe
+short_description: Tell what a host is and what already lives on it
+description: Reads only. See C(provision.checks.preflight) for what is made of it.
+options:
+  ports:
+    description: TCP ports whose holder is to be named.
+    type: list
+    elements: int
+    default: []
+  packages_wait:
+    description: Seconds to wait for another process that holds dpkg's or apt's lock.
+    type: int
+    default: 0
+author: The provision developers
+"""
+
+EXAMPLES = "- host_probe: {ports: [5432, 6432], packages_wait: 120}"
+
+RETURN = r"""
+host: {description: Everything that was seen., returned: always, type: dict}
+"""
+
+PACKAGE_LOCKS = ("/var/lib/dpkg/lock-frontend", "/var/lib/dpkg/lock", "/var/lib/apt/lists/lock",
+                 "/var/cache/apt/archives/lock")
+RECORD = Path("/etc/provision/host.json")
+
+
+def os_release() -> dict[str, str]:
+    """Read distribution, version and code name."""
+    found = platform.freedesktop_os_release()
+    return {"distribution": found.get("ID", ""), "distribution_version": found.get("VERSION_ID", ""),
+            "distribution_codename": found.get("VERSION_CODENAME", ""), "os": found.get("PRETTY_NAME", "")}
+
+
+def process(pid: int) -> dict[str, Any]:
+    """Name a process: pid, program and whose it is."""
+    try:
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        return {"pid": pid, "command": b" ".join(words[:4]).decode(errors="replace").strip()}
+    except OSError:
+        return {"pid": pid, "command": "unknown"}
+
+
+def listeners(ports: list[int]) -> list[dict[str, Any]]:
+    """Say who listens on the ports: pid, command, address."""
+    inodes: dict[str, tuple[int, str]] = {}
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        for line in _lines(table)[1:]:
+            words = line.split()
+            address, port = words[1].split(":")
+            if words[3] == "0A" and int(port, 16) in ports:
+                inodes[words[9]] = (int(port, 16), "all" if set(address) == {"0"} else "local")
+    found = []
+    for descriptor in Path("/proc").glob("[0-9]*/fd/*") if inodes else ():
+        try:
+            target = os.readlink(descriptor)  # noqa: PTH115 - a socket is no path
+        except OSError:
+            continue
+        inode = target.removeprefix("socket:[").rstrip("]")
+        if inode in inodes:
+            port, address = inodes.pop(inode)
+            found.append({"port": port, "address": address, **process(int(descriptor.parts[2]))})
+    found += [{"port": port, "address": address, "pid": 0, "command": "unknown"} for port, address in inodes.values()]
+    return found
+
+
+def package_lock(wait: int) -> dict[str, Any] | None:
+    """Wait for the package manager's locks; give the holder when they are still held after `wait` seconds."""
+    deadline = time.monotonic() + wait
+    while True:
+        holder = next((held for path in PACKAGE_LOCKS if (held := _lock_holder(path)) is not None), None)
+        if holder is None or time.monotonic() >= deadline:
+            return holder
+        time.sleep(1)
+
+
+def _lock_holder(path: str) -> dict[str, Any] | None:
+    request = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+    try:
+        with Path(path).open("rb+") as stream:
+            answer = struct.unpack("hhqqi4x", fcntl.fcntl(stream, fcntl.F_GETLK, request))
+    except FileNotFoundError:
+        return None
+    return None if answer[0] == fcntl.F_UNLCK else {"path": path, **process(answer[4])}
+
+
+def clusters() -> list[dict[str, Any]]:
+    """List the clusters that Debian's tools know, and whether each one runs."""
+    found = []
+    for conf in sorted(Path("/etc/postgresql").glob("*/*/postgresql.conf")):
+        settings = {}
+        for line in _lines(conf):
+            name, separator, value = line.split("#")[0].partition("=")
+            if separator:
+                settings[name.strip()] = value.strip().strip("'")
+        data = Path(settings.get("data_directory", f"/var/lib/postgresql/{conf.parts[3]}/{conf.parts[4]}"))
+        pid = _running(data)
+        found.append({"major": conf.parts[3], "name": conf.parts[4], "port": settings.get("port", "5432"),
+                      "data_directory": str(data), "version_file": "".join(_lines(data / "PG_VERSION")).strip(),
+                      "running_pid": pid})
+    return found
+
+
+def strangers(known: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Find data directories below /var/lib/postgresql that Debian's tools do not know."""
+    owned = {row["data_directory"] for row in known}
+    return [{"data_directory": str(path.parent), "version_file": path.read_text().strip()}
+            for path in sorted(Path("/var/lib/postgresql").glob("*/*/PG_VERSION")) if str(path.parent) not in owned]
+
+
+def _running(data: Path) -> int:
+    words = _lines(data / "postmaster.pid")
+    pid = int(words[0]) if words and words[0].strip().isdigit() else 0
+    return pid if pid and Path(f"/proc/{pid}").exists() else 0
+
+
+def packages_interrupted() -> bool:
+    """Say whether dpkg was killed half-way and must be told to go on."""
+    updates = [path for path in Path("/var/lib/dpkg/updates").glob("*") if path.name.isdigit()]
+    audit = subprocess.run(["dpkg", "--audit"], capture_output=True, text=True, check=False)  # noqa: S607
+    return bool(updates or audit.stdout.strip())
+
+
+def record() -> dict[str, Any]:
+    """Read what an earlier run left about this host."""
+    try:
+        found = json.loads(RECORD.read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _lines(path: str | Path) -> list[str]:
+    try:
+        return Path(path).read_text(errors="replace").splitlines()
+    except OSError:
+        return []
+
+
+def main() -> None:
+    """Run the module."""
+    module = AnsibleModule(
+        argument_spec={
+            "ports": {"type": "list", "elements": "int", "default": []},
+            "packages_wait": {"type": "int", "default": 0},
+        },
+        supports_check_mode=True,
+    )
+    known = clusters()
+    disk = Path("/var/lib/postgresql") if Path("/var/lib/postgresql").exists() else Path("/var/lib")
+    host = {
+        **os_release(),
+        **detect(),
+        "architecture": platform.machine(),
+        "systemd": Path("/run/systemd/system").exists(),
+        "root": os.geteuid() == 0,
+        "disk_free_mb": shutil.disk_usage(disk).free // 2**20,
+        "listeners": listeners(module.params["ports"]),
+        "package_lock": package_lock(module.params["packages_wait"]),
+        "packages_interrupted": packages_interrupted(),
+        "clusters": known,
+        "unknown_clusters": strangers(known),
+        "record": record(),
+        # Our manifest is placed before the cluster is made: a run that was killed in between is still ours.
+        "ours": Path("/etc/provision/files.d/postgresql-cluster.json").exists(),
+    }
+    module.exit_json(changed=False, host=host)
+
+
+if __name__ == "__main__":
+    main()

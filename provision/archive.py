@@ -1,0 +1,37 @@
+"""Pack the package into one executable file for hosts. Reads the package's folder, writes one file.
+
+The same sources always give the same bytes (fixed times, sorted names), so a second run has nothing to copy.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import zipfile
+from pathlib import Path
+
+SHEBANG = b"#!/usr/bin/python3\n"
+LAUNCHER = "from provision.cli import main\nmain()\n"
+EARLIEST = (1980, 1, 1, 0, 0, 0)  # zip knows no earlier time
+
+
+def pack(package: Path, folder: Path) -> Path:
+    """Write `folder/HASH/provision` from the Python files of `package` and give its path.
+
+    Raises OSError. What only the controller uses (pyinfra) is left out: a host could not import it.
+    """
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(zipfile.ZipInfo("__main__.py", EARLIEST), LAUNCHER)
+        for path in sorted(package.rglob("*.py")):
+            name = path.relative_to(package.parent)
+            if "host" not in name.parts:
+                archive.writestr(zipfile.ZipInfo(name.as_posix(), EARLIEST), path.read_bytes())
+    content = SHEBANG + buffer.getvalue()
+    target = folder / hashlib.sha256(content).hexdigest()[:16] / "provision"
+    if not target.exists():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = target.with_suffix(".new")
+        temporary.write_bytes(content)
+        temporary.replace(target)
+    return target

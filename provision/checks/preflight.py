@@ -1,0 +1,159 @@
+"""Judge a host and what is wanted of it before anything is changed: refusals, then warnings. Pure.
+
+Input is what the Ansible module host_probe saw and what the playbook wants; output is sentences that say what was
+seen, what is allowed and what to do next. The same facts always give the same answer, but for `today`.
+"""
+
+from __future__ import annotations
+
+import datetime
+import difflib
+from dataclasses import dataclass, field
+from typing import Any
+
+from provision import compatibility
+
+TESTED = {("debian", "12"), ("debian", "13")}
+UNTESTED = {("ubuntu", "24.04")}
+DEVELOPMENT_PASSWORD = "minion_secret"  # noqa: S105 - the published one, known so that prod can refuse it
+MINIMUM_PASSWORD_LENGTH = 20
+SMALL_SHM_MB = 64
+SMALL_MEMORY_MB = 1024
+OUR_CLUSTER = "main"
+
+
+@dataclass
+class Verdict:
+    """What must stop the run, and what must only be said."""
+
+    refusals: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+
+def judge(host: dict[str, Any], wanted: dict[str, Any], today: datetime.date) -> Verdict:
+    """Judge a probe of a host against the wishes of `roles/preflight/vars/main.yml`."""
+    verdict = Verdict()
+    _names(wanted, verdict)
+    _system(host, wanted, verdict)
+    _resources(host, wanted, verdict)
+    _versions(host, wanted["wanted"], verdict, today)
+    _clusters(host, wanted["wanted"], verdict)
+    _ports(host, wanted["wanted"], verdict)
+    if wanted["profile"] == "prod":
+        _credentials(wanted["wanted"].get("credentials") or {}, verdict)
+    return verdict
+
+
+def _names(wanted: dict[str, Any], verdict: Verdict) -> None:
+    known = set(wanted["known"]) | {"preflight_profile", "preflight_host"}
+    for name in sorted(set(wanted["given"]) - known):
+        near = difflib.get_close_matches(name, known, 1, 0.6)
+        hint = f"; did you mean {near[0]}?" if near else "; see the README of the role whose name it begins with"
+        verdict.refusals.append(f"variable {name}: no role has it{hint}")
+
+
+def _system(host: dict[str, Any], wanted: dict[str, Any], verdict: Verdict) -> None:
+    del wanted
+    system = (host["distribution"], host["distribution_version"])
+    if system in UNTESTED:
+        verdict.warnings.append(f"{host['os']}: takes the same path as Debian, but nobody has tested it")
+    elif system not in TESTED:
+        verdict.refusals.append(f"operating system {host['os']}: allowed are Debian 12 and 13, and Ubuntu 24.04")
+    if not host["root"]:
+        verdict.refusals.append("not root: the run needs sudo; run: provision bootstrap HOST")
+    if not host["systemd"]:
+        verdict.refusals.append("systemd is not running: services could not be started; use a host or container with it")
+    lock = host["package_lock"]
+    if lock:
+        verdict.refusals.append(
+            f"{lock['path']} is held by process {lock['pid']} ({lock['command']}): let it finish, then run again "
+            "(preflight_packages_wait says how long to wait)"
+        )
+
+
+def _resources(host: dict[str, Any], wanted: dict[str, Any], verdict: Verdict) -> None:
+    disk, memory, shm = host["disk_free_mb"], host["memory_mb"], host["shm_mb"]
+    if disk < wanted["minimum_disk_mb"]:
+        verdict.refusals.append(
+            f"disk: {disk} MB free below /var/lib/postgresql, at least {wanted['minimum_disk_mb']} are needed "
+            "(preflight_minimum_disk_mb)"
+        )
+    if memory < wanted["minimum_memory_mb"]:
+        verdict.refusals.append(
+            f"memory: {memory} MB, at least {wanted['minimum_memory_mb']} are needed (preflight_minimum_memory_mb)"
+        )
+    elif memory < SMALL_MEMORY_MB:
+        verdict.warnings.append(f"memory: {memory} MB is enough to start, not to build a large HNSW index")
+    if shm <= SMALL_SHM_MB:
+        verdict.warnings.append(
+            f"/dev/shm has {shm} MB: parallel index builds are limited by it; give a container more (--shm-size 1g)"
+        )
+
+
+def _versions(host: dict[str, Any], wanted: dict[str, Any], verdict: Verdict, today: datetime.date) -> None:
+    for finding in compatibility.check(
+        wanted["postgresql_version"],
+        pgvector_version=wanted["pgvector_version"] if wanted["pgvector_install_method"] == "source" else None,
+        accept_advisories=wanted["pgvector_accept_advisories"],
+        repository=wanted["postgresql_repository"],
+        distribution=host["distribution_codename"],
+        today=today,
+    ):
+        (verdict.refusals if finding.refused else verdict.warnings).append(finding.text)
+
+
+def _clusters(host: dict[str, Any], wanted: dict[str, Any], verdict: Verdict) -> None:
+    major = str(wanted["postgresql_version"])
+    for cluster in host["clusters"]:
+        label = f"{cluster['major']}/{cluster['name']} ({cluster['data_directory']}, port {cluster['port']})"
+        if cluster["major"] == major and cluster["name"] == OUR_CLUSTER:
+            if cluster["version_file"] not in ("", major):
+                verdict.refusals.append(
+                    f"cluster {label} holds data of PostgreSQL {cluster['version_file']}, wanted is {major}: "
+                    "see docs/move-to-another-major.md"
+                )
+            elif not host["ours"]:
+                verdict.refusals.append(
+                    f"cluster {label} exists and was not made by this toolkit: nothing was touched; move it away or "
+                    "use a new host"
+                )
+        elif cluster["running_pid"]:
+            verdict.refusals.append(
+                f"cluster {label} of PostgreSQL {cluster['major']} is serving (process {cluster['running_pid']}), "
+                f"wanted is {major}: it goes on serving; see docs/move-to-another-major.md"
+            )
+    for stranger in host["unknown_clusters"]:
+        if stranger["data_directory"] == f"/var/lib/postgresql/{major}/{OUR_CLUSTER}":
+            verdict.refusals.append(
+                f"{stranger['data_directory']} holds data of PostgreSQL {stranger['version_file']} that pg_lsclusters "
+                "does not know: nothing was touched; move it away or register it with pg_createcluster"
+            )
+
+
+def _ports(host: dict[str, Any], wanted: dict[str, Any], verdict: Verdict) -> None:
+    port = wanted["postgresql_port"]
+    if not 1024 <= port <= 65535:  # noqa: PLR2004 - the ports that a service may take without privileges
+        verdict.refusals.append(f"postgresql_port {port}: allowed are 1024 to 65535")
+    ours = {cluster["running_pid"] for cluster in host["clusters"]} if host["ours"] else set()
+    verdict.refusals.extend(
+        f"port {row['port']} is taken by process {row['pid']} ({row['command']}): stop it, or choose another port"
+        for row in host["listeners"]
+        if row["pid"] not in ours
+    )
+
+
+def _credentials(credentials: dict[str, Any], verdict: Verdict) -> None:
+    for role, secret in sorted(credentials.items()):
+        password = secret.get("password") or ""
+        if password == DEVELOPMENT_PASSWORD:
+            problem = "is the published one of development"
+        elif len(password) < MINIMUM_PASSWORD_LENGTH:
+            problem = f"has {len(password)} characters, at least {MINIMUM_PASSWORD_LENGTH} are needed"
+        elif sum(other.get("password") == password for other in credentials.values()) > 1:
+            problem = "is used for another role too"
+        else:
+            continue
+        verdict.refusals.append(
+            f"the password of {role} {problem}: set database_credentials.{role}.password in "
+            "inventories/prod/group_vars/all/vault.yml with ansible-vault"
+        )

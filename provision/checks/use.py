@@ -1,0 +1,87 @@
+"""Prove a database by using it as the application does: log in, write a memory, find it by vector, roll back.
+
+Does IO and leaves nothing behind. Each claim that does not hold raises an error that says what to run next.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+
+from provision.errors import DatabaseError
+
+TABLES = ("activities", "agent_tools", "agents", "evaluations", "feedback", "memories", "metrics", "sessions", "tools")
+EXTENSIONS = ("uuid-ossp", "vector")
+DIMENSIONS = 1536
+MUTED_MS = 10_000
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What was found to be there: versions by extension, the server's version, the migration's version."""
+
+    server: str
+    extensions: dict[str, str]
+    tables: tuple[str, ...]
+    migration: int | None
+    encrypted: bool
+
+
+def prove(connection: psycopg.Connection[Any]) -> Proof:
+    """Use the database behind a fresh autocommit connection. Raises DatabaseError for the first claim that fails."""
+    connection.execute("SELECT set_config('statement_timeout', %s, false)", (f"{MUTED_MS}ms",))
+    try:
+        extensions = dict(connection.execute("SELECT extname, extversion FROM pg_extension ORDER BY 1").fetchall())
+        missing = sorted(set(EXTENSIONS) - set(extensions))
+        if missing:
+            raise _failed(connection, f"extension {missing[0]} is not in the database", "site.yml --tags pgvector,database")
+        tables = tuple(
+            str(row[0])
+            for row in connection.execute(
+                "SELECT tablename FROM pg_tables WHERE schemaname = 'public' AND tablename = ANY(%s) ORDER BY 1",
+                (list(TABLES),),
+            )
+        )
+        if tables != TABLES:
+            lacking = ", ".join(sorted(set(TABLES) - set(tables)))
+            raise _failed(connection, f"missing tables: {lacking}", "provision migrate up")
+        _remember_and_find(connection)
+        version = connection.execute("SELECT version FROM schema_migrations WHERE NOT dirty").fetchone()
+        encrypted = connection.execute("SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()").fetchone()
+        return Proof(
+            server=connection.execute("SHOW server_version").fetchone()[0],  # type: ignore[index]
+            extensions=extensions,
+            tables=tables,
+            migration=None if version is None else int(version[0]),
+            encrypted=bool(encrypted and encrypted[0]),
+        )
+    except psycopg.Error as error:
+        raise _failed(connection, str(error).strip(), "provision doctor") from None
+
+
+def _remember_and_find(connection: psycopg.Connection[Any]) -> None:
+    vector = "[" + ",".join(["1"] + ["0"] * (DIMENSIONS - 1)) + "]"
+    with connection.transaction(force_rollback=True):
+        agent = connection.execute("INSERT INTO agents (name) VALUES ('provision-verify') RETURNING id").fetchone()
+        assert agent is not None  # noqa: S101 - an INSERT ... RETURNING gives a row or raises
+        written = connection.execute(
+            "INSERT INTO memories (agent_id, content, embedding) VALUES (%s, 'verify', %s::vector) RETURNING id",
+            (agent[0], vector),
+        ).fetchone()
+        found = connection.execute(
+            "SELECT id FROM memories WHERE agent_id = %s ORDER BY embedding <=> %s::vector LIMIT 1", (agent[0], vector)
+        ).fetchone()
+    if found is None or found != written:
+        raise _failed(connection, "a memory that was just written was not found by its vector", "provision doctor")
+
+
+def _failed(connection: psycopg.Connection[Any], seen: str, run: str) -> DatabaseError:
+    info = connection.info
+    return DatabaseError(
+        "the database cannot be used as it should",
+        where=f"host={info.host} port={info.port} dbname={info.dbname} user={info.user}",
+        seen=seen,
+        run=run,
+    )

@@ -1,0 +1,36 @@
+"""`provision verify`: prove a database by using it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+
+import click
+from psycopg.conninfo import make_conninfo
+
+from provision import record
+from provision.checks.use import prove
+from provision.database import connect, describe
+
+
+@click.command("verify")
+@click.option("--database", "url", envvar="DATABASE_URL", default="", help="libpq URL or key=value pairs.")
+@click.option("--password-stdin", is_flag=True, help="Read the password from standard input, not from the URL.")
+@click.option("--record", "keep", is_flag=True, help="Note what was proved in this host's /etc/provision/host.json.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def command(url: str, password_stdin: bool, keep: bool, as_json: bool) -> None:
+    """Log in, write a memory, find it by its vector, roll back; check tables and extensions."""
+    shown = describe(url)
+    if password_stdin:
+        url = make_conninfo(url, password=sys.stdin.readline().rstrip("\n"))
+    with connect(url, application="provision verify") as connection:
+        proof = prove(connection)
+    result = {"database": shown, **asdict(proof)}
+    facts = {key: result[key] for key in ("server", "extensions", "migration")}
+    changed = record.note("verified", facts) if keep else False
+    if as_json:
+        click.echo(json.dumps({**result, "record_changed": changed}))
+        return
+    click.echo(f"{shown}: PostgreSQL {proof.server}, migration {proof.migration}, {len(proof.tables)} tables, "
+               + ", ".join(f"{name} {version}" for name, version in proof.extensions.items()))
