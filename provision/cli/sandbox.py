@@ -1,0 +1,118 @@
+"""`provision sandbox`: disposable Debian hosts on this machine, for trying things and for our own tests."""
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from provision.cli._narration import stage
+
+if TYPE_CHECKING:
+    from provision.host.containers import Container
+    from provision.host.sandbox import Sandbox
+
+
+@click.group(name="sandbox")
+@click.option(
+    "--project", type=click.Path(path_type=Path), default=Path(), help="Project directory [default: here]."
+)
+@click.pass_context
+def command(context: click.Context, project: Path) -> None:
+    """Make, use and remove disposable Debian hosts (podman containers with systemd and sshd) on this machine."""
+    context.obj = project
+
+
+def _sandbox(context: click.Context) -> "Sandbox":
+    from provision.host.machine import Machine
+    from provision.host.sandbox import Sandbox
+
+    assert isinstance(context.obj, Path)  # noqa: S101 - set by the group
+    return Sandbox(context.obj, Machine(stage))
+
+
+def _show(hosts: "list[Container]", *, as_json: bool) -> None:
+    if as_json:
+        rows = [
+            {
+                **dataclasses.asdict(each.spec),
+                "state": each.state,
+                "container": each.container,
+                "ports": each.ports,
+            }
+            for each in hosts
+        ]
+        click.echo(json.dumps(rows, indent=2))
+        return
+    titles = ("NAME", "GROUP", "OS", "STATE", "ADDRESS", "5432 ON 127.0.0.1", "6432 ON 127.0.0.1", "MEMORY", "SHM")
+    table: list[tuple[Any, ...]] = [titles]
+    for each in hosts:
+        spec = each.spec
+        ports = (each.ports.get(5432, "-"), each.ports.get(6432, "-"))
+        table.append(
+            (spec.name, spec.group, spec.os, each.state, spec.address, *ports, spec.memory or "-", spec.shm_size)
+        )
+    widths = [max(len(str(row[column])) for row in table) for column in range(len(titles))]
+    for row in table:
+        click.echo("  ".join(str(cell).ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+@command.command()
+@click.argument("names", nargs=-1)
+@click.option("--hosts", default="", help="Names separated by commas, as a different way to give NAMES.")
+@click.option("--os", "os", help="debian12 or debian13 [default: debian13].")
+@click.option("--memory", help="Memory limit [default: 2g].")
+@click.option("--shm-size", help="Size of /dev/shm, which parallel index builds need [default: 1g].")
+@click.option("--group", help="Inventory group: database, backup or client [default: database].")
+@click.option("--mirror", default="", help="Debian mirror [default: the one of this machine's apt].")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.pass_context
+def up(
+    context: click.Context, /, names: tuple[str, ...], hosts: str, mirror: str, as_json: bool, **wanted: str | None
+) -> None:
+    """Make the hosts NAMES (db1 if none is given), or start them; wait until SSH answers."""
+    chosen = list(dict.fromkeys([*names, *(name for name in hosts.split(",") if name)])) or ["db1"]
+    given = {key: value for key, value in wanted.items() if value is not None}
+    _show(_sandbox(context).up(chosen, given, mirror), as_json=as_json)
+
+
+@command.command()
+@click.argument("names", nargs=-1)
+@click.option("--images", is_flag=True, help="Remove cached images too, unless another project uses them.")
+@click.option("--all", "everything", is_flag=True, help="Every host and the images: no trace is left.")
+@click.pass_context
+def down(context: click.Context, names: tuple[str, ...], images: bool, everything: bool) -> None:
+    """Remove the hosts NAMES, or all of this project with its network, keys and inventory."""
+    if names and everything:
+        raise click.UsageError("give either NAMES or --all")
+    for name in _sandbox(context).down(names, images=images or everything):
+        click.echo(name)
+
+
+@command.command(name="list")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.pass_context
+def list_hosts(context: click.Context, as_json: bool) -> None:
+    """List the hosts of this project."""
+    _show(_sandbox(context).hosts(), as_json=as_json)
+
+
+@command.command(context_settings={"ignore_unknown_options": True})
+@click.argument("name")
+@click.argument("words", nargs=-1, required=True, type=click.UNPROCESSED)
+@click.pass_context
+def exec(context: click.Context, name: str, words: tuple[str, ...]) -> None:  # noqa: A001 - the command's name
+    """Run a command as root in the host NAME; its exit code is ours."""
+    sandbox = _sandbox(context)
+    sys.exit(sandbox.call(sandbox.host(name), *words))
+
+
+@command.command()
+@click.argument("name", default="")
+@click.pass_context
+def url(context: click.Context, name: str) -> None:
+    """Print the libpq URL of the database on NAME (the first database host if none is given)."""
+    sandbox = _sandbox(context)
+    click.echo(sandbox.url(sandbox.host(name)))

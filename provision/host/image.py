@@ -1,0 +1,120 @@
+"""The image of a sandbox host: a bare Debian with systemd, sshd and what Ansible needs, made by mmdebstrap.
+
+The recipe is pure, and its hash is in the image's tag: clones of the project share an image, and a changed recipe
+makes a new one. Only a complete tarball is imported; PostgreSQL is never in it, for hosts must be bare.
+"""
+
+import hashlib
+import shlex
+from collections.abc import Generator
+from dataclasses import dataclass
+from pathlib import Path
+
+from pyinfra.api.operation import operation
+from pyinfra.context import host
+
+from provision.errors import UsageError
+from provision.host.mirror import Mirror
+
+REPOSITORY = "localhost/provision-sandbox"
+ADMIN = "provision"
+CERTIFICATES = Path("/usr/local/share/ca-certificates")
+BUILD_FOLDER = "/var/tmp/provision-sandbox"  # noqa: S108 - root's own folder, mode 0700, only used under the lock
+INCLUDE = (
+    "ca-certificates",
+    "dbus",
+    "iproute2",
+    "openssh-server",
+    "procps",
+    "python3",
+    "python3-apt",
+    "sudo",
+    "systemd",
+    "systemd-sysv",
+)
+# Each host makes its own SSH key when it first boots; a key in the image would be the same for all.
+HOST_KEY = "/etc/ssh/ssh_host_ed25519_key"
+HOST_KEY_UNIT = f"""[Service]
+ExecStartPre=
+ExecStartPre=/bin/sh -c 'test -s {HOST_KEY} || ssh-keygen -q -t ed25519 -N "" -f {HOST_KEY}'
+ExecStartPre=/usr/sbin/sshd -t
+"""
+HOOKS = (
+    'rm -f "$1"/etc/ssh/ssh_host_*',
+    'mkdir -p "$1/etc/systemd/system/ssh.service.d"',
+    f'printf %s {shlex.quote(HOST_KEY_UNIT)} > "$1/etc/systemd/system/ssh.service.d/host-key.conf"',
+    f'chroot "$1" useradd --create-home --shell /bin/bash {ADMIN}',
+    f'chroot "$1" install -d -m 0700 -o {ADMIN} -g {ADMIN} /home/{ADMIN}/.ssh',
+    f"""printf '%s\\n' '{ADMIN} ALL=(ALL) NOPASSWD: ALL' > "$1/etc/sudoers.d/{ADMIN}\"""",
+    f'chmod 0440 "$1/etc/sudoers.d/{ADMIN}" && chroot "$1" visudo -cq',
+    f'if test -d {CERTIFICATES}; then cp -r {CERTIFICATES}/. "$1{CERTIFICATES}/"; fi',
+    'chroot "$1" update-ca-certificates >&2',
+)
+
+
+@dataclass(frozen=True)
+class Release:
+    """A Debian release, and what of PostgreSQL and pgvector its own archive offers."""
+
+    codename: str
+    postgresql_version: int
+    pgvector_install_method: str
+
+
+RELEASES = {
+    "debian12": Release("bookworm", 15, "source"),  # this release has no package of pgvector
+    "debian13": Release("trixie", 17, "package"),
+}
+
+
+def release(os_name: str) -> Release:
+    """Return the release of that name. Raises UsageError for any other name."""
+    if os_name not in RELEASES:
+        raise UsageError(
+            "unknown operating system",
+            where="--os",
+            seen=os_name,
+            allowed=", ".join(RELEASES),
+            run="provision sandbox up --os debian13",
+        )
+    return RELEASES[os_name]
+
+
+def build_command(mirror: Mirror, codename: str) -> list[str]:
+    """Return mmdebstrap's words without the target file. Pure."""
+    options = ('Acquire::Languages "none"', *mirror.apt_options)
+    return [
+        *("mmdebstrap", "--mode=root", "--variant=minbase", "--format=tar", "--quiet"),
+        f"--include={','.join(INCLUDE)}",
+        "--dpkgopt=force-unsafe-io",  # a disposable host need not survive a power cut; installs are faster
+        *(f"--aptopt={option}" for option in options),
+        *(f"--customize-hook={hook}" for hook in HOOKS),
+        *(codename, "-"),
+        *mirror.sources(codename),
+    ]
+
+
+def tag(os_name: str, mirror: Mirror, certificates: dict[str, bytes]) -> str:
+    """Return the image's full name: its hash changes with every word of the recipe and every local CA. Pure."""
+    digest = hashlib.sha256("\0".join(build_command(mirror, release(os_name).codename)).encode())
+    for name, content in sorted(certificates.items()):
+        digest.update(name.encode() + b"\0" + content)
+    return f"{REPOSITORY}:{os_name}-{digest.hexdigest()[:12]}"
+
+
+def local_certificates() -> dict[str, bytes]:
+    """Return the CA certificates that the administrator of this machine added, by file name."""
+    return {path.name: path.read_bytes() for path in CERTIFICATES.rglob("*.crt")} if CERTIFICATES.is_dir() else {}
+
+
+@operation()
+def build(image: str, mirror: Mirror, codename: str, *, present: bool) -> Generator[str]:
+    """Make the image unless it is there. A build that was cut off leaves a folder that the next one removes."""
+    if present:
+        host.noop(f"image {image} is there")
+        return
+    tar = f"{BUILD_FOLDER}/{codename}.tar"
+    yield f"rm -rf {BUILD_FOLDER} && install -d -m 0700 {BUILD_FOLDER}"
+    made = f"{shlex.join(build_command(mirror, codename))} > {tar}.partial && mv {tar}.partial {tar}"
+    change = "--change 'CMD [\"/sbin/init\"]' --change 'STOPSIGNAL SIGRTMIN+3'"
+    yield f"{made} && podman import --quiet {change} {tar} {image}; code=$?; rm -rf {BUILD_FOLDER}; exit $code"
