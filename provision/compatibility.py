@@ -1,0 +1,306 @@
+"""Which PostgreSQL goes with which pgvector, pgBackRest and PgBouncer, and what is known to be wrong with each.
+
+Pure data and pure functions: no clock (`today` is an argument), no network. Refuses to guess: a version that is
+not recorded is compared with the ranges below, but never gets a source checksum.
+
+Sources: postgresql.org/support/versioning (dates); pgvector's CHANGELOG, CI matrix and code at each tag;
+pgBackRest's release notes and src/build/postgres/postgres.yaml; PgBouncer's NEWS; changelog.Debian of the packages
+named below.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from datetime import date, timedelta
+from enum import Enum
+from itertools import zip_longest
+
+from provision.errors import UsageError
+
+DEFAULT_POSTGRESQL = 14
+DEFAULT_PGVECTOR = "0.5.1"
+END_OF_LIFE_NOTICE = timedelta(days=180)  # a major move by backup and restore needs planning
+
+
+@dataclass(frozen=True)
+class Postgresql:
+    """One major. `minimum_pgbackrest` is the first release that knows the major's final on-disk format."""
+
+    major: int
+    released: date
+    end_of_life: date
+    minimum_pgbackrest: str
+
+
+@dataclass(frozen=True)
+class Pgvector:
+    """One release: majors that its own CI covered, majors that it compiles on, SHA-256 of the tag's tarball."""
+
+    version: str
+    tested: tuple[int, ...]
+    compiles: tuple[int, ...]
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Advisory:
+    """A defect of versions `since` <= v < `fixed`. `backports` are distribution packages that carry the fix."""
+
+    id: str
+    product: str
+    since: str
+    fixed: str
+    summary: str
+    remedy: str
+    backports: tuple[str, ...] = ()
+
+
+class Level(Enum):
+    """What a finding does to a run."""
+
+    REFUSAL = "refusal"
+    WARNING = "warning"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing to say about a combination: why, and what to set instead. A user may accept it by its `id`."""
+
+    id: str
+    level: Level
+    message: str
+    remedy: str
+
+
+POSTGRESQL = {
+    row.major: row
+    for row in (
+        Postgresql(14, date(2021, 9, 30), date(2026, 11, 12), "2.36"),
+        Postgresql(15, date(2022, 10, 13), date(2027, 11, 11), "2.41"),
+        Postgresql(16, date(2023, 9, 14), date(2028, 11, 9), "2.48"),
+        Postgresql(17, date(2024, 9, 26), date(2029, 11, 8), "2.53.1"),
+        Postgresql(18, date(2025, 9, 25), date(2030, 11, 14), "2.55.0"),
+    )
+}
+
+# PostgreSQL 18 gave vacuum_delay_point() a parameter; 0.8.1 is the first release that passes it. On 17, 0.5.1 was
+# never in pgvector's CI; we compiled it there and built, searched and vacuumed an HNSW index.
+_TO_16, _TO_17, _ALL = (14, 15, 16), (14, 15, 16, 17), (14, 15, 16, 17, 18)
+PGVECTOR = {
+    row.version: row
+    for row in (
+        Pgvector("0.5.0", _TO_16, _TO_17, "d8aa3504b215467ca528525a6de12c3f85f9891b091ce0e5864dd8a9b757f77b"),
+        Pgvector("0.5.1", _TO_16, _TO_17, "cc7a8e034a96e30a819911ac79d32f6bc47bdd1aa2de4d7d4904e26b83209dc8"),
+        Pgvector("0.6.0", _TO_17, _TO_17, "b0cf4ba1ab016335ac8fb1cada0d2106235889a194fffeece217c5bda90b2f19"),
+        Pgvector("0.6.1", _TO_17, _TO_17, "38b4c0d3137a0f54d85348ff0c5c4975d3a0d458f8a1333298a10e3abed5973d"),
+        Pgvector("0.6.2", _TO_17, _TO_17, "a11cc249a9f3f3d7b13069a1696f2915ac28991a72d7ba4e2bcfdceddbaeae49"),
+        Pgvector("0.7.0", _TO_17, _TO_17, "1b5503a35c265408b6eb282621c5e1e75f7801afc04eecb950796cfee2e3d1d8"),
+        Pgvector("0.7.1", _TO_17, _TO_17, "fe6c8cb4e0cd1a8cb60f5badf9e1701e0fcabcfc260931c26d01e155c4dd21d1"),
+        Pgvector("0.7.2", _TO_17, _TO_17, "617fba855c9bcb41a2a9bc78a78567fd2e147c72afd5bf9d37b31b9591632b30"),
+        Pgvector("0.7.3", _TO_17, _TO_17, "48d8faa326188bb59e9054f5f77a2a40937e26b8f9a20da4bee54a12bff1e72e"),
+        Pgvector("0.7.4", _TO_17, _TO_17, "0341edf89b1924ae0d552f617e14fb7f8867c0194ed775bcc44fa40288642583"),
+        Pgvector("0.8.0", _TO_17, _TO_17, "867a2c328d4928a5a9d6f052cd3bc78c7d60228a9b914ad32aa3db88e9de27b0"),
+        Pgvector("0.8.1", _ALL, _ALL, "a9094dfb85ccdde3cbb295f1086d4c71a20db1d26bf1d6c39f07a7d164033eb4"),
+        Pgvector("0.8.2", _ALL, _ALL, "69f4019389af05dc1c9548deb8628e62878e6e207c03907f2b8af2016472cdaa"),
+        Pgvector("0.8.3", _ALL, _ALL, "dc080c511a6354a1628eb19f9bc8e77ce880dde16c889744a6814c8c0006e36c"),
+        Pgvector("0.8.4", _ALL, _ALL, "08575cd4a9d612d36dca821aa53e82c014aba8ef34c4c12d6ef6bff9f1093ef2"),
+        Pgvector("0.8.5", _ALL, _ALL, "6f88a5cbdde31666f4b6c1a6b75c51dcbeffe58f9a7d2b26e502d5a6e5e14d44"),
+        Pgvector("0.8.6", _ALL, _ALL, "10bf9938906e5d643bbc4a7eea104b6f57ba4898e5b76b20e60484ea1d5a7f8f"),
+    )
+}
+
+FEATURES = {"hnsw": "0.5.0", "parallel_hnsw_build": "0.6.0", "halfvec": "0.7.0", "iterative_scan": "0.8.0"}
+
+PARALLEL_BUILD = "CVE-2026-3172"
+ADVISORIES = (
+    Advisory(
+        PARALLEL_BUILD, "pgvector", "0.6.0", "0.8.2",
+        "a parallel HNSW build can overflow a buffer, leak other tables' data or crash the server",
+        "pgvector 0.8.2 or newer; until then builds are not parallel",
+    ),
+    Advisory(
+        "pgvector-hnsw-vacuum", "pgvector", "0.5.0", "0.8.4",
+        "VACUUM of an HNSW index can corrupt it or fail with 'hnsw graph not repaired' beside concurrent inserts",
+        "pgvector 0.8.4 or newer, then REINDEX INDEX CONCURRENTLY",
+    ),
+    Advisory(
+        "CVE-2025-2291", "pgbouncer", "0", "1.24.1",
+        "the default auth_query lets a password in after its VALID UNTIL",
+        "an auth_query that compares rolvaliduntil (ours does), or PgBouncer 1.24.1", ("1.18.0-1+deb12u1",),
+    ),
+    Advisory(
+        "CVE-2025-12819", "pgbouncer", "0", "1.25.1",
+        "search_path in the start-up message can run SQL in auth_query where track_extra_parameters has it",
+        "keep search_path out of track_extra_parameters and qualify every name in auth_query, or 1.25.1",
+        ("1.18.0-1+deb12u1", "1.24.1-1+deb13u1"),
+    ),
+    Advisory(
+        "CVE-2026-6664", "pgbouncer", "0", "1.25.2",
+        "a malformed SCRAM packet from anybody crashes PgBouncer (with it CVE-2026-6665, -6666 and -6667)",
+        "PgBouncer 1.25.2; until then let only trusted networks reach its port", ("1.24.1-1+deb13u2",),
+    ),
+    Advisory(
+        "CVE-2026-107350", "pgbouncer", "1.17.0", "1.26.1",
+        "whoever knows one password of auth_file can log in as any other SCRAM user by a second start-up message",
+        "PgBouncer 1.26.1; until then keep auth_file to the pooler's own login",
+    ),
+    Advisory(
+        "CVE-2026-107349", "pgbouncer", "1.20.0", "1.26.1",
+        "an empty option name makes PgBouncer spin where ignore_startup_parameters is set without 'options'",
+        "add options to ignore_startup_parameters, or PgBouncer 1.26.1",
+    ),
+)  # fmt: skip
+
+
+def version_key(version: str) -> tuple[int, ...]:
+    """Turn '0.8.1', or the upstream part of '1:0.8.1-2+deb13u1', into (0, 8, 1). Raises UsageError."""
+    upstream = re.match(r"(?:\d+:)?(\d+(?:\.\d+)*)", version.strip())
+    if upstream is None:
+        raise UsageError("not a version", seen=repr(version), allowed="numbers with dots, such as 0.8.1")
+    return tuple(int(part) for part in upstream[1].split("."))
+
+
+def compare_packages(left: str, right: str) -> int:
+    """Compare two full Debian versions as `dpkg --compare-versions` does (deb-version(7)): -1, 0 or 1."""
+    sides = []
+    for version in (left, right):
+        epoch, _, rest = version.strip().rpartition(":")
+        upstream, _, revision = rest.rpartition("-") if "-" in rest else (rest, "", "0")
+        sides.append((int(epoch or 0), _debian_key(upstream), _debian_key(revision)))
+    return (sides[0] > sides[1]) - (sides[0] < sides[1])
+
+
+def _debian_key(part: str) -> list[tuple[list[int], int]]:
+    """Order one part of a Debian version: '~' before the end, the end before letters, letters before the rest."""
+    chunks = re.findall(r"(\D*)(\d*)", part)
+    return [([*map(_debian_order, text), 0], int(number or 0)) for text, number in chunks]
+
+
+def _debian_order(character: str) -> int:
+    return -1 if character == "~" else ord(character) + (0 if character.isalpha() else 256)
+
+
+def applies(advisory: Advisory, version: str, package: str = "") -> bool:
+    """Tell whether a defect is in this upstream version, or in this full package version where one is given.
+
+    A package is fixed from a backport on only within that backport's own series: `1.24.1-2.pgdg12+1` is newer
+    than `1.24.1-1+deb13u2` to dpkg and yet lacks its patches.
+    """
+    key = version_key(package or version)
+    if not _at_least(key, version_key(advisory.since)) or _at_least(key, version_key(advisory.fixed)):
+        return False
+    for backport in advisory.backports:
+        series = re.sub(r"\d+$", "", backport)
+        if package.startswith(series) and compare_packages(package, backport) >= 0:
+            return False
+    return True
+
+
+def _at_least(left: tuple[int, ...], right: tuple[int, ...]) -> bool:
+    padded = list(zip_longest(left, right, fillvalue=0))
+    return [pair[0] for pair in padded] >= [pair[1] for pair in padded]
+
+
+def advisories(product: str, version: str, package: str = "", accepted: Collection[str] = ()) -> list[Finding]:
+    """Return a warning for each known defect of a version that has not been accepted by name."""
+    found = (row for row in ADVISORIES if row.product == product and applies(row, version, package))
+    shown = package or version
+    return [
+        Finding(row.id, Level.WARNING, f"{product} {shown}: {row.summary} (fixed in {row.fixed})", row.remedy)
+        for row in found
+        if row.id not in accepted
+    ]
+
+
+def has_feature(feature: str, pgvector: str) -> bool:
+    """Tell whether a pgvector version has one of FEATURES."""
+    return _at_least(version_key(pgvector), version_key(FEATURES[feature]))
+
+
+def parallel_build_allowed(pgvector: str, package: str = "", accepted: Collection[str] = ()) -> bool:
+    """Tell whether HNSW builds may be parallel: the version can, and its overflow is fixed or accepted by name."""
+    vulnerable = any(applies(row, pgvector, package) for row in ADVISORIES if row.id == PARALLEL_BUILD)
+    return has_feature("parallel_hnsw_build", pgvector) and (not vulnerable or PARALLEL_BUILD in accepted)
+
+
+def source_checksum(pgvector: str) -> str:
+    """Return the SHA-256 of a release's tarball (the archive of its tag). Raises UsageError for an unknown one."""
+    if pgvector not in PGVECTOR:
+        raise UsageError(
+            "no checksum is on record for this pgvector version",
+            where="pgvector_version",
+            seen=pgvector,
+            allowed=", ".join(PGVECTOR),
+        )
+    return PGVECTOR[pgvector].sha256
+
+
+def nearest(postgresql: int, pgvector: str) -> str:
+    """Name the combination next to one that cannot work: same PostgreSQL, and where there is one same pgvector."""
+    sound = [v for v, row in PGVECTOR.items() if postgresql in row.tested and not advisories("pgvector", v)]
+    ways = [f"pgvector {sound[0]} on PostgreSQL {postgresql}"] if sound else []
+    known = PGVECTOR.get(pgvector)
+    if known:
+        closest = min(known.tested, key=lambda major: abs(major - postgresql))
+        ways.append(f"PostgreSQL {closest} with pgvector {pgvector}")
+    return " or ".join(ways) or f"pgvector {DEFAULT_PGVECTOR} on PostgreSQL {DEFAULT_POSTGRESQL}"
+
+
+def check(
+    postgresql: int,
+    pgvector: str = "",
+    method: str = "source",
+    *,
+    today: date,
+    package: str = "",
+    accepted: Collection[str] = (),
+) -> list[Finding]:
+    """Judge a combination before anything is changed; refusals come first.
+
+    `method` is 'source' or 'package'; `pgvector` may be empty for a package whose version is not yet known, and
+    `package` is its full version once it is. `accepted` names the findings that the user has accepted.
+    """
+    if postgresql not in POSTGRESQL:
+        allowed = ", ".join(map(str, POSTGRESQL))
+        remedy = f"set postgresql_version to one of {allowed}"
+        return [Finding("postgresql-unknown", Level.REFUSAL, f"PostgreSQL {postgresql} is not supported", remedy)]
+    found = [*_build(postgresql, pgvector, method), *_age(POSTGRESQL[postgresql], today)]
+    if (pgvector or package) and not any(row.level is Level.REFUSAL for row in found):
+        found += advisories("pgvector", pgvector, package, accepted)
+        found += _features(package or pgvector)
+    return [row for row in found if row.level is Level.REFUSAL or row.id not in accepted]
+
+
+def _build(postgresql: int, pgvector: str, method: str) -> Iterable[Finding]:
+    """Judge a build from source; of a package its maintainers have judged that already."""
+    if method != "source":
+        return
+    if pgvector not in PGVECTOR:
+        message = f"pgvector {pgvector or '(none)'} has no recorded checksum, so it is not built from source"
+        remedy = f"set pgvector_version to one of {', '.join(PGVECTOR)}"
+        yield Finding("pgvector-unknown", Level.REFUSAL, message, remedy)
+    elif postgresql not in PGVECTOR[pgvector].compiles:
+        message = f"pgvector {pgvector} does not compile on PostgreSQL {postgresql}"
+        yield Finding("pgvector-does-not-compile", Level.REFUSAL, message, nearest(postgresql, pgvector))
+    elif postgresql not in PGVECTOR[pgvector].tested:
+        message = f"pgvector {pgvector} was never tested on PostgreSQL {postgresql} by its authors"
+        yield Finding("pgvector-untested", Level.WARNING, message, nearest(postgresql, pgvector))
+
+
+def _age(postgresql: Postgresql, today: date) -> Iterable[Finding]:
+    major, end = postgresql.major, postgresql.end_of_life
+    remedy = "new hosts: set postgresql_version to a newer major; existing ones: move by backup and restore"
+    if today >= end:
+        message = f"PostgreSQL {major} reached its end of life on {end}: no more fixes of any kind"
+        yield Finding("postgresql-end-of-life", Level.WARNING, message, remedy)
+    elif end - today <= END_OF_LIFE_NOTICE:
+        message = f"PostgreSQL {major} reaches its end of life on {end}"
+        yield Finding("postgresql-end-of-life-near", Level.WARNING, message, remedy)
+
+
+def _features(pgvector: str) -> Iterable[Finding]:
+    if not has_feature("iterative_scan", pgvector):
+        message = f"pgvector {pgvector} filters after it has searched: a filtered search can return too few rows"
+        yield Finding("pgvector-no-iterative-scan", Level.WARNING, message, "pgvector 0.8.0 or newer")

@@ -1,0 +1,162 @@
+"""What the version data say about combinations; expected values from release notes and changelogs, by hand."""
+
+import subprocess
+from datetime import date
+
+import pytest
+
+from provision import compatibility
+from provision.compatibility import Finding, Level
+from provision.errors import UsageError
+
+AUTUMN_2026 = date(2026, 11, 23)
+SUMMER_2024 = date(2024, 7, 1)
+
+
+def ids(findings: list[Finding], level: Level) -> list[str]:
+    return [finding.id for finding in findings if finding.level is level]
+
+
+def test_default_works_and_warns() -> None:
+    found = compatibility.check(14, "0.5.1", "source", today=AUTUMN_2026)
+    assert ids(found, Level.REFUSAL) == []
+    assert ids(found, Level.WARNING) == [
+        "postgresql-end-of-life",
+        "pgvector-hnsw-vacuum",
+        "pgvector-no-iterative-scan",
+    ]
+    assert "2026-11-12" in found[0].message
+
+
+def test_sound_combination_is_silent() -> None:
+    assert compatibility.check(17, "0.8.6", "source", today=AUTUMN_2026) == []
+
+
+@pytest.mark.parametrize(
+    ("postgresql", "pgvector", "remedy"),
+    [
+        (18, "0.5.1", "pgvector 0.8.4 on PostgreSQL 18 or PostgreSQL 16 with pgvector 0.5.1"),
+        (18, "0.8.0", "pgvector 0.8.4 on PostgreSQL 18 or PostgreSQL 17 with pgvector 0.8.0"),
+        (18, "0.7.4", "pgvector 0.8.4 on PostgreSQL 18 or PostgreSQL 17 with pgvector 0.7.4"),
+    ],
+)
+def test_refuses_what_does_not_compile_and_names_the_nearest(postgresql: int, pgvector: str, remedy: str) -> None:
+    first = compatibility.check(postgresql, pgvector, "source", today=AUTUMN_2026)[0]
+    assert (first.id, first.level, first.remedy) == ("pgvector-does-not-compile", Level.REFUSAL, remedy)
+    assert first.message == f"pgvector {pgvector} does not compile on PostgreSQL {postgresql}"
+
+
+def test_warns_where_authors_never_tested() -> None:
+    found = compatibility.check(17, "0.5.1", "source", today=AUTUMN_2026)
+    assert "pgvector-untested" in ids(found, Level.WARNING)
+    assert ids(found, Level.REFUSAL) == []
+
+
+@pytest.mark.parametrize("version", ["0.5.2", "0.9.0", "latest", ""])
+def test_refuses_source_without_checksum(version: str) -> None:
+    (found,) = compatibility.check(16, version, "source", today=SUMMER_2024)
+    assert (found.id, found.level) == ("pgvector-unknown", Level.REFUSAL)
+    with pytest.raises(UsageError, match="no checksum is on record"):
+        compatibility.source_checksum(version)
+
+
+def test_refuses_unknown_major() -> None:
+    (found,) = compatibility.check(13, "0.5.1", today=SUMMER_2024)
+    assert (found.level, found.remedy) == (Level.REFUSAL, "set postgresql_version to one of 14, 15, 16, 17, 18")
+
+
+@pytest.mark.parametrize(
+    ("today", "expected"),
+    [
+        (date(2026, 5, 1), []),
+        (date(2026, 5, 16), ["postgresql-end-of-life-near"]),
+        (date(2026, 11, 11), ["postgresql-end-of-life-near"]),
+        (date(2026, 11, 12), ["postgresql-end-of-life"]),
+    ],
+)
+def test_warns_of_end_of_life_in_time(today: date, expected: list[str]) -> None:
+    assert ids(compatibility.check(14, "", "package", today=today), Level.WARNING) == expected
+
+
+def test_accepted_finding_is_not_repeated() -> None:
+    found = compatibility.check(17, "0.8.2", today=AUTUMN_2026, accepted=("pgvector-hnsw-vacuum",))
+    assert found == []
+
+
+def test_no_refusal_can_be_accepted() -> None:
+    found = compatibility.check(18, "0.5.1", today=AUTUMN_2026, accepted=("pgvector-does-not-compile",))
+    assert ids(found, Level.REFUSAL) == ["pgvector-does-not-compile"]
+
+
+@pytest.mark.parametrize(
+    ("version", "accepted", "allowed"),
+    [
+        ("0.5.1", (), False),  # cannot at all
+        ("0.6.0", (), False),
+        ("0.8.1", (), False),
+        ("0.8.1", ("CVE-2026-3172",), True),
+        ("0.8.2", (), True),
+        ("0.10.0", (), True),
+    ],
+)
+def test_parallel_builds_only_without_the_overflow(version: str, accepted: tuple[str, ...], allowed: bool) -> None:
+    assert compatibility.parallel_build_allowed(version, accepted=accepted) is allowed
+
+
+@pytest.mark.parametrize(
+    ("package", "expected"),
+    [
+        # Debian 12 and 13 as they are, PGDG's build, and a fixed upstream.
+        ("1.18.0-1+deb12u1", ["CVE-2026-6664", "CVE-2026-107350"]),
+        ("1.24.1-1+deb13u2", ["CVE-2026-107350", "CVE-2026-107349"]),
+        ("1.24.1-1+deb13u1", ["CVE-2026-6664", "CVE-2026-107350", "CVE-2026-107349"]),
+        ("1.24.1-2.pgdg12+1", ["CVE-2025-12819", "CVE-2026-6664", "CVE-2026-107350", "CVE-2026-107349"]),
+        ("1.18.0-1+b1", ["CVE-2025-2291", "CVE-2025-12819", "CVE-2026-6664", "CVE-2026-107350"]),
+        ("1.26.1-1.pgdg13+1", []),
+    ],
+)
+def test_backports_count_by_full_package_version(package: str, expected: list[str]) -> None:
+    found = compatibility.advisories("pgbouncer", package, package)
+    assert [finding.id for finding in found] == expected
+
+
+@pytest.mark.parametrize(
+    ("left", "right"),
+    [
+        ("1.24.1-1+deb13u2", "1.24.1-1+deb13u10"),
+        ("1.0~rc1-1", "1.0-1"),
+        ("2:0.1", "1:9.9"),
+        ("1.0-1", "1.0-1"),
+        ("1.0", "1.0-0"),
+        ("0.8.0-1.pgdg12+1", "0.8.0-1+deb12u1"),
+        ("1.0a", "1.0+"),
+        ("0.10.0-1", "0.9.0-1"),
+        ("1.0-1~bpo12+1", "1.0-1"),
+    ],
+)
+def test_package_versions_compare_as_dpkg_compares_them(left: str, right: str) -> None:
+    for first, second in ((left, right), (right, left)):
+        ours = compatibility.compare_packages(first, second)
+        for operator, holds in (("lt", ours < 0), ("eq", ours == 0), ("gt", ours > 0)):
+            dpkg = subprocess.run(["dpkg", "--compare-versions", first, operator, second], check=False)
+            assert (dpkg.returncode == 0) is holds, f"{first} {operator} {second}"
+
+
+def test_features_start_where_the_changelog_says() -> None:
+    assert [compatibility.has_feature("hnsw", version) for version in ("0.4.4", "0.5.0")] == [False, True]
+    assert [compatibility.has_feature("iterative_scan", v) for v in ("0.7.4", "0.8.0", "0.8")] == [
+        False,
+        True,
+        True,
+    ]
+
+
+def test_default_has_the_pinned_checksum() -> None:
+    pinned = "cc7a8e034a96e30a819911ac79d32f6bc47bdd1aa2de4d7d4904e26b83209dc8"
+    assert compatibility.source_checksum(compatibility.DEFAULT_PGVECTOR) == pinned
+
+
+def test_every_major_lives_five_years_and_has_a_backup_tool() -> None:
+    for row in compatibility.POSTGRESQL.values():
+        assert 5 * 365 < (row.end_of_life - row.released).days < 5 * 365 + 60
+    assert compatibility.POSTGRESQL[17].minimum_pgbackrest == "2.53.1"
