@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 from ansible.errors import AnsibleFilterError
 
-from provision import archive, compatibility, secrets
+from provision import archive, compatibility, secrets, summary
 from provision.checks import preflight
 from provision.errors import ProvisionError
 
@@ -57,6 +57,11 @@ def provision_file(pair: tuple[str, str]) -> dict[str, str]:
     return {"path": pair[0], "content": pair[1]}
 
 
+def provision_summary(verified: dict[str, Any], name: str, about: dict[str, Any]) -> list[str]:
+    """Tell how a host ended a run; see provision.summary.lines."""
+    return summary.lines(name, about["host"], verified, about["warnings"], about["url"])
+
+
 class FilterModule:
     """Names what Ansible may use."""
 
@@ -70,4 +75,5 @@ class FilterModule:
             "provision_preflight": provision_preflight,
             "provision_role_options": provision_role_options,
             "provision_scram": provision_scram,
+            "provision_summary": provision_summary,
         }

@@ -145,6 +145,14 @@ def packages_interrupted() -> bool:
     return bool(updates or audit.stdout.strip())
 
 
+def package_lists_age() -> int:
+    """Give the age of apt's lists in seconds; a very large number when there are none, as in a minimal image."""
+    lists = [path.stat().st_mtime for path in Path("/var/lib/apt/lists").glob("*Packages*")]
+    stamp = Path("/var/lib/apt/periodic/update-success-stamp")
+    newest = max([*lists, *([stamp.stat().st_mtime] if lists and stamp.exists() else [])], default=0)
+    return int(time.time() - newest)
+
+
 def record() -> dict[str, Any]:
     """Read what an earlier run left about this host."""
     try:
@@ -182,6 +190,7 @@ def main() -> None:
         "listeners": listeners(module.params["ports"]),
         "package_lock": package_lock(module.params["packages_wait"]),
         "packages_interrupted": packages_interrupted(),
+        "package_lists_age_s": package_lists_age(),
         "clusters": known,
         "unknown_clusters": strangers(known),
         "record": record(),

@@ -15,11 +15,15 @@ from provision import compatibility
 
 TESTED = {("debian", "12"), ("debian", "13")}
 UNTESTED = {("ubuntu", "24.04")}
+# What each distribution ships: PostgreSQL's major, and whether pgvector is packaged for it.
+SHIPPED = {"bookworm": (15, False), "trixie": (17, True), "noble": (16, True)}
 DEVELOPMENT_PASSWORD = "minion_secret"  # noqa: S105 - the published one, known so that prod can refuse it
 MINIMUM_PASSWORD_LENGTH = 20
 SMALL_SHM_MB = 64
 SMALL_MEMORY_MB = 1024
 OUR_CLUSTER = "main"
+DEFAULT_MAJOR = 14
+PUBLISHED = {"preflight_profile", "preflight_host", "preflight_warnings"}  # what preflight itself makes
 
 
 @dataclass
@@ -45,7 +49,7 @@ def judge(host: dict[str, Any], wanted: dict[str, Any], today: datetime.date) ->
 
 
 def _names(wanted: dict[str, Any], verdict: Verdict) -> None:
-    known = set(wanted["known"]) | {"preflight_profile", "preflight_host"}
+    known = set(wanted["known"]) | PUBLISHED
     for name in sorted(set(wanted["given"]) - known):
         near = difflib.get_close_matches(name, known, 1, 0.6)
         hint = f"; did you mean {near[0]}?" if near else "; see the README of the role whose name it begins with"
@@ -91,15 +95,29 @@ def _resources(host: dict[str, Any], wanted: dict[str, Any], verdict: Verdict) -
 
 
 def _versions(host: dict[str, Any], wanted: dict[str, Any], verdict: Verdict, today: datetime.date) -> None:
+    major, method = wanted["postgresql_version"], wanted["pgvector_install_method"]
     for finding in compatibility.check(
-        wanted["postgresql_version"],
-        pgvector_version=wanted["pgvector_version"] if wanted["pgvector_install_method"] == "source" else None,
-        accept_advisories=wanted["pgvector_accept_advisories"],
-        repository=wanted["postgresql_repository"],
-        distribution=host["distribution_codename"],
+        major,
+        wanted["pgvector_version"] if method == "source" else "",
+        method,
         today=today,
+        accepted=wanted["pgvector_accept_advisories"],
     ):
-        (verdict.refusals if finding.refused else verdict.warnings).append(finding.text)
+        refused = finding.level is compatibility.Level.REFUSAL
+        (verdict.refusals if refused else verdict.warnings).append(f"{finding.message}; {finding.remedy}")
+    if wanted["postgresql_repository"] == "distribution":
+        shipped, packaged = SHIPPED.get(host["distribution_codename"], (major, True))
+        if shipped != major:
+            verdict.refusals.append(
+                f"postgresql_version {major}: {host['os']} ships {shipped} only; set postgresql_version: {shipped}, or "
+                "postgresql_repository: pgdg"
+            )
+        elif major != DEFAULT_MAJOR:
+            verdict.warnings.append(f"PostgreSQL {major} of the distribution, not the default {DEFAULT_MAJOR}: PGDG is not used")
+        if method == "package" and not packaged:
+            verdict.refusals.append(
+                f"pgvector_install_method package: {host['os']} has no package of pgvector; set it to source"
+            )
 
 
 def _clusters(host: dict[str, Any], wanted: dict[str, Any], verdict: Verdict) -> None:
