@@ -7,7 +7,7 @@ printed. Works with the psycopg of Debian 12 (3.1) and newer.
 from __future__ import annotations
 
 import psycopg
-from psycopg.conninfo import conninfo_to_dict
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from provision.errors import DatabaseError
 
@@ -31,7 +31,7 @@ def connect(
         parameters = conninfo_to_dict(url)
         parameters.setdefault("connect_timeout", CONNECT_TIMEOUT_S)
         parameters.setdefault("application_name", application)
-        connection = psycopg.connect(**parameters, autocommit=autocommit)
+        connection = psycopg.connect(make_conninfo("", **parameters), autocommit=autocommit)
     except psycopg.Error as error:
         raise DatabaseError(
             "cannot connect to PostgreSQL",

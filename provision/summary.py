@@ -11,8 +11,8 @@ def lines(name: str, host: dict[str, Any], verified: dict[str, Any], warnings: l
     return [
         f"{name}: {host['os']}, {host['cpus']} CPUs, {host['memory_mb']} MB",
         f"PostgreSQL {verified['server']} with {extensions}",
-        f"migration {verified['migration']}, {len(verified['tables'])} tables; a memory was written, found by its vector "
-        "and rolled back",
+        f"migration {verified['migration']}, {len(verified['tables'])} tables; a memory was written, found by its "
+        "vector and rolled back",
         f"connect: psql '{url}'",
         *(f"warning: {text}" for text in warnings),
         "next: point the application at this URL; docs/ has a page for each thing that can go wrong",

@@ -44,7 +44,7 @@ def provision_archive(package: str, folder: str) -> str:
 
 def provision_end_of_life(major: int) -> bool:
     """Say whether a PostgreSQL major is maintained no more today."""
-    return compatibility.is_end_of_life(int(major), datetime.datetime.now(datetime.UTC).date())
+    return datetime.datetime.now(datetime.UTC).date() >= compatibility.POSTGRESQL[int(major)].end_of_life
 
 
 def provision_read(path: str) -> str:

@@ -45,7 +45,7 @@ options:
       group: {description: Group name., default: root, type: str}
       mode: {description: Octal mode in quotes., default: "0644", type: str}
       secret: {description: Leave the text out of the diff., default: false, type: bool}
-      tracked: {description: Name it in the manifest; not for a file that the host itself updates., default: true, type: bool}
+      tracked: {description: Name it in the manifest (not for one that the host updates)., default: true, type: bool}
   check:
     description: Commands (lists of words) that must succeed with the new files in place.
     default: []
@@ -87,8 +87,12 @@ class State:
         if not path.is_file() or path.is_symlink():
             return cls(None)
         about = path.stat()
-        return cls(path.read_bytes(), _name(pwd.getpwuid, about.st_uid), _name(grp.getgrgid, about.st_gid),
-                   about.st_mode & 0o7777)
+        return cls(
+            path.read_bytes(),
+            _name(pwd.getpwuid, about.st_uid),
+            _name(grp.getgrgid, about.st_gid),
+            about.st_mode & 0o7777,
+        )
 
     def write(self, path: Path) -> None:
         """Make the path be so, atomically and durably."""
@@ -134,8 +138,13 @@ def _name(look_up: Any, number: int) -> str:
 
 def _manifest(files: dict[Path, State]) -> bytes:
     rows = [
-        {"path": str(path), "owner": state.owner, "group": state.group, "mode": f"{state.mode:04o}",
-         "sha256": hashlib.sha256(state.content or b"").hexdigest()}
+        {
+            "path": str(path),
+            "owner": state.owner,
+            "group": state.group,
+            "mode": f"{state.mode:04o}",
+            "sha256": hashlib.sha256(state.content or b"").hexdigest(),
+        }
         for path, state in sorted(files.items())
     ]
     return (json.dumps({"schema": 1, "files": rows}, indent=2) + "\n").encode()
@@ -155,8 +164,12 @@ def _diff(path: Path, before: State, after: State, secret: bool) -> dict[str, st
     def body(state: State) -> str:
         return "(secret)\n" if secret and state.content else (state.content or b"").decode(errors="replace")
 
-    return {"before_header": str(path), "after_header": str(path), "before": head(before) + body(before),
-            "after": head(after) + body(after)}
+    return {
+        "before_header": str(path),
+        "after_header": str(path),
+        "before": head(before) + body(before),
+        "after": head(after) + body(after),
+    }
 
 
 def main() -> None:
@@ -165,7 +178,9 @@ def main() -> None:
         argument_spec={
             "name": {"type": "str", "required": True},
             "files": {
-                "type": "list", "elements": "dict", "required": True,
+                "type": "list",
+                "elements": "dict",
+                "required": True,
                 "options": {
                     "path": {"type": "path", "required": True},
                     "content": {"type": "str", "required": True, "no_log": False},

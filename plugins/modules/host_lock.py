@@ -13,7 +13,6 @@ import fcntl
 import json
 import os
 import signal
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -44,7 +43,10 @@ options:
 author: The provision developers
 """
 
-EXAMPLES = "- host_lock: {state: held, wait: 60}"
+EXAMPLES = r"""
+- name: Keep other runs away
+  host_lock: {state: held, wait: 60}
+"""
 
 RETURN = r"""
 holder: {description: The run that has the lock., returned: always, type: dict}
@@ -185,4 +187,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

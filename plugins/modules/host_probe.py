@@ -38,22 +38,33 @@ options:
 author: The provision developers
 """
 
-EXAMPLES = "- host_probe: {ports: [5432, 6432], packages_wait: 120}"
+EXAMPLES = r"""
+- name: Look at the host
+  host_probe: {ports: [5432, 6432], packages_wait: 120}
+"""
 
 RETURN = r"""
 host: {description: Everything that was seen., returned: always, type: dict}
 """
 
-PACKAGE_LOCKS = ("/var/lib/dpkg/lock-frontend", "/var/lib/dpkg/lock", "/var/lib/apt/lists/lock",
-                 "/var/cache/apt/archives/lock")
+PACKAGE_LOCKS = (
+    "/var/lib/dpkg/lock-frontend",
+    "/var/lib/dpkg/lock",
+    "/var/lib/apt/lists/lock",
+    "/var/cache/apt/archives/lock",
+)
 RECORD = Path("/etc/provision/host.json")
 
 
 def os_release() -> dict[str, str]:
     """Read distribution, version and code name."""
     found = platform.freedesktop_os_release()
-    return {"distribution": found.get("ID", ""), "distribution_version": found.get("VERSION_ID", ""),
-            "distribution_codename": found.get("VERSION_CODENAME", ""), "os": found.get("PRETTY_NAME", "")}
+    return {
+        "distribution": found.get("ID", ""),
+        "distribution_version": found.get("VERSION_ID", ""),
+        "distribution_codename": found.get("VERSION_CODENAME", ""),
+        "os": found.get("PRETTY_NAME", ""),
+    }
 
 
 def process(pid: int) -> dict[str, Any]:
@@ -82,9 +93,9 @@ def listeners(ports: list[int]) -> list[dict[str, Any]]:
             continue
         inode = target.removeprefix("socket:[").rstrip("]")
         if inode in inodes:
-            port, address = inodes.pop(inode)
-            found.append({"port": port, "address": address, **process(int(descriptor.parts[2]))})
-    found += [{"port": port, "address": address, "pid": 0, "command": "unknown"} for port, address in inodes.values()]
+            taken, where = inodes.pop(inode)
+            found.append({"port": taken, "address": where, **process(int(descriptor.parts[2]))})
+    found += [{"port": left, "address": where, "pid": 0, "command": "unknown"} for left, where in inodes.values()]
     return found
 
 
@@ -119,17 +130,27 @@ def clusters() -> list[dict[str, Any]]:
                 settings[name.strip()] = value.strip().strip("'")
         data = Path(settings.get("data_directory", f"/var/lib/postgresql/{conf.parts[3]}/{conf.parts[4]}"))
         pid = _running(data)
-        found.append({"major": conf.parts[3], "name": conf.parts[4], "port": settings.get("port", "5432"),
-                      "data_directory": str(data), "version_file": "".join(_lines(data / "PG_VERSION")).strip(),
-                      "running_pid": pid})
+        found.append(
+            {
+                "major": conf.parts[3],
+                "name": conf.parts[4],
+                "port": settings.get("port", "5432"),
+                "data_directory": str(data),
+                "version_file": "".join(_lines(data / "PG_VERSION")).strip(),
+                "running_pid": pid,
+            }
+        )
     return found
 
 
 def strangers(known: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Find data directories below /var/lib/postgresql that Debian's tools do not know."""
     owned = {row["data_directory"] for row in known}
-    return [{"data_directory": str(path.parent), "version_file": path.read_text().strip()}
-            for path in sorted(Path("/var/lib/postgresql").glob("*/*/PG_VERSION")) if str(path.parent) not in owned]
+    return [
+        {"data_directory": str(path.parent), "version_file": path.read_text().strip()}
+        for path in sorted(Path("/var/lib/postgresql").glob("*/*/PG_VERSION"))
+        if str(path.parent) not in owned
+    ]
 
 
 def _running(data: Path) -> int:

@@ -66,7 +66,9 @@ def _system(host: dict[str, Any], wanted: dict[str, Any], verdict: Verdict) -> N
     if not host["root"]:
         verdict.refusals.append("not root: the run needs sudo; run: provision bootstrap HOST")
     if not host["systemd"]:
-        verdict.refusals.append("systemd is not running: services could not be started; use a host or container with it")
+        verdict.refusals.append(
+            "systemd is not running: services could not be started; use a host or container with it"
+        )
     lock = host["package_lock"]
     if lock:
         verdict.refusals.append(
@@ -90,7 +92,7 @@ def _resources(host: dict[str, Any], wanted: dict[str, Any], verdict: Verdict) -
         verdict.warnings.append(f"memory: {memory} MB is enough to start, not to build a large HNSW index")
     if shm <= SMALL_SHM_MB:
         verdict.warnings.append(
-            f"/dev/shm has {shm} MB: parallel index builds are limited by it; give a container more (--shm-size 1g)"
+            f"shared memory (/dev/shm) has {shm} MB: it limits parallel index builds; give a container --shm-size 1g"
         )
 
 
@@ -113,7 +115,9 @@ def _versions(host: dict[str, Any], wanted: dict[str, Any], verdict: Verdict, to
                 "postgresql_repository: pgdg"
             )
         elif major != DEFAULT_MAJOR:
-            verdict.warnings.append(f"PostgreSQL {major} of the distribution, not the default {DEFAULT_MAJOR}: PGDG is not used")
+            verdict.warnings.append(
+                f"PostgreSQL {major} of the distribution, not the default {DEFAULT_MAJOR}: PGDG is not used"
+            )
         if method == "package" and not packaged:
             verdict.refusals.append(
                 f"pgvector_install_method package: {host['os']} has no package of pgvector; set it to source"
@@ -150,7 +154,7 @@ def _clusters(host: dict[str, Any], wanted: dict[str, Any], verdict: Verdict) ->
 
 def _ports(host: dict[str, Any], wanted: dict[str, Any], verdict: Verdict) -> None:
     port = wanted["postgresql_port"]
-    if not 1024 <= port <= 65535:  # noqa: PLR2004 - the ports that a service may take without privileges
+    if not 1024 <= port <= 65535:
         verdict.refusals.append(f"postgresql_port {port}: allowed are 1024 to 65535")
     ours = {cluster["running_pid"] for cluster in host["clusters"]} if host["ours"] else set()
     verdict.refusals.extend(

@@ -12,7 +12,17 @@ import psycopg
 
 from provision.errors import DatabaseError
 
-TABLES = ("activities", "agent_tools", "agents", "evaluations", "feedback", "memories", "metrics", "sessions", "tools")
+TABLES = (
+    "activities",
+    "agent_tools",
+    "agents",
+    "evaluations",
+    "feedback",
+    "memories",
+    "metrics",
+    "sessions",
+    "tools",
+)
 EXTENSIONS = ("uuid-ossp", "vector")
 DIMENSIONS = 1536
 MUTED_MS = 10_000
@@ -36,7 +46,9 @@ def prove(connection: psycopg.Connection[Any]) -> Proof:
         extensions = dict(connection.execute("SELECT extname, extversion FROM pg_extension ORDER BY 1").fetchall())
         missing = sorted(set(EXTENSIONS) - set(extensions))
         if missing:
-            raise _failed(connection, f"extension {missing[0]} is not in the database", "site.yml --tags pgvector,database")
+            raise _failed(
+                connection, f"extension {missing[0]} is not in the database", "site.yml --tags pgvector,database"
+            )
         tables = tuple(
             str(row[0])
             for row in connection.execute(
@@ -71,7 +83,8 @@ def _remember_and_find(connection: psycopg.Connection[Any]) -> None:
             (agent[0], vector),
         ).fetchone()
         found = connection.execute(
-            "SELECT id FROM memories WHERE agent_id = %s ORDER BY embedding <=> %s::vector LIMIT 1", (agent[0], vector)
+            "SELECT id FROM memories WHERE agent_id = %s ORDER BY embedding <=> %s::vector LIMIT 1",
+            (agent[0], vector),
         ).fetchone()
     if found is None or found != written:
         raise _failed(connection, "a memory that was just written was not found by its vector", "provision doctor")

@@ -32,5 +32,7 @@ def command(url: str, password_stdin: bool, keep: bool, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps({**result, "record_changed": changed}))
         return
-    click.echo(f"{shown}: PostgreSQL {proof.server}, migration {proof.migration}, {len(proof.tables)} tables, "
-               + ", ".join(f"{name} {version}" for name, version in proof.extensions.items()))
+    click.echo(
+        f"{shown}: PostgreSQL {proof.server}, migration {proof.migration}, {len(proof.tables)} tables, "
+        + ", ".join(f"{name} {version}" for name, version in proof.extensions.items())
+    )

@@ -94,11 +94,7 @@ def limits() -> list[str]:
 
 def runtime() -> list[str]:
     """Prefer runc, which takes pure and hybrid cgroups; crun, podman's own choice, refuses the hybrid ones."""
-    return (
-        ["--runtime=runc"]
-        if shutil.which("runc", path="/usr/sbin:/usr/bin:/usr/local/sbin:/usr/local/bin")
-        else []
-    )
+    return ["--runtime=runc"] if shutil.which("runc", path="/usr/sbin:/usr/bin:/usr/local/sbin:/usr/local/bin") else []
 
 
 class Containers(FactBase[list[Container]]):

@@ -82,9 +82,7 @@ class Machine:
             )
 
     def _state(self) -> State:
-        state = State(
-            Inventory((["@local"], {})), Config(SUDO=not self.is_root, ENV={"PATH": PATH, "LC_ALL": "C"})
-        )
+        state = State(Inventory((["@local"], {})), Config(SUDO=not self.is_root, ENV={"PATH": PATH, "LC_ALL": "C"}))
         connect_all(state)
         state.is_executing = True  # an operation that is added now runs at once
         return state

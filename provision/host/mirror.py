@@ -15,9 +15,7 @@ from provision.host.machine import PATH, run
 
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 # Settings of apt that decide whether a mirror is reached and accepted; a host needs the same.
-APT_OPTIONS = re.compile(
-    r'^(Acquire::(?:https?|ftp)::[^ ]*[Pp]roxy[^ ]*|Acquire::Check-(?:Valid-Until|Date)) "(.+)";$'
-)
+APT_OPTIONS = re.compile(r'^(Acquire::(?:https?|ftp)::[^ ]*[Pp]roxy[^ ]*|Acquire::Check-(?:Valid-Until|Date)) "(.+)";$')
 PGVECTOR_SUITES = ("sid", "trixie")  # the newest first; sid may be missing on a partial mirror
 OVERRIDE = "provision sandbox up --mirror http://HOST/debian"
 

@@ -140,9 +140,7 @@ class Sandbox:
         for name in names:
             self._require_free_name(name)
             ports = choose_ports(fixed=not there and name == names[0])
-            spec = Spec(
-                name, wanted["os"], memory, wanted["shm_size"], wanted["group"], next(addresses), variables
-            )
+            spec = Spec(name, wanted["os"], memory, wanted["shm_size"], wanted["group"], next(addresses), variables)
             with self.machine.stage(f"making {name} ({wanted['os']})"):
                 key = self.key.with_suffix(".pub")
                 what = f"cannot make {name}"
@@ -279,9 +277,7 @@ def check_wanted(wanted: dict[str, str]) -> None:
         if key in wanted:
             containers.size_bytes(wanted[key], f"--{key.replace('_', '-')}")
     if wanted.get("group", "database") not in containers.GROUPS:
-        raise UsageError(
-            "unknown group", where="--group", seen=wanted["group"], allowed=", ".join(containers.GROUPS)
-        )
+        raise UsageError("unknown group", where="--group", seen=wanted["group"], allowed=", ".join(containers.GROUPS))
 
 
 def require_agreement(spec: Spec, wanted: dict[str, str]) -> None:

@@ -1,0 +1,100 @@
+# The one command surface: `make help`. Needs Debian 12 or newer, Python 3.11, git, and root or sudo.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+PYTHON ?= python3
+SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
+BIN := .venv/bin
+INVENTORY := -i inventories/dev -i .provision/sandbox/inventory.yml
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+# $(call stage,what is done,commands): says it, does it, says how long it took.
+stage = @printf '==> %s\n' '$(1)' >&2; start=$$SECONDS; $(2); printf '    took %s s\n' "$$((SECONDS - start))" >&2
+# $(call packages,names): installs what is missing.
+packages = missing=(); for name in $(1); do dpkg-query -Wf '$${Status}' $$name 2>/dev/null | grep -q '^install ok' || missing+=($$name); done; \
+	if [ $${\#missing[@]} -gt 0 ]; then $(SUDO) apt-get -q update >&2; \
+	$(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get -qy install --no-install-recommends "$${missing[@]}" >&2; fi
+
+.PHONY: help
+help: ## List every target
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
+
+## The main job
+
+.PHONY: up
+up: .venv/.ready ## Make a disposable database host on this machine and converge it
+	$(call stage,install the psql client,$(call packages,postgresql-client))
+	$(call stage,make a host,provision sandbox up db1)
+	$(call stage,make it a database,ansible-playbook site.yml $(INVENTORY))
+	@printf '\nConnect: make psql, or psql "$$(%s/provision sandbox url)"\n' $(BIN)
+
+.PHONY: down
+down: ## Remove the hosts of `make up` with every trace: containers, network, image, keys, .venv
+	@if [ -x $(BIN)/provision ]; then provision sandbox down --all; fi
+	rm -rf .venv .provision
+
+.PHONY: psql
+psql: ## Open a session as the user minion
+	@psql "$$(provision sandbox url)"
+
+.PHONY: status
+status: ## Show the hosts and the state of their migrations
+	@provision sandbox list
+	@provision migrate status --database "$$(provision sandbox url)" --path migrations
+
+.PHONY: migrate-up
+migrate-up: ## Apply all pending migrations (DATABASE_URL, or the host of `make up`)
+	@provision migrate up --path migrations --database "$${DATABASE_URL:-$$(provision sandbox url)}"
+
+.PHONY: migrate-down
+migrate-down: ## Roll back the last migration
+	@provision migrate down 1 --path migrations --database "$${DATABASE_URL:-$$(provision sandbox url)}"
+
+## Tests
+
+.PHONY: test
+test: test-setup lint ## Run every test (under 20 minutes)
+	$(call stage,run the tests,$(BIN)/pytest)
+
+.PHONY: test-fast
+test-fast: test-setup lint ## Run every test but those that need hosts (under 2 minutes)
+	$(call stage,run the fast tests,$(BIN)/pytest --ignore tests/system)
+
+.PHONY: test-setup
+test-setup: .venv/.ready
+	$(call stage,install what the tests need,$(call packages,postgresql-common); \
+	  $(SUDO) tests/no-cluster; $(call packages,$$(grep -vhE '^(#|$$)' tests/apt.txt)))
+
+.PHONY: lint
+lint: .venv/.ready ## Check style and types, as CI does
+	$(call stage,lint,ruff check .; ruff format --check .; mypy; yamllint --strict .; \
+	  sqlfluff lint --disable-progress-bar migrations; ansible-lint --offline -q)
+
+.PHONY: test-pg14
+test-pg14: .venv/.ready ## Prove the default, PostgreSQL 14 and pgvector 0.5.1, against a mirror (see docs/test-pg14.md)
+	$(BIN)/pytest tests/pg14 --override-ini addopts=--import-mode=importlib
+
+## Benchmarks: they print ratios of one run and assert nothing
+
+.PHONY: bench-provision
+bench-provision: .venv/.ready ## First and second site.yml against a bare apt-get install
+	$(BIN)/python -m benchmarks.provisioning
+
+.PHONY: bench-migrate
+bench-migrate: test-setup ## 300 small migrations against psql and dbmate
+	$(BIN)/python -m benchmarks.migrate
+
+.PHONY: bench-schema
+bench-schema: test-setup ## The contract's retention statements and views, before and after each migration
+	$(BIN)/python -m benchmarks.schema
+
+## Set-up
+
+.venv/.ready: pyproject.toml constraints.txt
+	$(call stage,set up the virtual environment, \
+	  $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON=python3.x")'; \
+	  $(PYTHON) -c 'import ensurepip' 2>/dev/null || { $(call packages,python3-venv); }; \
+	  $(PYTHON) -m venv .venv; $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]')
+	@touch $@
