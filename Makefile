@@ -65,7 +65,8 @@ test-fast: test-setup lint ## Run every test but those that need hosts (under 2 
 .PHONY: test-setup
 test-setup: .venv/.ready
 	$(call stage,install what the tests need,$(call packages,postgresql-common); \
-	  $(SUDO) tests/no-cluster; $(call packages,$$(grep -vhE '^(#|$$)' tests/apt.txt)))
+	  compgen -G "/etc/postgresql/*/*" >/dev/null || echo "create_main_cluster = false" | $(SUDO) tee /etc/postgresql-common/createcluster.d/50-provision-tests.conf >/dev/null; \
+	  $(call packages,$$(grep -vhE '^(#|$$)' tests/apt.txt)))
 
 .PHONY: lint
 lint: .venv/.ready ## Check style and types, as CI does
@@ -98,3 +99,7 @@ bench-schema: test-setup ## The contract's retention statements and views, befor
 	  $(PYTHON) -c 'import ensurepip' 2>/dev/null || { $(call packages,python3-venv); }; \
 	  $(PYTHON) -m venv .venv; $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]')
 	@touch $@
+
+.PHONY: docs
+docs: .venv/.ready ## Write what is generated: the tables of variables in the roles' READMEs
+	$(BIN)/python -m tests.contract.repository

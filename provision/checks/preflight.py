@@ -97,17 +97,17 @@ def _resources(host: dict[str, Any], wanted: dict[str, Any], verdict: Verdict) -
 
 
 def _versions(host: dict[str, Any], wanted: dict[str, Any], verdict: Verdict, today: datetime.date) -> None:
-    major, method = wanted["postgresql_version"], wanted["pgvector_install_method"]
+    major, method = wanted["postgresql"]["version"], wanted["pgvector"]["install_method"]
     for finding in compatibility.check(
         major,
-        wanted["pgvector_version"] if method == "source" else "",
+        wanted["pgvector"]["version"] if method == "source" else "",
         method,
         today=today,
-        accepted=wanted["pgvector_accept_advisories"],
+        accepted=wanted["pgvector"]["accept_advisories"],
     ):
         refused = finding.level is compatibility.Level.REFUSAL
         (verdict.refusals if refused else verdict.warnings).append(f"{finding.message}; {finding.remedy}")
-    if wanted["postgresql_repository"] == "distribution":
+    if wanted["postgresql"]["repository"] == "distribution":
         shipped, packaged = SHIPPED.get(host["distribution_codename"], (major, True))
         if shipped != major:
             verdict.refusals.append(
@@ -125,7 +125,7 @@ def _versions(host: dict[str, Any], wanted: dict[str, Any], verdict: Verdict, to
 
 
 def _clusters(host: dict[str, Any], wanted: dict[str, Any], verdict: Verdict) -> None:
-    major = str(wanted["postgresql_version"])
+    major = str(wanted["postgresql"]["version"])
     for cluster in host["clusters"]:
         label = f"{cluster['major']}/{cluster['name']} ({cluster['data_directory']}, port {cluster['port']})"
         if cluster["major"] == major and cluster["name"] == OUR_CLUSTER:
@@ -153,7 +153,7 @@ def _clusters(host: dict[str, Any], wanted: dict[str, Any], verdict: Verdict) ->
 
 
 def _ports(host: dict[str, Any], wanted: dict[str, Any], verdict: Verdict) -> None:
-    port = wanted["postgresql_port"]
+    port = wanted["postgresql"]["port"]
     if not 1024 <= port <= 65535:
         verdict.refusals.append(f"postgresql_port {port}: allowed are 1024 to 65535")
     ours = {cluster["running_pid"] for cluster in host["clusters"]} if host["ours"] else set()

@@ -1,0 +1,30 @@
+"""Rules for every test: one that is skipped without a listed reason is a failure."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+ALLOWED = Path(__file__).with_name("allowed_skips.txt")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Name skipped tests that `allowed_skips.txt` does not excuse."""
+    for name in _unexcused(terminalreporter):
+        terminalreporter.write_line(f"SKIPPED WITHOUT A LISTED REASON: {name} (see {ALLOWED.name})", red=True)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Make such a skip fail the run."""
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if isinstance(reporter, pytest.TerminalReporter) and _unexcused(reporter):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def _unexcused(reporter: pytest.TerminalReporter) -> list[str]:
+    lines = ALLOWED.read_text().splitlines() if ALLOWED.exists() else []
+    excused = tuple(line.partition(" ")[0].rstrip(":") for line in lines if line and not line.startswith("#"))
+    return [
+        report.nodeid for report in reporter.stats.get("skipped", []) if not (excused and report.nodeid.startswith(excused))
+    ]

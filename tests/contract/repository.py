@@ -1,0 +1,71 @@
+"""What the contract tests read: roles with their specifications, defaults and texts. Pure but for reading files."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+ROOT = Path(__file__).parents[2]
+BEGIN, END = "<!-- variables: made by `make docs` -->", "<!-- end of variables -->"
+
+
+@dataclass(frozen=True)
+class Role:
+    """One role's folder."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        """The folder's name, which begins the name of every variable."""
+        return self.path.name
+
+    @property
+    def options(self) -> dict[str, dict[str, Any]]:
+        """Options by name, as the argument specification orders them."""
+        text = (self.path / "meta/argument_specs.yml").read_text()
+        options: dict[str, dict[str, Any]] = yaml.safe_load(text)["argument_specs"]["main"]["options"]
+        return options
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """Default values by name, in the file's order."""
+        found: dict[str, Any] = yaml.safe_load((self.path / "defaults/main.yml").read_text())
+        return found
+
+    def texts(self) -> dict[str, str]:
+        """Every YAML file of the role, and every template of its own folder, by path."""
+        files = [*self.path.rglob("*.yml"), *(ROOT / "templates" / self.name).glob("*.j2")]
+        return {str(path.relative_to(ROOT)): path.read_text() for path in sorted(files)}
+
+    def variables_table(self) -> str:
+        """The README's table of variables."""
+        rows = ["| variable | type | default | meaning |", "|---|---|---|---|"]
+        for name, option in self.options.items():
+            choices = " or ".join(str(choice) for choice in option.get("choices", []))
+            default = self.defaults[name]
+            shown = "" if default in ("", [], {}) else f"`{default}`".replace("|", "\\|").replace("\n", " ")
+            meaning = option["description"] + (f" One of {choices}." if choices else "")
+            rows.append(f"| `{name}` | {option['type']} | {shown} | {meaning} |")
+        return "\n".join(rows)
+
+
+def roles() -> list[Role]:
+    """Every role of the repository."""
+    return [Role(path) for path in sorted((ROOT / "roles").iterdir())]
+
+
+def with_table(role: Role) -> str:
+    """Give the role's README with the table that its specification makes."""
+    text = (role.path / "README.md").read_text()
+    pattern = re.compile(f"{re.escape(BEGIN)}.*{re.escape(END)}", re.DOTALL)
+    return pattern.sub(lambda _: f"{BEGIN}\n{role.variables_table()}\n{END}", text)
+
+
+if __name__ == "__main__":
+    for each in roles():
+        (each.path / "README.md").write_text(with_table(each))

@@ -1,0 +1,65 @@
+"""Python keeps the directions of knowledge: what may import what, and what a bare host can import."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.contract.repository import ROOT
+
+PACKAGE = ROOT / "provision"
+# A host has the distribution's psycopg and click beside the standard library.
+ON_A_HOST = set(sys.stdlib_module_names) | {"psycopg", "click", "provision"}
+MODULES = sorted(path for path in PACKAGE.rglob("*.py"))
+HOST_MODULES = [path for path in MODULES if "host" not in path.relative_to(PACKAGE).parts]
+
+
+def imports(path: Path, *, everywhere: bool) -> set[str]:
+    """Names that a module imports: at its top level, or inside its functions too; not those for types alone."""
+    tree = ast.parse(path.read_text())
+    found = set()
+    for node in ast.walk(tree) if everywhere else tree.body:
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+@pytest.mark.parametrize("path", HOST_MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_module_imports_on_a_bare_host(path: Path) -> None:
+    assert {name.partition(".")[0] for name in imports(path, everywhere=False)} <= ON_A_HOST
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_only_database_and_migrate_and_checks_know_psycopg(path: Path) -> None:
+    allowed = {"database.py", "migrate", "checks", "cli"}
+    if path.relative_to(PACKAGE).parts[0] not in allowed:
+        assert not any(name.partition(".")[0] == "psycopg" for name in imports(path, everywhere=True))
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_library_does_not_know_the_command_line(path: Path) -> None:
+    if path.relative_to(PACKAGE).parts[0] != "cli":
+        names = imports(path, everywhere=True)
+        assert not any(name.startswith(("provision.cli", "click", "tests", "benchmarks")) for name in names)
+
+
+def test_errors_import_nothing() -> None:
+    assert imports(PACKAGE / "errors.py", everywhere=True) == set()
+
+
+@pytest.mark.parametrize("name", ["files", "sql", "steps"])
+def test_pure_parts_of_migrate_do_no_io(name: str) -> None:
+    path = PACKAGE / "migrate" / f"{name}.py"
+    assert not {"psycopg", "os", "subprocess", "provision.database"} & imports(path, everywhere=True)
+
+
+def test_every_command_is_short_and_reachable() -> None:
+    for path in sorted((PACKAGE / "cli").glob("[a-z]*.py")):
+        assert any(
+            isinstance(node, ast.FunctionDef) and node.name == "command" for node in ast.parse(path.read_text()).body
+        ), path
