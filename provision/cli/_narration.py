@@ -6,15 +6,24 @@ from collections.abc import Iterator
 
 import click
 
+from provision.host.narration import Narration
 
-@contextlib.contextmanager
-def stage(title: str) -> Iterator[None]:
-    """Announce a step on stderr, then say how long it took; a step that fails says so."""
-    started = time.monotonic()
-    click.echo(f"{title} ...", err=True)
-    outcome = "failed after"
-    try:
-        yield
-        outcome = "done in"
-    finally:
-        click.echo(f"  {outcome} {time.monotonic() - started:.1f} s", err=True)
+
+class Stderr(Narration):
+    """Announces each step on stderr, and its time when it ends."""
+
+    @contextlib.contextmanager
+    def stage(self, title: str) -> Iterator[None]:
+        """Say what begins, then how long it took; a step that fails says so."""
+        click.echo(f"{title} ...", err=True)
+        started = time.monotonic()
+        outcome = "failed after"
+        try:
+            yield
+            outcome = "done in"
+        finally:
+            click.echo(f"  {outcome} {time.monotonic() - started:.1f} s", err=True)
+
+    def note(self, text: str) -> None:
+        """Print one line."""
+        click.echo(f"note: {text}", err=True)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from provision.cli._narration import stage
+from provision.cli._narration import Stderr
 
 if TYPE_CHECKING:
     from provision.host.containers import Container
@@ -28,7 +28,7 @@ def _sandbox(context: click.Context) -> "Sandbox":
     from provision.host.sandbox import Sandbox
 
     assert isinstance(context.obj, Path)  # noqa: S101 - set by the group
-    return Sandbox(context.obj, Machine(stage))
+    return Sandbox(context.obj, Machine(Stderr()))
 
 
 def _show(hosts: "list[Container]", *, as_json: bool) -> None:

@@ -10,16 +10,16 @@ import re
 import resource
 import shlex
 import shutil
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pyinfra.api.facts import FactBase
 from pyinfra.api.operation import operation
-from pyinfra.context import host
 
-from provision.errors import UsageError
+from provision.errors import HostError, UsageError
+from provision.host.image import ADMIN
 
 LABEL = "provision.project"
 SPEC = "provision.host"
@@ -34,11 +34,11 @@ UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 class Spec:
     """What a host was asked to be, and the inventory variables that follow from it."""
 
-    name: str
-    os: str
-    memory: str
-    shm_size: str
-    group: str
+    name: str = ""
+    os: str = "debian13"
+    memory: str = "2g"
+    shm_size: str = "1g"
+    group: str = "database"
     address: str = ""
     variables: dict[str, Any] = field(default_factory=dict)
 
@@ -72,6 +72,31 @@ def size_bytes(text: str, option: str) -> int:
     if not match:
         raise UsageError("bad size", where=option, seen=repr(text), allowed="a number with k, m or g: 256m, 2g")
     return int(match[1]) * UNITS[match[2]]
+
+
+def spec_of(wanted: Mapping[str, Any]) -> Spec:
+    """Return the specification of a new host; what is not wanted is the default. Raises UsageError. Pure."""
+    spec = Spec(**wanted)
+    size_bytes(spec.memory, "--memory")
+    size_bytes(spec.shm_size, "--shm-size")
+    if spec.group not in GROUPS:
+        raise UsageError("unknown group", where="--group", seen=repr(spec.group), allowed=", ".join(GROUPS))
+    return spec
+
+
+def require_agreement(spec: Spec, wanted: dict[str, str]) -> None:
+    """Raise HostError if a host that is there is not what is asked for now. Pure."""
+    for key, value in wanted.items():
+        have, option = getattr(spec, key), f"--{key.replace('_', '-')}"
+        is_size = key in ("memory", "shm_size") and have
+        if size_bytes(have, option) != size_bytes(value, option) if is_size else have != value:
+            raise HostError(
+                f"{spec.name} is there already and is not what {option} asks for",
+                where=spec.name,
+                seen=f"{option} {have}",
+                allowed=f"the same, or a new host for {option} {value}",
+                run=f"provision sandbox down {spec.name}, then the same command again",
+            )
 
 
 def prefix(project: Path) -> str:
@@ -155,35 +180,30 @@ class Json(FactBase[Any]):
 
 
 @operation()
-def network(name: str, project: Path, *, present: bool) -> Generator[str]:
+def network(name: str, project: Path) -> Generator[str]:
     """Make the project's network, on which hosts find one another by name."""
-    if present:
-        host.noop(f"network {name} is there")
-        return
     yield shlex.join(["podman", "network", "create", f"--label={LABEL}={project}", name])
 
 
 @operation()
-def create(spec: Spec, image: str, project: Path, ports: dict[int, int], key: Path) -> Generator[str]:
-    """Make a container and put the admin's key into it, but do not start it; half a container is removed again."""
-    name = f"{prefix(project)}-{spec.name}"
-    words = ["podman", *runtime(), "create", "--systemd=always", f"--name={name}", f"--hostname={spec.name}"]
-    words += [f"--network={prefix(project)}:ip={spec.address},alias={spec.name}", f"--shm-size={spec.shm_size}"]
+def create(spec: Spec, image: str, project: Path, ports: dict[int, int]) -> Generator[str]:
+    """Make a container that is not started yet."""
+    words = ["podman", *runtime(), "create", "--systemd=always", f"--hostname={spec.name}"]
+    words += [f"--name={prefix(project)}-{spec.name}", f"--shm-size={spec.shm_size}", *limits()]
+    words += [f"--network={prefix(project)}:ip={spec.address},alias={spec.name}"]
     words += [f"--memory={spec.memory}"] if spec.memory else []
-    words += [*limits(), f"--label={LABEL}={project}", f"--label={SPEC}={json.dumps(asdict(spec))}"]
+    words += [f"--label={LABEL}={project}", f"--label={SPEC}={json.dumps(asdict(spec))}"]
     words += [f"--publish=127.0.0.1:{outer}:{inner}" for inner, outer in ports.items()]
     yield shlex.join([*words, image])
-    copy = shlex.join(["podman", "cp", str(key), f"{name}:/home/provision/.ssh/authorized_keys"])
-    yield f"{copy} || {{ {shlex.join(['podman', 'rm', '--force', name])}; false; }}"
 
 
 @operation()
-def start(container: Container) -> Generator[str]:
-    """Start a host that is stopped."""
-    if container.running:
-        host.noop(f"{container.spec.name} runs")
-        return
-    yield shlex.join(["podman", *runtime(), "start", container.container])
+def start(container: Container, public_key: Path) -> Generator[str]:
+    """Let the project's key in, whether or not the host runs, and start it if it does not."""
+    target = f"{container.container}:/home/{ADMIN}/.ssh/authorized_keys"
+    yield shlex.join(["podman", "cp", str(public_key), target])
+    if not container.running:
+        yield shlex.join(["podman", *runtime(), "start", container.container])
 
 
 @operation()

@@ -9,9 +9,9 @@ import shlex
 from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pyinfra.api.operation import operation
-from pyinfra.context import host
 
 from provision.errors import UsageError
 from provision.host.mirror import Mirror
@@ -19,7 +19,7 @@ from provision.host.mirror import Mirror
 REPOSITORY = "localhost/provision-sandbox"
 ADMIN = "provision"
 CERTIFICATES = Path("/usr/local/share/ca-certificates")
-BUILD_FOLDER = "/var/tmp/provision-sandbox"  # noqa: S108 - root's own folder, mode 0700, only used under the lock
+BUILD_FOLDER = "/var/cache/provision-sandbox"
 INCLUDE = (
     "ca-certificates",
     "dbus",
@@ -59,6 +59,14 @@ class Release:
     codename: str
     postgresql_version: int
     pgvector_install_method: str
+
+    def variables(self) -> dict[str, Any]:
+        """Return the inventory variables of a host that reaches its own archive and nothing else."""
+        return {
+            "postgresql_version": self.postgresql_version,
+            "postgresql_repository": "distribution",
+            "pgvector_install_method": self.pgvector_install_method,
+        }
 
 
 RELEASES = {
@@ -108,13 +116,24 @@ def local_certificates() -> dict[str, bytes]:
 
 
 @operation()
-def build(image: str, mirror: Mirror, codename: str, *, present: bool) -> Generator[str]:
-    """Make the image unless it is there. A build that was cut off leaves a folder that the next one removes."""
-    if present:
-        host.noop(f"image {image} is there")
-        return
+def build(image: str, mirror: Mirror, codename: str) -> Generator[str]:
+    """Make the image. What a killed build left is removed by the next, which waits for one that still works."""
     tar = f"{BUILD_FOLDER}/{codename}.tar"
-    yield f"rm -rf {BUILD_FOLDER} && install -d -m 0700 {BUILD_FOLDER}"
-    made = f"{shlex.join(build_command(mirror, codename))} > {tar}.partial && mv {tar}.partial {tar}"
     change = "--change 'CMD [\"/sbin/init\"]' --change 'STOPSIGNAL SIGRTMIN+3'"
-    yield f"{made} && podman import --quiet {change} {tar} {image}; code=$?; rm -rf {BUILD_FOLDER}; exit $code"
+    script = f"""set -e
+podman image exists {image} && exit 0
+trap 'rm -rf {BUILD_FOLDER}' EXIT
+rm -rf {BUILD_FOLDER}
+mkdir -m 0755 {BUILD_FOLDER}
+TMPDIR={BUILD_FOLDER} {shlex.join(build_command(mirror, codename))} > {tar}.partial
+mv {tar}.partial {tar}
+podman import --quiet {change} {tar} {image}
+"""
+    yield shlex.join(["flock", f"{BUILD_FOLDER}.lock", "sh", "-c", script])
+
+
+@operation()
+def remove(images: list[str]) -> Generator[str]:
+    """Remove images by their ids."""
+    if images:
+        yield shlex.join(["podman", "rmi", "--force", *images])

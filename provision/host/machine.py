@@ -5,6 +5,7 @@ settings. Facts are read fresh each time; an operation that is already satisfied
 """
 
 import contextlib
+import fcntl
 import logging
 import os
 import shutil
@@ -24,6 +25,7 @@ from pyinfra.context import ctx_state
 from pyinfra.operations import apt
 
 from provision.errors import HostError
+from provision.host.narration import Narration
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 # What each package is there for, and a file that only it brings: looking at files needs neither dpkg nor rights.
@@ -36,19 +38,11 @@ PACKAGES = {
     "iptables": "/usr/sbin/iptables",
     "openssh-client": "/usr/bin/ssh-keygen",
 }
+LOCK = Path("/run/lock/provision-sandbox.lock")  # writable for every user; shared by all projects
 SEEN_LINES = 12  # of a failed command's output: its end is what tells
 # pyinfra reports through logging; without a handler its errors would be printed beside ours.
 logging.getLogger("pyinfra").addHandler(logging.NullHandler())
 logging.getLogger("pyinfra").propagate = False
-
-Stage = Callable[[str], contextlib.AbstractContextManager[None]]
-
-
-@contextlib.contextmanager
-def silent(title: str) -> Iterator[None]:
-    """Narrate nothing: the default where nobody is watching."""
-    del title
-    yield
 
 
 def run(words: Sequence[str], **options: Any) -> subprocess.CompletedProcess[str]:
@@ -60,9 +54,9 @@ def run(words: Sequence[str], **options: Any) -> subprocess.CompletedProcess[str
 class Machine:
     """Runs pyinfra operations and reads pyinfra facts on this machine with the rights of root."""
 
-    def __init__(self, stage: Stage = silent) -> None:
-        """Keep `stage`, a context manager that announces and times a step. Raises HostError without rights."""
-        self.stage = stage
+    def __init__(self, narration: Narration | None = None) -> None:
+        """Check the rights. Raises HostError without them."""
+        self.narration = narration or Narration()
         self.is_root = os.geteuid() == 0
         if not self.is_root:
             self._require_sudo()
@@ -82,7 +76,8 @@ class Machine:
             )
 
     def _state(self) -> State:
-        state = State(Inventory((["@local"], {})), Config(SUDO=not self.is_root, ENV={"PATH": PATH, "LC_ALL": "C"}))
+        config = Config(SUDO=not self.is_root, ENV={"PATH": PATH, "LC_ALL": "C"})  # type: ignore[no-untyped-call]
+        state = State(Inventory((["@local"], {})), config)  # type: ignore[no-untyped-call]
         connect_all(state)
         state.is_executing = True  # an operation that is added now runs at once
         return state
@@ -97,10 +92,26 @@ class Machine:
         return any(meta.did_change() for meta in results(state))
 
     def fact(self, fact: type[FactBase[Any]], *args: object) -> Any:
-        """Read one pyinfra fact."""
+        """Read one pyinfra fact. Raises HostError if its command fails."""
         state = self._state()
         with ctx_state.use(state):
-            return next(iter(state.inventory)).get_fact(fact, *args)
+            try:
+                return next(iter(state.inventory)).get_fact(fact, *args)
+            except PyinfraError as error:
+                raise HostError(f"cannot read {fact.__name__}", where="this machine", seen=str(error)) from None
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Let one sandbox command at a time change this machine; the kernel frees the lock of a killed one."""
+        with contextlib.suppress(FileExistsError):
+            os.close(os.open(LOCK, os.O_CREAT | os.O_EXCL | os.O_RDONLY, 0o644))
+        with LOCK.open() as handle:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                with self.narration.stage("waiting for another `provision sandbox` on this machine"):
+                    fcntl.flock(handle, fcntl.LOCK_EX)
+            yield
 
     def install_packages(self) -> None:
         """Install with apt what is missing of podman and its friends. Raises HostError where apt cannot."""
@@ -113,7 +124,7 @@ class Machine:
                 seen=f"missing: {', '.join(missing)}",
                 allowed="Debian 12 or newer, or these programs installed by other means",
             )
-        with self.stage(f"installing {', '.join(missing)} on this machine"):
+        with self.narration.stage(f"installing {', '.join(missing)} on this machine"):
             self.apply(
                 f"cannot install {', '.join(missing)}",
                 apt.packages,

@@ -47,6 +47,14 @@ class Source:
     url: str
     sha256: str
 
+    def variables(self) -> dict[str, str]:
+        """Return the inventory variables of a host that builds pgvector from it."""
+        return {
+            "pgvector_version": self.version,
+            "pgvector_source_url": self.url,
+            "pgvector_source_sha256": self.sha256,
+        }
+
 
 def _ask(*command: str, where: str = "", advice: str = OVERRIDE) -> str:
     try:
