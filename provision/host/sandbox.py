@@ -193,13 +193,14 @@ class Sandbox:
         program = Path(sys.executable).with_name("ansible-inventory")
         inventories = ["-i", str(DEV_INVENTORY), "-i", str(self.folder.inventory)]
         answer = run([str(program), *inventories, "--host", each.spec.name], cwd=self.project)
-        password = json.loads(answer.stdout).get("database_password") if answer.returncode == 0 else None
+        given = json.loads(answer.stdout) if answer.returncode == 0 else {}
+        password = given.get("database_credentials", {}).get("minion", {}).get("password")
         if not password:
             raise HostError(
-                f"the inventories give no database_password for {each.spec.name}",
+                f"the inventories give no password of minion for {each.spec.name}",
                 where=str(self.project / DEV_INVENTORY),
                 seen=answer.stderr.strip() or "no such variable",
-                allowed="database_password in the group variables of the dev inventory",
+                allowed="database_credentials.minion.password in the group variables of the dev inventory",
                 run=f"ansible-inventory {' '.join(inventories)} --list",
             )
         port = each.ports[containers.DATABASE_PORT]
