@@ -1,0 +1,72 @@
+"""Time site.yml against a bare apt-get install of the same packages, on identical fresh hosts, in one run.
+
+Prints ratios and asserts nothing. Each round makes two hosts: on one the packages are installed by hand (a); on the
+other site.yml runs (b) and runs again (c). Also prints how many tasks were executed on the host.
+"""
+
+from __future__ import annotations
+
+import re
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+BIN = Path(sys.executable).parent
+PACKAGES = ("postgresql-17", "postgresql-client-17", "postgresql-17-pgvector", "python3-psycopg", "python3-click")
+INSTALL = f"apt-get -q update && DEBIAN_FRONTEND=noninteractive apt-get -qy install --no-install-recommends {' '.join(PACKAGES)}"
+ROUNDS = 3
+HOSTS = ("bench-bare", "bench-site")
+
+
+def run(*words: str) -> str:
+    """Run a command in the repository and give what it printed; its failure ends the benchmark."""
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise SystemExit(f"{' '.join(words)}\n{done.stdout}{done.stderr}")
+    return done.stdout
+
+
+def timed(*words: str) -> tuple[float, str]:
+    """Run a command and give its seconds and output."""
+    start = time.monotonic()
+    output = run(*words)
+    return time.monotonic() - start, output
+
+
+def executed(output: str) -> int:
+    """Count the tasks that were executed on the host itself: neither skipped nor done on the controller alone."""
+    local = ("Validating arguments", "Load the profile", "Check the type", "Judge what", "Pack the command",
+             "Keep the summary", "Make the folder of summaries", "Say what", "Warn of", "Name the")  # fmt: skip
+    shown = re.findall(
+        r"^(?:TASK|RUNNING HANDLER) \[(?:[^\]]*? : )?([^\]]+)\] \**\n(?:.*\n)*?(ok|changed):", output, re.M
+    )
+    return sum(not name.startswith(local) for name, _ in shown)
+
+
+def main() -> None:
+    """Run the rounds and print the table."""
+    sandbox = str(BIN / "provision")
+    site = (str(BIN / "ansible-playbook"), "site.yml", "-i", "inventories/dev", "-i", ".provision/sandbox/inventory.yml",
+            "--limit", HOSTS[1])  # fmt: skip
+    rows = []
+    for number in range(1, ROUNDS + 1):
+        run(sandbox, "sandbox", "up", *HOSTS, "--os", "debian13")
+        try:
+            bare, _ = timed(sandbox, "sandbox", "exec", HOSTS[0], "--", "sh", "-c", INSTALL)
+            first, first_output = timed(*site)
+            second, second_output = timed(*site)
+        finally:
+            run(sandbox, "sandbox", "down", *HOSTS)
+        rows.append((bare, first, second))
+        print(f"round {number}: (a) apt-get {bare:5.1f} s  (b) first {first:5.1f} s = {first / bare:4.2f} x a  "
+              f"(c) again {second:5.1f} s = {second / bare:4.2f} x a", flush=True)  # fmt: skip
+    print(f"medians: (b) {statistics.median(b / a for a, b, _ in rows):4.2f} x a   "
+          f"(c) {statistics.median(c / a for a, _, c in rows):4.2f} x a")  # fmt: skip
+    print(f"tasks executed on the host: first {executed(first_output)}, again {executed(second_output)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,70 @@
+"""Run playbooks as a user does, and read what they said."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+BIN = ROOT / ".venv/bin"
+RECAP = re.compile(
+    r"^(\S+)\s+: ok=(\d+)\s+changed=(\d+)\s+unreachable=(\d+)\s+failed=(\d+)\s+skipped=(\d+)", re.MULTILINE
+)
+
+
+@dataclass(frozen=True)
+class Recap:
+    """The last line of a run for one host."""
+
+    ok: int
+    changed: int
+    unreachable: int
+    failed: int
+    skipped: int
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run of ansible-playbook: exit code, everything that it printed, and its recap by host."""
+
+    code: int
+    output: str
+
+    @property
+    def recap(self) -> dict[str, Recap]:
+        """Recaps by host name."""
+        return {
+            found[1]: Recap(*(int(number) for number in found.groups()[1:])) for found in RECAP.finditer(self.output)
+        }
+
+    def text(self) -> str:
+        """The output on one line, since Ansible breaks and indents messages as it likes."""
+        return re.sub(r"\s+", " ", self.output)
+
+
+def words(playbook: str, inventory: Path, *arguments: str) -> list[str]:
+    """Give the command line of a run against a sandbox's inventory."""
+    return [str(BIN / "ansible-playbook"), playbook, "-i", "inventories/dev", "-i", str(inventory), *arguments]
+
+
+def environment() -> dict[str, str]:
+    """Give a plain terminal's environment, so that output can be searched."""
+    return {**os.environ, "ANSIBLE_NOCOLOR": "1", "ANSIBLE_FORCE_COLOR": "0", "COLUMNS": "200"}
+
+
+def play(playbook: str, inventory: Path, *arguments: str, timeout: int = 600) -> Run:
+    """Run a playbook to its end."""
+    done = subprocess.run(
+        words(playbook, inventory, *arguments),
+        cwd=ROOT,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+    return Run(done.returncode, done.stdout)
