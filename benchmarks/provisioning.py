@@ -16,7 +16,10 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
 PACKAGES = ("postgresql-17", "postgresql-client-17", "postgresql-17-pgvector", "python3-psycopg", "python3-click")
-INSTALL = f"apt-get -q update && DEBIAN_FRONTEND=noninteractive apt-get -qy install --no-install-recommends {' '.join(PACKAGES)}"
+INSTALL = (
+    "export DEBIAN_FRONTEND=noninteractive; apt-get -q update && "
+    f"apt-get -qy install --no-install-recommends {' '.join(PACKAGES)}"
+)
 ROUNDS = 3
 HOSTS = ("bench-bare", "bench-site")
 
@@ -49,8 +52,8 @@ def executed(output: str) -> int:
 def main() -> None:
     """Run the rounds and print the table."""
     sandbox = str(BIN / "provision")
-    site = (str(BIN / "ansible-playbook"), "site.yml", "-i", "inventories/dev", "-i", ".provision/sandbox/inventory.yml",
-            "--limit", HOSTS[1])  # fmt: skip
+    inventories = ("-i", "inventories/dev", "-i", ".provision/sandbox/inventory.yml")
+    site = (str(BIN / "ansible-playbook"), "site.yml", *inventories, "--limit", HOSTS[1])
     rows = []
     for number in range(1, ROUNDS + 1):
         run(sandbox, "sandbox", "up", *HOSTS, "--os", "debian13")

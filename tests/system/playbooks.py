@@ -8,6 +8,10 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
+import yaml
+
+from tests.sandboxes import Host
+
 ROOT = Path(__file__).parents[2]
 BIN = ROOT / ".venv/bin"
 RECAP = re.compile(
@@ -68,3 +72,10 @@ def play(playbook: str, inventory: Path, *arguments: str, timeout: int = 600) ->
         check=False,
     )
     return Run(done.returncode, done.stdout)
+
+
+def url(host: Host) -> str:
+    """Give the libpq URL of a host's database as an application on this machine uses it."""
+    vault = yaml.safe_load((ROOT / "inventories/dev/group_vars/all/vault.yml").read_text())
+    password = vault["database_credentials"]["minion"]["password"]
+    return f"postgresql://minion:{password}@127.0.0.1:{host.ports[5432]}/minion?sslmode=disable"

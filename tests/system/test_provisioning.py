@@ -1,0 +1,350 @@
+"""The main job on real hosts: three at once, again, in check mode, killed, and asked for what cannot work.
+
+All tests share the hosts of one fixture; those that need a fresh one say so by its name. The order of the file is the
+order of a host's life: fresh, converged, abused.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+import pytest
+
+from tests.sandboxes import Host, Hosts
+from tests.system.playbooks import ROOT, Run, environment, play, url, words
+
+TABLES = {"activities", "agent_tools", "agents", "evaluations", "feedback", "memories", "metrics", "sessions", "tools"}
+ROLES = ["postgresql", "toolkit", "pgvector", "database", "migrations", "verify"]
+
+
+@dataclass
+class Fleet:
+    """Three hosts (Debian 13, Debian 12, and a small Debian 13), with the runs that made them databases."""
+
+    sandbox: Hosts
+    hosts: dict[str, Host]
+    plan: Run
+    first: Run
+    second: Run
+
+    @property
+    def one(self) -> Host:
+        """The host that single-host tests use."""
+        return self.hosts["db1"]
+
+    def play(self, *arguments: str, limit: str = "db1") -> Run:
+        """Run site.yml on one host."""
+        return play("site.yml", self.one.inventory, "--limit", limit, *arguments)
+
+
+@pytest.fixture(scope="module")
+def fleet(sandbox: Hosts) -> Iterator[Fleet]:
+    hosts = {
+        "db1": sandbox.up("db1", os="debian13"),
+        "db2": sandbox.up("db2", os="debian12"),
+        "small": sandbox.up("small", os="debian13", memory="512m", shm_size="64m"),
+    }
+    inventory = hosts["db1"].inventory
+    plan = play("site.yml", inventory, "--check", "--diff")
+    before = {name: _untouched(host) for name, host in hosts.items()}
+    assert all(before.values()), before
+    first = play("site.yml", inventory)
+    second = play("site.yml", inventory)
+    yield Fleet(sandbox, hosts, plan, first, second)
+
+
+def _untouched(host: Host) -> bool:
+    paths = "/etc/postgresql /etc/provision /usr/local/bin/provision /run/provision"
+    return host.run(f"ls -d {paths} 2>/dev/null | wc -l").stdout.strip() == "0"
+
+
+def started(host: Host) -> str:
+    return host.run("runuser -u postgres -- psql -XAtc 'SELECT pg_postmaster_start_time()'").stdout.strip()
+
+
+def test_plan_of_fresh_hosts_succeeds_and_names_every_file_role_and_package(fleet: Fleet) -> None:
+    assert fleet.plan.code == 0, fleet.plan.output
+    for path in (
+        "/etc/postgresql-common/createcluster.d/50-provision.conf",
+        "conf.d/50-provision.conf",
+        "pg_hba.conf",
+        "pg_ident.conf",
+        "/etc/provision/host.json",
+        "/usr/local/share/provision/migrations/001_initial_schema.up.sql",
+    ):
+        assert path in fleet.plan.output, path
+    for package in ("postgresql-17", "postgresql-15", "postgresql-17-pgvector", "postgresql-server-dev-15"):
+        assert package in fleet.plan.output, package
+    assert "would make role minion, database minion and extensions vector, uuid-ossp" in fleet.plan.text()
+
+
+def test_three_hosts_converge_in_one_run(fleet: Fleet) -> None:
+    assert fleet.first.code == 0, fleet.first.output
+    assert {name: (row.failed, row.unreachable) for name, row in fleet.first.recap.items()} == {
+        "db1": (0, 0), "db2": (0, 0), "small": (0, 0),
+    }  # fmt: skip
+
+
+def test_second_run_changes_nothing(fleet: Fleet) -> None:
+    assert fleet.second.code == 0, fleet.second.output
+    assert {name: row.changed for name, row in fleet.second.recap.items()} == {"db1": 0, "db2": 0, "small": 0}
+
+
+def test_plan_of_converged_hosts_reports_no_change(fleet: Fleet) -> None:
+    plan = play("site.yml", fleet.one.inventory, "--check", "--diff")
+    assert plan.code == 0, plan.output
+    assert {name: row.changed for name, row in plan.recap.items()} == {"db1": 0, "db2": 0, "small": 0}, plan.output
+
+
+@pytest.mark.parametrize("name", ["db1", "db2", "small"])
+def test_application_sees_nine_tables_and_the_extensions(fleet: Fleet, name: str) -> None:
+    with psycopg.connect(url(fleet.hosts[name])) as connection:
+        assert TABLES <= {
+            row[0] for row in connection.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")
+        }
+        owners = connection.execute("SELECT DISTINCT tableowner FROM pg_tables WHERE schemaname = 'public'").fetchall()
+        assert owners == [("minion",)]
+        extensions = {row[0] for row in connection.execute("SELECT extname FROM pg_extension")}
+        assert {"vector", "uuid-ossp", "pg_stat_statements"} <= extensions
+        assert connection.execute("SHOW data_checksums").fetchone() == ("on",)
+        assert connection.execute("SHOW server_encoding").fetchone() == ("UTF8",)
+        assert connection.execute("SELECT current_setting('provision.profile')").fetchone() == ("dev",)
+
+
+def test_majors_are_those_of_the_distributions(fleet: Fleet) -> None:
+    majors = {}
+    for name in ("db1", "db2"):
+        with psycopg.connect(url(fleet.hosts[name])) as connection:
+            majors[name] = connection.info.server_version // 10000
+    assert majors == {"db1": 17, "db2": 15}
+
+
+def test_source_build_is_portable(fleet: Fleet) -> None:
+    log = fleet.hosts["db2"].run("sh -c 'objdump -d /usr/lib/postgresql/15/lib/vector.so | grep -c zmm'").stdout.strip()
+    # AVX-512 may appear only in functions that are chosen at run time; -march=native would put it everywhere.
+    assert int(log or 0) < 400
+
+
+def test_summary_tells_versions_url_without_password_and_warnings(fleet: Fleet) -> None:
+    text = fleet.first.text()
+    assert "PostgreSQL 17" in text
+    assert re.search(r"postgresql://minion@10\.\d+\.\d+\.\d+:5432/minion", text)
+    assert "not the default 14: PGDG is not used" in text
+    assert "minion_secret" not in fleet.first.output
+    saved = (ROOT / ".provision/runs/db1.json").read_text()
+    assert '"vector"' in saved
+    assert "minion_secret" not in saved
+    assert '"verified"' in fleet.one.run("cat /etc/provision/host.json").stdout
+
+
+def test_small_host_got_settings_that_work_and_a_warning(fleet: Fleet) -> None:
+    assert "shared memory (/dev/shm) has 64 MB" in fleet.first.text()
+
+
+def test_contracts_plain_psql_works_on_the_host(fleet: Fleet) -> None:
+    done = fleet.one.run("runuser -u provision -- psql -U minion -d minion -XAtc 'SELECT current_user'")
+    assert done.stdout.strip() == "minion", done.stderr
+
+
+@pytest.mark.parametrize(
+    ("wish", "expected"),
+    [
+        ("postgresql_version=seventeen", "postgresql_version"),
+        ("postgresql_version=13", "value of postgresql_version must be one of: 14, 15, 16, 17, 18"),
+        ("postgresql_port=80", "postgresql_port 80: allowed are 1024 to 65535"),
+        ("postgresql_prot=5433", "did you mean postgresql_port?"),
+        ("preflight_profile_name=staging", "preflight_profile_name must be one of: dev, prod"),
+        ("preflight_minimum_disk_mb=99999999", "MB free below /var/lib/postgresql, at least 99999999"),
+        ("postgresql_version=16", "is serving"),
+        ("pgvector_install_method=source -e postgresql_version=18 -e postgresql_repository=pgdg", "0.5.1"),
+    ],
+)
+def test_refuses_a_wrong_wish_before_anything_is_changed(fleet: Fleet, wish: str, expected: str) -> None:
+    before = started(fleet.one)
+    run = fleet.play("-e", *wish.split(" "))
+    assert run.code != 0
+    assert expected in run.text(), run.output
+    assert run.recap["db1"].changed == 0
+    assert started(fleet.one) == before
+
+
+def test_refuses_a_setting_that_the_server_rejects_and_keeps_the_old_file(fleet: Fleet) -> None:
+    conf = "/etc/postgresql/17/main/conf.d/50-provision.conf"
+    before = fleet.one.run(f"sha256sum {conf}").stdout, started(fleet.one)
+    run = fleet.play("-e", '{"postgresql_settings": {"work_mem": "a lot"}}')
+    assert run.code != 0
+    assert 'invalid value for parameter "work_mem": "a lot"' in run.text(), run.output
+    assert (fleet.one.run(f"sha256sum {conf}").stdout, started(fleet.one)) == before
+
+
+def test_held_package_lock_is_waited_for_and_its_holder_named(fleet: Fleet) -> None:
+    script = (
+        "import fcntl,time; f=open('/var/lib/dpkg/lock-frontend','w'); fcntl.lockf(f,fcntl.LOCK_EX); time.sleep(30)"
+    )
+    fleet.one.run(f'systemd-run --unit=hold-dpkg /usr/bin/python3 -c "{script}"')
+    time.sleep(0.5)
+    try:
+        run = fleet.play("-e", "preflight_packages_wait=2")
+    finally:
+        fleet.one.run("systemctl stop hold-dpkg")
+    assert run.code != 0
+    assert re.search(r"lock-frontend is held by process \d+ \(/usr/bin/python3", run.text()), run.output
+
+
+def test_unreachable_mirror_is_named_and_the_database_goes_on(fleet: Fleet, tmp_path: Any) -> None:
+    key = tmp_path / "key.asc"
+    key.write_text("-----BEGIN PGP PUBLIC KEY BLOCK-----\n\n-----END PGP PUBLIC KEY BLOCK-----\n")
+    before = started(fleet.one)
+    mirror = [
+        "postgresql_repository=mirror",
+        "postgresql_mirror_uri=http://127.0.0.1:9/pg",
+        f"postgresql_mirror_key={key}",
+    ]
+    run = fleet.play(*(word for each in mirror for word in ("-e", each)))
+    assert run.code != 0
+    assert "http://127.0.0.1:9/pg (suite trixie-pgdg) cannot be read" in run.text(), run.output
+    assert started(fleet.one) == before
+    mended = fleet.play()
+    assert mended.code == 0, mended.output
+    assert fleet.play().recap["db1"].changed == 0
+
+
+def test_second_run_at_once_waits_and_is_refused_with_the_holder(fleet: Fleet) -> None:
+    first = _start(fleet.one, "-e", "preflight_lock_wait=0")
+    try:
+        _until(first, "TASK [postgresql :")
+        os.kill(first.pid, signal.SIGSTOP)
+        second = fleet.play("-e", "preflight_lock_wait=3")
+    finally:
+        os.kill(first.pid, signal.SIGCONT)
+        output = first.stdout.read() if first.stdout else ""
+        first.wait(timeout=120)
+    assert second.code != 0
+    assert re.search(rf"db1 is being changed by another run: process {first.pid} of \S+ on \S+, since", second.text())
+    assert first.returncode == 0, output
+
+
+def test_killed_run_leaves_no_lock_behind(fleet: Fleet) -> None:
+    killed = _start(fleet.one)
+    _until(killed, "TASK [database :")
+    killed.kill()
+    killed.wait()
+    run = fleet.play("-e", "preflight_lock_wait=0")
+    assert run.code == 0, run.output
+
+
+def test_bad_hosts_are_named_and_the_others_go_on(fleet: Fleet, tmp_path: Any) -> None:
+    small = fleet.hosts["small"]
+    small.run("useradd --create-home --shell /bin/bash plain")
+    small.run("cp -r /home/provision/.ssh /home/plain/ && chown -R plain: /home/plain/.ssh")
+    extra = tmp_path / "extra.yml"
+    address = small.run("hostname -I").stdout.split()[0]
+    extra.write_text(
+        f"""database:
+  hosts:
+    nobody: {{ansible_host: {address}, ansible_port: 9, postgresql_version: 17, postgresql_repository: distribution}}
+    nosudo:
+      ansible_host: {address}
+      ansible_user: plain
+      ansible_ssh_private_key_file: {small.sandbox.folder.key}
+      ansible_ssh_common_args: -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null
+"""
+    )
+    run = play("site.yml", fleet.one.inventory, "-i", str(extra), "--limit", "db1,nobody,nosudo")
+    assert run.code != 0
+    assert run.recap["nobody"].unreachable == 1
+    assert run.recap["nosudo"].failed == 1
+    assert (run.recap["db1"].failed, run.recap["db1"].changed) == (0, 0)
+
+
+def test_run_killed_at_every_role_and_in_the_middle_converges_and_then_changes_nothing(sandbox: Hosts) -> None:
+    host = sandbox.up("killed", os="debian13")
+    for point in [
+        "TASK [preflight : Let no other run",
+        "TASK [postgresql : Install the server]",
+        "TASK [postgresql : Make the cluster",
+        "TASK [postgresql : Start the server",
+        "TASK [toolkit : Install the command]",
+        "TASK [pgvector : Install pgvector]",
+        "TASK [database : Make the database]",
+        "TASK [migrations : Apply",
+        "TASK [verify : Log in",
+    ]:
+        run = _start(host)
+        _until(run, point)
+        time.sleep(1.5 if "Install" in point else 0.2)  # in the middle of apt and of dpkg
+        run.kill()
+        run.wait()
+        # What it had started on the host dies with its connection, as when the controller loses power.
+        host.run("pkill -KILL -f 'sshd-session: provision|AnsiballZ'; true")
+    final = play("site.yml", host.inventory, "--limit", "killed")
+    assert final.code == 0, final.output
+    again = play("site.yml", host.inventory, "--limit", "killed")
+    assert again.recap["killed"].changed == 0, again.output
+    sandbox.sandbox.down(["killed"])
+
+
+def test_taken_port_is_refused_with_the_pid_and_name_of_its_holder(sandbox: Hosts) -> None:
+    host = sandbox.up("taken", os="debian13")
+    host.run("systemd-run --unit=squatter /usr/bin/python3 -m http.server 5432")
+    time.sleep(1)
+    pid = host.run("systemctl show -P MainPID squatter").stdout.strip()
+    run = play("site.yml", host.inventory, "--limit", "taken")
+    assert run.code != 0
+    assert f"port 5432 is taken by process {pid} (/usr/bin/python3 -m http.server 5432)" in run.text(), run.output
+    assert _untouched(host)
+    assert host.run("systemctl is-active squatter").stdout.strip() == "active"
+
+
+def test_cluster_of_somebody_else_is_refused_and_stays_as_it_is(sandbox: Hosts) -> None:
+    host = sandbox.up("taken", os="debian13")
+    host.run("systemctl stop squatter; apt-get -qq update; "
+             "DEBIAN_FRONTEND=noninteractive apt-get -qqy install --no-install-recommends postgresql-17")  # fmt: skip
+    before = started(host)
+    assert before
+    run = play("site.yml", host.inventory, "--limit", "taken")
+    assert run.code != 0
+    assert "exists and was not made by this toolkit: nothing was touched" in run.text(), run.output
+    other = play("site.yml", host.inventory, "--limit", "taken", "-e", "postgresql_version=14",
+                 "-e", "postgresql_repository=pgdg", "-e", "pgvector_install_method=source")  # fmt: skip
+    assert "of PostgreSQL 17 is serving" in other.text(), other.output
+    assert started(host) == before
+    sandbox.sandbox.down(["taken"])
+
+
+def test_host_without_python_is_told_about_bootstrap(sandbox: Hosts) -> None:
+    host = sandbox.up("bare", os="debian13")
+    host.run("mv /usr/bin/python3 /usr/bin/python3.away")
+    run = play("site.yml", host.inventory, "--limit", "bare")
+    assert run.code != 0
+    assert "provision bootstrap" in run.text(), run.output
+    sandbox.sandbox.down(["bare"])
+
+
+def _start(host: Host, *arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        words("site.yml", host.inventory, "--limit", host.name, *arguments),
+        cwd=ROOT,
+        env={**environment(), "PYTHONUNBUFFERED": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def _until(run: subprocess.Popen[str], text: str) -> None:
+    assert run.stdout is not None
+    seen = []
+    for line in run.stdout:
+        seen.append(line)
+        if text in line:
+            return
+    raise AssertionError(f"{text!r} never came:\n{''.join(seen)}")
