@@ -22,7 +22,6 @@ from pyinfra.api.operation import add_op, operation
 from pyinfra.api.operations import run_ops
 from pyinfra.api.state import BaseStateCallback, State
 from pyinfra.context import ctx_host, ctx_state, host
-from pyinfra.facts.deb import DebPackages
 from pyinfra.facts.server import Command
 from pyinfra.operations import apt, server
 
@@ -67,24 +66,18 @@ def read_public_key(path: Path) -> str:
     text = path.read_text(errors="replace").strip() if path.is_file() else ""
     answer = run(["ssh-keygen", "-l", "-f", str(path)]) if text else None
     if "PRIVATE KEY" in text or "\n" in text or answer is None or answer.returncode:
-        seen = (
-            "a private key"
-            if "PRIVATE KEY" in text
-            else "no such file"
-            if not path.is_file()
-            else "something else"
-        )
-        allowed = "one public key, as ssh-keygen writes it to FILE.pub"
-        raise UsageError(
-            "not a public key", where=f"--key {path}", seen=seen, allowed=allowed, run="ssh-keygen -t ed25519"
-        )
+        seen = "a private key" if "PRIVATE KEY" in text else text[:40] or "nothing"
+        allowed = "one public key, as `ssh-keygen -t ed25519` writes it to FILE.pub"
+        raise UsageError("not a public key", where=f"--key {path}", seen=seen, allowed=allowed)
     return text
 
 
 @operation()
 def install_packages() -> Generator[Any]:
     """Install with apt what Ansible and its apt module need, and is missing."""
-    missing = [package for package in PACKAGES if package not in host.get_fact(DebPackages)]
+    query = "dpkg-query --show --showformat='${db:Status-Status}:${Package}\\n'"
+    seen = host.get_fact(Command, f"{query} {' '.join(PACKAGES)} 2>/dev/null || true") or ""
+    missing = [package for package in PACKAGES if f"installed:{package}" not in seen.split()]
     if not missing:
         host.noop("packages are there")
         return
@@ -130,10 +123,9 @@ def bootstrap(
         if reason:
             failures.reasons[each] = reason
             state.active_hosts.discard(each)
-    planned = {each: _titles(state, each) for each in state.active_hosts}
     if not check:
         _quietly(run_ops, state)
-    outcomes = [_outcome(state, each, failures, planned.get(each, []), check=check) for each in state.inventory]
+    outcomes = [_outcome(state, each, failures, check=check) for each in state.inventory]
     _quietly(disconnect_all, state)
     return outcomes
 
@@ -151,7 +143,13 @@ def _state(names: Sequence[str], connection: Connection) -> State:
     }
     config = Config(CONNECT_TIMEOUT=CONNECT_TIMEOUT_S, ENV={"LC_ALL": "C"})  # type: ignore[no-untyped-call]
     given = {key: value for key, value in data.items() if value}
-    return State(Inventory((list(names), given)), config)  # type: ignore[no-untyped-call]
+    try:
+        return State(Inventory((list(names), given)), config)  # type: ignore[no-untyped-call]
+    except PyinfraError as error:
+        allowed = "names or addresses for SSH, @local, @podman/CONTAINER or another pyinfra connector"
+        raise UsageError(
+            "cannot use these hosts", where=" ".join(names), seen=str(error), allowed=allowed
+        ) from None
 
 
 def _quietly(step: Any, state: State) -> None:  # a pyinfra function of the state
@@ -175,9 +173,10 @@ def _refusal(state: State, each: Host) -> str:
             return "not a host of the Debian family"
         if ask("id -u")[1] == "0":
             return ""
-        allowed, seen = ask("sudo -n true")
+        # pyinfra asks the terminal for a password when it reads sudo's own words at the start of a line.
+        allowed, seen = ask('seen=$(sudo -n true 2>&1) || { echo "$(id -un): $seen"; false; }')
         if not allowed:
-            return f"sudo is refused for {ask('id -un')[1]}: {seen}"
+            return f"sudo is refused for {seen}"
         each.data._sudo = True
         return ""
 
@@ -193,19 +192,17 @@ def _plan(state: State, each: Host, admin: str, public_key: str) -> str:
     return ""
 
 
-def _titles(state: State, each: Host) -> list[str]:
-    """Name the operations that change something on a host, in their order."""
-    changing = [op for op, data in state.ops[each].items() if data.operation_meta._maybe_is_change]
-    return [name for op in changing for name in sorted(state.get_op_meta(op).names)]
-
-
-def _outcome(state: State, each: Host, failures: _Failures, planned: list[str], *, check: bool) -> Outcome:
+def _outcome(state: State, each: Host, failures: _Failures, *, check: bool) -> Outcome:
     if each in failures.reasons:
         return Outcome(each.name, FAILED, failures.reasons[each])
-    for op, data in state.ops[each].items():
-        meta = data.operation_meta
-        if not check and (not meta.is_complete() or meta.did_error()):
-            seen = (meta.stderr or meta.stdout) if meta.is_complete() else "not run"
-            return Outcome(each.name, FAILED, f"{', '.join(state.get_op_meta(op).names)}: {seen.strip()}")
-    status = UNCHANGED if not planned else PENDING if check else CHANGED
-    return Outcome(each.name, status, "; ".join(planned))
+    changes = []
+    with ctx_state.use(state), ctx_host.use(each):
+        for op, data in state.ops[each].items():
+            meta, title = data.operation_meta, ", ".join(state.get_op_meta(op).names)
+            if not check and (not meta.is_complete() or meta.did_error()):
+                seen = (meta.stderr or meta.stdout) if meta.is_complete() else "not run"
+                return Outcome(each.name, FAILED, f"{title}: {seen.strip()}")
+            if meta.will_change if check else meta.did_change():
+                changes.append(title)
+    status = UNCHANGED if not changes else PENDING if check else CHANGED
+    return Outcome(each.name, status, "; ".join(changes))

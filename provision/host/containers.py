@@ -87,6 +87,8 @@ def spec_of(wanted: Mapping[str, Any]) -> Spec:
 def require_agreement(spec: Spec, wanted: dict[str, str]) -> None:
     """Raise HostError if a host that is there is not what is asked for now. Pure."""
     for key, value in wanted.items():
+        if key == "memory" and not spec.memory:
+            continue  # made where no limit binds
         have, option = getattr(spec, key), f"--{key.replace('_', '-')}"
         is_size = key in ("memory", "shm_size") and have
         if size_bytes(have, option) != size_bytes(value, option) if is_size else have != value:

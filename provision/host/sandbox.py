@@ -185,6 +185,11 @@ class Sandbox:
 
     def call(self, each: Container, *command: str) -> int:
         """Run a command in a host with this process's own input and output, and return its exit code."""
+        if not each.running:
+            name = each.spec.name
+            raise HostError(
+                f"{name} is stopped", where=each.container, seen=each.state, run=f"provision sandbox up {name}"
+            )
         options = ["--interactive", *(["--tty"] if os.isatty(0) and os.isatty(1) else [])]
         return run(self.words(each, *command, options=options), capture_output=False).returncode
 
