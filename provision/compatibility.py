@@ -277,7 +277,10 @@ def _build(postgresql: int, pgvector: str, method: str) -> Iterable[Finding]:
     """Judge a build from source; of a package its maintainers have judged that already."""
     if method != "source":
         return
-    if pgvector not in PGVECTOR:
+    if pgvector and version_key(pgvector) > max(map(version_key, PGVECTOR)):
+        message = f"pgvector {pgvector} is newer than this toolkit knows: nothing is on record for or against it"
+        yield Finding("pgvector-newer", Level.WARNING, message, "compare pgvector_source_sha256 with its publisher's")
+    elif pgvector not in PGVECTOR:
         message = f"pgvector {pgvector or '(none)'} has no recorded checksum, so it is not built from source"
         remedy = f"set pgvector_version to one of {', '.join(PGVECTOR)}"
         yield Finding("pgvector-unknown", Level.REFUSAL, message, remedy)

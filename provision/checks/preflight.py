@@ -106,7 +106,7 @@ def _versions(host: dict[str, Any], wanted: dict[str, Any], verdict: Verdict, to
         accepted=wanted["pgvector"]["accept_advisories"],
     ):
         refused = finding.level is compatibility.Level.REFUSAL
-        (verdict.refusals if refused else verdict.warnings).append(f"{finding.message}; {finding.remedy}")
+        (verdict.refusals if refused else verdict.warnings).append(f"{finding.message}; {finding.remedy} ({finding.id})")
     if wanted["postgresql"]["repository"] == "distribution":
         shipped, packaged = SHIPPED.get(host["distribution_codename"], (major, True))
         if shipped != major:

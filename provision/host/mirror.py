@@ -114,9 +114,12 @@ def parse_options(dump: str) -> list[tuple[str, str]]:
 
 def require_release(mirror: Mirror, codename: str) -> None:
     """Raise HostError that names the URL unless the mirror carries a release."""
-    url = f"{mirror.archive}/dists/{codename}/InRelease"
+    _require(f"{mirror.archive}/dists/{codename}/InRelease")
+
+
+def _require(url: str) -> None:
     with tempfile.TemporaryDirectory(prefix="provision-") as folder:
-        _ask("/usr/lib/apt/apt-helper", "download-file", url, f"{folder}/InRelease", where=url)
+        _ask("/usr/lib/apt/apt-helper", "download-file", url, f"{folder}/file", where=url)
 
 
 def pgvector_source(mirror: Mirror) -> Source:
@@ -124,7 +127,9 @@ def pgvector_source(mirror: Mirror) -> Source:
     failure: HostError | None = None
     for suite in PGVECTOR_SUITES:
         try:
-            return parse_source_uris(_source_uris(mirror, suite, "pgvector"))
+            source = parse_source_uris(_source_uris(mirror, suite, "pgvector"))
+            _require(source.url)  # an index may name what the pool does not hold
+            return source
         except HostError as error:
             failure = failure or error
     assert failure is not None  # noqa: S101 - the loop runs at least once
