@@ -129,7 +129,7 @@ def clusters() -> list[dict[str, Any]]:
             if separator:
                 settings[name.strip()] = value.strip().strip("'")
         data = Path(settings.get("data_directory", f"/var/lib/postgresql/{conf.parts[3]}/{conf.parts[4]}"))
-        pid = _running(data)
+        pid, port = _running(data)
         found.append(
             {
                 "major": conf.parts[3],
@@ -138,6 +138,7 @@ def clusters() -> list[dict[str, Any]]:
                 "data_directory": str(data),
                 "version_file": "".join(_lines(data / "PG_VERSION")).strip(),
                 "running_pid": pid,
+                "running_port": port,
             }
         )
     return found
@@ -153,10 +154,12 @@ def strangers(known: list[dict[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
-def _running(data: Path) -> int:
+def _running(data: Path) -> tuple[int, int]:
+    """Give the pid and the port of the server that runs on a data directory, or zeros."""
     words = _lines(data / "postmaster.pid")
     pid = int(words[0]) if words and words[0].strip().isdigit() else 0
-    return pid if pid and Path(f"/proc/{pid}").exists() else 0
+    port = int(words[3]) if len(words) > 3 and words[3].strip().isdigit() else 0
+    return (pid, port) if pid and Path(f"/proc/{pid}").exists() else (0, 0)
 
 
 def packages_interrupted() -> bool:

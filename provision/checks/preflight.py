@@ -106,7 +106,9 @@ def _versions(host: dict[str, Any], wanted: dict[str, Any], verdict: Verdict, to
         accepted=wanted["pgvector"]["accept_advisories"],
     ):
         refused = finding.level is compatibility.Level.REFUSAL
-        (verdict.refusals if refused else verdict.warnings).append(f"{finding.message}; {finding.remedy} ({finding.id})")
+        (verdict.refusals if refused else verdict.warnings).append(
+            f"{finding.message}; {finding.remedy} ({finding.id})"
+        )
     if wanted["postgresql"]["repository"] == "distribution":
         shipped, packaged = SHIPPED.get(host["distribution_codename"], (major, True))
         if shipped != major:
@@ -156,12 +158,14 @@ def _ports(host: dict[str, Any], wanted: dict[str, Any], verdict: Verdict) -> No
     port = wanted["postgresql"]["port"]
     if not 1024 <= port <= 65535:
         verdict.refusals.append(f"postgresql_port {port}: allowed are 1024 to 65535")
-    ours = {cluster["running_pid"] for cluster in host["clusters"]} if host["ours"] else set()
-    verdict.refusals.extend(
-        f"port {row['port']} is taken by process {row['pid']} ({row['command']}): stop it, or choose another port"
-        for row in host["listeners"]
-        if row["pid"] not in ours
-    )
+    # By port, not by pid: a container may hide which process of another user listens.
+    ours = {cluster["running_port"] for cluster in host["clusters"]} if host["ours"] else set()
+    for row in host["listeners"]:
+        if row["port"] not in ours:
+            holder = (
+                f"process {row['pid']} ({row['command']})" if row["pid"] else "a process that this host does not show"
+            )
+            verdict.refusals.append(f"port {row['port']} is taken by {holder}: stop it, or choose another port")
 
 
 def _credentials(credentials: dict[str, Any], verdict: Verdict) -> None:
