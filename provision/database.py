@@ -6,12 +6,21 @@ printed. Works with the psycopg of Debian 12 (3.1) and newer.
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from provision.errors import DatabaseError
 
+Connection = psycopg.Connection[tuple[object, ...]]
+
 CONNECT_TIMEOUT_S = 10
+POLL_S = (0.05, 0.5)
+"""First and longest pause between two tries for an advisory lock: quick for a short hold, cheap for a long one."""
 
 
 def connect(
@@ -21,7 +30,7 @@ def connect(
     autocommit: bool = True,
     statement_timeout_ms: int | None = None,
     lock_timeout_ms: int | None = None,
-) -> psycopg.Connection[tuple[object, ...]]:
+) -> Connection:
     """Open a session to a libpq URL or key=value string; empty means the `PG*` environment.
 
     Time-outs are set after the connection is up, so that they work through any proxy. Raises DatabaseError that
@@ -54,3 +63,172 @@ def describe(url: str) -> str:
         return "a URL that libpq cannot read"
     shown = [f"{key}={parameters[key]}" for key in ("host", "port", "dbname", "user") if parameters.get(key)]
     return " ".join(shown) or "the PG* environment"
+
+
+def profile(connection: Connection) -> str:
+    """Read the profile that the database carries (ALTER DATABASE ... SET provision.profile); '' when it has none.
+
+    Read from the catalogue, not from the session, for a session can be told otherwise by its URL.
+    """
+    row = connection.execute(
+        "SELECT split_part(entry, '=', 2) FROM pg_db_role_setting s JOIN pg_database d ON d.oid = s.setdatabase,"
+        " unnest(s.setconfig) entry"
+        " WHERE d.datname = current_database() AND s.setrole = 0 AND entry LIKE 'provision.profile=%'"
+    ).fetchone()
+    return str(row[0]) if row else ""
+
+
+def refuse_pooler(connection: Connection) -> None:
+    """Raise DatabaseError when something stands between this session and its server process.
+
+    A server tells its client the process id to cancel; a pooler cannot pass that on, since client and server
+    session are not the same for long, and makes one up. So the id that libpq was told differs from
+    pg_backend_pid() behind PgBouncer (any pool mode), Odyssey, pgcat or RDS Proxy, and never behind plain TCP.
+    """
+    row = connection.execute("SELECT pg_backend_pid()").fetchone()
+    if row and row[0] == connection.pgconn.backend_pid:
+        return
+    raise DatabaseError(
+        "connected through a connection pooler",
+        where=_address(connection),
+        seen="the server process is not the one that the connection was promised",
+        allowed="a direct connection: behind a pooler locks leak and settings reach other clients",
+        run="use the port of PostgreSQL itself (5432 rather than 6432)",
+    )
+
+
+def refuse_read_only(connection: Connection) -> None:
+    """Raise DatabaseError on a standby, and where transactions are read-only by default."""
+    row = connection.execute("SELECT pg_is_in_recovery(), current_setting('transaction_read_only')").fetchone()
+    if row is None or row[0] or row[1] == "on":
+        standby = row is None or row[0]
+        raise DatabaseError(
+            "connected to a standby" if standby else "transactions are read-only here",
+            where=_address(connection),
+            seen="pg_is_in_recovery() is true" if standby else "default_transaction_read_only is on",
+            allowed="the primary, writable",
+            run="use the primary's address, or add target_session_attrs=read-write to a URL that lists all hosts"
+            if standby
+            else "unset default_transaction_read_only for this role or database",
+        )
+
+
+def _address(connection: Connection) -> str:
+    info = connection.info
+    return f"host={info.host or info.hostaddr} port={info.port} dbname={info.dbname} user={info.user}"
+
+
+@dataclass(frozen=True)
+class Session:
+    """Another session, as pg_stat_activity shows it; an empty field is hidden from us or not set."""
+
+    pid: int
+    application: str
+    user: str
+    client: str
+    state: str
+    since: str
+
+    def __str__(self) -> str:
+        """Name it for a message."""
+        parts = [f"pid {self.pid}"]
+        parts += [f"application {self.application!r}"] if self.application else []
+        parts += [f"user {self.user}"] if self.user else []
+        parts += [f"from {self.client}"] if self.client else []
+        parts += [self.state] if self.state else []
+        parts += [f"since {self.since}"] if self.since else []
+        return ", ".join(parts)
+
+
+_SESSION = (
+    "a.pid, coalesce(a.application_name, ''), coalesce(a.usename, ''), coalesce(host(a.client_addr), ''),"
+    " coalesce(a.state, ''),"
+    " coalesce(to_char(coalesce(a.xact_start, a.backend_start), 'YYYY-MM-DD HH24:MI:SS TZ'), '')"
+)
+
+
+def _sessions(rows: Sequence[tuple[object, ...]]) -> list[Session]:
+    return [Session(int(str(pid)), *(str(text) for text in texts)) for pid, *texts in rows]
+
+
+def blockers(connection: Connection, pid: int) -> list[Session]:
+    """Name the sessions that keep the server process `pid` waiting for a lock. Ask from another session."""
+    query = f"SELECT {_SESSION} FROM unnest(pg_blocking_pids(%s)) b(pid) JOIN pg_stat_activity a USING (pid)"  # noqa: S608
+    return _sessions(connection.execute(query, (pid,)).fetchall())
+
+
+_ADVISORY = (
+    "l.locktype = 'advisory' AND l.granted AND l.objsubid = 1"
+    " AND (l.classid::bigint << 32 | l.objid::bigint) = ANY(%s)"
+    " AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+)
+
+
+def holders(connection: Connection, keys: Sequence[int]) -> list[Session]:
+    """Name the other sessions that hold one of these advisory locks; since: when they began."""
+    query = (
+        f"SELECT DISTINCT {_SESSION} FROM pg_locks l JOIN pg_stat_activity a USING (pid)"  # noqa: S608
+        f" WHERE {_ADVISORY} AND l.pid <> pg_backend_pid()"
+    )
+    return _sessions(connection.execute(query, (list(keys),)).fetchall())
+
+
+def locks_held(connection: Connection, keys: Sequence[int]) -> bool:
+    """Say whether this session itself still holds all of these advisory locks."""
+    query = f"SELECT count(*) FROM pg_locks l WHERE {_ADVISORY} AND l.pid = pg_backend_pid()"  # noqa: S608
+    row = connection.execute(query, (list(keys),)).fetchone()
+    return row is not None and row[0] == len(set(keys))
+
+
+def try_locks(connection: Connection, keys: Sequence[int]) -> bool:
+    """Take all of these advisory locks in this order, or none; never waits."""
+    for taken, key in enumerate(keys):
+        row = connection.execute("SELECT pg_try_advisory_lock(%s)", (key,)).fetchone()
+        if row is None or not row[0]:
+            _release(connection, keys[:taken])
+            return False
+    return True
+
+
+def _release(connection: Connection, keys: Sequence[int]) -> None:
+    for key in reversed(keys):
+        connection.execute("SELECT pg_advisory_unlock(%s)", (key,))
+
+
+@contextmanager
+def hold_locks(
+    connection: Connection,
+    keys: Sequence[int],
+    *,
+    wait_s: float,
+    what: str,
+    waiting: Callable[[float, list[Session]], None] = lambda _seconds, _sessions: None,
+) -> Iterator[None]:
+    """Hold session-level advisory locks, in this order, for the length of a `with` block.
+
+    Polls instead of queueing: a session that waits inside pg_advisory_lock() keeps a snapshot, for which CREATE
+    INDEX CONCURRENTLY in the holder's session waits in turn. `waiting` is called after each try in vain and may
+    raise. After `wait_s` seconds raises DatabaseError that names the holders.
+    """
+    begun = time.monotonic()
+    pause, longest = POLL_S
+    while not try_locks(connection, keys):
+        waited = time.monotonic() - begun
+        others = holders(connection, keys)
+        if waited >= wait_s:
+            raise DatabaseError(
+                f"another session holds {what}",
+                where=_address(connection),
+                seen=f"waited {waited:.0f} s for " + ("; ".join(map(str, others)) or "a session that is gone by now"),
+                allowed="one at a time",
+                run="wait for it and try again; if it is an orphan: "
+                + " ".join(f"SELECT pg_terminate_backend({other.pid});" for other in others),
+            )
+        waiting(waited, others)
+        time.sleep(min(pause, max(0.0, wait_s - waited)))
+        pause = min(2 * pause, longest)
+    try:
+        yield
+    finally:
+        with suppress(psycopg.Error):  # a broken session has released them by itself
+            _release(connection, keys)

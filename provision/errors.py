@@ -27,6 +27,15 @@ class UsageError(ProvisionError):
     exit_code = 2
 
 
+class ConfirmationError(UsageError):
+    """What was asked for destroys data of the database `name`, and nobody typed that name yet."""
+
+    def __init__(self, what: str, *, name: str, where: str = "", seen: str = "", run: str = "") -> None:
+        """Keep the name to be typed."""
+        super().__init__(what, where=where, seen=seen, allowed=f"typing the database's name, {name}", run=run)
+        self.name = name
+
+
 class DriftError(ProvisionError):
     """The call worked and found something that is not as it should be, or that is still to do."""
 

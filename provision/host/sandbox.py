@@ -219,9 +219,7 @@ class Sandbox:
             gone = self.hosts(names)
             last = len(gone) == len(self.hosts())
             network = self.prefix if last and self._exists("network", self.prefix) else ""
-            with self.narration.stage(
-                "removing " + (", ".join(each.spec.name for each in gone) or "what is left")
-            ):
+            with self.narration.stage("removing " + (", ".join(each.spec.name for each in gone) or "what is left")):
                 doomed = [each.container for each in gone]
                 self.machine.apply("cannot remove hosts", containers.remove, doomed, network)
             if last:

@@ -1,0 +1,117 @@
+"""`provision migrate`: golang-migrate's commands on golang-migrate's table, and what is safer about ours.
+
+Exit codes: 0 done, also when there was nothing to do; 1 failed or refused; 2 usage; 3 `status` and `plan` found
+something pending or drifted.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from provision.cli._migrate import Call, destroys, options
+from provision.errors import UsageError
+from provision.migrate import report as shown
+from provision.migrate.create import create as create_files
+from provision.migrate.files import NONE
+from provision.migrate.runner import Report, Runner
+from provision.migrate.status import look
+from provision.migrate.status import version as read_version
+
+
+@click.group("migrate")
+def command() -> None:
+    """Apply, revert and inspect SQL migrations."""
+
+
+@command.command()
+@click.argument("limit", type=click.IntRange(0), required=False, metavar="[N]")
+@options
+def up(call: Call, limit: int | None) -> None:
+    """Apply all pending migrations, or the next N."""
+    _report(call, "up", _runner(call).up(limit))
+
+
+@command.command()
+@click.argument("limit", type=click.IntRange(0), required=False, metavar="N")
+@click.option("--all", "-all", "everything", is_flag=True, help="Revert everything.")
+@destroys
+@options
+def down(call: Call, limit: int | None, everything: bool, yes_destroy: str) -> None:
+    """Revert the last N migrations, or all."""
+    if everything == (limit is not None):
+        raise UsageError("how many?", seen="down", allowed="down N, or down --all", run="provision migrate down 1")
+    _report(call, "down", call.confirming(yes_destroy, lambda confirmed: _runner(call, confirmed).down(limit)))
+
+
+@command.command()
+@click.argument("target", type=click.IntRange(0), metavar="V")
+@destroys
+@options
+def goto(call: Call, target: int, yes_destroy: str) -> None:
+    """Go up or down to version V."""
+    _report(call, "goto", call.confirming(yes_destroy, lambda confirmed: _runner(call, confirmed).goto(target)))
+
+
+@command.command(context_settings={"ignore_unknown_options": True})
+@click.argument("target", type=click.IntRange(NONE), metavar="V")
+@options
+def force(call: Call, target: int) -> None:
+    """Say that the database is at version V, clean (-1: nothing applied). Runs nothing."""
+    _report(call, "force", _runner(call).force(target))
+
+
+@command.command()
+@destroys
+@options
+def drop(call: Call, yes_destroy: str) -> None:
+    """Drop every table of the schema, and with them the record of what was applied."""
+    _report(call, "drop", call.confirming(yes_destroy, lambda confirmed: _runner(call, confirmed).drop()))
+
+
+@command.command("version")
+@options
+def show_version(call: Call) -> None:
+    """Print the current version."""
+    state = read_version(call.settings)
+    call.result(shown.state(state), str(state))
+
+
+@command.command()
+@options
+def status(call: Call) -> None:
+    """Show every migration and its state; exit 3 when something is pending or wrong."""
+    situation = look(call.settings)
+    call.result(shown.situation(situation), shown.table(situation))
+    sys.exit(0 if situation.settled else 3)
+
+
+@command.command()
+@click.argument("name")
+@options
+def create(call: Call, name: str) -> None:
+    """Make the two files of a new migration."""
+    paths = [str(path) for path in create_files(call.settings.path, name)]
+    call.result({"created": paths}, "\n".join(paths))
+
+
+def _runner(call: Call, confirmed: str = "") -> Runner:
+    return Runner(call.settings, call.narrator, lambda: call.signal, confirmed)
+
+
+def _report(call: Call, name: str, report: Report) -> None:
+    changed = bool(report.done) or name in ("force", "drop")
+    call.result(
+        {
+            "command": name,
+            "database": report.database,
+            "before": shown.state(report.before),
+            **shown.state(report.after),
+            "changed": changed,
+            "applied": shown.steps(report.done, "up"),
+            "reverted": shown.steps(report.done, "down"),
+            "adopted": report.adopted,
+        },
+        f"version {report.after}" if changed else "no change",
+    )

@@ -1,0 +1,276 @@
+"""The version table that golang-migrate shares with us, our history table beside it, and the two locks. Does IO.
+
+The version table holds at most one row. It is written by DELETE and INSERT, not TRUNCATE as golang-migrate does:
+TRUNCATE waits behind pg_dump and everybody then waits behind it. What we know beyond golang-migrate (checksums,
+when, who, how long) lives in a table of our own, `<version table>_history`, append-only but for the outcome of the
+last step, and without a reference between the two, so that golang-migrate may do what it likes to its own.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import zlib
+from dataclasses import dataclass
+
+import psycopg
+from psycopg import sql
+
+from provision import __version__
+from provision.database import Connection
+from provision.errors import DatabaseError
+from provision.migrate.files import NONE, Direction
+from provision.migrate.steps import Step
+
+LOCK_SALT = 1486364155
+"""golang-migrate's advisoryLockIDSalt (database/util.go)."""
+
+HISTORY_SUFFIX = "_history"
+LONGEST_TABLE = 63 - len(HISTORY_SUFFIX)
+"""Characters of a version table's name; PostgreSQL cuts names at 63 bytes."""
+
+
+def lock_keys(schema: str, table: str, database: str) -> tuple[int, int]:
+    """Compute golang-migrate's lock: of its command line (database with a slash), then of its library."""
+    return _lock_key(schema, table, f"/{database}"), _lock_key(schema, table, database)
+
+
+def _lock_key(*names: str) -> int:
+    return zlib.crc32("\0".join(names).encode()) * LOCK_SALT % 2**32
+
+
+@dataclass(frozen=True)
+class State:
+    """What the version table says; `version` is NONE (-1) when nothing is applied."""
+
+    version: int
+    dirty: bool
+
+    def __str__(self) -> str:
+        """Print it as golang-migrate does."""
+        shown = "none" if self.version == NONE else str(self.version)
+        return f"{shown} (dirty)" if self.dirty else shown
+
+
+@dataclass(frozen=True)
+class Record:
+    """The last line of history about one version; times in UTC as ISO 8601 without fractions."""
+
+    version: int
+    name: str
+    direction: str
+    outcome: str
+    checksum: str | None
+    at: str
+    by: str
+    seconds: float | None
+    detail: str | None
+
+    @property
+    def applied(self) -> bool:
+        """Say whether this line leaves the version applied."""
+        return self.direction == "up"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A line of history to be written: an adopted or forced version, for which nothing was run."""
+
+    version: int
+    name: str
+    direction: Direction
+    outcome: str
+    checksum: str | None
+
+
+class Ledger:
+    """Both tables, in one schema of one database."""
+
+    def __init__(self, connection: Connection, schema: str | None = None, table: str = "schema_migrations") -> None:
+        """Take the schema of the session (current_schema()) unless one is named, as golang-migrate does."""
+        row = connection.execute("SELECT current_schema(), current_database()").fetchone()
+        here, database = row if row else (None, None)
+        if here is None and schema is None:
+            raise DatabaseError(
+                "no schema to migrate in",
+                where=f"database {database}",
+                seen="current_schema() is null: no schema of search_path exists",
+                allowed="a search_path with an existing schema, or --schema",
+                run="provision migrate status --schema public",
+            )
+        self.connection = connection
+        self.schema, self.table, self.database = schema or str(here), table, str(database)
+        self.keys = lock_keys(self.schema, self.table, self.database)
+        self._versions = sql.Identifier(self.schema, self.table)
+        self.history_table = self.table + HISTORY_SUFFIX
+        self._history = sql.Identifier(self.schema, self.history_table)
+        self.by = f"provision {__version__}, {socket.gethostname()}, pid {os.getpid()}"
+
+    @property
+    def name(self) -> str:
+        """Name the version table with its schema, quoted as SQL needs it."""
+        return self._versions.as_string(self.connection)
+
+    def check(self, *, write: bool) -> None:
+        """Refuse another tool's table, one with several rows, and missing privileges. Changes nothing."""
+        columns = self._columns(self.table)
+        if columns and columns != {"version": "bigint", "dirty": "boolean"}:
+            shown = ", ".join(f"{name} {kind}" for name, kind in sorted(columns.items()))
+            raise DatabaseError(
+                f"{self.name} belongs to another tool",
+                where=f"database {self.database}",
+                seen=f"columns {shown}",
+                allowed="version bigint, dirty boolean",
+                run="provision migrate status --table OTHER_NAME",
+            )
+        if write:
+            self._check_privileges(exists=bool(columns))
+
+    def _check_privileges(self, *, exists: bool) -> None:
+        wanted = "CREATE on schema " + sql.Identifier(self.schema).as_string(self.connection)
+        query = "SELECT has_schema_privilege(%s, 'CREATE')"
+        parameters: list[str] = [self.schema]
+        if exists and self._columns(self.history_table):
+            wanted = f"SELECT, INSERT, DELETE on {self.name}"
+            query = "SELECT bool_and(has_table_privilege(%s, k)) FROM unnest(ARRAY['SELECT','INSERT','DELETE']) k"
+            parameters = [self.name]
+        try:
+            row = self.connection.execute(query, parameters).fetchone()
+        except psycopg.errors.InvalidSchemaName:
+            raise DatabaseError(
+                f'schema "{self.schema}" does not exist',
+                where=f"database {self.database}",
+                allowed="an existing schema",
+                run=f'CREATE SCHEMA "{self.schema}"',
+            ) from None
+        if row is None or not row[0]:
+            raise DatabaseError(
+                "this role may not migrate here",
+                where=f"database {self.database}, role {self.connection.info.user}",
+                seen=f"no privilege {wanted}",
+                allowed="the owner of the database, or a role with that privilege",
+                run=f"GRANT {wanted} TO {self.connection.info.user}",
+            )
+
+    def _columns(self, table: str) -> dict[str, str]:
+        rows = self.connection.execute(
+            "SELECT a.attname, format_type(a.atttypid, NULL) FROM pg_attribute a"
+            " JOIN pg_class c ON c.oid = a.attrelid JOIN pg_namespace n ON n.oid = c.relnamespace"
+            " WHERE n.nspname = %s AND c.relname = %s AND a.attnum > 0 AND NOT a.attisdropped",
+            (self.schema, table),
+        ).fetchall()
+        return {str(name): str(kind) for name, kind in rows}
+
+    def exists(self) -> bool:
+        """Say whether the version table is there."""
+        return bool(self._columns(self.table))
+
+    def create(self) -> None:
+        """Make whichever of the two tables is missing."""
+        statement = sql.SQL("CREATE TABLE {} (version bigint NOT NULL PRIMARY KEY, dirty boolean NOT NULL)")
+        if not self._columns(self.table):
+            self.connection.execute(statement.format(self._versions))
+        if not self._columns(self.history_table):
+            self.connection.execute(
+                sql.SQL(
+                    "CREATE TABLE {} (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,"
+                    " version bigint NOT NULL, name text NOT NULL,"
+                    " direction text NOT NULL CHECK (direction IN ('up', 'down')),"
+                    " outcome text NOT NULL CHECK (outcome IN"
+                    " ('started', 'done', 'failed', 'interrupted', 'adopted', 'forced')),"
+                    " checksum text CHECK (checksum ~ '^[0-9a-f]{{64}}$'),"
+                    " started_at timestamptz NOT NULL DEFAULT clock_timestamp(), duration interval,"
+                    " role name NOT NULL DEFAULT session_user, runner text NOT NULL, detail text)"
+                ).format(self._history)
+            )
+
+    def state(self) -> State:
+        """Read the version; a missing or empty table means that nothing was applied."""
+        try:
+            query = sql.SQL("SELECT version, dirty FROM {} LIMIT 2").format(self._versions)
+            rows = self.connection.execute(query).fetchall()
+        except psycopg.errors.UndefinedTable:
+            return State(NONE, dirty=False)
+        except psycopg.errors.InsufficientPrivilege as error:
+            raise DatabaseError(f"cannot read {self.name}", seen=str(error).strip(), allowed="SELECT on it") from None
+        if len(rows) > 1:
+            raise DatabaseError(
+                f"{self.name} holds more than one row",
+                where=f"database {self.database}",
+                allowed="one row, or none: the one current version",
+                run="provision migrate force VERSION",
+            )
+        return State(int(str(rows[0][0])), bool(rows[0][1])) if rows else State(NONE, dirty=False)
+
+    def records(self) -> dict[int, Record]:
+        """Read the last line of history that says whether a version is applied, for each version."""
+        return self._read(
+            "SELECT DISTINCT ON (version) {} FROM {} WHERE outcome IN ('done', 'adopted', 'forced')"
+            " ORDER BY version, id DESC"
+        )
+
+    def unfinished(self) -> Record | None:
+        """Read the very last line of history, if it is a step that did not end well."""
+        last = self._read("SELECT {} FROM {} ORDER BY id DESC LIMIT 1")
+        return next(
+            (record for record in last.values() if record.outcome in ("started", "failed", "interrupted")), None
+        )
+
+    def _read(self, query: str) -> dict[int, Record]:
+        columns = sql.SQL(
+            "version, name, direction, outcome, checksum,"
+            " to_char(started_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"'),"
+            " role || ' (' || runner || ')', extract(epoch FROM duration)::float8, detail"
+        )
+        try:
+            statement = sql.SQL(query).format(columns, self._history)
+            rows = self.connection.execute(statement).fetchall()
+        except psycopg.errors.UndefinedTable:
+            return {}
+        return {row[0]: Record(*row) for row in rows}  # type: ignore[misc,arg-type]
+
+    def begin(self, step: Step, checksum: str | None) -> None:
+        """Commit the target as dirty, and that the step started.
+
+        Committed without waiting for the disk: whatever the file commits after it reaches the disk after it.
+        """
+        self._write(
+            State(step.target, dirty=True),
+            sql.SQL(
+                "INSERT INTO {} (version, name, direction, outcome, checksum, runner)"
+                " VALUES ({}, {}, {}, 'started', {}, {})"
+            ).format(self._history, *map(sql.Literal, (step.version, step.title, step.direction, checksum, self.by))),
+            wait=False,
+        )
+
+    def end(self, state: State, outcome: str, detail: str | None = None, *, wait: bool = True) -> None:
+        """Commit what the version is after a step, and how the step ended."""
+        self._write(
+            state,
+            sql.SQL(
+                "UPDATE {history} SET outcome = {outcome}, detail = {detail},"
+                " duration = clock_timestamp() - started_at"
+                " WHERE outcome = 'started' AND id = (SELECT max(id) FROM {history})"
+            ).format(history=self._history, outcome=sql.Literal(outcome), detail=sql.Literal(detail)),
+            wait=wait,
+        )
+
+    def force(self, state: State, entries: list[Entry]) -> None:
+        """Commit a version and lines of history for what was not run by us."""
+        lines = [
+            sql.SQL(
+                "INSERT INTO {} (version, name, direction, outcome, checksum, duration, runner)"
+                " VALUES ({}, {}, {}, {}, {}, '0', {})"
+            ).format(self._history, *map(sql.Literal, (e.version, e.name, e.direction, e.outcome, e.checksum, self.by)))
+            for e in entries
+        ]
+        self._write(state, *lines, wait=True)
+
+    def _write(self, state: State, *history: sql.Composable, wait: bool) -> None:
+        """Send one message, which is one transaction: one round trip, one commit."""
+        parts: list[sql.Composable] = [] if wait else [sql.SQL("SET LOCAL synchronous_commit = off")]
+        parts.append(sql.SQL("DELETE FROM {}").format(self._versions))
+        if state.version != NONE or state.dirty:
+            insert = sql.SQL("INSERT INTO {} (version, dirty) VALUES ({}, {})")
+            parts.append(insert.format(self._versions, sql.Literal(state.version), sql.Literal(state.dirty)))
+        self.connection.execute(sql.SQL("; ").join([*parts, *history]))

@@ -1,0 +1,159 @@
+"""Run one file and make sure of what came of it: retried, explained, caught. Does IO.
+
+Returns when the file did all it says and the session is still ours; else the version table says what is true (dirty,
+or as before where nothing of the file was kept and nothing is wrong with it) and a MigrationError is raised.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from provision.database import Connection
+from provision.errors import MigrationError
+from provision.migrate import explain
+from provision.migrate.execute import RETRIABLE, Outcome, send, send_each
+from provision.migrate.explain import Failure, Kept
+from provision.migrate.files import Problem, Severity
+from provision.migrate.ledger import State
+from provision.migrate.narrate import Narrator
+from provision.migrate.session import Locked
+from provision.migrate.settings import Settings
+from provision.migrate.sql import statements
+from provision.migrate.steps import Step
+from provision.migrate.watch import Watcher
+
+RETRY_PAUSE_S = 1.0
+"""Pause before the first retry, doubled each time: lets through the sessions that queued behind our lock request."""
+
+
+@dataclass(frozen=True)
+class Performer:
+    """What is needed to run files, besides the files."""
+
+    session: Locked
+    settings: Settings
+    narrator: Narrator
+    watcher: Watcher
+    interrupted: Callable[[], str]
+
+    def perform(self, step: Step, body: bytes) -> None:
+        """Run the file of a step that is already marked dirty."""
+        outcome, base, tries = self._send(step, body)
+        rest = explain.kept(body, outcome)
+        failure = Failure(step, self._path(step), self._where(), rest)
+        if outcome.error is not None:
+            raise self._failed(failure, body, outcome, base, tries)
+        if outcome.open or outcome.copied:
+            self.session.secure()
+            what = "left a transaction open" if outcome.open else "copied to the client"
+            raise self._caught(failure, what)
+        self._check(failure, body, outcome)
+
+    def _path(self, step: Step) -> str:
+        return str(self.settings.path / step.label)
+
+    def _where(self) -> str:
+        return f"database {self.session.ledger.database}"
+
+    def _send(self, step: Step, body: bytes) -> tuple[Outcome, int, int]:
+        begun = time.monotonic()
+
+        def tick() -> bool:
+            self.watcher.look()
+            self.narrator.running(step.label, time.monotonic() - begun, self.watcher.note)
+            return bool(self.interrupted())
+
+        for tries in range(1, self.settings.retries + 2):
+            self.watcher.start()
+            base = 0
+            if self.settings.multi_statement:
+                outcome, base = send_each(self.session.connection, body, tick)
+            else:
+                outcome = send(self.session.connection, body, tick)
+            sqlstate = outcome.error.sqlstate if outcome.error else ""
+            hopeful = sqlstate in RETRIABLE and explain.kept(body, outcome) is Kept.NOTHING
+            if not hopeful or tries > self.settings.retries or self.interrupted():
+                break
+            blocked = f", blocked by {'; '.join(map(str, self.watcher.seen))}" if self.watcher.seen else ""
+            self.narrator.note(f"{step.label}: {RETRIABLE[sqlstate]}{blocked}; rolled back, will be tried again")
+            self._pause(RETRY_PAUSE_S * 2 ** (tries - 1))
+        return outcome, base, tries
+
+    def _pause(self, seconds: float) -> None:
+        until = time.monotonic() + seconds
+        while time.monotonic() < until and not self.interrupted():
+            time.sleep(0.05)
+
+    def _failed(self, failure: Failure, body: bytes, outcome: Outcome, base: int, tries: int) -> MigrationError:
+        signal = self.interrupted()
+        retriable = outcome.error is not None and outcome.error.sqlstate in RETRIABLE
+        blamed = retriable and bool(self.watcher.seen)
+        clean = failure.rest is Kept.NOTHING and (bool(signal) or retriable)
+        invalid: list[str] = []
+        if not outcome.lost:
+            self.session.secure()
+            invalid = _invalid_indexes(self.session.connection, body)
+        error = explain.failed(
+            failure,
+            body,
+            outcome,
+            base=base,
+            dirty=not clean,
+            blocked_by=self.watcher.seen if blamed else (),
+            invalid=invalid,
+            tries=tries,
+            signal=signal,
+        )
+        if not outcome.lost:
+            step = failure.step
+            after = State(step.start, dirty=False) if clean else State(step.target, dirty=True)
+            detail = f"{error.what}; {failure.rest.value}"
+            self.session.ledger.end(after, "interrupted" if signal else "failed", detail)
+        return error
+
+    def _check(self, failure: Failure, body: bytes, outcome: Outcome) -> None:
+        """Catch what a file did to the run itself although the server accepted it all."""
+        ledger = self.session.ledger
+        tolerable, fatal = [], []
+        if not self.session.secure():
+            tolerable.append("gave up the migration lock")
+        if outcome.rollbacks > sum("TO" in s.words[:4] for s in statements(body) if s.begins("ROLLBACK")):
+            tolerable.append("holds a ROLLBACK, so that some or all of it was undone")
+        if not ledger.exists():
+            fatal.append(f"dropped {ledger.name}")
+        elif ledger.state() != State(failure.step.target, dirty=True):
+            tolerable.append(f"changed {ledger.name}")
+        fatal += [f"left an INVALID index {index} behind" for index in _invalid_indexes(self.session.connection, body)]
+        if fatal or (tolerable and not self.settings.compatible):
+            ledger.create()
+            raise self._caught(failure, " and ".join(tolerable + fatal))
+        for what in tolerable:
+            seen = "golang-migrate would not notice"
+            self.narrator.warn(Problem("caught", failure.step.label, f"{what}; {seen}", "", Severity.WARNING))
+
+    def _caught(self, failure: Failure, what: str) -> MigrationError:
+        error = explain.caught(failure, what)
+        self.session.ledger.end(State(failure.step.target, dirty=True), "failed", f"{what}; {failure.rest.value}")
+        return error
+
+
+def _invalid_indexes(connection: Connection, body: bytes) -> list[str]:
+    """Name the INVALID indexes that a file with CONCURRENTLY speaks of, or that are on a table it speaks of."""
+    if not re.search(rb"concurrently", body, re.IGNORECASE):
+        return []
+    if not any("CONCURRENTLY" in statement.words for statement in statements(body)):
+        return []
+    rows = connection.execute(
+        "SELECT format('%I.%I', n.nspname, c.relname), c.relname, t.relname FROM pg_index i"
+        " JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_class t ON t.oid = i.indrelid"
+        " JOIN pg_namespace n ON n.oid = c.relnamespace WHERE NOT i.indisvalid AND c.relkind = 'i'"
+    ).fetchall()
+    text = body.decode("utf-8", "replace")
+
+    def spoken_of(name: object) -> bool:
+        return re.search(rf"(?<!\w){re.escape(str(name))}(?!\w)", text, re.IGNORECASE) is not None
+
+    return [str(shown) for shown, index, table in rows if spoken_of(index) or spoken_of(table)]

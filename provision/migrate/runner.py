@@ -1,0 +1,184 @@
+"""Move a database from version to version, as golang-migrate does and with nothing passed over. Does IO.
+
+Every command: a session with both locks, read the state, refuse what is wrong before anything is changed, then per
+step: commit (target, dirty), run the file, check it, commit (target, clean). Prints nothing: a Narrator is told.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from psycopg import sql
+
+from provision.database import Session, profile
+from provision.errors import ConfirmationError, DatabaseError, MigrationError
+from provision.migrate import drift, explain, steps
+from provision.migrate.directory import Directory
+from provision.migrate.files import NONE, Catalogue
+from provision.migrate.ledger import State
+from provision.migrate.narrate import Narrator
+from provision.migrate.perform import Performer
+from provision.migrate.session import Locked, locked
+from provision.migrate.settings import Settings
+from provision.migrate.steps import Route, Step
+from provision.migrate.watch import Watcher
+
+
+@dataclass
+class Report:
+    """What a command did."""
+
+    database: str
+    before: State
+    after: State
+    done: list[tuple[Step, float]] = field(default_factory=list)
+    adopted: int = 0
+
+
+class Runner:
+    """One run of one command; `interrupted` answers with the name of a signal once one has come."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        narrator: Narrator | None = None,
+        interrupted: Callable[[], str] = lambda: "",
+        confirmed: str = "",
+    ) -> None:
+        """Nothing is opened yet. `confirmed` is the name of the database whose data may be destroyed."""
+        self.settings = settings
+        self.confirmed = confirmed
+        self.narrator = narrator or Narrator()
+        self.interrupted = interrupted
+        self.directory = Directory(settings.path)
+
+    def up(self, limit: int | None = None) -> Report:
+        """Apply the next `limit` migrations, or all."""
+        return self._travel(lambda catalogue, current: steps.up(catalogue, current, limit))
+
+    def down(self, limit: int | None = None) -> Report:
+        """Revert the last `limit` migrations, or all."""
+        return self._travel(lambda catalogue, current: steps.down(catalogue, current, limit))
+
+    def goto(self, version: int) -> Report:
+        """Go up or down to a version."""
+        return self._travel(lambda catalogue, current: steps.goto(catalogue, current, version))
+
+    def force(self, version: int) -> Report:
+        """Say that the database is at a version, clean, and that the present files made it so. Runs nothing."""
+        catalogue = self.directory.catalogue()
+        with locked(self.settings, self._waiting) as session:
+            ledger = session.ledger
+            try:
+                before = ledger.state()
+            except DatabaseError:  # more than one row: what force is there to mend
+                before = State(NONE, dirty=True)
+            ledger.create()
+            after = State(version, dirty=False)
+            entries = drift.adoption(catalogue, ledger.records(), version, self.directory, "forced")
+            ledger.force(after, entries)
+            return Report(ledger.database, before, after, adopted=len(entries))
+
+    def drop(self) -> Report:
+        """Drop every table of the current schema, as golang-migrate does, and both of ours; in one transaction."""
+        with locked(self.settings, self._waiting) as session:
+            self._require_confirmation(session, "drop", always=True)
+            before = session.ledger.state()
+            _drop_tables(session)
+            return Report(session.ledger.database, before, State(NONE, dirty=False))
+
+    def _travel(self, plan: Callable[[Catalogue, int], Route]) -> Report:
+        catalogue = self.directory.catalogue()
+        with locked(self.settings, self._waiting) as session:
+            ledger = session.ledger
+            state = ledger.state()
+            if state.dirty:
+                before = max((v for v in catalogue.versions if v < state.version), default=NONE)
+                raise explain.dirty(state, ledger.unfinished(), before, where=f"database {ledger.database}")
+            if not catalogue.pairs:
+                raise MigrationError(
+                    "there are no migrations",
+                    where=str(self.settings.path),
+                    allowed="a directory of VERSION_title.up.sql and VERSION_title.down.sql files",
+                    run="provision migrate up --path DIRECTORY",
+                )
+            route = plan(catalogue, state.version)
+            records = ledger.records()
+            problems = drift.all_problems(catalogue, records, state.version, route.steps, self.directory)
+            for problem in drift.refuse(problems, compatible=self.settings.compatible, where=str(self.settings.path)):
+                self.narrator.warn(problem)
+            if any(step.direction == "down" for step in route.steps):
+                self._require_confirmation(session, "down")
+            ledger.create()
+            entries = drift.adoption(catalogue, records, state.version, self.directory)
+            if entries:
+                ledger.force(state, entries)
+            report = Report(ledger.database, state, state, adopted=len(entries))
+            self._run(session, route.steps, report)
+            _refuse_short(route, ledger.database)
+            return report
+
+    def _run(self, session: Locked, route: tuple[Step, ...], report: Report) -> None:
+        timeout = self.settings.lock_timeout_s
+        watcher = Watcher(self.settings.url, session.connection.info.backend_pid, min(1.0, timeout / 2) or 1.0)
+        performer = Performer(session, self.settings, self.narrator, watcher, self.interrupted)
+        try:
+            for step in route:
+                self._stop_if_interrupted(f"before {step.label}; version {report.after} is clean")
+                begun = time.monotonic()
+                body = self.directory.body(step.file) if step.file else b""
+                session.ledger.begin(step, self.directory.inspect(step.file).checksum if step.file else None)
+                if body.strip():
+                    performer.perform(step, body)
+                report.after = State(step.target, dirty=False)
+                session.ledger.end(report.after, "done", wait=step is route[-1])
+                seconds = time.monotonic() - begun
+                report.done.append((step, seconds))
+                self.narrator.done(step, seconds)
+        finally:
+            watcher.close()
+
+    def _waiting(self, seconds: float, others: list[Session]) -> None:
+        self._stop_if_interrupted("while waiting for the migration lock; nothing was changed")
+        self.narrator.running("another run", seconds, "held by " + "; ".join(map(str, others)))
+
+    def _require_confirmation(self, session: Locked, command: str, *, always: bool = False) -> None:
+        database, marker = session.ledger.database, profile(session.connection)
+        if (marker == "prod" or always) and self.confirmed != database:
+            raise ConfirmationError(
+                f"{command} destroys data, and nothing was confirmed",
+                name=database,
+                where=f"database {database}, profile {marker or 'none'}",
+                seen=f"confirmed: {self.confirmed or 'nothing'}",
+                run=f"provision migrate {command} ... --yes-destroy {database}",
+            )
+
+    def _stop_if_interrupted(self, when: str) -> None:
+        if signal := self.interrupted():
+            raise MigrationError(f"interrupted by {signal} {when}", run="provision migrate status")
+
+
+def _refuse_short(route: Route, database: str) -> None:
+    """Fail as golang-migrate does when more steps were asked for than there are; none at all is no change."""
+    if route.short and route.steps:
+        raise MigrationError(
+            f"limit {len(route.steps) + route.short} short by {route.short}",
+            where=f"database {database}",
+            seen=f"only {len(route.steps)} were there, and all of them ran",
+            run="provision migrate status",
+        )
+
+
+def _drop_tables(session: Locked) -> None:
+    ledger = session.ledger
+    rows = session.connection.execute(
+        "SELECT n.nspname, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
+        " WHERE c.relkind IN ('r', 'p') AND (n.nspname = current_schema()"
+        " OR n.nspname = %s AND c.relname IN (%s, %s))",
+        (ledger.schema, ledger.table, ledger.history_table),
+    ).fetchall()
+    if rows:
+        tables = sql.SQL(", ").join(sql.Identifier(str(schema), str(table)) for schema, table in rows)
+        session.connection.execute(sql.SQL("DROP TABLE {} CASCADE").format(tables))

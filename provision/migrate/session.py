@@ -1,0 +1,97 @@
+"""One session that may migrate: direct, on a primary, with both locks held and the same settings for every file.
+
+Does IO. Between files the role and all settings go back to what they were, and the locks are verified, for a file
+may change all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import psycopg
+from psycopg import sql
+
+from provision.database import (
+    Connection,
+    Session,
+    connect,
+    describe,
+    hold_locks,
+    locks_held,
+    refuse_pooler,
+    refuse_read_only,
+    try_locks,
+)
+from provision.errors import DatabaseError
+from provision.migrate.ledger import Ledger
+from provision.migrate.settings import Settings
+
+ORPHAN_CHECK_MS = 2000
+"""How often the server looks whether its client is still there: what a killed runner left ends, with its locks."""
+
+
+class Locked:
+    """A connection and its ledger, with both migration locks held."""
+
+    def __init__(self, connection: Connection, ledger: Ledger, settings: Settings) -> None:
+        """Use `locked()`, which makes sure of it all."""
+        self.connection, self.ledger, self._where = connection, ledger, describe(settings.url)
+        self._reset = _reset_message(connection, settings)
+
+    def reset(self) -> None:
+        """Give the session back its role and settings."""
+        self.connection.execute(self._reset)
+
+    def secure(self) -> bool:
+        """Reset, and say whether both locks were held without a gap; a lock that was lost is taken again.
+
+        Raises DatabaseError when somebody else has it by now.
+        """
+        self.reset()
+        if locks_held(self.connection, self.ledger.keys):
+            return True
+        if not try_locks(self.connection, self.ledger.keys):
+            raise DatabaseError(
+                "the migration lock is lost, and another session has it",
+                where=self._where,
+                seen="a file gave it up (DISCARD ALL, pg_advisory_unlock_all)",
+                allowed="files that leave advisory locks alone",
+                run="provision migrate status",
+            )
+        return False
+
+
+@contextmanager
+def locked(settings: Settings, waiting: Callable[[float, list[Session]], None]) -> Iterator[Locked]:
+    """Open the session, refuse what cannot migrate, and hold both locks for the length of a `with` block."""
+    with connect(settings.url, application="provision migrate") as connection:
+        refuse_pooler(connection)
+        refuse_read_only(connection)
+        ledger = Ledger(connection, settings.schema, settings.table)
+        ledger.check(write=True)
+        session = Locked(connection, ledger, settings)
+        session.reset()
+        what = f"the migration lock of database {ledger.database}"
+        with hold_locks(connection, ledger.keys, wait_s=settings.wait_s, what=what, waiting=waiting):
+            yield session
+
+
+def _reset_message(connection: Connection, settings: Settings) -> sql.Composed:
+    wanted = {
+        "client_encoding": "UTF8",
+        "lock_timeout": f"{settings.lock_timeout_s * 1000:.0f}ms",
+        "statement_timeout": f"{settings.statement_timeout_s * 1000:.0f}ms",
+        "idle_in_transaction_session_timeout": "0",
+        "idle_session_timeout": "0",
+    }
+    if connection.info.server_version >= 170000:
+        wanted["transaction_timeout"] = "0"
+    orphan_check = f"{ORPHAN_CHECK_MS}ms"
+    try:
+        connection.execute("SELECT set_config('client_connection_check_interval', %s, false)", (orphan_check,))
+        wanted["client_connection_check_interval"] = orphan_check
+    except psycopg.Error:  # not every operating system can
+        pass
+    sets = [sql.SQL("SET {} = {}").format(sql.Identifier(name), sql.Literal(v)) for name, v in wanted.items()]
+    return sql.SQL("; ").join([sql.SQL("RESET SESSION AUTHORIZATION; RESET ALL"), *sets])

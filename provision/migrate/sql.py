@@ -1,0 +1,203 @@
+"""Find the statements of an SQL file, and those that no migration may hold. Pure; works on bytes, one pass.
+
+Not a parser: it knows strings, quoted names, dollar quotes, nested comments, parentheses and the bodies of SQL
+functions (BEGIN ATOMIC ... END), as psql does, so that a `;` or ROLLBACK inside them is not taken for one outside.
+Where it is in doubt it says nothing: the server is the judge, and the runner checks again what the server did.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+HEAD_WORDS = {"COPY": 16, "CREATE": 16, "ALTER": 16, "DROP": 16, "REINDEX": 16}
+"""Words of a statement that are kept: enough to reach FROM STDIN or CONCURRENTLY where they may come."""
+
+OTHER_WORDS = 6
+"""Words that are kept of every other statement: few, for a file of INSERTs may be long."""
+
+SHOWN = 100
+"""Characters of a statement that a message shows."""
+
+_INERT = (
+    rb"--[^\n]*+"
+    rb"|(?P<comment>/\*)"
+    rb"|(?<![A-Za-z0-9_$\x80-\xff])[eE]'(?:[^'\\]++|\\.|'')*+'"
+    rb"|'(?:[^']++|'')*+'"
+    rb'|(?P<name>"[^"]*+")'
+    rb"|(?<![A-Za-z0-9_$\x80-\xff])(?P<dollar>\$(?:[A-Za-z_\x80-\xff][A-Za-z0-9_\x80-\xff]*+)?\$)"
+    rb"|\((?:[^()'\"\\$/\-]++|'[^'\\]*+'|-(?!-))*+\)"  # a flat list of values in one go
+    rb"|(?P<mark>[;()\\'\"])"
+)
+_TAIL = re.compile(_INERT, re.DOTALL)
+_HEAD = re.compile(_INERT + rb"|(?P<word>[A-Za-z_\x80-\xff][A-Za-z0-9_$\x80-\xff]*+)", re.DOTALL)
+_COMMENT_EDGE = re.compile(rb"/\*|\*/")
+_LITERAL = re.compile(r"'[^']*'?|\$(\w*)\$.*")
+
+
+@dataclass(frozen=True)
+class Statement:
+    """One statement: where it starts and ends (byte offsets), and its first words, in capitals."""
+
+    start: int
+    end: int
+    words: tuple[str, ...]
+    backslash: bool = False
+
+    def begins(self, *words: str) -> bool:
+        """Say whether the statement starts with these words."""
+        return self.words[: len(words)] == words
+
+    @property
+    def survives_rollback(self) -> bool:
+        """Say whether this statement commits in the middle, so that a failure can leave a part behind."""
+        return (
+            ("CONCURRENTLY" in self.words and self.words[0] in ("CREATE", "DROP", "REINDEX", "ALTER"))
+            or self.words[0] in ("VACUUM", "CLUSTER", "REINDEX", "CALL", "DO")
+            or self.begins("CREATE", "DATABASE")
+            or self.begins("DROP", "DATABASE")
+        )
+
+
+@dataclass(frozen=True)
+class Hazard:
+    """A statement that would defeat the runner, and what to write instead."""
+
+    offset: int
+    seen: str
+    fix: str
+
+
+def statements(body: bytes) -> Iterator[Statement]:
+    """Yield the statements of a file, without comments and empty ones."""
+    start = -1
+    words: list[str] = []
+    wanted = OTHER_WORDS
+    depth = atomic = 0
+    backslash = routine = False
+    position = 0
+    while match := (_HEAD if routine or (len(words) < wanted and not depth) else _TAIL).search(body, position):
+        position = match.end()
+        kind = match.lastgroup
+        if kind == "comment":
+            position = _comment_end(body, position)
+            continue
+        if kind is None and body.startswith(b"--", match.start()):
+            continue
+        mark = match[0] if kind == "mark" else b""
+        if mark == b";" and not depth and not atomic:
+            if start >= 0:
+                yield Statement(start, match.start(), tuple(words), backslash)
+            start, words, wanted, backslash, routine = -1, [], OTHER_WORDS, False, False
+            continue
+        start = match.start() if start < 0 else start
+        if kind == "dollar":
+            closing = body.find(match[0], position)
+            position = len(body) if closing < 0 else closing + len(match[0])
+        elif mark in (b"'", b'"'):  # never closed: the rest is one literal, and the server will say so
+            position = len(body)
+        elif mark == b"\\":
+            backslash = True
+        elif mark in (b"(", b")"):
+            depth = max(0, depth + (1 if mark == b"(" else -1))
+        elif kind in ("word", "name") and not depth:
+            word = match[0].decode("utf-8", "replace")
+            word = word.upper() if kind == "word" else word
+            if len(words) < wanted:
+                words.append(word)
+                wanted = HEAD_WORDS.get(words[0], OTHER_WORDS)
+                routine = _defines_routine(words)
+            if routine:
+                atomic += (word == "ATOMIC") or (atomic > 0 and word in ("CASE", "BEGIN"))
+                atomic -= atomic > 0 and word == "END"
+    if start >= 0:
+        yield Statement(start, len(body.rstrip()), tuple(words), backslash)
+
+
+def _comment_end(body: bytes, position: int) -> int:
+    depth = 1
+    while depth:
+        edge = _COMMENT_EDGE.search(body, position)
+        if edge is None:
+            return len(body)
+        depth += 1 if edge[0] == b"/*" else -1
+        position = edge.end()
+    return position
+
+
+def _defines_routine(words: list[str]) -> bool:
+    head = [word for word in words[:4] if word not in ("OR", "REPLACE")]
+    return head[:1] == ["CREATE"] and head[1:2] in (["FUNCTION"], ["PROCEDURE"])
+
+
+def hazards(body: bytes) -> list[Hazard]:
+    """Name the statements that end the runner's grip: transactions, roles, locks, and what is psql's alone."""
+    found: list[Hazard] = []
+    opened: Statement | None = None
+    role: Statement | None = None
+    for statement in statements(body):
+        words = statement.words
+        if statement.backslash:
+            found.append(Hazard(statement.start, "a psql command (\\)", "write plain SQL"))
+            break  # what follows may be data, not SQL
+        if statement.begins("COPY") and ("STDIN" in words or "STDOUT" in words):
+            found.append(Hazard(statement.start, "COPY from or to the client", "write INSERT ... VALUES"))
+            break
+        if statement.begins("BEGIN") or statement.begins("START", "TRANSACTION"):
+            opened = statement
+        elif words[:1] in (("COMMIT",), ("END",)):
+            opened = statement if "CHAIN" in words and "NO" not in words else None
+        elif words[:1] in (("ROLLBACK",), ("ABORT",)) and not {"TO", "PREPARED"} & set(words[:4]):
+            opened = None
+            found.append(Hazard(statement.start, f"{words[0]}, which undoes the file", "remove it"))
+        elif statement.begins("PREPARE", "TRANSACTION"):
+            opened = None
+            found.append(Hazard(statement.start, "PREPARE TRANSACTION, which leaves its locks", "remove it"))
+        elif statement.begins("DISCARD", "ALL"):
+            found.append(Hazard(statement.start, "DISCARD ALL, which drops the migration lock", "remove it"))
+        role = _role_left(statement, role)
+    if opened:
+        found.append(Hazard(opened.start, "a transaction that is not committed", "end it with COMMIT, or leave it out"))
+    if role:
+        fix = "use SET LOCAL ROLE inside BEGIN and COMMIT, or end the file with RESET ROLE"
+        found.append(Hazard(role.start, "a role that is set and not reset", fix))
+    return sorted(found, key=lambda hazard: hazard.offset)
+
+
+def _role_left(statement: Statement, role: Statement | None) -> Statement | None:
+    words = tuple(word for word in statement.words if word != "SESSION")
+    if words[:2] in (("SET", "ROLE"), ("SET", "AUTHORIZATION")):
+        return None if words[2:3] in (("NONE",), ("DEFAULT",)) else statement
+    if words[:2] in (("RESET", "ROLE"), ("RESET", "AUTHORIZATION")):
+        return None
+    return role
+
+
+def place(body: bytes, offset: int) -> tuple[int, int]:
+    """Turn a byte offset into line and column, both from 1, the column in characters."""
+    start = body.rfind(b"\n", 0, offset) + 1
+    return body.count(b"\n", 0, offset) + 1, len(body[start:offset].decode("utf-8", "replace")) + 1
+
+
+def offset_of(body: bytes, position: int) -> int:
+    """Turn the server's position (characters, from 1) into a byte offset, decoding a line at a time."""
+    left = position - 1
+    start = 0
+    while start < len(body):
+        end = body.find(b"\n", start) + 1 or len(body)
+        line = body[start:end].decode("utf-8", "replace")
+        if left < len(line):
+            return start + len(line[:left].encode())
+        left -= len(line)
+        start = end
+    return len(body)
+
+
+def first_line(body: bytes, offset: int) -> str:
+    """Show the line at an offset, cut short, and without its literals where it may hold a password."""
+    end = body.find(b"\n", offset)
+    line = body[offset : len(body) if end < 0 else end][: 4 * SHOWN].decode("utf-8", "replace").strip()
+    if re.search(r"password|secret|token", line, re.IGNORECASE):
+        line = _LITERAL.sub("'...'", line)
+    return line if len(line) <= SHOWN else f"{line[:SHOWN]}..."

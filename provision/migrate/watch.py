@@ -1,0 +1,71 @@
+"""Look at a running file from a second session: who blocks it, and how far an index build has come. Does IO.
+
+The second session is opened only when a file runs for a while, and nothing depends on it: when it cannot be had
+(no connection slot is left), the run goes on without it.
+"""
+
+from __future__ import annotations
+
+import time
+
+import psycopg
+
+from provision.database import Connection, Session, blockers, connect
+from provision.errors import DatabaseError
+
+EVERY_S = 1.0
+"""Seconds between two looks."""
+
+_PROGRESS = """
+SELECT p.phase, p.index_relid::regclass::text,
+       round(100.0 * coalesce(nullif(p.tuples_done, 0), p.blocks_done)
+             / nullif(CASE WHEN p.tuples_done > 0 THEN p.tuples_total ELSE p.blocks_total END, 0))::int
+FROM pg_stat_progress_create_index p WHERE p.pid = %s
+"""
+
+
+class Watcher:
+    """Watches one server process; `seen` is the last set of sessions that blocked it."""
+
+    def __init__(self, url: str, pid: int, first_look_s: float) -> None:
+        """Look for the first time `first_look_s` seconds after `start`."""
+        self._url, self._pid, self._first_look_s = url, pid, first_look_s
+        self._connection: Connection | None = None
+        self._usable = True
+        self._next_look = 0.0
+        self.seen: list[Session] = []
+        self.note = ""
+
+    def start(self) -> None:
+        """Forget what was seen: another statement begins."""
+        self.seen, self.note = [], ""
+        self._next_look = time.monotonic() + self._first_look_s
+
+    def look(self) -> None:
+        """Look, if it is time to."""
+        if not self._usable or time.monotonic() < self._next_look:
+            return
+        self._next_look = time.monotonic() + EVERY_S
+        try:
+            if self._connection is None:
+                self._connection = connect(self._url, application="provision migrate watch", statement_timeout_ms=2000)
+            now = blockers(self._connection, self._pid)
+            row = self._connection.execute(_PROGRESS, (self._pid,)).fetchone()
+        except (psycopg.Error, DatabaseError):
+            self._usable = False
+            return
+        self.seen = now or self.seen
+        self.note = "waits for " + "; ".join(map(str, now)) if now else _progress(row)
+
+    def close(self) -> None:
+        """Close the second session, if there is one."""
+        if self._connection is not None:
+            self._connection.close()
+
+
+def _progress(row: tuple[object, ...] | None) -> str:
+    if row is None:
+        return ""
+    phase, index, percent = row
+    share = "" if percent is None else f" {percent} %"
+    return f"{phase}{'' if index in (None, '-') else f' {index}'}{share}"
