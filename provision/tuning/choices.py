@@ -1,0 +1,47 @@
+"""What the two profiles decide, for where no profile file is at hand (a host has no YAML parser).
+
+Pure. The same values as section `postgresql` of profiles/dev.yml and profiles/prod.yml, which hold the reasons;
+a contract test compares them.
+"""
+
+from provision.errors import UsageError
+from provision.tuning.model import Choices
+
+_PRELOAD = ("pg_stat_statements", "auto_explain")
+_BUILT_IN = {
+    "dev": Choices(
+        restart_allowed=True,
+        sizes="contract",
+        huge_pages="off",
+        preload=_PRELOAD,
+        log_statement="ddl",
+        log_min_duration_ms=100,
+        log_error_verbosity="verbose",
+        log_parameter_bytes=1024,
+        log_temp_files_kb=0,
+        log_autovacuum_ms=0,
+        auto_explain_ms=250,
+        auto_explain_analyze=True,
+    ),
+    "prod": Choices(
+        restart_allowed=False,
+        sizes="computed",
+        huge_pages="try",
+        preload=_PRELOAD,
+        log_statement="ddl",
+        log_min_duration_ms=1000,
+        log_error_verbosity="default",
+        log_parameter_bytes=0,
+        log_temp_files_kb=16384,
+        log_autovacuum_ms=10000,
+        auto_explain_ms=3000,
+        auto_explain_analyze=False,
+    ),
+}
+
+
+def built_in(profile: str) -> Choices:
+    """Return what a profile decides. Raises UsageError for a name that is neither dev nor prod."""
+    if profile not in _BUILT_IN:
+        raise UsageError("unknown profile", seen=profile, allowed="dev, prod")
+    return _BUILT_IN[profile]

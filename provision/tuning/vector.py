@@ -1,0 +1,137 @@
+"""Sizes for pgvector: what an HNSW build needs in memory, where it gets it, and how searches are set per role.
+
+Pure. Formula of a build: one element of the graph takes
+
+    4 x dimensions + 8            the vector with its header (VECTOR_SIZE in src/vector.h)
+  + 16 x 2m                       neighbours on layer 0, 16 bytes each (HnswCandidate in src/hnsw.h)
+  + 16 x m / (m - 1)              neighbours on the layers above, by their geometric frequency
+  + 270                           the element itself, array headers and rounding, fitted to a measurement
+
+pgvector 0.8.0 with 64 MB overflowed after 9,216 vectors of 1536 dimensions in a parallel build: 6,940 bytes each,
+for a parallel build keeps 3 MB back (HnswBeginParallel in src/hnswbuild.c); the formula says 6,951. A parallel
+build takes all of maintenance_work_mem as one segment of dynamic shared memory when it starts, so /dev/shm must hold
+it.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from provision import compatibility
+from provision.tuning.model import Request, Setting, group
+
+M = 16  # pgvector's default, which the schema keeps
+ELEMENT_OVERHEAD_BYTES = 270
+PARALLEL_RESERVE_MB = 3
+# 0.5.x counts its elements by formula but allocates them with palloc, which rounds 6,152 bytes up to 8,192.
+PALLOC_FACTOR = 4 / 3
+SHM_RESERVE_MB = 16  # left in /dev/shm for parallel queries
+PARALLEL_MINIMUM_MB = 64  # plan_create_index_workers wants 32 MB for each of two participants
+MAXIMUM_BUILDERS = 16
+BLOCK_BYTES = 8192
+DEFAULT_VECTORS = 100_000  # assumed where nobody said how many memories to expect
+
+
+@dataclass(frozen=True)
+class Build:
+    """What maintenance_work_mem and parallel workers an index build gets; `needed_mb` counts palloc's rounding."""
+
+    maintenance_mb: int
+    needed_mb: int
+    workers: int
+    warnings: tuple[str, ...]
+
+
+def element_bytes(dimensions: int, m: int = M) -> float:
+    """Return what one vector takes in the graph of a build (module docstring)."""
+    return 4 * dimensions + 8 + 16 * 2 * m + 16 * m / (m - 1) + ELEMENT_OVERHEAD_BYTES
+
+
+def build_mb(vectors: int, dimensions: int) -> int:
+    """Return the maintenance_work_mem with which a build of so many vectors stays in memory."""
+    return math.ceil(vectors * element_bytes(dimensions) / 2**20) + PARALLEL_RESERVE_MB
+
+
+def capacity(maintenance_mb: int, dimensions: int) -> int:
+    """Return how many vectors a build holds in memory before it spills."""
+    return int((maintenance_mb - PARALLEL_RESERVE_MB) * 2**20 / element_bytes(dimensions))
+
+
+def index_mb(request: Request) -> int:
+    """Return the size of the HNSW index: elements do not cross pages, 1536 dimensions fill one. 0 if unknown."""
+    tuple_bytes = 4 * request.dimensions + 8 + 6 * 3 * M + 100
+    per_page = max(1, BLOCK_BYTES // tuple_bytes)
+    return (request.vectors or 0) * BLOCK_BYTES // per_page // 2**20
+
+
+def build_memory(request: Request, low: float, high: float) -> Build:
+    """Choose between `low` and `high` MiB what the expected vectors need, then make /dev/shm hold it."""
+    vectors = DEFAULT_VECTORS if request.vectors is None else request.vectors
+    wanted = build_mb(vectors, request.dimensions)
+    maintenance = _floor(max(low, min(wanted, high)))
+    host, warnings = request.host, []
+    workers = _workers(request)
+    shm = host.shared_memory_mb - SHM_RESERVE_MB
+    if workers and shm < maintenance:
+        if shm >= max(PARALLEL_MINIMUM_MB, wanted):
+            maintenance = _floor(shm)
+        else:
+            workers = 0
+            warnings.append(
+                f"shared memory (/dev/shm) of {host.shared_memory_mb} MB cannot hold a parallel HNSW build of "
+                f"{maintenance} MB, so builds are serial; {maintenance + SHM_RESERVE_MB} MB would do (--shm-size)"
+            )
+    if request.vectors is not None and wanted > maintenance:
+        held = capacity(maintenance, request.dimensions)
+        warnings.append(
+            f"an HNSW build of {vectors:,} vectors needs {wanted} MB and spills after {held:,}: "
+            f"build it with SET maintenance_work_mem = '{wanted}MB' while nothing else runs, or add memory"
+        )
+    factor = 1.0 if compatibility.has_feature("parallel_hnsw_build", request.pgvector) else PALLOC_FACTOR
+    return Build(maintenance, math.ceil(maintenance * factor), workers, tuple(warnings))
+
+
+def _workers(request: Request) -> int:
+    """One per CPU up to four, then one per two: the leader builds too and other sessions go on."""
+    cpus = request.host.cpus
+    if cpus == 1 or not request.parallel_builds:
+        return 0
+    return min(cpus if cpus <= 4 else max(4, cpus // 2), MAXIMUM_BUILDERS)
+
+
+def _floor(megabytes: float) -> int:
+    """Round down to 8 MB below a quarter of a gigabyte and to 64 MB above."""
+    step = 8 if megabytes < 256 else 64
+    return int(megabytes // step) * step
+
+
+def settings(request: Request, maintenance_mb: int, builders: int) -> list[Setting]:
+    """Return what index builds use."""
+    held = capacity(maintenance_mb, request.dimensions)
+    if builders:
+        why = "HNSW builds share the work beside the leader"
+    elif request.host.cpus == 1:
+        why = "one CPU: parallel builds only cost memory"
+    elif not request.parallel_builds:
+        why = f"pgvector {request.pgvector} builds serially, or safely only so ({compatibility.PARALLEL_BUILD})"
+    else:
+        why = "too little shared memory (/dev/shm) for parallel HNSW builds"
+    fits = f"an HNSW build of {held:,} vectors of {request.dimensions} stays in memory; decides restores too"
+    return group(
+        "vector",
+        ("maintenance_work_mem", maintenance_mb, "MB", fits),
+        ("max_parallel_maintenance_workers", builders, "", why),
+    )
+
+
+def role_settings(request: Request) -> list[Setting]:
+    """Return the defaults of searching roles; hnsw.* exist per version of the extension, not of the server."""
+    if not compatibility.has_feature("iterative_scan", request.pgvector):
+        reason = "filters apply after the search: more candidates, so that WHERE agent_id = ... leaves enough"
+        return group("vector", ("hnsw.ef_search", 200, "", reason))
+    return group(
+        "vector",
+        ("hnsw.ef_search", 100, "", "recall; 40 is the extension's default, 200 costs twice the time"),
+        ("hnsw.iterative_scan", "strict_order", "", "filtered searches go on until LIMIT is filled"),
+    )
