@@ -277,7 +277,7 @@ def _build(postgresql: int, pgvector: str, method: str) -> Iterable[Finding]:
     """Judge a build from source; of a package its maintainers have judged that already."""
     if method != "source":
         return
-    if pgvector and version_key(pgvector) > max(map(version_key, PGVECTOR)):
+    if pgvector[:1].isdigit() and version_key(pgvector) > max(map(version_key, PGVECTOR)):
         message = f"pgvector {pgvector} is newer than this toolkit knows: nothing is on record for or against it"
         yield Finding("pgvector-newer", Level.WARNING, message, "compare pgvector_source_sha256 with its publisher's")
     elif pgvector not in PGVECTOR:

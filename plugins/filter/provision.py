@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 import yaml
 from ansible.errors import AnsibleFilterError
 
-from provision import archive, compatibility, secrets, summary
+from provision import archive, compatibility, secrets, summary, tuning
 from provision.checks import preflight
 from provision.errors import ProvisionError
 
@@ -62,6 +62,15 @@ def provision_summary(verified: dict[str, Any], name: str, about: dict[str, Any]
     return summary.lines(name, about["host"], verified, about["warnings"], about["url"])
 
 
+def provision_tune(host: dict[str, Any], profile: str, options: dict[str, Any]) -> dict[str, Any]:
+    """Compute a host's settings; see provision.tuning.as_facts."""
+    known = {field.name for field in fields(tuning.Host)}
+    try:
+        return tuning.as_facts({key: value for key, value in host.items() if key in known}, profile, **options)
+    except ProvisionError as error:
+        raise AnsibleFilterError(str(error)) from None
+
+
 class FilterModule:
     """Names what Ansible may use."""
 
@@ -76,4 +85,5 @@ class FilterModule:
             "provision_role_options": provision_role_options,
             "provision_scram": provision_scram,
             "provision_summary": provision_summary,
+            "provision_tune": provision_tune,
         }

@@ -15,15 +15,20 @@ from provision import compatibility
 
 TESTED = {("debian", "12"), ("debian", "13")}
 UNTESTED = {("ubuntu", "24.04")}
-# What each distribution ships: PostgreSQL's major, and whether pgvector is packaged for it.
-SHIPPED = {"bookworm": (15, False), "trixie": (17, True), "noble": (16, True)}
+# What each distribution ships: PostgreSQL's major, and the version of pgvector that is packaged for it, if any.
+SHIPPED = {"bookworm": (15, ""), "trixie": (17, "0.8.0"), "noble": (16, "0.6.0")}
 DEVELOPMENT_PASSWORD = "minion_secret"  # noqa: S105 - the published one, known so that prod can refuse it
 MINIMUM_PASSWORD_LENGTH = 20
 SMALL_SHM_MB = 64
 SMALL_MEMORY_MB = 1024
 OUR_CLUSTER = "main"
 DEFAULT_MAJOR = 14
-PUBLISHED = {"preflight_profile", "preflight_host", "preflight_warnings"}  # what preflight itself makes
+PUBLISHED = {
+    "preflight_profile",
+    "preflight_host",
+    "preflight_warnings",
+    "preflight_pgvector_version",
+}  # what preflight itself makes
 
 
 @dataclass
@@ -32,11 +37,12 @@ class Verdict:
 
     refusals: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    pgvector_version: str = ""
 
 
 def judge(host: dict[str, Any], wanted: dict[str, Any], today: datetime.date) -> Verdict:
     """Judge a probe of a host against the wishes of `roles/preflight/vars/main.yml`."""
-    verdict = Verdict()
+    verdict = Verdict(pgvector_version=_pgvector_version(host, wanted["wanted"]))
     _names(wanted, verdict)
     _system(host, wanted, verdict)
     _resources(host, wanted, verdict)
@@ -100,7 +106,7 @@ def _versions(host: dict[str, Any], wanted: dict[str, Any], verdict: Verdict, to
     major, method = wanted["postgresql"]["version"], wanted["pgvector"]["install_method"]
     for finding in compatibility.check(
         major,
-        wanted["pgvector"]["version"] if method == "source" else "",
+        verdict.pgvector_version,
         method,
         today=today,
         accepted=wanted["pgvector"]["accept_advisories"],
@@ -110,7 +116,7 @@ def _versions(host: dict[str, Any], wanted: dict[str, Any], verdict: Verdict, to
             f"{finding.message}; {finding.remedy} ({finding.id})"
         )
     if wanted["postgresql"]["repository"] == "distribution":
-        shipped, packaged = SHIPPED.get(host["distribution_codename"], (major, True))
+        shipped, packaged = SHIPPED.get(host["distribution_codename"], (major, "?"))
         if shipped != major:
             verdict.refusals.append(
                 f"postgresql_version {major}: {host['os']} ships {shipped} only; set postgresql_version: {shipped}, or "
@@ -124,6 +130,15 @@ def _versions(host: dict[str, Any], wanted: dict[str, Any], verdict: Verdict, to
             verdict.refusals.append(
                 f"pgvector_install_method package: {host['os']} has no package of pgvector; set it to source"
             )
+
+
+def _pgvector_version(host: dict[str, Any], wanted: dict[str, Any]) -> str:
+    """Tell which pgvector a host will have: its build, the distribution's package, or PGDG's, which is the newest."""
+    if wanted["pgvector"]["install_method"] == "source":
+        return str(wanted["pgvector"]["version"])
+    if wanted["postgresql"]["repository"] == "distribution":
+        return SHIPPED.get(host["distribution_codename"], (0, ""))[1]
+    return list(compatibility.PGVECTOR)[-1]
 
 
 def _clusters(host: dict[str, Any], wanted: dict[str, Any], verdict: Verdict) -> None:

@@ -52,12 +52,17 @@ def test_warns_where_authors_never_tested() -> None:
     assert ids(found, Level.REFUSAL) == []
 
 
-@pytest.mark.parametrize("version", ["0.5.2", "0.9.0", "latest", ""])
+@pytest.mark.parametrize("version", ["0.5.2", "latest", ""])
 def test_refuses_source_without_checksum(version: str) -> None:
     (found,) = compatibility.check(16, version, "source", today=SUMMER_2024)
     assert (found.id, found.level) == ("pgvector-unknown", Level.REFUSAL)
     with pytest.raises(UsageError, match="no checksum is on record"):
         compatibility.source_checksum(version)
+
+
+def test_warns_of_a_version_newer_than_any_on_record() -> None:
+    (found,) = compatibility.check(16, "0.9.0", "source", today=SUMMER_2024)
+    assert (found.id, found.level) == ("pgvector-newer", Level.WARNING)
 
 
 def test_refuses_unknown_major() -> None:

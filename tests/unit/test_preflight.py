@@ -79,7 +79,7 @@ def test_refuses_a_host_and_says_what_was_seen(host: dict[str, Any], expected: s
             {"given": ["postgresql_versoin"]},
             "variable postgresql_versoin: no role has it; did you mean postgresql_version?",
         ),
-        ({"given": ["preflight_0"]}, "see the README of the role whose name it begins with"),
+        ({"given": ["toolkit_zzzzzzzzzzz"]}, "see the README of the role whose name it begins with"),
         ({"postgresql": {"port": 80}}, "postgresql_port 80: allowed are 1024 to 65535"),
         ({"postgresql": {"version": 16}}, "ships 17 only; set postgresql_version: 17, or postgresql_repository: pgdg"),
     ],
