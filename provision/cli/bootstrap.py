@@ -11,9 +11,7 @@ import click
 @click.command(name="bootstrap")
 @click.argument("hosts", nargs=-1, required=True)
 @click.option("--user", default="provision", show_default=True, help="The admin user that Ansible will log in as.")
-@click.option(
-    "--key", type=click.Path(path_type=Path), help="Its public key [default: the first ~/.ssh/id_*.pub]."
-)
+@click.option("--key", type=click.Path(path_type=Path), help="Its public key [default: the first ~/.ssh/id_*.pub].")
 @click.option("--ssh-user", default="root", show_default=True, help="Who logs in now; needs sudo if not root.")
 @click.option("--ssh-key", default="", help="Private key to log in with [default: agent and SSH configuration].")
 @click.option("--known-hosts", default="", help="File of known host keys [default: ~/.ssh/known_hosts].")
@@ -38,9 +36,7 @@ def command(
     monkey.patch_all()  # pyinfra waits for many hosts at once only if sockets are gevent's
     from provision.host import bootstrap
 
-    key = key or min(
-        Path("~/.ssh").expanduser().glob("id_*.pub"), default=Path("~/.ssh/id_ed25519.pub").expanduser()
-    )
+    key = key or min(Path("~/.ssh").expanduser().glob("id_*.pub"), default=Path("~/.ssh/id_ed25519.pub").expanduser())
     public_key = bootstrap.read_public_key(key)
     connection = bootstrap.Connection(ssh_user, port, ssh_key, known_hosts)
     click.echo(f"{'looking at' if check else 'preparing'} {', '.join(hosts)} ...", err=True)
