@@ -147,9 +147,7 @@ def _state(names: Sequence[str], connection: Connection) -> State:
         return State(Inventory((list(names), given)), config)  # type: ignore[no-untyped-call]
     except PyinfraError as error:
         allowed = "names or addresses for SSH, @local, @podman/CONTAINER or another pyinfra connector"
-        raise UsageError(
-            "cannot use these hosts", where=" ".join(names), seen=str(error), allowed=allowed
-        ) from None
+        raise UsageError("cannot use these hosts", where=" ".join(names), seen=str(error), allowed=allowed) from None
 
 
 def _quietly(step: Any, state: State) -> None:  # a pyinfra function of the state

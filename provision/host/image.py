@@ -92,7 +92,7 @@ def build_command(mirror: Mirror, codename: str) -> list[str]:
     """Return mmdebstrap's words without the target file. Pure."""
     options = ('Acquire::Languages "none"', *mirror.apt_options)
     return [
-        *("mmdebstrap", "--mode=root", "--variant=minbase", "--format=tar", "--quiet"),
+        *("mmdebstrap", "--mode=root", "--variant=minbase", "--format=tar"),
         f"--include={','.join(INCLUDE)}",
         "--dpkgopt=force-unsafe-io",  # a disposable host need not survive a power cut; installs are faster
         *(f"--aptopt={option}" for option in options),

@@ -16,6 +16,12 @@ from provision.host.machine import PATH, run
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 # Settings of apt that decide whether a mirror is reached and accepted; a host needs the same.
 APT_OPTIONS = re.compile(r'^(Acquire::(?:https?|ftp)::[^ ]*[Pp]roxy[^ ]*|Acquire::Check-(?:Valid-Until|Date)) "(.+)";$')
+DOWNLOAD = (
+    "/usr/lib/apt/apt-helper",
+    "-o",
+    "Acquire::Retries=1",
+    "download-file",
+)  # with the proxies and the CA of this machine's apt
 PGVECTOR_SUITES = ("sid", "trixie")  # the newest first; sid may be missing on a partial mirror
 OVERRIDE = "provision sandbox up --mirror http://HOST/debian"
 
@@ -117,23 +123,24 @@ def require_release(mirror: Mirror, codename: str) -> None:
     _require(f"{mirror.archive}/dists/{codename}/InRelease")
 
 
-def _require(url: str) -> None:
+def _require(url: str, *checksum: str) -> None:
+    """Raise HostError unless a file can be had (with the checksum, TYPE:SUM, if one is given)."""
     with tempfile.TemporaryDirectory(prefix="provision-") as folder:
-        _ask("/usr/lib/apt/apt-helper", "download-file", url, f"{folder}/file", where=url)
+        _ask(*DOWNLOAD, url, f"{folder}/file", *checksum, where=url)
 
 
 def pgvector_source(mirror: Mirror) -> Source:
-    """Return the upstream tarball of pgvector's source package, from an index whose signature apt checked."""
-    failure: HostError | None = None
+    """Return the newest upstream tarball of pgvector that the mirror names in a signed index and really serves."""
+    failures = []
     for suite in PGVECTOR_SUITES:
         try:
             source = parse_source_uris(_source_uris(mirror, suite, "pgvector"))
-            _require(source.url)  # an index may name what the pool does not hold
-            return source
+            _require(source.url, f"SHA256:{source.sha256}")  # an index may name what the pool does not hold
         except HostError as error:
-            failure = failure or error
-    assert failure is not None  # noqa: S101 - the loop runs at least once
-    raise failure
+            failures.append(error)
+        else:
+            return source
+    raise failures[0]
 
 
 def _source_uris(mirror: Mirror, suite: str, package: str) -> str:

@@ -82,8 +82,7 @@ class Sandbox:
             with self.narration.stage(f"starting {', '.join(names)}"):
                 for each in self.hosts(names):
                     self._start(each)
-            self._write()
-        return self.hosts(names)
+            return [each for each in self._write() if each.spec.name in names]
 
     def _require_names_on_the_network(self) -> dict[str, Any]:
         info: dict[str, Any] = self.machine.fact(Json, "info --format=json") or {"host": {}}
@@ -104,7 +103,9 @@ class Sandbox:
         variables = release.variables()
         if release.pgvector_install_method == "source":
             with self.narration.stage("looking up pgvector's source in the Debian mirror"):
-                variables |= mirror.pgvector_source(source).variables()
+                found = mirror.pgvector_source(source)
+            self.narration.note(f"pgvector {found.version} will be built from {found.url}")
+            variables |= found.variables()
         tag = image.tag(spec.os, source, image.local_certificates())
         if not self._exists("image", tag):
             mirror.require_release(source, release.codename)
@@ -194,22 +195,23 @@ class Sandbox:
         return run(self.words(each, *command, options=options), capture_output=False).returncode
 
     def url(self, each: Container) -> str:
-        """Return the libpq URL of a host's database, from this machine, with the dev inventory's password."""
+        """Return the libpq URL of a host's database for this machine; names and password are the dev inventory's."""
         program = Path(sys.executable).with_name("ansible-inventory")
         inventories = ["-i", str(DEV_INVENTORY), "-i", str(self.folder.inventory)]
         answer = run([str(program), *inventories, "--host", each.spec.name], cwd=self.project)
-        given = json.loads(answer.stdout) if answer.returncode == 0 else {}
-        password = given.get("database_credentials", {}).get("minion", {}).get("password")
-        if not password:
+        variables = json.loads(answer.stdout) if answer.returncode == 0 else {}
+        try:
+            owner, database = variables["database_owner"], variables["database_name"]
+            password = variables["database_credentials"][owner]["password"]
+        except KeyError as missing:
             raise HostError(
-                f"the inventories give no password of minion for {each.spec.name}",
+                f"the inventories do not say how to log in to the database of {each.spec.name}",
                 where=str(self.project / DEV_INVENTORY),
-                seen=answer.stderr.strip() or "no such variable",
-                allowed="database_credentials.minion.password in the group variables of the dev inventory",
+                seen=answer.stderr.strip() or f"no {missing.args[0]}",
+                allowed="database_owner, database_name, and the owner's password in database_credentials",
                 run=f"ansible-inventory {' '.join(inventories)} --list",
-            )
-        port = each.ports[containers.DATABASE_PORT]
-        return f"postgresql://minion:{quote(password, safe='')}@{sockets.LOCAL}:{port}/minion"
+            ) from None
+        return url(owner, password, each.ports[containers.DATABASE_PORT], database)
 
     def down(self, names: Sequence[str] = (), *, images: bool = False) -> list[str]:
         """Remove hosts and return their names; with the last one goes the network, the keys and the inventory."""
@@ -236,7 +238,15 @@ class Sandbox:
         with self.narration.stage(f"removing {len(unused)} of {len(images)} images, those that no host uses"):
             self.machine.apply("cannot remove images", image.remove, unused)
 
-    def _write(self) -> None:
+    def _write(self) -> list[Container]:
+        """Write the inventory of the hosts that run, and return them."""
         hosts = [each for each in self.hosts() if each.running]
         keys = {each.spec.name: self.run(each, "cat", f"{image.HOST_KEY}.pub").stdout for each in hosts}
         self.folder.write(hosts, {name: " ".join(key.split()[:2]) for name, key in keys.items()})
+        return hosts
+
+
+def url(owner: str, password: str, port: int, database: str) -> str:
+    """Return a libpq URL of a database on this machine, with what needs it percent-encoded. Pure."""
+    user, secret, name = (quote(text, safe="") for text in (owner, password, database))
+    return f"postgresql://{user}:{secret}@{sockets.LOCAL}:{port}/{name}"

@@ -1,0 +1,23 @@
+"""Hosts for the tests: one sandbox for the session, removed at its end whatever happened."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.sandboxes import Hosts
+
+
+@pytest.fixture(scope="session")
+def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
+    """Makes hosts on request: `host = sandbox.up("db1", os="debian12", shm_size="256m")`, then `host.run("id")`."""
+    with Hosts.made(tmp_path_factory.mktemp("project")) as hosts:
+        yield hosts
+
+
+@pytest.fixture
+def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
+    """A sandbox of one test alone."""
+    with Hosts.made(tmp_path_factory.mktemp("project")) as hosts:
+        yield hosts
