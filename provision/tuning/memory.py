@@ -50,20 +50,19 @@ class Memory:
     @property
     def shared(self) -> int:
         """Return the whole of the server's shared memory."""
-        return math.ceil(self.shared_buffers * SHARED_OVERHEAD) + SHARED_FIXED_MB
+        return math.ceil(_shared(self.shared_buffers))
 
     @property
     def budget(self) -> tuple[BudgetLine, ...]:
         """Return the worst case, part by part."""
         sessions = self.connections + self.workers
-        each = BACKEND_MB + WORK_MEM_FACTOR * self.work_mem_kb / 1024
         autovacuum = self.autovacuum_workers * self.autovacuum
         return (
             BudgetLine("system", self.system, "kernel and the services beside the server"),
             BudgetLine("shared memory", self.shared, f"shared_buffers {self.shared_buffers} MB and its overhead"),
             BudgetLine(
                 "sessions",
-                math.ceil(sessions * each),
+                math.ceil(sessions * _session(self.work_mem_kb / 1024)),
                 f"{self.connections} connections + {self.workers} parallel workers x "
                 f"({BACKEND_MB} MB + {WORK_MEM_FACTOR} x work_mem {self.work_mem_kb} kB)",
             ),
@@ -78,44 +77,47 @@ def plan(request: Request) -> Memory:
 
 
 def _computed(request: Request) -> Memory:
+    """Divide by shares, with bounds reckoned before rounding, so that no part falls while the memory grows."""
     host, total = request.host, request.host.memory_mb
     system = max(SYSTEM_MB[0], min(total / 16, SYSTEM_MB[1]))
-    workers = max(1, min(host.cpus, total // 512))
-    default = min(total / 32, max(100, min(4 * host.cpus, total / 256)))
-    connections = request.max_connections or max(10, int(default / 5) * 5)
-    autovacuum_workers = _autovacuum_workers(host.cpus, total)
-    autovacuum = max(16, min(total / AUTOVACUUM_DIVISOR / autovacuum_workers, 1024))
-    build = vector.build_memory(request, low=max(48, min(total / 16, MAINTENANCE_LOW_MB)), high=max(48, total / 8))
-    fixed = system + autovacuum_workers * autovacuum + build.needed_mb
-    room = total - fixed - _shared(total * SHARED_BUFFERS[0])
-    each = (room / (connections + workers) - BACKEND_MB) / WORK_MEM_FACTOR
-    if each < WORK_MEM_MB[0]:
-        most = int(room / (BACKEND_MB + WORK_MEM_FACTOR * WORK_MEM_MB[0])) - workers
+    workers = max(1.0, min(host.cpus, total / 512))
+    default = max(10.0, min(total / 32, max(100, min(4 * host.cpus, total / 256))))
+    sessions = (request.max_connections or default) + workers
+    cleaners = _autovacuum_workers(host.cpus, total)
+    cleaning = cleaners * max(16, min(total / AUTOVACUUM_DIVISOR / cleaners, 1024))
+    work_mem = min(max(total / WORK_MEM_DIVISOR, WORK_MEM_MB[0]), WORK_MEM_MB[1])
+
+    rest = total - system - cleaning - _shared(total * SHARED_BUFFERS[0])
+    spare = (rest - sessions * _session(work_mem)) / vector.build_factor(request)
+    build = vector.build_memory(
+        request, low=max(48, min(total / 16, MAINTENANCE_LOW_MB)), high=max(48, total / 8, min(total / 4, spare))
+    )
+    room = rest - build.worst_mb
+    work_mem = min(work_mem, (room / sessions - BACKEND_MB) / WORK_MEM_FACTOR)
+    if work_mem < WORK_MEM_MB[0]:
+        fits = int(room / _session(WORK_MEM_MB[0]) - workers)
         raise UsageError(
             "max_connections does not fit in this host's memory",
             where="max_connections",
-            seen=f"{connections} on {total} MB",
-            allowed=f"up to {most}; clients beyond that share connections through PgBouncer",
+            seen=f"{request.max_connections} on {total} MB",
+            allowed=f"up to {fits}; through PgBouncer many more clients share them",
         )
-    work_mem = min(max(total / WORK_MEM_DIVISOR, WORK_MEM_MB[0]), WORK_MEM_MB[1], each)
-    sessions = (connections + workers) * (BACKEND_MB + WORK_MEM_FACTOR * work_mem)
-    most_buffers = (total - fixed - sessions - SHARED_FIXED_MB - 1) / SHARED_OVERHEAD
     hot = 2 * vector.index_mb(request)  # the index, and the embeddings in their table
-    shares = [total * share for share in SHARED_BUFFERS]
-    buffers = _floor(max(shares[0], min(hot, shares[1], most_buffers)), 8)
-    huge = _huge_pages(request, _shared(buffers))
+    base, most = (total * share for share in SHARED_BUFFERS)
+    left = (room - sessions * _session(work_mem)) / SHARED_OVERHEAD
+    buffers = _floor(max(base, min(hot, most, base + left)), 8)
     return Memory(
         system=math.ceil(system),
         shared_buffers=buffers,
         effective_cache=_floor(total * 3 / 4, 16),
         work_mem_kb=int(work_mem * 1024) if work_mem < 4 else int(work_mem) * 1024,
         maintenance=build.maintenance_mb,
-        build=build.needed_mb,
-        autovacuum=int(autovacuum),
-        autovacuum_workers=autovacuum_workers,
-        connections=connections,
-        workers=workers,
-        huge_pages=huge,
+        build=build.used_mb,
+        autovacuum=int(cleaning / cleaners),
+        autovacuum_workers=cleaners,
+        connections=request.max_connections or int(default / 5) * 5,
+        workers=int(workers),
+        huge_pages=_huge_pages(request, _shared(buffers)),
         builders=build.workers,
         warnings=build.warnings,
     )
@@ -133,7 +135,7 @@ def _contract(request: Request) -> Memory:
         effective_cache=_floor(1024 * scale, 16),
         work_mem_kb=int(16 * scale) * 1024,
         maintenance=build.maintenance_mb,
-        build=build.needed_mb,
+        build=build.used_mb,
         autovacuum=max(16, int(64 * scale)),
         autovacuum_workers=_autovacuum_workers(host.cpus, host.memory_mb),
         connections=request.max_connections or int(100 * scale),
@@ -152,7 +154,11 @@ def _contract(request: Request) -> Memory:
 
 
 def _shared(buffers: float) -> float:
-    return buffers * SHARED_OVERHEAD + SHARED_FIXED_MB + 1
+    return buffers * SHARED_OVERHEAD + SHARED_FIXED_MB
+
+
+def _session(work_mem: float) -> float:
+    return BACKEND_MB + WORK_MEM_FACTOR * work_mem
 
 
 def _floor(value: float, step: int) -> int:
@@ -160,7 +166,7 @@ def _floor(value: float, step: int) -> int:
 
 
 def _autovacuum_workers(cpus: int, memory_mb: int) -> int:
-    return 2 if memory_mb < 1024 else min(8, 3 + cpus // 16)
+    return 2 if memory_mb < 1536 else min(8, 3 + cpus // 16)
 
 
 def _huge_pages(request: Request, shared_mb: float) -> int:

@@ -13,7 +13,7 @@ from typing import Literal
 from provision.errors import UsageError
 
 Value = str | int | float | bool
-MINIMUM_MEMORY_MB = 256  # below this PostgreSQL starts but no HNSW build and no pooler fit beside it
+MINIMUM_MEMORY_MB = 440  # what a 512 MB machine reports; below, ten sessions and an index build do not fit
 # What the kernel keeps of the nominal size of a small machine: a "2 GiB" host reports 1.9 GiB or a little less.
 NOMINAL_FACTOR = 0.9
 
@@ -37,7 +37,9 @@ class Host:
     def __post_init__(self) -> None:
         """Refuse what no host can be."""
         if self.memory_mb < MINIMUM_MEMORY_MB:
-            raise UsageError("too little memory", seen=f"{self.memory_mb} MB", allowed=f"{MINIMUM_MEMORY_MB} MB")
+            raise UsageError(
+                "too little memory", seen=f"{self.memory_mb} MB", allowed=f"{MINIMUM_MEMORY_MB} MB or more"
+            )
         if self.cpus < 1:
             raise UsageError("a host has at least one CPU", seen=str(self.cpus), allowed="1 or more")
         if self.storage not in ("ssd", "hdd", "nvme"):

@@ -9,7 +9,7 @@ Pure. Formula of a build: one element of the graph takes
 
 pgvector 0.8.0 with 64 MB overflowed after 9,216 vectors of 1536 dimensions in a parallel build: 6,940 bytes each,
 for a parallel build keeps 3 MB back (HnswBeginParallel in src/hnswbuild.c); the formula says 6,951. A parallel
-build takes all of maintenance_work_mem as one segment of dynamic shared memory when it starts, so /dev/shm must hold
+build takes all of maintenance_work_mem as one segment of dynamic shared memory when it starts: /dev/shm must hold
 it.
 """
 
@@ -35,10 +35,11 @@ DEFAULT_VECTORS = 100_000  # assumed where nobody said how many memories to expe
 
 @dataclass(frozen=True)
 class Build:
-    """What maintenance_work_mem and parallel workers an index build gets; `needed_mb` counts palloc's rounding."""
+    """What an index build gets; `used_mb` counts palloc's rounding, `worst_mb` is that before rounding down."""
 
     maintenance_mb: int
-    needed_mb: int
+    used_mb: int
+    worst_mb: float
     workers: int
     warnings: tuple[str, ...]
 
@@ -69,7 +70,8 @@ def build_memory(request: Request, low: float, high: float) -> Build:
     """Choose between `low` and `high` MiB what the expected vectors need, then make /dev/shm hold it."""
     vectors = DEFAULT_VECTORS if request.vectors is None else request.vectors
     wanted = build_mb(vectors, request.dimensions)
-    maintenance = _floor(max(low, min(wanted, high)))
+    exact = max(low, min(wanted, high))
+    maintenance = _floor(exact)
     host, warnings = request.host, []
     workers = _workers(request)
     shm = host.shared_memory_mb - SHM_RESERVE_MB
@@ -88,8 +90,13 @@ def build_memory(request: Request, low: float, high: float) -> Build:
             f"an HNSW build of {vectors:,} vectors needs {wanted} MB and spills after {held:,}: "
             f"build it with SET maintenance_work_mem = '{wanted}MB' while nothing else runs, or add memory"
         )
-    factor = 1.0 if compatibility.has_feature("parallel_hnsw_build", request.pgvector) else PALLOC_FACTOR
-    return Build(maintenance, math.ceil(maintenance * factor), workers, tuple(warnings))
+    factor = build_factor(request)
+    return Build(maintenance, math.ceil(maintenance * factor), exact * factor, workers, tuple(warnings))
+
+
+def build_factor(request: Request) -> float:
+    """Return how far a build may exceed maintenance_work_mem."""
+    return 1.0 if compatibility.has_feature("parallel_hnsw_build", request.pgvector) else PALLOC_FACTOR
 
 
 def _workers(request: Request) -> int:

@@ -1,0 +1,78 @@
+"""`provision tune`: print the settings that a host gets, with the reason for each; without options, this host's.
+
+Writes nothing but stdout. The role `postgresql` uses the same functions.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+
+import click
+
+from provision.errors import UsageError
+from provision.tuning import Host, as_facts, tune
+from provision.tuning.detect import detect, installed
+from provision.tuning.show import explained
+
+_MEGABYTES = {"": 1, "M": 1, "MB": 1, "MIB": 1, "G": 1024, "GB": 1024, "GIB": 1024, "TB": 1024**2}
+
+
+def _megabytes(text: str) -> int:
+    """Read 512MB, 64GB, 64 (MB) or 1.5GB."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)", text.strip())
+    if match is None or match[2].upper() not in _MEGABYTES:
+        raise UsageError("not a size of memory", where="--memory", seen=text, allowed="such as 512MB or 64GB")
+    return int(float(match[1]) * _MEGABYTES[match[2].upper()])
+
+
+@click.command()
+@click.option("--memory", help="Memory, such as 64GB.  [default: this host's, as its cgroups limit it]")
+@click.option("--cpus", type=click.IntRange(1), help="CPUs.  [default: this host's]")
+@click.option("--storage", type=click.Choice(["ssd", "hdd", "nvme"]), help="[default: this host's]")
+@click.option("--container/--no-container", default=None, help="[default: as this host]")
+@click.option("--profile", type=click.Choice(["dev", "prod"]), default="prod", show_default=True)
+@click.option("--max-connections", type=click.IntRange(1), help="[default: what the memory carries]")
+@click.option("--vectors", type=click.IntRange(0), help="How many memories to expect.")
+@click.option("--dimensions", type=click.IntRange(1, 2000), default=1536, show_default=True)
+@click.option("--postgresql", type=int, help="Major version.  [default: what is installed, else 14]")
+@click.option("--pgvector", help="[default: what is installed, else 0.5.1]")
+@click.option("--without-lz4", is_flag=True, help="For a server built without lz4.")
+@click.option("--explain", is_flag=True, help="A table of values and reasons, and the memory budget.")
+@click.option("--format", "form", type=click.Choice(["conf", "json"]), default="conf", show_default=True)
+def command(
+    memory: str | None,
+    cpus: int | None,
+    storage: str | None,
+    container: bool | None,
+    profile: str,
+    max_connections: int | None,
+    vectors: int | None,
+    dimensions: int,
+    postgresql: int | None,
+    pgvector: str | None,
+    without_lz4: bool,
+    explain: bool,
+    form: str,
+) -> None:
+    """Compute PostgreSQL's settings for a host and a profile, each with its reason."""
+    facts, options = detect(), installed()
+    if memory is not None:  # another host: what depends on the memory of this one does not hold there
+        facts = {"cpus": facts["cpus"], "memory_mb": _megabytes(memory)}
+    facts |= _given(cpus=cpus, storage=storage, container=container)
+    options |= _given(postgresql_major=postgresql, pgvector_version=pgvector, max_connections=max_connections)
+    options |= _given(vectors=vectors, dimensions=dimensions, has_lz4=not without_lz4)
+    if form == "json":
+        result = as_facts(facts, profile, **options)
+        click.echo(json.dumps({"host": facts, "profile": profile, "for": options} | result, indent=2))
+        return
+    tuning = tune(Host(**facts), profile, **options)  # type: ignore[arg-type]
+    text = explained(tuning, shutil.get_terminal_size((110, 24)).columns) if explain else tuning.as_conf()
+    click.echo(text, nl=False)
+    for warning in tuning.warnings:
+        click.echo(f"Warning: {warning}", err=True)
+
+
+def _given(**options: object) -> dict[str, object]:
+    return {name: value for name, value in options.items() if value is not None}
