@@ -169,6 +169,13 @@ def packages_interrupted() -> bool:
     return bool(updates or audit.stdout.strip())
 
 
+def packages() -> list[str]:
+    """Name every package that is installed whole."""
+    command = ["dpkg-query", "--show", "--showformat=${db:Status-Abbrev}${Package}\\n"]
+    shown = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
+    return [line[3:] for line in shown.stdout.splitlines() if line.startswith("ii ")]
+
+
 def package_lists_age() -> int:
     """Give the age of apt's lists in seconds; a very large number when there are none, as in a minimal image."""
     lists = [path.stat().st_mtime for path in Path("/var/lib/apt/lists").glob("*Packages*")]
@@ -213,6 +220,7 @@ def main() -> None:
         "disk_free_mb": shutil.disk_usage(disk).free // 2**20,
         "listeners": listeners(module.params["ports"]),
         "package_lock": package_lock(module.params["packages_wait"]),
+        "packages": packages(),
         "packages_interrupted": packages_interrupted(),
         "package_lists_age_s": package_lists_age(),
         "clusters": known,

@@ -269,18 +269,18 @@ def test_run_killed_at_every_role_and_in_the_middle_converges_and_then_changes_n
     host = sandbox.up("killed", os="debian13")
     for point in [
         "TASK [preflight : Let no other run",
-        "TASK [postgresql : Install the server]",
+        "TASK [packages : Install what is missing]",
         "TASK [postgresql : Make the cluster",
         "TASK [postgresql : Start the server",
         "TASK [toolkit : Install the command]",
-        "TASK [pgvector : Install pgvector]",
+        "TASK [pgvector : Validating",
         "TASK [database : Make the database]",
         "TASK [migrations : Apply",
         "TASK [verify : Log in",
     ]:
         run = _start(host)
         _until(run, point)
-        time.sleep(1.5 if "Install" in point else 0.2)  # in the middle of apt and of dpkg
+        time.sleep(1.5 if "packages" in point else 0.2)  # in the middle of apt and of dpkg
         run.kill()
         run.wait()
         # What it had started on the host dies with its connection, as when the controller loses power.
