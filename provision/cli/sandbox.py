@@ -15,8 +15,11 @@ if TYPE_CHECKING:
     from provision.host.sandbox import Sandbox
 
 
+DIRECTORY = click.Path(exists=True, file_okay=False, path_type=Path)
+
+
 @click.group(name="sandbox")
-@click.option("--project", type=click.Path(path_type=Path), default=Path(), help="Project directory [default: here].")
+@click.option("--project", type=DIRECTORY, default=Path(), help="Project directory [default: here].")
 @click.pass_context
 def command(context: click.Context, project: Path) -> None:
     """Make, use and remove disposable Debian hosts (podman containers with systemd and sshd) on this machine."""

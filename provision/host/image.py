@@ -20,6 +20,7 @@ REPOSITORY = "localhost/provision-sandbox"
 ADMIN = "provision"
 CERTIFICATES = Path("/usr/local/share/ca-certificates")
 BUILD_FOLDER = "/var/cache/provision-sandbox"
+BUILD_LOCK = "/run/lock/provision-sandbox-build.lock"  # flock of the build itself: it may outlive us
 INCLUDE = (
     "ca-certificates",
     "dbus",
@@ -129,7 +130,7 @@ TMPDIR={BUILD_FOLDER} {shlex.join(build_command(mirror, codename))} > {tar}.part
 mv {tar}.partial {tar}
 podman import --quiet {change} {tar} {image}
 """
-    yield shlex.join(["flock", f"{BUILD_FOLDER}.lock", "sh", "-c", script])
+    yield shlex.join(["flock", BUILD_LOCK, "sh", "-c", script])
 
 
 @operation()

@@ -101,17 +101,25 @@ class Machine:
                 raise HostError(f"cannot read {fact.__name__}", where="this machine", seen=str(error)) from None
 
     @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
-        """Let one sandbox command at a time change this machine; the kernel frees the lock of a killed one."""
-        with contextlib.suppress(FileExistsError):
-            os.close(os.open(LOCK, os.O_CREAT | os.O_EXCL | os.O_RDONLY, 0o644))
-        with LOCK.open() as handle:
+    def locked(self, path: Path | None = None) -> Iterator[None]:
+        """Let one `provision sandbox` at a time go on: in a project, which is a directory, or on this machine.
+
+        The kernel frees the lock of a killed process, and a directory can be locked as well as a file.
+        """
+        if path is None:
+            path = LOCK
+            with contextlib.suppress(FileExistsError):
+                os.close(os.open(LOCK, os.O_CREAT | os.O_EXCL | os.O_RDONLY, 0o644))
+        handle = os.open(path, os.O_RDONLY)
+        try:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                with self.narration.stage("waiting for another `provision sandbox` on this machine"):
+                with self.narration.stage(f"waiting for another `provision sandbox`, which holds {path}"):
                     fcntl.flock(handle, fcntl.LOCK_EX)
             yield
+        finally:
+            os.close(handle)
 
     def install_packages(self) -> None:
         """Install with apt what is missing of podman and its friends. Raises HostError where apt cannot."""
@@ -141,7 +149,8 @@ def results(state: State) -> list[OperationMeta]:
 
 
 def last_output(state: State) -> str:
-    """Return the end of what failed operations printed, errors if there are any."""
+    """Return the end of what failed operations printed: what they call errors, if anything."""
     failed = [meta for meta in results(state) if meta.is_complete() and meta.did_error()]
     lines = [line for meta in failed for line in (meta.stderr_lines or meta.stdout_lines) if line.strip()]
-    return "\n           ".join(lines[-SEEN_LINES:])
+    errors = [line for line in lines if line.startswith(("E:", "Err:", "Error"))] or lines
+    return "\n           ".join(errors[-SEEN_LINES:])

@@ -1,7 +1,7 @@
 """Sandbox hosts of a project: real Debian hosts with systemd and sshd on a network of their own.
 
 Does IO on this machine only. `up` mends what is missing and leaves a running host alone; it refuses to change what
-a host is. One sandbox command at a time changes a machine; the others wait.
+a host is. One command at a time changes a project; the others wait.
 """
 
 import ipaddress
@@ -11,7 +11,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -66,7 +66,7 @@ class Sandbox:
             containers.check_name(name)
         release = image.release(spec.os)
         self.machine.install_packages()
-        with self.machine.locked():
+        with self.machine.locked(self.project):
             info = self._require_names_on_the_network()
             there = {each.spec.name: each for each in self.hosts()}
             for name in names:
@@ -78,10 +78,18 @@ class Sandbox:
                 if "memory" not in info["host"].get("cgroupControllers", []):
                     self.narration.note("this machine has no memory controller: --memory does not bind")
                     spec = replace(spec, memory="")
-                self._create(missing, spec, release, list(there.values()), mirror_url)
-            with self.narration.stage(f"starting {', '.join(names)}"):
+                spec, tag = self._prepare(spec, release, mirror_url)
+                self._make_network()
+            with self.machine.locked():  # a port that was free is taken only when its host has started
+                for name in missing:
+                    with self.narration.stage(f"making {name} ({spec.os})"):
+                        self._create(replace(spec, name=name), tag)
+                        self._start(self.host(name))
+                for name in there.keys() & set(names):
+                    self._start(there[name])
+            with self.narration.stage(f"waiting until {', '.join(names)} answer"):
                 for each in self.hosts(names):
-                    self._start(each)
+                    self._wait(each)
             return [each for each in self._write() if each.spec.name in names]
 
     def _require_names_on_the_network(self) -> dict[str, Any]:
@@ -96,9 +104,8 @@ class Sandbox:
             )
         return info
 
-    def _create(
-        self, names: list[str], spec: Spec, release: image.Release, there: list[Container], mirror_url: str
-    ) -> None:
+    def _prepare(self, spec: Spec, release: image.Release, mirror_url: str) -> tuple[Spec, str]:
+        """Make the image unless it is there; return the specification with its variables, and the image's tag."""
         source = mirror.find(platform.freedesktop_os_release().get("VERSION_CODENAME", ""), mirror_url)
         variables = release.variables()
         if release.pgvector_install_method == "source":
@@ -112,16 +119,18 @@ class Sandbox:
             with self.narration.stage(f"making the image of {spec.os} (once; it is kept)"):
                 failure = f"cannot make the image of {spec.os} from {source.archive}"
                 self.machine.apply(failure, image.build, tag, source, release.codename)
+        return replace(spec, variables=variables), tag
+
+    def _make_network(self) -> None:
         if not self._exists("network", self.prefix):
             self.machine.apply("cannot make the network", containers.network, self.prefix, self.project)
-        addresses = self._free_addresses([each.spec.address for each in there])
-        for name in names:
-            self._require_free_name(name)
-            first = not there and name == names[0]
-            ports = sockets.choose((containers.DATABASE_PORT, containers.POOLER_PORT), fixed=first)
-            made = replace(spec, name=name, address=next(addresses), variables=variables)
-            with self.narration.stage(f"making {name} ({spec.os})"):
-                self.machine.apply(f"cannot make {name}", containers.create, made, tag, self.project, ports)
+
+    def _create(self, spec: Spec, tag: str) -> None:
+        self._require_free_name(spec.name)
+        there = self.hosts()
+        ports = sockets.choose((containers.DATABASE_PORT, containers.POOLER_PORT), fixed=not there)
+        made = replace(spec, address=self._free_address([each.spec.address for each in there]))
+        self.machine.apply(f"cannot make {spec.name}", containers.create, made, tag, self.project, ports)
 
     def _exists(self, kind: str, name: str) -> bool:
         return bool(self.machine.fact(Json, f"{kind} inspect {name}"))
@@ -138,15 +147,19 @@ class Sandbox:
                 run=f"podman rm --force {container} (if nobody needs it)",
             )
 
-    def _free_addresses(self, taken: list[str]) -> Iterator[str]:
+    def _free_address(self, taken: list[str]) -> str:
+        """Return an address of the project's network; a host keeps it, so that the inventory stays true."""
         subnet = self.machine.fact(Json, f"network inspect {self.prefix}")[0]["subnets"][0]
         used = {*taken, subnet["gateway"]}
-        return (str(each) for each in ipaddress.ip_network(subnet["subnet"]).hosts() if str(each) not in used)
+        return next(str(each) for each in ipaddress.ip_network(subnet["subnet"]).hosts() if str(each) not in used)
 
     def _start(self, each: Container) -> None:
-        """Let our key in, start the host and wait until systemd has booted it and sshd greets."""
+        """Let our key in, and start the host if it does not run."""
         self._require_free_ports(each)
         self.machine.apply(f"cannot start {each.spec.name}", containers.start, each, self.folder.public_key)
+
+    def _wait(self, each: Container) -> None:
+        """Wait until systemd has booted the host and sshd greets."""
         until = time.monotonic() + BOOT_TIMEOUT_S
         state = ""
         while time.monotonic() < until:
@@ -215,7 +228,7 @@ class Sandbox:
 
     def down(self, names: Sequence[str] = (), *, images: bool = False) -> list[str]:
         """Remove hosts and return their names; with the last one goes the network, the keys and the inventory."""
-        with self.machine.locked():
+        with self.machine.locked(self.project):
             for name in names:
                 self.host(name)
             gone = self.hosts(names)

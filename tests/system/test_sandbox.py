@@ -78,12 +78,6 @@ def test_host_is_bare(db1: Host) -> None:
     assert db1.run("dpkg-query --list 'postgresql*' 'libpq*'").returncode != 0
 
 
-def test_host_reaches_its_mirror(db1: Host) -> None:
-    answer = db1.run("apt-get update && apt-get install --simulate postgresql-17-pgvector")
-    assert answer.returncode == 0, answer.stderr
-    assert "Inst postgresql-17-pgvector" in answer.stdout
-
-
 def test_hosts_find_each_other_by_name_and_address(db1: Host, old: Host) -> None:
     for target in ("old", old.address):
         words = f"import socket; print(socket.create_connection(('{target}', 22), 5).recv(4))"
@@ -135,35 +129,25 @@ def test_up_leaves_a_running_host_alone(sandbox: Hosts, db1: Host) -> None:
     assert identity(db1) == before
 
 
-def test_up_starts_a_stopped_host_with_what_was_in_it(sandbox: Hosts, old: Host) -> None:
+def test_up_starts_a_stopped_host_once_its_ports_are_free(sandbox: Hosts, old: Host) -> None:
     old.run("echo kept > /root/kept")
     podman("stop", "--time=0", old.container.container)
-    assert old.name not in [each.spec.name for each in sandbox.sandbox.hosts() if each.running]
-    refused = sandbox.provision("exec", "old", "--", "true")
-    assert "old is stopped" in refused.stderr
+    assert "old is stopped" in sandbox.provision("exec", "old", "--", "true").stderr
+    with socket.create_server(("127.0.0.1", old.ports[5432])):
+        refused = sandbox.provision("up", "old")
+    assert refused.returncode == 1
+    assert f"its port 5432 is {old.ports[5432]} here, which is taken" in refused.stderr
+    assert f"pid={os.getpid()}" in refused.stderr
     again = sandbox.up("old")
     assert (again.address, again.ports) == (old.address, old.ports)
     assert again.run("cat /root/kept").stdout == "kept\n"
     assert again.ansible("-m", "ping").returncode == 0
 
 
-def test_up_names_the_holder_of_a_port_that_was_taken_meanwhile(sandbox: Hosts, old: Host) -> None:
-    podman("stop", "--time=0", old.container.container)
-    port = old.ports[5432]
-    try:
-        with socket.create_server(("127.0.0.1", port)):
-            answer = sandbox.provision("up", "old")
-        assert answer.returncode == 1
-        assert f"its port 5432 is {port} here, which is taken" in answer.stderr
-        assert f"pid={os.getpid()}" in answer.stderr
-    finally:
-        sandbox.up("old")
-
-
 def test_up_mends_lost_keys(sandbox: Hosts, db1: Host) -> None:
     for path in (sandbox.sandbox.folder.key, sandbox.sandbox.folder.known_hosts, sandbox.inventory):
         path.unlink()
-    sandbox.sandbox.up(["db1", "old"], {})
+    sandbox.up("db1")
     assert db1.ansible("-m", "ping").returncode == 0
 
 
@@ -199,7 +183,7 @@ def test_up_refuses_a_bad_value(sandbox: Hosts, words: list[str], expected: str)
 
 @pytest.mark.parametrize(
     ("option", "value", "seen"),
-    [("--os", "debian12", "debian13"), ("--memory", "2g", "1g"), ("--group", "backup", "database")],
+    [("--os", "debian12", "debian13"), ("--memory", "2g", "1g")],
 )
 def test_up_refuses_to_change_a_host(sandbox: Hosts, db1: Host, option: str, value: str, seen: str) -> None:
     answer = sandbox.provision("up", "db1", option, value)
@@ -272,7 +256,7 @@ machine.Machine().apply("failed", image.build, {tag!r}, source, "trixie")
     assert not Path(image.BUILD_FOLDER, "trixie.tar").exists()
     assert subprocess.run(["podman", "image", "exists", tag], check=False).returncode == 1
     # The next build clears what is left, also when it fails itself.
-    with pytest.raises(HostError, match="dists/nonesuch"):
+    with pytest.raises(HostError, match="nonesuch Release"):
         machine.apply("cannot make it", image.build, tag, source, "nonesuch")
     assert not Path(image.BUILD_FOLDER).exists()
     assert subprocess.run(["podman", "image", "exists", tag], check=False).returncode == 1
