@@ -152,11 +152,11 @@ def refuse(problems: Sequence[Problem], *, compatible: bool, where: str) -> list
     first, *others = stopping
     more = "".join(f"; {problem.file} {problem.seen} ({problem.kind})" for problem in others[:5])
     more += f"; and {len(others) - 5} more" if len(others) > 5 else ""
-    kind = "duplicate migration file" if first.kind == "duplicate" else f"{first.kind} migration"
+    kind = "duplicate migration file: " if first.kind == "duplicate" else ""
     raise MigrationError(
-        f"refused, and nothing was run: {kind} {first.file}",
+        f"{kind}{first.file} is refused, and nothing was run",
         where=where,
-        seen=first.seen + more,
+        seen=f"{first.seen} ({first.kind}){more}",
         allowed=first.fix,
         run="provision migrate status"
         + ("" if first.severity is Severity.ERROR else ", or --compatible to go on as golang-migrate would"),

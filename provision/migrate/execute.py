@@ -31,7 +31,7 @@ RETRIABLE = {"55P03": "lock timeout", "40P01": "deadlock"}
 CANCELLED = "57014"
 
 _SUCCESS = (ExecStatus.COMMAND_OK, ExecStatus.TUPLES_OK, ExecStatus.EMPTY_QUERY, ExecStatus.SINGLE_TUPLE)
-_COPY_FAILED = b"COPY from or to the client is not possible in a migration: use INSERT"
+_COPY_FAILED = b"a migration has no client to copy from, use INSERT"
 
 
 @dataclass(frozen=True)

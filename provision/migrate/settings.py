@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
-from urllib.parse import parse_qsl, quote, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, quote
 
 import psycopg
 
@@ -52,12 +52,12 @@ def from_url(url: str, settings: Settings) -> Settings:
     """Take golang-migrate's options out of a URL and leave one that libpq reads. Raises UsageError."""
     if "://" not in url:
         return replace(settings, url=url)
-    parts = urlsplit(url)
+    head, _, tail = url.partition("?")
     ours: dict[str, str] = {}
     libpq: list[tuple[str, str]] = []
     server: list[str] = []
     known = {option.keyword.decode() for option in psycopg.pq.Conninfo.get_defaults()} | {"ssl", "requiressl"}
-    for name, value in parse_qsl(parts.query, keep_blank_values=True):
+    for name, value in parse_qsl(tail, keep_blank_values=True):
         if name.startswith("x-"):
             ours[name] = value
         elif name in known:
@@ -69,7 +69,7 @@ def from_url(url: str, settings: Settings) -> Settings:
         libpq = [(name, value) for name, value in libpq if name != "options"]
         libpq.append(("options", " ".join([*given, *server])))
     query = "&".join(f"{name}={quote(value, safe='')}" for name, value in libpq)
-    settings = replace(settings, url=urlunsplit(parts._replace(query=query)))
+    settings = replace(settings, url=f"{head}?{query}" if query else head)
     unknown = set(ours) - {*_READERS, "x-migrations-table-quoted", "x-multi-statement-max-size"}
     if unknown:
         allowed = ", ".join(sorted({*_READERS, "x-migrations-table-quoted"}))

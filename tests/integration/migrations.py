@@ -1,0 +1,137 @@
+"""A database and a directory of migrations, and the tools that are run on them: ours, and golang-migrate's own."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psycopg
+import pytest
+from click.testing import CliRunner
+
+from provision.cli import root
+from provision.errors import ProvisionError
+from tests.clusters import Cluster
+
+REAL = os.environ.get("MIGRATE_BIN") or shutil.which("migrate")
+needs_real = pytest.mark.skipif(not REAL, reason="golang-migrate is not installed: set MIGRATE_BIN")
+
+NOTHING = (-1, False)
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a call printed and how it ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+@dataclass
+class Project:
+    """One database, one directory."""
+
+    cluster: Cluster
+    database: str
+    path: Path
+    query: str = ""
+
+    @property
+    def url(self) -> str:
+        """The database, as the owner, over TCP."""
+        return self.cluster.url(self.database, "minion") + f"?sslmode=disable{self.query}"
+
+    def write(self, **files: str | bytes) -> None:
+        """Write files; in the keyword __ stands for the dot before up and down, and .sql is added: _1_a__up."""
+        for name, body in files.items():
+            self.put(name.removeprefix("_").replace("__", ".") + ".sql", body)
+
+    def put(self, name: str, body: str | bytes) -> Path:
+        """Write one file under its full name."""
+        self.path.mkdir(exist_ok=True)
+        path = self.path / name
+        path.write_bytes(body if isinstance(body, bytes) else body.encode())
+        return path
+
+    def tables(self, *names: str) -> None:
+        """Write migrations 1, 2, ... that create and drop these tables."""
+        for number, name in enumerate(names, 1):
+            self.put(f"{number:03d}_{name}.up.sql", f"CREATE TABLE {name} (id int);\n")
+            self.put(f"{number:03d}_{name}.down.sql", f"DROP TABLE {name};\n")
+
+    def arguments(self, command: str, *words: str) -> list[str]:
+        """The command line of ours, without the program."""
+        return ["migrate", command, "--database", self.url, "--path", str(self.path), *words]
+
+    def run(self, command: str, *words: str) -> Done:
+        """Call ours in this process, as the command line does."""
+        result = CliRunner().invoke(root, self.arguments(command, *words))
+        if isinstance(result.exception, ProvisionError):
+            return Done(result.exception.exit_code, result.stdout, f"{result.stderr}Error: {result.exception}")
+        assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+        return Done(result.exit_code, result.stdout, result.stderr)
+
+    def start(self, command: str, *words: str) -> subprocess.Popen[str]:
+        """Start ours as a process of its own."""
+        program = [sys.executable, "-c", "from provision.cli import main; main()"]
+        return subprocess.Popen(
+            [*program, *self.arguments(command, *words)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+
+    def real(self, command: str, *words: str) -> Done:
+        """Call golang-migrate."""
+        assert REAL
+        call = [REAL, "-path", str(self.path), "-database", self.url, command, *words]
+        done = subprocess.run(call, capture_output=True, text=True, check=False, timeout=60)
+        return Done(done.returncode, done.stdout, done.stderr)
+
+    def query_all(self, sql: str) -> list[tuple[object, ...]]:
+        """Ask the database as its owner."""
+        with psycopg.connect(self.url.partition("&")[0], autocommit=True) as connection:
+            return connection.execute(sql.encode()).fetchall()
+
+    def execute(self, *statements: str) -> None:
+        """Change the database as its owner."""
+        with psycopg.connect(self.url.partition("&")[0], autocommit=True) as connection:
+            for statement in statements:
+                connection.execute(statement.encode())
+
+    def state(self, table: str = "schema_migrations") -> tuple[int, bool]:
+        """What the version table says, read as golang-migrate reads it."""
+        if not self.query_all(f"SELECT to_regclass('{table}') IS NOT NULL")[0][0]:
+            return NOTHING
+        rows = self.query_all(f"SELECT version, dirty FROM {table}")  # noqa: S608
+        assert len(rows) <= 1
+        return (int(str(rows[0][0])), bool(rows[0][1])) if rows else NOTHING
+
+    def made(self) -> set[str]:
+        """The tables of schema public, without the runner's own."""
+        rows = self.query_all(
+            "SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind = 'r'"
+        )
+        return {str(row[0]) for row in rows} - {"schema_migrations", "schema_migrations_history"}
+
+
+@pytest.fixture(scope="module")
+def shared_database(cluster: Cluster) -> Iterator[str]:
+    """One database for a module: emptying a schema is a hundred times cheaper than making a database."""
+    name = "migrations"
+    cluster.psql(f"CREATE DATABASE {name} OWNER minion")
+    yield name
+    cluster.psql(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def project(cluster: Cluster, shared_database: str, tmp_path: Path) -> Project:
+    """An empty database and an empty directory."""
+    project = Project(cluster, shared_database, tmp_path / "migrations")
+    with psycopg.connect(cluster.url(shared_database), autocommit=True) as connection:
+        connection.execute("DROP SCHEMA IF EXISTS public, app, other CASCADE")
+        connection.execute("CREATE SCHEMA public AUTHORIZATION minion")
+    return project

@@ -1,0 +1,133 @@
+"""Finding statements in SQL text, and those that no migration may hold."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from provision.migrate import sql
+
+WHOLE = [
+    "SELECT 1",
+    "INSERT INTO t VALUES (1, 'a;b', 'it''s')",
+    "SELECT ';' || E'\\';' || \";\"",
+    "DO $$ BEGIN ROLLBACK; END $$",
+    "DO $a$ ; $$ ; $a$",
+    "SELECT 1 /* ; /* ; */ ; */ + 2",
+    "SELECT 1 -- ; '\n + 2",
+    "SELECT (1; 2)",
+    "CREATE FUNCTION f() RETURNS int LANGUAGE sql BEGIN ATOMIC SELECT CASE WHEN true THEN 1 END; SELECT 2; END",
+    "CREATE OR REPLACE PROCEDURE p(a int) BEGIN ATOMIC INSERT INTO t VALUES (1); END",
+    "SELECT foo$x$ , bar",
+    "INSERT INTO t VALUES (-1, 1 - 2, '--', '/*')",
+    "SELECT name'x'",
+    "SELECT '\\'",
+]
+
+
+@pytest.mark.parametrize("text", WHOLE)
+def test_one_statement_is_one(text: str) -> None:
+    assert [text.encode()[s.start : s.end].decode() for s in sql.statements(text.encode())] == [text]
+
+
+@given(st.lists(st.sampled_from(WHOLE), max_size=6), st.sampled_from([";", ";\n", " ; ;\n-- x;\n", ";/* ; */"]))
+def test_statements_are_found_where_they_were_put(texts: list[str], separator: str) -> None:
+    body = separator.join(texts).encode()
+    assert [body[s.start : s.end].decode().strip() for s in sql.statements(body)] == texts
+
+
+@given(st.text(alphabet="SELECT;'\"$x()/*-\\ \nE", max_size=60))
+def test_no_text_breaks_the_splitter(text: str) -> None:
+    found = list(sql.statements(text.encode()))
+    assert all(0 <= s.start <= s.end <= len(text) for s in found)
+    sql.hazards(text.encode())
+
+
+@pytest.mark.parametrize("text", ["", " \n", "-- only a comment", "/* /* ; */ */", ";;;"])
+def test_nothing_is_no_statement(text: str) -> None:
+    assert list(sql.statements(text.encode())) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "seen"),
+    [
+        ("SELECT 1;\nROLLBACK;", 2, "ROLLBACK, which undoes the file"),
+        ("abort", 1, "ABORT, which undoes the file"),
+        ("BEGIN;\nSELECT 1;\nROLLBACK AND NO CHAIN;", 3, "ROLLBACK, which undoes the file"),
+        ("\nBEGIN;\nSELECT 1;", 2, "a transaction that is not committed"),
+        ("START TRANSACTION ISOLATION LEVEL SERIALIZABLE;", 1, "a transaction that is not committed"),
+        ("BEGIN; SELECT 1; COMMIT AND CHAIN; SELECT 2", 1, "a transaction that is not committed"),
+        ("BEGIN; PREPARE TRANSACTION 'x';", 1, "PREPARE TRANSACTION, which leaves its locks"),
+        ("discard all", 1, "DISCARD ALL, which drops the migration lock"),
+        ("COPY t (a, b) FROM STDIN WITH (FORMAT csv);\n1,'\n\\.", 1, "COPY from or to the client"),
+        ("COPY (SELECT 1) TO STDOUT", 1, "COPY from or to the client"),
+        ("SELECT 1;\n\\i other.sql", 2, "a psql command (\\)"),
+        ("\\set x 1\nSELECT :x", 1, "a psql command (\\)"),
+        ("SET ROLE other;\nCREATE TABLE t()", 1, "a role that is set and not reset"),
+        ("SET SESSION AUTHORIZATION other", 1, "a role that is set and not reset"),
+        ("SET SESSION ROLE other", 1, "a role that is set and not reset"),
+    ],
+)
+def test_names_what_no_migration_may_hold(text: str, line: int, seen: str) -> None:
+    (hazard,) = sql.hazards(text.encode())
+    assert (sql.place(text.encode(), hazard.offset)[0], hazard.seen) == (line, seen)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *WHOLE[:3],
+        "BEGIN; SELECT 1; COMMIT",
+        "BEGIN; SAVEPOINT a; ROLLBACK TO SAVEPOINT a; COMMIT;",
+        "BEGIN; ROLLBACK WORK TO a; END;",
+        "DO $$ BEGIN EXECUTE 'x'; ROLLBACK; END $$",
+        "COMMENT ON TABLE t IS 'ROLLBACK; \\i x'",
+        "-- ROLLBACK;\n/* BEGIN; */ SELECT 1",
+        "COPY t FROM '/srv/data.csv'",
+        "SET ROLE other; CREATE TABLE t(); RESET ROLE",
+        "SET ROLE other; SET ROLE NONE",
+        "BEGIN; SET LOCAL ROLE other; CREATE TABLE t(); COMMIT",
+        "SET SESSION AUTHORIZATION other; RESET SESSION AUTHORIZATION",
+        "SELECT 'unclosed; ROLLBACK",
+        'CREATE TABLE "ROLLBACK"()',
+        "SELECT E'\\\\ \\' ; ROLLBACK'",
+        "DISCARD TEMP",
+        "BEGIN; COMMIT AND NO CHAIN",
+    ],
+)
+def test_leaves_good_statements_alone(text: str) -> None:
+    assert sql.hazards(text.encode()) == []
+
+
+@given(st.text(alphabet="aé表😀\n", min_size=1, max_size=50), st.data())
+def test_the_servers_position_is_found_again(text: str, data: st.DataObject) -> None:
+    position = data.draw(st.integers(1, len(text)))
+    before = text[: position - 1]
+    body = text.encode()
+    offset = sql.offset_of(body, position)
+    assert body[:offset].decode() == before
+    assert sql.place(body, offset) == (before.count("\n") + 1, len(before.rpartition("\n")[2]) + 1)
+
+
+def test_shows_no_password_and_no_endless_line() -> None:
+    assert (
+        sql.first_line(b"CREATE ROLE a PASSWORD 'geheim' LOGIN;\nSELECT 1", 0) == "CREATE ROLE a PASSWORD '...' LOGIN;"
+    )
+    assert len(sql.first_line(b"SELECT " + b"1" * 1000, 0)) == 103
+
+
+@pytest.mark.parametrize(
+    ("text", "survives"),
+    [
+        ("CREATE UNIQUE INDEX CONCURRENTLY IF NOT EXISTS a ON t (b)", True),
+        ("REINDEX (VERBOSE) TABLE CONCURRENTLY t", True),
+        ("VACUUM t", True),
+        ("CALL p()", True),
+        ("CREATE INDEX concurrently_made ON t (b)", False),
+        ("CREATE TABLE t ()", False),
+    ],
+)
+def test_knows_what_commits_in_the_middle(text: str, survives: bool) -> None:
+    (statement,) = sql.statements(text.encode())
+    assert statement.survives_rollback is survives
