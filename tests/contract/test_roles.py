@@ -95,15 +95,6 @@ def test_inventories_have_the_same_files_and_variables() -> None:
     assert names("dev") == names("prod")
 
 
-def test_profiles_have_the_same_keys_in_the_same_order() -> None:
-    def keys(value: Any) -> Any:
-        return [(name, keys(inner)) for name, inner in value.items()] if isinstance(value, dict) else None
-
-    dev, prod = (keys(yaml.safe_load((ROOT / f"profiles/{name}.yml").read_text())) for name in ("dev", "prod"))
-    assert dev
-    assert dev == prod
-
-
 def test_templates_are_rendered_by_the_role_of_their_folder_only() -> None:
     for template in sorted((ROOT / "templates").glob("*/*.j2")):
         role = Role(ROOT / "roles" / template.parent.name)

@@ -1,0 +1,59 @@
+"""dev.yml and prod.yml side by side: the same keys in the same order, each commented, and known to tuning."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from provision.errors import UsageError
+from provision.tuning import Choices
+from provision.tuning.choices import built_in
+
+PROFILES = Path(__file__).parents[2] / "profiles"
+
+
+def keys(node: object, path: str = "") -> list[str]:
+    if not isinstance(node, dict):
+        return [path]
+    return [key for name, child in node.items() for key in keys(child, f"{path}.{name}")]
+
+
+def load(name: str) -> dict[str, dict[str, object]]:
+    loaded = yaml.safe_load((PROFILES / f"{name}.yml").read_text())
+    assert isinstance(loaded, dict)
+    return loaded
+
+
+def test_both_profiles_have_the_same_keys_in_the_same_order() -> None:
+    assert keys(load("dev")) == keys(load("prod"))
+
+
+@pytest.mark.parametrize("name", ["dev", "prod"])
+def test_every_value_has_its_reason_beside_it(name: str) -> None:
+    bare = [
+        line
+        for line in (PROFILES / f"{name}.yml").read_text().splitlines()
+        if line.startswith("  ") and "  # " not in line
+    ]
+    assert bare == []
+
+
+@pytest.mark.parametrize("name", ["dev", "prod"])
+def test_built_in_choices_are_those_of_the_file(name: str) -> None:
+    assert Choices.of(load(name)["postgresql"]) == built_in(name)
+
+
+def test_refuses_a_misspelt_key_and_names_the_right_one() -> None:
+    section = load("prod")["postgresql"]
+    section["log_statment"] = section.pop("log_statement")
+    with pytest.raises(UsageError) as refused:
+        Choices.of(section)
+    assert refused.value.where == "postgresql.log_statment"
+    assert refused.value.allowed == "log_statement"
+
+
+def test_refuses_a_missing_key() -> None:
+    section = load("prod")["postgresql"]
+    del section["sizes"]
+    with pytest.raises(UsageError, match="key missing from a profile"):
+        Choices.of(section)
