@@ -7,7 +7,7 @@ Every path to settings (Ansible's filter, `provision tune`, the audit) goes thro
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 
 from provision import compatibility
 from provision.errors import UsageError
@@ -89,11 +89,12 @@ def tune(
 def as_facts(host: Mapping[str, object], profile: str, **options: object) -> dict[str, object]:
     """Do what `tune` does with plain values in and out, for Ansible and JSON.
 
-    `host` is what `detect` prints; option `choices` is the section `postgresql` of a profile file.
+    `host` is what `detect` prints, and may hold more; option `choices` is the section `postgresql` of a profile file.
     """
     if isinstance(options.get("choices"), Mapping):
         options["choices"] = Choices.of(options["choices"])  # type: ignore[arg-type]
-    tuning = tune(Host(**host), profile, **options)  # type: ignore[arg-type]
+    known = {field.name: host[field.name] for field in fields(Host) if field.name in host}
+    tuning = tune(Host(**known), profile, **options)  # type: ignore[arg-type]
     return {
         "settings": [
             asdict(setting) | {"text": setting.text, "line": setting.line} for setting in tuning.settings

@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from typing import Literal
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from provision.tuning import Host, Tuning, tune
 from tests.embedded import VERSIONS, Server, cluster
@@ -80,6 +83,32 @@ def test_reserved_huge_pages_hold_the_shared_memory(server: Server, name: str) -
         return
     needed = int(server.check("shared_memory_size_in_huge_pages"))
     assert needed <= reserved <= needed * 1.08 + 16
+
+
+@given(
+    st.integers(440, 2**20),
+    st.integers(1, 128),
+    st.sampled_from(("ssd", "hdd", "nvme")),
+    st.sampled_from(("dev", "prod")),
+    st.none() | st.integers(0, 50_000_000),
+)
+@settings(
+    max_examples=15, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_server_parses_whatever_host_there_is(
+    server: Server,
+    memory: int,
+    cpus: int,
+    storage: Literal["ssd", "hdd", "nvme"],
+    profile: str,
+    vectors: int | None,
+) -> None:
+    host = Host(memory, cpus, storage)
+    tuning = tune(
+        host, profile, postgresql_major=server.major, pgvector_version="0.8.6", has_lz4=False, vectors=vectors
+    )
+    server.configure(tuning.as_conf())
+    assert server.check("max_worker_processes") == tuning["max_worker_processes"].text
 
 
 def test_refuses_nonsense_so_that_acceptance_means_something(server: Server) -> None:
