@@ -89,7 +89,7 @@ def tune(
 def as_facts(host: Mapping[str, object], profile: str, **options: object) -> dict[str, object]:
     """Do what `tune` does with plain values in and out, for Ansible and JSON.
 
-    `host` is what `detect` prints, and may hold more; option `choices` is the section `postgresql` of a profile file.
+    `host` is what `detect` prints, and may hold more; `choices` is the section `postgresql` of a profile file.
     """
     if isinstance(options.get("choices"), Mapping):
         options["choices"] = Choices.of(options["choices"])  # type: ignore[arg-type]

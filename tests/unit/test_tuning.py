@@ -150,6 +150,13 @@ def test_build_memory_agrees_with_the_measured_overflow() -> None:
     assert vector.build_mb(2_000_000, 1536) == 13262
 
 
+def test_budget_knows_that_old_builds_take_a_third_more() -> None:
+    """palloc rounds the 6,152 bytes of a vector up to 8,192 in 0.5.x."""
+    old, new = (tune(REFERENCE_HOST, "prod", pgvector_version=version) for version in ("0.5.1", "0.6.0"))
+    assert [tuning["maintenance_work_mem"].text for tuning in (old, new)] == ["1536MB", "1536MB"]
+    assert [tuning.budget[-1].mb for tuning in (old, new)] == [2048, 1536]
+
+
 def test_expected_vectors_raise_buffers_and_build_memory() -> None:
     without = tune(REFERENCE_HOST, "prod", pgvector_version="0.8.6")
     with_vectors = tune(REFERENCE_HOST, "prod", pgvector_version="0.8.6", vectors=500_000)
