@@ -96,9 +96,7 @@ def as_facts(host: Mapping[str, object], profile: str, **options: object) -> dic
     known = {field.name: host[field.name] for field in fields(Host) if field.name in host}
     tuning = tune(Host(**known), profile, **options)  # type: ignore[arg-type]
     return {
-        "settings": [
-            asdict(setting) | {"text": setting.text, "line": setting.line} for setting in tuning.settings
-        ],
+        "settings": [asdict(setting) | {"text": setting.text, "line": setting.line} for setting in tuning.settings],
         "role_settings": {setting.name: setting.text for setting in tuning.role_settings},
         "kernel": {setting.name: setting.text for setting in tuning.kernel},
         "budget": [asdict(line) for line in tuning.budget],
@@ -130,9 +128,7 @@ def _kernel(request: Request, planned: memory.Memory) -> list[Setting]:
     """Return sysctl values; a container has none of its own."""
     if request.host.container or not request.computed:
         return []
-    found = [
-        Setting("vm.swappiness", 1, "", "a swapped-out shared buffer is worse than a small page cache", "kernel")
-    ]
+    found = [Setting("vm.swappiness", 1, "", "a swapped-out shared buffer is worse than a small page cache", "kernel")]
     if planned.huge_pages:
         reason = "2 MiB pages that hold the shared memory; huge_pages = try alone reserves none"
         found.append(Setting("vm.nr_hugepages", planned.huge_pages, "", reason, "kernel"))
@@ -158,9 +154,7 @@ def _warnings(request: Request, planned: memory.Memory) -> list[str]:
     if host.container:
         wanted = f" (vm.nr_hugepages = {planned.huge_pages} there would speed reads)" if planned.huge_pages else ""
         if planned.huge_pages > host.huge_pages or not planned.huge_pages:
-            found.append(
-                f"a container cannot set the kernel: no huge pages, swappiness as its host has it{wanted}"
-            )
+            found.append(f"a container cannot set the kernel: no huge pages, swappiness as its host has it{wanted}")
     elif not planned.huge_pages and request.choices.huge_pages != "off":
         found.append(f"no huge pages: {host.memory_mb} MB is too little to reserve any")
     if not request.flash:

@@ -80,7 +80,7 @@ def plan(request: Request) -> Memory:
 
 def _computed(request: Request) -> Memory:
     """Divide by shares, with bounds reckoned before rounding, so that no part falls while the memory grows."""
-    host, total = request.host, request.host.memory_mb
+    host, total = request.host, request.host.steady_mb
     system = max(SYSTEM_MB[0], min(total / 16, SYSTEM_MB[1]))
     workers = max(1.0, min(host.cpus, total / 512))
     default = max(10.0, min(total / CONNECTION_MB, max(100, min(4 * host.cpus, total / 256))))
@@ -130,7 +130,7 @@ def _contract(request: Request) -> Memory:
     """Give the contract's values; a smaller host gets the same shares of what it has."""
     host = request.host
     small = host.memory_mb < CONTRACT_MB * NOMINAL_FACTOR
-    scale = host.memory_mb / CONTRACT_MB if small else 1.0
+    scale = host.steady_mb / CONTRACT_MB if small else 1.0
     build = vector.build_memory(request, low=64 * scale, high=256 * scale)
     memory = Memory(
         system=math.ceil(max(SYSTEM_MB[0], min(host.memory_mb / 16, SYSTEM_MB[1]))),
@@ -148,9 +148,7 @@ def _contract(request: Request) -> Memory:
     )
     worst, warnings = sum(line.mb for line in memory.budget), list(build.warnings)
     if small:
-        warnings.append(
-            f"{host.memory_mb} MB: the contract's values need 2 GiB and are scaled down to {scale:.0%}"
-        )
+        warnings.append(f"{host.memory_mb} MB: the contract's values need 2 GiB and are scaled down to {scale:.0%}")
     if worst > host.memory_mb:
         warnings.append(f"all connections at once could need {worst} of {host.memory_mb} MB: fine for development")
     return Memory(**{**vars(memory), "warnings": tuple(warnings)})
@@ -182,7 +180,7 @@ def _huge_pages(request: Request, shared_mb: float) -> int:
 def settings(request: Request, memory: Memory) -> list[Setting]:
     """Return the sizes."""
     if request.computed:
-        total, connections = request.host.memory_mb, memory.connections
+        total, connections = request.host.steady_mb, memory.connections
         buffers = f"{memory.shared_buffers / total:.0%} of {total} MB; more only where the vectors fill it"
         cache = "three quarters of the memory can cache pages; lower makes the planner leave indexes"
         work = f"for each sort; {connections} connections may use it twice at once"

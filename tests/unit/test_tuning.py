@@ -108,6 +108,14 @@ def test_smallest_host_starts_small_and_says_what_is_missing() -> None:
     ]
 
 
+@pytest.mark.parametrize(("one", "other"), [(24105, 24090), (1963, 1956), (64301, 64280)])
+@pytest.mark.parametrize("profile", ["dev", "prod"])
+def test_another_kernel_on_the_same_machine_changes_nothing(one: int, other: int, profile: str) -> None:
+    """Otherwise shared_buffers would move, and every kernel update would leave a restart pending."""
+    first, second = (tune(Host(memory, 2), profile).settings for memory in (one, other))
+    assert first == second
+
+
 @pytest.mark.parametrize("memory", [439, 64])
 def test_refuses_a_host_that_cannot_work(memory: int) -> None:
     with pytest.raises(UsageError, match="too little memory"):
