@@ -48,7 +48,7 @@ class Host:
     @property
     def steady_mb(self) -> int:
         """Return the memory in steps of 1/128 to 1/64: sizes must not move with the few MB that kernels differ by."""
-        step = max(1, 2 ** (self.memory_mb.bit_length() - 7))
+        step = 1 << max(0, self.memory_mb.bit_length() - 7)
         return self.memory_mb // step * step
 
     @property

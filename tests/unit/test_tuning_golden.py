@@ -38,7 +38,7 @@ def rendered(host: Host, profile: str) -> str:
         lines = [line for line in list(changes)[2:] if not line.startswith("@@")]
         whole += title + ("\n".join(lines) + "\n" if before else conf) + "\n"
         before = conf
-    return whole
+    return whole.rstrip() + "\n"
 
 
 @pytest.mark.parametrize("profile", ["dev", "prod"])
