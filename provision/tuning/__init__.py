@@ -7,7 +7,7 @@ Every path to settings (Ansible's filter, `provision tune`, the audit) goes thro
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 
 from provision import compatibility
 from provision.errors import UsageError
@@ -16,6 +16,10 @@ from provision.tuning.choices import built_in
 from provision.tuning.model import BudgetLine, Choices, Host, Request, Setting, Tuning, needs_restart
 
 __all__ = ["BudgetLine", "Choices", "Host", "Setting", "Tuning", "as_facts", "tune"]
+
+
+_PRELOAD = "shared_preload_libraries"
+SMALLEST_POOL = 25  # the contract: 25 to 50 connections in production
 
 
 def tune(
@@ -38,16 +42,18 @@ def tune(
 
     `pgvector_package` is the full package version and `accepted` the advisories accepted by name: both decide
     whether builds may be parallel. `has_lz4` is whether pg_settings.enumvals offers it, `preload` the user's
-    libraries, `overrides` the user's settings, which win as they are. Raises UsageError.
+    libraries, `overrides` the user's settings: name to value, or to {value, reason}. They win as they are, except
+    that shared_preload_libraries is joined with ours. Raises UsageError.
     """
     if postgresql_major not in compatibility.POSTGRESQL:
         allowed = ", ".join(map(str, compatibility.POSTGRESQL))
         raise UsageError("unknown PostgreSQL major", seen=str(postgresql_major), allowed=allowed)
     chosen = choices or built_in(profile)
+    added = [*preload, *str((overrides or {}).get(_PRELOAD, "")).split(",")]
     request = Request(
         host=host,
         profile=profile,
-        choices=replace(chosen, preload=extensions.preload(chosen.preload, preload)),
+        choices=replace(chosen, preload=extensions.preload(chosen.preload, added)),
         postgresql=postgresql_major,
         pgvector=pgvector_version,
         max_connections=max_connections,
@@ -83,15 +89,14 @@ def tune(
 def as_facts(host: Mapping[str, object], profile: str, **options: object) -> dict[str, object]:
     """Do what `tune` does with plain values in and out, for Ansible and JSON.
 
-    `host` is what `detect` prints; option `choices` is the section `postgresql` of a profile file.
+    `host` is what `detect` prints, and may hold more; `choices` is the section `postgresql` of a profile file.
     """
     if isinstance(options.get("choices"), Mapping):
         options["choices"] = Choices.of(options["choices"])  # type: ignore[arg-type]
-    tuning = tune(Host(**host), profile, **options)  # type: ignore[arg-type]
+    known = {field.name: host[field.name] for field in fields(Host) if field.name in host}
+    tuning = tune(Host(**known), profile, **options)  # type: ignore[arg-type]
     return {
-        "settings": [
-            asdict(setting) | {"text": setting.text, "line": setting.line} for setting in tuning.settings
-        ],
+        "settings": [asdict(setting) | {"text": setting.text, "line": setting.line} for setting in tuning.settings],
         "role_settings": {setting.name: setting.text for setting in tuning.role_settings},
         "kernel": {setting.name: setting.text for setting in tuning.kernel},
         "budget": [asdict(line) for line in tuning.budget],
@@ -107,11 +112,15 @@ def _override(settings: list[Setting], overrides: Mapping[str, object], postgres
     """Put the user's values in place of ours, and those that we do not compute at the end."""
     ours = {setting.name: setting for setting in settings}
     for name, given in overrides.items():
-        value = given if isinstance(given, (bool, int, float)) else str(given)
+        if name == _PRELOAD:  # joined with ours already
+            continue
+        value, reason = (given["value"], given.get("reason")) if isinstance(given, Mapping) else (given, None)
+        value = value if isinstance(value, (bool, int, float)) else str(value)
         old = ours.get(name)
-        reason = f"postgresql_settings; computed: {old.text} ({old.reason})" if old else "postgresql_settings"
-        group = old.group if old else "of the user"
-        ours[name] = Setting(name, value, "", reason, group, needs_restart(name, postgresql))
+        computed = f" (computed: {old.text}, {old.reason})" if old else ""
+        title = old.group if old else "of the user"
+        restart = needs_restart(name, postgresql)
+        ours[name] = Setting(name, value, "", (reason or "postgresql_settings") + computed, title, restart)
     return list(ours.values())
 
 
@@ -119,9 +128,7 @@ def _kernel(request: Request, planned: memory.Memory) -> list[Setting]:
     """Return sysctl values; a container has none of its own."""
     if request.host.container or not request.computed:
         return []
-    found = [
-        Setting("vm.swappiness", 1, "", "a swapped-out shared buffer is worse than a small page cache", "kernel")
-    ]
+    found = [Setting("vm.swappiness", 1, "", "a swapped-out shared buffer is worse than a small page cache", "kernel")]
     if planned.huge_pages:
         reason = "2 MiB pages that hold the shared memory; huge_pages = try alone reserves none"
         found.append(Setting("vm.nr_hugepages", planned.huge_pages, "", reason, "kernel"))
@@ -129,12 +136,27 @@ def _kernel(request: Request, planned: memory.Memory) -> list[Setting]:
 
 
 def _warnings(request: Request, planned: memory.Memory) -> list[str]:
-    found = []
-    if request.host.container and planned.huge_pages > request.host.huge_pages:
+    """Name what had to be left out on this host."""
+    host = request.host
+    found: list[str] = []
+    if not request.computed:
+        return found
+    limit = connections.pool_limit(planned)
+    if limit < SMALLEST_POOL:
         found.append(
-            f"no huge pages in this container: its host reserves {request.host.huge_pages} of the "
-            f"{planned.huge_pages} that are needed (sysctl vm.nr_hugepages there)"
+            f"{host.memory_mb} MB carry {planned.connections} connections, of which pools may open {limit}: "
+            f"less than the {SMALLEST_POOL} that are recommended for production"
         )
-    if not request.flash and request.computed:
+    if host.cpus == 1:
+        found.append("one CPU: neither queries nor index builds are parallel")
+    elif not parallel.per_query(request, planned):
+        found.append(f"shared memory (/dev/shm) of {host.shared_memory_mb} MB: queries are not parallel")
+    if host.container:
+        wanted = f" (vm.nr_hugepages = {planned.huge_pages} there would speed reads)" if planned.huge_pages else ""
+        if planned.huge_pages > host.huge_pages or not planned.huge_pages:
+            found.append(f"a container cannot set the kernel: no huge pages, swappiness as its host has it{wanted}")
+    elif not planned.huge_pages and request.choices.huge_pages != "off":
+        found.append(f"no huge pages: {host.memory_mb} MB is too little to reserve any")
+    if not request.flash:
         found.append("HNSW searches read at random: on a spinning disk keep the index in memory")
     return found

@@ -10,9 +10,7 @@ from provision.tuning.model import Request, Setting, group
 def settings(request: Request, memory: Memory) -> list[Setting]:
     """Return how often and how fast tables are cleaned."""
     workers = memory.autovacuum_workers
-    limit, why = (
-        (2000, "200 dates from spinning disks") if request.flash else (400, "a slow disk has other readers")
-    )
+    limit, why = (2000, "200 dates from spinning disks") if request.flash else (400, "a slow disk has other readers")
     rows: list[tuple[str, int | float, str, str]] = [
         ("autovacuum_max_workers", workers, "", "one long VACUUM of an HNSW index must not hold up small tables"),
         ("autovacuum_naptime", 30, "s", "sessions change all the time"),

@@ -18,6 +18,7 @@ from provision.tuning.model import NOMINAL_FACTOR, BudgetLine, Request, Setting,
 
 SYSTEM_MB = (96, 4096)  # kernel, sshd, journal, pooler, exporters: 1/16 of the memory within these bounds
 BACKEND_MB = 5  # private memory of a busy session beside work_mem: catalogue caches, plans, pgvector's scan
+CONNECTION_MB = 34  # one connection for so much of the host, up to 100 or four per CPU
 WORK_MEM_FACTOR = 2  # one hash at hash_mem_multiplier 2, or two sorts, in each session at once
 SHARED_OVERHEAD = 1.06  # buffer descriptors, locks, WAL buffers: `postgres -C shared_memory_size` of 15 to 18
 SHARED_FIXED_MB = 16  # the same for a server with few buffers
@@ -25,6 +26,7 @@ SHARED_BUFFERS = (1 / 4, 2 / 5)  # a quarter; up to two fifths where the vectors
 WORK_MEM_MB = (1.0, 128.0)
 WORK_MEM_DIVISOR = 768  # 32 MB on 24 GiB, as the reference that we measured
 AUTOVACUUM_DIVISOR = 32  # of the memory, over all workers
+ROUNDING_MB = 4  # the printed parts are rounded up
 MAINTENANCE_LOW_MB = 4096  # more only where the expected vectors need it
 CONTRACT_MB = 2048  # the contract's values hold from here on
 
@@ -78,23 +80,23 @@ def plan(request: Request) -> Memory:
 
 def _computed(request: Request) -> Memory:
     """Divide by shares, with bounds reckoned before rounding, so that no part falls while the memory grows."""
-    host, total = request.host, request.host.memory_mb
+    host, total = request.host, request.host.steady_mb
     system = max(SYSTEM_MB[0], min(total / 16, SYSTEM_MB[1]))
     workers = max(1.0, min(host.cpus, total / 512))
-    default = max(10.0, min(total / 32, max(100, min(4 * host.cpus, total / 256))))
+    default = max(10.0, min(total / CONNECTION_MB, max(100, min(4 * host.cpus, total / 256))))
     sessions = (request.max_connections or default) + workers
     cleaners = _autovacuum_workers(host.cpus, total)
     cleaning = cleaners * max(16, min(total / AUTOVACUUM_DIVISOR / cleaners, 1024))
     work_mem = min(max(total / WORK_MEM_DIVISOR, WORK_MEM_MB[0]), WORK_MEM_MB[1])
 
-    rest = total - system - cleaning - _shared(total * SHARED_BUFFERS[0])
+    rest = total - system - cleaning - _shared(total * SHARED_BUFFERS[0]) - ROUNDING_MB
     spare = (rest - sessions * _session(work_mem)) / vector.build_factor(request)
+    known = 0 if request.vectors is None else min(total / 4, spare)
     build = vector.build_memory(
-        request, low=max(48, min(total / 16, MAINTENANCE_LOW_MB)), high=max(48, total / 8, min(total / 4, spare))
+        request, low=max(48, min(total / 16, MAINTENANCE_LOW_MB)), high=max(48, total / 8, known)
     )
     room = rest - build.worst_mb
-    work_mem = min(work_mem, (room / sessions - BACKEND_MB) / WORK_MEM_FACTOR)
-    if work_mem < WORK_MEM_MB[0]:
+    if room < sessions * _session(WORK_MEM_MB[0]) - ROUNDING_MB / 2:
         fits = int(room / _session(WORK_MEM_MB[0]) - workers)
         raise UsageError(
             "max_connections does not fit in this host's memory",
@@ -102,6 +104,7 @@ def _computed(request: Request) -> Memory:
             seen=f"{request.max_connections} on {total} MB",
             allowed=f"up to {fits}; through PgBouncer many more clients share them",
         )
+    work_mem = max(WORK_MEM_MB[0], min(work_mem, (room / sessions - BACKEND_MB) / WORK_MEM_FACTOR))
     hot = 2 * vector.index_mb(request)  # the index, and the embeddings in their table
     base, most = (total * share for share in SHARED_BUFFERS)
     left = (room - sessions * _session(work_mem)) / SHARED_OVERHEAD
@@ -127,7 +130,7 @@ def _contract(request: Request) -> Memory:
     """Give the contract's values; a smaller host gets the same shares of what it has."""
     host = request.host
     small = host.memory_mb < CONTRACT_MB * NOMINAL_FACTOR
-    scale = host.memory_mb / CONTRACT_MB if small else 1.0
+    scale = host.steady_mb / CONTRACT_MB if small else 1.0
     build = vector.build_memory(request, low=64 * scale, high=256 * scale)
     memory = Memory(
         system=math.ceil(max(SYSTEM_MB[0], min(host.memory_mb / 16, SYSTEM_MB[1]))),
@@ -145,9 +148,7 @@ def _contract(request: Request) -> Memory:
     )
     worst, warnings = sum(line.mb for line in memory.budget), list(build.warnings)
     if small:
-        warnings.append(
-            f"{host.memory_mb} MB: the contract's values need 2 GiB and are scaled down to {scale:.0%}"
-        )
+        warnings.append(f"{host.memory_mb} MB: the contract's values need 2 GiB and are scaled down to {scale:.0%}")
     if worst > host.memory_mb:
         warnings.append(f"all connections at once could need {worst} of {host.memory_mb} MB: fine for development")
     return Memory(**{**vars(memory), "warnings": tuple(warnings)})
@@ -166,7 +167,8 @@ def _floor(value: float, step: int) -> int:
 
 
 def _autovacuum_workers(cpus: int, memory_mb: int) -> int:
-    return 2 if memory_mb < 1536 else min(8, 3 + cpus // 16)
+    """Return three and one for each 16 CPUs, fewer where each would have less than 16 MB."""
+    return min(8, 3 + cpus // 16, max(2, memory_mb // (16 * AUTOVACUUM_DIVISOR)))
 
 
 def _huge_pages(request: Request, shared_mb: float) -> int:
@@ -178,7 +180,7 @@ def _huge_pages(request: Request, shared_mb: float) -> int:
 def settings(request: Request, memory: Memory) -> list[Setting]:
     """Return the sizes."""
     if request.computed:
-        total, connections = request.host.memory_mb, memory.connections
+        total, connections = request.host.steady_mb, memory.connections
         buffers = f"{memory.shared_buffers / total:.0%} of {total} MB; more only where the vectors fill it"
         cache = "three quarters of the memory can cache pages; lower makes the planner leave indexes"
         work = f"for each sort; {connections} connections may use it twice at once"
@@ -197,6 +199,8 @@ def settings(request: Request, memory: Memory) -> list[Setting]:
 
 def _huge_setting(request: Request, memory: Memory) -> tuple[str, str, str]:
     host, needed = request.host, memory.huge_pages
+    if request.choices.huge_pages == "off":
+        return "off", "", "by the profile"
     if not needed:
         return "off", "", "too little shared memory to be worth a reservation"
     if host.container and host.huge_pages < needed:

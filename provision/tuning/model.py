@@ -46,6 +46,12 @@ class Host:
             raise UsageError("unknown storage kind", seen=str(self.storage), allowed="ssd, hdd, nvme")
 
     @property
+    def steady_mb(self) -> int:
+        """Return the memory in steps of 1/128 to 1/64: sizes must not move with the few MB that kernels differ by."""
+        step = 1 << max(0, self.memory_mb.bit_length() - 7)
+        return self.memory_mb // step * step
+
+    @property
     def shared_memory_mb(self) -> int:
         """Return the size of /dev/shm, known or assumed."""
         return self.memory_mb // 2 if self.shm_mb is None else self.shm_mb

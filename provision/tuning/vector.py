@@ -69,7 +69,7 @@ def index_mb(request: Request) -> int:
 def build_memory(request: Request, low: float, high: float) -> Build:
     """Choose between `low` and `high` MiB what the expected vectors need, then make /dev/shm hold it."""
     vectors = DEFAULT_VECTORS if request.vectors is None else request.vectors
-    wanted = build_mb(vectors, request.dimensions)
+    wanted = _ceil(build_mb(vectors, request.dimensions))
     exact = max(low, min(wanted, high))
     maintenance = _floor(exact)
     host, warnings = request.host, []
@@ -111,6 +111,11 @@ def _floor(megabytes: float) -> int:
     """Round down to 8 MB below a quarter of a gigabyte and to 64 MB above."""
     step = 8 if megabytes < 256 else 64
     return int(megabytes // step) * step
+
+
+def _ceil(megabytes: int) -> int:
+    """Round up to a size that rounding down keeps."""
+    return -(-megabytes // 64) * 64
 
 
 def settings(request: Request, maintenance_mb: int, builders: int) -> list[Setting]:
