@@ -56,9 +56,7 @@ def fetch_source(folder: Path) -> Path:
         (folder / "sources.list").write_text(f"deb-src [signed-by={KEYRING}] {mirrors[0]} {suite} main\n")
         try:
             run(folder, "apt-get", *options, "update", "--error-on=any")
-            run(
-                folder, "apt-get", *options, "source", "--download-only", "--tar-only", "--only-source", "pgvector"
-            )
+            run(folder, "apt-get", *options, "source", "--download-only", "--tar-only", "--only-source", "pgvector")
         except AssertionError as error:
             failures.append(str(error))
             continue

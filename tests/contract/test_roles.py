@@ -13,7 +13,13 @@ from tests.contract.repository import ROOT, Role, roles, with_table
 ROLES = roles()
 each_role = pytest.mark.parametrize("role", ROLES, ids=[role.name for role in ROLES])
 # What preflight publishes for all roles: the profile, the host, and its warnings.
-SHARED = {"preflight_profile", "preflight_host", "preflight_warnings", "preflight_profile_name", "preflight_pgvector_version"}
+SHARED = {
+    "preflight_profile",
+    "preflight_host",
+    "preflight_warnings",
+    "preflight_profile_name",
+    "preflight_pgvector_version",
+}
 
 
 def test_there_are_roles() -> None:
@@ -64,7 +70,9 @@ def test_role_reads_no_variable_of_another(role: Role) -> None:
 def _code(text: str) -> str:
     """Leave out comments, and what only looks like a variable: keys within a value, names of modules."""
     lines = [line for line in text.splitlines() if not line.lstrip().startswith("#")]
-    return re.sub(r"community\.postgresql\.\w+|ansible\.builtin\.\w+", "", re.sub(r"^ +\w+:", "", "\n".join(lines), flags=re.M))
+    return re.sub(
+        r"community\.postgresql\.\w+|ansible\.builtin\.\w+", "", re.sub(r"^ +\w+:", "", "\n".join(lines), flags=re.M)
+    )
 
 
 @each_role

@@ -11,7 +11,6 @@ import re
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,7 +45,7 @@ class Fleet:
 
 
 @pytest.fixture(scope="module")
-def fleet(sandbox: Hosts) -> Iterator[Fleet]:
+def fleet(sandbox: Hosts) -> Fleet:
     hosts = {
         "db1": sandbox.up("db1", os="debian13"),
         "db2": sandbox.up("db2", os="debian12"),
@@ -58,7 +57,7 @@ def fleet(sandbox: Hosts) -> Iterator[Fleet]:
     assert all(before.values()), before
     first = play("site.yml", inventory)
     second = play("site.yml", inventory)
-    yield Fleet(sandbox, hosts, plan, first, second)
+    return Fleet(sandbox, hosts, plan, first, second)
 
 
 def _untouched(host: Host) -> bool:
@@ -107,9 +106,9 @@ def test_plan_of_converged_hosts_reports_no_change(fleet: Fleet) -> None:
 @pytest.mark.parametrize("name", ["db1", "db2", "small"])
 def test_application_sees_nine_tables_and_the_extensions(fleet: Fleet, name: str) -> None:
     with psycopg.connect(url(fleet.hosts[name])) as connection:
-        assert TABLES <= {
+        assert {
             row[0] for row in connection.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")
-        }
+        } >= TABLES
         owners = connection.execute("SELECT DISTINCT tableowner FROM pg_tables WHERE schemaname = 'public'").fetchall()
         assert owners == [("minion",)]
         extensions = {row[0] for row in connection.execute("SELECT extname FROM pg_extension")}
