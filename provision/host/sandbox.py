@@ -93,8 +93,12 @@ class Sandbox:
             return [each for each in self._write() if each.spec.name in names]
 
     def _require_names_on_the_network(self) -> dict[str, Any]:
-        info: dict[str, Any] = self.machine.fact(Json, "info --format=json") or {"host": {}}
-        backend = info["host"].get("networkBackend", "podman info failed")
+        """Return what podman says of itself. Raises HostError if it does not work here, or knows no names."""
+        info: dict[str, Any] | None = self.machine.fact(Json, "info --format=json")
+        if info is None:
+            seen = run([*self.machine.prefix, "podman", "info"]).stderr.strip().splitlines()
+            raise HostError("podman does not work on this machine", seen=seen[-1] if seen else "", run="podman info")
+        backend = info["host"].get("networkBackend", "none")
         if backend != "netavark":
             raise HostError(
                 "podman on this machine does not use netavark, so hosts would not find one another by name",

@@ -19,7 +19,7 @@ import yaml
 from provision.errors import HostError
 from provision.host import image, mirror
 from provision.host.machine import Machine
-from tests.sandboxes import PROGRAM, Host, Hosts, provision
+from tests.sandboxes import PROGRAM, Host, Hosts
 
 SENT = "from the other side"
 LISTENER = f"""
@@ -311,16 +311,15 @@ def test_first_host_has_the_fixed_ports_if_they_are_free(sandbox: Hosts, db1: Ho
 
 
 def test_down_removes_one_host_then_every_trace_and_no_one_elses(project: Hosts, db1: Host) -> None:
-    made = provision("sandbox", "--project", project.project, "up", "--hosts", "one,two")
+    made = project.provision("up", "--hosts", "one,two")
     assert made.returncode == 0, made.stderr
-    prefix = project.sandbox.prefix
-    assert provision("sandbox", "--project", project.project, "down", "one").stdout == "one\n"
-    assert "two" in project.inventory.read_text()
-    assert "one" not in yaml.safe_load(project.inventory.read_text())["all"]["children"]["database"]["hosts"]
-    last = provision("sandbox", "--project", project.project, "down")
+    assert project.sandbox.down(["one"]) == ["one"]
+    assert set(yaml.safe_load(project.inventory.read_text())["all"]["children"]["database"]["hosts"]) == {"two"}
+    last = project.provision("down")
     assert (last.returncode, last.stdout) == (0, "two\n")
+    prefix = project.sandbox.prefix
     assert podman("ps", "--all", "--quiet", f"--filter=name={prefix}") == ""
     assert podman("network", "ls", "--quiet", f"--filter=name={prefix}") == ""
     assert list(project.project.iterdir()) == []
-    assert provision("sandbox", "--project", project.project, "down").returncode == 0
+    assert project.sandbox.down() == []
     assert db1.ansible("-m", "ping").returncode == 0
