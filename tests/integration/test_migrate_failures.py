@@ -268,3 +268,15 @@ def test_nothing_applied_stays_nothing(project: Project) -> None:
     project.tables("a")
     assert project.run("down", "1").out == "no change\n"
     assert project.state() == NOTHING
+
+
+def test_a_run_goes_on_when_no_second_connection_is_to_be_had(project: Project) -> None:
+    project.put("1_a.up.sql", "CREATE TABLE a (); SELECT pg_sleep(1.5);")
+    while project.cluster.psql("SELECT count(*) FROM pg_stat_activity WHERE usename = 'minion'") != "0":
+        time.sleep(0.05)
+    project.cluster.psql("ALTER ROLE minion CONNECTION LIMIT 1")
+    try:
+        done = project.run("up")
+    finally:
+        project.cluster.psql("ALTER ROLE minion CONNECTION LIMIT -1")
+    assert (done.code, project.state()) == (0, (1, False)), done
