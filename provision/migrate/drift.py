@@ -27,7 +27,9 @@ def known(records: Mapping[int, Record], current: int) -> dict[int, Record]:
 def all_problems(
     catalogue: Catalogue, records: Mapping[int, Record], current: int, steps: Sequence[Step], directory: Directory
 ) -> list[Problem]:
-    """Find everything that is wrong with a run from `current` by these steps."""
+    """Find everything that is wrong with a run from `current` by these steps; files that cannot be read come first."""
+    if any(problem.severity is Severity.ERROR for problem in catalogue.problems):
+        return list(catalogue.problems)
     return [
         *catalogue.problems,
         *against_history(catalogue, records, current, directory),

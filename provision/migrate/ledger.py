@@ -25,6 +25,9 @@ from provision.migrate.steps import Step
 LOCK_SALT = 1486364155
 """golang-migrate's advisoryLockIDSalt (database/util.go)."""
 
+WRITE_LOCK_TIMEOUT = "60s"
+"""How long the write of a version waits for a lock: longer than a file does, for to give up here leaves dirty."""
+
 HISTORY_SUFFIX = "_history"
 LONGEST_TABLE = 63 - len(HISTORY_SUFFIX)
 """Characters of a version table's name; PostgreSQL cuts names at 63 bytes."""
@@ -268,7 +271,8 @@ class Ledger:
 
     def _write(self, state: State, *history: sql.Composable, wait: bool) -> None:
         """Send one message, which is one transaction: one round trip, one commit."""
-        parts: list[sql.Composable] = [] if wait else [sql.SQL("SET LOCAL synchronous_commit = off")]
+        parts: list[sql.Composable] = [sql.SQL("SET LOCAL lock_timeout = {}").format(sql.Literal(WRITE_LOCK_TIMEOUT))]
+        parts += [] if wait else [sql.SQL("SET LOCAL synchronous_commit = off")]
         parts.append(sql.SQL("DELETE FROM {}").format(self._versions))
         if state.version != NONE or state.dirty:
             insert = sql.SQL("INSERT INTO {} (version, dirty) VALUES ({}, {})")

@@ -130,6 +130,9 @@ class Runner:
                 begun = time.monotonic()
                 body = self.directory.body(step.file) if step.file else b""
                 session.ledger.begin(step, self.directory.inspect(step.file).checksum if step.file else None)
+                if self.interrupted():
+                    session.ledger.end(report.after, "interrupted")
+                    self._stop_if_interrupted(f"before {step.label}; version {report.after} is clean")
                 if body.strip():
                     performer.perform(step, body)
                 report.after = State(step.target, dirty=False)

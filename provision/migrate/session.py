@@ -27,7 +27,7 @@ from provision.errors import DatabaseError
 from provision.migrate.ledger import Ledger
 from provision.migrate.settings import Settings
 
-ORPHAN_CHECK_MS = 2000
+ORPHAN_CHECK_MS = 1000
 """How often the server looks whether its client is still there: what a killed runner left ends, with its locks."""
 
 
@@ -65,7 +65,7 @@ class Locked:
 @contextmanager
 def locked(settings: Settings, waiting: Callable[[float, list[Session]], None]) -> Iterator[Locked]:
     """Open the session, refuse what cannot migrate, and hold both locks for the length of a `with` block."""
-    with connect(settings.url, application="provision migrate") as connection:
+    with connect(settings.url, application="provision migrate") as connection, explaining(connection, settings.url):
         refuse_pooler(connection)
         refuse_read_only(connection)
         ledger = Ledger(connection, settings.schema, settings.table)
@@ -75,6 +75,22 @@ def locked(settings: Settings, waiting: Callable[[float, list[Session]], None]) 
         what = f"the migration lock of database {ledger.database}"
         with hold_locks(connection, ledger.keys, wait_s=settings.wait_s, what=what, waiting=waiting):
             yield session
+
+
+@contextmanager
+def explaining(connection: Connection, url: str) -> Iterator[None]:
+    """Turn the failure of a statement of our own, not of a file, into a DatabaseError."""
+    try:
+        yield
+    except psycopg.Error as error:
+        gone = connection.closed or connection.broken
+        raise DatabaseError(
+            "the connection to the server is lost" if gone else "the server refused a statement of the runner itself",
+            where=describe(url),
+            seen=str(error).strip().partition("\n")[0],
+            allowed="files that ran are kept; the version table says how far it went",
+            run="provision migrate status",
+        ) from None
 
 
 def _reset_message(connection: Connection, settings: Settings) -> sql.Composed:

@@ -13,6 +13,7 @@ from provision.migrate import drift, steps
 from provision.migrate.directory import Directory
 from provision.migrate.files import NONE, Catalogue, Problem, Severity
 from provision.migrate.ledger import Ledger, Record, State
+from provision.migrate.session import explaining
 from provision.migrate.settings import Settings
 from provision.migrate.steps import Route
 
@@ -56,7 +57,7 @@ class Situation:
 
 def version(settings: Settings) -> State:
     """Read only the version table."""
-    with connect(settings.url, application="provision migrate") as connection:
+    with connect(settings.url, application="provision migrate") as connection, explaining(connection, settings.url):
         ledger = Ledger(connection, settings.schema, settings.table)
         ledger.check(write=False)
         return ledger.state()
@@ -66,7 +67,7 @@ def look(settings: Settings) -> Situation:
     """Compare files, version table and history; `route` is what `up` would run, empty when it could not."""
     directory = Directory(settings.path)
     catalogue = directory.catalogue()
-    with connect(settings.url, application="provision migrate") as connection:
+    with connect(settings.url, application="provision migrate") as connection, explaining(connection, settings.url):
         ledger = Ledger(connection, settings.schema, settings.table)
         ledger.check(write=False)
         marker = profile(connection)

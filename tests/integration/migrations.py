@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import psycopg
@@ -41,6 +41,7 @@ class Project:
     database: str
     path: Path
     query: str = ""
+    started: list[subprocess.Popen[str]] = field(default_factory=list)
 
     @property
     def url(self) -> str:
@@ -80,9 +81,10 @@ class Project:
     def start(self, command: str, *words: str) -> subprocess.Popen[str]:
         """Start ours as a process of its own."""
         program = [sys.executable, "-c", "from provision.cli import main; main()"]
-        return subprocess.Popen(
-            [*program, *self.arguments(command, *words)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
+        call = [*program, *self.arguments(command, *words)]
+        process = subprocess.Popen(call, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        self.started.append(process)
+        return process
 
     def real(self, command: str, *words: str) -> Done:
         """Call golang-migrate."""
@@ -128,10 +130,14 @@ def shared_database(cluster: Cluster) -> Iterator[str]:
 
 
 @pytest.fixture
-def project(cluster: Cluster, shared_database: str, tmp_path: Path) -> Project:
-    """An empty database and an empty directory."""
+def project(cluster: Cluster, shared_database: str, tmp_path: Path) -> Iterator[Project]:
+    """An empty database and an empty directory; processes that a failed test left are ended."""
     project = Project(cluster, shared_database, tmp_path / "migrations")
     with psycopg.connect(cluster.url(shared_database), autocommit=True) as connection:
+        connection.execute("SET lock_timeout = '20s'")
         connection.execute("DROP SCHEMA IF EXISTS public, app, other CASCADE")
         connection.execute("CREATE SCHEMA public AUTHORIZATION minion")
-    return project
+    yield project
+    for process in project.started:
+        process.kill()
+        process.communicate()

@@ -6,6 +6,7 @@ The expected states were measured with the real tool and are written here by han
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import pytest
@@ -14,7 +15,7 @@ from tests.integration.migrations import NOTHING, Project, needs_real, project, 
 
 __all__ = ["project", "shared_database"]  # fixtures
 
-AB = {
+AB: dict[str, str | bytes] = {
     "1_a.up.sql": "CREATE TABLE a ();",
     "1_a.down.sql": "DROP TABLE a;",
     "2_b.up.sql": "CREATE TABLE b ();",
@@ -29,7 +30,7 @@ class Scenario:
     """Files; commands, each with the version that it leaves; and the tables that are there in the end."""
 
     name: str
-    files: dict[str, str | bytes]
+    files: Mapping[str, str | bytes]
     commands: list[str]
     tables: set[str]
     query: str = ""

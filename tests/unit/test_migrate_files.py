@@ -1,8 +1,9 @@
-"""Names and bytes of migration files. The rules are golang-migrate's source/parse.go; the vectors are written by hand."""
+"""Names and bytes of migration files. The rules are golang-migrate's (source/parse.go)."""
 
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -129,7 +130,7 @@ def test_every_half_is_kept_once_or_is_a_duplicate(halves: list[tuple[int, str]]
 def inspect(body: bytes, *cuts: int) -> Inspector:
     inspector = Inspector("1_a.up.sql")
     edges = [0, *sorted(cut % (len(body) + 1) for cut in cuts), len(body)]
-    for start, end in zip(edges, edges[1:], strict=False):
+    for start, end in pairwise(edges):
         inspector.feed(body[start:end])
     return inspector
 

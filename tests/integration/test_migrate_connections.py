@@ -1,0 +1,241 @@
+"""Connections through which no migration may run: a pooler, a standby, another tool's table, too few rights."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+
+from tests.clusters import Cluster, as_server_user, free_port, run
+from tests.integration.migrations import NOTHING, Project, project, shared_database
+
+__all__ = ["project", "shared_database"]  # fixtures
+
+
+@pytest.fixture(scope="module")
+def pooler(cluster: Cluster) -> Iterator[int]:
+    """PgBouncer in front of the cluster: any database by its name in transaction mode, `session` in session mode."""
+    program = shutil.which("pgbouncer", path=f"/usr/sbin:{os.environ['PATH']}")
+    assert program, "no PgBouncer: apt-get install $(cat tests/apt.txt)"
+    port = free_port()
+    (cluster.root / "users.txt").write_text('"minion" ""\n')
+    config = cluster.root / "pgbouncer.ini"
+    config.write_text(
+        f"[databases]\nsession = host={cluster.host} port={cluster.port} dbname=migrations pool_mode=session\n"
+        f"* = host={cluster.host} port={cluster.port}\n"
+        f"[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\nauth_type = any\n"
+        f"auth_file = {cluster.root}/users.txt\npool_mode = transaction\nlogfile = {cluster.root}/pgbouncer.log\n"
+        "ignore_startup_parameters = extra_float_digits\n"
+    )
+    for path in (config, cluster.root / "users.txt"):
+        path.chmod(0o644)
+    config.write_text(config.read_text().replace("auth_type = any", "auth_type = trust"))
+    process = subprocess.Popen(
+        as_server_user(program, "-q", config), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        url = f"postgresql://minion@127.0.0.1:{port}/session"
+        deadline = time.monotonic() + 10
+        while subprocess.run(
+            [cluster.bin / "psql", url, "-Atc", "SELECT 1"], capture_output=True, check=False
+        ).returncode:
+            assert time.monotonic() < deadline, (cluster.root / "pgbouncer.log").read_text()
+            time.sleep(0.1)
+        yield port
+    finally:
+        process.terminate()
+        process.wait(timeout=10)
+
+
+@pytest.mark.parametrize("database", ["migrations", "session"])
+@pytest.mark.parametrize("words", [("up",), ("down", "1"), ("goto", "1"), ("force", "1"), ("drop",)])
+def test_a_pooler_is_refused(project: Project, pooler: int, database: str, words: tuple[str, ...]) -> None:
+    project.tables("a")
+    through = [f"--database=postgresql://minion@127.0.0.1:{pooler}/{database}?sslmode=disable"]
+    done = project.run(*words, *through)
+    assert (done.code, project.state()) == (1, NOTHING)
+    assert "connected through a connection pooler" in done.err
+    assert f"port={pooler}" in done.err
+    assert "run:     use the port of PostgreSQL itself" in done.err
+    assert project.cluster.psql("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'") == "0"
+
+
+def test_reading_through_a_pooler_is_fine(project: Project, pooler: int) -> None:
+    project.tables("a")
+    project.run("up")
+    through = f"--database=postgresql://minion@127.0.0.1:{pooler}/migrations?sslmode=disable"
+    assert project.run("version", through).out == "1\n"
+    assert project.run("status", through).code == 0
+
+
+@pytest.mark.parametrize("host", ["socket", "tcp"])
+def test_a_direct_connection_is_not_taken_for_a_pooler(project: Project, host: str) -> None:
+    project.tables("a")
+    words = [f"--database=host={project.cluster.host} port={project.cluster.port} user=minion dbname=migrations"]
+    done = project.run("up", *(words if host == "socket" else []))
+    assert done.code == 0
+
+
+@pytest.fixture(scope="module")
+def standby(cluster: Cluster, shared_database: str) -> Iterator[Cluster]:
+    """A hot standby of the cluster, with the database in it."""
+    assert shared_database
+    root = cluster.root / "standby"
+    root.mkdir()
+    if os.geteuid() == 0:
+        shutil.chown(root, "postgres", "postgres")
+    place = ("-h", cluster.host, "-p", str(cluster.port), "-U", "postgres", "-D", root / "data")
+    run(*as_server_user(cluster.bin / "pg_basebackup", *place, "-R", "-c", "fast", "--no-sync"))
+    copy = replace(cluster, root=root, port=free_port(), server=None)
+    with (copy.data / "postgresql.conf").open("a") as config:
+        config.write(f"port = {copy.port}\nunix_socket_directories = '{root}'\n")
+    copy.start()
+    try:
+        yield copy
+    finally:
+        copy.remove()
+
+
+def test_a_standby_is_refused_but_can_be_read(project: Project, standby: Cluster) -> None:
+    project.tables("a", "b")
+    project.run("up", "1")
+    there = f"--database={standby.url(project.database, 'minion')}"
+    deadline = time.monotonic() + 20
+    while project.run("version", there).out != "1\n":
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    for words in (("up",), ("down", "1"), ("force", "2"), ("drop",)):
+        done = project.run(*words, there)
+        assert done.code == 1
+        assert "connected to a standby" in done.err
+        assert f"port={standby.port}" in done.err
+    assert project.run("status", there).code == 3
+    assert (project.state(), project.made()) == ((1, False), {"a"})
+
+
+def test_read_only_transactions_are_refused(project: Project) -> None:
+    project.tables("a")
+    project.query = "&options=-c%20default_transaction_read_only=on"
+    done = project.run("up")
+    assert (done.code, project.state()) == (1, NOTHING)
+    assert "transactions are read-only here" in done.err
+
+
+@pytest.mark.parametrize(
+    "columns",
+    ["version varchar(128) PRIMARY KEY", "version varchar PRIMARY KEY, dirty boolean", "id int, migration text"],
+    ids=["Rails and dbmate", "text versions", "Laravel"],
+)
+@pytest.mark.parametrize("words", [("up",), ("status",), ("version",), ("force", "1")])
+def test_another_tools_table_is_left_alone(project: Project, columns: str, words: tuple[str, ...]) -> None:
+    project.tables("a")
+    project.execute(f"CREATE TABLE schema_migrations ({columns})")
+    before = project.cluster.psql(
+        "SELECT attname FROM pg_attribute WHERE attrelid = 'schema_migrations'::regclass", "migrations"
+    )
+    done = project.run(*words)
+    assert done.code == 1
+    assert '"public"."schema_migrations" belongs to another tool' in done.err
+    assert "provision migrate status --table OTHER_NAME" in done.err
+    after = project.cluster.psql(
+        "SELECT attname FROM pg_attribute WHERE attrelid = 'schema_migrations'::regclass", "migrations"
+    )
+    assert (before, project.made()) == (after, set())
+    assert project.run("up", "--table", "versions").code == 0
+
+
+def test_several_rows_are_refused_and_force_mends_them(project: Project) -> None:
+    project.tables("a")
+    project.execute(
+        "CREATE TABLE schema_migrations (version bigint NOT NULL PRIMARY KEY, dirty boolean NOT NULL)",
+        "INSERT INTO schema_migrations VALUES (1, false), (2, false)",
+    )
+    done = project.run("up")
+    assert done.code == 1
+    assert "holds more than one row" in done.err
+    assert project.run("force", "1").code == 0
+    assert project.state() == (1, False)
+
+
+def test_a_role_that_may_not_create_is_refused_with_the_grant(project: Project) -> None:
+    project.tables("a")
+    project.cluster.psql(
+        "REVOKE CREATE ON SCHEMA public FROM minion; ALTER SCHEMA public OWNER TO postgres", "migrations"
+    )
+    project.cluster.psql("GRANT USAGE ON SCHEMA public TO minion", "migrations")
+    done = project.run("up")
+    assert (done.code, project.state()) == (1, NOTHING)
+    assert 'no privilege CREATE on schema "public"' in done.err
+    assert 'GRANT CREATE on schema "public" TO minion' in done.err
+
+
+def test_a_role_that_may_not_write_the_version_is_refused(project: Project) -> None:
+    project.tables("a", "b")
+    project.run("up", "1")
+    project.cluster.psql(
+        "ALTER TABLE schema_migrations OWNER TO postgres; GRANT SELECT ON schema_migrations TO minion", "migrations"
+    )
+    done = project.run("up")
+    assert (done.code, project.state()) == (1, (1, False))
+    assert 'GRANT SELECT, INSERT, DELETE on "public"."schema_migrations" TO minion' in done.err
+    assert project.run("version").out == "1\n"
+
+
+def test_a_search_path_without_a_schema_is_refused(project: Project) -> None:
+    project.tables("a")
+    project.query = "&search_path=nowhere"
+    done = project.run("up")
+    assert done.code == 1
+    assert "no schema of search_path exists" in done.err
+
+
+def test_a_schema_that_is_not_there_is_refused(project: Project) -> None:
+    project.tables("a")
+    done = project.run("up", "--schema", "nowhere")
+    assert done.code == 1
+    assert 'schema "nowhere" does not exist' in done.err
+
+
+@pytest.mark.parametrize(
+    ("url", "seen"),
+    [
+        ("postgresql://minion:geheim@127.0.0.1:1/minion", "port=1"),
+        ("postgresql://minion:geheim@nowhere.invalid/minion", "host=nowhere.invalid"),
+        ("postgresql://minion:geheim@127.0.0.1:99999999/minion", "port=99999999"),
+        ("postgresql://minion:geheim@127.0.0.1/minion?sslmode=sometimes", "sslmode"),
+    ],
+)
+def test_a_connection_that_fails_says_where_and_keeps_the_password(project: Project, url: str, seen: str) -> None:
+    project.tables("a")
+    done = project.run("up", f"--database={url}")
+    assert done.code == 1
+    assert "cannot connect to PostgreSQL" in done.err
+    assert seen in done.err
+    assert "geheim" not in done.err
+
+
+def test_the_environment_is_used_when_there_is_no_url(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    from click.testing import CliRunner
+
+    from provision.cli import root
+
+    project.tables("a")
+    monkeypatch.delenv("DATABASE_URL", raising=False)
+    for name, value in {
+        "PGHOST": project.cluster.host,
+        "PGPORT": str(project.cluster.port),
+        "PGUSER": "minion",
+        "PGDATABASE": project.database,
+    }.items():
+        monkeypatch.setenv(name, value)
+    result = CliRunner().invoke(root, ["migrate", "up", "--path", str(project.path)])
+    assert (result.exit_code, project.state()) == (0, (1, False))
+    monkeypatch.setenv("DATABASE_URL", "postgresql://127.0.0.1:1/nowhere")
+    assert CliRunner().invoke(root, ["migrate", "version"]).exit_code == 1
+    monkeypatch.setenv("DATABASE_URL", project.url)
+    assert CliRunner().invoke(root, ["migrate", "version"]).stdout == "1\n"

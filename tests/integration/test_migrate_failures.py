@@ -1,0 +1,282 @@
+"""What a file can do to a run, and what the person on call is then told: where, what was kept, and what to do."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import psycopg
+import pytest
+
+from tests.integration.migrations import NOTHING, Project, project, shared_database
+
+__all__ = ["project", "shared_database"]  # fixtures
+
+
+def test_a_syntax_error_is_shown_where_it_is(project: Project) -> None:
+    body = (
+        "CREATE TABLE a (id int);\nCREATE TABLE b (id int);\n"
+        "-- größe 表\nCREATE TABLE c (\n    id int,,\n    x int\n);\nCREATE TABLE d ();\nCREATE TABLE e ();\n"
+    )
+    project.put("1_a.up.sql", body)
+    project.put("1_a.down.sql", "")
+    done = project.run("up")
+    assert f'{project.path}/1_a.up.sql:5:12: syntax error at or near "," (SQLSTATE 42601)' in done.err
+    assert "in statement: CREATE TABLE c (" in done.err
+    assert "rolled back: nothing of the file was kept" in done.err
+    assert "mend the file, provision migrate force -1, then provision migrate up" in done.err
+    assert (done.code, project.state(), project.made()) == (1, (1, True), set())
+    again = project.run("up")
+    assert "Dirty database version 1. Fix and force version." in again.err
+    assert "syntax error" in again.err
+    assert "run:     provision migrate force -1" in again.err
+
+
+def test_an_error_without_a_position_is_shown_at_its_statement(project: Project) -> None:
+    project.put("1_a.up.sql", "CREATE TABLE a (id int PRIMARY KEY);\n\n  INSERT INTO a\n  VALUES (1), (1);\nSELECT 1;")
+    done = project.run("up")
+    assert "1_a.up.sql:3:3: duplicate key value violates unique constraint" in done.err
+    assert "detail: Key (id)=(1) already exists." in done.err
+    assert "in statement: INSERT INTO a;" in done.err
+
+
+def test_what_was_committed_before_an_error_is_said_to_be_kept(project: Project) -> None:
+    project.put("1_a.up.sql", "BEGIN;\nCREATE TABLE a ();\nCOMMIT;\nSELECT 1/0;\n")
+    done = project.run("up")
+    assert "1_a.up.sql:4:1: division by zero" in done.err
+    assert "not rolled back as a whole: what came before its last COMMIT was kept" in done.err
+    assert (
+        "finish the rest by hand and provision migrate force 1, or undo it by hand and provision migrate force -1"
+        in (done.err)
+    )
+    assert (project.state(), project.made()) == ((1, True), {"a"})
+
+
+def test_an_error_shows_no_password(project: Project) -> None:
+    project.put("1_a.up.sql", "CREATE ROLE new_one LOGIN PASSWORD 'geheim-123';\n")
+    done = project.run("up", "--json")
+    assert done.code == 1
+    assert "permission denied" in done.err
+    assert "geheim" not in done.err + done.out
+    assert "geheim" not in str(project.query_all("SELECT * FROM schema_migrations_history"))
+
+
+def test_a_failed_down_says_how_to_go_back(project: Project) -> None:
+    project.tables("a", "b")
+    project.put("002_b.down.sql", "DROP TABLE nowhere;")
+    project.run("up")
+    done = project.run("down", "1")
+    assert (done.code, project.state()) == (1, (1, True))
+    assert "mend the file, provision migrate force 2, then provision migrate down 1" in done.err
+
+
+@pytest.mark.parametrize(
+    ("body", "what", "kept"),
+    [
+        ("SELECT pg_advisory_unlock_all(); CREATE TABLE a ();", "gave up the migration lock", {"a"}),
+        ("DO $$ BEGIN PERFORM pg_advisory_unlock_all(); END $$;", "gave up the migration lock", set()),
+        ("DROP TABLE schema_migrations; CREATE TABLE a ();", 'dropped "public"."schema_migrations"', {"a"}),
+        ("DROP SCHEMA public CASCADE; CREATE SCHEMA public;", 'dropped "public"."schema_migrations"', set()),
+        ("UPDATE schema_migrations SET version = 7;", 'changed "public"."schema_migrations"', set()),
+        ("DELETE FROM schema_migrations;", 'changed "public"."schema_migrations"', set()),
+    ],
+)
+def test_catches_what_the_server_let_pass(project: Project, body: str, what: str, kept: set[str]) -> None:
+    project.put("1_a.up.sql", body)
+    project.put("2_b.up.sql", "CREATE TABLE b ();")
+    done = project.run("up")
+    assert done.code == 1
+    assert f"{project.path}/1_a.up.sql: {what}" in done.err
+    assert "not rolled back: all of the file was kept" in done.err
+    assert (project.state(), project.made()) == ((1, True), kept)
+    assert "provision migrate force 1" in done.err
+    assert "Dirty database version 1" in project.run("up").err
+
+
+def test_catches_a_rollback_that_the_text_hides(project: Project) -> None:
+    # Without standard_conforming_strings the backslash escapes the quote, and the literal ends elsewhere.
+    project.put("1_a.up.sql", "SET standard_conforming_strings = off;")
+    project.put("2_b.up.sql", "CREATE TABLE b (); SELECT '\\'' ; ROLLBACK; SELECT ''")
+    project.execute("ALTER ROLE CURRENT_USER SET standard_conforming_strings = off")
+    try:
+        done = project.run("up")
+    finally:
+        project.execute("ALTER ROLE CURRENT_USER RESET standard_conforming_strings")
+    assert done.code == 1
+    assert "2_b.up.sql: holds a ROLLBACK, so that some or all of it was undone" in done.err
+    assert (project.state(), project.made()) == ((2, True), set())
+
+
+def test_a_transaction_that_the_text_hides_is_rolled_back(project: Project) -> None:
+    project.put("1_a.up.sql", "CREATE TABLE b (); SELECT '\\'' ; BEGIN; CREATE TABLE c (); SELECT ''")
+    project.execute("ALTER ROLE CURRENT_USER SET standard_conforming_strings = off")
+    try:
+        done = project.run("up")
+    finally:
+        project.execute("ALTER ROLE CURRENT_USER RESET standard_conforming_strings")
+    assert done.code == 1
+    assert "1_a.up.sql: left a transaction open" in done.err
+    assert (project.state(), project.made()) == ((1, True), set())
+
+
+def test_settings_and_roles_do_not_reach_the_next_file(project: Project) -> None:
+    project.execute("CREATE SCHEMA other")
+    project.put("1_a.up.sql", "SET search_path = other; SET work_mem = '1MB'; CREATE TABLE a ();")
+    project.put("2_b.up.sql", "CREATE TABLE b AS SELECT current_setting('work_mem') AS work_mem, current_user AS me;")
+    assert project.run("up").code == 0
+    assert project.query_all("SELECT to_regclass('other.a')::text, to_regclass('public.b')::text") == [("other.a", "b")]
+    assert project.query_all("SELECT work_mem, me FROM b") == [("4MB", "minion")]
+
+
+def test_a_role_set_by_a_function_does_not_reach_the_next_file(project: Project) -> None:
+    project.cluster.psql("CREATE ROLE other; GRANT other TO minion")
+    try:
+        project.put("1_a.up.sql", "SELECT set_config('role', 'other', false);")
+        project.put("2_b.up.sql", "CREATE TABLE b AS SELECT current_user AS me;")
+        assert project.run("up").code == 0
+        assert project.query_all("SELECT me FROM b") == [("minion",)]
+    finally:
+        project.cluster.psql("DROP ROLE other")
+
+
+class Blocker:
+    """A session of the application that holds a table, until it is let go."""
+
+    def __init__(self, project: Project, statement: str) -> None:
+        self.connection = psycopg.connect(project.cluster.url(project.database, "minion", application_name="web"))
+        self.connection.execute(statement.encode())
+        self.pid = self.connection.info.backend_pid
+
+    def release_after(self, seconds: float) -> threading.Timer:
+        timer = threading.Timer(seconds, self.connection.close)
+        timer.start()
+        return timer
+
+
+def test_a_lock_timeout_names_the_blocker_and_leaves_the_database_clean(project: Project) -> None:
+    project.tables("a")
+    project.run("up")
+    project.put("2_b.up.sql", "CREATE TABLE b ();\nALTER TABLE a ADD COLUMN x int;")
+    blocker = Blocker(project, "SELECT * FROM a")
+    begun = time.monotonic()
+    done = project.run("up", "--lock-timeout", "400ms", "--retries", "1")
+    assert time.monotonic() - begun < 6
+    blocker.connection.close()
+    assert done.code == 1
+    assert "2_b.up.sql:2:1: canceling statement due to lock timeout (SQLSTATE 55P03)" in done.err
+    assert f"blocked by pid {blocker.pid}, application 'web', user minion" in done.err
+    assert "lock timeout, tried 2 times" in done.err
+    assert (project.state(), project.made()) == ((1, False), {"a"})
+    assert project.run("up").code == 0
+
+
+def test_a_lock_timeout_is_survived_when_the_blocker_goes(project: Project) -> None:
+    project.tables("a")
+    project.run("up")
+    project.put("2_b.up.sql", "CREATE TABLE b (); ALTER TABLE a ADD COLUMN x int;")
+    timer = Blocker(project, "SELECT * FROM a").release_after(0.8)
+    done = project.run("up", "--lock-timeout", "300ms")
+    timer.join()
+    assert (done.code, project.state(), project.made()) == (0, (2, False), {"a", "b"})
+    assert "2_b.up.sql: lock timeout, blocked by pid" in done.err
+    assert "rolled back, will be tried again" in done.err
+
+
+def test_a_lock_timeout_after_a_commit_is_not_tried_again(project: Project) -> None:
+    project.tables("a")
+    project.run("up")
+    project.put("2_b.up.sql", "BEGIN; CREATE TABLE b (); COMMIT; ALTER TABLE a ADD COLUMN x int;")
+    blocker = Blocker(project, "SELECT * FROM a")
+    done = project.run("up", "--lock-timeout", "300ms")
+    blocker.connection.close()
+    assert (done.code, project.state(), project.made()) == (1, (2, True), {"a", "b"})
+    assert "what came before its last COMMIT was kept" in done.err
+
+
+def test_a_statement_timeout_is_named(project: Project) -> None:
+    project.put("1_a.up.sql", "CREATE TABLE a ();\nSELECT pg_sleep(9);")
+    done = project.run("up", "--statement-timeout", "200ms")
+    assert "1_a.up.sql:2:1: canceling statement due to statement timeout" in done.err
+    assert (project.state(), project.made()) == ((1, True), set())
+
+
+def test_a_deadlock_is_tried_again(project: Project) -> None:
+    project.put("1_a.up.sql", "CREATE TABLE a (); CREATE TABLE b ();")
+    project.run("up")
+    project.put("2_b.up.sql", "LOCK TABLE a; SELECT pg_sleep(0.5); LOCK TABLE b; CREATE TABLE c ();")
+    other = Blocker(project, "LOCK TABLE b")
+    # The application asks for `a` after the migration asked for `b`: the older wait is the one that is checked first.
+    worker = threading.Timer(0.9, lambda: other.connection.execute("LOCK TABLE a"))
+    worker.start()
+    threading.Timer(2.5, other.connection.close).start()
+    done = project.run("up", "--lock-timeout", "30s")
+    worker.join()
+    assert (done.code, project.state()) == (0, (2, False)), done
+    assert "2_b.up.sql: deadlock" in done.err
+
+
+def test_an_invalid_index_is_named_with_its_drop(project: Project) -> None:
+    project.put("1_a.up.sql", "CREATE TABLE a AS SELECT 1 AS id FROM generate_series(1, 2);")
+    project.run("up")
+    project.put("2_i.up.sql", "CREATE UNIQUE INDEX CONCURRENTLY a_id ON a (id);")
+    done = project.run("up")
+    assert (done.code, project.state()) == (1, (2, True))
+    assert "left an INVALID index public.a_id" in done.err
+    assert "run:     DROP INDEX CONCURRENTLY public.a_id; then" in done.err
+    project.run("force", "1")
+    project.put("2_i.up.sql", "CREATE UNIQUE INDEX CONCURRENTLY IF NOT EXISTS a_id ON a (id);")
+    again = project.run("up")
+    assert again.code == 1
+    assert "2_i.up.sql: left an INVALID index public.a_id behind" in again.err
+
+
+def test_a_lost_connection_leaves_dirty_and_the_next_run_explains(project: Project) -> None:
+    project.put("1_a.up.sql", "CREATE TABLE a (); SELECT pg_terminate_backend(pg_backend_pid());")
+    done = project.run("up")
+    assert (done.code, project.state(), project.made()) == (1, (1, True), set())
+    assert "terminating connection" in done.err
+    assert "it is not known what was kept" in done.err
+    again = project.run("up")
+    assert "1_a.up.sql was started and never finished" in again.err
+    assert (
+        "if all of the file is: provision migrate force 1; if nothing of it is: provision migrate force -1" in again.err
+    )
+
+
+def test_a_file_that_changes_while_it_waits_is_refused(project: Project) -> None:
+    project.tables("a")
+    project.put("2_b.up.sql", "CREATE TABLE b ();")
+    project.put("001_a.up.sql", "CREATE TABLE a (); SELECT pg_sleep(1);")
+    timer = threading.Timer(0.5, lambda: project.put("2_b.up.sql", "CREATE TABLE c ();"))
+    timer.start()
+    done = project.run("up")
+    timer.join()
+    assert (done.code, project.state(), project.made()) == (1, (1, False), {"a"})
+    assert "2_b.up.sql changed while migrations were running" in done.err
+
+
+def test_a_large_file_runs(project: Project) -> None:
+    rows = b",\n".join(b"(%d, 'a row; of -- text')" % number for number in range(100_000))
+    project.put("1_a.up.sql", b"CREATE TABLE a (id int, words text);\nINSERT INTO a VALUES " + rows + b";\nSELEC 1;")
+    done = project.run("up")
+    assert "1_a.up.sql:100002:1: syntax error" in done.err
+    assert len(done.err) < 2000
+    assert (project.state(), project.made()) == ((1, True), set())
+
+
+def test_nothing_applied_stays_nothing(project: Project) -> None:
+    project.tables("a")
+    assert project.run("down", "1").out == "no change\n"
+    assert project.state() == NOTHING
+
+
+def test_a_run_goes_on_when_no_second_connection_is_to_be_had(project: Project) -> None:
+    project.put("1_a.up.sql", "CREATE TABLE a (); SELECT pg_sleep(1.5);")
+    while project.cluster.psql("SELECT count(*) FROM pg_stat_activity WHERE usename = 'minion'") != "0":
+        time.sleep(0.05)
+    project.cluster.psql("ALTER ROLE minion CONNECTION LIMIT 1")
+    try:
+        done = project.run("up")
+    finally:
+        project.cluster.psql("ALTER ROLE minion CONNECTION LIMIT -1")
+    assert (done.code, project.state()) == (0, (1, False)), done

@@ -1,0 +1,185 @@
+"""What golang-migrate passes over and we refuse: before anything is run, with the database untouched."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from tests.integration.migrations import NOTHING, Project, project, shared_database
+
+__all__ = ["project", "shared_database"]  # fixtures
+
+
+def tables(project: Project) -> set[str]:
+    rows = project.query_all("SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace")
+    return {str(row[0]) for row in rows}
+
+
+@pytest.mark.parametrize(
+    ("name", "body", "message"),
+    [
+        ("1_b.up.sql", "CREATE TABLE b ();", "duplicate migration file: 1_b.up.sql is refused"),
+        ("2_b.up.sql.bak", "", "ends with .sql.bak, and golang-migrate would run it all the same"),
+        ("2-b.up.sql", "", "nearly has the name of a migration, so it would silently never run"),
+        ("2_b.UP.sql", "", "nearly has the name of a migration"),
+        ("2_b.down.sql", "", "2_b.up.sql is refused, and nothing was run"),
+        ("2_b.up.sql", b"SELECT 1;\0", "holds a NUL byte"),
+        ("2_b.up.sql", b"\xef\xbb\xbfSELECT 1;", "starts with a byte order mark"),
+        ("2_b.up.sql", b"SELECT '\xf6';", "is not valid UTF-8"),
+        ("2_b.up.sql", "SELECT 1;\n  BEGIN;", "2_b.up.sql:2:3 is refused"),
+        ("2_b.up.sql", "ROLLBACK", "holds ROLLBACK, which undoes the file"),
+        ("2_b.up.sql", "SET ROLE minion", "holds a role that is set and not reset"),
+        ("2_b.up.sql", "DISCARD ALL", "holds DISCARD ALL, which drops the migration lock"),
+        ("2_b.up.sql", "\\i x.sql", "holds a psql command"),
+        ("2_b.up.sql", "COPY a FROM stdin;\n", "holds COPY from or to the client"),
+        ("18446744073709551615_b.up.sql", "", "its version does not fit a bigint"),
+    ],
+)
+def test_refuses_before_anything_is_run(project: Project, name: str, body: str | bytes, message: str) -> None:
+    project.tables("a")
+    project.put(name, body)
+    done = project.run("up")
+    assert done.code == 1
+    assert message in done.err
+    assert "nothing was run" in done.err
+    assert "run:" in done.err
+    assert tables(project) == set()
+
+
+def test_refuses_a_dangling_link(project: Project) -> None:
+    project.tables("a")
+    (project.path / "2_b.up.sql").symlink_to("gone.sql")
+    done = project.run("up")
+    assert (done.code, tables(project)) == (1, set())
+    assert "2_b.up.sql is refused" in done.err
+    assert "is a link to nothing" in done.err
+
+
+def test_a_link_to_a_file_is_followed(project: Project) -> None:
+    project.path.mkdir()
+    target = project.put("shared", "CREATE TABLE a ();")
+    (project.path / "1_a.up.sql").symlink_to(target)
+    assert (project.run("up").code, project.made()) == (0, {"a"})
+
+
+def test_refuses_what_is_not_a_file_without_waiting_for_it(project: Project) -> None:
+    import os
+
+    project.tables("a")
+    os.mkfifo(project.path / "2_b.up.sql")
+    done = project.run("up")
+    assert (done.code, tables(project)) == (1, set())
+    assert "is not a regular file" in done.err
+
+
+def edit(project: Project) -> None:
+    project.put("001_a.up.sql", "CREATE TABLE a (id bigint);")
+
+
+def delete(project: Project) -> None:
+    (project.path / "001_a.up.sql").unlink()
+
+
+def slip_in(project: Project) -> None:
+    project.put("0_before.up.sql", "CREATE TABLE before ();")
+    project.put("0_before.down.sql", "DROP TABLE before;")
+
+
+@pytest.mark.parametrize(
+    ("change", "message", "next_command"),
+    [
+        (edit, "001_a.up.sql is refused, and nothing was run", "provision migrate force 2"),
+        (delete, "is gone", "bring it back from version control"),
+        (slip_in, "comes before version 2, which is applied", "rename it to a version above 3"),
+    ],
+)
+def test_refuses_when_the_past_has_changed(
+    project: Project, change: Callable[[Project], None], message: str, next_command: str
+) -> None:
+    project.tables("a", "b")
+    assert project.run("up").code == 0
+    project.tables("a", "b", "c")
+    change(project)
+    for command in (("up",), ("down", "1"), ("goto", "3")):
+        done = project.run(*command)
+        assert (done.code, project.state(), project.made()) == (1, (2, False), {"a", "b"})
+        assert message in done.err
+        assert next_command in done.err
+    warned = project.run("up", "--compatible")
+    assert (warned.code, project.state()) == (0, (3, False))
+    assert "warning:" in warned.err
+
+
+def test_force_takes_the_present_files_for_the_truth(project: Project) -> None:
+    project.tables("a")
+    project.run("up")
+    edit(project)
+    assert project.run("up").code == 1
+    assert project.run("force", "1").code == 0
+    assert project.run("up").code == 0
+    assert "forced" in project.run("status").out
+
+
+def test_other_line_ends_are_a_warning(project: Project) -> None:
+    project.tables("a")
+    project.run("up")
+    project.put("001_a.up.sql", "CREATE TABLE a (id int);\r\n")
+    done = project.run("up")
+    assert done.code == 0
+    assert "warning: 001_a.up.sql only its line ends differ" in done.err
+
+
+def test_a_missing_down_half_is_refused_only_when_it_is_asked_for(project: Project) -> None:
+    project.tables("a", "b")
+    (project.path / "002_b.down.sql").unlink()
+    done = project.run("up")
+    assert done.code == 0
+    assert "warning: 2_b.down.sql is missing, so this version cannot be reverted" in done.err
+    done = project.run("down", "1")
+    assert (done.code, project.state()) == (1, (2, False))
+    assert "2_b.down.sql is refused" in done.err
+
+
+def test_what_golang_migrate_applied_is_adopted_and_then_guarded(project: Project) -> None:
+    project.tables("a", "b", "c")
+    project.execute(
+        "CREATE TABLE schema_migrations (version bigint not null primary key, dirty boolean not null)",
+        "INSERT INTO schema_migrations VALUES (2, false)",
+        "CREATE TABLE a ()",
+        "CREATE TABLE b ()",
+    )
+    assert project.run("up").code == 0
+    rows = project.query_all("SELECT version, direction, outcome FROM schema_migrations_history ORDER BY id")
+    assert rows == [(1, "up", "adopted"), (2, "up", "adopted"), (3, "up", "done")]
+    edit(project)
+    done = project.run("up")
+    assert done.code == 1
+    assert "was edited after it was applied" in done.err
+
+
+def test_golang_migrate_in_between_is_followed(project: Project) -> None:
+    project.tables("a", "b", "c")
+    project.run("up", "2")
+    project.execute("UPDATE schema_migrations SET version = 3", "CREATE TABLE c ()")  # as its `up` leaves it
+    assert project.run("up").out == "no change\n"
+    project.execute("UPDATE schema_migrations SET version = 1", "DROP TABLE b, c")  # as its `down 2` leaves it
+    project.put("002_b.up.sql", "CREATE TABLE b2 ();")
+    assert project.run("up").code == 0
+    assert (project.state(), project.made()) == ((3, False), {"a", "b2", "c"})
+
+
+def test_a_plain_psql_database_is_adopted_by_force(project: Project) -> None:
+    project.tables("a", "b")
+    project.execute("CREATE TABLE a (id int)")  # psql -f 001_a.up.sql
+    assert project.run("force", "1").code == 0
+    assert project.run("up").code == 0
+    assert (project.state(), project.made()) == ((2, False), {"a", "b"})
+
+
+@pytest.mark.parametrize("words", [("up",), ("down", "1"), ("goto", "1")])
+def test_an_unreadable_directory_is_an_error(project: Project, words: tuple[str, ...]) -> None:
+    done = project.run(*words)
+    assert (done.code, project.state()) == (1, NOTHING)
+    assert "cannot read the migrations" in done.err
+    assert str(project.path) in done.err
