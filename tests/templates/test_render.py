@@ -30,7 +30,12 @@ def rendered(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     inventory = defaults.with_name("hosts.yml")
     variables = {**yaml.safe_load(defaults.read_text()), "ansible_python_interpreter": sys.executable}
     inventory.write_text(yaml.safe_dump({"all": {"hosts": {"localhost": None}, "vars": variables}}))
-    command = [Path(sys.executable).with_name("ansible-playbook"), "tests/templates/render.yml", "-i", inventory]
+    command: list[str | Path] = [
+        Path(sys.executable).with_name("ansible-playbook"),
+        "tests/templates/render.yml",
+        "-i",
+        inventory,
+    ]
     wishes = {
         "profile": profile,
         "target": str(target),
