@@ -1,0 +1,84 @@
+"""The repository speaks of the project alone, and its texts say what is true."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+
+import pytest
+
+from tests.contract.repository import ROOT
+
+
+def tracked() -> list[str]:
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    return [name for name in listed.splitlines() if (ROOT / name).is_file()]
+
+
+def text(name: str) -> str:
+    return (ROOT / name).read_text(errors="replace")
+
+
+def test_registries_are_named_nowhere() -> None:
+    # Written in pieces, so that this file does not name them either.
+    hosts = (
+        "deb." + "debian.org",
+        "security." + "debian.org",
+        "pypi." + "org",
+        "pythonhosted." + "org",
+        "npmjs." + "org",
+    )
+    found = {f"{name}: {host}" for name in tracked() for host in hosts if host in text(name)}
+    assert found == set()
+
+
+def test_public_defaults_are_written_once() -> None:
+    for host in (
+        "apt.postgresql" + ".org/pub",
+        "apt-archive.postgresql" + ".org/pub",
+        "github.com/pgvector" + "/pgvector/archive",
+    ):
+        places = {name for name in tracked() if host in text(name)}
+        assert len(places - {name for name in places if name.endswith(("README.md", "argument_specs.yml"))}) == 1, host
+
+
+@pytest.mark.parametrize("page", [name for name in tracked() if name.endswith(".md")])
+def test_links_and_pages_exist(page: str) -> None:
+    folder = (ROOT / page).parent
+    links = re.findall(r"\]\((?!https?:)([^)#]+)[^)]*\)", text(page))
+    named = re.findall(r"(?<![\w/])docs/[\w-]+\.md", text(page))
+    assert [link for link in links if not (folder / link).exists()] == []
+    assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+def test_pages_named_in_messages_exist() -> None:
+    sources = [name for name in tracked() if name.startswith(("provision/", "roles/", "plugins/", "site"))]
+    named = {page for name in sources for page in re.findall(r"docs/[\w-]+\.md", text(name))}
+    assert named
+    assert [page for page in sorted(named) if not (ROOT / page).exists()] == []
+
+
+def test_readme_commands_exist_in_the_makefile() -> None:
+    targets = set(re.findall(r"^([a-z0-9-]+):", text("Makefile"), re.M))
+    for name in [name for name in tracked() if name.endswith(".md")]:
+        assert set(re.findall(r"`make ([a-z0-9-]+)", text(name))) <= targets, name
+        assert set(re.findall(r"^make ([a-z0-9-]+)", text(name), re.M)) <= targets, name
+
+
+def test_help_lists_every_public_target() -> None:
+    shown = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    documented = re.findall(r"^([a-z0-9-]+):.*## ", text("Makefile"), re.M)
+    assert all(f"make {target} " in shown for target in documented)
+    assert {"up", "down", "test", "psql", "status", "migrate-up", "migrate-down", "lint"} <= set(documented)
+
+
+def test_every_playbook_has_a_header_with_its_command_line_downtime_and_undo() -> None:
+    for playbook in sorted(ROOT.glob("*.yml")):
+        head = playbook.read_text()[:600]
+        assert all(word in head for word in ("# Run:", "# Downtime:", "# Undo:")), playbook
+
+
+def test_constraints_pin_every_package_by_version_alone() -> None:
+    lines = [line for line in text("constraints.txt").splitlines() if line and not line.startswith("#")]
+    assert lines
+    assert [line for line in lines if not re.fullmatch(r"[A-Za-z0-9._-]+==[\w.+!]+", line)] == []
