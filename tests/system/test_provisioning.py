@@ -184,6 +184,64 @@ def test_refuses_a_setting_that_the_server_rejects_and_keeps_the_old_file(fleet:
     assert (fleet.one.run(f"sha256sum {conf}").stdout, started(fleet.one)) == before
 
 
+def test_manifests_name_every_placed_file_with_its_checksum(fleet: Fleet) -> None:
+    listed = fleet.one.run("cat /etc/provision/files.d/*.json").stdout
+    rows = re.findall(r'"path": "([^"]+)",.*?"sha256": "([0-9a-f]{64})"', listed, re.S)
+    assert {
+        "/etc/postgresql/17/main/pg_hba.conf",
+        "/usr/local/share/provision/migrations/001_initial_schema.up.sql",
+    } <= {path for path, _ in rows}
+    for path, checksum in rows:
+        assert fleet.one.run(f"sha256sum {path}").stdout.split()[0] == checksum, path
+
+
+def test_set_that_a_killed_run_left_half_placed_is_undone_by_the_next(fleet: Fleet) -> None:
+    hba, journal = "/etc/postgresql/17/main/pg_hba.conf", "/etc/provision/files.d/.postgresql.journal"
+    before = fleet.one.run(f"sha256sum {hba}").stdout
+    script = (
+        f"import base64, json, pathlib; old = pathlib.Path('{hba}').read_bytes(); "
+        "row = dict(content=base64.b64encode(old).decode(), owner='postgres', group='postgres', mode=0o640); "
+        f"pathlib.Path('{journal}').write_text(json.dumps({{'{hba}': row}})); pathlib.Path('{hba}').write_text('half')"
+    )
+    assert fleet.one.run(f'python3 -c "{script}"').returncode == 0
+    run = fleet.play()
+    assert run.code == 0, run.output
+    assert fleet.one.run(f"sha256sum {hba}").stdout == before
+    assert fleet.one.run(f"ls {journal}").returncode != 0
+
+
+def test_password_and_privileges_changed_by_hand_are_repaired(fleet: Fleet) -> None:
+    for by_hand in (
+        "ALTER ROLE minion PASSWORD 'changed'",
+        "GRANT CREATE ON SCHEMA public TO PUBLIC",
+        "GRANT CONNECT ON DATABASE minion TO PUBLIC",
+    ):
+        assert fleet.one.run(f'runuser -u postgres -- psql -d minion -c "{by_hand}"').returncode == 0
+    with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
+        psycopg.connect(url(fleet.one))
+    run = fleet.play()
+    assert run.code == 0, run.output
+    with psycopg.connect(url(fleet.one)) as connection:
+        found = connection.execute(
+            "SELECT has_schema_privilege('public', 'public', 'CREATE'),"
+            " has_database_privilege('public', 'minion', 'CONNECT')"
+        ).fetchone()
+    assert found == (False, False)
+
+
+def test_no_password_is_printed_logged_or_kept_in_statistics(fleet: Fleet) -> None:
+    secrets = ["minion_secret", "ZGV2ZWxvcG1lbnQgb25seQ==", "SCRAM-SHA-256$4096"]
+    watch = _start(fleet.one, "-vvv", "--diff")
+    output = watch.communicate(timeout=300)[0]
+    logs = fleet.one.run("cat /var/log/postgresql/*.log; journalctl --no-pager").stdout
+    statements = fleet.one.run(
+        "runuser -u postgres -- psql -d minion -XAtc 'SELECT query FROM pg_stat_statements'"
+    ).stdout
+    assert "CREATE TABLE agents" in logs or statements
+    for where, text in (("output", output), ("logs", logs), ("pg_stat_statements", statements)):
+        assert [secret for secret in secrets if secret in text] == [], where
+
+
 def test_held_package_lock_is_waited_for_and_its_holder_named(fleet: Fleet) -> None:
     script = (
         "import fcntl,time; f=open('/var/lib/dpkg/lock-frontend','w'); fcntl.lockf(f,fcntl.LOCK_EX); time.sleep(30)"
