@@ -66,7 +66,8 @@ test-fast: test-setup lint ## Run every test but those that need hosts (under 2 
 test-setup: .venv/.ready
 	$(call stage,install what the tests need,$(call packages,postgresql-common); \
 	  compgen -G "/etc/postgresql/*/*" >/dev/null || echo "create_main_cluster = false" | $(SUDO) tee /etc/postgresql-common/createcluster.d/50-provision-tests.conf >/dev/null; \
-	  $(call packages,$$(grep -vhE '^(#|$$)' tests/apt.txt)))
+	  $(call packages,$$(grep -vhE '^(#|$$)' tests/apt.txt)); \
+	  command -v npm >/dev/null || { $(call packages,npm); })
 
 .PHONY: lint
 lint: .venv/.ready ## Check style and types, as CI does
