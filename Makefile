@@ -76,7 +76,7 @@ lint: .venv/.ready ## Check style and types, as CI does
 
 .PHONY: test-pg14
 test-pg14: .venv/.ready ## Prove the default, PostgreSQL 14 and pgvector 0.5.1, against a mirror (docs/test-pg14.md)
-	$(BIN)/pytest tests/pg14 --override-ini addopts=--import-mode=importlib
+	$(BIN)/pytest tests/pg14
 
 ## Benchmarks: they print ratios of one run and assert nothing
 
