@@ -17,6 +17,10 @@ packages = missing=(); for name in $(1); do dpkg-query -Wf '$${Status}' $$name 2
 	if [ $${\#missing[@]} -gt 0 ]; then $(SUDO) apt-get -q update >&2; \
 	$(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get -qy install --no-install-recommends "$${missing[@]}" >&2; fi
 
+# While it holds, no package starts a service: tests start their own servers, on ports of their own.
+quiet_services = [ -e /usr/sbin/policy-rc.d ] || { trap '$(SUDO) rm -f /usr/sbin/policy-rc.d' EXIT; \
+	printf '\#!/bin/sh\nexit 101\n' | $(SUDO) install -m 755 /dev/stdin /usr/sbin/policy-rc.d; }
+
 .PHONY: help
 help: ## List every target
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -64,7 +68,7 @@ test-fast: test-setup lint ## Run every test but those that need hosts (under 2 
 
 .PHONY: test-setup
 test-setup: .venv/.ready
-	$(call stage,install what the tests need,$(call packages,postgresql-common); \
+	$(call stage,install what the tests need,$(quiet_services); $(call packages,postgresql-common); \
 	  compgen -G "/etc/postgresql/*/*" >/dev/null || echo "create_main_cluster = false" | $(SUDO) tee /etc/postgresql-common/createcluster.d/50-provision-tests.conf >/dev/null; \
 	  $(call packages,$$(grep -vhE '^(#|$$)' tests/apt.txt)); \
 	  command -v npm >/dev/null || { $(call packages,npm); })
