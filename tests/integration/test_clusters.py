@@ -10,9 +10,7 @@ from tests.clusters import Cluster
 
 def test_a_fresh_database_belongs_to_minion_and_has_the_extensions(cluster: Cluster, database: str) -> None:
     with psycopg.connect(cluster.url(database, "minion")) as connection:
-        owner = connection.execute(
-            "SELECT pg_get_userbyid(datdba) FROM pg_database WHERE datname = current_database()"
-        )
+        owner = connection.execute("SELECT pg_get_userbyid(datdba) FROM pg_database WHERE datname = current_database()")
         assert owner.fetchone() == ("minion",)
         near = connection.execute("SELECT '[1,0]'::vector <=> '[0,1]'::vector, uuid_generate_v4() IS NOT NULL")
         assert near.fetchone() == (1.0, True)
