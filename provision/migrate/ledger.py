@@ -17,7 +17,7 @@ import psycopg
 from psycopg import sql
 
 from provision import __version__
-from provision.database import Connection
+from provision.database import Connection, send_message
 from provision.errors import DatabaseError
 from provision.migrate.files import NONE, Direction
 from provision.migrate.steps import Step
@@ -25,7 +25,7 @@ from provision.migrate.steps import Step
 LOCK_SALT = 1486364155
 """golang-migrate's advisoryLockIDSalt (database/util.go)."""
 
-WRITE_LOCK_TIMEOUT = "60s"
+WRITE_LOCK_TIMEOUT_S = 60
 """How long the write of a version waits for a lock: longer than a file does, for to give up here leaves dirty."""
 
 HISTORY_SUFFIX = "_history"
@@ -107,6 +107,9 @@ class Ledger:
         self._versions = sql.Identifier(self.schema, self.table)
         self.history_table = self.table + HISTORY_SUFFIX
         self._history = sql.Identifier(self.schema, self.history_table)
+        self._versions_name = self._versions.as_bytes(connection)
+        self._history_name = self._history.as_bytes(connection)
+        self.query = sql.SQL("SELECT version, dirty FROM {} LIMIT 2").format(self._versions)
         self.by = f"provision {__version__}, {socket.gethostname()}, pid {os.getpid()}"
 
     @property
@@ -164,10 +167,6 @@ class Ledger:
         ).fetchall()
         return {str(name): str(kind) for name, kind in rows}
 
-    def exists(self) -> bool:
-        """Say whether the version table is there."""
-        return bool(self._columns(self.table))
-
     def create(self) -> None:
         """Make whichever of the two tables is missing."""
         statement = sql.SQL("CREATE TABLE {} (version bigint NOT NULL PRIMARY KEY, dirty boolean NOT NULL)")
@@ -190,12 +189,14 @@ class Ledger:
     def state(self) -> State:
         """Read the version; a missing or empty table means that nothing was applied."""
         try:
-            query = sql.SQL("SELECT version, dirty FROM {} LIMIT 2").format(self._versions)
-            rows = self.connection.execute(query).fetchall()
+            return self.read(self.connection.execute(self.query).fetchall())
         except psycopg.errors.UndefinedTable:
             return State(NONE, dirty=False)
         except psycopg.errors.InsufficientPrivilege as error:
             raise DatabaseError(f"cannot read {self.name}", seen=str(error).strip(), allowed="SELECT on it") from None
+
+    def read(self, rows: list[tuple[object, ...]]) -> State:
+        """Turn what `query` gave into a State. Raises DatabaseError for more than one row."""
         if len(rows) > 1:
             raise DatabaseError(
                 f"{self.name} holds more than one row",
@@ -237,44 +238,39 @@ class Ledger:
 
         Committed without waiting for the disk: whatever the file commits after it reaches the disk after it.
         """
-        self._write(
-            State(step.target, dirty=True),
-            sql.SQL(
-                "INSERT INTO {} (version, name, direction, outcome, checksum, runner)"
-                " VALUES ({}, {}, {}, 'started', {}, {})"
-            ).format(self._history, *map(sql.Literal, (step.version, step.title, step.direction, checksum, self.by))),
-            wait=False,
-        )
+        entry = Entry(step.version, step.title, step.direction, "started", checksum)
+        self._write(State(step.target, dirty=True), self._line(entry), wait=False)
 
     def end(self, state: State, outcome: str, detail: str | None = None, *, wait: bool = True) -> None:
         """Commit what the version is after a step, and how the step ended."""
-        self._write(
-            state,
-            sql.SQL(
-                "UPDATE {history} SET outcome = {outcome}, detail = {detail},"
-                " duration = clock_timestamp() - started_at"
-                " WHERE outcome = 'started' AND id = (SELECT max(id) FROM {history})"
-            ).format(history=self._history, outcome=sql.Literal(outcome), detail=sql.Literal(detail)),
-            wait=wait,
+        update = (
+            b"UPDATE %b SET outcome = %b, detail = %b, duration = clock_timestamp() - started_at"
+            b" WHERE outcome = 'started' AND id = (SELECT max(id) FROM %b)"
         )
+        values = (self._text(outcome), self._text(detail))
+        self._write(state, update % (self._history_name, *values, self._history_name), wait=wait)
 
     def force(self, state: State, entries: list[Entry]) -> None:
         """Commit a version and lines of history for what was not run by us."""
-        lines = [
-            sql.SQL(
-                "INSERT INTO {} (version, name, direction, outcome, checksum, duration, runner)"
-                " VALUES ({}, {}, {}, {}, {}, '0', {})"
-            ).format(self._history, *map(sql.Literal, (e.version, e.name, e.direction, e.outcome, e.checksum, self.by)))
-            for e in entries
-        ]
-        self._write(state, *lines, wait=True)
+        self._write(state, *map(self._line, entries), wait=True)
 
-    def _write(self, state: State, *history: sql.Composable, wait: bool) -> None:
+    def _line(self, entry: Entry) -> bytes:
+        insert = b"INSERT INTO %b (version, name, direction, outcome, checksum, runner) VALUES (%d, %b, %b, %b, %b, %b)"
+        texts = map(self._text, (entry.name, entry.direction, entry.outcome, entry.checksum, self.by))
+        return insert % (self._history_name, entry.version, *texts)
+
+    def _write(self, state: State, *history: bytes, wait: bool) -> None:
         """Send one message, which is one transaction: one round trip, one commit."""
-        parts: list[sql.Composable] = [sql.SQL("SET LOCAL lock_timeout = {}").format(sql.Literal(WRITE_LOCK_TIMEOUT))]
-        parts += [] if wait else [sql.SQL("SET LOCAL synchronous_commit = off")]
-        parts.append(sql.SQL("DELETE FROM {}").format(self._versions))
+        parts = [b"SET LOCAL lock_timeout = '%ds'" % WRITE_LOCK_TIMEOUT_S]
+        parts += [] if wait else [b"SET LOCAL synchronous_commit = off"]
+        parts.append(b"DELETE FROM %b" % self._versions_name)
         if state.version != NONE or state.dirty:
-            insert = sql.SQL("INSERT INTO {} (version, dirty) VALUES ({}, {})")
-            parts.append(insert.format(self._versions, sql.Literal(state.version), sql.Literal(state.dirty)))
-        self.connection.execute(sql.SQL("; ").join([*parts, *history]))
+            dirty = b"true" if state.dirty else b"false"
+            parts.append(
+                b"INSERT INTO %b (version, dirty) VALUES (%d, %b)" % (self._versions_name, state.version, dirty)
+            )
+        send_message(self.connection, b"; ".join([*parts, *history]))
+
+    def _text(self, value: str | None) -> bytes:
+        """Quote a value. Composed as bytes, not with psycopg.sql, which takes longer than the server for it all."""
+        return sql.Literal(value).as_bytes(self.connection)

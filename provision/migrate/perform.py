@@ -118,13 +118,16 @@ class Performer:
         """Catch what a file did to the run itself although the server accepted it all."""
         ledger = self.session.ledger
         tolerable, fatal = [], []
-        if not self.session.secure():
+        found = self.session.secure()
+        if not found.locked:
             tolerable.append("gave up the migration lock")
-        if outcome.rollbacks > sum("TO" in s.words[:4] for s in statements(body) if s.begins("ROLLBACK")):
+        if outcome.rollbacks and outcome.rollbacks > sum(
+            "TO" in s.words[:4] for s in statements(body) if s.begins("ROLLBACK")
+        ):
             tolerable.append("holds a ROLLBACK, so that some or all of it was undone")
-        if not ledger.exists():
+        if found.state is None:
             fatal.append(f"dropped {ledger.name}")
-        elif ledger.state() != State(failure.step.target, dirty=True):
+        elif found.state != State(failure.step.target, dirty=True):
             tolerable.append(f"changed {ledger.name}")
         fatal += [f"left an INVALID index {index} behind" for index in _invalid_indexes(self.session.connection, body)]
         if fatal or (tolerable and not self.settings.compatible):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import psycopg
 from psycopg import sql
@@ -21,14 +22,25 @@ from provision.database import (
     locks_held,
     refuse_pooler,
     refuse_read_only,
+    send_message,
     try_locks,
 )
 from provision.errors import DatabaseError
-from provision.migrate.ledger import Ledger
+from provision.migrate.files import NONE
+from provision.migrate.ledger import Ledger, State
 from provision.migrate.settings import Settings
 
 ORPHAN_CHECK_MS = 1000
 """How often the server looks whether its client is still there: what a killed runner left ends, with its locks."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """What a file left of the run: were both locks held without a gap, and what does the version table say now?"""
+
+    locked: bool
+    state: State | None
+    """None when the table is gone."""
 
 
 class Locked:
@@ -38,19 +50,35 @@ class Locked:
         """Use `locked()`, which makes sure of it all."""
         self.connection, self.ledger, self._where = connection, ledger, describe(settings.url)
         self._reset = _reset_message(connection, settings)
+        look = sql.SQL("SELECT * FROM ({}) l LEFT JOIN ({}) v ON true").format(locks_held(ledger.keys), ledger.query)
+        self._reset_and_look = sql.SQL("; ").join([self._reset, look]).as_bytes(connection)
 
     def reset(self) -> None:
         """Give the session back its role and settings."""
         self.connection.execute(self._reset)
 
-    def secure(self) -> bool:
-        """Reset, and say whether both locks were held without a gap; a lock that was lost is taken again.
+    def secure(self) -> Check:
+        """Reset, and look at what a file may have done to the run; a lock that was lost is taken again.
 
         Raises DatabaseError when somebody else has it by now.
         """
-        self.reset()
-        if locks_held(self.connection, self.ledger.keys):
-            return True
+        try:
+            found = self._look()
+        except psycopg.errors.UndefinedTable:
+            self.reset()
+            held = self.connection.execute(locks_held(self.ledger.keys)).fetchone()
+            found = Check(held == (True,), None)
+        if not found.locked:
+            self._lock_again()
+        return found
+
+    def _look(self) -> Check:
+        rows = send_message(self.connection, self._reset_and_look)
+        held, version, dirty = rows[0]
+        one = len(rows) == 1 and version is not None
+        return Check(held == b"t", State(int(version or 0), dirty == b"t") if one else State(NONE, dirty=False))
+
+    def _lock_again(self) -> None:
         if not try_locks(self.connection, self.ledger.keys):
             raise DatabaseError(
                 "the migration lock is lost, and another session has it",
@@ -59,7 +87,6 @@ class Locked:
                 allowed="files that leave advisory locks alone",
                 run="provision migrate status",
             )
-        return False
 
 
 @contextmanager
