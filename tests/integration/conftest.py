@@ -9,8 +9,7 @@ import psycopg
 import pytest
 
 from tests.clusters import Cluster
-
-Session = psycopg.Connection[tuple[object, ...]]
+from tests.integration.rows import ONE_OF_EACH, Session
 
 TEMPLATE, MIGRATED = "minion_template", "minion_migrated"
 MIGRATIONS = Path(__file__).parents[2] / "migrations"
@@ -63,3 +62,10 @@ def schema(cluster: Cluster, migrated: str) -> Iterator[Session]:
         psycopg.connect(cluster.url(name, "minion"), autocommit=True) as connection,
     ):
         yield connection
+
+
+@pytest.fixture
+def one_of_each(schema: Session) -> Session:
+    """A database with one row in every table."""
+    schema.execute(ONE_OF_EACH.encode())
+    return schema

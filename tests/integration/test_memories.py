@@ -12,7 +12,8 @@ import pytest
 
 from tests import vectors
 from tests.clusters import Cluster
-from tests.integration.conftest import Session, copy_of
+from tests.integration.conftest import copy_of
+from tests.integration.rows import Session
 
 SEED = 20_261_123
 NEAREST = "SELECT id FROM memories ORDER BY embedding <=> %s::vector LIMIT 10"

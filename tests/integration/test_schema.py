@@ -9,7 +9,8 @@ import psycopg
 import pytest
 
 from tests.clusters import Cluster, run
-from tests.integration.conftest import MIGRATIONS, Session
+from tests.integration.conftest import MIGRATIONS
+from tests.integration.rows import Session, rows
 
 TABLES = [
     "activities",
@@ -38,10 +39,6 @@ UNION ALL SELECT 'comment', count(*)::text FROM pg_description
 UNION ALL SELECT 'default privilege', defaclacl::text FROM pg_default_acl
 ORDER BY 1, 2
 """
-
-
-def rows(connection: Session, sql: str) -> list[tuple[object, ...]]:
-    return connection.execute(sql.encode()).fetchall()
 
 
 def column(connection: Session, sql: str) -> list[object]:
