@@ -3,9 +3,9 @@
     python -m benchmarks.schema [--rows N] [--apply FILE ...]
 
 Does IO: makes a cluster of its own with the settings that the contract recommends, applies 001, fills the tables
-with N rows (by default 1,000,000 each in activities, metrics and feedback, a quarter of it in sessions), times every
-statement, applies the files (by default 002) and times them again. Statements that write are rolled back. Never
-asserts a time. The data has the shape of a host whose retention jobs run daily: one day's rows are due.
+(by default 1,000,000 rows each in activities, metrics and feedback, a quarter of it in sessions), times each
+statement, applies the files (by default 002) and times it again. Statements that write are rolled back.
+Never asserts a time. The data has the shape of a host whose retention jobs run daily: one day's rows are due.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ FILL = """
 SELECT setseed(0.42);
 INSERT INTO agents (name) SELECT 'agent ' || lpad(i::text, 3, '0') FROM generate_series(1, 200) AS i;
 CREATE TEMP TABLE a AS SELECT id, row_number() OVER (ORDER BY name) AS n FROM agents;
-CREATE TEMP TABLE s AS SELECT uuid_generate_v4() AS id, i, i % 200 + 1 AS n FROM generate_series(1, {rows} / 4) AS i;
+CREATE TEMP TABLE s AS
+SELECT uuid_generate_v4() AS id, i, i % 200 + 1 AS n FROM generate_series(1, {rows} / 4) AS i;
 ANALYZE a;
 ANALYZE s;
 INSERT INTO sessions (id, agent_id, status, history, expires_at, created_at, updated_at)
@@ -45,14 +46,16 @@ SELECT
     CASE WHEN age > interval '8 days' THEN 'archived' WHEN random() < 0.9 THEN 'closed' ELSE 'active' END,
     jsonb_build_array(jsonb_build_object('role', 'user', 'content', repeat(md5(s.i::text), 8))),
     CURRENT_TIMESTAMP - age + interval '365 days', CURRENT_TIMESTAMP - age, CURRENT_TIMESTAMP - age
-FROM s INNER JOIN a ON a.n = s.n CROSS JOIN LATERAL (SELECT interval '366 days' * (1 - 4.0 * s.i / {rows}) AS age) AS t
+FROM s INNER JOIN a ON a.n = s.n
+CROSS JOIN LATERAL (SELECT interval '366 days' * (1 - 4.0 * s.i / {rows}) AS age) AS t
 ORDER BY s.i;
 INSERT INTO activities (agent_id, session_id, activity_type, status, details, duration_ms, created_at)
 SELECT
     a.id, s.id, 'tool_call', CASE WHEN random() < 0.02 THEN 'failed' ELSE 'succeeded' END,
     jsonb_build_object('tool', 'search', 'input', repeat(md5(g.i::text), 6)), g.i % 3000,
     CURRENT_TIMESTAMP - interval '91 days' * (1 - 1.0 * g.i / {rows})
-FROM generate_series(1, {rows}) AS g (i) INNER JOIN s ON s.i = (g.i - 1) / 4 + 1 INNER JOIN a ON a.n = s.n ORDER BY g.i;
+FROM generate_series(1, {rows}) AS g (i) INNER JOIN s ON s.i = (g.i - 1) / 4 + 1 INNER JOIN a ON a.n = s.n
+ORDER BY g.i;
 INSERT INTO metrics (agent_id, name, value, unit, labels, timestamp)
 SELECT
     a.id, 'metric ' || g.i % 20, random(), 'ms', '{{"host": "db1"}}',
@@ -80,13 +83,20 @@ STATEMENTS = {
     "recent_feedback_summary": "SELECT * FROM recent_feedback_summary",
     "an agent's last 50 activities": f"""
         SELECT * FROM activities WHERE agent_id = {AGENT} ORDER BY created_at DESC LIMIT 50""",
+    "the last 100 activities of all agents": """
+        SELECT * FROM activities ORDER BY created_at DESC LIMIT 100""",
+    "count the activities older than 90 days": """
+        SELECT count(*) FROM activities WHERE created_at < CURRENT_TIMESTAMP - INTERVAL '90 days'""",
     "a metric's last hour": """
         SELECT * FROM metrics WHERE name = 'metric 7' AND timestamp > CURRENT_TIMESTAMP - INTERVAL '1 hour'""",
     "insert 10,000 activities": f"""
-        INSERT INTO activities (agent_id, activity_type) SELECT {AGENT}, 'tool_call' FROM generate_series(1, 10000)""",
+        INSERT INTO activities (agent_id, activity_type)
+        SELECT {AGENT}, 'tool_call' FROM generate_series(1, 10000)""",
     "insert 10,000 metrics": f"""
-        INSERT INTO metrics (agent_id, name, value) SELECT {AGENT}, 'metric 1', 1 FROM generate_series(1, 10000)""",
-    "touch 2,000 sessions": "UPDATE sessions SET working_memory = '{\"step\": 2}' WHERE id IN (SELECT id FROM touched)",
+        INSERT INTO metrics (agent_id, name, value)
+        SELECT {AGENT}, 'metric 1', 1 FROM generate_series(1, 10000)""",
+    "touch 2,000 sessions": """
+        UPDATE sessions SET working_memory = '{"step": 2}' WHERE id IN (SELECT id FROM touched)""",
 }
 REPEATS = 7
 
