@@ -108,7 +108,7 @@ class Project:
         """What the version table says, read as golang-migrate reads it."""
         if not self.query_all(f"SELECT to_regclass('{table}') IS NOT NULL")[0][0]:
             return NOTHING
-        rows = self.query_all(f"SELECT version, dirty FROM {table}")  # noqa: S608
+        rows = self.query_all(f"SELECT version, dirty FROM {table}")
         assert len(rows) <= 1
         return (int(str(rows[0][0])), bool(rows[0][1])) if rows else NOTHING
 

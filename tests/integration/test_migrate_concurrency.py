@@ -44,7 +44,7 @@ def no_lock_left(project: Project) -> bool:
 def test_twenty_runners_at_once_run_every_file_once(project: Project) -> None:
     project.execute("CREATE TABLE log (version int, at timestamptz DEFAULT clock_timestamp())")
     for number in range(1, 6):
-        project.put(f"{number}_x.up.sql", f"INSERT INTO log VALUES ({number}); SELECT pg_sleep(0.1);")  # noqa: S608
+        project.put(f"{number}_x.up.sql", f"INSERT INTO log VALUES ({number}); SELECT pg_sleep(0.1);")
     ends = [end(process) for process in [project.start("up", "--wait", "50s") for _ in range(20)]]
     assert [code for code, _, _ in ends] == [0] * 20, ends
     assert project.query_all("SELECT version FROM log ORDER BY at") == [(1,), (2,), (3,), (4,), (5,)]
