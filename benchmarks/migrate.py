@@ -32,8 +32,7 @@ def run(*words: str | Path) -> int:
     process = subprocess.Popen(
         [str(word) for word in words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
-    assert process.stdout
-    output = process.stdout.read()
+    output = process.stdout.read() if process.stdout else ""
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode != 0:
@@ -88,11 +87,10 @@ def tools(cluster: Cluster, folder: Path, dbmate: Path | None) -> dict[str, Call
         return timed(*OURS, "up", "--database", cluster.url(database), "--path", folder / "ours")
 
     def run_dbmate(database: str) -> float:
-        assert dbmate
         url = cluster.url(database, sslmode="disable")
-        return timed(dbmate, "--url", url, "--migrations-dir", folder / "dbmate", "--no-dump-schema", "up")
+        return timed(str(dbmate), "--url", url, "--migrations-dir", folder / "dbmate", "--no-dump-schema", "up")
 
-    table = {"one psql": one_psql, "ours": ours, "psql per file": psql_each}
+    table: dict[str, Callable[[str], float]] = {"one psql": one_psql, "ours": ours, "psql per file": psql_each}
     return table | ({"dbmate": run_dbmate} if dbmate else {})
 
 
@@ -132,9 +130,7 @@ def main() -> None:
             large = memory(cluster, "large", write_large(work / "large"))
             print(f"memory: 10 files {few / 1024:.0f} MB, 3,000 files {many / 1024:.0f} MB")
             over = (large - few) / 1024
-            print(
-                f"memory: one file of {LARGE_MB} MB {large / 1024:.0f} MB, {over / LARGE_MB:.1f} x the file above the base"
-            )
+            print(f"memory: one file of {LARGE_MB} MB {large / 1024:.0f} MB: {over / LARGE_MB:.1f} x the file more")
         finally:
             cluster.remove()
 
@@ -143,7 +139,7 @@ def write_large(folder: Path) -> Path:
     """Write one migration of LARGE_MB: INSERTs of 1,000 rows."""
     row = "({n}, 'the quick brown fox jumps over the lazy dog, once more')"
     rows = ",\n".join(row.format(n=n) for n in range(1000))
-    insert = f"INSERT INTO large VALUES {rows};\n"
+    insert = "INSERT INTO large VALUES " + rows + ";\n"
     body = "CREATE TABLE large (id int, words text);\n" + insert * (LARGE_MB * 2**20 // len(insert))
     return write(folder, 1, body.replace("{", "{{").replace("}", "}}"))
 

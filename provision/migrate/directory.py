@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from provision.errors import MigrationError
-from provision.migrate.files import Catalogue, File, Inspector, Pair, Problem, Severity, arrange
+from provision.migrate.files import Catalogue, Content, File, Inspector, Pair, Problem, Severity, arrange
 
 PIECE = 1 << 16
 """Bytes read at a time: large enough to be fast, small enough not to count."""
@@ -21,7 +21,7 @@ class Directory:
     def __init__(self, path: Path) -> None:
         """Nothing is read yet."""
         self.path = path
-        self._inspected: dict[str, Inspector] = {}
+        self._inspected: dict[str, Content] = {}
 
     def catalogue(self) -> Catalogue:
         """List the versions; a link that leads nowhere counts as a missing half, as golang-migrate has it."""
@@ -63,7 +63,7 @@ class Directory:
             return file, Problem("unreadable", file.name, seen, "put a regular file there", Severity.ERROR)
         return file, None
 
-    def inspect(self, file: File) -> Inspector:
+    def inspect(self, file: File) -> Content:
         """Read a file once, in pieces, for its checksum and its problems."""
         if file.name not in self._inspected:
             inspector = Inspector(file.name)
@@ -73,7 +73,7 @@ class Directory:
                         inspector.feed(piece)
             except OSError as error:
                 raise self._unreadable(file, error) from None
-            self._inspected[file.name] = inspector
+            self._inspected[file.name] = inspector.content()
         return self._inspected[file.name]
 
     def body(self, file: File) -> bytes:

@@ -44,7 +44,7 @@ def against_history(
     """Find applied files that were edited or deleted, and files that came in below what is applied."""
     applied = known(records, current)
     highest = max(applied, default=NONE)
-    problems = []
+    problems: list[Problem] = []
     for version, record in sorted(applied.items()):
         pair = catalogue.by_version.get(version)
         if pair is None or pair.up is None:
@@ -83,7 +83,7 @@ def _deleted(record: Record) -> Problem:
 
 def of_halves(catalogue: Catalogue, steps: Sequence[Step]) -> list[Problem]:
     """Find missing halves: refused where the step needs it, a warning where only the way back is missing."""
-    problems = []
+    problems: list[Problem] = []
     for step in steps:
         if step.file is None:
             name = f"{step.version}_{step.title}.{step.direction}.sql"
@@ -100,13 +100,13 @@ def of_halves(catalogue: Catalogue, steps: Sequence[Step]) -> list[Problem]:
 
 def of_content(steps: Sequence[Step], directory: Directory) -> list[Problem]:
     """Find what in the files of these steps would not run as it was meant. Holds one file at a time."""
-    problems = []
+    problems: list[Problem] = []
     for step in steps:
         if step.file is None:
             continue
-        inspector = directory.inspect(step.file)
-        problems += inspector.problems()
-        if inspector.size <= LARGEST_SCAN:
+        content = directory.inspect(step.file)
+        problems += content.problems
+        if content.size <= LARGEST_SCAN:
             body = directory.body(step.file)
             for hazard in sql.hazards(body):
                 line, column = sql.place(body, hazard.offset)

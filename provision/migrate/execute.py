@@ -126,21 +126,29 @@ class _Canceller:
     """Pass on the wish to cancel, not more often than is useful."""
 
     def __init__(self, connection: Connection, wanted: Callable[[], bool]) -> None:
-        self._connection, self._wanted, self._again_at = connection, wanted, 0.0
+        self._connection, self._wanted = connection, wanted
+        self._again_at = self._tick_at = 0.0
 
     def __call__(self) -> None:
-        if self._wanted() and time.monotonic() >= self._again_at:
-            self._again_at = time.monotonic() + CANCEL_AGAIN_S
+        now = time.monotonic()
+        if now < self._tick_at:
+            return
+        self._tick_at = now + TICK_S
+        if self._wanted() and now >= self._again_at:
+            self._again_at = now + CANCEL_AGAIN_S
             self._connection.cancel()
 
 
 def _next(connection: Connection, cancel: Callable[[], None]) -> PGresult | None:
     pgconn = connection.pgconn
-    while pgconn.is_busy():
-        if select.select([pgconn.socket], [], [], TICK_S)[0]:
+    unsent = pgconn.flush()  # psycopg's connections do not block: a large file leaves in pieces
+    while unsent or pgconn.is_busy():
+        ready, _, _ = select.select([pgconn.socket], [pgconn.socket] if unsent else [], [], TICK_S)
+        if ready:
             pgconn.consume_input()
-        else:
-            cancel()
+        if unsent:
+            unsent = pgconn.flush()
+        cancel()
     return pgconn.get_result()
 
 

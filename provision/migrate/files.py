@@ -40,7 +40,7 @@ class Severity(Enum):
     """Is only said."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Problem:
     """Something about the files that a run must not pass over; `file` may carry `:line`."""
 
@@ -51,7 +51,7 @@ class Problem:
     severity: Severity = Severity.REFUSAL
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class File:
     """One half of a migration, as its name gives it."""
 
@@ -62,7 +62,7 @@ class File:
     extension: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Pair:
     """Both halves of one version; a missing half is None."""
 
@@ -77,7 +77,7 @@ class Pair:
         return half.title if half else ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Catalogue:
     """Every version of a directory in order, and what is wrong with its names."""
 
@@ -138,6 +138,15 @@ def _near_miss(name: str) -> Problem:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Content:
+    """What matters of a file's bytes: SHA-256 as 64 hexadecimal digits (what sha256sum prints), length, problems."""
+
+    checksum: str
+    size: int
+    problems: tuple[Problem, ...]
+
+
 class Inspector:
     """Read a file's bytes in pieces and keep what matters: the checksum, and what makes it unfit to run."""
 
@@ -169,14 +178,12 @@ class Inspector:
         except UnicodeDecodeError:
             self._latin = True
 
-    @property
-    def checksum(self) -> str:
-        """SHA-256 of the bytes as they are, 64 hexadecimal digits: what sha256sum prints."""
-        return self._sha256.hexdigest()
-
-    def problems(self) -> list[Problem]:
-        """Say what would keep this file from running as it was meant. Call it once, after the last piece."""
+    def content(self) -> Content:
+        """Sum up, after the last piece, also what would keep this file from running as it was meant."""
         self._decode(b"", final=True)
+        return Content(self._sha256.hexdigest(), self.size, tuple(self._problems()))
+
+    def _problems(self) -> list[Problem]:
         found = []
         if self._nul:
             seen = "holds a NUL byte, at which the server would silently stop reading"

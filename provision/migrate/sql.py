@@ -36,7 +36,7 @@ _COMMENT_EDGE = re.compile(rb"/\*|\*/")
 _LITERAL = re.compile(r"'[^']*'?|\$(\w*)\$.*")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Statement:
     """One statement: where it starts and ends (byte offsets), and its first words, in capitals."""
 
@@ -60,7 +60,7 @@ class Statement:
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Hazard:
     """A statement that would defeat the runner, and what to write instead."""
 

@@ -12,7 +12,7 @@ from provision.errors import MigrationError
 from provision.migrate.files import NONE, Catalogue, Direction, File
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Step:
     """One move of the version: run `file` (None: nothing to run), then the database is at `target`."""
 
@@ -29,7 +29,7 @@ class Step:
         return self.file.name if self.file else f"{self.version} ({self.direction} half missing)"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Route:
     """The steps of one command, and how many that were asked for are not there."""
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from provision.migrate.files import File, Inspector, Severity, arrange, parse
+from provision.migrate.files import Content, File, Inspector, Severity, arrange, parse
 
 
 @pytest.mark.parametrize(
@@ -127,12 +127,12 @@ def test_every_half_is_kept_once_or_is_a_duplicate(halves: list[tuple[int, str]]
     assert catalogue.versions == sorted({version for version, _ in halves})
 
 
-def inspect(body: bytes, *cuts: int) -> Inspector:
+def inspect(body: bytes, *cuts: int) -> Content:
     inspector = Inspector("1_a.up.sql")
     edges = [0, *sorted(cut % (len(body) + 1) for cut in cuts), len(body)]
     for start, end in pairwise(edges):
         inspector.feed(body[start:end])
-    return inspector
+    return inspector.content()
 
 
 def test_the_checksum_is_what_sha256sum_prints() -> None:
@@ -156,9 +156,9 @@ def test_the_checksum_is_what_sha256sum_prints() -> None:
 )
 @given(cuts=st.lists(st.integers(0, 40), max_size=4))
 def test_bytes_are_judged_alike_however_they_are_cut(body: bytes, kinds: list[str], cuts: list[int]) -> None:
-    assert [problem.kind for problem in inspect(body, *cuts).problems()] == kinds
+    assert [problem.kind for problem in inspect(body, *cuts).problems] == kinds
     assert inspect(body, *cuts).checksum == inspect(body).checksum
 
 
 def test_a_nul_byte_is_refused_even_when_compatible() -> None:
-    assert [p.severity for p in inspect(b"a\0").problems()] == [Severity.ERROR]
+    assert [p.severity for p in inspect(b"a\0").problems] == [Severity.ERROR]
