@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import datetime
+import textwrap
 from collections.abc import Callable
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -52,6 +54,21 @@ def provision_read(path: str) -> str:
     return Path(path).read_text()
 
 
+def provision_public_key(path: str) -> str:
+    """Read an OpenPGP public key of the controller, ASCII-armoured or binary, as armoured text."""
+    try:
+        key = Path(path).expanduser().read_bytes()
+    except OSError as error:
+        raise AnsibleFilterError(f"the public key {path!r} cannot be read: {error.strerror}") from None
+    if key.lstrip().startswith(b"-----BEGIN PGP PUBLIC KEY BLOCK-----"):
+        return key.decode()
+    if key[:1] < b"\x80":  # every binary OpenPGP packet begins with this bit (RFC 9580, section 4.2)
+        raise AnsibleFilterError(f"{path!r} holds no OpenPGP public key")
+    # No checksum line: it is optional, and apt's own reader leaves it out.
+    body = "\n".join(textwrap.wrap(base64.b64encode(key).decode(), 64))
+    return f"-----BEGIN PGP PUBLIC KEY BLOCK-----\n\n{body}\n-----END PGP PUBLIC KEY BLOCK-----\n"
+
+
 def provision_file(pair: tuple[str, str]) -> dict[str, str]:
     """Shape a path and its text as host_files takes them."""
     return {"path": pair[0], "content": pair[1]}
@@ -81,6 +98,7 @@ class FilterModule:
             "provision_end_of_life": provision_end_of_life,
             "provision_file": provision_file,
             "provision_read": provision_read,
+            "provision_public_key": provision_public_key,
             "provision_preflight": provision_preflight,
             "provision_role_options": provision_role_options,
             "provision_scram": provision_scram,

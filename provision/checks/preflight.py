@@ -115,6 +115,8 @@ def _versions(host: dict[str, Any], wanted: dict[str, Any], verdict: Verdict, to
         (verdict.refusals if refused else verdict.warnings).append(
             f"{finding.message}; {finding.remedy} ({finding.id})"
         )
+    if wanted["postgresql"]["repository"] == "mirror":
+        _mirror(host, wanted["postgresql"]["mirror"], verdict)
     if wanted["postgresql"]["repository"] == "distribution":
         shipped, packaged = SHIPPED.get(host["distribution_codename"], (major, "?"))
         if shipped != major:
@@ -130,6 +132,22 @@ def _versions(host: dict[str, Any], wanted: dict[str, Any], verdict: Verdict, to
             verdict.refusals.append(
                 f"pgvector_install_method package: {host['os']} has no package of pgvector; set it to source"
             )
+
+
+def _mirror(host: dict[str, Any], mirror: dict[str, str], verdict: Verdict) -> None:
+    for name in ("uri", "key"):
+        if not mirror[name]:
+            verdict.refusals.append(f"postgresql_mirror_{name} is empty: postgresql_repository mirror needs it")
+    # Nearly all of the suite is then shut out, so it must not be one that the host lives on.
+    codename, suite = host["distribution_codename"], mirror["suite"]
+    if suite in {
+        codename,
+        *(f"{codename}-{part}" for part in ("backports", "proposed-updates", "security", "updates")),
+    }:
+        verdict.refusals.append(
+            f"postgresql_mirror_suite {suite}: that is the distribution's own; a mirror laid out as PGDG's has "
+            f"{codename}-pgdg"
+        )
 
 
 def _pgvector_version(host: dict[str, Any], wanted: dict[str, Any]) -> str:

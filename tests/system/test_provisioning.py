@@ -268,6 +268,8 @@ def test_unreachable_mirror_is_named_and_the_database_goes_on(fleet: Fleet, tmp_
     run = fleet.play(*(word for each in mirror for word in ("-e", each)))
     assert run.code != 0
     assert "http://127.0.0.1:9/pg (suite trixie-pgdg) cannot be read" in run.text(), run.output
+    # Not by its host, which often serves the distribution's packages too.
+    assert "\nPin: release trixie-pgdg\n" in fleet.one.run("cat /etc/apt/preferences.d/50-provision-postgresql").stdout
     assert started(fleet.one) == before
     mended = fleet.play()
     assert mended.code == 0, mended.output

@@ -89,6 +89,24 @@ def test_refuses_a_wish_and_says_what_is_allowed(wanted: dict[str, Any], expecte
     assert expected in said
 
 
+@pytest.mark.parametrize(
+    ("mirror", "expected"),
+    [
+        ({"uri": ""}, "postgresql_mirror_uri is empty: postgresql_repository mirror needs it"),
+        ({"key": ""}, "postgresql_mirror_key is empty: postgresql_repository mirror needs it"),
+        (
+            {"suite": "trixie-security"},
+            "postgresql_mirror_suite trixie-security: that is the distribution's own; a mirror laid out as PGDG's has "
+            "trixie-pgdg",
+        ),
+    ],
+)
+def test_refuses_a_mirror_that_is_not_described(mirror: dict[str, str], expected: str) -> None:
+    whole = {"uri": "http://192.0.2.1/pg", "suite": "", "key": "key.asc"}
+    assert refusals(postgresql={"repository": "mirror", "mirror": whole}) == []
+    assert refusals(postgresql={"repository": "mirror", "mirror": {**whole, **mirror}}) == [expected]
+
+
 def test_refuses_a_package_of_pgvector_where_there_is_none() -> None:
     host = {"distribution_version": "12", "distribution_codename": "bookworm", "os": "Debian GNU/Linux 12"}
     (said,) = refusals(host, postgresql={"version": 15})
