@@ -24,7 +24,7 @@ def test_gives_armoured_text(tmp_path: Path, content: bytes) -> None:
 def test_refuses_what_is_no_key_and_what_is_not_there(tmp_path: Path) -> None:
     page = tmp_path / "page.html"
     page.write_text("<html>not found</html>")
-    with pytest.raises(AnsibleFilterError, match="page.html' holds no OpenPGP public key"):
+    with pytest.raises(AnsibleFilterError, match=r"page.html' holds no OpenPGP public key"):
         provision_public_key(str(page))
     with pytest.raises(AnsibleFilterError, match="none' cannot be read: No such file or directory"):
         provision_public_key(str(tmp_path / "none"))
