@@ -44,9 +44,7 @@ def copy_memories(
 ) -> None:
     """Load one memory for each agent in the list (in this order), each with the next vector."""
     layout = struct.Struct(f">hh{DIMENSIONS}f")
-    with connection.cursor().copy(
-        "COPY memories (agent_id, content, embedding) FROM STDIN (FORMAT binary)"
-    ) as copy:
+    with connection.cursor().copy("COPY memories (agent_id, content, embedding) FROM STDIN (FORMAT binary)") as copy:
         copy.set_types(["uuid", "text", "bytea"])  # an embedding's binary form is sent as the bytes that it is
         for agent, vector in zip(agents, vectors, strict=True):
             copy.write_row((agent, "a fact", layout.pack(DIMENSIONS, 0, *vector)))

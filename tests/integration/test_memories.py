@@ -34,14 +34,10 @@ def memories(cluster: Cluster, migrated: str) -> Iterator[Session]:
         copy_of(cluster, migrated) as name,
         psycopg.connect(cluster.url(name, "minion"), autocommit=True, prepare_threshold=None) as connection,
     ):
-        connection.execute(
-            "INSERT INTO agents (id, name) SELECT unnest(%s::uuid[]), 'x'", ([agent(n) for n in OWNED],)
-        )
+        connection.execute("INSERT INTO agents (id, name) SELECT unnest(%s::uuid[]), 'x'", ([agent(n) for n in OWNED],))
         owners = list(chain.from_iterable(repeat(agent(number), rows) for number, rows in OWNED.items()))
         random.Random(SEED).shuffle(owners)
-        (definition,) = one(
-            connection, "SELECT indexdef FROM pg_indexes WHERE indexname = 'memories_embedding_idx'"
-        )
+        (definition,) = one(connection, "SELECT indexdef FROM pg_indexes WHERE indexname = 'memories_embedding_idx'")
         assert str(definition).endswith("USING hnsw (embedding vector_cosine_ops)")
         connection.execute("DROP INDEX memories_embedding_idx")
         vectors.copy_memories(connection, owners, vectors.clustered(len(owners), SEED))
@@ -112,9 +108,7 @@ def test_the_ten_nearest_are_those_that_a_full_scan_finds(memories: Session) -> 
 
 def test_the_vector_is_in_the_row(memories: Session) -> None:
     """The storage that was decided by measurement: one memory a page, and nothing moved out."""
-    pages = one(
-        memories, "SELECT relpages, pg_relation_size(reltoastrelid) FROM pg_class WHERE relname = 'memories'"
-    )
+    pages = one(memories, "SELECT relpages, pg_relation_size(reltoastrelid) FROM pg_class WHERE relname = 'memories'")
     assert pages[1] == 0
     assert 20_000 <= int(str(pages[0])) < 20_200  # newer versions add some empty pages in advance
 
@@ -144,13 +138,9 @@ def test_a_memory_may_wait_for_its_embedding(writer: Session) -> None:
     writer.execute("INSERT INTO memories (agent_id, content) VALUES (%s, 'soon')", (agent(1),))
     (vector,) = queries(1)
     writer.execute("UPDATE memories SET embedding = %s::vector", (vector,))
-    assert one(writer, "SELECT content FROM memories ORDER BY embedding <=> %s::vector LIMIT 1", vector) == (
-        "soon",
-    )
+    assert one(writer, "SELECT content FROM memories ORDER BY embedding <=> %s::vector LIMIT 1", vector) == ("soon",)
 
 
 def test_refuses_a_vector_of_another_length(writer: Session) -> None:
     with pytest.raises(psycopg.errors.DataException, match="expected 1536 dimensions, not 3"):
-        writer.execute(
-            "INSERT INTO memories (agent_id, content, embedding) VALUES (%s, 'x', '[1,2,3]')", (agent(1),)
-        )
+        writer.execute("INSERT INTO memories (agent_id, content, embedding) VALUES (%s, 'x', '[1,2,3]')", (agent(1),))

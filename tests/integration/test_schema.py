@@ -65,9 +65,9 @@ def test_plain_psql_builds_the_nine_tables_and_two_views(cluster: Cluster, datab
     assert cluster.psql(
         "SELECT tablename FROM pg_tables WHERE schemaname = 'public' ORDER BY 1", database
     ) == "\n".join(TABLES)
-    assert cluster.psql(
-        "SELECT viewname FROM pg_views WHERE schemaname = 'public' ORDER BY 1", database
-    ) == "\n".join(VIEWS)
+    assert cluster.psql("SELECT viewname FROM pg_views WHERE schemaname = 'public' ORDER BY 1", database) == "\n".join(
+        VIEWS
+    )
 
 
 @pytest.mark.parametrize(

@@ -104,9 +104,7 @@ def test_stamps_updated_at_wherever_there_is_one(schema: Session) -> None:
         schema.execute(f"ALTER TABLE {table} ENABLE TRIGGER USER".encode())
         with schema.transaction():
             schema.execute(f"UPDATE {table} SET created_at = created_at".encode())
-            stamped = rows(
-                schema, f"SELECT updated_at = CURRENT_TIMESTAMP, created_at = '2020-01-01' FROM {table}"
-            )
+            stamped = rows(schema, f"SELECT updated_at = CURRENT_TIMESTAMP, created_at = '2020-01-01' FROM {table}")
         assert stamped == [(True, True)], table
 
 
