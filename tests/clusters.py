@@ -36,10 +36,12 @@ SETTINGS = {
 
 
 def as_server_user(*command: str | Path) -> list[str]:
-    """Return the command as it must be run: a server refuses root, so root becomes `postgres` (without a fork)."""
-    words = [str(word) for word in command]
-    become = ["setpriv", "--reuid=postgres", "--regid=postgres", "--init-groups"] if os.geteuid() == 0 else []
-    return [*become, *words]
+    """Return the command as it must be run: a server refuses root, so root becomes `postgres` (without a fork).
+
+    The kernel interrupts it when we die, however we die: a test run that is killed leaves no server behind.
+    """
+    become = ["--reuid=postgres", "--regid=postgres", "--init-groups"] if os.geteuid() == 0 else []
+    return ["setpriv", *become, "--pdeathsig=INT", *(str(word) for word in command)]
 
 
 def run(*command: str | Path, text: str | None = None) -> str:

@@ -1,11 +1,17 @@
 """The fixtures that every integration test stands on."""
 
+import shutil
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import psycopg
 import pytest
 
 from tests.clusters import Cluster
+
+ROOT = Path(__file__).parents[2]
 
 
 def test_a_fresh_database_belongs_to_minion_and_has_the_extensions(cluster: Cluster, database: str) -> None:
@@ -53,3 +59,20 @@ def test_a_killed_cluster_recovers_and_a_removed_one_leaves_nothing(cluster: Clu
         other.remove()
     assert not other.root.exists()
     assert not other.processes()
+
+
+def test_a_killed_test_run_leaves_no_server_behind(cluster: Cluster) -> None:
+    program = f"""import time; from pathlib import Path; from tests.clusters import Cluster
+other = Cluster.create(server=Path("{cluster.bin}")); print(other.root, flush=True); time.sleep(60)"""
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, cwd=ROOT) as run:
+        assert run.stdout
+        orphan = Cluster(cluster.bin, Path(run.stdout.readline().strip()), 0)
+        assert orphan.processes()
+        run.kill()
+    try:
+        deadline = time.monotonic() + 10
+        while orphan.processes():
+            assert time.monotonic() < deadline, "the server outlived its test run"
+            time.sleep(0.05)
+    finally:
+        shutil.rmtree(orphan.root)
