@@ -16,6 +16,7 @@ from ansible.errors import AnsibleFilterError
 from provision import archive, compatibility, secrets, summary, tuning
 from provision.checks import preflight
 from provision.errors import ProvisionError
+from provision.tuning import vector
 
 
 def provision_preflight(host: dict[str, Any], wanted: dict[str, Any]) -> dict[str, Any]:
@@ -79,6 +80,11 @@ def provision_summary(verified: dict[str, Any], name: str, about: dict[str, Any]
     return summary.lines(name, about["host"], verified, about["warnings"], about["url"])
 
 
+def provision_role_settings(pgvector: str) -> dict[str, str]:
+    """Give the settings that searching roles begin with; see provision.tuning.vector.role_settings."""
+    return {setting.name: setting.text for setting in vector.role_settings(pgvector)}
+
+
 def provision_tune(host: dict[str, Any], profile: str, options: dict[str, Any]) -> dict[str, Any]:
     """Compute a host's settings; see provision.tuning.as_facts."""
     known = {field.name for field in fields(tuning.Host)}
@@ -101,6 +107,7 @@ class FilterModule:
             "provision_public_key": provision_public_key,
             "provision_preflight": provision_preflight,
             "provision_role_options": provision_role_options,
+            "provision_role_settings": provision_role_settings,
             "provision_scram": provision_scram,
             "provision_summary": provision_summary,
             "provision_tune": provision_tune,

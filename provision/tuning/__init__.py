@@ -77,7 +77,7 @@ def tune(
     marked = [replace(setting, restart=needs_restart(setting.name, postgresql_major)) for setting in found]
     return Tuning(
         settings=tuple(_override(marked, overrides or {}, postgresql_major)),
-        role_settings=tuple(vector.role_settings(request)),
+        role_settings=tuple(vector.role_settings(pgvector_version)),
         kernel=tuple(_kernel(request, planned)),
         budget=planned.budget,
         memory_mb=host.memory_mb,

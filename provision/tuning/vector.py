@@ -137,9 +137,9 @@ def settings(request: Request, maintenance_mb: int, builders: int) -> list[Setti
     )
 
 
-def role_settings(request: Request) -> list[Setting]:
+def role_settings(pgvector: str) -> list[Setting]:
     """Return the defaults of searching roles; hnsw.* exist per version of the extension, not of the server."""
-    if not compatibility.has_feature("iterative_scan", request.pgvector):
+    if not compatibility.has_feature("iterative_scan", pgvector):
         reason = "filters apply after the search: more candidates, so that WHERE agent_id = ... leaves enough"
         return group("vector", ("hnsw.ef_search", 200, "", reason))
     return group(
