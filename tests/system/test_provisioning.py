@@ -179,13 +179,34 @@ def test_refuses_a_wrong_wish_before_anything_is_changed(fleet: Fleet, wish: str
     assert started(fleet.one) == before
 
 
-def test_refuses_a_setting_that_the_server_rejects_and_keeps_the_old_file(fleet: Fleet) -> None:
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ('{"work_mem": "a lot"}', 'invalid value for parameter "work_mem": "a lot"'),
+        ('{"work_memory": "64MB"}', 'unrecognized configuration parameter "work_memory"'),
+        # What the server's parser lets through, and what would stop its start.
+        ('{"shared_preload_libraries": "pg_stat_statements,not_there"}', 'could not access file "not_there"'),
+        ('{"huge_pages": "on"}', "could not map anonymous shared memory"),
+    ],
+)
+def test_refuses_a_setting_that_the_server_rejects_and_keeps_the_old_file(
+    fleet: Fleet, settings: str, expected: str
+) -> None:
     conf = "/etc/postgresql/17/main/conf.d/50-provision.conf"
     before = fleet.one.run(f"sha256sum {conf}").stdout, started(fleet.one)
-    run = fleet.play("-e", '{"postgresql_settings": {"work_mem": "a lot"}}')
+    run = fleet.play("-e", f'{{"postgresql_settings": {settings}}}')
     assert run.code != 0
-    assert 'invalid value for parameter "work_mem": "a lot"' in run.text(), run.output
+    assert expected in run.text(), run.output
     assert (fleet.one.run(f"sha256sum {conf}").stdout, started(fleet.one)) == before
+    assert fleet.one.run("ls -A /var/lib/postgresql | grep rehearsal").stdout == ""
+
+
+def test_refuses_a_network_that_pg_hba_cannot_hold(fleet: Fleet) -> None:
+    before = fleet.one.run("sha256sum /etc/postgresql/17/main/pg_hba.conf").stdout
+    run = fleet.play("-e", '{"postgresql_allowed_networks": ["10.0.0.0/99"]}')
+    assert run.code != 0
+    assert "10.0.0.0/99" in run.text(), run.output
+    assert fleet.one.run("sha256sum /etc/postgresql/17/main/pg_hba.conf").stdout == before
 
 
 def test_manifests_name_every_placed_file_with_its_checksum(fleet: Fleet) -> None:

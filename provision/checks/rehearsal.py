@@ -1,0 +1,110 @@
+"""Rehearse a server's start: a scratch instance with the configuration that is on disk, before the real one meets it.
+
+Does IO. `postgres -C` and pg_file_settings let through what stops a start: a missing preload library, huge pages
+that are not there, a line of pg_hba.conf that cannot be read. The scratch instance listens on no network, archives
+nothing, takes little memory and lives in a directory of its own, which is removed whatever happens. It never opens the
+real data.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from typing import IO
+
+from provision.errors import DatabaseError
+
+START_TIMEOUT_S = 60
+# What must not be the real server's: its data, its sockets, its archive, its memory, its pid file and its log.
+OVERRIDES = {
+    "listen_addresses": "",
+    "archive_mode": "off",
+    "shared_buffers": "16MB",
+    "external_pid_file": "",
+    "logging_collector": "off",
+    "log_destination": "stderr",
+    "autovacuum": "off",
+}
+
+
+def rehearse(programs: Path, configuration: Path) -> None:
+    """Start and stop a scratch server with the files of `configuration`, by the server's `programs` folder.
+
+    Raises DatabaseError with the server's own words when it does not start.
+    """
+    home = Path("/var/lib/postgresql")
+    scratch = Path(tempfile.mkdtemp(prefix=".rehearsal-", dir=home if home.is_dir() and os.geteuid() == 0 else None))
+    try:
+        if os.geteuid() == 0:
+            shutil.chown(scratch, "postgres", "postgres")
+        data = scratch / "data"
+        made = _run(programs / "initdb", "--pgdata", data, "--no-sync", "--auth=trust", "--username=postgres")
+        if made.returncode != 0:
+            raise DatabaseError("cannot rehearse a start", where=str(scratch), seen=made.stderr.strip())
+        _start(programs, configuration, scratch, data)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _start(programs: Path, configuration: Path, scratch: Path, data: Path) -> None:
+    overrides = {**OVERRIDES, "data_directory": str(data), "unix_socket_directories": str(scratch)}
+    options = [f"--{name}={value}" for name, value in overrides.items()]
+    command = _as_postgres(
+        programs / "postgres", "-D", data, f"--config_file={configuration / 'postgresql.conf'}", *options
+    )
+    log = scratch / "log"
+    with log.open("w") as stream, _spawn(command, stream, scratch) as server:
+        try:
+            if not _ready(server, data):
+                raise DatabaseError(
+                    "the server would not start with this configuration",
+                    where=str(configuration),
+                    seen=_reason(log.read_text(errors="replace")),
+                    allowed="values with which it starts; the running server was not touched",
+                    run="correct the variable, then run again",
+                )
+        finally:
+            server.send_signal(signal.SIGINT)
+            try:
+                server.wait(START_TIMEOUT_S)
+            except subprocess.TimeoutExpired:
+                server.kill()
+
+
+def _spawn(command: list[str], log: IO[str], folder: Path) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(command, stdout=log, stderr=log, cwd=folder)  # noqa: S603
+
+
+def _ready(server: subprocess.Popen[bytes], data: Path) -> bool:
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while time.monotonic() < deadline and server.poll() is None:
+        try:
+            # The last line is the server's state (postmaster.pid, written by the server itself since version 10).
+            if (data / "postmaster.pid").read_text().splitlines()[-1].strip() == "ready":
+                return True
+        except (OSError, IndexError):
+            pass
+        time.sleep(0.1)
+    return False
+
+
+def _reason(log: str) -> str:
+    told = [
+        line for line in log.splitlines() if any(word in line for word in ("FATAL:", "ERROR:", "HINT:", "CONTEXT:"))
+    ]
+    causes = [line for line in log.splitlines() if "LOG:" in line and "starting PostgreSQL" not in line]
+    return "; ".join((told + causes)[:4]) or log.strip()[-500:] or f"not ready after {START_TIMEOUT_S} s"
+
+
+def _as_postgres(*words: str | Path) -> list[str]:
+    become = ["setpriv", "--reuid=postgres", "--regid=postgres", "--init-groups"] if os.geteuid() == 0 else []
+    return [*become, *map(str, words)]
+
+
+def _run(*words: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(_as_postgres(*words), capture_output=True, text=True, check=False)  # noqa: S603
