@@ -75,8 +75,8 @@ class Stderr(Narrator):
     """Narrates on stderr: one line per step, and what is running, rewritten in place on a terminal."""
 
     def __init__(self, as_json: bool) -> None:
-        """With `as_json` the steps are not printed on stdout."""
-        self.as_json = as_json
+        """When quiet, steps are not printed on stdout."""
+        self.quiet = as_json
         self.steps: list[tuple[Step, float]] = []
         self.problems: list[Problem] = []
         self._shown = 0
@@ -119,7 +119,7 @@ class Stderr(Narrator):
         if self._shown:
             click.echo("\r" + " " * self._shown + "\r", nl=False, err=True)
             self._shown = 0
-        if not self.as_json:
+        if not self.quiet:
             verb = "applied" if step.direction == "up" else "reverted"
             click.echo(printable(f"{verb} {step.label} in {seconds:.3f} s"))
 

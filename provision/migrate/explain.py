@@ -82,8 +82,8 @@ def failed(
         raise ValueError("an outcome without an error has not failed")
     at = offset(body, outcome, base)
     line, column = sql.place(body, at)
-    start = next((s.start for s in sql.statements(body) if s.start <= at <= s.end), at)
-    seen = [f"in statement: {sql.first_line(body, start)}"]
+    start, end = next(((s.start, s.end) for s in sql.statements(body) if s.start <= at <= s.end), (at, len(body)))
+    seen = [f"in statement: {sql.first_line(body, start, end)}"]
     seen += [f"detail: {error.detail[:SHOWN]}"] if error.detail else []
     seen += [f"hint: {error.hint[:SHOWN]}"] if error.hint else []
     seen += [f"context: {error.context.splitlines()[0][:SHOWN]}"] if error.context else []
