@@ -218,14 +218,14 @@ def hold_locks(
 
     Polls instead of queueing: a session that waits inside pg_advisory_lock() keeps a snapshot, for which CREATE
     INDEX CONCURRENTLY in the holder's session waits in turn. `waiting` is called after each try in vain and may
-    raise. After `wait_s` seconds raises DatabaseError that names the holders.
+    raise. After `wait_s` seconds (0: never) raises DatabaseError that names the holders.
     """
     begun = time.monotonic()
     pause, longest = POLL_S
     while not try_locks(connection, keys):
         waited = time.monotonic() - begun
         others = holders(connection, keys)
-        if waited >= wait_s:
+        if wait_s and waited >= wait_s:
             raise DatabaseError(
                 f"another session holds {what}",
                 where=_address(connection),
@@ -235,7 +235,7 @@ def hold_locks(
                 + " ".join(f"SELECT pg_terminate_backend({other.pid});" for other in others),
             )
         waiting(waited, others)
-        time.sleep(min(pause, max(0.0, wait_s - waited)))
+        time.sleep(min(pause, wait_s - waited) if wait_s else pause)
         pause = min(2 * pause, longest)
     try:
         yield

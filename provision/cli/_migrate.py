@@ -75,8 +75,8 @@ class Stderr(Narrator):
     """Narrates on stderr: one line per step, and what is running, rewritten in place on a terminal."""
 
     def __init__(self, as_json: bool) -> None:
-        """With `as_json` the steps are not printed on stdout."""
-        self.as_json = as_json
+        """When quiet, steps are not printed on stdout."""
+        self.quiet = as_json
         self.steps: list[tuple[Step, float]] = []
         self.problems: list[Problem] = []
         self._shown = 0
@@ -119,7 +119,7 @@ class Stderr(Narrator):
         if self._shown:
             click.echo("\r" + " " * self._shown + "\r", nl=False, err=True)
             self._shown = 0
-        if not self.as_json:
+        if not self.quiet:
             verb = "applied" if step.direction == "up" else "reverted"
             click.echo(printable(f"{verb} {step.label} in {seconds:.3f} s"))
 
@@ -137,8 +137,8 @@ def options(function: Callable[..., None]) -> Callable[..., None]:
     @click.option("--path", type=click.Path(path_type=Path), default=Path("migrations"), show_default=True)
     @click.option("--table", default=None, help="Version table [schema_migrations].")
     @click.option("--schema", default=None, help="Its schema [the first of search_path].")
-    @click.option("--lock-timeout", help=f"Wait for a table's lock [{LOCK_TIMEOUT_S:.0f}s], and default of --wait.")
-    @click.option("--wait", help=f"Wait for another runner to finish [{WAIT_S:.0f}s].")
+    @click.option("--lock-timeout", help=f"Wait for a lock: 5, 500ms ... 0 is no limit [{LOCK_TIMEOUT_S:.0f}s].")
+    @click.option("--wait", help=f"Wait for another runner [--lock-timeout, or {WAIT_S:.0f}s].")
     @click.option("--statement-timeout", help="End a statement after this time [no limit].")
     @click.option("--retries", type=click.IntRange(0), default=3, show_default=True, help="After a lock timeout.")
     @click.option("--compatible", is_flag=True, help="Only warn where golang-migrate would go on.")

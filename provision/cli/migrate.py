@@ -7,14 +7,19 @@ something pending or drifted.
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 
 import click
 
 from provision.cli._migrate import Call, destroys, options
 from provision.errors import UsageError
+from provision.migrate import drift
 from provision.migrate import report as shown
 from provision.migrate.create import create as create_files
 from provision.migrate.files import NONE
+from provision.migrate.plan import make as make_plan
+from provision.migrate.plan import text as plan_text
+from provision.migrate.plan import values as plan_values
 from provision.migrate.runner import Report, Runner
 from provision.migrate.status import look
 from provision.migrate.status import version as read_version
@@ -88,12 +93,53 @@ def status(call: Call) -> None:
 
 
 @command.command()
+@options
+def plan(call: Call) -> None:
+    """Show what `up` would run, with the locks that each statement takes; exit 3 when something is pending."""
+    made = make_plan(call.settings)
+    refused = drift.stopping(made.situation.problems, compatible=call.settings.compatible)
+    call.result(plan_values(made), plan_text(made))
+    sys.exit(1 if refused or made.situation.state.dirty else 3 if made.files else 0)
+
+
+@command.command()
 @click.argument("name")
 @options
 def create(call: Call, name: str) -> None:
     """Make the two files of a new migration."""
     paths = [str(path) for path in create_files(call.settings.path, name)]
     call.result({"created": paths}, "\n".join(paths))
+
+
+@command.command()
+@click.option("--scratch-url", required=True, help="libpq URL of a role that may create databases and extensions.")
+@click.option(
+    "--extension",
+    "extensions",
+    multiple=True,
+    default=("vector", "uuid-ossp"),
+    show_default=True,
+    help="To be created in the scratch database, if the server has it; may be repeated.",
+)
+@options
+def verify(call: Call, scratch_url: str, extensions: tuple[str, ...]) -> None:
+    """Run all migrations up, down and up again on a scratch database; exit 1 where the schemas differ."""
+    from provision.migrate.verify import verify as verify_files
+
+    call.narrator.quiet = True
+    found = verify_files(
+        replace(call.settings, url=scratch_url),
+        extensions,
+        lambda settings, name: Runner(settings, call.narrator, lambda: call.signal, name),
+    )
+    lines = [f"{difference.when}:\n" + "\n".join(difference.lines) for difference in found.differences]
+    values = {
+        "steps": len(found.done),
+        "seconds": round(sum(took for _, took in found.done), 3),
+        "differences": [{"when": each.when, "lines": list(each.lines)} for each in found.differences],
+    }
+    call.result(values, "\n".join([*lines, f"{len(found.done)} steps up, down and up again: {len(lines)} differences"]))
+    sys.exit(1 if found.differences else 0)
 
 
 def _runner(call: Call, confirmed: str = "") -> Runner:

@@ -142,16 +142,18 @@ def adoption(
     return entries
 
 
+def stopping(problems: Sequence[Problem], *, compatible: bool) -> list[Problem]:
+    """Pick the problems that stop a run."""
+    stops = {Severity.ERROR} if compatible else {Severity.ERROR, Severity.REFUSAL}
+    return [problem for problem in problems if problem.severity in stops]
+
+
 def refuse(problems: Sequence[Problem], *, compatible: bool, where: str) -> list[Problem]:
     """Raise MigrationError for what must not be passed over; return the rest, the warnings."""
-    stopping = [
-        problem
-        for problem in problems
-        if problem.severity is Severity.ERROR or (problem.severity is Severity.REFUSAL and not compatible)
-    ]
-    if not stopping:
+    found = stopping(problems, compatible=compatible)
+    if not found:
         return list(problems)
-    first, *others = stopping
+    first, *others = found
     more = "".join(f"; {problem.file} {problem.seen} ({problem.kind})" for problem in others[:5])
     more += f"; and {len(others) - 5} more" if len(others) > 5 else ""
     kind = "duplicate migration file: " if first.kind == "duplicate" else ""

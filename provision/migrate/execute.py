@@ -10,6 +10,7 @@ from __future__ import annotations
 import select
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import psycopg
@@ -136,7 +137,8 @@ class _Canceller:
         self._tick_at = now + TICK_S
         if self._wanted() and now >= self._again_at:
             self._again_at = now + CANCEL_AGAIN_S
-            self._connection.cancel()
+            with suppress(psycopg.Error):  # the request takes a connection of its own, and may fail without harm
+                self._connection.cancel()
 
 
 def _next(connection: Connection, cancel: Callable[[], None]) -> PGresult | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -16,6 +17,10 @@ from provision.migrate.steps import Step
 
 SHOWN = 300
 """Characters of the server's detail that a message shows: it may quote a row."""
+
+
+NOT_IN_A_TRANSACTION = "25001"
+"""SQLSTATE of a statement that ran in one although it must not: nothing was begun."""
 
 
 class Kept(Enum):
@@ -38,10 +43,11 @@ def kept(body: bytes, outcome: Outcome) -> Kept:
     if outcome.commits:
         return Kept.PART
     only = list(islice(sql.statements(body), 2))
-    not_in_transaction = "25001"
-    if len(only) == 1 and only[0].survives_rollback and outcome.error.sqlstate != not_in_transaction:
-        return Kept.UNKNOWN
-    return Kept.NOTHING
+    if len(only) > 1 or not only[0].survives_rollback or outcome.error.sqlstate == NOT_IN_A_TRANSACTION:
+        return Kept.NOTHING
+    if only[0].begins("DO") and not re.search(rb"\b(commit|call)\b", body, re.IGNORECASE):
+        return Kept.NOTHING
+    return Kept.UNKNOWN
 
 
 def offset(body: bytes, outcome: Outcome, base: int = 0) -> int:
@@ -82,8 +88,8 @@ def failed(
         raise ValueError("an outcome without an error has not failed")
     at = offset(body, outcome, base)
     line, column = sql.place(body, at)
-    start = next((s.start for s in sql.statements(body) if s.start <= at <= s.end), at)
-    seen = [f"in statement: {sql.first_line(body, start)}"]
+    start, end = next(((s.start, s.end) for s in sql.statements(body) if s.start <= at <= s.end), (at, len(body)))
+    seen = [f"in statement: {sql.first_line(body, start, end)}"]
     seen += [f"detail: {error.detail[:SHOWN]}"] if error.detail else []
     seen += [f"hint: {error.hint[:SHOWN]}"] if error.hint else []
     seen += [f"context: {error.context.splitlines()[0][:SHOWN]}"] if error.context else []
@@ -91,37 +97,36 @@ def failed(
     seen += ["blocked by " + "; ".join(map(str, blocked_by))] if blocked_by else []
     seen += [f"left an INVALID index {index}" for index in invalid]
     seen.append(failure.rest.value)
-    drops = "".join(f"DROP INDEX CONCURRENTLY {index}; then " for index in invalid)
     what = f"interrupted by {signal}" if signal else f"{error.message} (SQLSTATE {error.sqlstate})"
     after = State(step.target, dirty=True) if dirty else State(step.start, dirty=False)
     return MigrationError(
         f"{failure.path}:{line}:{column}: {what}",
         where=f"{failure.where}, now at version {after}",
         seen="; ".join(seen),
-        run=drops + (repair(step, failure.rest) if dirty else f"provision migrate {step.direction}"),
+        run=repair(step, failure.rest, invalid) if dirty else f"provision migrate {step.direction}",
     )
 
 
-def caught(failure: Failure, what: str) -> MigrationError:
+def caught(failure: Failure, what: str, invalid: Sequence[str] = ()) -> MigrationError:
     """Build the error for a file that the server accepted, and that did what no migration may do."""
     return MigrationError(
         f"{failure.path}: {what}",
         where=f"{failure.where}, now at version {State(failure.step.target, dirty=True)}",
         seen=failure.rest.value,
         allowed="files that leave the run alone: its transaction, its locks, its tables",
-        run=repair(failure.step, failure.rest),
+        run=repair(failure.step, failure.rest, invalid),
     )
 
 
-def repair(step: Step, rest: Kept) -> str:
-    """Name the command that clears the dirty state, given what was kept."""
-    back = f"provision migrate force {step.start}"
-    again = f"mend the file, {back}, then provision migrate {step.direction}{' 1' if step.direction == 'down' else ''}"
-    if rest is Kept.NOTHING:
-        return again
-    onward = f"provision migrate force {step.target}"
+def repair(step: Step, rest: Kept, invalid: Sequence[str] = ()) -> str:
+    """Name the commands that clear the dirty state, given what was kept; without an INVALID index nothing was."""
+    back, onward = f"provision migrate force {step.start}", f"provision migrate force {step.target}"
+    drops = "".join(f"DROP INDEX CONCURRENTLY {index}; " for index in invalid)
+    if rest is Kept.NOTHING or invalid:
+        again = "up" if step.direction == "up" else "down 1"
+        return f"{drops}{back}; then mend the file and: provision migrate {again}"
     if rest is Kept.ALL:
-        return f"{onward}; the file itself should be mended with a new migration"
+        return f"{onward}; what it should have done belongs into a new migration"
     return f"finish the rest by hand and {onward}, or undo it by hand and {back}"
 
 

@@ -18,7 +18,7 @@ from psycopg import sql
 
 from provision import __version__
 from provision.database import Connection, send_message
-from provision.errors import DatabaseError
+from provision.errors import DatabaseError, UsageError
 from provision.migrate.files import NONE, Direction
 from provision.migrate.steps import Step
 
@@ -101,6 +101,8 @@ class Ledger:
                 allowed="a search_path with an existing schema, or --schema",
                 run="provision migrate status --schema public",
             )
+        if len(table.encode()) > LONGEST_TABLE:
+            raise UsageError("the name of the version table is too long", seen=table, allowed=f"{LONGEST_TABLE} bytes")
         self.connection = connection
         self.schema, self.table, self.database = schema or str(here), table, str(database)
         self.keys = lock_keys(self.schema, self.table, self.database)

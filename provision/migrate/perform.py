@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from provision.database import Connection
@@ -129,16 +129,17 @@ class Performer:
             fatal.append(f"dropped {ledger.name}")
         elif found.state != State(failure.step.target, dirty=True):
             tolerable.append(f"changed {ledger.name}")
-        fatal += [f"left an INVALID index {index} behind" for index in _invalid_indexes(self.session.connection, body)]
+        invalid = _invalid_indexes(self.session.connection, body)
+        fatal += [f"left an INVALID index {index} behind" for index in invalid]
         if fatal or (tolerable and not self.settings.compatible):
             ledger.create()
-            raise self._caught(failure, " and ".join(tolerable + fatal))
+            raise self._caught(failure, " and ".join(tolerable + fatal), invalid)
         for what in tolerable:
             seen = "golang-migrate would not notice"
             self.narrator.warn(Problem("caught", failure.step.label, f"{what}; {seen}", "", Severity.WARNING))
 
-    def _caught(self, failure: Failure, what: str) -> MigrationError:
-        error = explain.caught(failure, what)
+    def _caught(self, failure: Failure, what: str, invalid: Sequence[str] = ()) -> MigrationError:
+        error = explain.caught(failure, what, invalid)
         self.session.ledger.end(State(failure.step.target, dirty=True), "failed", f"{what}; {failure.rest.value}")
         return error
 

@@ -75,7 +75,7 @@ def table(value: Situation) -> str:
     lines.insert(1, "-+-".join("-" * width for width in widths))
     marker = f" ({value.profile})" if value.profile else ""
     head = f"database {value.database}{marker}: version {value.state}, {len(value.pending)} pending"
-    return "\n".join([head, "", *lines, *_notes(value.problems)])
+    return "\n".join([head, "", *lines, *notes(value.problems)])
 
 
 def _cells(row: Row) -> tuple[str, ...]:
@@ -83,7 +83,8 @@ def _cells(row: Row) -> tuple[str, ...]:
     return (str(row.version), printable(row.name), row.state, row.applied_at, row.by, took, row.checksum)
 
 
-def _notes(problems: Sequence[Problem]) -> list[str]:
+def notes(problems: Sequence[Problem]) -> list[str]:
+    """List what is wrong, one line each."""
     words = {Severity.WARNING: "warning", Severity.REFUSAL: "refused", Severity.ERROR: "refused"}
     lines = [f"{words[each.severity]}: {printable(each.file)} {each.seen} ({each.fix})" for each in problems]
     return ["", *lines] if lines else []

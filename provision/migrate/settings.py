@@ -26,7 +26,7 @@ LOCK_TIMEOUT_S = 5.0
 
 @dataclass(frozen=True)
 class Settings:
-    """Times in seconds; 0 means no limit for the two time-outs of the server."""
+    """Times in seconds; 0 means no limit."""
 
     url: str
     path: Path

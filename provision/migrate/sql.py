@@ -194,10 +194,10 @@ def offset_of(body: bytes, position: int) -> int:
     return len(body)
 
 
-def first_line(body: bytes, offset: int) -> str:
-    """Show the line at an offset, cut short, and without its literals where it may hold a password."""
-    end = body.find(b"\n", offset)
-    line = body[offset : len(body) if end < 0 else end][: 4 * SHOWN].decode("utf-8", "replace").strip()
+def first_line(body: bytes, start: int, end: int) -> str:
+    """Show the first line of a statement, cut short, and without its literals where it may hold a password."""
+    stop = body.find(b"\n", start, end)
+    line = body[start : end if stop < 0 else stop][: 4 * SHOWN].decode("utf-8", "replace").strip()
     if re.search(r"password|secret|token", line, re.IGNORECASE):
         line = _LITERAL.sub("'...'", line)
     return line if len(line) <= SHOWN else f"{line[:SHOWN]}..."

@@ -24,7 +24,7 @@ def test_a_syntax_error_is_shown_where_it_is(project: Project) -> None:
     assert f'{project.path}/1_a.up.sql:5:12: syntax error at or near "," (SQLSTATE 42601)' in done.err
     assert "in statement: CREATE TABLE c (" in done.err
     assert "rolled back: nothing of the file was kept" in done.err
-    assert "mend the file, provision migrate force -1, then provision migrate up" in done.err
+    assert "provision migrate force -1; then mend the file and: provision migrate up" in done.err
     assert (done.code, project.state(), project.made()) == (1, (1, True), set())
     again = project.run("up")
     assert "Dirty database version 1. Fix and force version." in again.err
@@ -67,7 +67,7 @@ def test_a_failed_down_says_how_to_go_back(project: Project) -> None:
     project.run("up")
     done = project.run("down", "1")
     assert (done.code, project.state()) == (1, (1, True))
-    assert "mend the file, provision migrate force 2, then provision migrate down 1" in done.err
+    assert "provision migrate force 2; then mend the file and: provision migrate down 1" in done.err
 
 
 @pytest.mark.parametrize(
@@ -222,12 +222,13 @@ def test_an_invalid_index_is_named_with_its_drop(project: Project) -> None:
     done = project.run("up")
     assert (done.code, project.state()) == (1, (2, True))
     assert "left an INVALID index public.a_id" in done.err
-    assert "run:     DROP INDEX CONCURRENTLY public.a_id; then" in done.err
+    assert "run:     DROP INDEX CONCURRENTLY public.a_id; provision migrate force 1; then mend the file and" in done.err
     project.run("force", "1")
     project.put("2_i.up.sql", "CREATE UNIQUE INDEX CONCURRENTLY IF NOT EXISTS a_id ON a (id);")
     again = project.run("up")
     assert again.code == 1
     assert "2_i.up.sql: left an INVALID index public.a_id behind" in again.err
+    assert "run:     DROP INDEX CONCURRENTLY public.a_id; provision migrate force 1; then" in again.err
 
 
 def test_a_lost_connection_leaves_dirty_and_the_next_run_explains(project: Project) -> None:
@@ -280,3 +281,25 @@ def test_a_run_goes_on_when_no_second_connection_is_to_be_had(project: Project) 
     finally:
         project.cluster.psql("ALTER ROLE minion CONNECTION LIMIT -1")
     assert (done.code, project.state()) == (0, (1, False)), done
+
+
+@pytest.mark.parametrize(
+    ("body", "kept", "state"),
+    [
+        ("DO $$ BEGIN CREATE TABLE b (); PERFORM 1/0; END $$", "nothing of the file was kept", set[str]()),
+        ("DO $$ BEGIN CREATE TABLE b (); COMMIT; PERFORM 1/0; END $$", "it is not known what was kept", {"b"}),
+    ],
+)
+def test_says_what_a_block_of_code_kept(project: Project, body: str, kept: str, state: set[str]) -> None:
+    project.put("1_a.up.sql", body)
+    done = project.run("up")
+    assert kept in done.err
+    assert (project.state(), project.made()) == ((1, True), state)
+
+
+def test_a_version_table_with_too_long_a_name_is_refused(project: Project) -> None:
+    project.tables("a")
+    done = project.run("up", "--table", "v" * 56)
+    assert done.code == 2
+    assert "the name of the version table is too long" in done.err
+    assert project.run("up", "--table", "v" * 55).code == 0
