@@ -77,12 +77,16 @@ class Directory:
         return self._inspected[file.name]
 
     def body(self, file: File) -> bytes:
-        """Read a whole file, to be run; refuses one that changed since it was inspected."""
+        """Read a whole file, to be run, and inspect it; refuses one that changed since it was inspected."""
         try:
             body = (self.path / file.name).read_bytes()
         except OSError as error:
             raise self._unreadable(file, error) from None
-        if hashlib.sha256(body).hexdigest() != self.inspect(file).checksum:
+        if file.name not in self._inspected:
+            inspector = Inspector(file.name)
+            inspector.feed(body)
+            self._inspected[file.name] = inspector.content()
+        elif hashlib.sha256(body).hexdigest() != self.inspect(file).checksum:
             raise MigrationError(
                 f"{file.name} changed while migrations were running",
                 where=str(self.path),

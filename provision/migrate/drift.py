@@ -104,10 +104,9 @@ def of_content(steps: Sequence[Step], directory: Directory) -> list[Problem]:
     for step in steps:
         if step.file is None:
             continue
-        content = directory.inspect(step.file)
-        problems += content.problems
-        if content.size <= LARGEST_SCAN:
-            body = directory.body(step.file)
+        body = directory.body(step.file)
+        problems += directory.inspect(step.file).problems
+        if len(body) <= LARGEST_SCAN:
             for hazard in sql.hazards(body):
                 line, column = sql.place(body, hazard.offset)
                 where = f"{step.file.name}:{line}:{column}"

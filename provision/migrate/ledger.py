@@ -215,12 +215,13 @@ class Ledger:
             " ORDER BY version, id DESC"
         )
 
-    def unfinished(self) -> Record | None:
-        """Read the very last line of history, if it is a step that did not end well."""
-        last = self._read("SELECT {} FROM {} ORDER BY id DESC LIMIT 1")
-        return next(
-            (record for record in last.values() if record.outcome in ("started", "failed", "interrupted")), None
-        )
+    def unfinished(self, state: State) -> Record | None:
+        """Read the very last line of history, if it is a step that did not end well and could have led to `state`."""
+        for record in self._read("SELECT {} FROM {} ORDER BY id DESC LIMIT 1").values():
+            ours = record.version == state.version if record.direction == "up" else record.version > state.version
+            if ours and record.outcome in ("started", "failed", "interrupted"):
+                return record
+        return None
 
     def _read(self, query: str) -> dict[int, Record]:
         columns = sql.SQL(
@@ -235,34 +236,41 @@ class Ledger:
             return {}
         return {row[0]: Record(*row) for row in rows}  # type: ignore[misc,arg-type]
 
-    def begin(self, step: Step, checksum: str | None) -> None:
-        """Commit the target as dirty, and that the step started.
+    def beginning(self, step: Step, checksum: str | None) -> bytes:
+        """Give the statements that say: the target is dirty, and the step started.
 
-        Committed without waiting for the disk: whatever the file commits after it reaches the disk after it.
+        They are committed without waiting for the disk: whatever the file commits later reaches the disk later.
         """
         entry = Entry(step.version, step.title, step.direction, "started", checksum)
-        self._write(State(step.target, dirty=True), self._line(entry), wait=False)
+        return self._statements(State(step.target, dirty=True), self._line(entry), wait=False)
 
-    def end(self, state: State, outcome: str, detail: str | None = None, *, wait: bool = True) -> None:
-        """Commit what the version is after a step, and how the step ended."""
+    def ending(self, state: State, outcome: str, detail: str | None = None, *, wait: bool = True) -> bytes:
+        """Give the statements that say what the version is after a step, and how the step ended."""
         update = (
             b"UPDATE %b SET outcome = %b, detail = %b, duration = clock_timestamp() - started_at"
             b" WHERE outcome = 'started' AND id = (SELECT max(id) FROM %b)"
         )
         values = (self._text(outcome), self._text(detail))
-        self._write(state, update % (self._history_name, *values, self._history_name), wait=wait)
+        return self._statements(state, update % (self._history_name, *values, self._history_name), wait=wait)
+
+    def begin(self, step: Step, checksum: str | None) -> None:
+        """Commit that a step begins: one message, which is one transaction."""
+        send_message(self.connection, self.beginning(step, checksum))
+
+    def end(self, state: State, outcome: str, detail: str | None = None) -> None:
+        """Commit that a step ended."""
+        send_message(self.connection, self.ending(state, outcome, detail))
 
     def force(self, state: State, entries: list[Entry]) -> None:
         """Commit a version and lines of history for what was not run by us."""
-        self._write(state, *map(self._line, entries), wait=True)
+        send_message(self.connection, self._statements(state, *map(self._line, entries), wait=True))
 
     def _line(self, entry: Entry) -> bytes:
         insert = b"INSERT INTO %b (version, name, direction, outcome, checksum, runner) VALUES (%d, %b, %b, %b, %b, %b)"
         texts = map(self._text, (entry.name, entry.direction, entry.outcome, entry.checksum, self.by))
         return insert % (self._history_name, entry.version, *texts)
 
-    def _write(self, state: State, *history: bytes, wait: bool) -> None:
-        """Send one message, which is one transaction: one round trip, one commit."""
+    def _statements(self, state: State, *history: bytes, wait: bool) -> bytes:
         parts = [b"SET LOCAL lock_timeout = '%ds'" % WRITE_LOCK_TIMEOUT_S]
         parts += [] if wait else [b"SET LOCAL synchronous_commit = off"]
         parts.append(b"DELETE FROM %b" % self._versions_name)
@@ -271,7 +279,7 @@ class Ledger:
             parts.append(
                 b"INSERT INTO %b (version, dirty) VALUES (%d, %b)" % (self._versions_name, state.version, dirty)
             )
-        send_message(self.connection, b"; ".join([*parts, *history]))
+        return b"; ".join([*parts, *history])
 
     def _text(self, value: str | None) -> bytes:
         """Quote a value. Composed as bytes, not with psycopg.sql, which takes longer than the server for it all."""

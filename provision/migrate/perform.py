@@ -39,8 +39,16 @@ class Performer:
     watcher: Watcher
     interrupted: Callable[[], str]
 
-    def perform(self, step: Step, body: bytes) -> None:
-        """Run the file of a step that is already marked dirty."""
+    def perform(self, step: Step, body: bytes, end: bytes, begin: bytes | None) -> None:
+        """Run the file of a step that is already marked dirty; then commit its end, and the beginning of the next."""
+        outcome = self._run(step, body) if body.strip() else Outcome()
+        quiet = not outcome.rollbacks and not re.search(rb"concurrently", body, re.IGNORECASE)
+        if quiet and self.session.turn(State(step.target, dirty=True), end, begin):
+            return
+        self._check(Failure(step, self._path(step), self._where(), Kept.ALL), body, outcome)
+        self.session.write(end, begin)
+
+    def _run(self, step: Step, body: bytes) -> Outcome:
         outcome, base, tries = self._send(step, body)
         rest = explain.kept(body, outcome)
         failure = Failure(step, self._path(step), self._where(), rest)
@@ -50,7 +58,7 @@ class Performer:
             self.session.secure()
             what = "left a transaction open" if outcome.open else "copied to the client"
             raise self._caught(failure, what)
-        self._check(failure, body, outcome)
+        return outcome
 
     def _path(self, step: Step) -> str:
         return str(self.settings.path / step.label)
@@ -131,8 +139,8 @@ class Performer:
             tolerable.append(f"changed {ledger.name}")
         invalid = _invalid_indexes(self.session.connection, body)
         fatal += [f"left an INVALID index {index} behind" for index in invalid]
+        ledger.create()
         if fatal or (tolerable and not self.settings.compatible):
-            ledger.create()
             raise self._caught(failure, " and ".join(tolerable + fatal), invalid)
         for what in tolerable:
             seen = "golang-migrate would not notice"

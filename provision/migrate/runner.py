@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import zip_longest
 
 from psycopg import sql
 
@@ -96,7 +97,7 @@ class Runner:
             state = ledger.state()
             if state.dirty:
                 before = max((v for v in catalogue.versions if v < state.version), default=NONE)
-                raise explain.dirty(state, ledger.unfinished(), before, where=f"database {ledger.database}")
+                raise explain.dirty(state, ledger.unfinished(state), before, where=f"database {ledger.database}")
             if not catalogue.pairs:
                 raise MigrationError(
                     "there are no migrations",
@@ -124,24 +125,38 @@ class Runner:
         timeout = self.settings.lock_timeout_s
         watcher = Watcher(self.settings.url, session.connection.info.backend_pid, min(1.0, timeout / 2) or 1.0)
         performer = Performer(session, self.settings, self.narrator, watcher, self.interrupted)
+        ledger = session.ledger
         try:
-            for step in route:
-                self._stop_if_interrupted(f"before {step.label}; version {report.after} is clean")
-                begun = time.monotonic()
-                body = self.directory.body(step.file) if step.file else b""
-                session.ledger.begin(step, self.directory.inspect(step.file).checksum if step.file else None)
-                if self.interrupted():
-                    session.ledger.end(report.after, "interrupted")
+            for step, following in zip_longest(route, route[1:]):
+                if step is route[0]:
                     self._stop_if_interrupted(f"before {step.label}; version {report.after} is clean")
-                if body.strip():
-                    performer.perform(step, body)
-                report.after = State(step.target, dirty=False)
-                session.ledger.end(report.after, "done", wait=step is route[-1])
+                    ledger.begin(step, self._checksum(step))
+                begun = time.monotonic()
+                body = self._body(session, step, report)
+                after = State(step.target, dirty=False)
+                end = ledger.ending(after, "done", wait=following is None)
+                performer.perform(
+                    step, body, end, ledger.beginning(following, self._checksum(following)) if following else None
+                )
+                del body  # never two files in memory
+                report.after = after
                 seconds = time.monotonic() - begun
                 report.done.append((step, seconds))
                 self.narrator.done(step, seconds)
         finally:
             watcher.close()
+
+    def _checksum(self, step: Step) -> str | None:
+        return self.directory.inspect(step.file).checksum if step.file else None
+
+    def _body(self, session: Locked, step: Step, report: Report) -> bytes:
+        """Read the file of a step that is marked dirty; where it is not to run after all, take the mark back."""
+        try:
+            self._stop_if_interrupted(f"before {step.label}; version {report.after} is clean")
+            return self.directory.body(step.file) if step.file else b""
+        except MigrationError:
+            session.ledger.end(report.after, "interrupted")
+            raise
 
     def _waiting(self, seconds: float, others: list[Session]) -> None:
         self._stop_if_interrupted("while waiting for the migration lock; nothing was changed")

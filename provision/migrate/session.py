@@ -49,13 +49,20 @@ class Locked:
     def __init__(self, connection: Connection, ledger: Ledger, settings: Settings) -> None:
         """Use `locked()`, which makes sure of it all."""
         self.connection, self.ledger, self._where = connection, ledger, describe(settings.url)
-        self._reset = _reset_message(connection, settings)
+        self._reset = _reset_message(connection, settings).as_bytes(connection)
         look = sql.SQL("SELECT * FROM ({}) l LEFT JOIN ({}) v ON true").format(locks_held(ledger.keys), ledger.query)
-        self._reset_and_look = sql.SQL("; ").join([self._reset, look]).as_bytes(connection)
+        self._reset_and_look = b"%b; %b" % (self._reset, look.as_bytes(connection))
+        self._guard = (
+            b"SELECT 1 / ((%b) AND (SELECT count(*) = 1 AND bool_and(version = %%d AND %%b) FROM %b))::int"
+            % (
+                locks_held(ledger.keys).as_bytes(connection),
+                ledger.name.encode(),
+            )
+        )
 
     def reset(self) -> None:
         """Give the session back its role and settings."""
-        self.connection.execute(self._reset)
+        send_message(self.connection, self._reset)
 
     def secure(self) -> Check:
         """Reset, and look at what a file may have done to the run; a lock that was lost is taken again.
@@ -71,6 +78,26 @@ class Locked:
         if not found.locked:
             self._lock_again()
         return found
+
+    def write(self, end: bytes, begin: bytes | None) -> None:
+        """Commit the end of one step and the beginning of the next, whatever the version table says."""
+        send_message(self.connection, end)
+        if begin:
+            send_message(self.connection, begin)
+
+    def turn(self, now: State, end: bytes, begin: bytes | None) -> bool:
+        """Commit the end of one step and the beginning of the next, in one message, if the run is still ours.
+
+        False, and nothing is written, unless both locks are held and the version table says `now`.
+        """
+        guard = self._guard % (now.version, b"dirty" if now.dirty else b"NOT dirty")
+        message = b"BEGIN; %b; %b; %b; COMMIT" % (self._reset, guard, end)
+        try:
+            send_message(self.connection, message + (b"; BEGIN; %b; COMMIT" % begin if begin else b""))
+        except (psycopg.errors.DivisionByZero, psycopg.errors.UndefinedTable):
+            self.connection.execute("ROLLBACK")
+            return False
+        return True
 
     def _look(self) -> Check:
         rows = send_message(self.connection, self._reset_and_look)

@@ -72,7 +72,7 @@ def look(settings: Settings) -> Situation:
         ledger.check(write=False)
         marker = profile(connection)
         state, records = ledger.state(), ledger.records()
-        unfinished = ledger.unfinished() if state.dirty else None
+        unfinished = ledger.unfinished(state) if state.dirty else None
     problems = []
     route = Route(())
     try:

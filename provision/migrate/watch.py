@@ -16,6 +16,9 @@ from provision.errors import DatabaseError
 EVERY_S = 1.0
 """Seconds between two looks."""
 
+CONNECTS_IN_S = 0.5
+"""A first look that is nearer than this needs its connection beforehand, for a login on a busy host takes as long."""
+
 _PROGRESS = """
 SELECT p.phase, p.index_relid::regclass::text,
        round(100.0 * coalesce(nullif(p.tuples_done, 0), p.blocks_done)
@@ -40,6 +43,11 @@ class Watcher:
         """Forget what was seen: another statement begins."""
         self.seen, self.note = [], ""
         self._next_look = time.monotonic() + self._first_look_s
+        if self._usable and self._first_look_s < CONNECTS_IN_S:
+            try:
+                self._connect()
+            except DatabaseError:
+                self._usable = False
 
     def look(self) -> None:
         """Look, if it is time to."""
@@ -47,15 +55,19 @@ class Watcher:
             return
         self._next_look = time.monotonic() + EVERY_S
         try:
-            if self._connection is None:
-                self._connection = connect(self._url, application="provision migrate watch", statement_timeout_ms=2000)
-            now = blockers(self._connection, self._pid)
-            row = self._connection.execute(_PROGRESS, (self._pid,)).fetchone()
+            connection = self._connect()
+            now = blockers(connection, self._pid)
+            row = connection.execute(_PROGRESS, (self._pid,)).fetchone()
         except (psycopg.Error, DatabaseError):
             self._usable = False
             return
         self.seen = now or self.seen
         self.note = "waits for " + "; ".join(map(str, now)) if now else _progress(row)
+
+    def _connect(self) -> Connection:
+        if self._connection is None:
+            self._connection = connect(self._url, application="provision migrate watch", statement_timeout_ms=2000)
+        return self._connection
 
     def close(self) -> None:
         """Close the second session, if there is one."""
