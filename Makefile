@@ -21,6 +21,9 @@ packages = missing=(); for name in $(1); do dpkg-query -Wf '$${Status}' $$name 2
 quiet_services = [ -e /usr/sbin/policy-rc.d ] || { trap '$(SUDO) rm -f /usr/sbin/policy-rc.d' EXIT; \
 	printf '\#!/bin/sh\nexit 101\n' | $(SUDO) install -m 755 /dev/stdin /usr/sbin/policy-rc.d; }
 
+# The database that migrate-up, migrate-down and status mean: DATABASE_URL, or the host of `make up`.
+DATABASE = url=$${DATABASE_URL:-$$(provision sandbox url)} && [ -n "$$url" ]
+
 .PHONY: help
 help: ## List every target
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -34,27 +37,30 @@ up: .venv/.ready ## Make a disposable database host on this machine and converge
 	$(call stage,make it a database,ansible-playbook site.yml $(INVENTORY))
 	@printf '\nConnect: make psql, or psql "$$(%s/provision sandbox url)"\n' $(BIN)
 
+.PHONY: setup
+setup: .venv/.ready ## Set up the tools alone, in .venv
+
 .PHONY: down
 down: ## Remove the hosts of `make up` with every trace: containers, network, image, keys, .venv
 	@if [ -x $(BIN)/provision ]; then provision sandbox down --all; fi
-	rm -rf .venv .provision
+	rm -rf .venv .provision provision.egg-info
 
 .PHONY: psql
-psql: ## Open a session as the user minion
-	@psql "$$(provision sandbox url)"
+psql: .venv/.ready ## Open a session as the user minion
+	@url=$$(provision sandbox url) && psql "$$url"
 
 .PHONY: status
-status: ## Show the hosts and the state of their migrations
+status: .venv/.ready ## Show the hosts and the state of their migrations
 	@provision sandbox list
-	@provision migrate status --database "$$(provision sandbox url)" --path migrations
+	@$(DATABASE) && { provision migrate status --path migrations --database "$$url" || [ $$? -eq 3 ]; }
 
 .PHONY: migrate-up
-migrate-up: ## Apply all pending migrations (DATABASE_URL, or the host of `make up`)
-	@provision migrate up --path migrations --database "$${DATABASE_URL:-$$(provision sandbox url)}"
+migrate-up: .venv/.ready ## Apply all pending migrations (DATABASE_URL, or the host of `make up`)
+	@$(DATABASE) && provision migrate up --path migrations --database "$$url"
 
 .PHONY: migrate-down
-migrate-down: ## Roll back the last migration
-	@provision migrate down 1 --path migrations --database "$${DATABASE_URL:-$$(provision sandbox url)}"
+migrate-down: .venv/.ready ## Roll back the last migration, with the data that it holds (prod: YES_DESTROY=database)
+	@$(DATABASE) && provision migrate down 1 --path migrations --database "$$url" $(if $(YES_DESTROY),--yes-destroy $(YES_DESTROY))
 
 ## Tests
 

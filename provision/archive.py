@@ -12,20 +12,21 @@ from pathlib import Path
 
 SHEBANG = b"#!/usr/bin/python3\n"
 LAUNCHER = "from provision.cli import main\nmain()\n"
+CONTROLLER_COMMANDS = ("sandbox.py", "bootstrap.py", "_narration.py")
 EARLIEST = (1980, 1, 1, 0, 0, 0)  # zip knows no earlier time
 
 
 def pack(package: Path, folder: Path) -> Path:
     """Write `folder/HASH/provision` from the Python files of `package` and give its path.
 
-    Raises OSError. What only the controller uses (pyinfra) is left out: a host could not import it.
+    Raises OSError. What only the controller uses (pyinfra, and the commands that need it) is left out.
     """
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr(zipfile.ZipInfo("__main__.py", EARLIEST), LAUNCHER)
         for path in sorted(package.rglob("*.py")):
             name = path.relative_to(package.parent)
-            if "host" not in name.parts:
+            if not {"host", *CONTROLLER_COMMANDS} & set(name.parts):
                 archive.writestr(zipfile.ZipInfo(name.as_posix(), EARLIEST), path.read_bytes())
     content = SHEBANG + buffer.getvalue()
     target = folder / hashlib.sha256(content).hexdigest()[:16] / "provision"

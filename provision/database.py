@@ -50,7 +50,7 @@ def connect(
             where=describe(url),
             seen=str(error).strip(),
             allowed="a libpq URL (postgresql://user@host:port/database) or the PG* environment variables",
-            run="provision doctor",
+            run="pg_isready with that host and port; on the host: systemctl status 'postgresql@*'",
         ) from None
     for name, value in (("statement_timeout", statement_timeout_ms), ("lock_timeout", lock_timeout_ms)):
         if value is not None:

@@ -41,6 +41,8 @@ def scram_verifier(password: str, salt: str, iterations: int = ITERATIONS) -> st
         )
     try:
         raw = base64.b64decode(salt, validate=True)
+        if not raw:
+            raise ValueError
     except ValueError:
         raise UsageError("this salt cannot be used", allowed="base64, as `openssl rand -base64 16` prints") from None
     salted = hashlib.pbkdf2_hmac("sha256", password.encode(), raw, iterations)

@@ -11,7 +11,8 @@ import difflib
 from dataclasses import dataclass, field
 from typing import Any
 
-from provision import compatibility
+from provision import compatibility, secrets
+from provision.errors import UsageError
 
 TESTED = {("debian", "12"), ("debian", "13")}
 UNTESTED = {("ubuntu", "24.04")}
@@ -28,6 +29,7 @@ PUBLISHED = {
     "preflight_host",
     "preflight_warnings",
     "preflight_pgvector_version",
+    "preflight_serving_port",
 }  # what preflight itself makes
 
 
@@ -38,6 +40,7 @@ class Verdict:
     refusals: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     pgvector_version: str = ""
+    serving_port: int = 0
 
 
 def judge(host: dict[str, Any], wanted: dict[str, Any], today: datetime.date) -> Verdict:
@@ -49,8 +52,7 @@ def judge(host: dict[str, Any], wanted: dict[str, Any], today: datetime.date) ->
     _versions(host, wanted["wanted"], verdict, today)
     _clusters(host, wanted["wanted"], verdict)
     _ports(host, wanted["wanted"], verdict)
-    if wanted["profile"] == "prod":
-        _credentials(wanted["wanted"].get("credentials") or {}, verdict)
+    _credentials(wanted["wanted"], wanted["profile"], verdict)
     return verdict
 
 
@@ -191,6 +193,14 @@ def _ports(host: dict[str, Any], wanted: dict[str, Any], verdict: Verdict) -> No
     port = wanted["postgresql"]["port"]
     if not 1024 <= port <= 65535:
         verdict.refusals.append(f"postgresql_port {port}: allowed are 1024 to 65535")
+    serving = next((each["running_port"] for each in host["clusters"] if each["running_port"] and host["ours"]), port)
+    verdict.serving_port = serving
+    if serving != port and not wanted["postgresql"]["restart_allowed"]:
+        verdict.refusals.append(
+            f"postgresql_port {port}: the server serves on {serving}, and a new port needs a restart, which "
+            "postgresql_restart_allowed forbids; run again with -e postgresql_restart_allowed=true when connections "
+            "may be cut"
+        )
     # By port, not by pid: a container may hide which process of another user listens.
     ours = {cluster["running_port"] for cluster in host["clusters"]} if host["ours"] else set()
     for row in host["listeners"]:
@@ -201,18 +211,32 @@ def _ports(host: dict[str, Any], wanted: dict[str, Any], verdict: Verdict) -> No
             verdict.refusals.append(f"port {row['port']} is taken by {holder}: stop it, or choose another port")
 
 
-def _credentials(credentials: dict[str, Any], verdict: Verdict) -> None:
-    for role, secret in sorted(credentials.items()):
-        password = secret.get("password") or ""
-        if password == DEVELOPMENT_PASSWORD:
-            problem = "is the published one of development"
-        elif len(password) < MINIMUM_PASSWORD_LENGTH:
-            problem = f"has {len(password)} characters, at least {MINIMUM_PASSWORD_LENGTH} are needed"
-        elif sum(other.get("password") == password for other in credentials.values()) > 1:
-            problem = "is used for another role too"
-        else:
-            continue
+def _credentials(wanted: dict[str, Any], profile: str, verdict: Verdict) -> None:
+    credentials, owner = wanted.get("credentials") or {}, wanted["owner"]
+    vault = f"inventories/{profile}/group_vars/all/vault.yml (ansible-vault edit)"
+    if owner not in credentials:
         verdict.refusals.append(
-            f"the password of {role} {problem}: set database_credentials.{role}.password in "
-            "inventories/prod/group_vars/all/vault.yml with ansible-vault"
+            f"database_credentials has nothing for {owner}: set its password and its salt in {vault}; see "
+            "roles/database/README.md"
         )
+    for role, secret in sorted(credentials.items()):
+        try:
+            secrets.scram_verifier(secret.get("password") or "", secret.get("salt") or "")
+        except UsageError as error:
+            verdict.refusals.append(f"database_credentials.{role}: {error.what}; allowed: {error.allowed}; in {vault}")
+            continue
+        problem = _weakness(secret["password"], credentials) if profile == "prod" else ""
+        if problem:
+            verdict.refusals.append(
+                f"the password of {role} {problem}: set database_credentials.{role}.password in {vault}"
+            )
+
+
+def _weakness(password: str, credentials: dict[str, Any]) -> str:
+    if password == DEVELOPMENT_PASSWORD:
+        return "is the published one of development"
+    if len(password) < MINIMUM_PASSWORD_LENGTH:
+        return f"has {len(password)} characters, at least {MINIMUM_PASSWORD_LENGTH} are needed"
+    if sum(other.get("password") == password for other in credentials.values()) > 1:
+        return "is used for another role too"
+    return ""

@@ -70,7 +70,7 @@ def prove(connection: psycopg.Connection[Any]) -> Proof:
             encrypted=bool(encrypted and encrypted[0]),
         )
     except psycopg.Error as error:
-        raise _failed(connection, str(error).strip(), "provision doctor") from None
+        raise _failed(connection, str(error).strip(), "ansible-playbook site.yml -i INVENTORY") from None
 
 
 def _remember_and_find(connection: psycopg.Connection[Any]) -> None:
@@ -87,7 +87,11 @@ def _remember_and_find(connection: psycopg.Connection[Any]) -> None:
             (agent[0], vector),
         ).fetchone()
     if found is None or found != written:
-        raise _failed(connection, "a memory that was just written was not found by its vector", "provision doctor")
+        raise _failed(
+            connection,
+            "a memory that was just written was not found by its vector",
+            "psql -c 'REINDEX INDEX CONCURRENTLY ...' on the HNSW index of memories",
+        )
 
 
 def _failed(connection: psycopg.Connection[Any], seen: str, run: str) -> DatabaseError:

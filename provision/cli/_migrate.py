@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 import click
 
+from provision.cli._database import database_option
 from provision.errors import ConfirmationError, ProvisionError
 from provision.migrate import report
 from provision.migrate.files import Problem
@@ -133,7 +134,7 @@ destroys = click.option(
 def options(function: Callable[..., None]) -> Callable[..., None]:
     """Give a command the common options; it is called with a Call and its own arguments."""
 
-    @click.option("--database", "url", envvar="DATABASE_URL", default="", help="libpq URL [DATABASE_URL, else PG*].")
+    @database_option
     @click.option("--path", type=click.Path(path_type=Path), default=Path("migrations"), show_default=True)
     @click.option("--table", default=None, help="Version table [schema_migrations].")
     @click.option("--schema", default=None, help="Its schema [the first of search_path].")

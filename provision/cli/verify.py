@@ -11,11 +11,12 @@ from psycopg.conninfo import make_conninfo
 
 from provision import record
 from provision.checks.use import prove
+from provision.cli._database import database_option
 from provision.database import connect, describe
 
 
 @click.command("verify")
-@click.option("--database", "url", envvar="DATABASE_URL", default="", help="libpq URL or key=value pairs.")
+@database_option
 @click.option("--password-stdin", is_flag=True, help="Read the password from standard input, not from the URL.")
 @click.option("--record", "keep", is_flag=True, help="Note what was proved in this host's /etc/provision/host.json.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")

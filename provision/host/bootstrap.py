@@ -66,9 +66,14 @@ def read_public_key(path: Path) -> str:
     text = path.read_text(errors="replace").strip() if path.is_file() else ""
     answer = run(["ssh-keygen", "-l", "-f", str(path)]) if text else None
     if "PRIVATE KEY" in text or "\n" in text or answer is None or answer.returncode:
-        seen = "a private key" if "PRIVATE KEY" in text else text[:40] or "nothing"
-        allowed = "one public key, as `ssh-keygen -t ed25519` writes it to FILE.pub"
-        raise UsageError("not a public key", where=f"--key {path}", seen=seen, allowed=allowed)
+        seen = "a private key" if "PRIVATE KEY" in text else "no such file" if not path.is_file() else "something else"
+        raise UsageError(
+            "not a public key",
+            where=f"--key {path}",
+            seen=seen,
+            allowed="one public key, as ssh-keygen writes it to FILE.pub",
+            run="ssh-keygen -t ed25519",
+        )
     return text
 
 

@@ -19,6 +19,7 @@ SHARED = {
     "preflight_warnings",
     "preflight_profile_name",
     "preflight_pgvector_version",
+    "preflight_serving_port",
 }
 
 

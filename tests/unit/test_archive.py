@@ -20,7 +20,11 @@ def test_archive_runs_and_knows_its_commands(tmp_path: Path) -> None:
     version = subprocess.run([sys.executable, packed, "--version"], capture_output=True, text=True, check=True)
     assert version.stdout.strip() == f"provision, version {__version__}"
     listed = subprocess.run([sys.executable, packed, "--help"], capture_output=True, text=True, check=True).stdout
-    assert "verify" in listed
+    commands = [line.split()[0] for line in listed.partition("Commands:")[2].splitlines() if line.strip()]
+    assert {"migrate", "verify", "tune", "rehearse"} <= set(commands)
+    for name in commands:
+        # -I: nothing but the archive and what is installed, as on a host.
+        subprocess.run([sys.executable, "-I", packed, name, "--help"], capture_output=True, check=True)
 
 
 def test_archive_leaves_out_what_a_host_cannot_import(tmp_path: Path) -> None:

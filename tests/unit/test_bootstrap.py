@@ -54,4 +54,4 @@ def test_refuses_a_private_key_without_showing_it(key: Path) -> None:
 def test_refuses_a_missing_file(tmp_path: Path) -> None:
     with pytest.raises(UsageError) as refused:
         read_public_key(tmp_path / "none.pub")
-    assert refused.value.seen == "nothing"
+    assert refused.value.seen == "no such file"

@@ -16,11 +16,13 @@ HOST: dict[str, Any] = {
     "systemd": True, "root": True, "disk_free_mb": 50000, "listeners": [], "package_lock": None,
     "packages_interrupted": False, "clusters": [], "unknown_clusters": [], "ours": False, "record": {},
 }  # fmt: skip
+SALT = "c2FsdCBvZiBhIHRlc3QuLg=="
 WANTED: dict[str, Any] = {
     "wanted": {
-        "postgresql": {"version": 17, "repository": "distribution", "port": 5432},
+        "postgresql": {"version": 17, "repository": "distribution", "port": 5432, "restart_allowed": False},
         "pgvector": {"install_method": "package", "version": "0.5.1", "accept_advisories": []},
-        "credentials": {"minion": {"password": "minion_secret", "salt": ""}},
+        "owner": "minion",
+        "credentials": {"minion": {"password": "minion_secret", "salt": SALT}},
     },
     "profile": "dev",
     "minimum_disk_mb": 2048,
@@ -128,11 +130,19 @@ def test_accepts_its_own_running_cluster_and_port() -> None:
 @pytest.mark.parametrize(
     ("credentials", "expected"),
     [
-        ({"minion": {"password": "minion_secret"}}, "the password of minion is the published one of development"),
-        ({"minion": {"password": "short"}}, "the password of minion has 5 characters, at least 20 are needed"),
-        ({"minion": {}}, "the password of minion has 0 characters"),
         (
-            {"minion": {"password": "a" * 24}, "other": {"password": "a" * 24}},
+            {"minion": {"password": "minion_secret", "salt": SALT}},
+            "the password of minion is the published one of development",
+        ),
+        (
+            {"minion": {"password": "short", "salt": SALT}},
+            "the password of minion has 5 characters, at least 20 are needed",
+        ),
+        ({"minion": {}}, "database_credentials.minion: this password cannot be used"),
+        ({"minion": {"password": "a" * 24}}, "database_credentials.minion: this salt cannot be used"),
+        ({"minion": {"password": "a" * 24, "salt": "?"}}, "as `openssl rand -base64 16` prints"),
+        (
+            {"minion": {"password": "a" * 24, "salt": SALT}, "other": {"password": "a" * 24, "salt": SALT}},
             "the password of minion is used for another",
         ),
     ],
@@ -143,13 +153,28 @@ def test_prod_refuses_weak_passwords_without_printing_them(credentials: dict[str
     assert "a" * 24 not in " ".join(said)
 
 
+@pytest.mark.parametrize("profile", ["dev", "prod"])
+def test_refuses_missing_credentials_of_the_owner(profile: str) -> None:
+    wishes = copy.deepcopy(WANTED)
+    wishes["wanted"]["credentials"], wishes["profile"] = {}, profile
+    (said,) = judge(HOST, wishes, TODAY).refusals
+    assert said.startswith("database_credentials has nothing for minion: set its password and its salt in inventories/")
+
+
+def test_new_port_of_a_serving_server_needs_leave_to_restart_it() -> None:
+    host = {"clusters": [CLUSTER], "ours": True}
+    (said,) = refusals(host, postgresql={"port": 5433})
+    assert said.startswith("postgresql_port 5433: the server serves on 5432, and a new port needs a restart")
+    assert refusals(host, postgresql={"port": 5433, "restart_allowed": True}) == []
+
+
 def test_dev_accepts_the_published_password() -> None:
     assert refusals(profile="dev") == []
 
 
 def test_warns_of_end_of_life() -> None:
     wishes = copy.deepcopy(WANTED)
-    wishes["wanted"]["postgresql"] = {"version": 14, "repository": "pgdg", "port": 5432}
+    wishes["wanted"]["postgresql"] = {**wishes["wanted"]["postgresql"], "version": 14, "repository": "pgdg"}
     wishes["wanted"]["pgvector"]["install_method"] = "source"
     warnings = judge(HOST, wishes, datetime.date(2026, 11, 13)).warnings
     assert any("14" in text and "2026-11-12" in text for text in warnings)
