@@ -7,7 +7,6 @@ something pending or drifted.
 from __future__ import annotations
 
 import sys
-from dataclasses import replace
 
 import click
 
@@ -21,6 +20,7 @@ from provision.migrate.plan import make as make_plan
 from provision.migrate.plan import text as plan_text
 from provision.migrate.plan import values as plan_values
 from provision.migrate.runner import Report, Runner
+from provision.migrate.settings import from_url
 from provision.migrate.status import look
 from provision.migrate.status import version as read_version
 
@@ -99,7 +99,7 @@ def plan(call: Call) -> None:
     made = make_plan(call.settings)
     refused = drift.stopping(made.situation.problems, compatible=call.settings.compatible)
     call.result(plan_values(made), plan_text(made))
-    sys.exit(1 if refused or made.situation.state.dirty else 3 if made.files else 0)
+    sys.exit(1 if refused else 3 if made.files else 0)
 
 
 @command.command()
@@ -128,7 +128,7 @@ def verify(call: Call, scratch_url: str, extensions: tuple[str, ...]) -> None:
 
     call.narrator.quiet = True
     found = verify_files(
-        replace(call.settings, url=scratch_url),
+        from_url(scratch_url, call.settings),
         extensions,
         lambda settings, name: Runner(settings, call.narrator, lambda: call.signal, name),
     )

@@ -18,7 +18,7 @@ from provision.errors import ConfirmationError, DatabaseError, MigrationError
 from provision.migrate import drift, explain, steps
 from provision.migrate.directory import Directory
 from provision.migrate.files import NONE, Catalogue
-from provision.migrate.ledger import State
+from provision.migrate.ledger import Entry, State
 from provision.migrate.narrate import Narrator
 from provision.migrate.perform import Performer
 from provision.migrate.session import Locked, locked
@@ -116,6 +116,7 @@ class Runner:
             entries = drift.adoption(catalogue, records, state.version, self.directory)
             if entries:
                 ledger.force(state, entries)
+                self.narrator.note(f"adopted what another tool did: {_listed(entries)}")
             report = Report(ledger.database, state, state, adopted=len(entries))
             self._run(session, route.steps, report)
             _refuse_short(route, ledger.database)
@@ -176,6 +177,12 @@ class Runner:
     def _stop_if_interrupted(self, when: str) -> None:
         if signal := self.interrupted():
             raise MigrationError(f"interrupted by {signal} {when}", run="provision migrate status")
+
+
+def _listed(entries: list[Entry]) -> str:
+    verbs = {"up": "applied", "down": "reverted"}
+    shown = [f"{entry.version} {verbs[entry.direction]}" for entry in entries[:10]]
+    return ", ".join(shown) + (f" and {len(entries) - 10} more" if len(entries) > 10 else "")
 
 
 def _refuse_short(route: Route, database: str) -> None:

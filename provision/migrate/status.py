@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from provision.database import connect, profile
 from provision.errors import MigrationError
-from provision.migrate import drift, steps
+from provision.migrate import drift, explain, steps
 from provision.migrate.directory import Directory
 from provision.migrate.files import NONE, Catalogue, Problem, Severity
 from provision.migrate.ledger import Ledger, Record, State
@@ -52,7 +52,7 @@ class Situation:
     def settled(self) -> bool:
         """Say whether there is nothing to do and nothing wrong."""
         wrong = any(problem.severity is not Severity.WARNING for problem in self.problems)
-        return not (self.pending or self.state.dirty or wrong)
+        return not (self.pending or wrong)
 
 
 def version(settings: Settings) -> State:
@@ -74,6 +74,10 @@ def look(settings: Settings) -> Situation:
         state, records = ledger.state(), ledger.records()
         unfinished = ledger.unfinished(state) if state.dirty else None
     problems = []
+    if state.dirty:
+        before = max((v for v in catalogue.versions if v < state.version), default=NONE)
+        dirty = explain.dirty(state, unfinished, before, where=ledger.database)
+        problems.append(Problem("dirty", f"version {state}", dirty.seen, dirty.run, Severity.ERROR))
     route = Route(())
     try:
         route = steps.up(catalogue, state.version) if not state.dirty else route

@@ -149,7 +149,9 @@ def test_what_golang_migrate_applied_is_adopted_and_then_guarded(project: Projec
         "CREATE TABLE a ()",
         "CREATE TABLE b ()",
     )
-    assert project.run("up").code == 0
+    done = project.run("up")
+    assert done.code == 0
+    assert "adopted what another tool did: 1 applied, 2 applied" in done.err
     rows = project.query_all("SELECT version, direction, outcome FROM schema_migrations_history ORDER BY id")
     assert rows == [(1, "up", "adopted"), (2, "up", "adopted"), (3, "up", "done")]
     edit(project)
