@@ -22,8 +22,8 @@ class ActionModule(ActionBase):
         super().run(tmp, task_vars)
         task_vars = task_vars or {}
         host = task_vars.get("inventory_hostname", "?")
-        me = {"controller": platform.node(), "pid": os.getppid(), "user": getpass.getuser()}
-        me["id"] = f"{me['controller']}:{me['pid']}:{_started(os.getppid())}"
+        me = {"controller": platform.node(), "machine": _machine(), "pid": os.getppid(), "user": getpass.getuser()}
+        me["id"] = f"{me['machine']}:{me['pid']}:{_started(os.getppid())}"
         arguments = {**self._task.args, "run": me}
         wait = int(arguments.get("wait", 60))
         deadline = time.monotonic() + wait
@@ -35,7 +35,7 @@ class ActionModule(ActionBase):
             holder = result.get("holder") or {}
             if result.get("failed") or arguments.get("state") == "released" or result.get("taken", True):
                 return result
-            if holder.get("controller") == me["controller"] and not _same_process(holder):
+            if holder.get("machine") == me["machine"] and not _same_process(holder):
                 arguments["take_from"] = holder.get("holder", 0)
                 continue
             since = time.strftime("%H:%M:%S UTC", time.gmtime(holder.get("since", 0)))
@@ -54,7 +54,16 @@ class ActionModule(ActionBase):
 
 def _same_process(holder: dict[str, Any]) -> bool:
     pid = int(holder.get("pid", 0))
-    return str(holder.get("id", "")) == f"{holder.get('controller')}:{pid}:{_started(pid)}"
+    return str(holder.get("id", "")) == f"{holder.get('machine')}:{pid}:{_started(pid)}"
+
+
+def _machine() -> str:
+    """Name where a process id means something: this boot and this pid namespace; containers share host names."""
+    try:
+        with open("/proc/sys/kernel/random/boot_id", encoding="utf-8") as stream:  # noqa: PTH123
+            return f"{platform.node()}/{stream.read().strip()}/{os.readlink('/proc/self/ns/pid')}"  # noqa: PTH115
+    except OSError:
+        return platform.node()
 
 
 def _started(pid: int) -> str:

@@ -9,6 +9,7 @@ so that a run that is killed half-way is undone by the next one.
 from __future__ import annotations
 
 import base64
+import errno
 import grp
 import hashlib
 import json
@@ -83,9 +84,11 @@ class State:
 
     @classmethod
     def read(cls, path: Path) -> State:
-        """Look at a path without following a final link: a link counts as other content."""
-        if not path.is_file() or path.is_symlink():
+        """Look at a path. Raises OSError for what is neither a plain file nor absent: it is not ours to replace."""
+        if not os.path.lexists(path):
             return cls(None)
+        if path.is_symlink() or not path.is_file():
+            raise OSError(errno.EEXIST, "is a link, a folder or a device, not a plain file: move it away", str(path))
         about = path.stat()
         return cls(
             path.read_bytes(),
@@ -104,7 +107,7 @@ class State:
         try:
             with os.fdopen(handle, "wb") as stream:
                 stream.write(self.content)
-                os.fchown(stream.fileno(), pwd.getpwnam(self.owner).pw_uid, grp.getgrnam(self.group).gr_gid)
+                os.fchown(stream.fileno(), _number(pwd.getpwnam, self.owner), _number(grp.getgrnam, self.group))
                 os.fchmod(stream.fileno(), self.mode)
                 stream.flush()
                 os.fsync(stream.fileno())
@@ -136,6 +139,10 @@ def _name(look_up: Any, number: int) -> str:
         return str(number)
 
 
+def _number(look_up: Any, name: str) -> int:
+    return int(name) if name.isdigit() else int(look_up(name)[2])
+
+
 def _manifest(files: dict[Path, State]) -> bytes:
     rows = [
         {
@@ -150,11 +157,31 @@ def _manifest(files: dict[Path, State]) -> bytes:
     return (json.dumps({"schema": 1, "files": rows}, indent=2) + "\n").encode()
 
 
-def _roll_back(journal: Path) -> None:
-    if journal.exists():
-        for path, dumped in json.loads(journal.read_text()).items():
+def _roll_back(journal: Path) -> list[str]:
+    """Put back what a journal holds, each file for itself; name those that cannot be put back."""
+    failed = []
+    for path, dumped in _read(journal).items():
+        try:
             State.load(dumped).write(Path(path))
-        journal.unlink()
+        except (OSError, KeyError, ValueError) as error:
+            failed.append(f"{path}: {error}")
+    if failed:
+        journal.replace(journal.with_suffix(".failed"))
+    else:
+        journal.unlink(missing_ok=True)
+    return failed
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Read a journal or a manifest; a damaged one is set aside, for it says nothing that could be relied on."""
+    try:
+        found = json.loads(path.read_text())
+    except FileNotFoundError:
+        return {}
+    except ValueError:
+        path.replace(path.with_suffix(".damaged"))
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _diff(path: Path, before: State, after: State, secret: bool) -> dict[str, str]:
@@ -197,17 +224,20 @@ def main() -> None:
     )
     name = module.params["name"]
     manifest, journal = MANIFESTS / f"{name}.json", MANIFESTS / f".{name}.journal"
-    if not module.check_mode:
-        _roll_back(journal)
+    if not module.check_mode and (failed := _roll_back(journal)):
+        module.fail_json(msg=f"a run that was killed left files that cannot be put back: {'; '.join(failed)}")
 
     wanted = {
         Path(row["path"]): State(row["content"].encode(), row["owner"], row["group"], int(row["mode"], 8))
         for row in module.params["files"]
     }
     secret = {Path(row["path"]) for row in module.params["files"] if row["secret"]}
-    listed = json.loads(manifest.read_text())["files"] if manifest.exists() else []
+    listed = _read(manifest).get("files", [])
     target = {**{Path(row["path"]): State(None) for row in listed}, **wanted}
-    before = {path: State.read(path) for path in target}
+    try:
+        before = {path: State.read(path) for path in target}
+    except OSError as error:
+        module.fail_json(msg=f"{error.filename} {error.strerror}; nothing of this set was changed")
     changed = [path for path, state in target.items() if not state.same(before[path])]
     result = {
         "changed": bool(changed),

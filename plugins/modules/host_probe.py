@@ -236,6 +236,7 @@ def main() -> None:
         "clusters": known,
         "unknown_clusters": strangers(known),
         "record": record(),
+        "cluster_half_made": Path("/etc/provision/cluster-being-made").exists(),
         # Our manifest is placed before the cluster is made: a run that was killed in between is still ours.
         "ours": Path("/etc/provision/files.d/postgresql-cluster.json").exists(),
     }

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import datetime
 import difflib
+import ipaddress
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,6 +25,20 @@ MINIMUM_PASSWORD_LENGTH = 20
 SMALL_SHM_MB = 64
 SMALL_MEMORY_MB = 1024
 OUR_CLUSTER = "main"
+NAME = re.compile(r"[a-z_][a-z0-9_-]{0,62}")
+RESERVED = {"postgres", "template0", "template1", "all", "replication", "sameuser", "samerole", "public"}
+KEYWORDS = ("samenet", "samehost")
+# Settings that roles write themselves, and the variable that changes each.
+OWNED = {
+    "port": "postgresql_port",
+    "listen_addresses": "postgresql_listen_addresses",
+    "shared_preload_libraries": "postgresql_preload_libraries",
+    **dict.fromkeys(
+        ("data_directory", "config_file", "hba_file", "ident_file", "external_pid_file", "unix_socket_directories"),
+        "nothing (Debian's places are relied on)",
+    ),
+    "password_encryption": "nothing (SCRAM is relied on)",
+}
 DEFAULT_MAJOR = 14
 PUBLISHED = {
     "preflight_profile",
@@ -47,6 +63,7 @@ def judge(host: dict[str, Any], wanted: dict[str, Any], today: datetime.date) ->
     """Judge a probe of a host against the wishes of `roles/preflight/vars/main.yml`."""
     verdict = Verdict(pgvector_version=_pgvector_version(host, wanted["wanted"]))
     _names(wanted, verdict)
+    _meant(wanted["wanted"], verdict)
     _system(host, wanted, verdict)
     _resources(host, wanted, verdict)
     _versions(host, wanted["wanted"], verdict, today)
@@ -58,10 +75,41 @@ def judge(host: dict[str, Any], wanted: dict[str, Any], today: datetime.date) ->
 
 def _names(wanted: dict[str, Any], verdict: Verdict) -> None:
     known = set(wanted["known"]) | PUBLISHED
+    roles = tuple({f"{name.partition('_')[0]}_" for name in known})
     for name in sorted(set(wanted["given"]) - known):
-        near = difflib.get_close_matches(name, known, 1, 0.6)
+        # A name that begins like no role's may be the user's own, unless it is nearly one of ours.
+        ours = name.startswith(roles)
+        near = difflib.get_close_matches(name, known, 1, 0.6 if ours else 0.93)
+        if not near and not ours:
+            continue
         hint = f"; did you mean {near[0]}?" if near else "; see the README of the role whose name it begins with"
         verdict.refusals.append(f"variable {name}: no role has it{hint}")
+
+
+def _meant(wanted: dict[str, Any], verdict: Verdict) -> None:
+    """Refuse names that SQL, pg_hba or a URL would take for something else, and settings that a role owns."""
+    for variable, name in (("database_name", wanted["database"]), ("database_owner", wanted["owner"])):
+        if not NAME.fullmatch(name) or name in RESERVED or name.startswith("pg_"):
+            verdict.refusals.append(
+                f"{variable} {name!r}: allowed are a to z, digits, _ and -, beginning with a letter, 63 at most, and "
+                f"none of {', '.join(sorted(RESERVED))}"
+            )
+    for setting in sorted(set(wanted["postgresql"]["settings"]) & set(OWNED)):
+        verdict.refusals.append(f"postgresql_settings.{setting}: set {OWNED[setting]} instead")
+    for network in wanted["postgresql"]["allowed_networks"]:
+        if network not in KEYWORDS and not _is_network(network):
+            verdict.refusals.append(
+                f"postgresql_allowed_networks {network}: not a network; write 10.0.0.5/32 for one address, "
+                f"10.0.0.0/24, {' or '.join(KEYWORDS)}"
+            )
+
+
+def _is_network(text: str) -> bool:
+    try:
+        ipaddress.ip_network(text)
+    except ValueError:
+        return False
+    return "/" in text
 
 
 def _system(host: dict[str, Any], wanted: dict[str, Any], verdict: Verdict) -> None:
@@ -171,7 +219,7 @@ def _clusters(host: dict[str, Any], wanted: dict[str, Any], verdict: Verdict) ->
                     f"cluster {label} holds data of PostgreSQL {cluster['version_file']}, wanted is {major}: "
                     "see docs/move-to-another-major.md"
                 )
-            elif not host["ours"]:
+            elif not host["ours"] and not host["cluster_half_made"]:
                 verdict.refusals.append(
                     f"cluster {label} exists and was not made by this toolkit: nothing was touched; move it away or "
                     "use a new host"
@@ -181,7 +229,7 @@ def _clusters(host: dict[str, Any], wanted: dict[str, Any], verdict: Verdict) ->
                 f"cluster {label} of PostgreSQL {cluster['major']} is serving (process {cluster['running_pid']}), "
                 f"wanted is {major}: it goes on serving; see docs/move-to-another-major.md"
             )
-    for stranger in host["unknown_clusters"]:
+    for stranger in [] if host["cluster_half_made"] else host["unknown_clusters"]:
         if stranger["data_directory"] == f"/var/lib/postgresql/{major}/{OUR_CLUSTER}":
             verdict.refusals.append(
                 f"{stranger['data_directory']} holds data of PostgreSQL {stranger['version_file']} that pg_lsclusters "

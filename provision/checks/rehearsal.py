@@ -20,11 +20,13 @@ from typing import IO
 from provision.errors import DatabaseError
 
 START_TIMEOUT_S = 60
-# What must not be the real server's: its data, its sockets, its archive, its memory, its pid file and its log.
+# Two starts: one with the real memory but ordinary pages (nothing of it is touched, so it is free), one with the real
+# kind of pages but little memory, because the running server holds the reserved ones.
+MEMORY: tuple[dict[str, str], ...] = ({"huge_pages": "off"}, {"shared_buffers": "16MB"})
+# What must not be the real server's: its data, its sockets, its archive, its pid file and its log.
 OVERRIDES = {
     "listen_addresses": "",
     "archive_mode": "off",
-    "shared_buffers": "16MB",
     "external_pid_file": "",
     "logging_collector": "off",
     "log_destination": "stderr",
@@ -46,13 +48,14 @@ def rehearse(programs: Path, configuration: Path) -> None:
         made = _run(programs / "initdb", "--pgdata", data, "--no-sync", "--auth=trust", "--username=postgres")
         if made.returncode != 0:
             raise DatabaseError("cannot rehearse a start", where=str(scratch), seen=made.stderr.strip())
-        _start(programs, configuration, scratch, data)
+        for memory in MEMORY:
+            _start(programs, configuration, scratch, data, memory)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _start(programs: Path, configuration: Path, scratch: Path, data: Path) -> None:
-    overrides = {**OVERRIDES, "data_directory": str(data), "unix_socket_directories": str(scratch)}
+def _start(programs: Path, configuration: Path, scratch: Path, data: Path, memory: dict[str, str]) -> None:
+    overrides = {**OVERRIDES, **memory, "data_directory": str(data), "unix_socket_directories": str(scratch)}
     options = [f"--{name}={value}" for name, value in overrides.items()]
     command = _as_postgres(
         programs / "postgres", "-D", data, f"--config_file={configuration / 'postgresql.conf'}", *options

@@ -185,8 +185,8 @@ def test_refuses_a_wrong_wish_before_anything_is_changed(fleet: Fleet, wish: str
         ('{"work_mem": "a lot"}', 'invalid value for parameter "work_mem": "a lot"'),
         ('{"work_memory": "64MB"}', 'unrecognized configuration parameter "work_memory"'),
         # What the server's parser lets through, and what would stop its start.
-        ('{"shared_preload_libraries": "pg_stat_statements,not_there"}', 'could not access file "not_there"'),
         ('{"huge_pages": "on"}', "could not map anonymous shared memory"),
+        ('{"shared_buffers": "900GB"}', "could not map anonymous shared memory"),
     ],
 )
 def test_refuses_a_setting_that_the_server_rejects_and_keeps_the_old_file(
@@ -201,12 +201,48 @@ def test_refuses_a_setting_that_the_server_rejects_and_keeps_the_old_file(
     assert fleet.one.run("ls -A /var/lib/postgresql | grep rehearsal").stdout == ""
 
 
-def test_refuses_a_network_that_pg_hba_cannot_hold(fleet: Fleet) -> None:
-    before = fleet.one.run("sha256sum /etc/postgresql/17/main/pg_hba.conf").stdout
-    run = fleet.play("-e", '{"postgresql_allowed_networks": ["10.0.0.0/99"]}')
+@pytest.mark.parametrize(
+    ("wish", "expected", "path"),
+    [
+        (
+            '{"postgresql_preload_libraries": ["not_there"]}',
+            'could not access file "not_there"',
+            "conf.d/50-provision.conf",
+        ),
+        ('{"postgresql_local_users": "("}', "regular expression", "pg_ident.conf"),
+    ],
+)
+def test_refuses_files_with_which_a_server_would_not_start(fleet: Fleet, wish: str, expected: str, path: str) -> None:
+    before = fleet.one.run(f"sha256sum /etc/postgresql/17/main/{path}").stdout, started(fleet.one)
+    run = fleet.play("-e", wish)
     assert run.code != 0
-    assert "10.0.0.0/99" in run.text(), run.output
-    assert fleet.one.run("sha256sum /etc/postgresql/17/main/pg_hba.conf").stdout == before
+    assert expected in run.text(), run.output
+    assert (fleet.one.run(f"sha256sum /etc/postgresql/17/main/{path}").stdout, started(fleet.one)) == before
+
+
+def test_settings_that_a_killed_run_placed_are_taken_by_the_next(fleet: Fleet) -> None:
+    wish = '{"postgresql_settings": {"work_mem": "77MB", "max_connections": 123}}'
+    killed = _start(fleet.one, "-e", wish)
+    _until(killed, "TASK [postgresql : Start the server")
+    killed.kill()
+    killed.wait()
+    show = "runuser -u postgres -- psql -XAtc"
+    waiting = fleet.play("-e", wish, "-e", "postgresql_restart_allowed=false")
+    assert "these settings wait for a restart" in waiting.text(), waiting.output
+    assert fleet.one.run(f"{show} 'SHOW work_mem'").stdout.strip() == "77MB"
+    assert fleet.one.run(f"{show} 'SHOW max_connections'").stdout.strip() == "100"
+    assert fleet.play("-e", wish, "-e", "postgresql_restart_allowed=true").code == 0
+    assert fleet.one.run(f"{show} 'SHOW max_connections'").stdout.strip() == "123"
+    assert fleet.play().code == 0
+
+
+def test_configuration_that_does_not_include_ours_is_named(fleet: Fleet) -> None:
+    conf = "/etc/postgresql/17/main/postgresql.conf"
+    fleet.one.run(f"cp -p {conf} /root/kept; sed -i /^include_dir/d {conf}; systemctl restart postgresql@17-main")
+    run = fleet.play()
+    fleet.one.run(f"cp -p /root/kept {conf}; systemctl restart postgresql@17-main")
+    assert run.code != 0
+    assert "does not include conf.d: put back its line include_dir" in run.text(), run.output
 
 
 def test_manifests_name_every_placed_file_with_its_checksum(fleet: Fleet) -> None:

@@ -14,13 +14,22 @@ HOST: dict[str, Any] = {
     "os": "Debian GNU/Linux 13",
     "memory_mb": 4096, "cpus": 2, "shm_mb": 1024, "storage": "ssd", "container": False, "architecture": "x86_64",
     "systemd": True, "root": True, "disk_free_mb": 50000, "listeners": [], "package_lock": None,
-    "packages_interrupted": False, "clusters": [], "unknown_clusters": [], "ours": False, "record": {},
+    "packages_interrupted": False,
+    "cluster_half_made": False, "clusters": [], "unknown_clusters": [], "ours": False, "record": {},
 }  # fmt: skip
 SALT = "c2FsdCBvZiBhIHRlc3QuLg=="
 WANTED: dict[str, Any] = {
     "wanted": {
-        "postgresql": {"version": 17, "repository": "distribution", "port": 5432, "restart_allowed": False},
+        "postgresql": {
+            "version": 17,
+            "repository": "distribution",
+            "port": 5432,
+            "restart_allowed": False,
+            "settings": [],
+            "allowed_networks": [],
+        },
         "pgvector": {"install_method": "package", "version": "0.5.1", "accept_advisories": []},
+        "database": "minion",
         "owner": "minion",
         "credentials": {"minion": {"password": "minion_secret", "salt": SALT}},
     },
@@ -39,6 +48,10 @@ def refusals(host: dict[str, Any] | None = None, **wanted: Any) -> list[str]:
     for key, value in wanted.items():
         if key in ("postgresql", "pgvector", "credentials"):
             wishes["wanted"][key] = {**wishes["wanted"][key], **value}
+        elif key in ("database", "owner"):
+            wishes["wanted"][key] = value
+            if key == "owner":
+                wishes["wanted"]["credentials"][value] = wishes["wanted"]["credentials"].pop("minion")
         else:
             wishes[key] = value
     return judge({**HOST, **(host or {})}, wishes, TODAY).refusals
@@ -81,7 +94,13 @@ def test_refuses_a_host_and_says_what_was_seen(host: dict[str, Any], expected: s
             {"given": ["postgresql_versoin"]},
             "variable postgresql_versoin: no role has it; did you mean postgresql_version?",
         ),
-        ({"given": ["toolkit_zzzzzzzzzzz"]}, "see the README of the role whose name it begins with"),
+        ({"given": ["pgvector_zzzzzzzzzzz"]}, "see the README of the role whose name it begins with"),
+        ({"given": ["postgesql_port"]}, "variable postgesql_port: no role has it; did you mean postgresql_port?"),
+        ({"database": "my db"}, "database_name 'my db': allowed are a to z"),
+        ({"owner": "postgres"}, "database_owner 'postgres': allowed are a to z"),
+        ({"postgresql": {"settings": ["port"]}}, "postgresql_settings.port: set postgresql_port instead"),
+        ({"postgresql": {"allowed_networks": ["10.0.0.5"]}}, "write 10.0.0.5/32 for one address"),
+        ({"postgresql": {"allowed_networks": ["10.0.0.300/24"]}}, "10.0.0.300/24: not a network"),
         ({"postgresql": {"port": 80}}, "postgresql_port 80: allowed are 1024 to 65535"),
         ({"postgresql": {"version": 16}}, "ships 17 only; set postgresql_version: 17, or postgresql_repository: pgdg"),
     ],
@@ -166,6 +185,18 @@ def test_new_port_of_a_serving_server_needs_leave_to_restart_it() -> None:
     (said,) = refusals(host, postgresql={"port": 5433})
     assert said.startswith("postgresql_port 5433: the server serves on 5432, and a new port needs a restart")
     assert refusals(host, postgresql={"port": 5433, "restart_allowed": True}) == []
+
+
+def test_own_variables_of_the_user_are_left_alone() -> None:
+    assert refusals(given=["postgresql_version", "app_release", "backup_window"]) == []
+
+
+def test_cluster_that_a_killed_run_left_half_made_is_ours_to_make_again() -> None:
+    host = {
+        "unknown_clusters": [{"data_directory": "/var/lib/postgresql/17/main", "version_file": "17"}],
+        "cluster_half_made": True,
+    }
+    assert refusals(host) == []
 
 
 def test_dev_accepts_the_published_password() -> None:
