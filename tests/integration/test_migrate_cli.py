@@ -369,3 +369,21 @@ def _most_memory(project: Project, folder: Path, command: str) -> int:
     _, status, usage = os.wait4(pid, 0)
     assert status == 0, (folder / "output").read_text()[-2000:]
     return usage.ru_maxrss
+
+
+OWN = Path(__file__).parents[2] / "migrations"
+
+
+def test_our_own_migrations_can_be_undone_and_done_again(project: Project) -> None:
+    project.path = OWN
+    done = project.run("verify", scratch(project))
+    assert done.code == 0, done.out
+    assert done.out.endswith("steps up, down and up again: 0 differences\n")
+
+
+def test_the_plan_of_our_own_migrations_leaves_no_kind_of_statement_out(project: Project) -> None:
+    project.path = OWN
+    done = project.run("plan")
+    assert done.code == 3
+    assert "not known to the planner" not in done.out
+    assert "does not parse" not in done.out
