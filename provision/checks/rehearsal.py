@@ -63,7 +63,8 @@ def _start(programs: Path, configuration: Path, scratch: Path, data: Path, memor
     log = scratch / "log"
     with log.open("w") as stream, _spawn(command, stream, scratch) as server:
         try:
-            if not _ready(server, data):
+            # A server starts without its map of user names; what it says of that file is as good as a refusal.
+            if not _ready(server, data) or "of configuration file" in log.read_text(errors="replace"):
                 raise DatabaseError(
                     "the server would not start with this configuration",
                     where=str(configuration),

@@ -34,8 +34,8 @@ class Kept(Enum):
 
 def kept(body: bytes, outcome: Outcome) -> Kept:
     """Judge from what the server reported, statement by statement, what of a file was kept."""
-    if outcome.open and not outcome.commits:
-        return Kept.NOTHING
+    if outcome.open:
+        return Kept.PART if outcome.commits else Kept.NOTHING
     if outcome.lost:
         return Kept.UNKNOWN
     if outcome.error is None:
@@ -43,7 +43,7 @@ def kept(body: bytes, outcome: Outcome) -> Kept:
     if outcome.commits:
         return Kept.PART
     only = list(islice(sql.statements(body), 2))
-    if len(only) > 1 or not only[0].survives_rollback or outcome.error.sqlstate == NOT_IN_A_TRANSACTION:
+    if len(only) != 1 or not only[0].survives_rollback or outcome.error.sqlstate == NOT_IN_A_TRANSACTION:
         return Kept.NOTHING
     if only[0].begins("DO") and not re.search(rb"\b(commit|call)\b", body, re.IGNORECASE):
         return Kept.NOTHING

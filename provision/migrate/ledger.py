@@ -271,7 +271,7 @@ class Ledger:
         return insert % (self._history_name, entry.version, *texts)
 
     def _statements(self, state: State, *history: bytes, wait: bool) -> bytes:
-        parts = [b"SET LOCAL lock_timeout = '%ds'" % WRITE_LOCK_TIMEOUT_S]
+        parts = [b"SET LOCAL lock_timeout = '%ds'; SET LOCAL statement_timeout = 0" % WRITE_LOCK_TIMEOUT_S]
         parts += [] if wait else [b"SET LOCAL synchronous_commit = off"]
         parts.append(b"DELETE FROM %b" % self._versions_name)
         if state.version != NONE or state.dirty:

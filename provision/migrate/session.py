@@ -6,6 +6,7 @@ may change all of them.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -56,7 +57,7 @@ class Locked:
             b"SELECT 1 / ((%b) AND (SELECT count(*) = 1 AND bool_and(version = %%d AND %%b) FROM %b))::int"
             % (
                 locks_held(ledger.keys).as_bytes(connection),
-                ledger.name.encode(),
+                ledger.name.encode().replace(b"%", b"%%"),
             )
         )
 
@@ -90,6 +91,10 @@ class Locked:
 
         False, and nothing is written, unless both locks are held and the version table says `now`.
         """
+        # The server reads a message with the encoding, and begins a transaction in the mode, that the file left behind.
+        status = self.connection.info.parameter_status
+        if status("client_encoding") != "UTF8" or status("default_transaction_read_only") == "on":
+            self.reset()
         guard = self._guard % (now.version, b"dirty" if now.dirty else b"NOT dirty")
         message = b"BEGIN; %b; %b; %b; COMMIT" % (self._reset, guard, end)
         try:
@@ -150,8 +155,8 @@ def explaining(connection: Connection, url: str) -> Iterator[None]:
 def _reset_message(connection: Connection, settings: Settings) -> sql.Composed:
     wanted = {
         "client_encoding": "UTF8",
-        "lock_timeout": f"{settings.lock_timeout_s * 1000:.0f}ms",
-        "statement_timeout": f"{settings.statement_timeout_s * 1000:.0f}ms",
+        "lock_timeout": f"{math.ceil(settings.lock_timeout_s * 1000)}ms",
+        "statement_timeout": f"{math.ceil(settings.statement_timeout_s * 1000)}ms",
         "idle_in_transaction_session_timeout": "0",
         "idle_session_timeout": "0",
     }

@@ -50,11 +50,16 @@ class Statement:
         return self.words[: len(words)] == words
 
     @property
+    def _verb(self) -> str:
+        """Give the first word, or nothing for a statement that begins with none, such as `(SELECT 1)`."""
+        return next(iter(self.words), "")
+
+    @property
     def survives_rollback(self) -> bool:
         """Say whether this statement commits in the middle, so that a failure can leave a part behind."""
         return (
-            ("CONCURRENTLY" in self.words and self.words[0] in ("CREATE", "DROP", "REINDEX", "ALTER"))
-            or self.words[0] in ("VACUUM", "CLUSTER", "REINDEX", "CALL", "DO")
+            ("CONCURRENTLY" in self.words and self._verb in ("CREATE", "DROP", "REINDEX", "ALTER"))
+            or self._verb in ("VACUUM", "CLUSTER", "REINDEX", "CALL", "DO")
             or self.begins("CREATE", "DATABASE")
             or self.begins("DROP", "DATABASE")
         )

@@ -303,3 +303,32 @@ def test_a_version_table_with_too_long_a_name_is_refused(project: Project) -> No
     assert done.code == 2
     assert "the name of the version table is too long" in done.err
     assert project.run("up", "--table", "v" * 55).code == 0
+
+
+@pytest.mark.parametrize("body", ["(SELECT 1/0);", "/* oops", "'abc", ")", "@"])
+def test_a_file_of_one_odd_statement_fails_with_its_place(project: Project, body: str) -> None:
+    project.put("1_a.up.sql", body)
+    project.put("1_a.down.sql", "")
+    done = project.run("up")
+    assert (done.code, project.state()) == (1, (1, True))
+    assert "1_a.up.sql:1:" in done.err
+    assert "Traceback" not in done.err
+
+
+def test_settings_that_a_file_leaves_behind_do_not_spoil_the_version_write(project: Project) -> None:
+    project.put(
+        "1_a.up.sql", "CREATE TABLE a (); SET client_encoding = 'LATIN1'; SET default_transaction_read_only = on;"
+    )
+    project.put("1_a.down.sql", "DROP TABLE a;")
+    project.put("2_b.up.sql", "CREATE TABLE b ();")
+    project.put("2_b.down.sql", "DROP TABLE b;")
+    done = project.run("up")
+    assert (done.code, project.state(), project.made()) == (0, (2, False), {"a", "b"}), done.err
+
+
+def test_a_transaction_left_open_after_a_commit_is_said_to_have_kept_a_part(project: Project) -> None:
+    project.put("1_a.up.sql", "BEGIN; CREATE TABLE a (); COMMIT; BEGIN; CREATE TABLE b ();")
+    project.put("1_a.down.sql", "DROP TABLE a;")
+    done = project.run("up", "--compatible")
+    assert (done.code, project.state(), project.made()) == (1, (1, True), {"a"})
+    assert "what came before its last COMMIT was kept" in done.err
