@@ -48,7 +48,8 @@ def connect(
         raise DatabaseError(
             "cannot connect to PostgreSQL",
             where=describe(url),
-            seen=str(error).strip(),
+            # libpq quotes what it cannot parse, and that may be the password.
+            seen="percent-encode signs such as % @ / ? in it" if _unreadable(url) else str(error).strip(),
             allowed="a libpq URL (postgresql://user@host:port/database) or the PG* environment variables",
             run="pg_isready with that host and port; on the host: systemctl status 'postgresql@*'",
         ) from None
@@ -58,12 +59,19 @@ def connect(
     return connection
 
 
+def _unreadable(url: str) -> bool:
+    try:
+        conninfo_to_dict(url)
+    except psycopg.Error:
+        return True
+    return False
+
+
 def describe(url: str) -> str:
     """Say where a URL leads (user, host, port, database) without its password."""
-    try:
-        parameters = conninfo_to_dict(url)
-    except psycopg.Error:
+    if _unreadable(url):
         return "a URL that libpq cannot read"
+    parameters = conninfo_to_dict(url)
     shown = [f"{key}={parameters[key]}" for key in ("host", "port", "dbname", "user") if parameters.get(key)]
     return " ".join(shown) or "the PG* environment"
 
