@@ -1,7 +1,7 @@
 """Time site.yml against a bare apt-get install of the same packages, on identical fresh hosts, in one run.
 
 Prints ratios and asserts nothing. Each round makes two hosts: on one the packages are installed by hand (a); on the
-other site.yml runs (b) and runs again (c). Also prints how many tasks were executed on the host.
+other site.yml runs (b) and runs again (c). Also prints how many tasks were executed on the host. An argument gives the number of rounds.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def main() -> None:
     inventories = ("-i", "inventories/dev", "-i", ".provision/sandbox/inventory.yml")
     site = (str(BIN / "ansible-playbook"), "site.yml", *inventories, "--limit", HOSTS[1])
     rows = []
-    for number in range(1, ROUNDS + 1):
+    for number in range(1, (int(sys.argv[1]) if len(sys.argv) > 1 else ROUNDS) + 1):
         run(sandbox, "sandbox", "up", *HOSTS, "--os", "debian13")
         try:
             bare, _ = timed(sandbox, "sandbox", "exec", HOSTS[0], "--", "sh", "-c", INSTALL)
