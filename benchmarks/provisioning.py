@@ -1,7 +1,8 @@
 """Time site.yml against a bare apt-get install of the same packages, on identical fresh hosts, in one run.
 
 Prints ratios and asserts nothing. Each round makes two hosts: on one the packages are installed by hand (a); on the
-other site.yml runs (b) and runs again (c). Also prints how many tasks were executed on the host. An argument gives the number of rounds.
+other site.yml runs (b) and runs again (c). Also prints how many tasks were executed on the host.
+An argument gives the number of rounds.
 """
 
 from __future__ import annotations
