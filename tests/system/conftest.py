@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.sandboxes import Hosts
+from tests.system.production import Production
 
 
 @pytest.fixture(scope="session")
@@ -21,3 +22,12 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
     """A sandbox of one test alone."""
     with Hosts.made(tmp_path_factory.mktemp("project")) as hosts:
         yield hosts
+
+
+@pytest.fixture(scope="session")
+def production(sandbox: Hosts, tmp_path_factory: pytest.TempPathFactory) -> Production:
+    """Two hosts that site.yml has converged with the prod profile."""
+    made = Production.make(sandbox, tmp_path_factory.mktemp("inventory"))
+    run = made.play()
+    assert run.code == 0, run.output
+    return made

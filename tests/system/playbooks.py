@@ -49,22 +49,25 @@ class Run:
         return re.sub(r"\s+", " ", self.output)
 
 
-def words(playbook: str, inventory: Path, *arguments: str) -> list[str]:
-    """Give the command line of a run against a sandbox's inventory."""
-    return [str(BIN / "ansible-playbook"), playbook, "-i", "inventories/dev", "-i", str(inventory), *arguments]
+DEV = Path("inventories/dev")
 
 
-def environment() -> dict[str, str]:
+def words(playbook: str, inventory: Path, *arguments: str, environment: Path = DEV) -> list[str]:
+    """Give the command line of a run against a sandbox's inventory, beside that of an environment."""
+    return [str(BIN / "ansible-playbook"), playbook, "-i", str(environment), "-i", str(inventory), *arguments]
+
+
+def terminal() -> dict[str, str]:
     """Give a plain terminal's environment, so that output can be searched."""
     return {**os.environ, "ANSIBLE_NOCOLOR": "1", "ANSIBLE_FORCE_COLOR": "0", "COLUMNS": "200"}
 
 
-def play(playbook: str, inventory: Path, *arguments: str, timeout: int = 600) -> Run:
+def play(playbook: str, inventory: Path, *arguments: str, environment: Path = DEV, timeout: int = 600) -> Run:
     """Run a playbook to its end."""
     done = subprocess.run(
-        words(playbook, inventory, *arguments),
+        words(playbook, inventory, *arguments, environment=environment),
         cwd=ROOT,
-        env=environment(),
+        env=terminal(),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -18,7 +18,7 @@ import psycopg
 import pytest
 
 from tests.sandboxes import Host, Hosts
-from tests.system.playbooks import ROOT, Run, environment, play, url, words
+from tests.system.playbooks import ROOT, Run, play, terminal, url, words
 
 TABLES = {"activities", "agent_tools", "agents", "evaluations", "feedback", "memories", "metrics", "sessions", "tools"}
 ROLES = ["postgresql", "toolkit", "pgvector", "database", "migrations", "verify"]
@@ -453,7 +453,7 @@ def _start(host: Host, *arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         words("site.yml", host.inventory, "--limit", host.name, *arguments),
         cwd=ROOT,
-        env={**environment(), "PYTHONUNBUFFERED": "1"},
+        env={**terminal(), "PYTHONUNBUFFERED": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
