@@ -60,7 +60,7 @@ migrate-up: .venv/.ready ## Apply all pending migrations (DATABASE_URL, or the h
 
 .PHONY: migrate-down
 migrate-down: .venv/.ready ## Roll back the last migration, with the data that it holds (prod: YES_DESTROY=database)
-	@$(DATABASE) && provision migrate down 1 --path migrations --database "$$url" $(if $(YES_DESTROY),--yes-destroy $(YES_DESTROY))
+	@$(DATABASE) && provision migrate down 1 --path migrations --database "$$url" $(if $(YES_DESTROY),--yes-destroy $(YES_DESTROY)) $(if $(WITHOUT_BACKUP),--without-backup)
 
 ## Tests
 

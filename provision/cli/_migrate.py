@@ -38,6 +38,7 @@ class Call:
     def __init__(self, settings: Settings, as_json: bool) -> None:
         """Collects what happens, for the JSON of a call that fails half-way too."""
         self.settings, self.as_json, self.signal = settings, as_json, ""
+        self.schema: str | None = None  # as --schema named it
         self.narrator = Stderr(as_json)
 
     def result(self, values: dict[str, Any], text: str) -> None:
@@ -130,6 +131,11 @@ destroys = click.option(
 )
 """The option of commands that need it: `drop` always, `down` and `goto` a lower version on a prod database."""
 
+without_backup = click.option(
+    "--without-backup", is_flag=True, help="On a prod database: go on although no fresh, proved backup is known here."
+)
+"""Its companion: on a prod database a backup that a drill has restored must be known."""
+
 
 def options(function: Callable[..., None]) -> Callable[..., None]:
     """Give a command the common options; it is called with a Call and its own arguments."""
@@ -159,9 +165,12 @@ def options(function: Callable[..., None]) -> Callable[..., None]:
         **own: Any,
     ) -> None:
         started = time.monotonic()
+        unguarded = bool(own.pop("without_backup", False))
         call = Call(Settings(url, path), as_json)
         try:
-            settings = from_url(url, Settings(url, path, retries=retries, compatible=compatible))
+            settings = from_url(
+                url, Settings(url, path, retries=retries, compatible=compatible, without_backup=unguarded)
+            )
             if lock_timeout is not None:
                 settings = replace(settings, lock_timeout_s=seconds(lock_timeout), wait_s=seconds(lock_timeout))
             if wait is not None:
@@ -169,6 +178,7 @@ def options(function: Callable[..., None]) -> Callable[..., None]:
             if statement_timeout is not None:
                 settings = replace(settings, statement_timeout_s=seconds(statement_timeout))
             call.settings = replace(settings, table=table or settings.table, schema=schema or settings.schema)
+            call.schema = schema
             with call.catching_signals():
                 function(call, **own)
         except ProvisionError as error:

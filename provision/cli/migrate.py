@@ -10,12 +10,12 @@ import sys
 
 import click
 
-from provision.cli._migrate import Call, destroys, options
+from provision.cli._migrate import Call, destroys, options, without_backup
 from provision.errors import UsageError
 from provision.migrate import drift
 from provision.migrate import report as shown
 from provision.migrate.create import create as create_files
-from provision.migrate.files import NONE
+from provision.migrate.files import LARGEST_VERSION, NONE
 from provision.migrate.plan import make as make_plan
 from provision.migrate.plan import text as plan_text
 from provision.migrate.plan import values as plan_values
@@ -42,6 +42,7 @@ def up(call: Call, limit: int | None) -> None:
 @click.argument("limit", type=click.IntRange(0), required=False, metavar="N")
 @click.option("--all", "-all", "everything", is_flag=True, help="Revert everything.")
 @destroys
+@without_backup
 @options
 def down(call: Call, limit: int | None, everything: bool, yes_destroy: str) -> None:
     """Revert the last N migrations, or all."""
@@ -51,8 +52,9 @@ def down(call: Call, limit: int | None, everything: bool, yes_destroy: str) -> N
 
 
 @command.command()
-@click.argument("target", type=click.IntRange(0), metavar="V")
+@click.argument("target", type=click.IntRange(0, LARGEST_VERSION), metavar="V")
 @destroys
+@without_backup
 @options
 def goto(call: Call, target: int, yes_destroy: str) -> None:
     """Go up or down to version V."""
@@ -60,7 +62,7 @@ def goto(call: Call, target: int, yes_destroy: str) -> None:
 
 
 @command.command(context_settings={"ignore_unknown_options": True})
-@click.argument("target", type=click.IntRange(NONE), metavar="V")
+@click.argument("target", type=click.IntRange(NONE, LARGEST_VERSION), metavar="V")
 @options
 def force(call: Call, target: int) -> None:
     """Say that the database is at version V, clean (-1: nothing applied). Runs nothing."""
@@ -69,10 +71,11 @@ def force(call: Call, target: int) -> None:
 
 @command.command()
 @destroys
+@without_backup
 @options
 def drop(call: Call, yes_destroy: str) -> None:
-    """Drop every table of the schema, and with them the record of what was applied."""
-    _report(call, "drop", call.confirming(yes_destroy, lambda confirmed: _runner(call, confirmed).drop()))
+    """Drop every table of the schema (--schema, else the first of search_path), and the record of what was applied."""
+    _report(call, "drop", call.confirming(yes_destroy, lambda confirmed: _runner(call, confirmed).drop(call.schema)))
 
 
 @command.command("version")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from provision.errors import MigrationError, UsageError
 from provision.migrate.directory import Directory
+from provision.migrate.files import LARGEST_VERSION
 
 TIMESTAMP_DIGITS = 14
 """Digits of golang-migrate's default versions (20060102150405)."""
@@ -40,6 +41,14 @@ def create(path: Path, name: str) -> tuple[Path, Path]:
     highest = last.version if last else 0
     if digits == TIMESTAMP_DIGITS:
         highest = max(highest, int(time.strftime("%Y%m%d%H%M%S", time.gmtime())) - 1)
+    if highest >= LARGEST_VERSION:
+        raise UsageError(
+            "there is no number above the last migration's",
+            where=str(path),
+            seen=str(highest),
+            allowed=f"versions up to {LARGEST_VERSION}, which the version table can hold",
+            run="rename the last migration, if it has not been applied",
+        )
     stem = f"{highest + 1:0{digits}d}_{title}"
     up, down = path / f"{stem}.up.sql", path / f"{stem}.down.sql"
     try:

@@ -102,13 +102,13 @@ def send(connection: Connection, body: bytes, tick: Callable[[], bool], *, more:
     return Outcome(done, commits, rollbacks, error, open=left_open, copied=copied)
 
 
-def send_each(connection: Connection, body: bytes, tick: Callable[[], bool]) -> tuple[Outcome, int]:
-    """Run each statement as a message of its own (x-multi-statement); also say where the last one started."""
+def send_each(connection: Connection, body: bytes, tick: Callable[[], bool]) -> tuple[Outcome, int, int]:
+    """Run each statement as a message of its own (x-multi-statement); also say where the last one began and ended."""
     total = Outcome()
-    start = 0
+    start = end = 0
     for statement in statements(body):
-        start = statement.start
-        came = send(connection, body[start : statement.end], tick, more=True)
+        start, end = statement.start, statement.end
+        came = send(connection, body[start:end], tick, more=True)
         alone = came.error is None and not came.open
         total = replace(
             came,
@@ -117,10 +117,10 @@ def send_each(connection: Connection, body: bytes, tick: Callable[[], bool]) -> 
             rollbacks=total.rollbacks + came.rollbacks,
         )
         if came.error:
-            return total, start
+            return total, start, end
     if total.open:
         connection.execute("ROLLBACK")
-    return total, start
+    return total, start, end
 
 
 class _Canceller:

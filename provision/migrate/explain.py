@@ -16,7 +16,7 @@ from provision.migrate.ledger import Record, State
 from provision.migrate.steps import Step
 
 SHOWN = 300
-"""Characters of the server's detail that a message shows: it may quote a row."""
+"""Characters of each thing that the server says that a message shows: it may quote a row, or a whole file."""
 
 
 NOT_IN_A_TRANSACTION = "25001"
@@ -32,8 +32,11 @@ class Kept(Enum):
     UNKNOWN = "it is not known what was kept"
 
 
-def kept(body: bytes, outcome: Outcome) -> Kept:
-    """Judge from what the server reported, statement by statement, what of a file was kept."""
+def kept(message: bytes, outcome: Outcome) -> Kept:
+    """Judge from what the server reported, statement by statement, what of a file was kept.
+
+    `message` is the last one that was sent: the whole file, or one statement of it (x-multi-statement).
+    """
     if outcome.open:
         return Kept.PART if outcome.commits else Kept.NOTHING
     if outcome.lost:
@@ -42,10 +45,10 @@ def kept(body: bytes, outcome: Outcome) -> Kept:
         return Kept.ALL
     if outcome.commits:
         return Kept.PART
-    only = list(islice(sql.statements(body), 2))
+    only = list(islice(sql.statements(message), 2))
     if len(only) != 1 or not only[0].survives_rollback or outcome.error.sqlstate == NOT_IN_A_TRANSACTION:
         return Kept.NOTHING
-    if only[0].begins("DO") and not re.search(rb"\b(commit|call)\b", body, re.IGNORECASE):
+    if only[0].begins("DO") and not re.search(rb"\b(commit|call)\b", message, re.IGNORECASE):
         return Kept.NOTHING
     return Kept.UNKNOWN
 
@@ -89,21 +92,26 @@ def failed(
     at = offset(body, outcome, base)
     line, column = sql.place(body, at)
     start, end = next(((s.start, s.end) for s in sql.statements(body) if s.start <= at <= s.end), (at, len(body)))
+    secret = sql.holds_secret(body[start:end].decode("utf-8", "replace"))
+
+    def shown(text: str) -> str:
+        return _cut(sql.masked(text) if secret or sql.holds_secret(text) else text)
+
     seen = [f"in statement: {sql.first_line(body, start, end)}"]
-    seen += [f"detail: {error.detail[:SHOWN]}"] if error.detail else []
-    seen += [f"hint: {error.hint[:SHOWN]}"] if error.hint else []
-    seen += [f"context: {error.context.splitlines()[0][:SHOWN]}"] if error.context else []
+    seen += [f"detail: {shown(error.detail)}"] if error.detail else []
+    seen += [f"hint: {shown(error.hint)}"] if error.hint else []
+    seen += [f"context: {shown(error.context.splitlines()[0])}"] if error.context else []
     seen += [f"{RETRIABLE[error.sqlstate]}, tried {tries} times"] if error.sqlstate in RETRIABLE else []
     seen += ["blocked by " + "; ".join(map(str, blocked_by))] if blocked_by else []
     seen += [f"left an INVALID index {index}" for index in invalid]
     seen.append(failure.rest.value)
-    what = f"interrupted by {signal}" if signal else f"{error.message} (SQLSTATE {error.sqlstate})"
+    what = f"interrupted by {signal}" if signal else f"{shown(error.message)} (SQLSTATE {error.sqlstate})"
     after = State(step.target, dirty=True) if dirty else State(step.start, dirty=False)
     return MigrationError(
         f"{failure.path}:{line}:{column}: {what}",
         where=f"{failure.where}, now at version {after}",
         seen="; ".join(seen),
-        run=repair(step, failure.rest, invalid) if dirty else f"provision migrate {step.direction}",
+        run=repair(step, failure.rest, invalid) if dirty else _again(step),
     )
 
 
@@ -118,13 +126,20 @@ def caught(failure: Failure, what: str, invalid: Sequence[str] = ()) -> Migratio
     )
 
 
+def _again(step: Step) -> str:
+    return "provision migrate up" if step.direction == "up" else "provision migrate down 1"
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}... ({len(text)} characters)"
+
+
 def repair(step: Step, rest: Kept, invalid: Sequence[str] = ()) -> str:
     """Name the commands that clear the dirty state, given what was kept; without an INVALID index nothing was."""
     back, onward = f"provision migrate force {step.start}", f"provision migrate force {step.target}"
     drops = "".join(f"DROP INDEX CONCURRENTLY {index}; " for index in invalid)
     if rest is Kept.NOTHING or invalid:
-        again = "up" if step.direction == "up" else "down 1"
-        return f"{drops}{back}; then mend the file and: provision migrate {again}"
+        return f"{drops}{back}; then mend the file and: {_again(step)}"
     if rest is Kept.ALL:
         return f"{onward}; what it should have done belongs into a new migration"
     return f"finish the rest by hand and {onward}, or undo it by hand and {back}"

@@ -33,6 +33,12 @@ LONGEST_TABLE = 63 - len(HISTORY_SUFFIX)
 """Characters of a version table's name; PostgreSQL cuts names at 63 bytes."""
 
 
+_HISTORY_COLUMNS = {
+    *("id", "version", "name", "direction", "outcome", "checksum"),
+    *("started_at", "duration", "role", "runner", "detail"),
+}
+
+
 def lock_keys(schema: str, table: str, database: str) -> tuple[int, int]:
     """Compute golang-migrate's lock: of its command line (database with a slash), then of its library."""
     return _lock_key(schema, table, f"/{database}"), _lock_key(schema, table, database)
@@ -103,7 +109,7 @@ class Ledger:
             )
         if len(table.encode()) > LONGEST_TABLE:
             raise UsageError("the name of the version table is too long", seen=table, allowed=f"{LONGEST_TABLE} bytes")
-        self.connection = connection
+        self.connection, self._told = connection, schema is not None
         self.schema, self.table, self.database = schema or str(here), table, str(database)
         self.keys = lock_keys(self.schema, self.table, self.database)
         self._versions = sql.Identifier(self.schema, self.table)
@@ -131,19 +137,67 @@ class Ledger:
                 allowed="version bigint, dirty boolean",
                 run="provision migrate status --table OTHER_NAME",
             )
+        history = self._columns(self.history_table)
+        if history and not history.keys() >= _HISTORY_COLUMNS:
+            raise DatabaseError(
+                f"{self.history_name} belongs to another tool",
+                where=f"database {self.database}",
+                seen=f"columns {', '.join(sorted(history))}",
+                allowed=f"columns {', '.join(sorted(_HISTORY_COLUMNS))}",
+                run="provision migrate status --table OTHER_NAME",
+            )
         if write:
-            self._check_privileges(exists=bool(columns))
+            self._check_privileges(tables=bool(columns and history))
+        if not columns:
+            self._refuse_moved()
 
-    def _check_privileges(self, *, exists: bool) -> None:
-        wanted = "CREATE on schema " + sql.Identifier(self.schema).as_string(self.connection)
+    def _refuse_moved(self) -> None:
+        """Refuse to begin anew beside a version table that is only out of sight: all would run a second time."""
+        if self._told:
+            return
+        row = self.connection.execute(
+            "SELECT n.nspname, current_setting('search_path'), s.source FROM pg_class v"
+            " JOIN pg_namespace n ON n.oid = v.relnamespace"
+            " JOIN pg_class h ON h.relnamespace = v.relnamespace AND h.relname = %s"
+            " JOIN pg_settings s ON s.name = 'search_path'"
+            " WHERE v.relname = %s AND n.nspname <> %s AND s.source NOT IN ('client', 'session') ORDER BY 1 LIMIT 1",
+            (self.history_table, self.table, self.schema),
+        ).fetchone()
+        if row is None:
+            return
+        there, path, source = row
+        raise DatabaseError(
+            f"migrations were applied in schema {there}, and this session would begin anew in {self.schema}",
+            where=f"database {self.database}, role {self.connection.info.user}",
+            seen=f"search_path is {path} (set by: {source}); {self.name} is not there",
+            allowed="the schema with the version table, or one that is named",
+            run=f"provision migrate status --schema {there}; to begin anew: --schema {self.schema}",
+        )
+
+    def has_history(self) -> bool:
+        """Say whether the history table is there."""
+        return bool(self._columns(self.history_table))
+
+    @property
+    def history_name(self) -> str:
+        """Name the history table with its schema, quoted as SQL needs it."""
+        return self._history.as_string(self.connection)
+
+    def _check_privileges(self, *, tables: bool) -> None:
+        """Refuse a role that could not write what a run writes: both tables, or CREATE where one is missing."""
+        schema = sql.Identifier(self.schema).as_string(self.connection)
+        wanted = f"CREATE ON SCHEMA {schema}"
         query = "SELECT has_schema_privilege(%s, 'CREATE')"
-        parameters: list[str] = [self.schema]
-        if exists and self._columns(self.history_table):
-            wanted = f"SELECT, INSERT, DELETE on {self.name}"
-            query = "SELECT bool_and(has_table_privilege(%s, k)) FROM unnest(ARRAY['SELECT','INSERT','DELETE']) k"
-            parameters = [self.name]
         try:
-            row = self.connection.execute(query, parameters).fetchone()
+            row = self.connection.execute(query, (self.schema,)).fetchone() if not tables else (True,)
+            for name, kinds in ((self.name, "INSERT,DELETE"), (self.history_name, "INSERT,UPDATE")) if tables else ():
+                row = self.connection.execute(
+                    "SELECT bool_and(has_table_privilege(%s, k)) FROM unnest(string_to_array('SELECT,' || %s, ',')) k",
+                    (name, kinds),
+                ).fetchone()
+                if row != (True,):
+                    wanted = f"SELECT, {kinds.replace(',', ', ')} ON {name}"
+                    break
         except psycopg.errors.InvalidSchemaName:
             raise DatabaseError(
                 f'schema "{self.schema}" does not exist',
@@ -157,7 +211,7 @@ class Ledger:
                 where=f"database {self.database}, role {self.connection.info.user}",
                 seen=f"no privilege {wanted}",
                 allowed="the owner of the database, or a role with that privilege",
-                run=f"GRANT {wanted} TO {self.connection.info.user}",
+                run=f"GRANT {wanted} TO {sql.Identifier(self.connection.info.user).as_string(self.connection)}",
             )
 
     def _columns(self, table: str) -> dict[str, str]:
@@ -283,4 +337,7 @@ class Ledger:
 
     def _text(self, value: str | None) -> bytes:
         """Quote a value. Composed as bytes, not with psycopg.sql, which takes longer than the server for it all."""
+        if value is not None:  # a name of a file may hold what UTF-8, or the encoding of this database, cannot
+            utf8 = self.connection.info.parameter_status("server_encoding") == "UTF8"
+            value = value.encode("utf-8" if utf8 else "ascii", "backslashreplace").decode()
         return sql.Literal(value).as_bytes(self.connection)

@@ -30,6 +30,16 @@ RETRY_PAUSE_S = 1.0
 
 
 @dataclass(frozen=True)
+class Sent:
+    """The last message that was sent of a file: what came of it, its part of the file in bytes, the tries it took."""
+
+    outcome: Outcome
+    start: int
+    end: int
+    tries: int
+
+
+@dataclass(frozen=True)
 class Performer:
     """What is needed to run files, besides the files."""
 
@@ -49,11 +59,11 @@ class Performer:
         self.session.write(end, begin)
 
     def _run(self, step: Step, body: bytes) -> Outcome:
-        outcome, base, tries = self._send(step, body)
-        rest = explain.kept(body, outcome)
+        sent = self._send(step, body)
+        outcome, rest = sent.outcome, explain.kept(body[sent.start : sent.end], sent.outcome)
         failure = Failure(step, self._path(step), self._where(), rest)
         if outcome.error is not None:
-            raise self._failed(failure, body, outcome, base, tries)
+            raise self._failed(failure, body, sent)
         if outcome.open or outcome.copied:
             self.session.secure()
             what = "left a transaction open" if outcome.open else "copied to the client"
@@ -66,7 +76,7 @@ class Performer:
     def _where(self) -> str:
         return f"database {self.session.ledger.database}"
 
-    def _send(self, step: Step, body: bytes) -> tuple[Outcome, int, int]:
+    def _send(self, step: Step, body: bytes) -> Sent:
         begun = time.monotonic()
 
         def tick() -> bool:
@@ -76,43 +86,42 @@ class Performer:
 
         for tries in range(1, self.settings.retries + 2):
             self.watcher.start()
-            base = 0
             if self.settings.multi_statement:
-                outcome, base = send_each(self.session.connection, body, tick)
+                sent = Sent(*send_each(self.session.connection, body, tick), tries)
             else:
-                outcome = send(self.session.connection, body, tick)
-            sqlstate = outcome.error.sqlstate if outcome.error else ""
-            hopeful = sqlstate in RETRIABLE and explain.kept(body, outcome) is Kept.NOTHING
+                sent = Sent(send(self.session.connection, body, tick), 0, len(body), tries)
+            sqlstate = sent.outcome.error.sqlstate if sent.outcome.error else ""
+            hopeful = sqlstate in RETRIABLE and explain.kept(body[sent.start : sent.end], sent.outcome) is Kept.NOTHING
             if not hopeful or tries > self.settings.retries or self.interrupted():
                 break
             blocked = f", blocked by {'; '.join(map(str, self.watcher.seen))}" if self.watcher.seen else ""
             self.narrator.note(f"{step.label}: {RETRIABLE[sqlstate]}{blocked}; rolled back, will be tried again")
             self._pause(RETRY_PAUSE_S * 2 ** (tries - 1))
-        return outcome, base, tries
+        return sent
 
     def _pause(self, seconds: float) -> None:
         until = time.monotonic() + seconds
         while time.monotonic() < until and not self.interrupted():
             time.sleep(0.05)
 
-    def _failed(self, failure: Failure, body: bytes, outcome: Outcome, base: int, tries: int) -> MigrationError:
-        signal = self.interrupted()
+    def _failed(self, failure: Failure, body: bytes, sent: Sent) -> MigrationError:
+        signal, outcome = self.interrupted(), sent.outcome
         retriable = outcome.error is not None and outcome.error.sqlstate in RETRIABLE
         blamed = retriable and bool(self.watcher.seen)
-        clean = failure.rest is Kept.NOTHING and (bool(signal) or retriable)
         invalid: list[str] = []
         if not outcome.lost:
             self.session.secure()
             invalid = _invalid_indexes(self.session.connection, body)
+        clean = failure.rest is Kept.NOTHING and not invalid and (bool(signal) or retriable)
         error = explain.failed(
             failure,
             body,
             outcome,
-            base=base,
+            base=sent.start,
             dirty=not clean,
             blocked_by=self.watcher.seen if blamed else (),
             invalid=invalid,
-            tries=tries,
+            tries=sent.tries,
             signal=signal,
         )
         if not outcome.lost:
@@ -135,6 +144,8 @@ class Performer:
             tolerable.append("holds a ROLLBACK, so that some or all of it was undone")
         if found.state is None:
             fatal.append(f"dropped {ledger.name}")
+        elif not ledger.has_history():
+            tolerable.append(f"dropped {ledger.history_name}")
         elif found.state != State(failure.step.target, dirty=True):
             tolerable.append(f"changed {ledger.name}")
         invalid = _invalid_indexes(self.session.connection, body)
@@ -153,13 +164,17 @@ class Performer:
 
 
 def _invalid_indexes(connection: Connection, body: bytes) -> list[str]:
-    """Name the INVALID indexes that a file with CONCURRENTLY speaks of, or that are on a table it speaks of."""
+    """Name the INVALID indexes that a file with CONCURRENTLY speaks of, or that are on a table it speaks of.
+
+    Those of a schema that is neither in the search path nor spoken of are somebody else's.
+    """
     if not re.search(rb"concurrently", body, re.IGNORECASE):
         return []
     if not any("CONCURRENTLY" in statement.words for statement in statements(body)):
         return []
     rows = connection.execute(
-        "SELECT format('%I.%I', n.nspname, c.relname), c.relname, t.relname FROM pg_index i"
+        "SELECT format('%I.%I', n.nspname, c.relname), c.relname, t.relname, n.nspname,"
+        " n.nspname = ANY (current_schemas(false)) FROM pg_index i"
         " JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_class t ON t.oid = i.indrelid"
         " JOIN pg_namespace n ON n.oid = c.relnamespace WHERE NOT i.indisvalid AND c.relkind = 'i'"
     ).fetchall()
@@ -168,4 +183,8 @@ def _invalid_indexes(connection: Connection, body: bytes) -> list[str]:
     def spoken_of(name: object) -> bool:
         return re.search(rf"(?<!\w){re.escape(str(name))}(?!\w)", text, re.IGNORECASE) is not None
 
-    return [str(shown) for shown, index, table in rows if spoken_of(index) or spoken_of(table)]
+    return [
+        str(shown)
+        for shown, index, table, schema, in_path in rows
+        if (spoken_of(index) or spoken_of(table)) and (in_path or spoken_of(schema))
+    ]

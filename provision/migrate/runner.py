@@ -14,8 +14,8 @@ from itertools import zip_longest
 from psycopg import sql
 
 from provision.database import Session, profile
-from provision.errors import ConfirmationError, DatabaseError, MigrationError
-from provision.migrate import drift, explain, steps
+from provision.errors import ConfirmationError, DatabaseError, MigrationError, UsageError
+from provision.migrate import drift, evidence, explain, steps
 from provision.migrate.directory import Directory
 from provision.migrate.files import NONE, Catalogue
 from provision.migrate.ledger import Entry, State
@@ -82,12 +82,15 @@ class Runner:
             ledger.force(after, entries)
             return Report(ledger.database, before, after, adopted=len(entries))
 
-    def drop(self) -> Report:
-        """Drop every table of the current schema, as golang-migrate does, and both of ours; in one transaction."""
+    def drop(self, schema: str | None = None) -> Report:
+        """Drop every table of a schema, and both of ours; in one transaction.
+
+        Without a name it is the current schema, as with golang-migrate, wherever the version table is.
+        """
         with locked(self.settings, self._waiting) as session:
             self._require_confirmation(session, "drop", always=True)
             before = session.ledger.state()
-            _drop_tables(session)
+            _drop_tables(session, schema)
             return Report(session.ledger.database, before, State(NONE, dirty=False))
 
     def _travel(self, plan: Callable[[Catalogue, int], Route]) -> Report:
@@ -99,6 +102,7 @@ class Runner:
                 before = max((v for v in catalogue.versions if v < state.version), default=NONE)
                 raise explain.dirty(state, ledger.unfinished(state), before, where=f"database {ledger.database}")
             if not catalogue.pairs:
+                drift.refuse(catalogue.problems, compatible=self.settings.compatible, where=str(self.settings.path))
                 raise MigrationError(
                     "there are no migrations",
                     where=str(self.settings.path),
@@ -173,6 +177,16 @@ class Runner:
                 seen=f"confirmed: {self.confirmed or 'nothing'}",
                 run=f"provision migrate {command} ... --yes-destroy {database}",
             )
+        if marker == "prod" and not self.settings.without_backup:
+            info = session.connection.info
+            if doubt := evidence.doubt(info.host, self.settings.evidence):
+                raise UsageError(
+                    f"{command} destroys data, and no fresh backup is known to bring it back",
+                    where=f"database {database}, profile prod",
+                    seen=doubt,
+                    allowed=f"a backup that a drill restored in the last {evidence.FRESH_H:.0f} h, or --without-backup",
+                    run="ansible-playbook drill.yml -i inventories/prod",
+                )
 
     def _stop_if_interrupted(self, when: str) -> None:
         if signal := self.interrupted():
@@ -196,13 +210,13 @@ def _refuse_short(route: Route, database: str) -> None:
         )
 
 
-def _drop_tables(session: Locked) -> None:
+def _drop_tables(session: Locked, schema: str | None) -> None:
     ledger = session.ledger
     rows = session.connection.execute(
         "SELECT n.nspname, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
-        " WHERE c.relkind IN ('r', 'p') AND (n.nspname = current_schema()"
+        " WHERE c.relkind IN ('r', 'p') AND (n.nspname = coalesce(%s, current_schema())"
         " OR n.nspname = %s AND c.relname IN (%s, %s))",
-        (ledger.schema, ledger.table, ledger.history_table),
+        (schema, ledger.schema, ledger.table, ledger.history_table),
     ).fetchall()
     if rows:
         tables = sql.SQL(", ").join(sql.Identifier(str(schema), str(table)) for schema, table in rows)

@@ -14,6 +14,7 @@ from urllib.parse import parse_qsl, quote
 import psycopg
 
 from provision.errors import UsageError
+from provision.migrate.evidence import BACKUP
 
 SECONDS = {"": 1.0, "ms": 0.001, "s": 1.0, "min": 60.0, "m": 60.0, "h": 3600.0}
 
@@ -38,6 +39,8 @@ class Settings:
     retries: int = 3
     multi_statement: bool = False
     compatible: bool = False
+    without_backup: bool = False
+    evidence: Path = BACKUP
 
 
 def seconds(text: str) -> float:
@@ -52,7 +55,11 @@ def from_url(url: str, settings: Settings) -> Settings:
     """Take golang-migrate's options out of a URL and leave one that libpq reads. Raises UsageError."""
     if "://" not in url:
         return replace(settings, url=url)
-    head, _, tail = url.partition("?")
+    # libpq takes everything up to an @ before the first / for user and password, a ? too.
+    credentials = re.match(r"\w+://[^@/]*@", url)
+    start = credentials.end() if credentials else 0
+    head, _, tail = url[start:].partition("?")
+    head = url[:start] + head
     ours: dict[str, str] = {}
     libpq: list[tuple[str, str]] = []
     server: list[str] = []

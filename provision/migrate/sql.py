@@ -33,7 +33,9 @@ _INERT = (
 _TAIL = re.compile(_INERT, re.DOTALL)
 _HEAD = re.compile(_INERT + rb"|(?P<word>[A-Za-z_\x80-\xff][A-Za-z0-9_$\x80-\xff]*+)", re.DOTALL)
 _COMMENT_EDGE = re.compile(rb"/\*|\*/")
-_LITERAL = re.compile(r"'[^']*'?|\$(\w*)\$.*")
+_ROLLBACK = re.compile(rb"\brollback\b(?:\s+and\s+(?:no\s+)?chain)?\s*;", re.IGNORECASE)
+_SECRET = re.compile(r"password|secret|token", re.IGNORECASE)
+_LITERAL = re.compile(r"[\"']|\$\w*\$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +161,8 @@ def hazards(body: bytes) -> list[Hazard]:
         elif statement.begins("PREPARE", "TRANSACTION"):
             opened = None
             found.append(Hazard(statement.start, "PREPARE TRANSACTION, which leaves its locks", "remove it"))
+        elif statement.begins("DO") and _ROLLBACK.search(body, statement.start, statement.end):
+            found.append(Hazard(statement.start, "DO with a ROLLBACK, which undoes what came before it", "remove it"))
         elif statement.begins("DISCARD", "ALL"):
             found.append(Hazard(statement.start, "DISCARD ALL, which drops the migration lock", "remove it"))
         role = _role_left(statement, role)
@@ -199,10 +203,21 @@ def offset_of(body: bytes, position: int) -> int:
     return len(body)
 
 
+def holds_secret(text: str) -> bool:
+    """Say whether a text may hold a password: it speaks of one."""
+    return _SECRET.search(text) is not None
+
+
+def masked(text: str) -> str:
+    """Leave out everything from the first quote on: where a literal ends depends on its kind and on settings."""
+    quote = _LITERAL.search(text)
+    return f"{text[: quote.start()]}'...'" if quote else text
+
+
 def first_line(body: bytes, start: int, end: int) -> str:
     """Show the first line of a statement, cut short, and without its literals where it may hold a password."""
     stop = body.find(b"\n", start, end)
     line = body[start : end if stop < 0 else stop][: 4 * SHOWN].decode("utf-8", "replace").strip()
-    if re.search(r"password|secret|token", line, re.IGNORECASE):
-        line = _LITERAL.sub("'...'", line)
+    if holds_secret(line):
+        line = masked(line)
     return line if len(line) <= SHOWN else f"{line[:SHOWN]}..."

@@ -131,7 +131,7 @@ def test_status_and_version_change_nothing(project: Project) -> None:
         (["down", "1", "--all"], "how many?"),
         (["goto"], "Missing argument 'V'"),
         (["goto", "-1"], "No such option"),
-        (["force", "-2"], "-2 is not in the range x>=-1"),
+        (["force", "-2"], "-2 is not in the range -1<=x<=9223372036854775807"),
         (["up", "--lock-timeout", "soon"], "not a length of time"),
         (["up", "--database", "postgres://h/d?x-migration-table=a"], "unknown option in the database URL"),
         (["drop"], "drop destroys data, and nothing was confirmed"),
@@ -164,7 +164,10 @@ def test_prod_wants_its_name_before_data_is_destroyed(prod: Project, words: tupl
     assert f"--yes-destroy {prod.database}" in refused.err
     assert prod.run(*words, "--yes-destroy", "postgres").code == 2
     assert prod.made() == {"a", "b"}
-    assert prod.run(*words, "--yes-destroy", prod.database).code == 0
+    unproved = prod.run(*words, "--yes-destroy", prod.database)
+    assert unproved.code == 2
+    assert "destroys data, and no fresh backup is known to bring it back" in unproved.err
+    assert prod.run(*words, "--yes-destroy", prod.database, "--without-backup").code == 0
     assert "b" not in prod.made()
 
 
@@ -201,7 +204,7 @@ def on_terminal(project: Project, *words: str, typed: str = "") -> tuple[int, st
 
 @pytest.mark.parametrize(("typed", "code"), [("migrations\n", 0), ("y\n", 2)])
 def test_prod_asks_for_its_name_on_a_terminal(prod: Project, typed: str, code: int) -> None:
-    ended, output = on_terminal(prod, "down", "1", typed=typed)
+    ended, output = on_terminal(prod, "down", "1", "--without-backup", typed=typed)
     assert (ended, "Type the database's name to go on" in output) == (code, True)
     assert prod.state() == ((1, False) if code == 0 else (2, False))
 

@@ -170,8 +170,8 @@ def test_a_role_that_may_not_create_is_refused_with_the_grant(project: Project) 
     project.cluster.psql("GRANT USAGE ON SCHEMA public TO minion", "migrations")
     done = project.run("up")
     assert (done.code, project.state()) == (1, NOTHING)
-    assert 'no privilege CREATE on schema "public"' in done.err
-    assert 'GRANT CREATE on schema "public" TO minion' in done.err
+    assert 'no privilege CREATE ON SCHEMA "public"' in done.err
+    assert 'GRANT CREATE ON SCHEMA "public" TO "minion"' in done.err
 
 
 def test_a_role_that_may_not_write_the_version_is_refused(project: Project) -> None:
@@ -182,7 +182,7 @@ def test_a_role_that_may_not_write_the_version_is_refused(project: Project) -> N
     )
     done = project.run("up")
     assert (done.code, project.state()) == (1, (1, False))
-    assert 'GRANT SELECT, INSERT, DELETE on "public"."schema_migrations" TO minion' in done.err
+    assert 'GRANT SELECT, INSERT, DELETE ON "public"."schema_migrations" TO "minion"' in done.err
     assert project.run("version").out == "1\n"
 
 

@@ -332,3 +332,93 @@ def test_a_transaction_left_open_after_a_commit_is_said_to_have_kept_a_part(proj
     done = project.run("up", "--compatible")
     assert (done.code, project.state(), project.made()) == (1, (1, True), {"a"})
     assert "what came before its last COMMIT was kept" in done.err
+
+
+COMMITS = """
+CREATE PROCEDURE often() LANGUAGE plpgsql AS
+$$ BEGIN INSERT INTO runs VALUES (1); COMMIT; LOCK TABLE a; END $$
+"""
+
+
+def test_a_procedure_that_committed_is_not_tried_again(project: Project) -> None:
+    project.query = "&x-multi-statement=true"
+    project.tables("a")
+    project.run("up")
+    project.execute("CREATE TABLE runs (n int)", COMMITS)
+    project.put("2_b.up.sql", "CALL often();\nSELECT 1;")
+    project.put("2_b.down.sql", "")
+    blocker = Blocker(project, "SELECT * FROM a")
+    done = project.run("up", "--lock-timeout", "300ms")
+    blocker.connection.close()
+    assert project.query_all("SELECT count(*) FROM runs") == [(1,)]
+    assert (done.code, project.state()) == (1, (2, True))
+    assert "it is not known what was kept" in done.err
+
+
+def test_an_invalid_index_among_statements_sent_one_by_one_leaves_dirty(project: Project) -> None:
+    project.query = "&x-multi-statement=true"
+    project.tables("a")
+    project.run("up")
+    project.put("2_b.up.sql", "CREATE INDEX CONCURRENTLY a_id ON a (id);\nSELECT 1;")
+    project.put("2_b.down.sql", "")
+    blocker = Blocker(project, "LOCK TABLE a IN ROW EXCLUSIVE MODE")
+    done = project.run("up", "--lock-timeout", "300ms", "--retries", "0")
+    blocker.connection.close()
+    assert (done.code, project.state()) == (1, (2, True))
+    assert "left an INVALID index public.a_id" in done.err
+
+
+def test_an_invalid_index_of_another_schema_is_not_blamed(project: Project) -> None:
+    project.execute(
+        "CREATE SCHEMA other", "CREATE TABLE other.a AS SELECT 1 AS id UNION ALL SELECT 1", "CREATE TABLE a (id int)"
+    )
+    with pytest.raises(psycopg.errors.UniqueViolation):
+        project.execute("CREATE UNIQUE INDEX CONCURRENTLY a_id ON other.a (id)")
+    project.put("1_a.up.sql", "CREATE UNIQUE INDEX CONCURRENTLY a_id ON a (id);")
+    done = project.run("up")
+    assert (done.code, project.state()) == (0, (1, False)), done.err
+
+
+def test_a_file_that_drops_the_history_is_caught(project: Project) -> None:
+    project.tables("a")
+    project.run("up")
+    project.put("2_b.up.sql", "DROP TABLE schema_migrations_history;")
+    project.put("2_b.down.sql", "")
+    done = project.run("up")
+    assert (done.code, project.state()) == (1, (2, True))
+    assert '2_b.up.sql: dropped "public"."schema_migrations_history"' in done.err
+
+
+def test_long_messages_are_cut(project: Project) -> None:
+    project.put("1_a.up.sql", f"SELECT '{'x' * 160_000}'::int;")
+    done = project.run("up")
+    assert "(160" in done.err
+    assert len(done.err) < 3000
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "CREATE ROLE new_one LOGIN PASSWORD E'ge\\'heim-123';",
+        "CREATE ROLE new_one LOGIN PASSWORD $x$geheim-123$x$;",
+        "DO $$ BEGIN EXECUTE 'ALTER ROLE nobody PASSWORD ''geheim-123'''; END $$;",
+        "ALTER ROLE nobody PASSWORD 'a' 'geheim-123' x;",
+        'ALTER ROLE nobody PASSWORD "geheim-123";',
+    ],
+)
+def test_no_form_of_a_password_is_shown(project: Project, body: str) -> None:
+    project.put("1_a.up.sql", body)
+    done = project.run("up", "--json")
+    assert done.code == 1
+    assert "heim-123" not in done.err + done.out
+    assert "heim-123" not in str(project.query_all("SELECT * FROM schema_migrations_history"))
+
+
+def test_the_way_on_after_a_clean_down_can_be_typed(project: Project) -> None:
+    project.tables("a")
+    project.run("up")
+    blocker = Blocker(project, "SELECT * FROM a")
+    done = project.run("down", "1", "--lock-timeout", "200ms", "--retries", "0")
+    blocker.connection.close()
+    assert (done.code, project.state()) == (1, (1, False))
+    assert "run:     provision migrate down 1" in done.err

@@ -185,3 +185,88 @@ def test_an_unreadable_directory_is_an_error(project: Project, words: tuple[str,
     assert (done.code, project.state()) == (1, NOTHING)
     assert "cannot read the migrations" in done.err
     assert str(project.path) in done.err
+
+
+def test_refuses_to_begin_anew_when_the_version_table_is_out_of_sight(project: Project) -> None:
+    project.put("1_a.up.sql", "CREATE SCHEMA app; ALTER ROLE CURRENT_USER SET search_path = app;")
+    project.put("1_a.down.sql", "")
+    try:
+        assert project.run("up").code == 0
+        for command in ("up", "status"):
+            done = project.run(command)
+            assert done.code == 1
+            assert "migrations were applied in schema public, and this session would begin anew in app" in done.err
+            assert "search_path is app (set by: user)" in done.err
+            assert "provision migrate status --schema public" in done.err
+        assert project.run("up", "--schema", "public").out == "no change\n"
+    finally:
+        project.execute("ALTER ROLE CURRENT_USER RESET search_path")
+
+
+def test_a_schema_that_the_url_names_begins_anew(project: Project) -> None:
+    project.tables("a")
+    assert project.run("up").code == 0
+    project.execute("CREATE SCHEMA app")
+    project.query = "&search_path=app"
+    assert project.run("up").code == 0
+    assert project.query_all("SELECT to_regclass('app.schema_migrations') IS NOT NULL") == [(True,)]
+
+
+def test_drop_empties_the_schema_that_is_named_and_no_other(project: Project) -> None:
+    project.tables("a")
+    project.run("up")
+    project.execute("CREATE SCHEMA app", "CREATE TABLE app.b ()")
+    done = project.run("drop", "--schema", "app", "--yes-destroy", project.database)
+    assert done.code == 0, done.err
+    assert project.query_all("SELECT to_regclass('app.b') IS NULL, to_regclass('public.a') IS NULL") == [(True, False)]
+
+
+def test_refuses_a_history_table_of_another_tool(project: Project) -> None:
+    project.tables("a")
+    project.execute("CREATE TABLE schema_migrations_history (installed_rank int)")
+    done = project.run("up")
+    assert done.code == 1
+    assert '"public"."schema_migrations_history" belongs to another tool' in done.err
+    assert project.query_all("SELECT to_regclass('a') IS NULL") == [(True,)]
+
+
+@pytest.mark.parametrize("table", ["schema_migrations", "schema_migrations_history"])
+def test_refuses_before_a_file_runs_what_it_could_not_write_down(project: Project, table: str) -> None:
+    project.tables("a")
+    project.run("up")
+    project.put("2_b.up.sql", "CREATE TABLE b ();")
+    project.put("2_b.down.sql", "")
+    project.execute(f"REVOKE INSERT ON {table} FROM minion")
+    done = project.run("up")
+    assert done.code == 1
+    assert f'ON "public"."{table}" TO "minion"' in done.err
+    assert project.query_all("SELECT to_regclass('b') IS NULL") == [(True,)]
+
+
+def test_a_directory_of_unusable_names_says_so(project: Project) -> None:
+    project.put("1-a.up.sql", "")
+    done = project.run("up")
+    assert "1-a.up.sql is refused" in done.err
+    assert "nearly has the name of a migration" in done.err
+
+
+@pytest.mark.parametrize("command", ["force", "goto"])
+def test_refuses_versions_that_no_table_can_hold(project: Project, command: str) -> None:
+    project.tables("a")
+    done = project.run(command, str(2**63))
+    assert done.code == 2
+
+
+def test_create_refuses_to_pass_the_largest_version(project: Project) -> None:
+    project.put(f"{2**63 - 1}_a.up.sql", "")
+    done = project.run("create", "more")
+    assert done.code == 2
+    assert "there is no number above the last migration's" in done.err
+
+
+def test_a_title_that_no_encoding_holds_is_written_down_escaped(project: Project) -> None:
+    project.put("1_\udce4\u8868.up.sql", "CREATE TABLE a ();")
+    project.put("1_\udce4\u8868.down.sql", "DROP TABLE a;")
+    done = project.run("up")
+    assert done.code == 0, done.err
+    assert project.query_all("SELECT name FROM schema_migrations_history") == [("\\udce4\u8868",)]

@@ -144,3 +144,16 @@ def test_reads_lengths_of_time(text: str, expected: float) -> None:
 def test_refuses_other_lengths_of_time(text: str) -> None:
     with pytest.raises(UsageError, match="not a length of time"):
         seconds(text)
+
+
+@pytest.mark.parametrize(
+    ("url", "left", "table"),
+    [
+        ("postgres://u:pa?ss@h/d?x-migrations-table=a", "postgres://u:pa?ss@h/d", "a"),
+        ("postgres://u:p@h/d?application_name=a%40b", "postgres://u:p@h/d?application_name=a%40b", "schema_migrations"),
+        ("postgres://h/d?x-migrations-table=a@b", "postgres://h/d", "a@b"),
+    ],
+)
+def test_splits_the_url_where_libpq_does(url: str, left: str, table: str) -> None:
+    settings = from_url(url, BASE)
+    assert (settings.url, settings.table) == (left, table)
