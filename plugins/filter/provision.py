@@ -50,6 +50,11 @@ def provision_end_of_life(major: int) -> bool:
     return datetime.datetime.now(datetime.UTC).date() >= compatibility.POSTGRESQL[int(major)].end_of_life
 
 
+def provision_minimum_pgbackrest(major: int) -> str:
+    """Give the first release of pgBackRest that knows a PostgreSQL major."""
+    return compatibility.POSTGRESQL[int(major)].minimum_pgbackrest
+
+
 def provision_read(path: str) -> str:
     """Read a file of the controller to the last byte: the lookup would strip its end."""
     return Path(path).read_text()
@@ -103,6 +108,7 @@ class FilterModule:
             "provision_archive": provision_archive,
             "provision_end_of_life": provision_end_of_life,
             "provision_file": provision_file,
+            "provision_minimum_pgbackrest": provision_minimum_pgbackrest,
             "provision_read": provision_read,
             "provision_public_key": provision_public_key,
             "provision_preflight": provision_preflight,

@@ -25,6 +25,7 @@ MINIMUM_PASSWORD_LENGTH = 20
 SMALL_SHM_MB = 64
 SMALL_MEMORY_MB = 1024
 OUR_CLUSTER = "main"
+RESTORED = "restored"  # copies that `provision restore` makes beside it
 NAME = re.compile(r"[a-z_][a-z0-9_-]{0,62}")
 RESERVED = {"postgres", "template0", "template1", "all", "replication", "sameuser", "samerole", "public"}
 KEYWORDS = ("samenet", "samehost")
@@ -61,6 +62,12 @@ class Verdict:
 
 def judge(host: dict[str, Any], wanted: dict[str, Any], today: datetime.date) -> Verdict:
     """Judge a probe of a host against the wishes of `roles/preflight/vars/main.yml`."""
+    if not wanted["wanted"]:  # a playbook that uses a converged host, and wants nothing else of it
+        verdict = Verdict()
+        _names(wanted, verdict)
+        if not host["record"]:
+            verdict.refusals.append("this host was not converged: ansible-playbook site.yml first")
+        return verdict
     verdict = Verdict(pgvector_version=_pgvector_version(host, wanted["wanted"]))
     _names(wanted, verdict)
     _meant(wanted["wanted"], verdict)
@@ -224,7 +231,7 @@ def _clusters(host: dict[str, Any], wanted: dict[str, Any], verdict: Verdict) ->
                     f"cluster {label} exists and was not made by this toolkit: nothing was touched; move it away or "
                     "use a new host"
                 )
-        elif cluster["running_pid"]:
+        elif cluster["running_pid"] and not (cluster["major"] == major and cluster["name"].startswith(RESTORED)):
             verdict.refusals.append(
                 f"cluster {label} of PostgreSQL {cluster['major']} is serving (process {cluster['running_pid']}), "
                 f"wanted is {major}: it goes on serving; see docs/move-to-another-major.md"

@@ -43,6 +43,7 @@ class Production:
         (inventory / "group_vars/all/sandbox.yml").write_text(yaml.safe_dump(variables))
         credentials = {"minion": {"password": new_password(), "salt": new_salt()}}
         vault = inventory / "group_vars/all/vault.yml"
-        vault.write_text(yaml.safe_dump({"database_credentials": credentials}))
+        secrets = {"database_credentials": credentials, "backup_repository_passphrase": new_password()}
+        vault.write_text(yaml.safe_dump(secrets))
         vault.chmod(0o600)
         return cls(database, peer, inventory)

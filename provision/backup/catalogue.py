@@ -1,0 +1,66 @@
+"""What a stanza's repository can bring back: its sets, and the window that each one reaches. Reads the repository
+only."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from provision.backup import targets, tool
+from provision.backup.plan import Plan
+from provision.backup.targets import Target, Window
+from provision.backup.tool import Archive, BackupError, Repository, Set
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """The repository of a stanza; `windows` are those of sets whose WAL is whole, oldest first."""
+
+    repository: Repository
+    archive: Archive
+    times: dict[str, int]
+    timeline: int = 0
+
+    @classmethod
+    def read(cls, wanted: Plan, stanza: str = "", timeline: int = 0) -> Catalogue:
+        """Ask the repository. Raises BackupError where it cannot be read."""
+        repository = tool.info(stanza or wanted.stanza)
+        rows = tool.listing(f"archive/{repository.stanza}/{repository.archive_id(repository.current)}")
+        times = {Path(name).name[:24]: int(row["time"]) for name, row in rows.items() if row["type"] == "file"}
+        return cls(repository, tool.archive(repository, repository.current, rows), times, timeline)
+
+    @property
+    def sets(self) -> list[Set]:
+        """The sets of the stanza's present database, oldest first."""
+        return [each for each in self.repository.sets if each.database == self.repository.current]
+
+    @property
+    def windows(self) -> list[Window]:
+        """What each set reaches; a set that lacks WAL of its own has none."""
+        found = (targets.window(each, self.archive, self.times, self.timeline) for each in self.sets)
+        return [each for each in found if each is not None]
+
+    @property
+    def broken(self) -> list[str]:
+        """Sets that cannot be restored, because WAL that they need is not there."""
+        whole = {each.set.label for each in self.windows}
+        return [each.label for each in self.sets if each.label not in whole]
+
+    def choose(self, target: Target, label: str = "") -> Window:
+        """Pick the set for a target. Raises UsageError with the reachable window."""
+        return targets.choose(target, self.windows, time.time(), label)
+
+    def pick(self, label: str, among: list[str] | None) -> Window:
+        """Give the window of a set, or of the newest of some. Raises BackupError."""
+        names = [label] if label else [each.label for each in self.sets] if among is None else among
+        if not names:
+            raise BackupError("no set has figures to be compared with", run="provision backup take --type incr")
+        for window in self.windows:
+            if window.set.label == names[-1]:
+                return window
+        raise BackupError(
+            "this set cannot be restored: WAL that it needs is not in the archive",
+            where=names[-1], allowed=", ".join(each.set.label for each in self.windows) or "none",
+            run="provision backup status",
+        )  # fmt: skip

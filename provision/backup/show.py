@@ -1,0 +1,95 @@
+"""Write what the backup and restore commands found for people. Pure."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+
+def size(count: float) -> str:
+    """Write bytes with a unit."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} TB"
+
+
+def moment(at: float) -> str:
+    """Write Unix time in UTC."""
+    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%S+00")
+
+
+def taken(result: dict[str, Any]) -> list[str]:
+    """Tell of a backup that was taken."""
+    lines = [f"{result['kind']} backup {result['label']}: {size(result['size'])} in {result['seconds']} s"]
+    if result["kind"] == "logical":
+        lines += [f"removed {name}" for name in result["expired"]]
+    else:
+        lines.append(
+            f"in the repository {size(result['repository_size'])}; WAL {result['wal_start']} to {result['wal_stop']}"
+        )
+        lines.append(f"restore point {result['point']}, with the figures that the drill compares")
+    return [*lines, f"restore with: {result['restore']}"]
+
+
+def prepared(result: dict[str, Any]) -> list[str]:
+    """Tell of a stanza that is ready."""
+    return [f"stanza {result['stanza']} is ready in {result['repository']}, with {result['sets']} sets"]
+
+
+def status(seen: dict[str, Any]) -> list[str]:
+    """Tell what state backups are in."""
+    lines = [f"stanza {seen['stanza']} in {seen['repository']['place']}"]
+    if "bytes" in seen["repository"]:
+        more = seen["repository"]
+        full = f", full in {more['days_until_full']} days" if "days_until_full" in more else ""
+        free = f", {size(more['free_bytes'])} free{full}" if "free_bytes" in more else ""
+        lines.append(f"repository {size(more['bytes'])}{free}, {'encrypted' if more['encrypted'] else 'NOT ENCRYPTED'}")
+    for row in seen.get("sets", []):
+        lines.append(
+            f"  {row['label']:<34} {moment(row['stop'])}  {size(row['size']):>9}  {size(row['repository_size']):>9}"
+        )
+    if "window" in seen:
+        lines.append(f"reachable: {seen['window']}")
+    if "wal" in seen:
+        lines.append(f"WAL: last archived {seen['wal'].get('last_archived')}, {seen['wal']['waiting_mb']} MB wait")
+    drill = seen.get("drill") or {}
+    if drill.get("when"):
+        lines.append(
+            f"last drill {drill['when']}: {'passed' if drill['passed'] else 'FAILED'}, set {drill['set']}, "
+            f"RTO {drill['rto_s']} s"
+        )
+    lines += [f"  dump {row['name']:<40} {size(row['bytes']):>9}" for row in seen.get("dumps", [])]
+    return lines + [f"ALARM: {text}" for text in seen["alarms"]]
+
+
+def verified(seen: dict[str, Any]) -> list[str]:
+    """Tell what was read whole."""
+    return [
+        *seen.get("pgbackrest", []),
+        *(f"dump {name}: every file is as it was written" for name in seen["dumps_sound"]),
+        *(f"ALARM: {text}" for text in seen["alarms"]),
+    ]
+
+
+def drilled(facts: dict[str, Any]) -> list[str]:
+    """Tell of a drill that passed."""
+    rows = sum(facts["tables"].values())
+    return [
+        f"drill of {facts['set']} passed in {facts['seconds']} s",
+        f"{len(facts['tables'])} tables with {rows} rows are as they were",
+        f"replayed to {facts['replayed_to']}; RTO {facts['rto_s']} s, RPO {facts['rpo_s']} s",
+        f"pg_amcheck found nothing; vector indexes used: {', '.join(facts['vector_indexes']) or 'none there'}",
+        f"production meanwhile: {facts['effect']}",
+    ]
+
+
+def restored(facts: dict[str, Any]) -> list[str]:
+    """Tell of a restore."""
+    lines = [
+        f"{name}: {value}"
+        for name, value in facts.items()
+        if name not in ("stages", "next") and value not in ("", None)
+    ]
+    return [*lines, *(f"next: {text}" for text in facts.get("next", []))]

@@ -1,0 +1,209 @@
+"""What state backups are in, and whether somebody must be woken: sets, ages, archiving, WAL, disk, dumps, the last
+drill.
+
+Reads the repository, the server and the host. `look` never fails because one of them does: what cannot be seen is an
+alarm.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from provision.backup import dump, plan, tool, wal
+from provision.backup.catalogue import Catalogue
+from provision.backup.plan import Plan
+from provision.database import connect
+from provision.errors import DriftError, ProvisionError
+
+QUEUE_ALARM_SHARE = 4  # a quarter of what may wait: three quarters of the way are left to act in
+DISK_ALARM_DAYS = 7
+HISTORY = 400  # sizes that are remembered, to tell how fast the repository grows
+
+
+def look(wanted: Plan) -> dict[str, Any]:
+    """Give everything that `provision backup status` shows; `alarms` are sentences, [] when all is well."""
+    alarms: list[str] = []
+    seen: dict[str, Any] = {"when": plan.stamp(), "stanza": wanted.stanza, "repository": {"place": wanted.place}}
+    if wanted.physical:
+        _repository(wanted, seen, alarms)
+        _archiving(wanted, seen, alarms)
+        _drill(wanted, seen, alarms)
+    if wanted.logical:
+        _dumps(wanted, seen, alarms)
+    seen["alarms"] = alarms
+    return seen
+
+
+def _repository(wanted: Plan, seen: dict[str, Any], alarms: list[str]) -> None:
+    try:
+        catalogue = Catalogue.read(wanted)
+    except ProvisionError as error:
+        alarms.append(f"{error.what}: {error.seen or error.where}")
+        return
+    sets = [asdict(each) for each in catalogue.sets]
+    windows = catalogue.windows
+    newest = windows[-1] if windows else None
+    age = (time.time() - max(each["stop"] for each in sets)) / 3600 if sets else None
+    seen |= {
+        "sets": sets,
+        "age_h": None if age is None else round(age, 2),
+        "window": str(newest) if newest else "nothing can be restored",
+        "gap": newest.gap.name if newest and newest.gap else "",
+        "broken": catalogue.broken,
+        "last_wal": newest.reached.name if newest else "",
+    }
+    seen["repository"] |= {"encrypted": catalogue.repository.encrypted, **_size(wanted, sets)}
+    if not sets:
+        alarms.append("no backup has been taken yet")
+    elif wanted.age_limit_h and age is not None and age > wanted.age_limit_h:
+        alarms.append(f"the newest backup is {age:.1f} h old, {wanted.age_limit_h} are allowed")
+    alarms += [f"set {label} cannot be restored: WAL that it needs is missing" for label in catalogue.broken]
+    alarms += (
+        [f"WAL segment {seen['gap']} is missing from the archive: nothing behind it can be restored"]
+        if seen["gap"]
+        else []
+    )
+    alarms += [f"set {each['label']} holds damaged pages" for each in sets if each["damaged"]]
+
+
+def _size(wanted: Plan, sets: list[dict[str, Any]]) -> dict[str, Any]:
+    """Give the repository's size, and where it is on this host its free space and the days until it is full."""
+    try:
+        rows = tool.listing(".")
+    except ProvisionError:
+        return {}
+    total = sum(int(row.get("size", 0)) for row in rows.values())
+    found: dict[str, Any] = {"bytes": total, "sets": len(sets)}
+    if wanted.repository["kind"] == "local":
+        found["free_bytes"] = tool.free_bytes(Path(wanted.repository["path"]))
+        past = plan.evidence("backup").get("sizes", [])
+        if past and time.time() - past[0][0] > 3600 and total > past[0][1]:
+            a_day = (total - past[0][1]) / ((time.time() - past[0][0]) / 86400)
+            found["days_until_full"] = round(found["free_bytes"] / a_day, 1)
+    return found
+
+
+def _archiving(wanted: Plan, seen: dict[str, Any], alarms: list[str]) -> None:
+    ready = list((wanted.data / "pg_wal/archive_status").glob("*.ready"))
+    waiting = len(ready) * wal.SEGMENT_BYTES // 2**20
+    free = tool.free_bytes(wanted.data)
+    seen["wal"] = {"waiting_mb": waiting, "queue_max_mb": wanted.queue_max_mb, "disk_free_mb": free // 2**20}
+    choice = (
+        "mend the repository; or give WAL up by switching archiving off (no moment before the next full backup); "
+        "or let the disk fill (the server stops): docs/the-disk-is-full-of-wal.md"
+    )
+    limit = wanted.queue_max_mb // QUEUE_ALARM_SHARE if wanted.queue_max_mb else free // 2**20 // QUEUE_ALARM_SHARE
+    if waiting > limit:
+        alarms.append(f"{waiting} MB of WAL wait to be archived, {limit} are allowed; choose: {choice}")
+    try:
+        with connect(wanted.url("postgres"), application="provision backup") as session:
+            row = session.execute(
+                "SELECT last_archived_wal, extract(epoch FROM last_archived_time)::bigint, last_failed_wal,"
+                " extract(epoch FROM last_failed_time)::bigint, current_setting('archive_mode'),"
+                " (SELECT system_identifier FROM pg_control_system()) FROM pg_stat_archiver"
+            ).fetchone()
+    except ProvisionError as error:
+        alarms.append(f"the server cannot be asked whether it archives: {error.what}")
+        return
+    assert row is not None  # noqa: S101 - the view has one row
+    last, last_time, failed, failed_time, mode, _ = row
+    seen["wal"] |= {"last_archived": last, "last_failed": failed, "archive_mode": mode}
+    failing = failed_time is not None and int(str(failed_time)) > int(str(last_time or 0))
+    if mode != "on":
+        alarms.append("archive_mode is off: it waits for a restart of the server")
+    elif failing:
+        alarms.append(
+            f"archiving fails since {plan.stamp(int(str(failed_time)))} at {failed} ({waiting} MB wait): {choice}"
+        )
+
+
+def _drill(wanted: Plan, seen: dict[str, Any], alarms: list[str]) -> None:
+    last = plan.evidence("drill")
+    seen["drill"] = {
+        key: last.get(key) for key in ("when", "set", "passed", "rto_s", "rpo_s", "failure", "last_passed")
+    }
+    if last and not last.get("passed"):
+        alarms.append(f"the last drill failed: {str(last.get('failure', '')).splitlines()[0]}")
+    if not wanted.drill_age_limit_h:
+        return
+    passed = (last.get("last_passed") or {}).get("when")
+    if passed is None:
+        first = min((each["stop"] for each in seen.get("sets", [])), default=time.time())
+        if time.time() - first > 3600 * wanted.drill_age_limit_h:
+            alarms.append("no drill has ever passed: nothing proves that these backups can be restored")
+        return
+    age = (time.time() - plan.moment(passed)) / 3600
+    if age > wanted.drill_age_limit_h:
+        alarms.append(f"the last drill that passed is {age:.1f} h old, {wanted.drill_age_limit_h} are allowed")
+
+
+def _dumps(wanted: Plan, seen: dict[str, Any], alarms: list[str]) -> None:
+    found = dump.find(wanted)
+    seen["dumps"] = [
+        {"name": path.name, "bytes": tool.folder_size(path), "taken": plan.stamp(path.stat().st_mtime)}
+        for path in found
+    ]
+    if found and wanted.age_limit_h:
+        age = (time.time() - found[-1].stat().st_mtime) / 3600
+        if age > wanted.age_limit_h:
+            alarms.append(f"the newest dump is {age:.1f} h old, {wanted.age_limit_h} are allowed")
+
+
+def keep(seen: dict[str, Any]) -> None:
+    """Write what was seen as evidence: `verified` is the set, and the moment, that the last drill that passed
+    proved."""
+    past = plan.evidence("backup").get("sizes", [])
+    size = seen["repository"].get("bytes")
+    sizes = [*past, [int(time.time()), size]] if size is not None else past
+    if len(sizes) > HISTORY:
+        sizes = sizes[::2]
+    plan.keep("backup", {**seen, "verified": seen.get("drill", {}).get("last_passed"), "sizes": sizes})
+
+
+def verify(wanted: Plan) -> dict[str, Any]:
+    """Read every file of the repository and every dump; `alarms` name what is damaged.
+
+    pgBackRest's verify exits 0 when it finds damage: what it prints decides. It looks at no WAL that is not there: the
+    archive's listing does.
+    """
+    alarms: list[str] = []
+    seen: dict[str, Any] = {"when": plan.stamp(), "stanza": wanted.stanza, "repository": {"place": wanted.place}}
+    if wanted.physical:
+        done = tool.program(wanted.stanza, "--output=text", "--verbose", "verify", quiet=True)
+        lines = [line.strip() for line in done.stdout.splitlines()]
+        bad = [
+            line
+            for line in lines
+            if any(
+                f"{word}: " in line and f"{word}: 0" not in line
+                for word in ("invalid", "missing", "size invalid", "other")
+            )
+            or ("status: " in line and "status: ok" not in line)
+        ]
+        seen["pgbackrest"] = lines
+        if done.returncode != 0:
+            alarms.append(f"pgbackrest verify: {tool.reason(done)}")
+        alarms += [f"the repository is damaged: {line}" for line in bad]
+        _repository(wanted, seen, alarms)
+    checked = []
+    for path in dump.find(wanted):
+        try:
+            dump.check(path)
+            checked.append(path.name)
+        except ProvisionError as error:
+            alarms.append(f"dump {path.name}: {error.seen}")
+    return seen | {"dumps_sound": checked, "alarms": alarms}
+
+
+def alarm(seen: dict[str, Any]) -> None:
+    """Raise DriftError (exit 3) when there are alarms."""
+    if seen["alarms"]:
+        raise DriftError(
+            "backups need somebody",
+            where=seen["stanza"],
+            seen="; ".join(seen["alarms"]),
+            run="docs/README.md lists the pages",
+        )

@@ -1,0 +1,95 @@
+"""Take a physical backup and the figures that prove it later; make a stanza ready.
+
+Does IO as postgres. The figures are taken after the backup has ended, at a restore point behind it, for only there a
+recovery of this very set can stop.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict
+from typing import Any
+
+from provision.backup import figures, plan, tool
+from provision.backup.plan import Plan
+from provision.backup.tool import BackupError
+from provision.database import connect
+from provision.errors import HostError
+
+KINDS = ("full", "diff", "incr")
+FIGURES_KEPT = 60
+LOCKED = 50  # pgBackRest's exit code when another of its commands holds the stanza's lock
+
+
+def physical(wanted: Plan, kind: str) -> dict[str, Any]:
+    """Take a backup; give its set, size, duration, WAL range and the command that restores it. Raises BackupError."""
+    wanted.need_physical()
+    begun = time.time()
+    done = tool.program(wanted.stanza, f"--type={kind}", "backup", quiet=True)
+    if done.returncode == LOCKED:
+        raise BackupError("another backup of this host runs", seen=tool.reason(done), run="provision backup status")
+    if done.returncode != 0:
+        raise BackupError(
+            f"the {kind} backup was not taken",
+            where=f"stanza {wanted.stanza}, {wanted.place}",
+            seen=tool.reason(done),
+            allowed="older sets are untouched; the next backup goes on where this one stopped",
+            run="provision backup status",
+        )
+    newest = tool.info(wanted.stanza).sets[-1]
+    if newest.stop < int(begun) - 1:
+        raise BackupError("pgBackRest reported success, but the repository has no new set", seen=newest.label)
+    point = f"provision-{plan.compact()}"
+    found = figures.take(wanted.url(), point)
+    with connect(wanted.url("postgres"), application="provision backup") as connection:
+        connection.execute("SELECT pg_switch_wal()")
+    known = plan.evidence("backup-figures").get("sets", {})
+    known[newest.label] = {"taken": plan.stamp(), **found}
+    plan.keep("backup-figures", {"sets": dict(sorted(known.items())[-FIGURES_KEPT:])})
+    if newest.damaged:
+        raise BackupError(
+            "the backup holds pages whose checksum is wrong: the data directory itself is damaged",
+            where=newest.label, run="pg_amcheck --all; docs/the-repository-is-damaged.md",
+        )  # fmt: skip
+    return {
+        **asdict(newest),
+        "seconds": round(time.time() - begun, 1),
+        "point": point,
+        "restore": f"ansible-playbook restore.yml -i INVENTORY --limit {wanted.stanza} -e restore_set={newest.label}",
+    }
+
+
+def prepare(wanted: Plan) -> dict[str, Any]:
+    """Make the stanza, and see a segment of WAL arrive in the repository; tell how many sets are there.
+
+    Raises BackupError and HostError. A second run only looks.
+    """
+    wanted.need_physical()
+    try:
+        known = tool.info(wanted.stanza)
+    except BackupError:
+        known = None
+    changed = False
+    with connect(wanted.url("postgres"), application="provision backup") as connection:
+        row = connection.execute(
+            "SELECT current_setting('archive_mode'), current_setting('archive_command'),"
+            " (SELECT system_identifier FROM pg_control_system()),"
+            " (SELECT last_archived_time > coalesce(last_failed_time, '-infinity') FROM pg_stat_archiver)"
+        ).fetchone()
+    assert row is not None  # noqa: S101 - the query gives a row or raises
+    mode, command, system, healthy = row
+    if known is None or known.systems.get(known.current) != system:
+        tool.program(wanted.stanza, "stanza-upgrade" if known and known.majors else "stanza-create")
+        changed = True
+    if mode != "on" or "archive-push" not in str(command):
+        raise HostError(
+            "PostgreSQL does not archive its WAL yet",
+            where=f"port {wanted.port}",
+            seen=f"archive_mode is {mode}, archive_command is {command}",
+            allowed="archive_mode = on, which needs a restart",
+            run="ansible-playbook site.yml -i INVENTORY -e postgresql_restart_allowed=true",
+        )
+    if changed or not healthy:
+        tool.program(wanted.stanza, "--archive-timeout=60", "check")
+    sets = 0 if known is None else len(known.sets)
+    return {"changed": changed, "stanza": wanted.stanza, "repository": wanted.place, "sets": sets}

@@ -1,0 +1,153 @@
+"""Where a recovery is to end: reading what a person wrote, and judging it against what can be reached. Pure.
+
+A target is `latest`, `immediate`, `time:2026-11-23 14:05:00+01:00` (or `... Europe/Berlin`), `xid:1234`,
+`name:before-v2` or
+`lsn:0/3000060`. Refuses a time without a zone: the same text means another moment on another machine.
+"""
+
+from __future__ import annotations
+
+import re
+import zoneinfo
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from provision.backup import wal
+from provision.backup.tool import Archive, Set
+from provision.errors import UsageError
+
+KINDS = ("latest", "immediate", "time", "xid", "name", "lsn")
+
+
+@dataclass(frozen=True)
+class Target:
+    """Kind and value, as PostgreSQL takes them; `at` is a time target as Unix time."""
+
+    kind: str
+    value: str = ""
+    at: float = 0
+
+    @property
+    def options(self) -> dict[str, str]:
+        """The recovery settings that stop there."""
+        if self.kind == "latest":
+            return {}
+        value = "immediate" if self.kind == "immediate" else self.value
+        name = "recovery_target" if self.kind == "immediate" else f"recovery_target_{self.kind}"
+        return {name: value, "recovery_target_action": "pause"}
+
+    def __str__(self) -> str:
+        """Write it as it was read."""
+        return f"{self.kind} {self.value}".strip()
+
+
+def parse(text: str) -> Target:
+    """Read a target. Raises UsageError."""
+    kind, _, value = text.strip().partition(":")
+    value = value.strip()
+    if kind not in KINDS or bool(value) != (kind not in ("latest", "immediate")):
+        raise UsageError(
+            "this is no recovery target",
+            seen=repr(text)[:80],
+            allowed="latest, immediate, time:2026-11-23 14:05:00+01:00, xid:NUMBER, name:RESTORE POINT, lsn:0/3000060",
+        )
+    if kind == "time":
+        moment = _moment(value)
+        return Target(kind, moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S.%f+00"), moment.timestamp())
+    if kind == "lsn":
+        return Target(kind, wal.text(wal.position(value)))
+    if kind == "xid" and not value.isdigit():
+        raise UsageError("not a transaction id", seen=value[:40], allowed="a number, as pg_current_xact_id() gives it")
+    if kind == "name" and not re.fullmatch(r"[^'\x00-\x1f]{1,63}", value):
+        raise UsageError("not the name of a restore point", seen=repr(value)[:80], allowed="1 to 63 characters")
+    return Target(kind, value)
+
+
+def _moment(text: str) -> datetime:
+    words = text.split()
+    try:
+        if len(words) > 1 and words[-1][0].isalpha() and words[-1] != "Z":
+            zone: zoneinfo.ZoneInfo | None = zoneinfo.ZoneInfo(words[-1])
+            return datetime.fromisoformat(" ".join(words[:-1])).replace(tzinfo=zone)
+        moment = datetime.fromisoformat(text.replace(" Z", "Z").replace(" +", "+"))
+    except (ValueError, zoneinfo.ZoneInfoNotFoundError, IsADirectoryError):
+        raise UsageError(
+            "this is no moment", seen=text[:60], allowed="2026-11-23 14:05:00+01:00 or 2026-11-23 14:05 Europe/Berlin"
+        ) from None
+    if moment.tzinfo is None:
+        raise UsageError(
+            "this moment has no time zone",
+            seen=text[:60],
+            allowed=f"{text[:40]}+00:00 (UTC), or a zone such as Europe/Berlin",
+        )
+    return moment
+
+
+@dataclass(frozen=True)
+class Window:
+    """What can be reached from one set: from its end to where the archive ends, or breaks.
+
+    `reached` is the last segment that nothing is missing before; `gap` the first one that is missing though later ones
+    are there; times are Unix times.
+    """
+
+    set: Set
+    since: int
+    until: float
+    reached: wal.Segment
+    gap: wal.Segment | None
+
+    def __str__(self) -> str:
+        """Say it to a person."""
+        ends = f"{_shown(self.until)} (WAL {self.reached.name})"
+        broken = f"; {self.gap.name} is missing, so what came after cannot be reached" if self.gap else ""
+        return f"from {_shown(self.since)} (set {self.set.label}, {self.set.lsn_stop}) to {ends}{broken}"
+
+
+def _shown(at: float) -> str:
+    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%S+00")
+
+
+def window(one: Set, archive: Archive, times: dict[str, int], timeline: int = 0) -> Window | None:
+    """Give what a set can reach, or None when the WAL that it needs itself is not all there.
+
+    `times` is when each segment was archived, by the segment's name (24 digits).
+    """
+    size = archive.segments[0].size if archive.segments else wal.SEGMENT_BYTES
+    start = wal.Segment.parse(one.wal_start, size)
+    reached = wal.reach(archive.segments, start, archive.history, timeline)
+    if reached is None or reached.number < wal.Segment.parse(one.wal_stop, size).number:
+        return None
+    later = [each for each in archive.segments if each.timeline == reached.timeline and each.number > reached.number]
+    gap = wal.Segment(reached.timeline, reached.number + 1, size) if later else None
+    return Window(one, one.stop, float(times.get(reached.name, one.stop)), reached, gap)
+
+
+def choose(target: Target, windows: list[Window], now: float, label: str = "") -> Window:
+    """Pick the newest set from which the target can be reached. Raises UsageError that tells the reachable window.
+
+    An xid or a name cannot be placed in time before it has been replayed: they begin at the oldest set that is allowed,
+    unless a set is named.
+    """
+    allowed = "; ".join(map(str, windows)) or "nothing: no set has all its WAL"
+    fitting = [each for each in windows if label in ("", each.set.label)]
+    if label and not fitting:
+        raise UsageError(
+            "there is no such set, or the WAL that it needs is not there",
+            seen=label, allowed=", ".join(each.set.label for each in windows) or "none", run="provision backup status",
+        )  # fmt: skip
+    if target.kind == "time":
+        if target.at > now:
+            raise UsageError("this moment is in the future", seen=str(target), allowed=allowed)
+        fitting = [each for each in fitting if each.since <= target.at]
+        fitting = [each for each in fitting if each.gap is None or target.at <= each.until] or []
+    if target.kind == "lsn":
+        wanted = wal.position(target.value)
+        fitting = [each for each in fitting if wal.position(each.set.lsn_stop) <= wanted <= each.reached.end]
+    if target.kind == "latest":
+        fitting = [each for each in fitting if each.gap is None]
+    if not fitting:
+        raise UsageError(
+            "this target cannot be reached", seen=str(target), allowed=allowed, run="provision backup status"
+        )
+    return fitting[0] if target.kind in ("xid", "name") and not label else fitting[-1]

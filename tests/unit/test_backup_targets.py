@@ -1,0 +1,109 @@
+"""Recovery targets: what is read, what is refused, and which set is chosen for each."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from provision.backup import targets, wal
+from provision.backup.targets import Window, choose, parse
+from provision.backup.tool import Archive, Set
+from provision.errors import UsageError
+
+FULL = Set("20261101-013000F", "full", 1000, 1100, "0/3000028", "0/3000120", "000000010000000000000003",
+           "000000010000000000000003", 1, 1, "", False, 1)  # fmt: skip
+LATER = replace(FULL, label="20261102-013000F", start=2000, stop=2100, lsn_start="0/5000028", lsn_stop="0/5000120",
+                wal_start="000000010000000000000005", wal_stop="000000010000000000000005")  # fmt: skip
+NAMES = [f"00000001000000000000000{number}" for number in range(3, 8)]
+TIMES = {name: 1100 + 500 * index for index, name in enumerate(NAMES)}
+
+
+def windows(*missing: str) -> list[Window]:
+    archive = Archive(tuple(wal.archived(name for name in NAMES if name not in missing)), {})
+    found = (targets.window(each, archive, TIMES) for each in (FULL, LATER))
+    return [each for each in found if each is not None]
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("time:2026-11-23 14:05:00+01:00", "2026-11-23 13:05:00.000000+00"),
+        ("time:2026-11-23T14:05Z", "2026-11-23 14:05:00.000000+00"),
+        ("time:2026-07-01 14:05 Europe/Berlin", "2026-07-01 12:05:00.000000+00"),
+        ("lsn:0/03000060", "0/3000060"),
+        ("xid:742", "742"),
+        ("name:before v2", "before v2"),
+    ],
+)
+def test_reads_a_target(text: str, value: str) -> None:
+    assert parse(text).value == value
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("time:2026-11-23 14:05:00", "no time zone"),
+        ("time:yesterday", "this is no moment"),
+        ("time:2026-11-23 14:05 Europe/Nowhere", "this is no moment"),
+        ("time:", "no recovery target"),
+        ("tomorrow", "no recovery target"),
+        ("latest:1", "no recovery target"),
+        ("xid:abc", "not a transaction id"),
+        ("name:it's", "not the name of a restore point"),
+        ("lsn:12", "not a WAL position"),
+    ],
+)
+def test_refuses_what_cannot_be_meant(text: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        parse(text)
+
+
+def test_recovery_pauses_at_every_target_but_the_end() -> None:
+    assert parse("latest").options == {}
+    assert parse("immediate").options == {"recovery_target": "immediate", "recovery_target_action": "pause"}
+    assert parse("name:x").options == {"recovery_target_name": "x", "recovery_target_action": "pause"}
+
+
+def at(seconds: int) -> targets.Target:
+    return targets.Target("time", "", float(seconds))
+
+
+def test_newest_set_that_ended_before_the_moment_is_chosen() -> None:
+    assert choose(at(1500), windows(), 9999).set is FULL
+    assert choose(at(2100), windows(), 9999).set is LATER
+    assert choose(parse("latest"), windows(), 9999).set is LATER
+    assert choose(parse("lsn:0/4000000"), windows(), 9999).set is FULL
+    assert choose(parse("name:x"), windows(), 9999).set is FULL
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        (at(1099), "cannot be reached"),
+        (at(10000), "in the future"),
+        (parse("lsn:0/3000000"), "cannot be reached"),
+        (parse("lsn:0/9000000"), "cannot be reached"),
+    ],
+)
+def test_refuses_what_is_outside_the_window_and_tells_it(target: targets.Target, message: str) -> None:
+    with pytest.raises(UsageError, match=message) as refused:
+        choose(target, windows(), 9999)
+    assert "from 1970-01-01 00:18:20+00 (set 20261101-013000F, 0/3000120)" in refused.value.allowed
+
+
+def test_refuses_the_end_of_an_archive_with_a_gap_and_names_it() -> None:
+    broken = windows("000000010000000000000006")
+    assert [each.gap.name for each in broken if each.gap] == ["000000010000000000000006"] * 2
+    with pytest.raises(UsageError) as refused:
+        choose(parse("latest"), broken, 9999)
+    assert "000000010000000000000006 is missing" in refused.value.allowed
+    assert choose(at(2100), broken, 9999).set is LATER
+    with pytest.raises(UsageError, match="cannot be reached"):
+        choose(at(2700), broken, 9999)
+
+
+def test_set_whose_own_wal_is_missing_has_no_window() -> None:
+    assert [each.set.label for each in windows("000000010000000000000005")] == [FULL.label]
+    with pytest.raises(UsageError, match="no such set"):
+        choose(parse("latest"), windows(), 9999, "20990101-000000F")

@@ -1,0 +1,67 @@
+"""WAL segments: names, order, gaps, and the way through timelines. Values by hand, from PostgreSQL's own naming."""
+
+from __future__ import annotations
+
+import pytest
+
+from provision.backup import wal
+from provision.errors import UsageError
+
+
+def segments(*names: str) -> list[wal.Segment]:
+    return [wal.Segment.parse(name) for name in names]
+
+
+ONE = "000000010000000000000003"
+
+
+def test_names_round_trip_over_the_end_of_a_log_file() -> None:
+    last = wal.Segment.parse("0000000100000000000000FF")
+    assert wal.Segment(1, last.number + 1).name == "000000010000000100000000"
+    assert last.end == 0x1_0000_0000
+
+
+def test_position_is_the_two_halves() -> None:
+    assert wal.position("1/3000060") == 0x1_0300_0060
+    assert wal.text(0x1_0300_0060) == "1/3000060"
+
+
+@pytest.mark.parametrize("text", ["", "3000060", "0/", "0/xyz", "0/123456789"])
+def test_refuses_what_is_no_position(text: str) -> None:
+    with pytest.raises(UsageError, match="not a WAL position"):
+        wal.position(text)
+
+
+def test_archive_s_other_files_are_no_segments() -> None:
+    names = [
+        "00000002.history",
+        f"{ONE}-0123456789abcdef.zst",
+        f"{ONE}.00000028.backup",
+        "000000010000000000000004.partial",
+    ]
+    assert wal.archived(names) == segments(ONE)
+
+
+def test_reach_ends_before_the_first_missing_segment() -> None:
+    have = segments(ONE, "000000010000000000000004", "000000010000000000000006")
+    assert wal.reach(have, have[0], {}) == have[1]
+    assert wal.reach(have, wal.Segment.parse("000000010000000000000005"), {}) is None
+
+
+def test_reach_follows_the_newest_timeline_from_where_it_left() -> None:
+    have = segments(ONE, "000000010000000000000004", "000000010000000000000005", "000000020000000000000004")
+    history = {2: (1, wal.position("0/4000150"))}
+    assert wal.reach(have, have[0], history) == wal.Segment.parse("000000020000000000000004")
+    assert wal.reach(have, have[0], history, timeline=1) == wal.Segment.parse("000000010000000000000005")
+
+
+def test_reach_ignores_a_timeline_that_does_not_descend_from_the_set_s() -> None:
+    have = segments("000000020000000000000004", "000000030000000000000003")
+    history = {2: (1, wal.position("0/4000150")), 3: (1, wal.position("0/3000000"))}
+    assert wal.reach(have, have[0], history) == have[0]
+
+
+def test_history_file_tells_parent_and_position() -> None:
+    text = "1\t0/5000000\tno recovery target specified\n\n2\t0/A0002C0\tbefore 2026-11-24 02:58:13+00\n"
+    assert wal.parse_history(text) == (2, 0xA0002C0)
+    assert wal.parse_history("") is None
