@@ -84,6 +84,10 @@ lint: .venv/.ready ## Check style and types, as CI does
 	$(call stage,lint,ruff check .; ruff format --check .; mypy; yamllint --strict .; \
 	  sqlfluff lint --disable-progress-bar migrations; ansible-lint --offline -q)
 
+.PHONY: test-faults
+test-faults: test-setup ## Break things for longer than `make test` does: before a release
+	$(call stage,run the fault campaigns,$(BIN)/pytest -m faults)
+
 .PHONY: test-pg14
 test-pg14: .venv/.ready ## Prove the default, PostgreSQL 14 and pgvector 0.5.1, against a mirror (docs/test-pg14.md)
 	$(BIN)/pytest tests/pg14

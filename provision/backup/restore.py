@@ -163,6 +163,8 @@ def run(wanted: Plan, prepared: Prepared, narrate: Callable[[str], None]) -> dic
     if wish.action == "promote":
         timeline = recovery.promote(url)
         _forget_targets(url)
+        # They are read at a start only: without one, every later reload would say that they wait for it.
+        systemctl("restart", unit)
     facts |= {
         "aside": aside, "port": port, "replayed_to": wal.text(end.lsn), "archive_ends_at": wal.text(window.reached.end),
         "last_transaction": end.last_transaction or "none after the backup", "timeline": timeline,
@@ -300,7 +302,6 @@ def _forget_targets(url: str) -> None:
         for name in ("", "_time", "_xid", "_name", "_lsn", "_action", "_timeline"):
             session.execute(f"ALTER SYSTEM RESET recovery_target{name}")
         session.execute("ALTER SYSTEM RESET wal_retrieve_retry_interval")
-        session.execute("SELECT pg_reload_conf()")
 
 
 def _check(wanted: Plan, port: int) -> str:

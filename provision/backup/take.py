@@ -91,5 +91,5 @@ def prepare(wanted: Plan) -> dict[str, Any]:
         )
     if changed or not healthy:
         tool.program(wanted.stanza, "--archive-timeout=60", "check")
-    sets = 0 if known is None else len(known.sets)
+    sets = 0 if known is None or changed else len(known.sets)
     return {"changed": changed, "stanza": wanted.stanza, "repository": wanted.place, "sets": sets}
