@@ -162,7 +162,7 @@ def run(wanted: Plan, prepared: Prepared, narrate: Callable[[str], None]) -> dic
     timeline = end.timeline
     if wish.action == "promote":
         timeline = recovery.promote(url)
-        _forget_targets(url)
+        _forget(url, wish)
         # They are read at a start only: without one, every later reload would say that they wait for it.
         systemctl("restart", unit)
     facts |= {
@@ -296,12 +296,19 @@ def _make_copy(wanted: Plan, wish: Wish, data: Path) -> None:
     systemctl("daemon-reload")
 
 
-def _forget_targets(url: str) -> None:
-    """Take the target out of postgresql.auto.conf, so that it does not stop a later recovery."""
+def _forget(url: str, wish: Wish) -> None:
+    """Take the target out of postgresql.auto.conf, so that it does not stop a later recovery.
+
+    A host that has taken over from another one archives again, by its own configuration: into its own stanza, which
+    refuses a database that it does not know until `provision backup prepare` has been run.
+    """
     with tool.as_postgres(), connect(url, application="provision restore") as session:
         for name in ("", "_time", "_xid", "_name", "_lsn", "_action", "_timeline"):
             session.execute(f"ALTER SYSTEM RESET recovery_target{name}")
         session.execute("ALTER SYSTEM RESET wal_retrieve_retry_interval")
+        if wish.stanza and not wish.beside:
+            session.execute("ALTER SYSTEM RESET archive_mode")
+            session.execute("ALTER SYSTEM RESET restore_command")
 
 
 def _check(wanted: Plan, port: int) -> str:

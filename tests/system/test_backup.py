@@ -1,7 +1,7 @@
 """Backups on real hosts: a repository on another host, any moment brought back, and every kind of damage noticed.
 
-Three hosts of this file's own, for restores take them apart: prod1 with data, prod2 that is to take its place, and peer,
-which keeps the repository. The order of the file is the order of their life. The longer faults run with `make test-faults`.
+Three hosts of this file's own, for restores take them apart: prod1 with data, prod2 that is to take its place, and
+peer, which keeps the repository. The order of the file is the order of their life.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import pytest
 from tests.sandboxes import Answer, Host, Hosts
 from tests.system.playbooks import Run
 from tests.system.production import Production
-from tests.vectors import clustered, text
 
 REPOSITORY = "/var/lib/pgbackrest"
 EVIDENCE = "/var/lib/provision"
@@ -117,11 +116,12 @@ def test_prod_without_a_repository_elsewhere_is_refused(site: Site) -> None:
 
 
 def test_playbook_takes_a_backup_and_says_what_it_took(site: Site) -> None:
-    rows = ", ".join(
-        f"((SELECT id FROM agents), 'memory {n}', '{text(vector)}')" for n, vector in enumerate(clustered(40, seed=6))
-    )
     sql(site.one, "INSERT INTO agents (name) VALUES ('zero')")
-    sql(site.one, f"INSERT INTO memories (agent_id, content, embedding) VALUES {rows}")
+    sql(
+        site.one,
+        "INSERT INTO memories (agent_id, content, embedding) SELECT (SELECT id FROM agents), 'memory ' || n,"
+        " (SELECT array_agg(sin(n * i)) FROM generate_series(1, 1536) i)::vector FROM generate_series(0, 39) n",
+    )
     taken = site.play("backup.yml", "-e", "backup_type=incr")
     assert taken.code == 0, taken.output
     assert re.search(r"incr backup \d{8}-\d{6}F_\d{8}-\d{6}I: [\d.]+ MB in [\d.]+ s", taken.text())
@@ -259,7 +259,8 @@ def test_another_host_takes_over_and_archives_into_a_stanza_of_its_own(site: Sit
     assert listed["prod2"] != ""
 
 
-HNSW = "SELECT content FROM memories ORDER BY embedding <=> (SELECT embedding FROM memories WHERE content = 'memory 7') LIMIT 5"
+NEAR = "(SELECT embedding FROM memories WHERE content = 'memory 7')"
+HNSW = f"SELECT content FROM memories ORDER BY embedding <=> {NEAR} LIMIT 5"
 ROWS = "SELECT md5(string_agg(t::text, '|' ORDER BY id)) FROM memories t"
 
 
@@ -309,7 +310,7 @@ def test_damaged_dump_is_refused_before_the_target_is_touched(site: Site, damage
         assert answer.returncode in (1, 2)
         assert expected in answer.stderr
         assert sql(site.one, "SELECT count(*) FROM pg_database WHERE datname LIKE 'never%'") == "0"
-        if "manifest" not in damage:
+        if "truncate" in damage and "manifest" not in damage:
             status = site.one.run("provision backup verify")
             assert status.returncode == 3
             assert f"dump {name}: " in status.stdout
@@ -336,9 +337,9 @@ def test_failing_archive_is_an_alarm_and_mends_itself(site: Site) -> None:
     finally:
         site.peer.run(f"mv {keys}.away {keys}")
     sql(site.one, "SELECT pg_switch_wal()")
-    for _ in range(160):
-        seen = site.one.run("provision backup status --json")
-        if json.loads(seen.stdout)["alarms"] == []:
+    for _ in range(100):
+        seen = site.one.run("provision backup status")
+        if "archiving fails" not in seen.stdout:
             break
         time.sleep(0.5)
-    assert json.loads(seen.stdout)["alarms"] == []
+    assert "archiving fails" not in seen.stdout
