@@ -12,7 +12,7 @@ from pathlib import Path
 
 SHEBANG = b"#!/usr/bin/python3\n"
 LAUNCHER = "from provision.cli import main\nmain()\n"
-CONTROLLER_COMMANDS = ("sandbox.py", "bootstrap.py", "_narration.py")
+CONTROLLER_COMMANDS = ("sandbox.py", "bootstrap.py", "bench.py", "_narration.py")
 EARLIEST = (1980, 1, 1, 0, 0, 0)  # zip knows no earlier time
 
 
@@ -26,7 +26,7 @@ def pack(package: Path, folder: Path) -> Path:
         archive.writestr(zipfile.ZipInfo("__main__.py", EARLIEST), LAUNCHER)
         for path in sorted(package.rglob("*.py")):
             name = path.relative_to(package.parent)
-            if not {"host", *CONTROLLER_COMMANDS} & set(name.parts):
+            if not {"host", "bench", *CONTROLLER_COMMANDS} & set(name.parts):
                 archive.writestr(zipfile.ZipInfo(name.as_posix(), EARLIEST), path.read_bytes())
     content = SHEBANG + buffer.getvalue()
     target = folder / hashlib.sha256(content).hexdigest()[:16] / "provision"

@@ -250,3 +250,14 @@ def hold_locks(
     finally:
         with suppress(psycopg.Error):  # a broken session has released them by itself
             _release(connection, keys)
+
+
+def environment(url: str) -> dict[str, str]:
+    """Give the PG* variables that mean the same as a libpq URL, for programs that must not show its password."""
+    options = psycopg.pq.Conninfo.parse(url.encode())
+    return {option.envvar.decode(): option.val.decode() for option in options if option.envvar and option.val}
+
+
+def describe_connection(connection: Connection) -> str:
+    """Say where a session is: host, port, database, user."""
+    return _address(connection)

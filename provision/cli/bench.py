@@ -1,0 +1,65 @@
+"""`provision bench`: what a database does in a second, before and after somebody changes its settings."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from provision.cli._database import database_option
+
+
+@click.command("bench")
+@database_option
+@click.option(
+    "--report", type=click.Path(path_type=Path, file_okay=False), help="Folder for bench.html and bench.json."
+)
+@click.option("--vectors", type=click.IntRange(200), default=20_000, show_default=True)
+@click.option("--scale", type=click.IntRange(1), default=10, show_default=True, help="pgbench's.")
+@click.option("--seconds", type=click.FloatRange(1), default=10, show_default=True, help="For each stage.")
+@click.option("--clients", type=click.IntRange(1), default=8, show_default=True)
+@click.option("--seed", type=int, default=42, show_default=True)
+@click.option("--yes", is_flag=True, help="Also on a production database that holds data.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def command(
+    url: str,
+    report: Path | None,
+    vectors: int,
+    scale: int,
+    seconds: float,
+    clients: int,
+    seed: int,
+    yes: bool,
+    as_json: bool,
+) -> None:
+    """Measure pgbench, HNSW builds and searches, and agents at work, in a schema that is dropped at the end."""
+    from rich.console import Console
+    from rich.progress import Progress, TaskID
+
+    from provision.bench import Sizes, bench
+    from provision.bench.report import write
+
+    tasks: dict[str, TaskID] = {}
+    with Progress(console=Console(stderr=True)) as bars:
+
+        def show(stage: str, done: int, whole: int) -> None:
+            title = stage if whole == 1 or stage.startswith(("load", "recall")) else "run pgbench"
+            if title not in tasks:
+                tasks[title] = bars.add_task(title, total=whole)
+            bars.update(tasks[title], completed=done, description=title if title == stage else f"{title}: {stage}")
+
+        sizes = Sizes(scale=scale, vectors=vectors, seconds=seconds, clients=clients, seed=seed)
+        found = bench(url, sizes, confirmed=yes, progress=show)
+    if report is not None:
+        for path in write(found, report):
+            click.echo(f"wrote {path}", err=True)
+    if as_json:
+        click.echo(json.dumps(found.as_json()))
+        return
+    click.echo(f"{'HNSW build':20}{found.build_s:10.1f} s")
+    for name, rate in found.rates.items():
+        click.echo(f"{name:20}{rate.tps:10,.0f} /s   p50 {rate.p50:.2f}  p95 {rate.p95:.2f}  p99 {rate.p99:.2f} ms")
+    click.echo("recall: " + ", ".join(f"{value:.3f} at ef_search {ef}" for ef, value in found.recall.items()))
+    for row in found.lost:
+        click.echo(f"warning: the index is left at ef_search {row.ef_search}: {row.plan}; {row.fix}")
