@@ -106,6 +106,10 @@ bench-migrate: test-setup ## 300 small migrations against psql and dbmate
 bench-schema: test-setup ## The contract's retention statements and views, before and after each migration
 	$(BIN)/python -m benchmarks.schema
 
+.PHONY: bench-db
+bench-db: test-setup ## Stock Debian, the contract, a reference and our prod profile on this machine (huge pages reserved; 15 minutes)
+	$(BIN)/python -m benchmarks.database
+
 ## Set-up
 
 .venv/.ready: pyproject.toml constraints.txt
