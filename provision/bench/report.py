@@ -44,6 +44,7 @@ def _page(measured: Measured) -> str:
         )
     )
     recall.update_layout(title="searches a second against recall", xaxis_title="recall of the ten nearest", height=420)
+    recall.update_xaxes(range=[min(measured.recall.values()) - 0.02, 1.005])
     sizes = measured.sizes
     rows = "".join(
         f"<tr><th>{escape(name)}</th><td>{rate.tps:,.0f}</td><td>{rate.p50:.2f}</td><td>{rate.p95:.2f}</td>"

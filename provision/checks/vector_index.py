@@ -13,7 +13,7 @@ from psycopg import sql
 from provision.database import Connection
 
 DOCUMENTED = (40, 100, 200, 400)  # what docs/tuning.md says keeps the index
-CURE = "lower random_page_cost (1.1 on flash) or raise effective_cache_size; keep ef_search below this value"
+CURE = "a small table is cheaper to scan; on a large one lower random_page_cost (1.1 on flash) or hnsw.ef_search"
 
 
 @dataclass(frozen=True)
