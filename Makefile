@@ -110,6 +110,10 @@ bench-schema: test-setup ## The contract's retention statements and views, befor
 bench-db: test-setup ## Stock Debian, the contract, a reference and our prod profile on this machine (huge pages reserved; 15 minutes)
 	$(BIN)/python -m benchmarks.database
 
+.PHONY: bench-backup
+bench-backup: .venv/.ready ## pgBackRest against pg_basebackup and pg_dump, on 2 GB with vectors
+	$(BIN)/python -m benchmarks.backup
+
 ## Set-up
 
 .venv/.ready: pyproject.toml constraints.txt

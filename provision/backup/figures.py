@@ -17,9 +17,10 @@ from provision.errors import DatabaseError
 LOCK_TIMEOUT_MS = 3000  # how long writers may queue behind us when a long transaction holds a table
 LOCK_TRIES = 5
 # Each row as the server would send it in binary, hashed, and the hashes added up: neither order nor memory matters.
+# The alias is a name that no column has: a column's name would win over it.
 _FIGURES = """
-SELECT count(*), coalesce(sum(('x' || left(encode(sha256(record_send(t)), 'hex'), 15))::bit(60)::bigint), 0)::text
-FROM {} t
+SELECT count(*), coalesce(sum(('x' || left(encode(sha256(record_send("its row")), 'hex'), 15))::bit(60)::bigint), 0)::text
+FROM {} AS "its row"
 """
 _TABLES = """
 SELECT format('%I.%I', schemaname, tablename) FROM pg_tables
@@ -69,7 +70,10 @@ def read(connection: Connection) -> dict[str, Any]:
     """Give every table's count and checksum as this session sees them, and the extensions with their versions."""
     tables = {}
     for (name,) in connection.execute(_TABLES).fetchall():
-        row = connection.execute(_FIGURES.format(name)).fetchone()  # quoted by the server
+        try:
+            row = connection.execute(_FIGURES.format(name)).fetchone()  # quoted by the server
+        except Exception as error:
+            raise DatabaseError("a table cannot be read whole", where=str(name), seen=str(error).strip()) from None
         assert row is not None  # noqa: S101 - an aggregate gives a row
         tables[str(name)] = {"rows": row[0], "checksum": row[1]}
     found = connection.execute("SELECT extname, extversion FROM pg_extension ORDER BY 1")

@@ -65,6 +65,8 @@ def _shown(words: Sequence[str | Path]) -> str:
 
 def reason(done: subprocess.CompletedProcess[str]) -> str:
     """Pick the lines of a program's output that say why."""
+    if done.returncode < 0:
+        return f"killed by signal {-done.returncode}"
     lines = (done.stderr + "\n" + done.stdout).splitlines()
     told = [line.strip() for line in lines if re.search(r"ERROR|FATAL|error:|failed|HINT|unable", line)]
     return "; ".join(told[:6])[:1500] or (done.stderr or done.stdout).strip()[-500:]
