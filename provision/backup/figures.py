@@ -19,7 +19,8 @@ LOCK_TRIES = 5
 # Each row as the server would send it in binary, hashed, and the hashes added up: neither order nor memory matters.
 # The alias is a name that no column has: a column's name would win over it.
 _FIGURES = """
-SELECT count(*), coalesce(sum(('x' || left(encode(sha256(record_send("its row")), 'hex'), 15))::bit(60)::bigint), 0)::text
+SELECT count(*),
+  coalesce(sum(('x' || left(encode(sha256(record_send("its row")), 'hex'), 15))::bit(60)::bigint), 0)::text
 FROM {} AS "its row"
 """
 _TABLES = """
