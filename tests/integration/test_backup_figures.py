@@ -1,0 +1,80 @@
+"""The figures of a restore point: those of one very moment, whatever a table or a column is called."""
+
+from __future__ import annotations
+
+import threading
+
+import psycopg
+import pytest
+
+from provision.backup import figures
+from provision.database import connect
+from provision.errors import DatabaseError
+from tests.clusters import Cluster
+
+ODD = """
+CREATE TABLE "a ""b"" {c} %d" (t text, "its" int);
+INSERT INTO "a ""b"" {c} %d" VALUES ('x', 1), (NULL, NULL);
+CREATE TABLE empty (t int);
+"""
+
+
+def test_count_rows_and_tell_a_changed_one_whatever_its_table_is_called(cluster: Cluster, database: str) -> None:
+    cluster.psql(ODD, database)
+    before = figures.take(cluster.url(database), "one")
+    name = 'public."a ""b"" {c} %d"'
+    assert before["tables"][name]["rows"] == 2
+    assert before["tables"]["public.empty"] == {"rows": 0, "checksum": "0"}
+    assert set(before["extensions"]) == {"plpgsql", "uuid-ossp", "vector"}
+    assert figures.differences(before, figures.take(cluster.url(database), "two")) == []
+    cluster.psql('UPDATE "a ""b"" {c} %d" SET t = \'y\' WHERE its = 1', database)
+    assert [
+        text.partition(":")[0] for text in figures.differences(before, figures.take(cluster.url(database), "three"))
+    ] == [name]
+
+
+def test_order_of_rows_does_not_matter_but_which_rows_do(cluster: Cluster, database: str) -> None:
+    cluster.psql("CREATE TABLE here (n int); INSERT INTO here VALUES (1), (2), (3)", database)
+    before = figures.take(cluster.url(database), "one")
+    cluster.psql("TRUNCATE here; INSERT INTO here VALUES (3), (1), (2)", database)
+    assert figures.differences(before, figures.take(cluster.url(database), "two")) == []
+    cluster.psql("TRUNCATE here; INSERT INTO here VALUES (3), (3), (0)", database)
+    assert len(figures.differences(before, figures.take(cluster.url(database), "three"))) == 1
+
+
+def test_moment_is_one_although_writers_never_stop(cluster: Cluster, database: str) -> None:
+    cluster.psql("CREATE TABLE pairs_a (n int); CREATE TABLE pairs_b (n int)", database)
+    over = threading.Event()
+
+    def write() -> None:
+        with psycopg.connect(cluster.url(database)) as session:
+            while not over.is_set():
+                session.execute("INSERT INTO pairs_a VALUES (1); INSERT INTO pairs_b VALUES (1)")
+                session.commit()
+
+    writers = [threading.Thread(target=write) for _ in range(4)]
+    for writer in writers:
+        writer.start()
+    try:
+        counts = [figures.take(cluster.url(database), f"p{number}")["tables"] for number in range(8)]
+    finally:
+        over.set()
+        for writer in writers:
+            writer.join()
+    pairs = [(each["public.pairs_a"]["rows"], each["public.pairs_b"]["rows"]) for each in counts]
+    assert all(one == other for one, other in pairs), pairs
+    assert pairs[-1][0] > pairs[0][0]
+
+
+def test_table_that_is_held_for_long_is_given_up_with_its_reason(
+    cluster: Cluster, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster.psql("CREATE TABLE held (n int)", database)
+    monkeypatch.setattr(figures, "LOCK_TIMEOUT_MS", 50)
+    monkeypatch.setattr(figures, "LOCK_TRIES", 2)
+    with connect(cluster.url(database), application="test", autocommit=False) as holder:
+        holder.execute("LOCK TABLE held IN ROW EXCLUSIVE MODE")
+        with pytest.raises(DatabaseError, match="no moment could be found") as refused:
+            figures.take(cluster.url(database), "never")
+        assert "lock timeout" in refused.value.seen
+        holder.rollback()
