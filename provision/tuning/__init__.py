@@ -49,7 +49,8 @@ def tune(
         allowed = ", ".join(map(str, compatibility.POSTGRESQL))
         raise UsageError("unknown PostgreSQL major", seen=str(postgresql_major), allowed=allowed)
     chosen = choices or built_in(profile)
-    added = [*preload, *str((overrides or {}).get(_PRELOAD, "")).split(",")]
+    theirs, _ = _given(_PRELOAD, (overrides or {}).get(_PRELOAD, ""))
+    added = [*preload, *str(theirs).split(",")]
     request = Request(
         host=host,
         profile=profile,
@@ -114,7 +115,7 @@ def _override(settings: list[Setting], overrides: Mapping[str, object], postgres
     for name, given in overrides.items():
         if name == _PRELOAD:  # joined with ours already
             continue
-        value, reason = (given["value"], given.get("reason")) if isinstance(given, Mapping) else (given, None)
+        value, reason = _given(name, given)
         value = value if isinstance(value, (bool, int, float)) else str(value)
         old = ours.get(name)
         computed = f" (computed: {old.text}, {old.reason})" if old else ""
@@ -122,6 +123,18 @@ def _override(settings: list[Setting], overrides: Mapping[str, object], postgres
         restart = needs_restart(name, postgresql)
         ours[name] = Setting(name, value, "", (reason or "postgresql_settings") + computed, title, restart)
     return list(ours.values())
+
+
+def _given(name: str, given: object) -> tuple[object, str]:
+    """Return the user's value and reason, the latter in one line: it becomes a comment."""
+    if not isinstance(given, Mapping):
+        return given, ""
+    if set(given) - {"value", "reason"} or "value" not in given:
+        allowed = "a value, or a mapping of value and reason"
+        raise UsageError(
+            "a setting is misspelt", where=f"postgresql_settings.{name}", seen=", ".join(given), allowed=allowed
+        )
+    return given["value"], " ".join(str(given.get("reason") or "").split())
 
 
 def _kernel(request: Request, planned: memory.Memory) -> list[Setting]:

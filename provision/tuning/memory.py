@@ -205,5 +205,5 @@ def _huge_setting(request: Request, memory: Memory) -> tuple[str, str, str]:
         return "off", "", "too little shared memory to be worth a reservation"
     if host.container and host.huge_pages < needed:
         return "off", "", "a container whose host reserves too few may be killed (SIGBUS)"
-    reason = f"{needed} pages of 2 MB are reserved (vm.nr_hugepages); starts without them too"
+    reason = f"takes {needed} pages of 2 MB if vm.nr_hugepages has them reserved; starts without them too"
     return request.choices.huge_pages, "", reason

@@ -170,7 +170,7 @@ class Setting:
     def line(self) -> str:
         """Return the assignment for postgresql.conf; text is quoted where the parser needs it."""
         plain = self.text.replace(".", "").replace("_", "").isalnum() and self.text != ""
-        text = self.text if plain else "'" + self.text.replace("'", "''") + "'"
+        text = self.text if plain else "'" + self.text.replace("\\", "\\\\").replace("'", "''") + "'"
         return f"{self.name} = {text}"
 
 

@@ -21,7 +21,7 @@ def settings(request: Request, memory: Memory) -> list[Setting]:
     if not each:
         why = "one CPU: parallel queries only cost memory" if cpus == 1 else "too little shared memory (/dev/shm)"
     workers = max(memory.workers, memory.builders)
-    small = "embeddings live outside the heap, so it looks small: 8 MB keeps HNSW builds serial"
+    small = "HNSW builds are parallel for small tables too; the default waits for 8 MB of heap"
     return group(
         "parallelism",
         ("max_worker_processes", workers + BACKGROUND_WORKERS, "", "parallel workers, and those of extensions"),

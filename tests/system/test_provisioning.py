@@ -183,9 +183,12 @@ def test_refuses_a_wrong_wish_before_anything_is_changed(fleet: Fleet, wish: str
     ("settings", "expected"),
     [
         ('{"work_mem": "a lot"}', 'invalid value for parameter "work_mem": "a lot"'),
-        ('{"work_memory": "64MB"}', 'unrecognized configuration parameter "work_memory"'),
+        (
+            '{"work_memory": "64MB"}',
+            "postgresql_settings.work_memory: this server has no such setting; did you mean work_mem?",
+        ),
         # What the server's parser lets through, and what would stop its start.
-        ('{"huge_pages": "on"}', "could not map anonymous shared memory"),
+        ('{"huge_pages": "on", "huge_page_size": "1GB"}', "could not map anonymous shared memory"),
         ('{"shared_buffers": "900GB"}', "could not map anonymous shared memory"),
     ],
 )

@@ -1,7 +1,8 @@
 #
 # Ansible managed
 #
-# templates/postgresql/take.sh.j2: reload what is newer than the server's last look, then tell what is wrong or pending.
+# templates/postgresql/take.sh.j2: reload what is newer than the server's last look, then tell what is wrong,
+# shadowed or pending.
 set -eu
 # The running server's own port, which is not the wanted one while a new port waits for a restart.
 port=$(sed -n 4p /var/lib/postgresql/14/main/postmaster.pid)
@@ -27,3 +28,6 @@ if [ -n "$wrong" ]; then
   exit 1
 fi
 ask "SELECT 'pending ' || name FROM pg_settings WHERE pending_restart ORDER BY name"
+ask "SELECT DISTINCT 'shadowed ' || name FROM pg_file_settings AS theirs WHERE sourcefile LIKE '%/postgresql.auto.conf'
+  AND EXISTS (SELECT FROM pg_file_settings AS ours WHERE sourcefile = '/etc/postgresql/14/main/conf.d/50-provision.conf' AND ours.name = theirs.name)
+  ORDER BY 1"

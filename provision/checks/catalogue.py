@@ -1,0 +1,98 @@
+#!/usr/bin/env python3
+"""Ask the server's own programs and catalogue whether settings are fit: name, type, range, unit, allowed values.
+
+Does IO, read-only, on the host, with the standard library alone (the Ansible module `host_settings` carries it).
+`postgres -C` judges the server's own settings without a running server. Those of extensions (a dot in the name) are
+known only to a server that has loaded them, so a running one is asked, in a transaction that is rolled back; without
+one they pass here, and the rehearsal judges them. Changes nothing.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+
+NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_$]*(\.[A-Za-z_][A-Za-z0-9_$]*)*")
+AS_POSTGRES = ("runuser", "-u", "postgres", "--")
+# What stops nothing in a catalogue: the setting exists and is well, only not for this session.
+NOT_HERE = ("cannot be changed", "permission denied")
+
+
+def refusals(settings: Mapping[str, str], programs: Path, configuration: Path, data: Path) -> list[str]:
+    """Return one line for each setting (name to text) that the server would refuse; empty when all are fit.
+
+    `programs` is the server's folder of programs; where it is not installed yet, nothing can be asked or refused.
+    """
+    if not (programs / "postgres").exists():
+        return []
+    found = [_judge(name, text, programs, configuration, data) for name, text in settings.items()]
+    return [f"postgresql_settings.{line}" for line in found if line]
+
+
+def _judge(name: str, text: str, programs: Path, configuration: Path, data: Path) -> str:
+    if not NAME.fullmatch(name):
+        return f"{name}: is no name of a setting"
+    if "." in name:
+        return _judge_extension(name, text, data)
+    said = _run(programs / "postgres", "-C", "port", "-D", configuration, f"--{name}={text}")
+    if "unrecognized configuration parameter" in said:
+        return _unknown(name, _described(programs))
+    # A name that is known but may not stand in a file, or a value that the setting does not take.
+    return f"{name}: {_words(said)}" if f'"{name}"' in said else ""
+
+
+def _judge_extension(name: str, text: str, data: Path) -> str:
+    prefix = name.split(".")[0].lower()
+    known = _ask(data, prefix, "SELECT name FROM pg_settings WHERE name LIKE '%.%'").splitlines()
+    family = [other for other in known if other.split(".")[0] == prefix]
+    if not family:
+        return ""
+    if name.lower() not in family:
+        return _unknown(name, family)
+    quoted = text.replace("'", "''")
+    said = _ask(data, prefix, f"BEGIN; SELECT set_config('{name}', E'{quoted}', true); ROLLBACK", errors=True)
+    return "" if not said or any(words in said for words in NOT_HERE) else f"{name}: {_words(said)}"
+
+
+def _unknown(name: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(name.lower(), known, 1, 0.7)
+    return f"{name}: this server has no such setting" + (f"; did you mean {near[0]}?" if near else "")
+
+
+def _described(programs: Path) -> list[str]:
+    """Return the names of the server's settings, as it lists them without running."""
+    return [line.split("\t")[0] for line in _run(programs / "postgres", "--describe-config").splitlines()]
+
+
+def _ask(data: Path, library: str, sql: str, errors: bool = False) -> str:
+    """Return what a running server answers, or (`errors`) what it complains of; nothing where none runs."""
+    try:
+        port = (data / "postmaster.pid").read_text().splitlines()[3]
+    except (OSError, IndexError):
+        return ""
+    place = ("psql", "-XAtq", "-v", "VERBOSITY=default", "-d", "postgres", "-p", port)
+    # Such as auto_explain, which a session may load; one that cannot be loaded now says so, and that is not asked here.
+    _, loaded = _call(*place, "-c", f"LOAD '{library}'")
+    words = ("-c", f"LOAD '{library}'") if not loaded else ()
+    answer, complaint = _call(*place, *words, "-c", sql)
+    return complaint if errors else answer
+
+
+def _words(said: str) -> str:
+    """Return the server's own words in one line, without what psql and the log put before them."""
+    lines = [re.sub(r"^.*?(FATAL|ERROR):\s*", "", line) for line in said.splitlines() if line.strip()]
+    return "; ".join(line.strip() for line in lines)
+
+
+def _run(*words: str | Path) -> str:
+    answer, complaint = _call(*words)
+    return answer + complaint
+
+
+def _call(*words: str | Path) -> tuple[str, str]:
+    command = [*AS_POSTGRES, *map(str, words)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd="/")  # noqa: S603
+    return done.stdout, done.stderr
