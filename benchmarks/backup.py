@@ -30,7 +30,7 @@ FILL = """
 DROP INDEX memories_embedding_idx;
 INSERT INTO agents (name) VALUES ('bench');
 CREATE TEMP TABLE base AS
-  SELECT n, (SELECT array_agg(random() + 0 * n) FROM generate_series(1, 1536))::vector AS v
+  SELECT n, (SELECT array_agg(random() + 0 * n * i) FROM generate_series(1, 1536) i)::vector AS v
   FROM generate_series(1, 4000) n;
 INSERT INTO memories (agent_id, content, embedding)
   SELECT a.id, 'memory ' || g || '/' || n, v FROM generate_series(1, {times}) g, base, agents a;

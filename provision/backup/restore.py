@@ -340,7 +340,7 @@ def _next(wanted: Plan, wish: Wish, aside: str) -> list[str]:
 
 
 def release(wanted: Plan, confirm: str) -> list[str]:
-    """Remove the old data directories that restores moved aside. Raises UsageError without the host's name."""
+    """Remove the old data directories that restores moved aside. Raises UsageError, and HostError in mid-restore."""
     found = sorted(wanted.data.parent.glob(f"{wanted.data.name}.before-*Z"))
     host = os.uname().nodename
     if found and confirm != host:
@@ -348,6 +348,13 @@ def release(wanted: Plan, confirm: str) -> list[str]:
             "this removes the data from before the restore",
             where=", ".join(map(str, found)),
             allowed=f"--confirm {host}",
+        )
+    if found and plan.evidence(JOURNAL).get("state") == "restoring":
+        raise HostError(
+            "a restore was begun and has not ended: the old data may still be needed",
+            where=str(found[-1]),
+            seen=f"{plan.EVIDENCE}/{JOURNAL}.json says restoring",
+            run="provision restore run, as before: it goes on where it was",
         )
     for path in found:
         shutil.rmtree(path)

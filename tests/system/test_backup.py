@@ -145,6 +145,8 @@ def test_drill_restores_compares_uses_and_leaves_evidence(site: Site) -> None:
     status = json.loads(site.one.run("provision backup status --record --json").stdout)
     assert status["drill"]["last_passed"]["set"] == found["set"]
     assert evidence(site.one, "backup")["verified"] == status["drill"]["last_passed"]
+    verified = site.one.run("provision backup verify")
+    assert verified.returncode == 0, verified.stdout
 
 
 def test_drill_that_finds_other_rows_fails_names_the_table_and_is_an_alarm(site: Site) -> None:

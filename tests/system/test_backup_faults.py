@@ -42,8 +42,8 @@ def test_killed_backup_leaves_no_set_and_the_older_one_restores(site: Site) -> N
     before = labels(site)
     begin = "provision backup take --type full >/tmp/taken 2>&1 & echo $!"
     site.one.run(begin)
-    assert site.one.run("timeout 20 sh -c 'until pgrep -f \"backup:local\"; do sleep 0.05; done'").returncode == 0
-    site.one.run("pkill -9 -f 'pgbackrest.*backup'")
+    assert site.one.run("timeout 20 sh -c 'until pgrep -f \"[b]ackup:local\"; do sleep 0.05; done'").returncode == 0
+    site.one.run("pkill -9 -f '[p]gbackrest.*backup'")
     for _ in range(50):
         text = site.one.run("cat /tmp/taken").stdout
         if text:
@@ -63,9 +63,9 @@ def test_killed_restore_cannot_be_started_by_accident_and_completes_when_run_aga
     sql(site.one, "CREATE TABLE bulk AS SELECT n, repeat(md5(n::text), 60) t FROM generate_series(1, 60000) n")
     assert site.one.run("provision backup take --type full").returncode == 0
     site.one.run("provision restore run --confirm prod1 >/tmp/restored 2>&1 & echo $!")
-    wait = "timeout 60 sh -c 'until pgrep -f \"restore:local\"; do sleep 0.02; done'"
+    wait = "timeout 60 sh -c 'until pgrep -f \"[r]estore:local\"; do sleep 0.02; done'"
     assert site.one.run(wait).returncode == 0
-    site.one.run("pkill -9 -f 'provision restore'; pkill -9 -f 'pgbackrest.*restore'")
+    site.one.run("pkill -9 -f '[p]rovision restore'; pkill -9 -f '[p]gbackrest.*restore'")
     assert not site.one.run("ls /var/lib/postgresql/17/main/global/pg_control").stdout
     assert site.one.run("systemctl start postgresql@17-main").returncode != 0
     done = restore(site.one, "--confirm", "prod1", "--json")
@@ -83,7 +83,8 @@ def test_killed_restore_cannot_be_started_by_accident_and_completes_when_run_aga
 
 def test_flipped_byte_in_the_repository_fails_verify_and_drill(site: Site) -> None:
     newest = labels(site)[-1]
-    largest = f"$(find {STANZA}/{newest} -type f -size +50k -printf '%s %p\\n' | sort -n | tail -1 | cut -d' ' -f2)"
+    find = f"find {STANZA}/{newest} -type f -size +50k -not -name 'backup.manifest*'"
+    largest = f"$({find} -printf '%s %p\\n' | sort -n | tail -1 | cut -d' ' -f2)"
     write = "dd of=$f bs=1 seek=$((s / 2)) conv=notrunc status=none"
     flip = f"f={largest}; s=$(stat -c %s $f); printf '\\377\\000\\377' | {write}"
     assert site.peer.run(flip).returncode == 0
