@@ -79,7 +79,9 @@ def converge() -> None:
     inventories = ("-i", "inventories/prod", "-i", ".provision/sandbox/inventory.yml")
     run(str(BIN / "ansible-playbook"), "site.yml", *inventories, "--limit", HOST, "-e", json.dumps(values))
     run(str(BIN / "provision"), "sandbox", "exec", HOST, "--", "sh", "-c",
-        "systemctl stop 'provision-*.timer'; apt-get -qy install --no-install-recommends zstd")  # fmt: skip
+        "systemctl stop 'provision-*.timer'; "
+        "sed -i '1i local replication postgres peer' /etc/postgresql/17/main/pg_hba.conf; "
+        "systemctl reload postgresql@17-main; apt-get -qy install --no-install-recommends zstd")  # fmt: skip
 
 
 def main() -> None:

@@ -160,6 +160,13 @@ def run(wanted: Plan, prepared: Prepared, narrate: Callable[[str], None]) -> dic
     systemctl("start", "--no-block", unit)
     end = recovery.await_target(url, target, window.reached, log, narrate)
     timeline = end.timeline
+    if target.kind == "time" and not end.paused:
+        # Nothing was committed after the moment, so that no transaction told recovery to stop. A server that still has
+        # a target that it did not meet refuses to be promoted.
+        narrate("no transaction came after that moment: the end of WAL is what is wanted")
+        _forget(url, wish)
+        systemctl("restart", unit)
+        end = recovery.await_target(url, Target("latest"), window.reached, log, narrate)
     if wish.action == "promote":
         timeline = recovery.promote(url)
         _forget(url, wish)

@@ -175,7 +175,7 @@ def info(stanza: str) -> Repository:
     """
     done = program(stanza, "--output=json", "info", timeout=INFO_TIMEOUT_S)
     try:
-        rows = [row for row in json.loads(done.stdout) if row["name"] == stanza]
+        rows = [row for row in json.loads(done.stdout, strict=False) if row["name"] == stanza]
     except ValueError:
         rows = []
     if not rows:
@@ -187,7 +187,8 @@ def info(stanza: str) -> Repository:
         raise BackupError(
             "the repository cannot be read",
             where=f"stanza {stanza}",
-            seen="; ".join([str(status["message"]), *told]).strip(),
+            # Only the first line: what follows may be bytes that were decrypted wrongly.
+            seen="; ".join(each.splitlines()[0] for each in [str(status["message"]), *told] if each),
             allowed="a repository that answers, with its info files and the passphrase it was made with",
             run="docs/the-repository-is-damaged.md",
         )
