@@ -66,7 +66,7 @@ def reserved(pages: int) -> Iterator[int]:
 
 def configurations(major: int, pgvector: str, vectors: int) -> dict[str, Configuration]:
     """Name what is compared; ours is computed for this machine with its pages reserved, as the role does it."""
-    host = {**detect(), "huge_pages": 1 << 20}
+    host = {**detect(), "container": False}
     ours = {}
     for name, accepted in (("prod", [PARALLEL_BUILD]), ("prod, serial builds", [])):
         tuning = tune(

@@ -165,9 +165,11 @@ def _warnings(request: Request, planned: memory.Memory) -> list[str]:
     elif not parallel.per_query(request, planned):
         found.append(f"shared memory (/dev/shm) of {host.shared_memory_mb} MB: queries are not parallel")
     if host.container:
-        wanted = f" (vm.nr_hugepages = {planned.huge_pages} there would speed reads)" if planned.huge_pages else ""
-        if planned.huge_pages > host.huge_pages or not planned.huge_pages:
-            found.append(f"a container cannot set the kernel: no huge pages, swappiness as its host has it{wanted}")
+        wanted = planned.huge_pages
+        more = f" (vm.nr_hugepages = {wanted} there, and postgresql_settings.huge_pages = try here, would speed reads)"
+        found.append(
+            f"a container cannot set the kernel: no huge pages, swappiness as its host has it{more if wanted else ''}"
+        )
     elif not planned.huge_pages and request.choices.huge_pages != "off":
         found.append(f"no huge pages: {host.memory_mb} MB is too little to reserve any")
     if not request.flash:

@@ -17,7 +17,7 @@ def settings(request: Request, memory: Memory) -> list[Setting]:
         why = "as asked for; work_mem is sized to it"
     else:
         why = "what the memory carries; PgBouncer multiplies them" if request.computed else "the contract's value"
-    return group(
+    found = group(
         "connections and time-outs",
         ("max_connections", memory.connections, "", why),
         ("superuser_reserved_connections", SUPERUSER_RESERVED, "", "an administrator always gets in"),
@@ -27,6 +27,10 @@ def settings(request: Request, memory: Memory) -> list[Setting]:
         ("client_connection_check_interval", 10, "s", "a query whose client left is cancelled"),
         ("deadlock_timeout", 1, "s", "also the wait after which log_lock_waits speaks"),
     )
+    if request.computed:
+        why = "a system call or two for each statement, for what pg_stat_activity tells better"
+        found += group("connections and time-outs", ("update_process_title", False, "", why))
+    return found
 
 
 def pool_limit(memory: Memory) -> int:

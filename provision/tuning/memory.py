@@ -198,12 +198,13 @@ def settings(request: Request, memory: Memory) -> list[Setting]:
 
 
 def _huge_setting(request: Request, memory: Memory) -> tuple[str, str, str]:
-    host, needed = request.host, memory.huge_pages
+    needed = memory.huge_pages
     if request.choices.huge_pages == "off":
         return "off", "", "by the profile"
     if not needed:
         return "off", "", "too little shared memory to be worth a reservation"
-    if host.container and host.huge_pages < needed:
-        return "off", "", "a container whose host reserves too few may be killed (SIGBUS)"
+    # Not by what is reserved now: another run, or a restart, would find another number.
+    if request.host.container:
+        return "off", "", "a container's kernel is its host's; where that reserves enough, set it to try"
     reason = f"takes {needed} pages of 2 MB if vm.nr_hugepages has them reserved; starts without them too"
     return request.choices.huge_pages, "", reason
