@@ -40,6 +40,14 @@ def provision_scram(secret: dict[str, str]) -> str:
         raise AnsibleFilterError(str(error)) from None
 
 
+def provision_login_roles(roles: list[dict[str, Any]], credentials: dict[str, Any]) -> list[dict[str, Any]]:
+    """Give each login role the verifier of its password, if it has one."""
+    return [
+        {**role, "verifier": provision_scram(credentials[role["name"]]) if role["name"] in credentials else None}
+        for role in roles
+    ]
+
+
 def provision_archive(package: str, folder: str) -> str:
     """Pack the package for hosts; see provision.archive.pack."""
     return str(archive.pack(Path(package), Path(folder)))
@@ -111,6 +119,7 @@ class FilterModule:
             "provision_minimum_pgbackrest": provision_minimum_pgbackrest,
             "provision_read": provision_read,
             "provision_public_key": provision_public_key,
+            "provision_login_roles": provision_login_roles,
             "provision_preflight": provision_preflight,
             "provision_role_options": provision_role_options,
             "provision_role_settings": provision_role_settings,

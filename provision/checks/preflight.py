@@ -269,11 +269,12 @@ def _ports(host: dict[str, Any], wanted: dict[str, Any], verdict: Verdict) -> No
 def _credentials(wanted: dict[str, Any], profile: str, verdict: Verdict) -> None:
     credentials, owner = wanted.get("credentials") or {}, wanted["owner"]
     vault = f"inventories/{profile}/group_vars/all/vault.yml (ansible-vault edit)"
-    if owner not in credentials:
-        verdict.refusals.append(
-            f"database_credentials has nothing for {owner}: set its password and its salt in {vault}; see "
-            "roles/database/README.md"
-        )
+    for role in wanted.get("password_roles") or [owner]:
+        if role not in credentials:
+            verdict.refusals.append(
+                f"database_credentials has nothing for {role}: set its password and its salt in {vault}; "
+                f"provision secrets init inventories/{profile} makes both"
+            )
     for role, secret in sorted(credentials.items()):
         try:
             secrets.scram_verifier(secret.get("password") or "", secret.get("salt") or "")

@@ -228,6 +228,7 @@ class Ledger:
         statement = sql.SQL("CREATE TABLE {} (version bigint NOT NULL PRIMARY KEY, dirty boolean NOT NULL)")
         if not self._columns(self.table):
             self.connection.execute(statement.format(self._versions))
+            self._keep_to_owner(self.table, self._versions)
         if not self._columns(self.history_table):
             self.connection.execute(
                 sql.SQL(
@@ -241,6 +242,20 @@ class Ledger:
                     " role name NOT NULL DEFAULT session_user, runner text NOT NULL, detail text)"
                 ).format(self._history)
             )
+            self._keep_to_owner(self.history_table, self._history)
+
+    def _keep_to_owner(self, table: str, name: sql.Identifier) -> None:
+        """Let nobody else write a table that was just made: default privileges may have let the application."""
+        rows = self.connection.execute(
+            "SELECT DISTINCT pg_get_userbyid(x.grantee), x.grantee FROM pg_class c"
+            " JOIN pg_namespace n ON n.oid = c.relnamespace, aclexplode(c.relacl) x"
+            " WHERE n.nspname = %s AND c.relname = %s AND x.grantee <> c.relowner AND x.privilege_type <> 'SELECT'",
+            (self.schema, table),
+        ).fetchall()
+        for role, oid in rows:
+            whom = sql.Identifier(str(role)) if oid else sql.SQL("PUBLIC")
+            kinds = "INSERT, UPDATE, DELETE, TRUNCATE, REFERENCES, TRIGGER"
+            self.connection.execute(sql.SQL("REVOKE " + kinds + " ON {} FROM {}").format(name, whom))
 
     def state(self) -> State:
         """Read the version; a missing or empty table means that nothing was applied."""

@@ -303,3 +303,19 @@ def test_dirty_is_refused_with_golang_migrates_words(project: Project) -> None:
         "INSERT INTO schema_migrations VALUES (1, true)",
     )
     assert "Dirty database version 1. Fix and force version." in project.run("up").err
+
+
+def test_default_privileges_do_not_let_others_write_the_version(project: Project) -> None:
+    project.cluster.psql("CREATE ROLE other")
+    try:
+        project.execute("ALTER DEFAULT PRIVILEGES IN SCHEMA public GRANT SELECT, INSERT, DELETE ON TABLES TO other")
+        project.tables("a")
+        assert project.run("up").code == 0
+        for table in ("schema_migrations", "schema_migrations_history"):
+            may = f"has_table_privilege('other', '{table}', k)"
+            rows = project.query_all(f"SELECT {may} FROM unnest(ARRAY['SELECT', 'INSERT']) k")
+            assert rows == [(True,), (False,)]
+        assert project.query_all("SELECT has_table_privilege('other', 'a', 'INSERT')") == [(True,)]
+    finally:
+        project.execute("ALTER DEFAULT PRIVILEGES IN SCHEMA public REVOKE ALL ON TABLES FROM other")
+        project.cluster.psql("DROP OWNED BY other; DROP ROLE other", "migrations")

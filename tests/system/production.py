@@ -41,7 +41,8 @@ class Production:
             "postgresql_allowed_networks": [f"{peer.address}/32", f"{database.address.rpartition('.')[0]}.1/32"],
         }
         (inventory / "group_vars/all/sandbox.yml").write_text(yaml.safe_dump(variables))
-        credentials = {"minion": {"password": new_password(), "salt": new_salt()}}
+        names = ("minion", "minion_app", "minion_readonly")
+        credentials = {name: {"password": new_password(), "salt": new_salt()} for name in names}
         vault = inventory / "group_vars/all/vault.yml"
         secrets = {"database_credentials": credentials, "backup_repository_passphrase": new_password()}
         vault.write_text(yaml.safe_dump(secrets))

@@ -1,0 +1,193 @@
+"""Roles and privileges on a real server: made, kept by a second call, repaired after drift, and what they allow."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import psycopg
+import pytest
+
+from provision.access import converge
+from provision.errors import DatabaseError, UsageError
+from provision.secrets import new_password, new_salt, scram_verifier
+from tests.clusters import Cluster
+
+NAMES = ("keeper", "keeper_app", "keeper_readonly", "keeper_backup", "keeper_monitor", "keeper_pooler", "gone")
+
+
+def wanted(**changed: Any) -> dict[str, Any]:
+    timeouts = {"statement_timeout": "30s", "lock_timeout": "5s"}
+    return {
+        "database": "access",
+        "owner": "keeper",
+        "profile": "prod",
+        "extensions": ["vector", "uuid-ossp"],
+        "roles": [
+            {"name": "keeper", "kind": "owner", "connection_limit": 20},
+            {"name": "keeper_app", "kind": "write", "connection_limit": 60, "settings": timeouts},
+            {"name": "keeper_readonly", "kind": "read", "connection_limit": 10, "settings": timeouts},
+            {"name": "keeper_backup", "kind": "backup", "connection_limit": 8},
+            {"name": "keeper_monitor", "kind": "monitor", "connection_limit": 8},
+            {"name": "keeper_pooler", "kind": "pooler", "connection_limit": 8},
+        ],
+        **changed,
+    }
+
+
+@pytest.fixture
+def server(cluster: Cluster) -> Iterator[str]:
+    yield conninfo(cluster)
+    with psycopg.connect(cluster.url("postgres"), autocommit=True) as connection:
+        connection.execute("DROP DATABASE IF EXISTS access WITH (FORCE)")
+        connection.execute("DROP DATABASE IF EXISTS second WITH (FORCE)")
+        for name in NAMES:
+            connection.execute(f"DROP ROLE IF EXISTS {name}".encode())
+
+
+def conninfo(cluster: Cluster) -> str:
+    parameters = psycopg.conninfo.conninfo_to_dict(cluster.url("postgres"))
+    return psycopg.conninfo.make_conninfo(**{key: str(value) for key, value in parameters.items() if key != "dbname"})
+
+
+def run(cluster: Cluster, **changed: Any) -> list[str]:
+    return converge(conninfo(cluster), wanted(**changed))
+
+
+def ask(cluster: Cluster, role: str, statement: str) -> list[tuple[Any, ...]]:
+    with psycopg.connect(cluster.url("access", role), autocommit=True) as connection:
+        cursor = connection.execute(statement.encode())
+        return cursor.fetchall() if cursor.description else []
+
+
+def refused(cluster: Cluster, role: str, statement: str) -> bool:
+    with pytest.raises(psycopg.errors.InsufficientPrivilege):
+        ask(cluster, role, statement)
+    return True
+
+
+def test_a_second_call_changes_nothing(cluster: Cluster, server: str) -> None:
+    del server
+    first = run(cluster)
+    assert "role keeper_app" in first
+    assert "extension vector" in first
+    assert run(cluster) == []
+
+
+def test_a_plan_changes_nothing_and_names_what_it_would(cluster: Cluster, server: str) -> None:
+    del server
+    planned = converge(conninfo(cluster), wanted(), plan=True)
+    assert "database access" in planned
+    assert cluster.psql("SELECT count(*) FROM pg_roles WHERE rolname LIKE 'keeper%'") == "0"
+    run(cluster)
+    ask(cluster, "keeper", "CREATE TABLE t (id int)")
+    cluster.psql("REVOKE USAGE ON SCHEMA public FROM keeper_app", "access")
+    for _ in range(2):
+        assert converge(conninfo(cluster), wanted(), plan=True) == ["schema public: GRANT USAGE TO keeper_app"]
+
+
+def test_each_role_may_do_its_work_and_no_more(cluster: Cluster, server: str) -> None:
+    del server
+    run(cluster)
+    ask(cluster, "keeper", "CREATE TABLE t (id serial PRIMARY KEY, n int)")
+    ask(cluster, "keeper", "CREATE TABLE schema_migrations (version bigint, dirty boolean)")
+    assert run(cluster) == [
+        "table schema_migrations: REVOKE DELETE, INSERT, UPDATE FROM keeper_app",
+    ]
+    ask(cluster, "keeper_app", "INSERT INTO t (n) VALUES (1)")
+    assert ask(cluster, "keeper_readonly", "SELECT n FROM t") == [(1,)]
+    assert ask(cluster, "keeper_backup", "SELECT n FROM t") == [(1,)]
+    assert ask(cluster, "keeper_monitor", "SELECT count(*) > 0 FROM pg_stat_activity WHERE query <> ''") == [(True,)]
+    for role, statement in (
+        ("keeper_readonly", "INSERT INTO t (n) VALUES (2)"),
+        ("keeper_readonly", "SELECT nextval('t_id_seq')"),
+        ("keeper_app", "CREATE TABLE mine ()"),
+        ("keeper_app", "DELETE FROM schema_migrations"),
+        ("keeper_app", "DROP TABLE t"),
+        ("keeper_app", "TRUNCATE t"),
+        ("keeper_backup", "DELETE FROM t"),
+        ("keeper_monitor", "SELECT * FROM t"),
+        ("keeper_pooler", "SELECT * FROM t"),
+        ("keeper_app", "COPY t TO PROGRAM 'true'"),
+    ):
+        assert refused(cluster, role, statement), (role, statement)
+    assert ask(cluster, "keeper_app", "SHOW statement_timeout") == [("30s",)]
+
+
+@pytest.mark.parametrize(
+    ("drift", "mended"),
+    [
+        ("GRANT DELETE ON t TO keeper_readonly", "table t: REVOKE DELETE FROM keeper_readonly"),
+        ("REVOKE INSERT ON t FROM keeper_app", "table t: GRANT INSERT TO keeper_app"),
+        ("GRANT SELECT ON t TO PUBLIC", "table t: REVOKE SELECT FROM PUBLIC"),
+        ("GRANT CREATE ON SCHEMA public TO PUBLIC", "schema public: REVOKE CREATE FROM PUBLIC"),
+        ("GRANT CONNECT ON DATABASE access TO PUBLIC", "database access: REVOKE CONNECT FROM PUBLIC"),
+        ("ALTER ROLE keeper_app SUPERUSER", "role keeper_app: LOGIN NOSUPERUSER NOCREATEROLE"),
+        ("ALTER ROLE keeper_app CONNECTION LIMIT 1", "role keeper_app: connection limit 1 -> 60"),
+        ("ALTER ROLE keeper_app SET work_mem = '1GB'", "role keeper_app: work_mem reset"),
+        ("ALTER ROLE keeper_app RESET lock_timeout", "role keeper_app: lock_timeout = 5s"),
+        ("ALTER ROLE keeper_app VALID UNTIL '2020-01-01'", "role keeper_app: valid until for ever"),
+        ("GRANT pg_read_all_data TO keeper_app", "role keeper_app: member of pg_read_all_data no more"),
+        ("REVOKE pg_monitor FROM keeper_monitor", "role keeper_monitor: member of pg_monitor"),
+        ("ALTER DATABASE access RESET provision.profile", "database access: provision.profile = prod"),
+        ("DROP EXTENSION vector", "extension vector"),
+        (
+            "ALTER DEFAULT PRIVILEGES FOR ROLE keeper IN SCHEMA public GRANT DELETE ON TABLES TO keeper_readonly",
+            "future tables: REVOKE DELETE FROM keeper_readonly",
+        ),
+    ],
+)
+def test_drift_is_named_and_repaired(cluster: Cluster, server: str, drift: str, mended: str) -> None:
+    del server
+    run(cluster)
+    ask(cluster, "keeper", "CREATE TABLE t (id int)")
+    assert run(cluster) == []
+    cluster.psql(drift, "access")
+    (change,) = run(cluster)
+    assert change.startswith(mended)
+    assert run(cluster) == []
+
+
+def test_a_password_is_changed_by_its_verifier_and_written_nowhere(cluster: Cluster, server: str) -> None:
+    del server
+    roles = wanted()["roles"]
+    roles[1]["verifier"] = scram_verifier(new_password(), new_salt())
+    assert "role keeper_app: new password" in run(cluster, roles=roles)
+    assert run(cluster, roles=roles) == []
+    stored = cluster.psql("SELECT rolpassword FROM pg_authid WHERE rolname = 'keeper_app'")
+    assert stored == roles[1]["verifier"]
+    log = (cluster.root / "log").read_text(errors="replace") if (cluster.root / "log").is_file() else ""
+    assert "SCRAM-SHA-256$" not in log
+
+
+def test_an_absent_role_goes_unless_it_owns_something(cluster: Cluster, server: str) -> None:
+    del server
+    extra = {"name": "gone", "kind": "read"}
+    run(cluster, roles=[*wanted()["roles"], extra])
+    absent = [*wanted()["roles"], {**extra, "state": "absent"}]
+    assert run(cluster, roles=absent)[-1] == "role gone: dropped, with its privileges"
+    assert run(cluster, roles=absent) == []
+    cluster.psql("CREATE ROLE gone; ALTER SCHEMA public OWNER TO gone", "access")
+    with pytest.raises(DatabaseError, match="role gone cannot be dropped") as error:
+        converge(conninfo(cluster), {**wanted(), "roles": [{**extra, "state": "absent"}], "owner": "gone"})
+    assert "objects" in error.value.seen
+    cluster.psql("ALTER SCHEMA public OWNER TO keeper", "access")
+
+
+def test_another_database_gets_the_same(cluster: Cluster, server: str) -> None:
+    del server
+    run(cluster, extra_databases={"second": "keeper"})
+    assert run(cluster, extra_databases={"second": "keeper"}) == []
+    with psycopg.connect(cluster.url("second", "keeper_app")) as connection:
+        assert connection.execute("SELECT '[1]'::vector").fetchone() == ("[1]",)
+
+
+@pytest.mark.parametrize(
+    ("role", "seen"),
+    [({"name": "a", "kind": "king"}, "kind 'king'"), ({"name": "a", "kind": "read", "limit": 1}, "limit")],
+)
+def test_refuses_a_role_that_is_described_wrongly(cluster: Cluster, server: str, role: Any, seen: str) -> None:
+    del server
+    with pytest.raises(UsageError) as error:
+        run(cluster, roles=[role])
+    assert error.value.seen == seen
