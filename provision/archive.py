@@ -12,7 +12,13 @@ from pathlib import Path
 
 SHEBANG = b"#!/usr/bin/python3\n"
 LAUNCHER = "from provision.cli import main\nmain()\n"
-CONTROLLER_COMMANDS = ("sandbox.py", "bootstrap.py", "bench.py", "_narration.py")
+CONTROLLER = (
+    "host/",
+    "bench/",
+    "vault.py",
+    *(f"cli/{name}.py" for name in ("sandbox", "bootstrap", "bench", "secrets", "_narration")),
+)
+"""What only the controller uses, relative to the package."""
 EARLIEST = (1980, 1, 1, 0, 0, 0)  # zip knows no earlier time
 
 
@@ -25,9 +31,9 @@ def pack(package: Path, folder: Path) -> Path:
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr(zipfile.ZipInfo("__main__.py", EARLIEST), LAUNCHER)
         for path in sorted(package.rglob("*.py")):
-            name = path.relative_to(package.parent)
-            if not {"host", "bench", *CONTROLLER_COMMANDS} & set(name.parts):
-                archive.writestr(zipfile.ZipInfo(name.as_posix(), EARLIEST), path.read_bytes())
+            if not path.relative_to(package).as_posix().startswith(CONTROLLER):
+                name = path.relative_to(package.parent).as_posix()
+                archive.writestr(zipfile.ZipInfo(name, EARLIEST), path.read_bytes())
     content = SHEBANG + buffer.getvalue()
     target = folder / hashlib.sha256(content).hexdigest()[:16] / "provision"
     if not target.exists():

@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 from ansible.errors import AnsibleFilterError
 
-from provision import archive, compatibility, secrets, summary, tuning
+from provision import archive, compatibility, secrets, summary, tuning, vault
 from provision.checks import preflight
 from provision.errors import ProvisionError
 from provision.tuning import vector
@@ -46,6 +46,11 @@ def provision_login_roles(roles: list[dict[str, Any]], credentials: dict[str, An
         {**role, "verifier": provision_scram(credentials[role["name"]]) if role["name"] in credentials else None}
         for role in roles
     ]
+
+
+def provision_plain_vaults(sources: list[str]) -> list[str]:
+    """Name the vault files of inventories that are not encrypted."""
+    return vault.plain_vaults(sources)
 
 
 def provision_archive(package: str, folder: str) -> str:
@@ -120,6 +125,7 @@ class FilterModule:
             "provision_read": provision_read,
             "provision_public_key": provision_public_key,
             "provision_login_roles": provision_login_roles,
+            "provision_plain_vaults": provision_plain_vaults,
             "provision_preflight": provision_preflight,
             "provision_role_options": provision_role_options,
             "provision_role_settings": provision_role_settings,

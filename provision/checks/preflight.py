@@ -269,6 +269,8 @@ def _ports(host: dict[str, Any], wanted: dict[str, Any], verdict: Verdict) -> No
 def _credentials(wanted: dict[str, Any], profile: str, verdict: Verdict) -> None:
     credentials, owner = wanted.get("credentials") or {}, wanted["owner"]
     vault = f"inventories/{profile}/group_vars/all/vault.yml (ansible-vault edit)"
+    for path in wanted.get("plain_vaults", []) if profile == "prod" else []:
+        verdict.refusals.append(f"{path} is not encrypted: ansible-vault encrypt {path}")
     for role in wanted.get("password_roles") or [owner]:
         if role not in credentials:
             verdict.refusals.append(

@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from provision.archive import CONTROLLER
 from tests.contract.repository import ROOT
 
 PACKAGE = ROOT / "provision"
 # A host has the distribution's psycopg and click beside the standard library.
 ON_A_HOST = set(sys.stdlib_module_names) | {"psycopg", "click", "provision"}
 MODULES = sorted(path for path in PACKAGE.rglob("*.py"))
-HOST_MODULES = [path for path in MODULES if "host" not in path.relative_to(PACKAGE).parts]
+HOST_MODULES = [path for path in MODULES if not path.relative_to(PACKAGE).as_posix().startswith(CONTROLLER)]
 
 
 def imports(path: Path, *, everywhere: bool) -> set[str]:

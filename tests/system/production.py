@@ -12,8 +12,9 @@ from pathlib import Path
 
 import yaml
 
-from provision.secrets import new_password, new_salt
-from tests.sandboxes import Host, Hosts
+from provision.secrets import new_password
+from provision.vault import Vault
+from tests.sandboxes import Host, Hosts, provision
 from tests.system.playbooks import ROOT, Run, play
 
 
@@ -24,10 +25,19 @@ class Production:
     database: Host
     peer: Host
     inventory: Path
+    key: Path
 
     def play(self, *arguments: str, playbook: str = "site.yml", timeout: int = 900) -> Run:
         """Run a playbook against both hosts."""
-        return play(playbook, self.database.inventory, *arguments, environment=self.inventory, timeout=timeout)
+        return play(
+            playbook,
+            self.database.inventory,
+            "--vault-password-file",
+            str(self.key),
+            *arguments,
+            environment=self.inventory,
+            timeout=timeout,
+        )
 
     @classmethod
     def make(cls, sandbox: Hosts, folder: Path) -> Production:
@@ -41,10 +51,21 @@ class Production:
             "postgresql_allowed_networks": [f"{peer.address}/32", f"{database.address.rpartition('.')[0]}.1/32"],
         }
         (inventory / "group_vars/all/sandbox.yml").write_text(yaml.safe_dump(variables))
-        names = ("minion", "minion_app", "minion_readonly")
-        credentials = {name: {"password": new_password(), "salt": new_salt()} for name in names}
-        vault = inventory / "group_vars/all/vault.yml"
-        secrets = {"database_credentials": credentials, "backup_repository_passphrase": new_password()}
-        vault.write_text(yaml.safe_dump(secrets))
-        vault.chmod(0o600)
-        return cls(database, peer, inventory)
+        key = folder / "vault-password"
+        key.write_text(new_password())
+        made = provision("secrets", "init", inventory, "--vault-password-file", key)
+        assert made.returncode == 0, made.stderr
+        return cls(database, peer, inventory, key)
+
+    @property
+    def secrets(self) -> dict[str, str]:
+        """Every secret by a name that may be printed."""
+        found = Vault(self.inventory, self.key.read_text()).read()
+        credentials = found.pop("database_credentials")
+        return {**found, **{f"password of {role}": each["password"] for role, each in credentials.items()}}
+
+    @property
+    def passwords(self) -> dict[str, str]:
+        """The password of each login role that has one."""
+        credentials = Vault(self.inventory, self.key.read_text()).read()["database_credentials"]
+        return {role: each["password"] for role, each in credentials.items()}

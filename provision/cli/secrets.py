@@ -1,0 +1,90 @@
+"""`provision secrets`: make, judge and exchange the secrets of an inventory. On the controller."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import click
+
+from provision.errors import ProvisionError
+
+inventory_argument = click.argument("inventory", type=click.Path(path_type=Path))
+password_option = click.option(
+    "--vault-password-file",
+    "password_file",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    default=lambda: os.environ.get("ANSIBLE_VAULT_PASSWORD_FILE"),
+    help="File that holds the vault's password [ANSIBLE_VAULT_PASSWORD_FILE; else the keyring; else a prompt].",
+)
+
+
+@click.group("secrets")
+def command() -> None:
+    """Make, judge and exchange the secrets of an inventory, in a file that ansible-vault encrypts."""
+
+
+def _vault(inventory: Path, password_file: Path | None):  # type: ignore[no-untyped-def]
+    from provision.vault import KEYRING, Vault
+
+    if password_file:
+        return Vault(inventory, password_file.read_text().strip())
+    import keyring
+    from keyring.errors import KeyringError
+
+    try:
+        password = keyring.get_password(KEYRING, inventory.name)
+    except KeyringError:
+        password = None
+    return Vault(inventory, password or click.prompt("Vault password", hide_input=True, err=True))
+
+
+@command.command()
+@inventory_argument
+@password_option
+def init(inventory: Path, password_file: Path | None) -> None:
+    """Make every secret that is missing; what is there stays."""
+    from provision.vault import initialise
+
+    made = initialise(_vault(inventory, password_file))
+    click.echo("\n".join(f"made {name}" for name in made) or "no change")
+
+
+@command.command()
+@inventory_argument
+@password_option
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def check(inventory: Path, password_file: Path | None, as_json: bool) -> None:
+    """Judge the vault: encrypted, complete, long, not published, not repeated. Exit 3 when it is not fit for prod."""
+    from provision.vault import check as judge
+
+    judge(_vault(inventory, password_file))
+    click.echo(json.dumps({"findings": []}) if as_json else "fit for production")
+
+
+@command.command()
+@inventory_argument
+@click.argument("role")
+@password_option
+@click.argument("playbook_options", nargs=-1, type=click.UNPROCESSED)
+def rotate(inventory: Path, role: str, password_file: Path | None, playbook_options: tuple[str, ...]) -> None:
+    """Exchange a login role's password: in the vault and, by site.yml --tags database, on the hosts.
+
+    Further options after -- go to ansible-playbook. When it fails the vault is as it was.
+    """
+    from provision.vault import rotate as exchange
+
+    vault = _vault(inventory, password_file)
+    before = exchange(vault, role)
+    words = ["ansible-playbook", "site.yml", "-i", str(inventory), "--tags", "database", *playbook_options]
+    words += ["--vault-password-file", str(password_file)] if password_file else ["--ask-vault-pass"]
+    if subprocess.run(words, check=False).returncode:  # noqa: S603 - the user's own command line
+        vault.write(before)
+        raise ProvisionError(
+            f"the password of {role} was not exchanged on every host, and the vault is as it was",
+            where=str(inventory),
+            run=f"ansible-playbook site.yml -i {inventory} --tags database puts every host back to it",
+        )
+    click.echo(f"the password of {role} is a new one; the application reads it with: ansible-vault view {vault.path}")

@@ -1,0 +1,114 @@
+"""Who gets in on a prod host, from outside and on it: each login role, wrong passwords, expired and locked roles."""
+
+from __future__ import annotations
+
+import psycopg
+import pytest
+
+from tests.system.production import Production
+
+
+def connect(production: Production, role: str, password: str | None = None) -> psycopg.Connection[tuple[object, ...]]:
+    """Log in over the network, as an application on another host does."""
+    return psycopg.connect(
+        host=production.database.address,
+        port=5432,
+        dbname="minion",
+        user=role,
+        password=production.passwords[role] if password is None else password,
+        connect_timeout=10,
+    )
+
+
+def on_host(production: Production, statement: str, user: str = "postgres", role: str = "postgres") -> str:
+    command = f'runuser -u {user} -- psql -XAt -U {role} -d minion -c "{statement}"'
+    done = production.database.run(command)
+    return (done.stdout + done.stderr).strip()
+
+
+def test_a_second_run_changes_nothing(production: Production) -> None:
+    again = production.play()
+    assert again.code == 0, again.output
+    assert {name: row.changed for name, row in again.recap.items()} == dict.fromkeys(again.recap, 0), again.output
+
+
+@pytest.mark.parametrize("role", ["minion", "minion_app", "minion_readonly"])
+def test_the_roles_with_a_password_get_in_over_the_network(production: Production, role: str) -> None:
+    with connect(production, role) as connection:
+        assert connection.execute("SELECT count(*) >= 0 FROM agents").fetchone() == (True,)
+
+
+@pytest.mark.parametrize("role", ["minion", "minion_app", "minion_readonly"])
+@pytest.mark.parametrize("password", ["", "minion_secret", "' OR true --", "x" * 500])
+def test_a_wrong_password_is_refused(production: Production, role: str, password: str) -> None:
+    with pytest.raises(psycopg.OperationalError, match="password"):
+        connect(production, role, password)
+
+
+@pytest.mark.parametrize("role", ["postgres", "minion_backup", "minion_monitor", "minion_pooler", "nobody"])
+def test_nobody_else_gets_in_over_the_network(production: Production, role: str) -> None:
+    with pytest.raises(psycopg.OperationalError, match=r"password authentication failed|rejects connection"):
+        connect(production, role, production.passwords["minion"])
+
+
+@pytest.mark.parametrize(
+    ("change", "back", "message"),
+    [
+        ("NOLOGIN", "LOGIN", "not permitted to log in"),
+        ("VALID UNTIL '2020-01-01'", "VALID UNTIL 'infinity'", "password authentication failed"),
+        ("CONNECTION LIMIT 0", "CONNECTION LIMIT 10", "too many connections for role"),
+    ],
+)
+def test_a_role_that_was_shut_out_stays_out(production: Production, change: str, back: str, message: str) -> None:
+    on_host(production, f"ALTER ROLE minion_readonly {change}")
+    try:
+        with pytest.raises(psycopg.OperationalError, match=message):
+            connect(production, "minion_readonly")
+    finally:
+        on_host(production, f"ALTER ROLE minion_readonly {back}")
+    connect(production, "minion_readonly").close()
+
+
+@pytest.mark.parametrize(
+    ("user", "role", "said"),
+    [
+        ("postgres", "minion_pooler", "minion_pooler"),
+        ("postgres", "minion_backup", "minion_backup"),
+        ("nobody", "minion", "Peer authentication failed"),
+        ("nobody", "postgres", "Peer authentication failed"),
+        ("nobody", "minion_monitor", "Peer authentication failed"),
+        ("nobody", "minion_app", "fe_sendauth: no password supplied"),
+    ],
+)
+def test_the_socket_lets_in_whom_the_map_names(production: Production, user: str, role: str, said: str) -> None:
+    assert said in on_host(production, "SELECT current_user", user, role)
+
+
+def test_drift_is_repaired_and_named(production: Production) -> None:
+    on_host(production, "GRANT DELETE ON memories TO minion_readonly; REVOKE INSERT ON memories FROM minion_app")
+    run = production.play("--limit", "prod1", "--tags", "database")
+    assert run.code == 0, run.output
+    assert "table memories: REVOKE DELETE FROM minion_readonly" in run.text()
+    assert "table memories: GRANT INSERT TO minion_app" in run.text()
+    with connect(production, "minion_readonly") as connection, pytest.raises(psycopg.errors.InsufficientPrivilege):
+        connection.execute("DELETE FROM memories")
+
+
+def test_a_broken_access_rule_is_found_before_the_server_takes_it(production: Production) -> None:
+    networks = '{"postgresql_allowed_networks": ["10.0.0.0/8 trust #"]}'
+    run = production.play("--limit", "prod1", "-e", networks)
+    assert run.code != 0
+    assert "not a network" in run.text()
+    connect(production, "minion_app").close()
+
+
+def test_no_secret_is_on_the_host_in_its_logs_or_in_what_a_run_prints(production: Production) -> None:
+    run = production.play("--limit", "prod1", "-vvv")
+    assert run.code == 0, run.output[-3000:]
+    logs = production.database.run("cat /var/log/postgresql/*; journalctl --no-pager; ps auxwww").stdout
+    statements = on_host(production, "SELECT query FROM pg_stat_statements")
+    assert "duration" in logs or "checkpoint" in logs
+    for name, secret in production.secrets.items():
+        for what, text in (("the run", run.output), ("the logs", logs), ("pg_stat_statements", statements)):
+            assert secret not in text, f"{name} is in {what}"
+    assert "SCRAM-SHA-256$" not in logs + statements + run.output
