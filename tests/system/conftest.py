@@ -25,9 +25,10 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
 
 
 @pytest.fixture(scope="session")
-def production(sandbox: Hosts, tmp_path_factory: pytest.TempPathFactory) -> Production:
-    """Two hosts that site.yml has converged with the prod profile."""
-    made = Production.make(sandbox, tmp_path_factory.mktemp("inventory"))
-    run = made.play()
-    assert run.code == 0, run.output
-    return made
+def production(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Production]:
+    """Two hosts that site.yml has converged with the prod profile; runs on the hosts of `sandbox` do not reach them."""
+    with Hosts.made(tmp_path_factory.mktemp("production")) as hosts:
+        made = Production.make(hosts, tmp_path_factory.mktemp("inventory"))
+        run = made.play()
+        assert run.code == 0, run.output
+        yield made
