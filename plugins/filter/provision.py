@@ -88,7 +88,16 @@ def provision_minimum_pgbackrest(major: int) -> str:
 
 def provision_read(path: str) -> str:
     """Read a file of the controller to the last byte: the lookup would strip its end."""
-    return Path(path).read_text()
+    return Path(path).expanduser().read_text()
+
+
+def provision_key_problem(path: str) -> str:
+    """Say why a key of the controller must not be used; empty when it may."""
+    try:
+        mode = Path(path).expanduser().stat().st_mode & 0o777
+    except OSError as error:
+        return f"{path}: {error.strerror}"
+    return f"{path}: mode {mode:04o} lets others at the key: allowed is 0600" if mode & 0o077 else ""
 
 
 def provision_public_key(path: str) -> str:
@@ -171,6 +180,7 @@ class FilterModule:
             "provision_end_of_life": provision_end_of_life,
             "provision_file": provision_file,
             "provision_issued": provision_issued,
+            "provision_key_problem": provision_key_problem,
             "provision_minimum_pgbackrest": provision_minimum_pgbackrest,
             "provision_read": provision_read,
             "provision_public_key": provision_public_key,
