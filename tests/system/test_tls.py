@@ -110,7 +110,17 @@ def test_on_the_host_itself_tls_is_not_needed(production: Production) -> None:
 def test_no_version_before_1_2_is_spoken(production: Production, tmp_path: Path) -> None:
     server = production.database.address
     certificate, key = Authority().issue("control").write(tmp_path, "control")
-    control = ["openssl", "s_server", "-accept", "127.0.0.1:45433", "-cert", certificate, "-key", key, "-tls1_1"]
+    control: list[str | Path] = [
+        "openssl",
+        "s_server",
+        "-accept",
+        "127.0.0.1:45433",
+        "-cert",
+        certificate,
+        "-key",
+        key,
+        "-tls1_1",
+    ]
     with subprocess.Popen([*control, *ANY_VERSION], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         try:
             time.sleep(0.5)
@@ -153,8 +163,8 @@ def test_a_map_lets_in_who_has_the_certificate_and_nobody_else(production: Produ
     with pytest.raises(psycopg.OperationalError, match="requires a valid client certificate"):
         connect(production, "minion_readonly", dbname="template1")
     stranger = Authority("another").issue(common_name="reporter", use="client").write(tmp_path, "reporter")
+    paths = {"sslcert": str(stranger[0]), "sslkey": str(stranger[1])}
     with pytest.raises(psycopg.OperationalError, match=r"unknown ca|certificate verify failed"):
-        paths = {"sslcert": str(stranger[0]), "sslkey": str(stranger[1])}
         connect(production, "minion_readonly", dbname="template1", **paths)
     with pytest.raises(psycopg.OperationalError, match="password"):  # the same certificate is nobody else's
         connect(production, "minion_app", password="", **mine)
@@ -168,7 +178,7 @@ def test_the_pooler_logs_in_with_its_certificate_on_this_host_alone(production: 
     assert "requires a valid client certificate" in production.database.run(f"{ask} '{place}'").stderr
     stolen = Pair(*(on_host(production.database, f"cat {TLS}/pooler-client.{end}") for end in ("crt", "key")))
     certificate, key = stolen.write(tmp_path, "stolen")
-    with pytest.raises(psycopg.OperationalError, match="pg_hba.conf rejects connection"):
+    with pytest.raises(psycopg.OperationalError, match=r"pg_hba\.conf rejects connection"):
         connect(production, "minion_pooler", sslcert=str(certificate), sslkey=str(key))
 
 
