@@ -1,0 +1,140 @@
+"""Every major's real server starts and reloads with what both profiles render: settings, access rules, certificates."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from tests.authority import Authority, Pair
+from tests.clusters import free_port
+from tests.embedded import VERSIONS, Server, cluster
+
+GOLDEN = Path(__file__).parents[1] / "templates" / "golden"
+PLACE = "/etc/provision/tls"
+# This machine is smaller than the host of the golden files, and a test has no archive, no extensions and no port of its own.
+OURS = "shared_buffers = 64MB\nhuge_pages = off\nmin_wal_size = 80MB\nmax_wal_size = 1GB\narchive_mode = off\nmax_connections = 20\n"
+# The superuser's door of the test: it runs as root, which is not the system user postgres.
+DOOR = "local all postgres trust\n"
+
+
+@pytest.fixture(scope="module", params=sorted(VERSIONS))
+def server(request: pytest.FixtureRequest) -> Iterator[Server]:
+    with cluster(request.param) as made:
+        yield made
+
+
+def place(server: Server, pair: Pair, authority: Authority, mode: int = 0o600) -> None:
+    """Put the files where the rendered settings look for them, below the test's own folder."""
+    folder = server.socket / "tls"
+    folder.mkdir(exist_ok=True)
+    for name, text in (("server.crt", pair.certificate), ("server.key", pair.key), ("ca.crt", authority.text)):
+        path = folder / name
+        path.write_text(text)
+        path.chmod(mode if name.endswith("key") else 0o644)
+        if os.geteuid() == 0:
+            shutil.chown(path, "postgres", "postgres")
+
+
+def configure(server: Server, profile: str) -> None:
+    """Configure it as the profile renders: whole on 14, for which it was rendered; elsewhere what access is made of."""
+    conf = (GOLDEN / profile / "postgresql-50-provision.conf").read_text().replace(PLACE, str(server.socket / "tls"))
+    lines = conf.splitlines() if server.major == 14 else re.findall(r"(?m)^(?:ssl|password_encryption).*", conf)
+    kept = [line for line in lines if not line.startswith(("port", "listen_addresses"))]
+    server.configure("\n".join(kept) + "\n" + OURS)
+    rules = (GOLDEN / profile / "postgresql-pg_hba.conf").read_text()
+    (server.data / "pg_hba.conf").write_text(DOOR + rules)
+    (server.data / "pg_ident.conf").write_text((GOLDEN / profile / "postgresql-pg_ident.conf").read_text())
+
+
+def ask(session: psycopg.Connection[tuple[object, ...]], query: str) -> list[tuple[object, ...]]:
+    return session.execute(query.encode()).fetchall()
+
+
+@pytest.mark.parametrize("profile", ["dev", "prod"])
+def test_starts_and_reloads_with_what_the_profile_renders(server: Server, profile: str) -> None:
+    authority = Authority()
+    place(server, authority.issue("localhost", "127.0.0.1"), authority)
+    configure(server, profile)
+    port = free_port()
+    with server.running(port) as session:
+        session.execute("SELECT pg_reload_conf()")
+        assert ask(session, "SELECT name, error FROM pg_file_settings WHERE error IS NOT NULL") == []
+        assert ask(session, "SELECT line_number, error FROM pg_hba_file_rules WHERE error IS NOT NULL") == []
+        assert ask(session, "SHOW ssl") == [("on" if profile == "prod" else "off",)]
+        kinds = {str(row[0]) for row in ask(session, "SELECT type FROM pg_hba_file_rules")}
+        assert ("hostssl" in kinds and "hostnossl" in kinds) is (profile == "prod")
+
+
+def test_a_reload_takes_a_good_certificate_and_keeps_the_old_one_for_a_bad(server: Server, tmp_path: Path) -> None:
+    authority = Authority()
+    root = tmp_path / "ca.crt"
+    root.write_text(authority.text)
+    first, second = (authority.issue("localhost") for _ in range(2))
+    place(server, first, authority)
+    configure(server, "prod")
+    port = free_port()
+
+    def log_in() -> psycopg.Connection[tuple[object, ...]]:
+        where = f"host=localhost hostaddr=127.0.0.1 port={port} dbname=postgres user=somebody password=right"
+        return psycopg.connect(f"{where} sslmode=verify-full sslrootcert={root}")
+
+    with server.running(port) as session:
+        session.execute("CREATE ROLE somebody LOGIN PASSWORD 'right'")
+        session.execute("CREATE ROLE minion_pooler LOGIN PASSWORD 'right'")
+        with log_in() as before:
+            place(server, Pair(second.certificate, first.key), authority)
+            session.execute("SELECT pg_reload_conf()")
+            until(
+                lambda: "could not be loaded" in log(server) or "not match" in log(server) or "mismatch" in log(server)
+            )
+            log_in().close()
+            place(server, second, authority, mode=0o644)
+            session.execute("SELECT pg_reload_conf()")
+            until(lambda: "has group or world access" in log(server))
+            log_in().close()
+            place(server, Authority("another").issue("localhost"), authority)
+            session.execute("SELECT pg_reload_conf()")
+            until(lambda: refused(log_in, "certificate verify failed"))
+            assert ask(before, "SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()") == [(True,)]
+        mine = authority.issue(common_name="minion_pooler", use="client").write(tmp_path, "pooler")
+        place(server, second, authority)
+        session.execute("SELECT pg_reload_conf()")
+        until(lambda: not refused(log_in, "certificate verify failed"))
+        pooler = f"host=127.0.0.1 port={port} dbname=postgres user=minion_pooler password=right"
+        psycopg.connect(f"{pooler} sslcert={mine[0]} sslkey={mine[1]}").close()
+        for other in ("sslmode=disable", "sslmode=require", f"sslmode=require sslcert={mine[0]} sslkey={mine[1]}"):
+            user = (
+                pooler
+                if "sslcert" not in other
+                else pooler.replace("minion_pooler", "somebody").replace("right", "wrong")
+            )
+            with pytest.raises(psycopg.OperationalError, match=r"rejects|valid client certificate|password"):
+                psycopg.connect(f"{user} {other}")
+    root.unlink()
+
+
+def refused(log_in: object, words: str) -> bool:
+    try:
+        log_in().close()  # type: ignore[operator]
+    except psycopg.OperationalError as error:
+        assert words in str(error)
+        return True
+    return False
+
+
+def log(server: Server) -> str:
+    return (server.socket / "log").read_text(errors="replace")
+
+
+def until(true: object) -> None:
+    deadline = time.monotonic() + 10
+    while not true():  # type: ignore[operator]
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
