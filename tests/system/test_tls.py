@@ -9,7 +9,7 @@ import json
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psycopg
@@ -327,9 +327,9 @@ def days_left(production: Production) -> int:
     return int((ends.timestamp() - time.time()) // 86400)
 
 
-def until(true: object) -> None:
+def until(true: Callable[[], bool]) -> None:
     deadline = time.monotonic() + 10
-    while not true():  # type: ignore[operator]
+    while not true():
         assert time.monotonic() < deadline
         time.sleep(0.2)
 
