@@ -60,7 +60,7 @@ def test_interrupted_run_leaves_nothing(cluster: Cluster, migrated: str) -> None
             while schemas(cluster, name) == "0":
                 assert time.monotonic() < deadline
                 time.sleep(0.1)
-            time.sleep(3)  # in the middle of something
+            time.sleep(1.5)  # in the middle of something
             process.send_signal(signal.SIGINT)
             assert process.wait(30) != 0
         assert schemas(cluster, name) == "0"
