@@ -10,6 +10,7 @@ directory; left out with a note where npm cannot), golang-migrate where MIGRATE_
 from __future__ import annotations
 
 import os
+import re
 import resource
 import shutil
 import statistics
@@ -120,7 +121,7 @@ def main() -> None:
                 order = list(tools(cluster, small, dbmate).items())
                 # Another one is first in each round, for whoever comes after another finds the disk as that left it.
                 for tool, migrate in order[number % len(order) :] + order[: number % len(order)]:
-                    database = f"{tool.replace(' ', '_')}_{number}"
+                    database = re.sub("[^a-z]", "_", tool) + f"_{number}"
                     cluster.psql(f"CREATE DATABASE {database}")
                     times.setdefault(tool, []).append(migrate(database))
             floor = statistics.median(times["one psql"])
