@@ -1,4 +1,4 @@
-"""Every major's real server starts and reloads with what both profiles render: settings, access rules, certificates."""
+"""Every major's real server takes certificates as the prod profile renders them, on a reload, and refuses bad ones."""
 
 from __future__ import annotations
 
@@ -17,10 +17,8 @@ from tests.clusters import free_port
 from tests.embedded import VERSIONS, Server, cluster
 
 Session = psycopg.Connection[tuple[object, ...]]
-GOLDEN = Path(__file__).parents[1] / "templates" / "golden"
+GOLDEN = Path(__file__).parents[1] / "templates" / "golden" / "prod"
 PLACE = "/etc/provision/tls"
-# This machine is smaller than the host of the golden files, and a test has no archive.
-OURS = "shared_buffers = 64MB\nhuge_pages = off\nmin_wal_size = 80MB\nmax_wal_size = 1GB\narchive_mode = off\n"
 # The superuser's door of the test: it runs as root, which is not the system user postgres.
 DOOR = "local all postgres trust\n"
 
@@ -43,34 +41,16 @@ def place(server: Server, pair: Pair, authority: Authority, mode: int = 0o600) -
             shutil.chown(path, "postgres", "postgres")
 
 
-def configure(server: Server, profile: str) -> None:
-    """Configure it as the profile renders: whole on 14, for which it was rendered; elsewhere what access is made of."""
-    conf = (GOLDEN / profile / "postgresql-50-provision.conf").read_text().replace(PLACE, str(server.socket / "tls"))
-    lines = conf.splitlines() if server.major == 14 else re.findall(r"(?m)^(?:ssl|password_encryption).*", conf)
-    kept = [line for line in lines if not line.startswith(("port", "listen_addresses"))]
-    server.configure("\n".join(kept) + "\n" + OURS)
-    rules = (GOLDEN / profile / "postgresql-pg_hba.conf").read_text()
-    (server.data / "pg_hba.conf").write_text(DOOR + rules)
-    (server.data / "pg_ident.conf").write_text((GOLDEN / profile / "postgresql-pg_ident.conf").read_text())
+def configure(server: Server) -> None:
+    """Configure it as prod renders access: the settings of TLS, and the rules."""
+    conf = (GOLDEN / "postgresql-50-provision.conf").read_text().replace(PLACE, str(server.socket / "tls"))
+    server.configure("\n".join(re.findall(r"(?m)^(?:ssl|password_encryption).*", conf)) + "\n")
+    (server.data / "pg_hba.conf").write_text(DOOR + (GOLDEN / "postgresql-pg_hba.conf").read_text())
+    (server.data / "pg_ident.conf").write_text((GOLDEN / "postgresql-pg_ident.conf").read_text())
 
 
 def ask(session: Session, query: str) -> list[tuple[object, ...]]:
     return session.execute(query.encode()).fetchall()
-
-
-@pytest.mark.parametrize("profile", ["dev", "prod"])
-def test_starts_and_reloads_with_what_the_profile_renders(server: Server, profile: str) -> None:
-    authority = Authority()
-    place(server, authority.issue("localhost", "127.0.0.1"), authority)
-    configure(server, profile)
-    port = free_port()
-    with server.running(port) as session:
-        session.execute("SELECT pg_reload_conf()")
-        assert ask(session, "SELECT name, error FROM pg_file_settings WHERE error IS NOT NULL") == []
-        assert ask(session, "SELECT line_number, error FROM pg_hba_file_rules WHERE error IS NOT NULL") == []
-        assert ask(session, "SHOW ssl") == [("on" if profile == "prod" else "off",)]
-        kinds = {str(row[0]) for row in ask(session, "SELECT type FROM pg_hba_file_rules")}
-        assert ("hostssl" in kinds and "hostnossl" in kinds) is (profile == "prod")
 
 
 def test_a_reload_takes_a_good_certificate_and_keeps_the_old_one_for_a_bad(server: Server, tmp_path: Path) -> None:
@@ -79,7 +59,7 @@ def test_a_reload_takes_a_good_certificate_and_keeps_the_old_one_for_a_bad(serve
     root.write_text(authority.text)
     first, second = (authority.issue("localhost") for _ in range(2))
     place(server, first, authority)
-    configure(server, "prod")
+    configure(server)
     port = free_port()
 
     def log_in() -> Session:
