@@ -128,6 +128,12 @@ def provision_alternative_name(name: str) -> str:
         return f"DNS:{name}"
 
 
+def provision_tls_directory(sources: list[str], playbooks: str, profile: str) -> str:
+    """Give the folder of an environment's authority: that of the first inventory that is a file or a folder."""
+    places = [path if path.is_dir() else path.parent for path in map(Path, sources) if path.exists()]
+    return str((places or [Path(playbooks, "inventories", profile)])[0] / "tls")
+
+
 def provision_issued(names: list[str], keys: list[dict[str, Any]], signed: list[dict[str, Any]]) -> dict[str, Any]:
     """Give key and certificate by name, from the results of the loops that made them; a plan has none yet."""
     nothing: list[dict[str, Any]] = [{} for _ in names]
@@ -191,6 +197,7 @@ class FilterModule:
             "provision_role_settings": provision_role_settings,
             "provision_scram": provision_scram,
             "provision_summary": provision_summary,
+            "provision_tls_directory": provision_tls_directory,
             "provision_tune": provision_tune,
             "provision_with_texts": provision_with_texts,
         }
