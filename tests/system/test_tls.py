@@ -18,7 +18,7 @@ from cryptography.x509 import load_pem_x509_certificate
 
 from tests.authority import Authority, Pair
 from tests.sandboxes import Host
-from tests.system.playbooks import Run
+from tests.system.playbooks import ROOT, Run, terminal, words
 from tests.system.production import Production
 
 Session = psycopg.Connection[tuple[object, ...]]
@@ -134,9 +134,9 @@ def test_no_version_before_1_2_is_spoken(production: Production, tmp_path: Path)
     assert "TLSv1.2" in shaken("-tls1_2", *target)
 
 
-def shaken(version: str, *words: str) -> str:
+def shaken(version: str, *options: str) -> str:
     """Shake hands with one version of TLS alone, and give everything that openssl says of it."""
-    command = ["openssl", "s_client", version, *ANY_VERSION, *words]
+    command = ["openssl", "s_client", version, *ANY_VERSION, *options]
     done = subprocess.run(command, input="Q\n", capture_output=True, text=True, check=False, timeout=20)
     return done.stdout + done.stderr
 
@@ -235,7 +235,7 @@ def test_a_bad_certificate_is_refused_and_the_old_one_serves_on(
     run = play(production, *given(tmp_path, pair, root))
     assert run.code != 0
     assert "nothing was placed, and what was served is served on" in run.text()
-    assert [words for words in said if words not in run.text()] == []
+    assert [each for each in said if each not in run.text()] == []
     assert served(production) == before
     assert on_host(production.database, f"cat {TLS}/server.crt").strip() == before
     assert "PRIVATE KEY" not in run.output
@@ -277,7 +277,7 @@ def test_a_certificate_of_your_own_is_served_and_damage_by_hand_is_mended(
         "server.crt: not issued by",
         "pooler-client.key: belongs to nobody",
     ):
-        assert words in mended.text()
+        assert each in mended.text()
     assert "PRIVATE KEY" not in mended.output
     connect(production, sslmode="verify-full").close()
     doctor = production.database.run("runuser -u postgres -- provision doctor --database dbname=minion").stdout
@@ -345,6 +345,28 @@ def test_a_plan_for_a_fresh_host_names_every_file_and_shows_no_key(production: P
     for name in ("ca.crt", "server.crt", "server.key"):
         assert f"+++ after: {TLS}/{name}" in plan.output
     assert "PRIVATE KEY" not in plan.output
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize(
+    "point", ["TASK [tls : Let the authority sign", "TASK [tls : Place the server's", "TASK [tls : Let each"]
+)
+def test_a_run_that_was_killed_is_mended_and_makes_no_second_authority(production: Production, point: str) -> None:
+    authority = {path.name: path.read_bytes() for path in production.authority.glob("ca.*")}
+    on_host(production.database, f"rm {TLS}/server.crt")
+    options = ["--vault-password-file", str(production.key), "--limit", "prod1", "--tags", "tls"]
+    command = words("site.yml", production.database.inventory, *options, environment=production.inventory)
+    environment = {**terminal(), "PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True) as killed:
+        assert killed.stdout is not None
+        assert any(point in line for line in killed.stdout)
+        killed.kill()
+    production.database.run("pkill -KILL -f 'sshd-session: provision|AnsiballZ'; true")
+    mended = play(production)
+    assert mended.code == 0, mended.output
+    assert play(production).recap["prod1"].changed == 0
+    assert {path.name: path.read_bytes() for path in production.authority.glob("ca.*")} == authority
+    connect(production, sslmode="verify-full").close()
 
 
 def test_an_access_rule_that_the_server_cannot_read_is_found_before_it_is_asked_to(production: Production) -> None:
