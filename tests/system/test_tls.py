@@ -272,7 +272,7 @@ def test_a_certificate_of_your_own_is_served_and_damage_by_hand_is_mended(
 
     mended = play(production, "--diff", "-vvv")
     assert mended.code == 0, mended.output
-    for words in (
+    for each in (
         "server.key: mode 0644 lets others",
         "server.crt: not issued by",
         "pooler-client.key: belongs to nobody",
@@ -348,9 +348,7 @@ def test_a_plan_for_a_fresh_host_names_every_file_and_shows_no_key(production: P
 
 
 @pytest.mark.faults
-@pytest.mark.parametrize(
-    "point", ["TASK [tls : Let the authority sign", "TASK [tls : Place the server's", "TASK [tls : Let each"]
-)
+@pytest.mark.parametrize("point", ["Let the authority sign", "Place the server's", "Let each service"])
 def test_a_run_that_was_killed_is_mended_and_makes_no_second_authority(production: Production, point: str) -> None:
     authority = {path.name: path.read_bytes() for path in production.authority.glob("ca.*")}
     on_host(production.database, f"rm {TLS}/server.crt")
@@ -359,7 +357,7 @@ def test_a_run_that_was_killed_is_mended_and_makes_no_second_authority(productio
     environment = {**terminal(), "PYTHONUNBUFFERED": "1"}
     with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True) as killed:
         assert killed.stdout is not None
-        assert any(point in line for line in killed.stdout)
+        assert any(f"TASK [tls : {point}" in line for line in killed.stdout)
         killed.kill()
     production.database.run("pkill -KILL -f 'sshd-session: provision|AnsiballZ'; true")
     mended = play(production)
