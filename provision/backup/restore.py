@@ -185,7 +185,7 @@ def _run(wanted: Plan, prepared: Prepared, narrate: Callable[[str], None]) -> di
     }  # fmt: skip
     journal.write(prepared.journal, {**facts, "state": journal.RESTORING}, data)
     narrate(f"restoring {window.set.label} into {data}")
-    extra = [f"--recovery-option=recovery_target_timeline={window.timeline}"]
+    extra = [f"--recovery-option={name}={value}" for name, value in window.options.items()]
     extra += ["--delta"] if prepared.resumed or wish.delta else []
     if wish.beside:
         extra.append(f"--tablespace-map-all={copies.tablespaces(wish.beside)}")

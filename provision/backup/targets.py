@@ -114,6 +114,14 @@ class Window:
     reached: wal.Segment
     gap: wal.Segment | None
 
+    @property
+    def options(self) -> dict[str, str]:
+        """The recovery setting that follows it. Not a number without need: that one must have a history file."""
+        if self.newest:
+            return {}
+        own = int(self.set.wal_start[:8], 16) == self.timeline
+        return {"recovery_target_timeline": "current" if own else str(self.timeline)}
+
     def __str__(self) -> str:
         """Say it to a person."""
         ends = f"{_shown(self.until)} (WAL {self.reached.name})"
