@@ -73,6 +73,23 @@ def prepare(wanted: Plan, wish: Wish) -> Prepared:
         raise UsageError(
             "a copy beside has no data directory to reuse", seen="mode delta with a port", allowed="one of them"
         )
+    _pgvector(wanted)
+    data = copies.data(wish.beside) if wish.beside else wanted.data
+    resumed = journal.state(journal.COPY if wish.beside else journal.IN_PLACE, data)
+    if resumed == journal.PROMOTING:
+        raise HostError(
+            "an earlier restore was killed when its promotion had begun: the server may hold new data",
+            where=str(data), run="provision restore promote, which ends it; then this again",
+        )  # fmt: skip
+    if wish.beside:
+        if not resumed:
+            copies.free_port(wish.beside)
+        if data.exists() and any(data.iterdir()) and not resumed:
+            raise HostError(
+                "the directory of the copy is not empty", where=str(data), allowed="another port, or an empty directory"
+            )
+    elif not wish.delta and not resumed:
+        _movable(data)
     if not wish.stanza:
         _flush(wanted)
     catalogue = Catalogue.read(wanted, wish.stanza, wish.timeline)
@@ -84,23 +101,8 @@ def prepare(wanted: Plan, wish: Wish) -> Prepared:
             where=f"stanza {stanza}", seen=f"the backup is of {version}, this host has {wanted.major}",
             allowed=f"a host with PostgreSQL {version}", run="docs/move-to-another-major.md",
         )  # fmt: skip
-    _pgvector(wanted)
     window = catalogue.choose(target, wish.set)
-    data = copies.data(wish.beside) if wish.beside else wanted.data
-    resumed = journal.state(journal.COPY if wish.beside else journal.IN_PLACE, data)
-    if resumed == journal.PROMOTING:
-        raise HostError(
-            "an earlier restore was killed when its promotion had begun: the server may hold new data",
-            where=str(data), run="provision restore promote, which ends it; then this again",
-        )  # fmt: skip
-    if wish.beside:
-        copies.free_port(wish.beside)
-        if data.exists() and any(data.iterdir()) and not resumed:
-            raise HostError(
-                "the directory of the copy is not empty", where=str(data), allowed="another port, or an empty directory"
-            )
-    elif not wish.delta and not resumed:
-        _movable(data)
+    if not (wish.beside or wish.delta or resumed):
         _tablespaces_free(stanza, window.set.label)
     need = 0 if wish.delta or resumed else int(window.set.size * SPARE)
     # The original serves on beside a copy: it needs room for its own WAL.

@@ -246,6 +246,7 @@ def test_restore_needs_the_host_s_name_and_delta_another_word(site: Site) -> Non
         ("true", "true", "--beside 5432", "this port cannot be used for the copy"),
         ("true", "true", "--stanza nowhere", "nowhere"),
     ],
+    ids=["without-pgvector", "another-major", "directory-not-empty", "port-in-use", "unknown-stanza"],
 )
 def test_restore_that_cannot_work_is_refused_and_nothing_stops(
     site: Site, breaks: str, mends: str, words: str, expected: str
@@ -313,10 +314,10 @@ def test_dropped_table_comes_back_beside_the_original_which_serves_on(site: Site
 
 
 def test_lost_data_directory_comes_back_but_for_what_archive_timeout_allows(site: Site) -> None:
-    sql(site.one, "INSERT INTO agents (name) VALUES ('last'); ALTER SYSTEM SET archive_timeout = 2")
-    sql(site.one, "SELECT pg_reload_conf()")
+    last = "INSERT INTO agents (name) VALUES ('last'); SELECT pg_walfile_name(pg_current_wal_insert_lsn())"
+    written = sql(site.one, last)
     # Nothing switches the segment but the timeout.
-    written = sql(site.one, "SELECT pg_walfile_name(pg_current_wal_lsn())")
+    sql(site.one, "ALTER SYSTEM SET archive_timeout = 2; SELECT pg_reload_conf()")
     archived = f"SELECT last_archived_wal >= '{written}' FROM pg_stat_archiver"
     for _ in range(60):
         if sql(site.one, archived) == "t":
