@@ -85,7 +85,7 @@ def _repository(wanted: Plan, seen: dict[str, Any], alarms: list[str]) -> None:
 def _space(wanted: Plan) -> dict[str, int]:
     """Give the repository's size, and the free space of its file system where it has one that can be asked."""
     try:
-        found = {"bytes": sum(int(row.get("size", 0)) for row in tool.listing(".").values())}
+        found = {"bytes": sum(int(row.get("size", 0)) for row in tool.listing("").values())}
     except ProvisionError:
         return {}
     if wanted.repository["kind"] == "local":

@@ -11,7 +11,19 @@ from collections.abc import Iterator
 import pytest
 
 from tests.sandboxes import Answer, Host
-from tests.system.test_backup import EVIDENCE, REPOSITORY, Site, agents, evidence, moment, restore, settled, site, sql
+from tests.system.test_backup import (
+    EVIDENCE,
+    REPOSITORY,
+    Site,
+    agents,
+    awake,
+    evidence,
+    moment,
+    restore,
+    settled,
+    site,
+    sql,
+)
 
 pytestmark = pytest.mark.faults
 __all__ = ["site"]
@@ -27,6 +39,7 @@ def mended(site: Site) -> Iterator[None]:
     yield
     site.peer.run(f"find {REPOSITORY} -mindepth 1 -delete; cp -a /root/kept/. {REPOSITORY}/")
     site.one.run("rm -rf /var/spool/pgbackrest/archive; systemctl reset-failed; systemctl start postgresql@17-main")
+    awake(site.one)
     for _ in range(20):
         # WAL that was archived while the repository was another one is not in it: a new full set begins after it.
         if site.one.run("provision backup take --type full").returncode == 0:
