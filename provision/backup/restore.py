@@ -27,10 +27,12 @@ from provision.backup.targets import Target, Window
 from provision.backup.tool import BackupError
 from provision.database import connect
 from provision.errors import HostError, ProvisionError, UsageError
+from provision.pooler import console
 
 JOURNAL = "restore"
 ARCHIVE_WAIT_S = 60
 COPY_PREFIX = "restored"
+PAUSE_S = 10  # for transactions to end before the server is stopped under them
 SPARE = 1.1  # a restore needs the set's size and some WAL
 
 
@@ -122,9 +124,25 @@ def _stages(wanted: Plan, wish: Wish, target: Target, window: Window, data: Path
 
 
 def run(wanted: Plan, prepared: Prepared, narrate: Callable[[str], None]) -> dict[str, Any]:
-    """Do it; give what became of it. Raises UsageError without the confirmation, BackupError when it did not work."""
+    """Do it; give what became of it. Raises UsageError without the confirmation, BackupError when it did not work.
+
+    In place, the pooler of the host keeps its clients away meanwhile: they would else meet a server that replays.
+    """
+    _confirm(prepared.wish)
+    if prepared.wish.beside:
+        return _run(wanted, prepared, narrate)
+    paused = console.pause(PAUSE_S, 0)
+    if paused.pooler:
+        narrate("the pooler is paused")
+    try:
+        return _run(wanted, prepared, narrate)
+    finally:
+        if paused.pooler and console.resume():
+            narrate("the pooler serves again")
+
+
+def _run(wanted: Plan, prepared: Prepared, narrate: Callable[[str], None]) -> dict[str, Any]:
     wish, target, window = prepared.wish, prepared.target, prepared.window
-    _confirm(wish)
     begun = time.time()
     stanza = wish.stanza or wanted.stanza
     data = _copy(wish) if wish.beside else wanted.data

@@ -12,22 +12,27 @@ from psycopg.conninfo import make_conninfo
 from provision import record
 from provision.checks.use import prove
 from provision.cli._database import database_option
-from provision.database import connect, describe
+from provision.database import connect, describe, require_pooler
 
 
 @click.command("verify")
 @database_option
 @click.option("--password-stdin", is_flag=True, help="Read the password from standard input, not from the URL.")
+@click.option("--pooler-port", default=0, help="Prove it again through the pooler on this port.")
 @click.option("--record", "keep", is_flag=True, help="Note what was proved in this host's /etc/provision/host.json.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def command(url: str, password_stdin: bool, keep: bool, as_json: bool) -> None:
+def command(url: str, password_stdin: bool, pooler_port: int, keep: bool, as_json: bool) -> None:
     """Log in, write a memory, find it by its vector, roll back; check tables and extensions."""
     shown = describe(url)
     if password_stdin:
         url = make_conninfo(url, password=sys.stdin.readline().rstrip("\n"))
     with connect(url, application="provision verify") as connection:
         proof = prove(connection)
-    result = {"database": shown, **asdict(proof)}
+    if pooler_port:
+        with connect(make_conninfo(url, port=pooler_port), application="provision verify") as connection:
+            require_pooler(connection)
+            prove(connection)
+    result = {"database": shown, "pooler_port": pooler_port, **asdict(proof)}
     facts = {key: result[key] for key in ("server", "extensions", "migration")}
     changed = record.note("verified", facts) if keep else False
     if as_json:

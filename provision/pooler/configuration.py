@@ -1,0 +1,44 @@
+"""PgBouncer's files as text: values of an ini file with what it includes. Reads files, knows no server.
+
+The format is that of pgbouncer.ini(5) as our templates write it: `%include`, sections, `key = value`, the last wins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+SECTION = "pgbouncer"
+
+
+def settings(path: Path) -> dict[str, str]:
+    """Give the values of section [pgbouncer]. Raises OSError for a file that cannot be read."""
+    found: dict[str, str] = {}
+    section = ""
+    for line in _lines(path):
+        if line.startswith("["):
+            section = line.strip("[]")
+        elif section == SECTION and "=" in line:
+            key, _, value = line.partition("=")
+            found[key.strip()] = value.strip()
+    return found
+
+
+def databases(path: Path) -> list[str]:
+    """Name the databases of section [databases]."""
+    found, section = [], ""
+    for line in _lines(path):
+        if line.startswith("["):
+            section = line.strip("[]")
+        elif section == "databases":
+            found.append(line.partition("=")[0].strip().strip('"'))
+    return found
+
+
+def _lines(path: Path) -> Iterator[str]:
+    for line in path.read_text().splitlines():
+        text = line.strip()
+        if text.startswith("%include"):
+            yield from _lines(path.parent / text.split(maxsplit=1)[1])
+        elif text and text[0] not in ";#":
+            yield text
