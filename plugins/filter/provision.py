@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import datetime
+import ipaddress
 import textwrap
 from collections.abc import Callable
 from dataclasses import asdict, fields
@@ -13,15 +14,32 @@ from typing import Any
 import yaml
 from ansible.errors import AnsibleFilterError
 
-from provision import archive, compatibility, secrets, summary, tuning, vault
+from provision import archive, compatibility, hba, secrets, summary, tuning, vault
 from provision.checks import preflight
 from provision.errors import ProvisionError
 from provision.tuning import pools, vector
+
+LATER = "made by the run\n"  # in a plan, instead of a certificate that nobody has issued yet
+LATER_KEY = "a key\n"  # another text, for what stands for a key is masked wherever it appears
 
 
 def provision_preflight(host: dict[str, Any], wanted: dict[str, Any]) -> dict[str, Any]:
     """Judge a probed host; see provision.checks.preflight.judge."""
     return asdict(preflight.judge(host, wanted, datetime.datetime.now(datetime.UTC).date()))
+
+
+def provision_access_rules(
+    networks: list[str],
+    tls: bool,
+    socket_logins: list[dict[str, Any]],
+    certificate_logins: list[dict[str, Any]],
+    extra: list[dict[str, Any]],
+) -> list[str]:
+    """Give the lines of pg_hba.conf; see provision.hba.rules."""
+    found = hba.rules(
+        tls=tls, networks=networks, socket_logins=socket_logins, certificate_logins=certificate_logins, extra=extra
+    )
+    return [str(rule) for rule in found]
 
 
 def provision_role_options(roles: str) -> dict[str, Any]:
@@ -117,6 +135,34 @@ def provision_file(pair: tuple[str, str]) -> dict[str, str]:
     return {"path": pair[0], "content": pair[1]}
 
 
+def provision_alternative_name(name: str) -> str:
+    """Write a name or an address as a certificate has it."""
+    try:
+        return f"IP:{ipaddress.ip_address(name)}"
+    except ValueError:
+        return f"DNS:{name}"
+
+
+def provision_issued(names: list[str], keys: list[dict[str, Any]], signed: list[dict[str, Any]]) -> dict[str, Any]:
+    """Give key and certificate by name, from the results of the loops that made them; a plan has none yet."""
+    nothing: list[dict[str, Any]] = [{} for _ in names]
+    return {
+        name: {"key": key.get("privatekey", LATER_KEY), "certificate": certificate.get("certificate", LATER)}
+        for name, key, certificate in zip(names, keys or nothing, signed or nothing, strict=True)
+    }
+
+
+def provision_with_texts(leaf: dict[str, Any], texts: dict[str, Any]) -> dict[str, Any]:
+    """Give a certificate's description with the texts that are to be placed, as host_certificates judges them."""
+    return {**leaf, "texts": texts[leaf["name"]]}
+
+
+def provision_client_certificate(name: str, folder: str) -> dict[str, Any]:
+    """Describe the certificate with which a database role logs in, as host_certificates judges it."""
+    files = {"certificate": f"{folder}/{name}.crt", "key": f"{folder}/{name}.key"}
+    return {"name": name, "common_name": name, "purpose": "client", "keeper": "", **files}
+
+
 def provision_summary(verified: dict[str, Any], name: str, about: dict[str, Any]) -> list[str]:
     """Tell how a host ended a run; see provision.summary.lines."""
     return summary.lines(name, about["host"], verified, about["warnings"], about["url"])
@@ -142,9 +188,13 @@ class FilterModule:
     def filters(self) -> dict[str, Callable[..., Any]]:
         """Map every filter's name to its function."""
         return {
+            "provision_access_rules": provision_access_rules,
+            "provision_alternative_name": provision_alternative_name,
             "provision_archive": provision_archive,
+            "provision_client_certificate": provision_client_certificate,
             "provision_end_of_life": provision_end_of_life,
             "provision_file": provision_file,
+            "provision_issued": provision_issued,
             "provision_minimum_pgbackrest": provision_minimum_pgbackrest,
             "provision_read": provision_read,
             "provision_public_key": provision_public_key,
@@ -160,4 +210,5 @@ class FilterModule:
             "provision_scram": provision_scram,
             "provision_summary": provision_summary,
             "provision_tune": provision_tune,
+            "provision_with_texts": provision_with_texts,
         }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from provision import lookup
@@ -55,7 +57,11 @@ def test_refuses_with_the_numbers_what_cannot_be_open_at_once() -> None:
 
 
 def test_reads_limits_of_roles_and_leaves_out_those_that_go() -> None:
-    roles = [{"name": "a", "connection_limit": 3}, {"name": "b"}, {"name": "c", "state": "absent"}]
+    roles: list[dict[str, Any]] = [
+        {"name": "a", "connection_limit": 3},
+        {"name": "b"},
+        {"name": "c", "state": "absent"},
+    ]
     assert limits(roles) == {"a": 3, "b": -1}
 
 
