@@ -26,12 +26,17 @@ def settings(path: Path) -> dict[str, str]:
 
 def databases(path: Path) -> list[str]:
     """Name the databases of section [databases]."""
+    return [line.partition("=")[0].strip().strip('"') for line in databases_text(path)]
+
+
+def databases_text(path: Path) -> list[str]:
+    """Give the lines of section [databases]."""
     found, section = [], ""
     for line in _lines(path):
         if line.startswith("["):
             section = line.strip("[]")
         elif section == "databases":
-            found.append(line.partition("=")[0].strip().strip('"'))
+            found.append(line)
     return found
 
 
