@@ -1,7 +1,7 @@
 """How a hardened pooler looks, asked of the one that runs on this host: its console, its files, its process.
 
-Does IO, read-only, as root or postgres. On a machine that is no host of ours, or that has no pooler, there is nothing to
-find. What is judged is what is in force (SHOW CONFIG), not what the files say.
+Does IO, read-only, as root or postgres. On a machine that is no host of ours, or that has no pooler, nothing is to be
+found. What is judged is what is in force (SHOW CONFIG), not what the files say.
 """
 
 from __future__ import annotations
