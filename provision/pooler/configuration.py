@@ -1,6 +1,6 @@
 """PgBouncer's files as text: values of an ini file with what it includes. Reads files, knows no server.
 
-The format is that of pgbouncer.ini(5) as our templates write it: `%include`, sections, `key = value`, the last wins.
+The format is that of pgbouncer.ini(5) as our templates write it: `%include` within sections, the last value wins.
 """
 
 from __future__ import annotations

@@ -37,7 +37,8 @@ def rehearse(path: Path) -> None:
     scratch = Path(tempfile.mkdtemp(prefix="provision-pooler-"))
     try:
         (scratch / "pgbouncer.ini").write_text(
-            f"%include {path}\n[{configuration.SECTION}]\nlisten_addr =\nlisten_port = {PORT}\n"
+            # No section of its own: the files end in [pgbouncer], and one that begins again is put back to defaults.
+            f"%include {path}\nlisten_addr =\nlisten_port = {PORT}\n"
             f"unix_socket_dir = {scratch}\npidfile = {scratch}/pid\nlogfile =\n"
             f"query_wait_timeout = {START_TIMEOUT_S}\nserver_login_retry = 1\n"
         )
