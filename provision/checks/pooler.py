@@ -162,7 +162,7 @@ def judge(seen: Seen, *, dev: bool) -> list[Finding]:
 def look(place: console.Place) -> Seen:
     """Ask the pooler, its process and its files. Raises ProvisionError, and PermissionError where they are closed."""
     with place.console() as session:
-        settings = {row["key"]: str(row["value"] or "") for row in console.show(session, "CONFIG")}
+        settings = {key: value for key, (value, _) in console.settings(session).items()}
         databases = [row for row in console.show(session, "DATABASES") if row["name"] != "pgbouncer"]
     pid = _run("systemctl", "show", "--property=MainPID", "--value", console.UNIT)
     files = [CONFIGURATION, *sorted((CONFIGURATION.parent / "provision").glob("*"))]

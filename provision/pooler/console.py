@@ -50,8 +50,10 @@ class Place:
         where = f"host={self.directory} port={self.port} dbname=pgbouncer user=pgbouncer"
         with as_postgres():
             session = connect(where, application="provision pool")
-        with session:
+        try:
             yield session
+        finally:
+            session.close()  # not as psycopg's own block does, with a COMMIT: the console knows none
 
 
 def present() -> Place | None:
@@ -67,6 +69,17 @@ def show(session: Connection, what: str) -> list[dict[str, Any]]:
     cursor = session.execute(f"SHOW {what}".encode())
     names = [column.name for column in cursor.description or ()]
     return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+
+
+def settings(session: Connection) -> dict[str, tuple[str, bool]]:
+    """Give what is in force, by name, and whether a reload may change it; modes in octal, as 1.18 does not."""
+    found = {}
+    for row in show(session, "CONFIG"):
+        value = str(row["value"] or "")
+        if row["key"] == "unix_socket_mode":
+            value = f"{int(value, 8 if value.startswith('0') else 10):04o}"
+        found[str(row["key"])] = (value, row["changeable"] == "yes")
+    return found
 
 
 @dataclass(frozen=True)
@@ -122,10 +135,14 @@ def resume() -> bool:
             paused = False
         # A client that waited for longer than is configured would else be cut just as its turn has come.
         until = time.monotonic() + DRAIN_S
-        while paused and time.monotonic() < until and any(int(row["cl_waiting"]) for row in show(session, "POOLS")):
+        while paused and time.monotonic() < until and _waiting(session):
             time.sleep(0.1)
         session.execute(b"RELOAD")
     return paused
+
+
+def _waiting(session: Connection) -> int:
+    return sum(int(row["cl_waiting"]) for row in show(session, "POOLS") if row["database"] != "pgbouncer")
 
 
 def reload() -> bool:

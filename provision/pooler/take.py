@@ -59,10 +59,10 @@ def _placed() -> list[Path]:
 def _pending(place: console.Place, values: dict[str, str], started: int) -> list[str]:
     """Name the settings that PgBouncer takes at its start alone and whose wanted value is not the running one."""
     with place.console() as session:
-        running = {row["key"]: row for row in console.show(session, "CONFIG")}
+        running = console.settings(session)
     found = [
-        f"{key} ({running[key]['value']} -> {value})"
+        f"{key} ({running[key][0]} -> {value})"
         for key, value in values.items()
-        if key in running and running[key]["changeable"] == "no" and str(running[key]["value"] or "") != value
+        if key in running and not running[key][1] and running[key][0] != value
     ]
     return found + (["the unit's limits"] if UNIT_FILE.exists() and UNIT_FILE.stat().st_mtime_ns > started else [])
