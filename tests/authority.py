@@ -10,7 +10,12 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+)
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 DAY = datetime.timedelta(days=1)
@@ -39,7 +44,7 @@ class Authority:
 
     def __init__(self, name: str = "authority of a test") -> None:
         """Make both."""
-        self._key = ec.generate_private_key(ec.SECP256R1())
+        self._key: ec.EllipticCurvePrivateKey = ec.generate_private_key(ec.SECP256R1())
         self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         now = datetime.datetime.now(datetime.UTC)
         self._certificate = self._sign(
@@ -47,6 +52,24 @@ class Authority:
                 x509.BasicConstraints(ca=True, path_length=0), critical=True
             )
         )
+
+    @classmethod
+    def of(cls, certificate: Path, key: Path, passphrase: bytes) -> Authority:
+        """Take an authority that is there."""
+        self = cls.__new__(cls)
+        found = load_pem_private_key(key.read_bytes(), passphrase)
+        assert isinstance(found, ec.EllipticCurvePrivateKey)
+        self._key, self._certificate = found, x509.load_pem_x509_certificate(certificate.read_bytes())
+        self._name = self._certificate.subject
+        return self
+
+    def again(self, certificate: str, *, begins: float, ends: float) -> Pair:
+        """Issue a certificate like another one, for another time."""
+        known = x509.load_pem_x509_certificate(certificate.encode())
+        names = known.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        common = known.subject.get_attributes_for_oid(NameOID.COMMON_NAME)[0].value
+        every = [*names.get_values_for_type(x509.DNSName), *map(str, names.get_values_for_type(x509.IPAddress))]
+        return self.issue(*every, common_name=str(common), begins=begins, ends=ends)
 
     @property
     def text(self) -> str:

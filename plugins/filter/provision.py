@@ -88,7 +88,16 @@ def provision_minimum_pgbackrest(major: int) -> str:
 
 def provision_read(path: str) -> str:
     """Read a file of the controller to the last byte: the lookup would strip its end."""
-    return Path(path).read_text()
+    return Path(path).expanduser().read_text()
+
+
+def provision_key_problem(path: str) -> str:
+    """Say why a key of the controller must not be used; empty when it may."""
+    try:
+        mode = Path(path).expanduser().stat().st_mode & 0o777
+    except OSError as error:
+        return f"{path}: {error.strerror}"
+    return f"{path}: mode {mode:04o} lets others at the key: allowed is 0600" if mode & 0o077 else ""
 
 
 def provision_public_key(path: str) -> str:
@@ -143,6 +152,12 @@ def provision_alternative_name(name: str) -> str:
         return f"DNS:{name}"
 
 
+def provision_tls_directory(sources: list[str], playbooks: str, profile: str) -> str:
+    """Give the folder of an environment's authority: that of the first inventory that is a file or a folder."""
+    places = [path if path.is_dir() else path.parent for path in map(Path, sources) if path.exists()]
+    return str((places or [Path(playbooks, "inventories", profile)])[0] / "tls")
+
+
 def provision_issued(names: list[str], keys: list[dict[str, Any]], signed: list[dict[str, Any]]) -> dict[str, Any]:
     """Give key and certificate by name, from the results of the loops that made them; a plan has none yet."""
     nothing: list[dict[str, Any]] = [{} for _ in names]
@@ -195,6 +210,7 @@ class FilterModule:
             "provision_end_of_life": provision_end_of_life,
             "provision_file": provision_file,
             "provision_issued": provision_issued,
+            "provision_key_problem": provision_key_problem,
             "provision_minimum_pgbackrest": provision_minimum_pgbackrest,
             "provision_read": provision_read,
             "provision_public_key": provision_public_key,
@@ -209,6 +225,7 @@ class FilterModule:
             "provision_role_settings": provision_role_settings,
             "provision_scram": provision_scram,
             "provision_summary": provision_summary,
+            "provision_tls_directory": provision_tls_directory,
             "provision_tune": provision_tune,
             "provision_with_texts": provision_with_texts,
         }

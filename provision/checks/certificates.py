@@ -37,6 +37,7 @@ def _examine(row: dict[str, str], authority: Path, now: float) -> list[Finding]:
         names=(row["name"],) if row["purpose"] == "server" else (),
         common_name="" if row["purpose"] == "server" else row["name"],
         purpose=row["purpose"],
+        keeper=row.get("keeper", Leaf.keeper),
     )
     seen = look(leaf, authority)
     found = [

@@ -4,7 +4,7 @@
 # templates/tls/serve.sh.j2: from tls_endpoints. A service that serves no TLS yet is left to the role that configures it.
 set -eu
 print() { openssl x509 -noout -fingerprint -sha256 2>/dev/null || true; }
-served() { openssl s_client -starttls postgres -connect "$1" </dev/null 2>/dev/null | print; }
+served() { timeout 10 openssl s_client -starttls postgres -connect "$1" </dev/null 2>/dev/null | print; }
 placed=$(print </etc/provision/tls/server.crt)
 take() {
   systemctl is-active --quiet "$1" || return 0
