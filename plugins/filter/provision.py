@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import datetime
+import functools
 import textwrap
 from collections.abc import Callable
 from dataclasses import asdict, fields
@@ -13,7 +14,8 @@ from typing import Any
 import yaml
 from ansible.errors import AnsibleFilterError
 
-from provision import archive, compatibility, secrets, summary, tuning, vault
+from provision import archive, compatibility, packages, secrets, summary, tuning, vault
+from provision.bundle import verify
 from provision.checks import preflight
 from provision.errors import ProvisionError
 from provision.tuning import vector
@@ -68,6 +70,41 @@ def provision_minimum_pgbackrest(major: int) -> str:
     return compatibility.POSTGRESQL[int(major)].minimum_pgbackrest
 
 
+def provision_pgdg_packages(major: int, codename: str) -> list[str]:
+    """Name what may come from PGDG; see provision.compatibility.pgdg_packages."""
+    return compatibility.pgdg_packages(int(major), codename)
+
+
+def provision_package_source(said: str, change: dict[str, str]) -> str:
+    """Say why apt cannot read a package source; see provision.packages.source."""
+    return packages.source(said, change)
+
+
+def provision_packages_failure(result: dict[str, Any]) -> str:
+    """Say why apt could not install; see provision.packages.failure."""
+    return packages.failure("\n".join(str(result.get(part, "")) for part in ("msg", "stderr", "stdout")))
+
+
+def provision_bundle(path: str, fingerprint: str = "") -> dict[str, Any]:
+    """Verify a bundle and say what it holds; `problem` is empty, or why it must not be used."""
+    try:
+        file = Path(path).expanduser()
+        about = file.stat() if path else None
+        return _bundle(str(file), fingerprint, (about.st_size, about.st_mtime_ns) if about else ())
+    except OSError as error:
+        return {"problem": f"{path}: {error.strerror}"}
+
+
+@functools.lru_cache(maxsize=4)
+def _bundle(path: str, fingerprint: str, version: tuple[int, ...]) -> dict[str, Any]:
+    """Verify a file once in a process, for as long as it is the same one."""
+    del version
+    try:
+        return {"problem": "", **asdict(verify.verified(Path(path), fingerprint))}
+    except ProvisionError as error:
+        return {"problem": "; ".join(part for part in (error.what, error.where, error.seen, error.allowed) if part)}
+
+
 def provision_read(path: str) -> str:
     """Read a file of the controller to the last byte: the lookup would strip its end."""
     return Path(path).read_text()
@@ -119,9 +156,13 @@ class FilterModule:
         """Map every filter's name to its function."""
         return {
             "provision_archive": provision_archive,
+            "provision_bundle": provision_bundle,
             "provision_end_of_life": provision_end_of_life,
             "provision_file": provision_file,
             "provision_minimum_pgbackrest": provision_minimum_pgbackrest,
+            "provision_package_source": provision_package_source,
+            "provision_packages_failure": provision_packages_failure,
+            "provision_pgdg_packages": provision_pgdg_packages,
             "provision_read": provision_read,
             "provision_public_key": provision_public_key,
             "provision_login_roles": provision_login_roles,

@@ -11,7 +11,6 @@ import fcntl
 import json
 import os
 import platform
-import re
 import shutil
 import struct
 import subprocess
@@ -185,14 +184,6 @@ def package_lists_age() -> int:
     return int(time.time() - newest)
 
 
-def package_suites() -> list[str]:
-    """Name the suites whose lists apt has read whole."""
-    found = (
-        re.search("_dists_(.+)_(?:In)?Release$", path.name) for path in Path("/var/lib/apt/lists").glob("*_dists_*")
-    )
-    return sorted({match[1] for match in found if match})
-
-
 def record() -> dict[str, Any]:
     """Read what an earlier run left about this host."""
     try:
@@ -232,7 +223,6 @@ def main() -> None:
         "packages": packages(),
         "packages_interrupted": packages_interrupted(),
         "package_lists_age_s": package_lists_age(),
-        "package_suites": package_suites(),
         "clusters": known,
         "unknown_clusters": strangers(known),
         "record": record(),
