@@ -41,7 +41,8 @@ def failure(said: str) -> str:
     if missing := re.search(r"No package matching '([^']+)'|Unable to locate package (\S+)", said):
         return f"no package source of this host has {missing[1] or missing[2]}."
     if file := re.search(r"Failed to fetch (\S+\.deb)\s+([^\n]+)", said):
-        return f"{file[1]} is listed, but cannot be downloaded ({file[2].strip()})."
+        why = " ".join(file[2].split())
+        return f"{file[1]} is listed, but cannot be downloaded ({why})."
     if "Failed to update apt cache" in said:
         cause = next((meaning for pattern, meaning, _ in CAUSES if re.search(pattern, said)), "it cannot be read")
         places = re.findall(r"\b(?:https?|file|copy):/[^\s,']+", said)

@@ -1,4 +1,4 @@
-"""Collect a bundle on the controller: apt chooses and checks, for a host that has nothing yet, from this machine's mirror.
+"""Collect a bundle on the controller: apt chooses and checks, as for an empty host, from this machine's own mirror.
 
 Does IO through apt with folders of its own: neither the lists nor the packages of this machine are touched or believed.
 Refuses to write a bundle that it could not verify itself. What apt fetched is named by signed indexes, or not taken.
@@ -88,9 +88,9 @@ def make(target: Path, wish: Wish, narration: Narration) -> Bundle:
             package = versions[f"postgresql-{about.postgresql}-pgvector"]
             about = replace(about, pgvector_version=".".join(map(str, compatibility.version_key(package))))
         with narration.stage("indexing and signing it"), Key.made(work / "key", f"bundle {target.name}") as key:
-            _seal(root, about, key)
+            seal(root, about, key)
         with narration.stage(f"writing {target}"):
-            _write(root, target)
+            write(root, target)
     return verify.verified(target, key.fingerprint)
 
 
@@ -172,7 +172,7 @@ def _source(root: Path, about: Bundle, wish: Wish, source: mirror.Mirror) -> Bun
     return replace(about, pgvector_version=tarball.version, pgvector_sha256=tarball.sha256, pgvector_file=name)
 
 
-def _seal(root: Path, about: Bundle, key: Key) -> None:
+def seal(root: Path, about: Bundle, key: Key) -> None:
     """Index the packages, and sign both the index and a manifest of every file."""
     publish(root, SUITE, key, component=COMPONENT, architecture=about.architecture)
     files = {path.relative_to(root).as_posix(): _sha256(path) for path in sorted(root.rglob("*")) if path.is_file()}
@@ -189,7 +189,7 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _write(root: Path, target: Path) -> None:
+def write(root: Path, target: Path) -> None:
     """Write one file, whole or not at all; the manifest comes last, so that whoever has unpacked it has the rest."""
     last = (SIGNATURE, MANIFEST)
     paths = [path for path in sorted(root.rglob("*")) if path.is_file() and path.name not in last]

@@ -60,6 +60,10 @@ class Key:
         """Write the public key: ASCII-armoured if the name ends with .asc, else binary."""
         self._gpg(*(["--armor"] if path.suffix == ".asc" else []), "--output", path, "--export", self.fingerprint)
 
+    def extend(self, expires: str) -> None:
+        """Let the key expire later than it was made to."""
+        self._gpg("--quick-set-expire", self.fingerprint, expires)
+
     def sign(self, path: Path, signature: Path, *, clear: bool = False) -> None:
         """Write a detached signature of a file beside it, or the whole file with its signature."""
         kind = "--clear-sign" if clear else "--detach-sign"

@@ -237,8 +237,8 @@ def _bundle(host: dict[str, Any], wanted: dict[str, Any], verdict: Verdict) -> N
     for name, mine, its, why in rows:
         if mine != its:
             verdict.refusals.append(
-                f"postgresql_bundle {bundle['path']}: made for {why or 'another tarball'}: its {name} is {its}, wanted is "
-                f"{mine}; make one with provision bundle make, or set what it was made for"
+                f"postgresql_bundle {bundle['path']}: made for {why or 'another tarball'}: its {name} is {its}, wanted "
+                f"is {mine}; make one with provision bundle make, or set what it was made for"
             )
 
 
