@@ -2,7 +2,7 @@
 
 Run by `make test-matrix`, outside CI. Majors beside the distributions' own come from a mirror, by the environment
 variables of docs/test-pg14.md. Each combination has hosts of its own, must converge, and must change nothing when it is
-run again. Writes docs/tested.json, from which `make docs` makes the README's table; ends with 1 if any combination failed.
+run again. Writes docs/tested.json, from which `make docs` makes a table of the README; ends with 1 if any failed.
 """
 
 from __future__ import annotations

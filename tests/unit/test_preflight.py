@@ -209,3 +209,50 @@ def test_warns_of_end_of_life() -> None:
     wishes["wanted"]["pgvector"]["install_method"] = "source"
     warnings = judge(HOST, wishes, datetime.date(2026, 11, 13)).warnings
     assert any("14" in text and "2026-11-12" in text for text in warnings)
+
+
+BUNDLE = {
+    "problem": "", "path": "b.tar", "release": "trixie", "architecture": "amd64", "postgresql": 17,
+    "pgvector_install_method": "package", "pgvector_version": "0.8.0", "pgvector_sha256": "",
+}  # fmt: skip
+
+
+def bundled(host: dict[str, Any] | None = None, pgvector: dict[str, Any] | None = None, **other: Any) -> list[str]:
+    wish = {"repository": "bundle", "bundle": {**BUNDLE, **other}}
+    return refusals(host, postgresql=wish, pgvector={"source_sha256": "", **(pgvector or {})})
+
+
+def test_accepts_a_bundle_that_was_made_for_this_host_and_this_run() -> None:
+    assert bundled() == []
+
+
+@pytest.mark.parametrize(
+    ("other", "expected"),
+    [
+        ({"release": "bookworm"}, "made for another release of the system: its release is bookworm, wanted is trixie"),
+        ({"architecture": "arm64"}, "made for another architecture: its architecture is arm64, wanted is amd64"),
+        ({"postgresql": 16}, "made for another major: its postgresql_version is 16, wanted is 17"),
+        ({"pgvector_install_method": "source"},
+         "made for another method: its pgvector_install_method is source, wanted is package"),
+    ],
+)  # fmt: skip
+def test_refuses_a_bundle_that_was_made_for_something_else(other: dict[str, Any], expected: str) -> None:
+    (refusal,) = bundled(**other)
+    assert (
+        refusal
+        == f"postgresql_bundle b.tar: {expected}; make one with provision bundle make, or set what it was made for"
+    )
+
+
+def test_refuses_a_bundle_with_another_tarball_of_pgvector() -> None:
+    wish = {"install_method": "source", "version": "0.5.1", "source_sha256": "a" * 64}
+    made = {"pgvector_install_method": "source", "pgvector_version": "0.8.0", "pgvector_sha256": "b" * 64}
+    found = bundled(pgvector=wish, **made)
+    assert [text.split(": ", 1)[1].split(";")[0] for text in found] == [
+        "made for another tarball: its pgvector_version is 0.8.0, wanted is 0.5.1",
+        f"made for another tarball: its pgvector_source_sha256 is {'b' * 64}, wanted is {'a' * 64}",
+    ]
+
+
+def test_refuses_a_damaged_bundle_with_its_reason_alone() -> None:
+    assert bundled(problem="pool/p.deb; its SHA-256 is 00") == ["postgresql_bundle: pool/p.deb; its SHA-256 is 00"]
