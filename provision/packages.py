@@ -15,6 +15,7 @@ MOST_SHOWN = 1200  # characters of apt's own words: a long list of hashes helps 
 # for what follows from one cause (nothing could be read, nothing is signed) is also said of others.
 CAUSES = (
     ("EXPKEYSIG|KEYEXPIRED|Expired on ", "the key that is to verify it has expired", "key"),
+    ("the public key .* cannot be read|holds no OpenPGP public key", "its public key is not there", "key"),
     ("NO_PUBKEY|Missing key", "it is signed by another key than the one that is given", "key"),
     ("BADSIG|has been manipulated", "it was changed after it had been signed", "uri"),
     (r"is expired \(invalid since", "it was not renewed in time (its Valid-Until is past)", "uri"),
@@ -32,8 +33,8 @@ def source(said: str, change: Mapping[str, str]) -> str:
     """Say why a package source cannot be read and what to set; `change` names that for each of the four words."""
     for pattern, meaning, word in CAUSES:
         if re.search(pattern, said):
-            return f"{meaning}; set {change[word]}. apt said: {quote(said)}."
-    return f"it cannot be read; compare {change['uri']}. apt said: {quote(said)}."
+            return f"{meaning}; set {change[word]}. seen: {quote(said)}."
+    return f"it cannot be read; compare {change['uri']}. seen: {quote(said)}."
 
 
 def failure(said: str) -> str:
@@ -47,11 +48,11 @@ def failure(said: str) -> str:
         cause = next((meaning for pattern, meaning, _ in CAUSES if re.search(pattern, said)), "it cannot be read")
         places = re.findall(r"\b(?:https?|file|copy):/[^\s,']+", said)
         where = " ".join(dict.fromkeys(places)) or "a source"
-        return f"reading the package lists, {where}: {cause}. apt said: {quote(said)}."
+        return f"reading the package lists, {where}: {cause}. seen: {quote(said)}."
     if "unmet dependencies" in said:
         needed = re.findall(r"^ *(\S+ : .+|\s*Depends: .+)$", said, re.MULTILINE)
         return f"packages that they need are not to be had: {' '.join(' '.join(needed).split())}."
-    return f"apt said: {quote(said)}."
+    return f"seen: {quote(said)}."
 
 
 def quote(said: str) -> str:

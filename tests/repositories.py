@@ -58,12 +58,6 @@ class Archive:
             old.export(root / "expired.asc")
             publish(root, suite, key, architecture="amd64")
             publish(root, "late", key, architecture="amd64", ValidTime="1")
-            damaged = root / "dists/damaged/main/binary-amd64/Packages"
-            publish(root, "damaged", key, architecture="amd64")
-            damaged.write_text(damaged.read_text().replace("Package: ", "package: "))
-            publish(root, "unsigned", key, architecture="amd64")
-            for name in ("InRelease", "Release.gpg"):
-                (root / "dists/unsigned" / name).unlink()
             # What a publisher does whose key is about to expire: who has the key as it was cannot verify any more.
             published = Key(old.home, old.fingerprint)
             published.extend("1y")

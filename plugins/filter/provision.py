@@ -100,7 +100,8 @@ def _bundle(path: str, fingerprint: str, version: tuple[int, ...]) -> dict[str, 
     """Verify a file once in a process, for as long as it is the same one."""
     del version
     try:
-        return {"problem": "", **asdict(verify.verified(Path(path), fingerprint))}
+        found = asdict(verify.verified(Path(path), fingerprint))
+        return {"problem": "", **{name: value for name, value in found.items() if name not in ("files", "versions")}}
     except ProvisionError as error:
         return {"problem": "; ".join(part for part in (error.what, error.where, error.seen, error.allowed) if part)}
 

@@ -61,7 +61,7 @@ class Verdict:
     warnings: list[str] = field(default_factory=list)
     pgvector_version: str = ""
     serving_port: int = 0
-    bundle: dict[str, Any] = field(default_factory=dict)
+    bundle: dict[str, str] = field(default_factory=dict)  # what roles need to know of a bundle that may be used
 
 
 def judge(host: dict[str, Any], wanted: dict[str, Any], today: datetime.date) -> Verdict:
@@ -72,8 +72,7 @@ def judge(host: dict[str, Any], wanted: dict[str, Any], today: datetime.date) ->
         if not host["record"]:
             verdict.refusals.append("this host was not converged: ansible-playbook site.yml first")
         return verdict
-    bundle = wanted["wanted"]["postgresql"].get("bundle") or {}
-    verdict = Verdict(pgvector_version=_pgvector_version(host, wanted["wanted"]), bundle=bundle)
+    verdict = Verdict(pgvector_version=_pgvector_version(host, wanted["wanted"]))
     _names(wanted, verdict)
     _meant(wanted["wanted"], verdict)
     _system(host, wanted, verdict)
@@ -220,6 +219,7 @@ def _bundle(host: dict[str, Any], wanted: dict[str, Any], verdict: Verdict) -> N
     if bundle["problem"]:
         verdict.refusals.append(f"postgresql_bundle: {bundle['problem']}")
         return
+    verdict.bundle = {name: str(bundle[name]) for name in ("manifest_sha256", "pgvector_file")}
     architecture = ARCHITECTURES.get(host["architecture"], host["architecture"])
     source = pgvector["install_method"] == "source"
     rows = [

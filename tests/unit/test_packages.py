@@ -44,6 +44,8 @@ PLACE = "http://192.0.2.1:81"
          "will not be applied.", "it was not renewed in time (its Valid-Until is past)", "postgresql_mirror_uri"),
         (f"E: The repository '{PLACE} nosuch Release' does not have a Release file.", "it has no such suite",
          "postgresql_mirror_suite"),
+        ("Task failed: the public key '/k.asc' cannot be read: No such file or directory", "its public key is not there",
+         "postgresql_mirror_key"),
         ("E: the suite doesn't have the component main", "it has no such component", "postgresql_mirror_component"),
         (f"E: Failed to fetch {PLACE}/dists/good/main/binary-amd64/Packages  Hash Sum mismatch\n   Hashes of expected",
          "its files are not what its index says", "postgresql_mirror_uri"),
@@ -58,13 +60,13 @@ PLACE = "http://192.0.2.1:81"
 def test_source_tells_one_cause_and_what_to_set(said: str, meaning: str, variable: str) -> None:
     told = source(said, CHANGE)
     assert told.startswith(meaning)
-    assert f"; set {variable}. apt said: " in told
+    assert f"; set {variable}. seen: " in told
     assert "\n" not in told
 
 
 def test_source_that_fails_in_a_way_nobody_has_seen_is_quoted() -> None:
     told = source("E: The moon is in the wrong phase", CHANGE)
-    assert told == "it cannot be read; compare postgresql_mirror_uri. apt said: E: The moon is in the wrong phase."
+    assert told == "it cannot be read; compare postgresql_mirror_uri. seen: E: The moon is in the wrong phase."
 
 
 @pytest.mark.parametrize(

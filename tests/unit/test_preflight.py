@@ -213,7 +213,8 @@ def test_warns_of_end_of_life() -> None:
 
 BUNDLE = {
     "problem": "", "path": "b.tar", "release": "trixie", "architecture": "amd64", "postgresql": 17,
-    "pgvector_install_method": "package", "pgvector_version": "0.8.0", "pgvector_sha256": "",
+    "pgvector_install_method": "package", "pgvector_version": "0.8.0", "pgvector_sha256": "", "pgvector_file": "",
+    "manifest_sha256": "c" * 64,
 }  # fmt: skip
 
 
