@@ -211,7 +211,7 @@ def test_warns_of_end_of_life() -> None:
     assert any("14" in text and "2026-11-12" in text for text in warnings)
 
 
-BUNDLE = {
+BUNDLE: dict[str, Any] = {
     "problem": "", "path": "b.tar", "release": "trixie", "architecture": "amd64", "postgresql": 17,
     "pgvector_install_method": "package", "pgvector_version": "0.8.0", "pgvector_sha256": "", "pgvector_file": "",
     "manifest_sha256": "c" * 64,
@@ -247,7 +247,11 @@ def test_refuses_a_bundle_that_was_made_for_something_else(other: dict[str, Any]
 
 def test_refuses_a_bundle_with_another_tarball_of_pgvector() -> None:
     wish = {"install_method": "source", "version": "0.5.1", "source_sha256": "a" * 64}
-    made = {"pgvector_install_method": "source", "pgvector_version": "0.8.0", "pgvector_sha256": "b" * 64}
+    made: dict[str, Any] = {
+        "pgvector_install_method": "source",
+        "pgvector_version": "0.8.0",
+        "pgvector_sha256": "b" * 64,
+    }
     found = bundled(pgvector=wish, **made)
     assert [text.split(": ", 1)[1].split(";")[0] for text in found] == [
         "made for another tarball: its pgvector_version is 0.8.0, wanted is 0.5.1",
