@@ -10,8 +10,10 @@ from dataclasses import dataclass, field
 # Debian packages by the role that installs them; {major} is PostgreSQL's.
 PACKAGES = {
     "preflight": ("python3", "python3-apt", "sudo"),  # what Ansible itself needs of a host
+    "tls": ("openssl", "ssl-cert"),
     "postgresql": ("postgresql-{major}", "postgresql-client-{major}", "postgresql-common"),
     "toolkit": ("python3-psycopg", "python3-click"),
+    "pgbouncer": ("pgbouncer",),
     "backup": ("pgbackrest", "openssh-client", "openssh-server"),
 }
 PGVECTOR = {
