@@ -46,10 +46,18 @@ def provision_access_rules(
 
 
 def provision_role_options(roles: str) -> dict[str, Any]:
-    """Read the options of every role below a folder from its argument specification."""
+    """Read the options of every role below a folder from its argument specification.
+
+    A default that is an expression is left out: in a play without its role nobody evaluates it, and as text it is of no
+    other type.
+    """
     found = {}
     for path in sorted(Path(roles).glob("*/meta/argument_specs.yml")):
-        found[path.parts[-3]] = yaml.safe_load(path.read_text())["argument_specs"]["main"]["options"]
+        options = yaml.safe_load(path.read_text())["argument_specs"]["main"]["options"]
+        for option in options.values():
+            if "{{" in str(option.get("default", "")):
+                del option["default"]
+        found[path.parts[-3]] = options
     return found
 
 
