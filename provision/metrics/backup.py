@@ -13,7 +13,7 @@ from typing import Any
 from provision.metrics.exposition import Metric, single
 
 MB = 2**20
-HOUR_S = 3600
+HOUR_S, DAY_S = 3600, 86400
 _TAKEN = "provision_backup_last_completed_timestamp_seconds"
 
 
@@ -56,8 +56,12 @@ def _backups(plan: Mapping[str, Any], backup: Mapping[str, Any]) -> list[Metric]
         single("provision_backup_alarms", "What `provision backup status` finds wrong.",
                len(backup["alarms"]) if "alarms" in backup else None),
         single("provision_backup_repository_bytes", "Size of the repository.", place.get("bytes")),
-        single("provision_backup_repository_free_bytes", "Space left beside a repository on this host.",
+        single("provision_backup_repository_free_bytes", "Space left beside the repository, where that can be asked.",
                place.get("free_bytes")),
+        single("provision_backup_repository_full_seconds", "Time until it is full, as it has grown; no sample: it does not.",
+               DAY_S * place["days_until_full"] if "days_until_full" in place else None),
+        single("provision_backup_full_set_bytes", "Size in the repository of the largest full backup.",
+               max((each["repository_size"] for each in sets if each["kind"] == "full"), default=None)),
     ]  # fmt: skip
 
 
