@@ -58,7 +58,7 @@ def _backups(plan: Mapping[str, Any], backup: Mapping[str, Any]) -> list[Metric]
         single("provision_backup_repository_bytes", "Size of the repository.", place.get("bytes")),
         single("provision_backup_repository_free_bytes", "Space left beside the repository, where that can be asked.",
                place.get("free_bytes")),
-        single("provision_backup_repository_full_seconds", "Time until it is full, as it has grown; no sample: it does not.",
+        single("provision_backup_repository_full_seconds", "Time until it is full, as it has grown so far.",
                DAY_S * place["days_until_full"] if "days_until_full" in place else None),
         single("provision_backup_full_set_bytes", "Size in the repository of the largest full backup.",
                max((each["repository_size"] for each in sets if each["kind"] == "full"), default=None)),
