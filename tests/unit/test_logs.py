@@ -20,7 +20,7 @@ a line that belongs to nobody
 \t  2
 2026-11-24 13:25:29.000 UTC [12] minion@minion/psql [local] ERROR:  relation "LOG:  x" does not exist at character 15
 2026-11-24 13:25:29.000 UTC [12] minion@minion/psql [local] STATEMENT:  SELECT * FROM x
-2026-11-24 13:26:00.000 UTC [13] app@minion/w 10.0.0.7 LOG:  process 13 still waiting for ShareLock on transaction 8 after 1000.1 ms
+2026-11-24 13:26:00.000 UTC [13] app@minion/w [local] LOG:  process 13 still waiting for ShareLock on transaction 8
 2026-11-24 13:26:00.000 UTC [13] app@minion/w 10.0.0.7 DETAIL:  Process holding the lock: 14. Wait queue: 13.
 2026-11-24 13:27:00.000 UTC [13] app@minion/w 10.0.0.7 ERROR:  deadlock detected
 2026-11-24 13:28:00.000 UTC [15] app@minion/w 10.0.0.7 LOG:  duration: 3.1 ms  plan:
