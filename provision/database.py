@@ -198,16 +198,6 @@ def send_message(connection: Connection, message: bytes) -> list[tuple[bytes | N
     return [tuple(result.get_value(row, column) for column in range(result.nfields)) for row in range(result.ntuples)]
 
 
-def ask(connection: Connection, query: str, parameters: Sequence[object] = ()) -> list[tuple[object, ...]]:
-    """Run one query of our own and return its rows, for callers that do not know psycopg. Raises DatabaseError."""
-    try:
-        return connection.execute(query.encode(), parameters or None).fetchall()
-    except psycopg.Error as error:
-        raise DatabaseError(
-            "the server refused a query", where=_address(connection), seen=str(error).strip().partition("\n")[0]
-        ) from None
-
-
 def try_locks(connection: Connection, keys: Sequence[int]) -> bool:
     """Take all of these advisory locks in this order, or none; never waits."""
     for taken, key in enumerate(keys):
@@ -271,3 +261,13 @@ def environment(url: str) -> dict[str, str]:
 def describe_connection(connection: Connection) -> str:
     """Say where a session is: host, port, database, user."""
     return _address(connection)
+
+
+def ask(connection: Connection, query: str, parameters: Sequence[object] = ()) -> list[tuple[object, ...]]:
+    """Run one query of our own and return its rows, for callers that do not know psycopg. Raises DatabaseError."""
+    try:
+        return connection.execute(query.encode(), parameters or None).fetchall()
+    except psycopg.Error as error:
+        raise DatabaseError(
+            "the server refused a query", where=_address(connection), seen=str(error).strip().partition("\n")[0]
+        ) from None
