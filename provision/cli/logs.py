@@ -13,18 +13,17 @@ CUT = 300  # characters of a line: a statement may carry a vector of 20 kB
 
 
 @click.command("logs")
-@click.option("--slow", "kinds", flag_value="slow", multiple=True, help="Statements above log_min_duration_statement.")
-@click.option(
-    "--locks", "kinds", flag_value="locks", multiple=True, help="Who waited for whom, deadlocks, lock timeouts."
-)
-@click.option("--errors", "kinds", flag_value="errors", multiple=True, help="ERROR, FATAL and PANIC.")
+@click.option("--slow", is_flag=True, help="Statements above log_min_duration_statement.")
+@click.option("--locks", is_flag=True, help="Who waited for whom, deadlocks, lock timeouts.")
+@click.option("--errors", is_flag=True, help="ERROR, FATAL and PANIC.")
 @click.option("--since", "after", default="1h", show_default=True, help='An age (30m, 2h, 7d) or "2026-11-24 14:05".')
 @click.option("--full", is_flag=True, help="Do not cut long lines.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
-def command(kinds: tuple[str, ...], after: str, full: bool, as_json: bool) -> None:
+def command(slow: bool, locks: bool, errors: bool, after: str, full: bool, as_json: bool) -> None:
     """Find slow statements, lock waits and errors in the server's log, as root; without an option, all of them."""
     begin = logs.since(after, datetime.now(UTC))
-    wanted = set(kinds or logs.KINDS)
+    asked = {kind for kind, so in zip(logs.KINDS, (slow, locks, errors), strict=True) if so}
+    wanted = asked or set(logs.KINDS)
     found = 0
     for entry in logs.read(logs.files(int(record.read()["postgresql"]["major"]), begin), begin):
         if not entry.kinds & wanted:
