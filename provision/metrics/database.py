@@ -31,9 +31,10 @@ FROM pg_sequences WHERE NOT cycle AND increment_by > 0 AND last_value IS NOT NUL
 # The 28 bytes are the row's header and its line pointer, 24 the page's; whole rows alone fit into a page.
 _TABLES = f"""
 SELECT table_name, bytes::float8,
-    CASE WHEN analyzed THEN greatest(bytes - 8192 * ceil(rows / greatest(floor(room / width), 1)), 0)::float8 END
+    CASE WHEN analyzed THEN greatest(bytes - 8192 * ceil(rows / greatest(floor(room / width), 1)), 0)::float8 END,
+    pg_stat_get_dead_tuples(oid)::float8
 FROM (
-    SELECT format('%I.%I', n.nspname, c.relname) AS table_name, pg_relation_size(c.oid) AS bytes,
+    SELECT c.oid, format('%I.%I', n.nspname, c.relname) AS table_name, pg_relation_size(c.oid) AS bytes,
         greatest(c.reltuples, 0) AS rows, c.reltuples >= 0 AND s.width IS NOT NULL AS analyzed,
         28 + coalesce(s.width, 0) AS width,
         8168 * coalesce((SELECT split_part(o, '=', 2)::float8 / 100 FROM unnest(c.reloptions) o
@@ -79,6 +80,9 @@ def metrics(connection: Connection, promised: Mapping[str, int] | None = None) -
         Metric("provision_table_bytes", "Size of a table without its indexes.", _by("table", tables)),
         Metric("provision_table_bloat_bytes", "Of it what holds no row, by an estimate.",
                _by("table", [(row[0], row[2]) for row in tables])),
+        # The exporter of Debian 12 does not tell it.
+        Metric("provision_table_dead_rows", "Rows that VACUUM has not removed yet.",
+               _by("table", [(row[0], row[3]) for row in tables])),
         Metric("provision_hnsw_index_bytes", "Size of an HNSW index, all of which searches touch.",
                _by("index", ask(connection, _HNSW))),
         single("provision_shared_buffers_bytes", "The server's own cache.", _number(ask(connection, _SHARED_BUFFERS))),

@@ -2,7 +2,7 @@
 
 Why not that exporter: PgBouncer's console, even to look, is for the system user that runs it, who may pause and stop
 it, and a process that answers the network must not be that. And Debian 12's package is another program, with other
-names, which asks for a column (total_requests) that PgBouncer lost in 1.8: each of its scrapes fails.
+names, which asks for a column (total_requests) that PgBouncer lost in 1.8: it does not even start.
 """
 
 from __future__ import annotations

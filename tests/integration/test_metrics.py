@@ -95,6 +95,16 @@ def test_bloat_is_what_deleted_rows_left_and_no_more(cluster: Cluster, name: str
     assert 0.7 < share < 0.8
 
 
+def test_dead_rows_are_told_until_they_are_removed(cluster: Cluster, name: str) -> None:
+    cluster.psql(
+        "CREATE TABLE t (a int) WITH (autovacuum_enabled = off); INSERT INTO t SELECT generate_series(1, 50)", name
+    )
+    cluster.psql("DELETE FROM t WHERE a <= 20; ANALYZE t", name)
+    assert told(cluster, name)["provision_table_dead_rows"]["public.t"] == 20
+    cluster.psql("VACUUM t", name)
+    assert told(cluster, name)["provision_table_dead_rows"]["public.t"] == 0
+
+
 def test_a_table_that_was_never_analyzed_has_no_estimate(cluster: Cluster, name: str) -> None:
     cluster.psql("CREATE TABLE unknown AS SELECT 1 AS a", name)
     found = told(cluster, name)
