@@ -16,12 +16,17 @@ FRESH_H = 24.0
 LOCAL = ("", "localhost", "127.0.0.1", "::1")
 
 
+def is_here(host: str) -> bool:
+    """Say whether libpq's `host` (a name, an address, or the directory of a socket) is this machine."""
+    return host.startswith("/") or host in LOCAL
+
+
 def doubt(host: str, path: Path = BACKUP, now: datetime.datetime | None = None) -> str:
     """Say why no fresh, proved backup of the database on `host` is known here; empty when there is one.
 
-    `host` is libpq's: a name, an address, or the directory of a socket. The evidence is about this host alone.
+    The evidence is about this host alone.
     """
-    if not host.startswith("/") and host not in LOCAL:
+    if not is_here(host):
         return f"the database is on {host}, and the evidence of its backups is there too"
     try:
         verified = json.loads(path.read_text()).get("verified")
@@ -34,4 +39,6 @@ def doubt(host: str, path: Path = BACKUP, now: datetime.datetime | None = None) 
         age_h = ((now or datetime.datetime.now(datetime.UTC)) - when).total_seconds() / 3600
     except (KeyError, TypeError, ValueError):
         return "no drill has restored a backup yet"
+    if age_h < -FRESH_H:
+        return f"the last backup that a drill restored is dated {-age_h:.0f} h in the future: a clock is or was wrong"
     return f"the last backup that a drill restored is {age_h:.0f} h old" if age_h > FRESH_H else ""
