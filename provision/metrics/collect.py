@@ -18,6 +18,7 @@ from provision.database import connect
 from provision.errors import HostError, ProvisionError
 from provision.metrics import backup, certificates, database, pooler
 from provision.metrics.exposition import Metric, render
+from provision.pooler import console
 
 APPLICATION = "provision metrics"
 STATEMENT_TIMEOUT_MS = 10_000
@@ -42,7 +43,7 @@ def collect() -> Collected:
         "database": lambda: _database(known),
     }
     if known.get("pooler"):
-        sources["pooler"] = lambda: _pooler(known["pooler"])
+        sources["pooler"] = lambda: pooler.metrics(*console.figures())
     found: list[Metric] = []
     failures, success = [], []
     for name, ask in sources.items():
@@ -78,17 +79,6 @@ def _promised() -> dict[str, int]:
     found = _json(MAINTENANCE)
     days = {name: int(found[key]) for name, key in DAYS.items() if key in found}
     return days if found.get("cleanup", True) else {**days, "expired sessions": -1}
-
-
-def _pooler(where: dict[str, Any]) -> list[Metric]:
-    url = f"host={where['socket_directory']} port={where['port']} dbname=pgbouncer user=pgbouncer"
-    with connect(url, application=APPLICATION) as session:
-        answers = []
-        for what in ("POOLS", "STATS", "CONFIG"):
-            cursor = session.execute(f"SHOW {what}".encode())
-            names = [column.name for column in cursor.description or ()]
-            answers.append([dict(zip(names, row, strict=True)) for row in cursor.fetchall()])
-        return pooler.metrics(*answers)
 
 
 def _json(path: Path) -> dict[str, Any]:
