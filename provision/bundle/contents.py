@@ -13,6 +13,7 @@ PACKAGES = {
     "postgresql": ("postgresql-{major}", "postgresql-client-{major}", "postgresql-common"),
     "toolkit": ("python3-psycopg", "python3-click"),
     "backup": ("pgbackrest", "openssh-client", "openssh-server"),
+    "monitoring": ("logrotate", "prometheus-node-exporter", "prometheus-postgres-exporter"),
 }
 PGVECTOR = {
     "package": ("postgresql-{major}-pgvector",),

@@ -14,6 +14,8 @@ from provision.metrics.exposition import Metric, single
 
 MB = 2**20
 HOUR_S, DAY_S = 3600, 86400
+UNFINISHED = "it was begun and has not ended"
+"""What the evidence says while a drill is at work. One that was killed fails its unit, and grows too old."""
 _TAKEN = "provision_backup_last_completed_timestamp_seconds"
 
 
@@ -77,11 +79,12 @@ def _archiving(plan: Mapping[str, Any], backup: Mapping[str, Any]) -> list[Metri
 
 def _drill(drill: Mapping[str, Any]) -> list[Metric]:
     passed = (drill.get("last_passed") or {}).get("when")
+    over = "passed" in drill and drill.get("failure") != UNFINISHED
     return [
         single("provision_drill_last_timestamp_seconds", "When the last drill ended.",
                moment(drill["when"]) if "when" in drill else None),
         single("provision_drill_last_success", "1 when the last drill passed.",
-               bool(drill["passed"]) if "passed" in drill else None),
+               bool(drill["passed"]) if over else None),
         single("provision_drill_last_passed_timestamp_seconds", "When a drill last passed.",
                moment(passed) if passed else None),
         single("provision_drill_recovery_seconds", "How long the last drill took to restore and recover (RTO).",

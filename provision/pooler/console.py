@@ -171,7 +171,7 @@ def status() -> dict[str, Any]:
 
 
 def figures() -> tuple[list[dict[str, Any]], ...]:
-    """Give the rows of POOLS, STATS and CONFIG, for monitoring. Raises HostError, or DatabaseError, when nobody answers."""
+    """Give the rows of POOLS, STATS and CONFIG, for monitoring. Raises HostError or DatabaseError."""
     place = Place.read()
     if place is None:
         raise HostError("this host has no pooler", run="site.yml --tags toolkit,pgbouncer")

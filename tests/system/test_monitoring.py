@@ -5,6 +5,7 @@ The host is shared: every test leaves it as it found it.
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 
@@ -17,6 +18,14 @@ from tests.system.production import Production
 ONLY = ("--tags", "monitoring", "--limit", "prod1")
 SERVICES = ("prometheus-node-exporter", "prometheus-postgres-exporter")
 LOG = "/var/log/postgresql/postgresql-17-main.log"
+
+# The hosts have no curl: URL, authority, and headers as NAME=VALUE.
+ASK = (
+    "import ssl, sys, urllib.request as u; c = ssl.create_default_context(cafile=sys.argv[2] or None);"
+    'h = dict(a.split("=", 1) for a in sys.argv[3:]);'
+    "print(u.urlopen(u.Request(sys.argv[1], headers=h), context=c).read().decode())"
+)
+HASH = "$2b$05$abcdefghijklmnopqrstuuuThTKwrGjGDwr9keMpUmIYOfXrvmflO"  # of scrape-me
 
 CONDITIONAL = {
     "up": "made by Prometheus itself for each target",
@@ -34,14 +43,9 @@ def play(production: Production, *arguments: str) -> Run:
 
 
 def scrape(production: Production, port: int, address: str = "127.0.0.1", *, words: str = "") -> str:
-    """Ask an exporter as a Prometheus on that host would; the host has no curl."""
-    program = (
-        "import ssl, sys, urllib.request as u; c = ssl.create_default_context(cafile=sys.argv[2] or None);"
-        "h = dict(a.split('=', 1) for a in sys.argv[3:]);"
-        "print(u.urlopen(u.Request(sys.argv[1], headers=h), context=c).read().decode())"
-    )
-    scheme, authority = ("http", "''") if address == "127.0.0.1" else ("https", "/etc/provision/tls/ca.crt")
-    done = production.database.run(f'python3 -c "{program}" {scheme}://{address}:{port}/metrics {authority} {words}')
+    """Ask an exporter as a Prometheus on that host would."""
+    scheme, authority = ("http", '""') if address == "127.0.0.1" else ("https", "/etc/provision/tls/ca.crt")
+    done = production.database.run(f"python3 -c '{ASK}' {scheme}://{address}:{port}/metrics {authority} {words}")
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -100,7 +104,7 @@ def test_the_collector_can_ask_every_source(production: Production) -> None:
     text = figures(production)
     found = dict(re.findall(r'^provision_collector_success\{collector="(\w+)"\} (\d)$', text, re.M))
     assert set(found.values()) == {"1"}
-    assert {"backup", "certificates", "database"} <= set(found)
+    assert set(found) == {"backup", "certificates", "database", "pooler"}
     assert value(text, "node_textfile_scrape_error") == 0
     assert value(scrape(production, 9187), "pg_up") == 1
 
@@ -177,7 +181,7 @@ def test_a_log_is_rotated_by_its_size_and_few_are_kept(production: Production) -
         host.run(f"rm -f {LOG}.*.gz")
 
 
-def test_a_run_restarts_what_is_older_than_its_files(production: Production) -> None:
+def test_a_plan_and_a_run_mend_what_was_changed_and_restart_only_what_reads_it(production: Production) -> None:
     host = production.database
     begun = "systemctl show -p MainPID prometheus-postgres-exporter prometheus-node-exporter"
     drop_in = "/etc/systemd/system/prometheus-postgres-exporter.service.d/50-provision.conf"
@@ -192,6 +196,29 @@ def test_a_run_restarts_what_is_older_than_its_files(production: Production) -> 
     after = host.run(begun).stdout.split()
     assert after[0] != before[0]
     assert after[1] == before[1]
+
+
+def test_another_address_is_served_with_tls_to_whom_is_named_and_to_nobody_else(production: Production) -> None:
+    host = production.database
+    wish = {"monitoring_listen_address": host.address, "monitoring_users": {"prometheus": HASH}}
+    served = play(production, "-e", json.dumps(wish))
+    try:
+        assert served.code == 0, served.output
+        assert HASH not in served.output
+        listening = host.run("ss -Hltn 'sport = 9100 or sport = 9187'").stdout
+        assert {line.split()[3] for line in listening.splitlines()} == {f"{host.address}:9100", f"{host.address}:9187"}
+        for port, wanted in ((9100, "provision_collector_success"), (9187, "pg_up 1")):
+            asked = f"{host.address}:{port}/metrics"
+            known = base64.b64encode(b"prometheus:scrape-me").decode()
+            assert wanted in scrape(production, port, host.address, words=f"Authorization='Basic {known}'")
+            for words, refusal in ((f"https://{asked}", "401"), (f"http://{asked}", "400")):
+                done = production.peer.run(f"python3 -c '{ASK}' {words} /etc/provision/tls/ca.crt")
+                assert f"HTTP Error {refusal}" in done.stderr
+        targets = json.loads((ROOT / ".provision/monitoring/targets.json").read_text())
+        assert {row["labels"]["__scheme__"] for row in targets} == {"https"}
+    finally:
+        back = play(production)
+        assert back.code == 0, back.output
 
 
 def test_listening_everywhere_is_refused(production: Production) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from provision.backup.drill import KILLED
 from provision.errors import HostError, UsageError
 from provision.metrics import backup, certificates, pooler
 from provision.metrics.exposition import Metric, render, single, write
@@ -115,6 +116,11 @@ def test_a_failed_drill_keeps_the_moment_of_the_last_that_passed() -> None:
     assert found["provision_drill_last_passed_timestamp_seconds"] == 10
     assert found["provision_drill_recovery_seconds"] == 12.5
     assert "provision_drill_lost_seconds" not in found
+
+
+def test_a_drill_that_is_at_work_has_neither_passed_nor_failed() -> None:
+    drill = {"when": "1970-01-02T00:00:00+00:00", "passed": False, "failure": KILLED, "last_passed": None}
+    assert "provision_drill_last_success" not in values(backup.metrics(PLAN, {}, drill))
 
 
 def test_pools_have_the_names_of_the_usual_exporter_and_seconds() -> None:
