@@ -15,6 +15,7 @@ PACKAGES = {
     "tls": ("openssl", "ssl-cert"),
     "pgbouncer": ("pgbouncer",),
     "backup": ("pgbackrest", "openssh-client", "openssh-server"),
+    "monitoring": ("logrotate", "prometheus-node-exporter", "prometheus-postgres-exporter"),
 }
 PGVECTOR = {
     "package": ("postgresql-{major}-pgvector",),
