@@ -95,6 +95,11 @@ test-faults: test-setup ## Break things for longer than `make test` does: before
 test-pg14: .venv/.ready ## Prove the default, PostgreSQL 14 and pgvector 0.5.1, against a mirror (docs/test-pg14.md)
 	$(BIN)/pytest tests/pg14
 
+.PHONY: test-matrix
+test-matrix: .venv/.ready ## Converge dev and prod on each system with each major that is to be had; writes docs/tested.json
+	$(BIN)/python -m tests.matrix
+	@$(MAKE) docs
+
 ## Benchmarks: they print ratios of one run and assert nothing
 
 .PHONY: bench-provision
@@ -131,5 +136,6 @@ bench-pool: .venv/.ready ## 500 clients through PgBouncer against 500 direct con
 	@touch $@
 
 .PHONY: docs
-docs: .venv/.ready ## Write what is generated: the tables of variables in the roles' READMEs
+docs: .venv/.ready ## Write what is generated: the roles' tables of variables, and what was tested
 	$(BIN)/python -m tests.contract.repository
+	$(BIN)/python -m tests.contract.support

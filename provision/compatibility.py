@@ -160,6 +160,29 @@ ADVISORIES = (
 )  # fmt: skip
 
 
+# pgBackRest of the distributions that we know; of another, PGDG's is taken.
+DISTRIBUTION_PGBACKREST = {"bookworm": "2.45", "trixie": "2.55.1"}
+
+
+def pgdg_packages(postgresql: int, codename: str) -> list[str]:
+    """Name what may come from PGDG, or from a mirror of it, although the distribution has it too; nothing else may.
+
+    pgBackRest only where the distribution's is older than the major needs: it speaks only to its own version, and the
+    repository's host has the distribution's.
+    """
+    major = POSTGRESQL[postgresql]
+    shipped = DISTRIBUTION_PGBACKREST.get(codename, "0")
+    too_old = not _at_least(version_key(shipped), version_key(major.minimum_pgbackrest))
+    return [
+        f"postgresql-{postgresql}",
+        f"postgresql-client-{postgresql}",
+        f"postgresql-server-dev-{postgresql}",
+        f"postgresql-{postgresql}-pgvector",
+        *("postgresql-common", "postgresql-common-dev", "postgresql-client-common", "libpq5", "libpq-dev"),
+        *(["pgbackrest"] if too_old else []),
+    ]
+
+
 def version_key(version: str) -> tuple[int, ...]:
     """Turn '0.8.1', or the upstream part of '1:0.8.1-2+deb13u1', into (0, 8, 1). Raises UsageError."""
     upstream = re.match(r"(?:\d+:)?(\d+(?:\.\d+)*)", version.strip())

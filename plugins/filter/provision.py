@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import datetime
+import functools
 import ipaddress
 import textwrap
 from collections.abc import Callable
@@ -14,7 +15,8 @@ from typing import Any
 import yaml
 from ansible.errors import AnsibleFilterError
 
-from provision import archive, compatibility, hba, secrets, summary, tuning, vault
+from provision import archive, compatibility, hba, packages, secrets, summary, tuning, vault
+from provision.bundle import verify
 from provision.checks import preflight
 from provision.errors import ProvisionError
 from provision.tuning import pools, vector
@@ -84,6 +86,42 @@ def provision_end_of_life(major: int) -> bool:
 def provision_minimum_pgbackrest(major: int) -> str:
     """Give the first release of pgBackRest that knows a PostgreSQL major."""
     return compatibility.POSTGRESQL[int(major)].minimum_pgbackrest
+
+
+def provision_pgdg_packages(major: int, codename: str) -> list[str]:
+    """Name what may come from PGDG; see provision.compatibility.pgdg_packages."""
+    return compatibility.pgdg_packages(int(major), codename)
+
+
+def provision_package_source(said: str, change: dict[str, str]) -> str:
+    """Say why apt cannot read a package source; see provision.packages.source."""
+    return packages.source(said, change)
+
+
+def provision_packages_failure(result: dict[str, Any]) -> str:
+    """Say why apt could not install; see provision.packages.failure."""
+    return packages.failure("\n".join(str(result.get(part, "")) for part in ("msg", "stderr", "stdout")))
+
+
+def provision_bundle(path: str, fingerprint: str = "") -> dict[str, Any]:
+    """Verify a bundle and say what it holds; `problem` is empty, or why it must not be used."""
+    try:
+        file = Path(path).expanduser()
+        about = file.stat() if path else None
+        return _bundle(str(file), fingerprint, (about.st_size, about.st_mtime_ns) if about else ())
+    except OSError as error:
+        return {"problem": f"{path}: {error.strerror}"}
+
+
+@functools.lru_cache(maxsize=4)
+def _bundle(path: str, fingerprint: str, version: tuple[int, ...]) -> dict[str, Any]:
+    """Verify a file once in a process, for as long as it is the same one."""
+    del version
+    try:
+        found = asdict(verify.verified(Path(path), fingerprint))
+        return {"problem": "", **{name: value for name, value in found.items() if name not in ("files", "versions")}}
+    except ProvisionError as error:
+        return {"problem": "; ".join(part for part in (error.what, error.where, error.seen, error.allowed) if part)}
 
 
 def provision_read(path: str) -> str:
@@ -206,12 +244,16 @@ class FilterModule:
             "provision_access_rules": provision_access_rules,
             "provision_alternative_name": provision_alternative_name,
             "provision_archive": provision_archive,
+            "provision_bundle": provision_bundle,
             "provision_client_certificate": provision_client_certificate,
             "provision_end_of_life": provision_end_of_life,
             "provision_file": provision_file,
             "provision_issued": provision_issued,
             "provision_key_problem": provision_key_problem,
             "provision_minimum_pgbackrest": provision_minimum_pgbackrest,
+            "provision_package_source": provision_package_source,
+            "provision_packages_failure": provision_packages_failure,
+            "provision_pgdg_packages": provision_pgdg_packages,
             "provision_read": provision_read,
             "provision_public_key": provision_public_key,
             "provision_login_roles": provision_login_roles,

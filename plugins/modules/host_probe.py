@@ -12,7 +12,6 @@ import ipaddress
 import json
 import os
 import platform
-import re
 import shutil
 import struct
 import subprocess
@@ -210,14 +209,6 @@ def package_lists_age() -> int:
     return int(time.time() - newest)
 
 
-def package_suites() -> list[str]:
-    """Name the suites whose lists apt has read whole."""
-    found = (
-        re.search("_dists_(.+)_(?:In)?Release$", path.name) for path in Path("/var/lib/apt/lists").glob("*_dists_*")
-    )
-    return sorted({match[1] for match in found if match})
-
-
 def record() -> dict[str, Any]:
     """Read what an earlier run left about this host."""
     try:
@@ -259,7 +250,6 @@ def main() -> None:
         "networks": networks(),
         "packages_interrupted": packages_interrupted(),
         "package_lists_age_s": package_lists_age(),
-        "package_suites": package_suites(),
         "clusters": known,
         "unknown_clusters": strangers(known),
         "record": record(),

@@ -258,3 +258,55 @@ def test_warns_of_what_is_known_of_the_installed_pooler() -> None:
     assert [each for each in warnings if "CVE-2026-6664" in each and "let only trusted networks reach its port" in each]
     (covered,) = [each for each in warnings if "the configuration keeps them away" in each]
     assert "CVE-2025-2291, CVE-2025-12819, CVE-2026-107350 are not fixed in it" in covered
+
+
+BUNDLE: dict[str, Any] = {
+    "problem": "", "path": "b.tar", "release": "trixie", "architecture": "amd64", "postgresql": 17,
+    "pgvector_install_method": "package", "pgvector_version": "0.8.0", "pgvector_sha256": "", "pgvector_file": "",
+    "manifest_sha256": "c" * 64,
+}  # fmt: skip
+
+
+def bundled(host: dict[str, Any] | None = None, pgvector: dict[str, Any] | None = None, **other: Any) -> list[str]:
+    wish = {"repository": "bundle", "bundle": {**BUNDLE, **other}}
+    return refusals(host, postgresql=wish, pgvector={"source_sha256": "", **(pgvector or {})})
+
+
+def test_accepts_a_bundle_that_was_made_for_this_host_and_this_run() -> None:
+    assert bundled() == []
+
+
+@pytest.mark.parametrize(
+    ("other", "expected"),
+    [
+        ({"release": "bookworm"}, "made for another release of the system: its release is bookworm, wanted is trixie"),
+        ({"architecture": "arm64"}, "made for another architecture: its architecture is arm64, wanted is amd64"),
+        ({"postgresql": 16}, "made for another major: its postgresql_version is 16, wanted is 17"),
+        ({"pgvector_install_method": "source"},
+         "made for another method: its pgvector_install_method is source, wanted is package"),
+    ],
+)  # fmt: skip
+def test_refuses_a_bundle_that_was_made_for_something_else(other: dict[str, Any], expected: str) -> None:
+    (refusal,) = bundled(**other)
+    assert (
+        refusal
+        == f"postgresql_bundle b.tar: {expected}; make one with provision bundle make, or set what it was made for"
+    )
+
+
+def test_refuses_a_bundle_with_another_tarball_of_pgvector() -> None:
+    wish = {"install_method": "source", "version": "0.5.1", "source_sha256": "a" * 64}
+    made: dict[str, Any] = {
+        "pgvector_install_method": "source",
+        "pgvector_version": "0.8.0",
+        "pgvector_sha256": "b" * 64,
+    }
+    found = bundled(pgvector=wish, **made)
+    assert [text.split(": ", 1)[1].split(";")[0] for text in found] == [
+        "made for another tarball: its pgvector_version is 0.8.0, wanted is 0.5.1",
+        f"made for another tarball: its pgvector_source_sha256 is {'b' * 64}, wanted is {'a' * 64}",
+    ]
+
+
+def test_refuses_a_damaged_bundle_with_its_reason_alone() -> None:
+    assert bundled(problem="pool/p.deb; its SHA-256 is 00") == ["postgresql_bundle: pool/p.deb; its SHA-256 is 00"]
