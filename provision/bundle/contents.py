@@ -12,6 +12,7 @@ PACKAGES = {
     "preflight": ("python3", "python3-apt", "sudo"),  # what Ansible itself needs of a host
     "postgresql": ("postgresql-{major}", "postgresql-client-{major}", "postgresql-common"),
     "toolkit": ("python3-psycopg", "python3-click"),
+    "pgbouncer": ("pgbouncer",),
     "backup": ("pgbackrest", "openssh-client", "openssh-server"),
 }
 PGVECTOR = {
