@@ -40,15 +40,27 @@ class Production:
         )
 
     @classmethod
-    def make(cls, sandbox: Hosts, folder: Path) -> Production:
+    def make(cls, sandbox: Hosts, folder: Path, os: str = "debian13") -> Production:
         """Make both hosts and write their inventory; nothing is converged yet."""
-        database = sandbox.up("prod1", os="debian13", group="database")
-        peer = sandbox.up("peer", os="debian13", group="backup")
+        database = sandbox.up("prod1", os=os, group="database")
+        peer = sandbox.up("peer", os=os, group="backup")
         inventory = folder / "prod"
         shutil.copytree(ROOT / "inventories/prod", inventory)
         variables = {
             "postgresql_listen_addresses": ["localhost", database.address],
             "postgresql_allowed_networks": [f"{peer.address}/32", f"{database.address.rpartition('.')[0]}.1/32"],
+            # A person of this machine who comes with a certificate, by a map, to the database template1 alone.
+            "tls_clients": ["reporter"],
+            "postgresql_maps": [{"map": "reports", "system": "reporter", "role": "minion_readonly"}],
+            "postgresql_extra_rules": [
+                {
+                    "users": ["minion_readonly"],
+                    "databases": ["template1"],
+                    "from": ["samenet"],
+                    "method": "cert",
+                    "map": "reports",
+                }
+            ],
         }
         (inventory / "group_vars/all/sandbox.yml").write_text(yaml.safe_dump(variables))
         key = folder / "vault-password"
@@ -56,6 +68,11 @@ class Production:
         made = provision("secrets", "init", inventory, "--vault-password-file", key)
         assert made.returncode == 0, made.stderr
         return cls(database, peer, inventory, key)
+
+    @property
+    def authority(self) -> Path:
+        """The folder of the environment's authority, with what clients are given."""
+        return self.inventory / "tls"
 
     @property
     def secrets(self) -> dict[str, str]:

@@ -16,12 +16,12 @@ from typing import Any
 
 import psycopg
 import pytest
+import yaml
 
 from tests.sandboxes import Host, Hosts
 from tests.system.playbooks import ROOT, Run, play, terminal, url, words
 
 TABLES = {"activities", "agent_tools", "agents", "evaluations", "feedback", "memories", "metrics", "sessions", "tools"}
-ROLES = ["postgresql", "toolkit", "pgvector", "database", "migrations", "verify"]
 
 
 @dataclass
@@ -320,26 +320,6 @@ def test_held_package_lock_is_waited_for_and_its_holder_named(fleet: Fleet) -> N
     assert re.search(r"lock-frontend is held by process \d+ \(/usr/bin/python3", run.text()), run.output
 
 
-def test_unreachable_mirror_is_named_and_the_database_goes_on(fleet: Fleet, tmp_path: Any) -> None:
-    key = tmp_path / "key.asc"
-    key.write_text("-----BEGIN PGP PUBLIC KEY BLOCK-----\n\n-----END PGP PUBLIC KEY BLOCK-----\n")
-    before = started(fleet.one)
-    mirror = [
-        "postgresql_repository=mirror",
-        "postgresql_mirror_uri=http://127.0.0.1:9/pg",
-        f"postgresql_mirror_key={key}",
-    ]
-    run = fleet.play(*(word for each in mirror for word in ("-e", each)))
-    assert run.code != 0
-    assert "http://127.0.0.1:9/pg (suite trixie-pgdg) cannot be read" in run.text(), run.output
-    # Not by its host, which often serves the distribution's packages too.
-    assert "\nPin: release trixie-pgdg\n" in fleet.one.run("cat /etc/apt/preferences.d/50-provision-postgresql").stdout
-    assert started(fleet.one) == before
-    mended = fleet.play()
-    assert mended.code == 0, mended.output
-    assert fleet.play().recap["db1"].changed == 0
-
-
 def test_second_run_at_once_waits_and_is_refused_with_the_holder(fleet: Fleet) -> None:
     first = _start(fleet.one, "-e", "preflight_lock_wait=0")
     try:
@@ -388,19 +368,28 @@ def test_bad_hosts_are_named_and_the_others_go_on(fleet: Fleet, tmp_path: Any) -
     assert (run.recap["db1"].failed, run.recap["db1"].changed) == (0, 0)
 
 
+KILLED_AT = [
+    "TASK [preflight : Let no other run",
+    "TASK [tls : Validating",
+    "TASK [packages : Install what is missing]",
+    "TASK [postgresql : Make the cluster",
+    "TASK [postgresql : Start the server",
+    "TASK [toolkit : Install the command]",
+    "TASK [pgvector : Validating",
+    "TASK [database : Make login roles",
+    "TASK [pgbouncer : Place the pooler's configuration",
+    "TASK [pgbouncer : Start the pooler",
+    "TASK [backup : Switch the timers",
+    "TASK [migrations : Apply",
+    "TASK [verify : Log in",
+]
+
+
 def test_run_killed_at_every_role_and_in_the_middle_converges_and_then_changes_nothing(sandbox: Hosts) -> None:
+    site, _beside = yaml.safe_load((ROOT / "site.yml").read_text())
+    assert {role["role"] for role in site["roles"]} <= {point.split()[1].strip("[") for point in KILLED_AT}
     host = sandbox.up("killed", os="debian13")
-    for point in [
-        "TASK [preflight : Let no other run",
-        "TASK [packages : Install what is missing]",
-        "TASK [postgresql : Make the cluster",
-        "TASK [postgresql : Start the server",
-        "TASK [toolkit : Install the command]",
-        "TASK [pgvector : Validating",
-        "TASK [database : Make the database]",
-        "TASK [migrations : Apply",
-        "TASK [verify : Log in",
-    ]:
+    for point in KILLED_AT:
         run = _start(host)
         _until(run, point)
         time.sleep(1.5 if "packages" in point else 0.2)  # in the middle of apt and of dpkg
