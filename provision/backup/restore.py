@@ -206,8 +206,7 @@ def _run(wanted: Plan, prepared: Prepared, narrate: Callable[[str], None]) -> di
     }  # fmt: skip
     journal.write(prepared.journal, {**facts, "state": journal.RESTORING}, data)
     narrate(f"restoring {window.set.label} into {data}")
-    extra = [f"--recovery-option={name}={value}" for name, value in window.options.items()]
-    extra += ["--delta"] if prepared.resumed or wish.delta else []
+    extra = window.options + (["--delta"] if prepared.resumed or wish.delta else [])
     if wish.beside:
         extra.append(f"--tablespace-map-all={copies.tablespaces(wish.beside)}")
     if wish.beside or wish.stanza:
@@ -298,10 +297,12 @@ def _promote(
     recovery.forget(url, (*recovery.TARGETS, *facts.get("raised", []), *archive))
     systemctl("restart", unit)
     timeline, system = recovery.identity(url)
+    ended = {"state": journal.PROMOTED, "timeline": timeline, "system": system}
+    journal.write(name, {**facts, **ended}, data)  # before the backup looks whether it may begin
     if not beside and not archive:
         # On the new timeline, so that the next drill has figures of it.
         systemctl("start", "--no-block", "provision-backup@incr.service")
-    return {"state": journal.PROMOTED, "timeline": timeline, "system": system}
+    return ended
 
 
 def _flush(wanted: Plan) -> None:
