@@ -26,10 +26,8 @@ STUCK_S = 20  # a server that waits for WAL and has read nothing new for so long
 STUCK_RETRIES = 10  # ... if it was seen so often to have got nothing: a slow repository is not a broken one
 SILENT_S = 3600  # one long segment, or one large file to be synced, may take its time; nothing takes so long
 # What a restore writes into postgresql.auto.conf, and what must not stop a later recovery.
-TARGETS = (
-    *(f"recovery_target{name}" for name in ("", "_time", "_xid", "_name", "_lsn", "_action", "_timeline")),
-    "wal_retrieve_retry_interval",
-)
+POINTS = tuple(f"recovery_target{name}" for name in ("", "_time", "_xid", "_name", "_lsn", "_action"))
+TARGETS = (*POINTS, "recovery_target_timeline", "wal_retrieve_retry_interval")
 
 
 @dataclass(frozen=True)

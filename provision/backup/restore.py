@@ -282,11 +282,11 @@ def _promote(
     url = wanted.url("postgres", port=port)
     facts = journal.write(name, {**facts, "state": journal.PROMOTING}, data)
     if recovery.recovering(url):
-        if not recovery.paused(url):
-            # Nothing stopped it: it is the end of WAL that is wanted. A server that still has a target that it did
-            # not meet (no transaction came after that moment) refuses to be promoted.
+        if facts["target"] != "latest" and not recovery.paused(url):
+            # Nothing stopped it: no transaction came after that moment. A server that still has a target that it did
+            # not meet refuses to be promoted. It must not leave its timeline for a newer one, though.
             narrate("everything that the archive holds is replayed")
-            recovery.forget(url, recovery.TARGETS)
+            recovery.forget(url, recovery.POINTS)
             systemctl("restart", unit)
             recovery.await_position(url, str(facts["replayed_to"]))
         recovery.promote(url)
