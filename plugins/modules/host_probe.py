@@ -12,6 +12,7 @@ import ipaddress
 import json
 import os
 import platform
+import re
 import shutil
 import struct
 import subprocess
