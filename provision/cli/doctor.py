@@ -8,7 +8,7 @@ from dataclasses import asdict
 
 import click
 
-from provision.checks.hardening import CHECKS, examine
+from provision.checks import certificates, hardening
 from provision.cli._database import database_option
 from provision.database import connect
 
@@ -23,11 +23,13 @@ def command(url: str, as_json: bool) -> None:
     role that asks may not look at.
     """
     with connect(url, application="provision doctor", statement_timeout_ms=30_000) as connection:
-        found = examine(connection)
+        found = hardening.examine(connection)
+    found += certificates.examine()
+    checks = len(hardening.CHECKS) + len(certificates.CHECKS)
     if as_json:
-        click.echo(json.dumps({"checks": len(CHECKS), "findings": [asdict(each) for each in found]}, indent=2))
+        click.echo(json.dumps({"checks": checks, "findings": [asdict(each) for each in found]}, indent=2))
     else:
         click.echo("\n".join(str(each) for each in found))
         counted = sum(each.counts for each in found)
-        click.echo(f"{len(CHECKS)} checks, {counted} to mend, {len(found) - counted} accepted or unseen")
+        click.echo(f"{checks} checks, {counted} to mend, {len(found) - counted} accepted or unseen")
     sys.exit(3 if any(each.counts for each in found) else 0)

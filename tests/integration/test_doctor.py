@@ -9,6 +9,7 @@ import psycopg
 import pytest
 from click.testing import CliRunner
 
+from provision.checks import certificates
 from provision.checks.finding import Severity
 from provision.checks.hardening import CHECKS, examine
 from provision.cli import root
@@ -51,6 +52,8 @@ def found(url: str) -> dict[str, str]:
          "full_page_writes = off"),
         ("ALTER SYSTEM SET max_connections = 101", "ALTER SYSTEM RESET max_connections", "pending-restart",
          "max_connections waits for a restart"),
+        ("ALTER SYSTEM SET ssl_min_protocol_version = 'TLSv1.1'", "ALTER SYSTEM RESET ssl_min_protocol_version",
+         "tls-version", "ssl_min_protocol_version = TLSv1.1"),
         ("DROP EXTENSION vector", "CREATE EXTENSION vector", "vector", "type vector does not exist"),
     ],
 )  # fmt: skip
@@ -73,6 +76,22 @@ def test_names_what_was_broken_until_it_is_mended(
 def test_names_access_without_a_password(patient: str) -> None:
     # The cluster of the tests trusts loopback: the doctor must say so.
     assert "trust" in found(patient)["hba-methods"]
+
+
+def test_names_a_way_in_from_outside_without_tls(cluster: Cluster, patient: str) -> None:
+    assert found(patient)["tls"] == "ssl = off"
+    rules = cluster.data / "pg_hba.conf"
+    before = rules.read_text()
+    assert "hba-plain" not in found(patient)
+    try:
+        rules.write_text(before + "host all all 10.0.0.0/8 scram-sha-256\n")
+        assert "lets {all} in from 10.0.0.0 without TLS" in found(patient)["hba-plain"]
+        rules.write_text(before + "hostnossl all all all reject\nhost all all 10.0.0.0/8 scram-sha-256\n")
+        assert "hba-plain" not in found(patient)
+        rules.write_text(before + "hostssl all all 10.0.0.0/8 scram-sha-256\n")
+        assert "hba-plain" not in found(patient)
+    finally:
+        rules.write_text(before)
 
 
 def test_development_is_excused_by_name_and_not_in_silence(cluster: Cluster, patient: str) -> None:
@@ -99,7 +118,8 @@ def test_the_command_exits_3_and_prints_what_to_do(patient: str) -> None:
     text = CliRunner().invoke(root, ["doctor", "--database", patient])
     assert text.exit_code == 3
     assert "critical: hba-methods (access)" in text.output
-    assert f"{len(CHECKS)} checks, " in text.output
+    every = len(CHECKS) + len(certificates.CHECKS)
+    assert f"{every} checks, " in text.output
     answer = json.loads(CliRunner().invoke(root, ["doctor", "--database", patient, "--json"]).output)
-    assert answer["checks"] == len(CHECKS)
+    assert answer["checks"] == every
     assert {"id", "area", "severity", "seen", "wanted", "why", "fix"} == set(answer["findings"][0])
