@@ -122,6 +122,10 @@ bench-db: test-setup ## Stock Debian, the contract, a reference and our prod pro
 bench-backup: .venv/.ready ## pgBackRest against pg_basebackup and pg_dump, on 2 GB with vectors
 	$(BIN)/python -m benchmarks.backup
 
+.PHONY: bench-pool
+bench-pool: .venv/.ready ## 500 clients through PgBouncer against 500 direct connections, with TLS (6 minutes)
+	$(BIN)/python -m benchmarks.pool
+
 ## Set-up
 
 .venv/.ready: pyproject.toml constraints.txt

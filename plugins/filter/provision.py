@@ -19,7 +19,7 @@ from provision import archive, compatibility, hba, packages, secrets, summary, t
 from provision.bundle import verify
 from provision.checks import preflight
 from provision.errors import ProvisionError
-from provision.tuning import vector
+from provision.tuning import pools, vector
 
 LATER = "made by the run\n"  # in a plan, instead of a certificate that nobody has issued yet
 LATER_KEY = "a key\n"  # another text, for what stands for a key is masked wherever it appears
@@ -153,6 +153,30 @@ def provision_public_key(path: str) -> str:
     return f"-----BEGIN PGP PUBLIC KEY BLOCK-----\n\n{body}\n-----END PGP PUBLIC KEY BLOCK-----\n"
 
 
+def provision_pgbouncer_version(host: dict[str, Any]) -> str:
+    """Tell which PgBouncer a host has, or will have; see provision.compatibility.pgbouncer_version."""
+    return compatibility.pgbouncer_version(host["package_versions"]["pgbouncer"], host["distribution_codename"])
+
+
+def provision_pools(
+    max_connections: int, wished: dict[str, int], given: dict[str, int], roles: list[dict[str, Any]]
+) -> dict[str, Any]:
+    """Fit the pools of roles into what the server has; see provision.tuning.pools.fit."""
+    fitted = pools.fit(max_connections, wished, given, pools.limits(roles))
+    return {**asdict(fitted), "total": fitted.total, "lookups": pools.LOOKUPS}
+
+
+def provision_networks(networks: list[str], host: dict[str, Any]) -> list[str]:
+    """Write out what pg_hba.conf's key words mean on a host, for a program that does not know them."""
+    words = {"samenet": host["networks"], "samehost": []}
+    return list(dict.fromkeys(each for network in networks for each in words.get(network, [network])))
+
+
+def provision_passwords(credentials: dict[str, Any], roles: dict[str, Any]) -> dict[str, str]:
+    """Give the password of each of these roles that has one."""
+    return {role: credentials[role]["password"] for role in roles if role in credentials}
+
+
 def provision_file(pair: tuple[str, str]) -> dict[str, str]:
     """Shape a path and its text as host_files takes them."""
     return {"path": pair[0], "content": pair[1]}
@@ -234,6 +258,10 @@ class FilterModule:
             "provision_public_key": provision_public_key,
             "provision_login_roles": provision_login_roles,
             "provision_plain_vaults": provision_plain_vaults,
+            "provision_networks": provision_networks,
+            "provision_passwords": provision_passwords,
+            "provision_pgbouncer_version": provision_pgbouncer_version,
+            "provision_pools": provision_pools,
             "provision_preflight": provision_preflight,
             "provision_role_options": provision_role_options,
             "provision_role_settings": provision_role_settings,

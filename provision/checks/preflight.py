@@ -14,6 +14,7 @@ from typing import Any
 
 from provision import compatibility, hba, secrets
 from provision.errors import UsageError
+from provision.tuning import pools
 
 TESTED = {("debian", "12"), ("debian", "13")}
 UNTESTED = {("ubuntu", "24.04")}
@@ -89,6 +90,7 @@ def judge(host: dict[str, Any], wanted: dict[str, Any], today: datetime.date) ->
     _clusters(host, wanted["wanted"], verdict)
     _ports(host, wanted["wanted"], verdict)
     _credentials(wanted["wanted"], wanted["profile"], verdict)
+    _pooler(host, wanted["wanted"]["pooler"], verdict)
     _certificates(wanted["wanted"]["tls"], wanted["profile"], verdict)
     return verdict
 
@@ -313,12 +315,33 @@ def _ports(host: dict[str, Any], wanted: dict[str, Any], verdict: Verdict) -> No
         )
     # By port, not by pid: a container may hide which process of another user listens.
     ours = {cluster["running_port"] for cluster in host["clusters"]} if host["ours"] else set()
+    ours |= {host["record"].get("pooler", {}).get("port", 0)}
     for row in host["listeners"]:
         if row["port"] not in ours:
             holder = (
                 f"process {row['pid']} ({row['command']})" if row["pid"] else "a process that this host does not show"
             )
             verdict.refusals.append(f"port {row['port']} is taken by {holder}: stop it, or choose another port")
+
+
+def _pooler(host: dict[str, Any], wanted: dict[str, Any], verdict: Verdict) -> None:
+    if not 1024 <= wanted["port"] <= 65535:
+        verdict.refusals.append(f"pgbouncer_port {wanted['port']}: allowed are 1024 to 65535")
+    if wanted["port"] == verdict.serving_port:
+        verdict.refusals.append(f"pgbouncer_port {wanted['port']}: that is the server's own; choose another")
+    for network in wanted["allowed_networks"]:
+        if network not in hba.KEYWORDS and not hba.is_network(network):
+            verdict.refusals.append(
+                f"pgbouncer_allowed_networks {network}: not a network; write 10.0.0.5/32 for one address, 10.0.0.0/24, "
+                f"{' or '.join(hba.KEYWORDS)}"
+            )
+    limits = pools.limits(wanted["roles"])
+    fitted = pools.fit(wanted["max_connections"], wanted["wished"], wanted["pools"], limits)
+    verdict.refusals += fitted.refusals
+    verdict.warnings += fitted.warnings
+    package = host["package_versions"]["pgbouncer"]
+    if package:
+        verdict.warnings += compatibility.pooler_warnings(package, wanted["accept_advisories"])
 
 
 def _credentials(wanted: dict[str, Any], profile: str, verdict: Verdict) -> None:

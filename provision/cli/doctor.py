@@ -8,7 +8,7 @@ from dataclasses import asdict
 
 import click
 
-from provision.checks import certificates, hardening
+from provision.checks import certificates, hardening, pooler
 from provision.cli._database import database_option
 from provision.database import connect
 
@@ -24,8 +24,8 @@ def command(url: str, as_json: bool) -> None:
     """
     with connect(url, application="provision doctor", statement_timeout_ms=30_000) as connection:
         found = hardening.examine(connection)
-    found += certificates.examine()
-    checks = len(hardening.CHECKS) + len(certificates.CHECKS)
+    found += certificates.examine() + pooler.examine()
+    checks = len(hardening.CHECKS) + len(certificates.CHECKS) + len(pooler.CHECKS)
     if as_json:
         click.echo(json.dumps({"checks": checks, "findings": [asdict(each) for each in found]}, indent=2))
     else:

@@ -377,6 +377,8 @@ KILLED_AT = [
     "TASK [toolkit : Install the command]",
     "TASK [pgvector : Validating",
     "TASK [database : Make login roles",
+    "TASK [pgbouncer : Place the pooler's configuration",
+    "TASK [pgbouncer : Start the pooler",
     "TASK [backup : Switch the timers",
     "TASK [migrations : Apply",
     "TASK [verify : Log in",
