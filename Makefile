@@ -64,13 +64,16 @@ migrate-down: .venv/.ready ## Roll back the last migration, with the data that i
 
 ## Tests
 
+# Two files at a time: hosts and servers spend half of their time waiting. tests/conftest.py keeps together what shares hosts.
+LANES := -n 2 --dist loadgroup --no-loadscope-reorder
+
 .PHONY: test
 test: test-setup lint ## Run every test (under 20 minutes)
-	$(call stage,run the tests,$(BIN)/pytest)
+	$(call stage,run the tests,$(BIN)/pytest $(LANES))
 
 .PHONY: test-fast
 test-fast: test-setup lint ## Run every test but those that need hosts (under 2 minutes)
-	$(call stage,run the fast tests,$(BIN)/pytest --ignore tests/system)
+	$(call stage,run the fast tests,$(BIN)/pytest $(LANES) --ignore tests/system)
 
 .PHONY: test-setup
 test-setup: .venv/.ready

@@ -1,4 +1,4 @@
-"""Rules for every test: one that is skipped without a listed reason is a failure."""
+"""Rules for every test: what shares hosts runs in one lane, and a skip without a listed reason is a failure."""
 
 from __future__ import annotations
 
@@ -7,6 +7,19 @@ from pathlib import Path
 import pytest
 
 ALLOWED = Path(__file__).with_name("allowed_skips.txt")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep each file in one lane of `pytest -n`, and all that use the shared prod hosts in another; slow ones begin."""
+    items.sort(key=lambda item: ("tests/system/" not in item.nodeid, not _shares_production(item)))
+    for item in items:
+        lane = "production" if _shares_production(item) else item.path.name
+        item.add_marker(pytest.mark.xdist_group(lane))
+
+
+def _shares_production(item: pytest.Item) -> bool:
+    return "production" in getattr(item, "fixturenames", ())
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -1,5 +1,4 @@
-"""What a stanza's repository can bring back: its sets, and the window that each one reaches. Reads the repository
-only."""
+"""What a repository can bring back of a stanza: its sets, and the window that each reaches. Reads the repository."""
 
 from __future__ import annotations
 

@@ -1,11 +1,9 @@
 """The drill: a backup counts once it was restored, compared and used.
 
 Does IO as postgres. A scratch cluster beside the real one: reached by its socket alone, archiving nothing, small in
-memory, in
-a directory of its own which is removed whatever happens. It pauses at the restore point at which the figures were
-taken, is
-compared with them, replays everything that came after, is promoted, and checked by pg_amcheck and by searching vectors.
-Leaves evidence in /var/lib/provision/drill.json whether it passed or failed.
+memory, in a directory of its own which is removed whatever happens. It pauses at the restore point at which the figures
+were taken, is compared with them, replays everything that came after, is promoted, and checked by pg_amcheck and by
+searching vectors. Leaves evidence in /var/lib/provision/drill.json whether it passed or failed.
 """
 
 from __future__ import annotations

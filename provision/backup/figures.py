@@ -1,10 +1,9 @@
 """The figures of one very moment: counts and checksums of every table, taken beside a named restore point.
 
-Does IO. How both are the same moment: the tables are locked in SHARE mode (readers go on, writers wait, for no
-longer than
-the lock timeout and a few milliseconds), the restore point is written into WAL, a second session takes its snapshot,
-and
-the lock is released. Whatever that snapshot sees is what a recovery to the restore point brings back, byte for byte.
+Does IO. How both are the same moment: the tables are locked in SHARE mode (readers go on, writers wait, for no longer
+than the lock timeout and a few milliseconds), the restore point is written into WAL, a second session takes its
+snapshot, and the lock is released. Whatever that snapshot sees is what a recovery to the restore point brings back,
+byte for byte.
 """
 
 from __future__ import annotations

@@ -2,9 +2,8 @@
 
 Does IO as root. In place: the server is stopped, its data directory is moved aside (or with `delta` reused), the set is
 restored as a standby, recovery is watched to its very end, and only then is the server promoted. Never deletes data
-that it
-did not restore itself, and never lets a copy archive into the original's repository. A journal in /var/lib/provision
-lets a run that was killed be run again.
+that it did not restore itself, and never lets a copy archive into the original's repository. A journal in
+/var/lib/provision lets a run that was killed be run again.
 """
 
 from __future__ import annotations

@@ -1,5 +1,4 @@
-"""What state backups are in, and whether somebody must be woken: sets, ages, archiving, WAL, disk, dumps, the last
-drill.
+"""What state backups are in, and whether somebody must be woken: sets, ages, archiving, WAL, disks, dumps, the drill.
 
 Reads the repository, the server and the host. `look` never fails because one of them does: what cannot be seen is an
 alarm.
@@ -7,19 +6,24 @@ alarm.
 
 from __future__ import annotations
 
+import shutil
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from provision.backup import dump, plan, tool, wal
+from provision.backup import dump, plan, show, tool, wal
 from provision.backup.catalogue import Catalogue
 from provision.backup.plan import Plan
 from provision.database import connect
 from provision.errors import DriftError, ProvisionError
 
 QUEUE_ALARM_SHARE = 4  # a quarter of what may wait: three quarters of the way are left to act in
-DISK_ALARM_DAYS = 7
+DISK_ALARM_DAYS = 7  # until the repository is full, as fast as it has grown so far
+DISK_ALARM_SHARE = 10  # a tenth of the data's own file system must be free: a server that cannot write WAL stops
+SPACE_TIMEOUT_S = 20
+HOUR_S, DAY_S = 3600, 86400
 HISTORY = 400  # sizes that are remembered, to tell how fast the repository grows
 
 
@@ -55,7 +59,13 @@ def _repository(wanted: Plan, seen: dict[str, Any], alarms: list[str]) -> None:
         "broken": catalogue.broken,
         "last_wal": newest.reached.name if newest else "",
     }
-    seen["repository"] |= {"encrypted": catalogue.repository.encrypted, **_size(wanted, sets)}
+    space = _space(wanted)
+    seen["repository"] |= {"encrypted": catalogue.repository.encrypted, "sets": len(sets), **space}
+    if "free_bytes" in space:
+        fulls = [each["repository_size"] for each in sets if each["kind"] == "full"]
+        days, more = filling(space, fulls, plan.evidence("backup").get("sizes", []), time.time())
+        seen["repository"] |= {} if days is None else {"days_until_full": days}
+        alarms += more
     if not sets:
         alarms.append("no backup has been taken yet")
     elif wanted.age_limit_h and age is not None and age > wanted.age_limit_h:
@@ -69,21 +79,45 @@ def _repository(wanted: Plan, seen: dict[str, Any], alarms: list[str]) -> None:
     alarms += [f"set {each['label']} holds damaged pages" for each in sets if each["damaged"]]
 
 
-def _size(wanted: Plan, sets: list[dict[str, Any]]) -> dict[str, Any]:
-    """Give the repository's size, and where it is on this host its free space and the days until it is full."""
+def _space(wanted: Plan) -> dict[str, int]:
+    """Give the repository's size, and the free space of its file system where it has one that can be asked."""
     try:
-        rows = tool.listing(".")
+        found = {"bytes": sum(int(row.get("size", 0)) for row in tool.listing(".").values())}
     except ProvisionError:
         return {}
-    total = sum(int(row.get("size", 0)) for row in rows.values())
-    found: dict[str, Any] = {"bytes": total, "sets": len(sets)}
     if wanted.repository["kind"] == "local":
         found["free_bytes"] = tool.free_bytes(Path(wanted.repository["path"]))
-        past = plan.evidence("backup").get("sizes", [])
-        if past and time.time() - past[0][0] > 3600 and total > past[0][1]:
-            a_day = (total - past[0][1]) / ((time.time() - past[0][0]) / 86400)
-            found["days_until_full"] = round(found["free_bytes"] / a_day, 1)
+    elif wanted.repository["kind"] == "host":
+        where = f"{wanted.repository['user']}@{wanted.repository['host']}"
+        # The one word that the key understands beside pgBackRest's own.
+        done = tool.run("ssh", where, "space", timeout=SPACE_TIMEOUT_S, quiet=True)
+        words = done.stdout.split()  # a heading, then the number
+        if done.returncode == 0 and words and words[-1].isdigit():
+            found["free_bytes"] = int(words[-1])
     return found
+
+
+def filling(
+    space: Mapping[str, int], fulls: Sequence[int], past: Sequence[tuple[float, int]], now: float
+) -> tuple[float | None, list[str]]:
+    """Tell in how many days the repository is full (None: it does not grow, or too little is known), and the alarms.
+
+    `space` has bytes and free_bytes, `fulls` the sizes in the repository of full sets, `past` moments with the
+    repository's bytes, oldest first. Pure.
+    """
+    total, free = space["bytes"], space["free_bytes"]
+    days = None
+    if past and now - past[0][0] > HOUR_S and total > past[0][1]:
+        days = round(free / ((total - past[0][1]) / (now - past[0][0])) / DAY_S, 1)
+    choice = "give it more room, or lower backup_retention_full: docs/the-repository-is-full.md"
+    alarms = []
+    if fulls and free < max(fulls):
+        alarms.append(
+            f"the repository has {show.size(free)} free and a full backup takes {show.size(max(fulls))}: {choice}"
+        )
+    elif days is not None and days < DISK_ALARM_DAYS:
+        alarms.append(f"the repository is full in {days} days, as it has grown so far: {choice}")
+    return days, alarms
 
 
 def _archiving(wanted: Plan, seen: dict[str, Any], alarms: list[str]) -> None:
@@ -91,6 +125,8 @@ def _archiving(wanted: Plan, seen: dict[str, Any], alarms: list[str]) -> None:
     waiting = len(ready) * wal.SEGMENT_BYTES // 2**20
     free = tool.free_bytes(wanted.data)
     seen["wal"] = {"waiting_mb": waiting, "queue_max_mb": wanted.queue_max_mb, "disk_free_mb": free // 2**20}
+    if free < shutil.disk_usage(wanted.data).total // DISK_ALARM_SHARE:
+        alarms.append(f"the data's file system has {show.size(free)} free: docs/the-disk-is-full-of-wal.md")
     choice = (
         "mend the repository; or give WAL up by switching archiving off (no moment before the next full backup); "
         "or let the disk fill (the server stops): docs/the-disk-is-full-of-wal.md"
@@ -153,8 +189,7 @@ def _dumps(wanted: Plan, seen: dict[str, Any], alarms: list[str]) -> None:
 
 
 def keep(seen: dict[str, Any]) -> None:
-    """Write what was seen as evidence: `verified` is the set, and the moment, that the last drill that passed
-    proved."""
+    """Write what was seen as evidence: `verified` is what the last drill that passed has proved, and when."""
     past = plan.evidence("backup").get("sizes", [])
     size = seen["repository"].get("bytes")
     sizes = [*past, [int(time.time()), size]] if size is not None else past

@@ -1,8 +1,8 @@
 """Where a recovery is to end: reading what a person wrote, and judging it against what can be reached. Pure.
 
 A target is `latest`, `immediate`, `time:2026-11-23 14:05:00+01:00` (or `... Europe/Berlin`), `xid:1234`,
-`name:before-v2` or
-`lsn:0/3000060`. Refuses a time without a zone: the same text means another moment on another machine.
+`name:before-v2` or `lsn:0/3000060`. Refuses a time without a zone: the same text means another moment on another
+machine.
 """
 
 from __future__ import annotations

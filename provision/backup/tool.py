@@ -109,8 +109,7 @@ def as_postgres() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Set:
-    """One pgBackRest backup set. `start`, `stop` are Unix times; sizes are bytes; `wal` is what it needs to be
-    sound."""
+    """One pgBackRest backup set. `start`, `stop` are Unix times, sizes bytes; `wal` is what it needs to be sound."""
 
     label: str
     kind: str

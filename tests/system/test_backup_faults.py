@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Iterator
 
@@ -199,6 +200,7 @@ def test_full_repository_fails_the_backup_and_the_primary_serves(site: Site) -> 
         assert "space" in taken.stderr
         seen = site.one.run("provision backup status")
         assert seen.returncode == 3
+        assert re.search(r"the repository has [\d.]+ k?M?B free and a full backup takes", seen.stdout), seen.stdout
         assert sql(site.one, "SELECT count(*) FROM bulk") == "8000"
         assert site.one.run(f"cat {EVIDENCE}/backup.json").returncode == 0
     finally:

@@ -16,12 +16,12 @@ from typing import Any
 
 import psycopg
 import pytest
+import yaml
 
 from tests.sandboxes import Host, Hosts
 from tests.system.playbooks import ROOT, Run, play, terminal, url, words
 
 TABLES = {"activities", "agent_tools", "agents", "evaluations", "feedback", "memories", "metrics", "sessions", "tools"}
-ROLES = ["postgresql", "toolkit", "pgvector", "database", "migrations", "verify"]
 
 
 @dataclass
@@ -388,19 +388,25 @@ def test_bad_hosts_are_named_and_the_others_go_on(fleet: Fleet, tmp_path: Any) -
     assert (run.recap["db1"].failed, run.recap["db1"].changed) == (0, 0)
 
 
+KILLED_AT = [
+    "TASK [preflight : Let no other run",
+    "TASK [packages : Install what is missing]",
+    "TASK [postgresql : Make the cluster",
+    "TASK [postgresql : Start the server",
+    "TASK [toolkit : Install the command]",
+    "TASK [pgvector : Validating",
+    "TASK [database : Make login roles",
+    "TASK [backup : Switch the timers",
+    "TASK [migrations : Apply",
+    "TASK [verify : Log in",
+]
+
+
 def test_run_killed_at_every_role_and_in_the_middle_converges_and_then_changes_nothing(sandbox: Hosts) -> None:
+    (site,) = yaml.safe_load((ROOT / "site.yml").read_text())
+    assert {role["role"] for role in site["roles"]} <= {point.split()[1].strip("[") for point in KILLED_AT}
     host = sandbox.up("killed", os="debian13")
-    for point in [
-        "TASK [preflight : Let no other run",
-        "TASK [packages : Install what is missing]",
-        "TASK [postgresql : Make the cluster",
-        "TASK [postgresql : Start the server",
-        "TASK [toolkit : Install the command]",
-        "TASK [pgvector : Validating",
-        "TASK [database : Make the database]",
-        "TASK [migrations : Apply",
-        "TASK [verify : Log in",
-    ]:
+    for point in KILLED_AT:
         run = _start(host)
         _until(run, point)
         time.sleep(1.5 if "packages" in point else 0.2)  # in the middle of apt and of dpkg

@@ -1,8 +1,8 @@
 #
 # Ansible managed
 #
-# templates/backup/repository.sh.j2: run on the repository's host. The key may run pgbackrest and nothing else, without
-# a terminal or forwarding. Prints what it changed, the version, and the host's own public keys.
+# templates/backup/repository.sh.j2: run on the repository's host. The key may run pgbackrest and ask for the space that is
+# left, nothing else, without a terminal or forwarding. Prints what it changed, the version, and the host's own public keys.
 set -eu
 home=/var/lib/pgbackrest
 changed() { echo "changed: $1"; }
@@ -23,7 +23,7 @@ if [ "$(stat -c '%U %a' "$home" 2>/dev/null)" != 'pgbackrest 750' ]; then
   changed folder
 fi
 install -d -o pgbackrest -g pgbackrest -m 0700 "$home/.ssh"
-line='command="pgbackrest ${SSH_ORIGINAL_COMMAND#* }",restrict ssh-ed25519 AAAA postgres@db1'
+line='command="[ \"$SSH_ORIGINAL_COMMAND\" != space ] || exec df -B1 --output=avail /var/lib/pgbackrest; exec pgbackrest ${SSH_ORIGINAL_COMMAND#* }",restrict ssh-ed25519 AAAA postgres@db1'
 if ! grep -qxF "$line" "$home/.ssh/authorized_keys" 2>/dev/null; then
   # One key for each stanza: a host that was made anew replaces its own.
   { grep -vF ' postgres@db1' "$home/.ssh/authorized_keys" 2>/dev/null || true; printf '%s\n' "$line"; } >"$home/.ssh/new"

@@ -1,0 +1,40 @@
+"""The repository's disk: the alarm comes long before it is full."""
+
+from __future__ import annotations
+
+import pytest
+
+from provision.backup.status import filling
+
+DAY = 86400
+MB, GB = 2**20, 2**30
+
+
+@pytest.mark.parametrize(
+    ("grown_by", "days", "free", "expected_days", "alarm"),
+    [
+        (10 * GB, 10, 100 * GB, 100.0, ""),
+        (10 * GB, 10, 6 * GB, 6.0, "the repository is full in 6.0 days, as it has grown so far"),
+        (10 * GB, 10, 7 * GB, 7.0, ""),
+        (10 * GB, 10, 4 * GB, 4.0, "the repository has 4.0 GB free and a full backup takes 5.0 GB"),
+        (0, 10, 6 * GB, None, ""),
+        (-2 * GB, 10, 6 * GB, None, ""),
+        # Half an hour tells nothing of a week.
+        (1 * GB, 1 / 48, 6 * GB, None, ""),
+    ],
+)
+def test_alarm_names_the_days_or_the_backup_that_would_not_fit(
+    grown_by: int, days: float, free: int, expected_days: float | None, alarm: str
+) -> None:
+    past = [(1000.0, 50 * GB), (1000.0 + days * DAY / 2, 50 * GB + grown_by // 2)]
+    found, alarms = filling(
+        {"bytes": 50 * GB + grown_by, "free_bytes": free}, [5 * GB, 3 * GB], past, 1000 + days * DAY
+    )
+    assert found == expected_days
+    assert len(alarms) == (alarm != "")
+    assert alarm in "".join(alarms)
+    assert all(text.endswith("docs/the-repository-is-full.md") for text in alarms)
+
+
+def test_empty_repository_alarms_of_nothing() -> None:
+    assert filling({"bytes": 0, "free_bytes": 1 * MB}, [], [], 5000) == (None, [])
