@@ -7,7 +7,8 @@ deduplicated (PostgreSQL 13) take less than that, so the estimate errs towards l
 HNSW: pgvector's VACUUM unlinks dead elements, but their pages stay in the file, and only later inserts take them again.
 So what the file could hold beyond the rows that have a vector is dead: such a graph costs memory, and its repaired
 links cost recall, which a new build gives back. Both criteria want a share and a size: rebuilding what is small, or
-full, costs more than it gives. Layout of an element: HnswElementTupleData and HnswNeighborTupleData in pgvector's hnsw.h.
+full, costs more than it gives. Layout of an element:
+HnswElementTupleData and HnswNeighborTupleData in pgvector's hnsw.h.
 
 REINDEX (CONCURRENTLY) locks nobody out. One that was killed leaves an INVALID index named ..._ccnew, which costs every
 write and serves nobody: the next run drops it.

@@ -1,8 +1,8 @@
 """One run of the house-keeping: guarded, in small steps, with evidence of what was done. Does IO.
 
 Jobs: `sessions` deletes expired sessions, `retention` applies the contract's rules and renews statistics, `index`
-builds bloated indexes anew. Refuses nothing in silence: on a standby, beside another run or beside a migration it does nothing
-and says so. The migration's own locks are held for one batch or one index at a time, so a migration waits that long.
+builds bloated indexes anew. Refuses nothing in silence: on a standby, beside another run or beside a migration it does
+nothing and says so. The migration's own locks are held for one batch or one index at a time, no longer.
 """
 
 from __future__ import annotations
