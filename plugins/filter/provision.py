@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 from ansible.errors import AnsibleFilterError
 
-from provision import archive, compatibility, secrets, summary, tuning, vault
+from provision import archive, compatibility, secrets, tuning, vault
 from provision.checks import preflight
 from provision.errors import ProvisionError
 from provision.tuning import vector
@@ -93,11 +93,6 @@ def provision_file(pair: tuple[str, str]) -> dict[str, str]:
     return {"path": pair[0], "content": pair[1]}
 
 
-def provision_summary(verified: dict[str, Any], name: str, about: dict[str, Any]) -> list[str]:
-    """Tell how a host ended a run; see provision.summary.lines."""
-    return summary.lines(name, about["host"], verified, about["warnings"], about["url"])
-
-
 def provision_role_settings(pgvector: str) -> dict[str, str]:
     """Give the settings that searching roles begin with; see provision.tuning.vector.role_settings."""
     return {setting.name: setting.text for setting in vector.role_settings(pgvector)}
@@ -130,6 +125,5 @@ class FilterModule:
             "provision_role_options": provision_role_options,
             "provision_role_settings": provision_role_settings,
             "provision_scram": provision_scram,
-            "provision_summary": provision_summary,
             "provision_tune": provision_tune,
         }

@@ -88,7 +88,13 @@ def _server(place: Place) -> list[Finding]:
 def _once(found: list[Finding]) -> list[Finding]:
     """Keep one of two findings that name the same trouble: the one whose command mends it alone."""
     better = {each.id for each in found if _exact(each)}
-    return [each for each in found if each.id not in better or _exact(each)]
+    missing = any(each.id == "extensions-missing" for each in found)
+    return [
+        each
+        for each in found
+        if (each.id not in better or _exact(each))
+        and not (missing and each.id == "access-drift" and each.seen.startswith("to be mended: extension "))
+    ]
 
 
 def _exact(finding: Finding) -> bool:

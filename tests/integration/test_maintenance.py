@@ -37,7 +37,7 @@ FROM (VALUES ('archived by now', 'closed', interval '7 days 1 hour', interval '1
              ('closed', 'closed', interval '6 days 23 hours', NULL),
              ('forgotten', 'active', interval '99 days', NULL),
              ('expired', 'active', interval '0', interval '-1 minute'),
-             ('alive', 'active', interval '0', interval '1 minute')) k (name, status, age, expires),
+             ('alive', 'active', interval '0', interval '1 hour')) k (name, status, age, expires),
     generate_series(1, {sessions});
 """
 

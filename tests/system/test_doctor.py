@@ -130,12 +130,6 @@ DAMAGES = (
         "PUBLIC may CONNECT database minion",
     ),
     Damage(
-        "permission denied for schema public",
-        sql("REVOKE CREATE ON SCHEMA public FROM minion"),
-        "schema-permission",
-        "role minion may not create in schema public",
-    ),
-    Damage(
         "function as the owner",
         sql("CREATE FUNCTION trap() RETURNS int LANGUAGE sql SECURITY DEFINER AS 'SELECT 1'"),
         "security-definer",
@@ -197,11 +191,12 @@ DAMAGES = (
     ),
     Damage(
         "disk full",
-        "mkdir -p /var/backups/provision && mount -t tmpfs -o size=1m,mode=0700,uid=postgres tmpfs"
-        " /var/backups/provision && head -c 1000000 /dev/zero > /var/backups/provision/full",
+        # /dev is the one small file system that a container has.
+        "mv /var/backups/provision /var/backups/away; mkdir /dev/small; ln -s /dev/small /var/backups/provision;"
+        " head -c 100M /dev/zero > /dev/small/full 2>/dev/null; true",
         "disk",
-        "the file system of /var/backups/provision has",
-        "umount /var/backups/provision",
+        "the file system of /var/backups/provision has 0 % of its space left",
+        "rm -r /var/backups/provision /dev/small; mv /var/backups/away /var/backups/provision",
     ),
     Damage(
         "package replaced",
@@ -306,6 +301,16 @@ def test_a_stopped_server_is_said_so_and_fix_starts_it(production: Production) -
         assert "reach-socket" not in mended.stdout
     finally:
         host.run("systemctl start postgresql@17-main")
+
+
+def test_an_owner_that_may_not_create_is_helped_by_what_is_printed(production: Production) -> None:
+    host = production.database
+    host.run(sql("REVOKE CREATE ON SCHEMA public FROM minion"))
+    (found,) = [each for each in ask(production) if each["id"] == "schema-permission"]
+    assert found["seen"] == "role minion may not create in schema public"
+    assert "permission denied for schema public" in found["why"]
+    assert host.run(found["fix"]).returncode == 0
+    assert "schema-permission" not in {each["id"] for each in ask(production)}
 
 
 def test_house_keeping_runs_by_its_own_unit_and_leaves_evidence(production: Production) -> None:

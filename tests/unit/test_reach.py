@@ -24,7 +24,7 @@ URL = "host=192.0.2.9 port=5432 dbname=minion user=minion_app"
             "sslmode=verify-full",
         ),
         (
-            'FATAL:  no pg_hba.conf entry for host "198.51.100.7", user "minion_app", database "minion", SSL encryption',
+            'FATAL:  no pg_hba.conf entry for host "198.51.100.7", user "minion_app", SSL encryption',
             "reach-hba",
             "postgresql_allowed_networks",
         ),
