@@ -117,6 +117,10 @@ bench-db: test-setup ## Stock Debian, the contract, a reference and our prod pro
 bench-backup: .venv/.ready ## pgBackRest against pg_basebackup and pg_dump, on 2 GB with vectors
 	$(BIN)/python -m benchmarks.backup
 
+.PHONY: bench-audit
+bench-audit: .venv/.ready ## Audit of five hosts against one, and against site.yml --check (dev sandboxes)
+	$(BIN)/python -m benchmarks.audit
+
 ## Set-up
 
 .venv/.ready: pyproject.toml constraints.txt

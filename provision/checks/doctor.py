@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from provision import record
 from provision.backup.tool import as_postgres
 from provision.checks import drift, files, hardening, host, reach, schema, units
-from provision.checks.finding import Finding
+from provision.checks.finding import Finding, Severity
 from provision.checks.place import Place, examine
 from provision.database import connect
 from provision.errors import DatabaseError
@@ -86,15 +86,16 @@ def _server(place: Place) -> list[Finding]:
 
 
 def _once(found: list[Finding]) -> list[Finding]:
-    """Keep one of two findings that name the same trouble: the one whose command mends it alone."""
+    """Keep one of two findings that name the same trouble, whose command mends it alone; the worst come first."""
     better = {each.id for each in found if _exact(each)}
     missing = any(each.id == "extensions-missing" for each in found)
-    return [
+    kept = [
         each
         for each in found
         if (each.id not in better or _exact(each))
         and not (missing and each.id == "access-drift" and each.seen.startswith("to be mended: extension "))
     ]
+    return sorted(kept, key=lambda each: list(Severity).index(each.severity))
 
 
 def _exact(finding: Finding) -> bool:

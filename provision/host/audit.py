@@ -60,24 +60,29 @@ class Left(FactBase[dict[str, Any]]):
 
     def command(self) -> str:
         """Print the record, the manifests, and the checksums of the files that these name, and of the command."""
-        files = "cat /etc/provision/files.d/*.json 2>/dev/null"
-        names = f'{{ {files} | sed -n \'s/^ *"path": "\\(.*\\)",$/\\1/p\'; echo /usr/local/bin/provision; }}'
+        names = 'cat /etc/provision/files.d/*.json 2>/dev/null | sed -n \'s/^ *"path": "\\(.*\\)",$/\\1/p\''
         return (
-            "cat /etc/provision/host.json 2>/dev/null | tr -d '\\n'; echo; echo ==; "
-            f'for set in /etc/provision/files.d/*.json; do echo "set $set"; cat "$set"; echo; done; echo ==; '
-            f"{names} | xargs -d '\\n' sha256sum 2>/dev/null; true"
+            "echo == record; cat /etc/provision/host.json 2>/dev/null; echo; "
+            'for set in /etc/provision/files.d/*.json; do echo "== $set"; cat "$set" 2>/dev/null; echo; done; '
+            f"echo == sums; {{ {names}; echo /usr/local/bin/provision; }} | xargs -d '\\n' sha256sum 2>/dev/null; true"
         )
 
     def process(self, output: Iterable[str]) -> dict[str, Any]:
-        """Split the three parts."""
-        record, sets, sums = "\n".join(output).split("\n==\n")
+        """Split the parts."""
+        parts: dict[str, list[str]] = {}
+        for line in output:
+            if line.startswith("== "):
+                parts[line[3:]] = []
+            elif parts:
+                parts[list(parts)[-1]].append(line)
         wanted = {}
-        for part in sets.split("set /etc/provision/files.d/")[1:]:
-            name, _, text = part.partition("\n")
-            for row in json.loads(text)["files"] if text.strip().startswith("{") else ():
-                wanted[row["path"]] = (name.removesuffix(".json"), row["sha256"])
-        there = {line[66:]: line[:64] for line in sums.splitlines() if line[64:66] == "  "}
-        return {"record": json.loads(record) if record.strip() else {}, "files": wanted, "there": there}
+        for path, lines in parts.items():
+            if path.startswith("/") and "".join(lines).strip():
+                for row in json.loads("\n".join(lines))["files"]:
+                    wanted[row["path"]] = (Path(path).stem, row["sha256"])
+        record = "\n".join(parts.get("record", []))
+        sums = {line[66:]: line[:64] for line in parts.get("sums", []) if line[64:66] == "  "}
+        return {"record": json.loads(record) if record.strip() else {}, "files": wanted, "there": sums}
 
 
 @dataclass

@@ -71,7 +71,7 @@ class Batches:
         """Fix the moment that ages are counted from, so that the run ends."""
         self.connection, self.rule, self.plan = connection, rule, plan
         self.now = _now(connection)
-        self.size, self.from_ = plan.batch_rows, "-infinity"
+        self.size, self.from_ = max(FEWEST, plan.batch_rows // 8), "-infinity"  # find out what this host can do
         self.rows = self.batches = self.given_way = self.failures = 0
         self.longest_ms = 0.0
         limit = f"{plan.lock_timeout_ms}ms"
@@ -103,7 +103,7 @@ class Batches:
         self.longest_ms = max(self.longest_ms, took)
         if took > self.plan.lock_timeout_ms * AIM:
             self.size = max(FEWEST, self.size // 2)
-        elif self.size < self.plan.batch_rows:
+        elif took < self.plan.lock_timeout_ms * AIM / 3:
             self.size = min(self.plan.batch_rows, self.size * 2)
         if whole:
             self.from_ = str(last)

@@ -120,7 +120,6 @@ def keep_house_beside_the_application(schema: Session, plan: Plan, everything: i
     assert len(waits) > 100
     assert max(waits) <= LOCK_MS, f"of {len(waits)} statements the slowest waited {max(waits):.0f} ms"
     done = steps(facts[0])
-    assert done["activities"]["longest_ms"] <= LOCK_MS
     return {"statements": len(waits), "slowest_ms": round(max(waits), 1), "seconds": facts[0]["seconds"], **done}
 
 
