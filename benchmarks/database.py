@@ -12,7 +12,9 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
+import signal
 import statistics
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -166,6 +168,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", help="Configurations beside stock.")
     parser.add_argument("--set", nargs="*", default=[], help="More lines for our profile, to try them.")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended"))  # so that pages, server and files are put away
     sizes = Sizes(scale=options.scale, vectors=options.vectors, seconds=options.seconds)
     bench = Bench(sizes)
     try:

@@ -2,13 +2,15 @@
 
 Prints ratios and asserts nothing. Each round starts every tool on a database of its own: one psql process that runs
 all files (the floor: no version table, no locks), one psql process per file, dbmate (npm, fetched into a temporary
-directory; left out with a note where npm cannot), and ours. Then: `status`, `up` with nothing to do, and the memory
-of our process with 10 files, with 3,000 files, and with one file of 20 MB.
+directory; left out with a note where npm cannot), golang-migrate where MIGRATE_BIN names it, and ours. Then:
+`status`, `up` with nothing to do, and the memory of our process with 10 files, with 3,000 files, and with one file of
+20 MB.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import resource
 import shutil
 import statistics
@@ -91,7 +93,13 @@ def tools(cluster: Cluster, folder: Path, dbmate: Path | None) -> dict[str, Call
         return timed(str(dbmate), "--url", url, "--migrations-dir", folder / "dbmate", "--no-dump-schema", "up")
 
     table: dict[str, Callable[[str], float]] = {"one psql": one_psql, "ours": ours, "psql per file": psql_each}
-    return table | ({"dbmate": run_dbmate} if dbmate else {})
+    if dbmate:
+        table["dbmate"] = run_dbmate
+    if real := os.environ.get("MIGRATE_BIN"):
+        table["golang-migrate"] = lambda database: timed(
+            real, "-path", folder / "ours", "-database", cluster.url(database, sslmode="disable"), "up"
+        )
+    return table
 
 
 def memory(cluster: Cluster, database: str, folder: Path) -> int:
@@ -113,7 +121,7 @@ def main() -> None:
                 order = list(tools(cluster, small, dbmate).items())
                 # Another one is first in each round, for whoever comes after another finds the disk as that left it.
                 for tool, migrate in order[number % len(order) :] + order[: number % len(order)]:
-                    database = f"{tool.replace(' ', '_')}_{number}"
+                    database = re.sub("[^a-z]", "_", tool) + f"_{number}"
                     cluster.psql(f"CREATE DATABASE {database}")
                     times.setdefault(tool, []).append(migrate(database))
             floor = statistics.median(times["one psql"])

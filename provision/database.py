@@ -42,6 +42,7 @@ def connect(
         parameters = conninfo_to_dict(url)
         parameters.setdefault("connect_timeout", CONNECT_TIMEOUT_S)
         parameters.setdefault("application_name", application)
+        parameters["client_encoding"] = "UTF8"  # without it a database in SQL_ASCII answers in bytes
         connection = psycopg.connect(make_conninfo("", **parameters), autocommit=autocommit)
         connection.prepare_threshold = None  # a prepared statement would not survive a pooler, nor DISCARD ALL
     except psycopg.Error as error:

@@ -16,12 +16,17 @@ FRESH_H = 24.0
 LOCAL = ("", "localhost", "127.0.0.1", "::1")
 
 
+def is_here(host: str) -> bool:
+    """Say whether libpq's `host` (a name, an address, or the directory of a socket) is this machine."""
+    return host.startswith("/") or host in LOCAL
+
+
 def doubt(host: str, path: Path = BACKUP, now: datetime.datetime | None = None) -> str:
     """Say why no fresh, proved backup of the database on `host` is known here; empty when there is one.
 
-    `host` is libpq's: a name, an address, or the directory of a socket. The evidence is about this host alone.
+    The evidence is about this host alone.
     """
-    if not host.startswith("/") and host not in LOCAL:
+    if not is_here(host):
         return f"the database is on {host}, and the evidence of its backups is there too"
     try:
         verified = json.loads(path.read_text()).get("verified")

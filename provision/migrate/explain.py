@@ -48,7 +48,7 @@ def kept(message: bytes, outcome: Outcome) -> Kept:
     only = list(islice(sql.statements(message), 2))
     if len(only) != 1 or not only[0].survives_rollback or outcome.error.sqlstate == NOT_IN_A_TRANSACTION:
         return Kept.NOTHING
-    if only[0].begins("DO") and not re.search(rb"\b(commit|call)\b", message, re.IGNORECASE):
+    if only[0].begins("DO") and not re.search(rb"\b(?:spi_)?commit\b|\bcall\b", message, re.IGNORECASE):
         return Kept.NOTHING
     return Kept.UNKNOWN
 

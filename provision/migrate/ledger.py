@@ -147,7 +147,7 @@ class Ledger:
                 run="provision migrate status --table OTHER_NAME",
             )
         if write:
-            self._check_privileges(tables=bool(columns and history))
+            self._check_privileges(versions=bool(columns), history=bool(history))
         if not columns:
             self._refuse_moved()
 
@@ -183,14 +183,16 @@ class Ledger:
         """Name the history table with its schema, quoted as SQL needs it."""
         return self._history.as_string(self.connection)
 
-    def _check_privileges(self, *, tables: bool) -> None:
+    def _check_privileges(self, *, versions: bool, history: bool) -> None:
         """Refuse a role that could not write what a run writes: both tables, or CREATE where one is missing."""
         schema = sql.Identifier(self.schema).as_string(self.connection)
         wanted = f"CREATE ON SCHEMA {schema}"
         query = "SELECT has_schema_privilege(%s, 'CREATE')"
         try:
-            row = self.connection.execute(query, (self.schema,)).fetchone() if not tables else (True,)
-            for name, kinds in ((self.name, "INSERT,DELETE"), (self.history_name, "INSERT,UPDATE")) if tables else ():
+            complete = versions and history
+            row = (True,) if complete else self.connection.execute(query, (self.schema,)).fetchone()
+            there = [(self.name, "INSERT,DELETE")] * versions + [(self.history_name, "INSERT,UPDATE")] * history
+            for name, kinds in there if row == (True,) else ():
                 row = self.connection.execute(
                     "SELECT bool_and(has_table_privilege(%s, k)) FROM unnest(string_to_array('SELECT,' || %s, ',')) k",
                     (name, kinds),

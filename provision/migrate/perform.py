@@ -51,19 +51,20 @@ class Performer:
 
     def perform(self, step: Step, body: bytes, end: bytes, begin: bytes | None) -> None:
         """Run the file of a step that is already marked dirty; then commit its end, and the beginning of the next."""
-        outcome = self._run(step, body) if body.strip() else Outcome()
+        old = frozenset(_invalid_indexes(self.session.connection, body))
+        outcome = self._run(step, body, old) if body.strip() else Outcome()
         quiet = not outcome.rollbacks and not re.search(rb"concurrently", body, re.IGNORECASE)
         if quiet and self.session.turn(State(step.target, dirty=True), end, begin):
             return
-        self._check(Failure(step, self._path(step), self._where(), Kept.ALL), body, outcome)
+        self._check(Failure(step, self._path(step), self._where(), Kept.ALL), body, outcome, old)
         self.session.write(end, begin)
 
-    def _run(self, step: Step, body: bytes) -> Outcome:
+    def _run(self, step: Step, body: bytes, old: frozenset[str]) -> Outcome:
         sent = self._send(step, body)
         outcome, rest = sent.outcome, explain.kept(body[sent.start : sent.end], sent.outcome)
         failure = Failure(step, self._path(step), self._where(), rest)
         if outcome.error is not None:
-            raise self._failed(failure, body, sent)
+            raise self._failed(failure, body, sent, old)
         if outcome.open or outcome.copied:
             self.session.secure()
             what = "left a transaction open" if outcome.open else "copied to the client"
@@ -104,14 +105,14 @@ class Performer:
         while time.monotonic() < until and not self.interrupted():
             time.sleep(0.05)
 
-    def _failed(self, failure: Failure, body: bytes, sent: Sent) -> MigrationError:
+    def _failed(self, failure: Failure, body: bytes, sent: Sent, old: frozenset[str]) -> MigrationError:
         signal, outcome = self.interrupted(), sent.outcome
         retriable = outcome.error is not None and outcome.error.sqlstate in RETRIABLE
         blamed = retriable and bool(self.watcher.seen)
         invalid: list[str] = []
         if not outcome.lost:
             self.session.secure()
-            invalid = _invalid_indexes(self.session.connection, body)
+            invalid = _invalid_indexes(self.session.connection, body, old)
         clean = failure.rest is Kept.NOTHING and not invalid and (bool(signal) or retriable)
         error = explain.failed(
             failure,
@@ -131,7 +132,7 @@ class Performer:
             self.session.ledger.end(after, "interrupted" if signal else "failed", detail)
         return error
 
-    def _check(self, failure: Failure, body: bytes, outcome: Outcome) -> None:
+    def _check(self, failure: Failure, body: bytes, outcome: Outcome, old: frozenset[str]) -> None:
         """Catch what a file did to the run itself although the server accepted it all."""
         ledger = self.session.ledger
         tolerable, fatal = [], []
@@ -148,7 +149,7 @@ class Performer:
             tolerable.append(f"dropped {ledger.history_name}")
         elif found.state != State(failure.step.target, dirty=True):
             tolerable.append(f"changed {ledger.name}")
-        invalid = _invalid_indexes(self.session.connection, body)
+        invalid = _invalid_indexes(self.session.connection, body, old)
         fatal += [f"left an INVALID index {index} behind" for index in invalid]
         ledger.create()
         if fatal or (tolerable and not self.settings.compatible):
@@ -163,10 +164,11 @@ class Performer:
         return error
 
 
-def _invalid_indexes(connection: Connection, body: bytes) -> list[str]:
+def _invalid_indexes(connection: Connection, body: bytes, old: frozenset[str] = frozenset()) -> list[str]:
     """Name the INVALID indexes that a file with CONCURRENTLY speaks of, or that are on a table it speaks of.
 
-    Those of a schema that is neither in the search path nor spoken of are somebody else's.
+    Those of a schema that is neither in the search path nor spoken of are somebody else's; so are those that were
+    there before (`old`) and that the file does not name.
     """
     if not re.search(rb"concurrently", body, re.IGNORECASE):
         return []
@@ -186,5 +188,5 @@ def _invalid_indexes(connection: Connection, body: bytes) -> list[str]:
     return [
         str(shown)
         for shown, index, table, schema, in_path in rows
-        if (spoken_of(index) or spoken_of(table)) and (in_path or spoken_of(schema))
+        if (spoken_of(index) or (spoken_of(table) and str(shown) not in old)) and (in_path or spoken_of(schema))
     ]

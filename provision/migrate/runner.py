@@ -185,7 +185,9 @@ class Runner:
                     where=f"database {database}, profile prod",
                     seen=doubt,
                     allowed=f"a backup that a drill restored in the last {evidence.FRESH_H:.0f} h, or --without-backup",
-                    run="ansible-playbook drill.yml -i inventories/prod",
+                    run="ansible-playbook drill.yml -i inventories/prod"
+                    if evidence.is_here(info.host)
+                    else f"on that host: provision migrate {command} ... --yes-destroy {database}",
                 )
 
     def _stop_if_interrupted(self, when: str) -> None:

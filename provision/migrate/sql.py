@@ -33,8 +33,11 @@ _INERT = (
 _TAIL = re.compile(_INERT, re.DOTALL)
 _HEAD = re.compile(_INERT + rb"|(?P<word>[A-Za-z_\x80-\xff][A-Za-z0-9_$\x80-\xff]*+)", re.DOTALL)
 _COMMENT_EDGE = re.compile(rb"/\*|\*/")
-_ROLLBACK = re.compile(rb"\brollback\b(?:\s+and\s+(?:no\s+)?chain)?\s*;", re.IGNORECASE)
-_SECRET = re.compile(r"password|secret|token", re.IGNORECASE)
+_GAP = rb"(?:\s|--[^\n]*\n|/\*.*?\*/)"
+_ROLLBACK = re.compile(
+    rb"\brollback\b(?:%b+and%b+(?:no%b+)?chain)?%b*;" % (_GAP, _GAP, _GAP, _GAP), re.IGNORECASE | re.DOTALL
+)
+_SECRET = re.compile(r"passw|secret|token|api_?key|credential|://[^\s/:@]*:[^\s@]+@", re.IGNORECASE)
 _LITERAL = re.compile(r"[\"']|\$\w*\$")
 
 
@@ -204,7 +207,7 @@ def offset_of(body: bytes, position: int) -> int:
 
 
 def holds_secret(text: str) -> bool:
-    """Say whether a text may hold a password: it speaks of one."""
+    """Say whether a text may hold a password: it speaks of one, or holds a URL with one."""
     return _SECRET.search(text) is not None
 
 

@@ -43,18 +43,25 @@ def tune(
     `pgvector_package` is the full package version and `accepted` the advisories accepted by name: both decide
     whether builds may be parallel. `has_lz4` is whether pg_settings.enumvals offers it, `preload` the user's
     libraries, `overrides` the user's settings: name to value, or to {value, reason}. They win as they are, except
-    that shared_preload_libraries is joined with ours. Raises UsageError.
+    that shared_preload_libraries is joined with ours; what depends on them (other sizes on max_connections, huge
+    pages on shared_buffers, the worst case on all) follows. Raises UsageError.
     """
     if postgresql_major not in compatibility.POSTGRESQL:
         allowed = ", ".join(map(str, compatibility.POSTGRESQL))
         raise UsageError("unknown PostgreSQL major", seen=str(postgresql_major), allowed=allowed)
     chosen = choices or built_in(profile)
-    theirs, _ = _given(_PRELOAD, (overrides or {}).get(_PRELOAD, ""))
-    added = [*preload, *str(theirs).split(",")]
+    given = {name: _text(_given(name, value)[0]) for name, value in (overrides or {}).items()}
+    added = [*preload, *given.get(_PRELOAD, "").split(",")]
+    if given.get("max_connections", "").isdecimal():
+        max_connections = int(given["max_connections"])
     request = Request(
         host=host,
         profile=profile,
-        choices=replace(chosen, preload=extensions.preload(chosen.preload, added)),
+        choices=replace(
+            chosen,
+            preload=extensions.preload(chosen.preload, added),
+            huge_pages=given.get("huge_pages", chosen.huge_pages),
+        ),
         postgresql=postgresql_major,
         pgvector=pgvector_version,
         max_connections=max_connections,
@@ -75,15 +82,16 @@ def tune(
         *logs.settings(request),
         *extensions.settings(request),
     ]
+    worst = memory.told(request, planned, given)
     marked = [replace(setting, restart=needs_restart(setting.name, postgresql_major)) for setting in found]
     return Tuning(
         settings=tuple(_override(marked, overrides or {}, postgresql_major)),
         role_settings=tuple(vector.role_settings(pgvector_version)),
-        kernel=tuple(_kernel(request, planned)),
-        budget=planned.budget,
+        kernel=tuple(_kernel(request, worst)),
+        budget=worst.budget,
         memory_mb=host.memory_mb,
         pool_limit=connections.pool_limit(planned),
-        warnings=(*planned.warnings, *_warnings(request, planned)),
+        warnings=(*planned.warnings, *_exceeded(request, worst), *_warnings(request, worst)),
     )
 
 
@@ -123,6 +131,19 @@ def _override(settings: list[Setting], overrides: Mapping[str, object], postgres
         restart = needs_restart(name, postgresql)
         ours[name] = Setting(name, value, "", (reason or "postgresql_settings") + computed, title, restart)
     return list(ours.values())
+
+
+def _text(value: object) -> str:
+    """Return a value as it may be written in postgresql.conf."""
+    return ("on" if value else "off") if isinstance(value, bool) else str(value)
+
+
+def _exceeded(request: Request, worst: memory.Memory) -> list[str]:
+    """Warn where the user's own sizes break the budget; ours never do."""
+    needed = sum(line.mb for line in worst.budget)
+    if not request.computed or needed <= request.host.memory_mb:
+        return []
+    return [f"with your own settings the worst case is {needed} of {request.host.memory_mb} MB: memory may run out"]
 
 
 def _given(name: str, given: object) -> tuple[object, str]:

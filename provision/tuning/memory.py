@@ -10,7 +10,9 @@ sorts, every autovacuum worker, and one index build or restore job. Sizes grow w
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 from provision.errors import UsageError
 from provision.tuning import vector
@@ -29,6 +31,8 @@ AUTOVACUUM_DIVISOR = 32  # of the memory, over all workers
 ROUNDING_MB = 4  # the printed parts are rounded up
 MAINTENANCE_LOW_MB = 4096  # more only where the expected vectors need it
 CONTRACT_MB = 2048  # the contract's values hold from here on
+BARE_KB = {"shared_buffers": 8, "work_mem": 1, "maintenance_work_mem": 1, "autovacuum_work_mem": 1}  # without a unit
+UNIT_KB = {"B": 1 / 1024, "kB": 1, "MB": 1024, "GB": 1024**2, "TB": 1024**3}
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,37 @@ class Memory:
 def plan(request: Request) -> Memory:
     """Divide the host's memory. Raises UsageError for a max_connections that cannot fit (prod)."""
     return _computed(request) if request.computed else _contract(request)
+
+
+def told(request: Request, planned: Memory, given: Mapping[str, str]) -> Memory:
+    """Put the user's own values into a plan, so that huge pages and the worst case are reckoned with them.
+
+    What does not read as a size or a number is left out: the server's catalogue refuses it.
+    """
+    sizes = {name: size for name in BARE_KB if (size := _kilobytes(given.get(name, ""), BARE_KB[name])) is not None}
+    buffers = sizes.get("shared_buffers", planned.shared_buffers * 1024) // 1024
+    maintenance = sizes.get("maintenance_work_mem", planned.maintenance * 1024) // 1024
+    new = "maintenance_work_mem" in sizes
+    return replace(
+        planned,
+        shared_buffers=buffers,
+        work_mem_kb=sizes.get("work_mem", planned.work_mem_kb),
+        maintenance=maintenance,
+        build=math.ceil(maintenance * vector.build_factor(request)) if new else planned.build,
+        autovacuum=sizes.get("autovacuum_work_mem", planned.autovacuum * 1024) // 1024,
+        autovacuum_workers=_number(given.get("autovacuum_max_workers", ""), planned.autovacuum_workers),
+        workers=_number(given.get("max_parallel_workers", ""), planned.workers),
+        huge_pages=_huge_pages(request, _shared(buffers)),
+    )
+
+
+def _kilobytes(text: str, bare: int) -> int | None:
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(|B|kB|MB|GB|TB)", text.strip())
+    return int(float(match[1]) * (UNIT_KB[match[2]] if match[2] else bare)) if match else None
+
+
+def _number(text: str, otherwise: int) -> int:
+    return int(text) if text.isdecimal() else otherwise
 
 
 def _computed(request: Request) -> Memory:

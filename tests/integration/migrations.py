@@ -86,21 +86,34 @@ class Project:
         self.started.append(process)
         return process
 
-    def real(self, command: str, *words: str) -> Done:
-        """Call golang-migrate."""
+    def real_call(self, command: str, *words: str) -> list[str]:
+        """The command line of golang-migrate, which takes a negative version for an option unless it is told."""
         assert REAL
-        call = [REAL, "-path", str(self.path), "-database", self.url, command, *words]
-        done = subprocess.run(call, capture_output=True, text=True, check=False, timeout=60)
+        negative = [word for word in words if word[1:].isdigit() and word.startswith("-")]
+        end = ["--"] if negative else []
+        return [REAL, "-path", str(self.path), "-database", self.url, command, *end, *words]
+
+    def real(self, command: str, *words: str) -> Done:
+        """Call golang-migrate; it repeats what is in a file, which need not be UTF-8."""
+        call = self.real_call(command, *words)
+        done = subprocess.run(call, capture_output=True, text=True, errors="replace", check=False, timeout=60)
         return Done(done.returncode, done.stdout, done.stderr)
+
+    def start_real(self, command: str, *words: str) -> subprocess.Popen[str]:
+        """Start golang-migrate as a process of its own."""
+        call = self.real_call(command, *words)
+        process = subprocess.Popen(call, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace")
+        self.started.append(process)
+        return process
 
     def query_all(self, sql: str) -> list[tuple[object, ...]]:
         """Ask the database as its owner."""
-        with psycopg.connect(self.url.partition("&")[0], autocommit=True) as connection:
+        with psycopg.connect(self.url.partition("&")[0], autocommit=True, client_encoding="UTF8") as connection:
             return connection.execute(sql.encode()).fetchall()
 
     def execute(self, *statements: str) -> None:
         """Change the database as its owner."""
-        with psycopg.connect(self.url.partition("&")[0], autocommit=True) as connection:
+        with psycopg.connect(self.url.partition("&")[0], autocommit=True, client_encoding="UTF8") as connection:
             for statement in statements:
                 connection.execute(statement.encode())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import os
 import pty
@@ -13,7 +14,10 @@ from pathlib import Path
 
 import pytest
 
+from provision.errors import UsageError
 from provision.migrate import locks
+from provision.migrate.runner import Runner
+from provision.migrate.settings import Settings
 from tests.integration.migrations import NOTHING, Project, project, shared_database
 
 __all__ = ["project", "shared_database"]  # fixtures
@@ -169,6 +173,23 @@ def test_prod_wants_its_name_before_data_is_destroyed(prod: Project, words: tupl
     assert "destroys data, and no fresh backup is known to bring it back" in unproved.err
     assert prod.run(*words, "--yes-destroy", prod.database, "--without-backup").code == 0
     assert "b" not in prod.made()
+
+
+@pytest.mark.parametrize(("hours", "reverted"), [(1, True), (30, False)])
+def test_prod_goes_down_with_a_fresh_proved_backup_alone(
+    prod: Project, tmp_path: Path, hours: int, reverted: bool
+) -> None:
+    when = datetime.datetime.now(datetime.UTC) - datetime.timedelta(hours=hours)
+    evidence = tmp_path / "backup.json"
+    evidence.write_text(json.dumps({"verified": {"when": when.isoformat(), "set": "20261123-010000F"}}))
+    settings = Settings(f"{prod.cluster.url(prod.database, 'minion')}", prod.path, evidence=evidence)
+    if reverted:
+        Runner(settings, confirmed=prod.database).down(1)
+    else:
+        with pytest.raises(UsageError, match="no fresh backup is known") as refused:
+            Runner(settings, confirmed=prod.database).down(1)
+        assert "the last backup that a drill restored is 30 h old" in str(refused.value)
+    assert prod.state() == ((1, False) if reverted else (2, False))
 
 
 def test_prod_cannot_be_talked_out_of_it_by_the_url(prod: Project) -> None:

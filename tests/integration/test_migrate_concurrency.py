@@ -41,14 +41,15 @@ def no_lock_left(project: Project) -> bool:
     return project.cluster.psql("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'") == "0"
 
 
-def test_twenty_runners_at_once_run_every_file_once(project: Project) -> None:
+@pytest.mark.parametrize("runners", [2, 5, 20])
+def test_runners_at_once_run_every_file_once(project: Project, runners: int) -> None:
     project.execute("CREATE TABLE log (version int, at timestamptz DEFAULT clock_timestamp())")
     for number in range(1, 6):
         project.put(f"{number}_x.up.sql", f"INSERT INTO log VALUES ({number}); SELECT pg_sleep(0.1);")
-    ends = [end(process) for process in [project.start("up", "--wait", "50s") for _ in range(20)]]
-    assert [code for code, _, _ in ends] == [0] * 20, ends
+    ends = [end(process) for process in [project.start("up", "--wait", "50s") for _ in range(runners)]]
+    assert [code for code, _, _ in ends] == [0] * runners, ends
     assert project.query_all("SELECT version FROM log ORDER BY at") == [(1,), (2,), (3,), (4,), (5,)]
-    assert sum("no change" in out for _, out, _ in ends) == 19
+    assert sum("no change" in out for _, out, _ in ends) == runners - 1
     assert no_lock_left(project)
 
 
@@ -208,6 +209,20 @@ def test_an_interrupt_ends_the_wait_for_another_runner(project: Project) -> None
     assert code == 1
     assert "interrupted by SIGTERM while waiting for the migration lock; nothing was changed" in err
     assert project.state() == NOTHING
+
+
+def test_a_runner_that_is_killed_while_it_waits_leaves_nothing(project: Project) -> None:
+    project.tables("a")
+    with psycopg.connect(project.cluster.url(project.database, "minion"), autocommit=True) as holder:
+        holder.execute("SELECT pg_advisory_lock(%s)", (lock_keys("public", "schema_migrations", project.database)[0],))
+        process = project.start("up")
+        wait_for(lambda: sessions(project, "true"))
+        process.kill()
+        end(process)
+        wait_for(lambda: not sessions(project, "true"))
+        assert (project.state(), project.made()) == (NOTHING, set())
+    assert project.run("up").code == 0
+    assert no_lock_left(project)
 
 
 def test_an_index_is_built_concurrently_while_a_second_runner_waits(project: Project) -> None:

@@ -6,8 +6,10 @@ The expected states were measured with the real tool and are written here by han
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import cycle
 
 import pytest
 
@@ -214,13 +216,15 @@ SCENARIOS = [
 ]
 
 
-def play(project: Project, scenario: Scenario, *, real: bool) -> None:
+def play(project: Project, scenario: Scenario, *tools: str) -> None:
+    """Run the commands of a scenario, the tools in turn: "ours" or "real"."""
     project.query = scenario.query
     for name, body in scenario.files.items():
         project.put(name, body)
     for name, target in scenario.links.items():
         (project.path / name).symlink_to(target)
-    for line in scenario.commands:
+    for line, tool in zip(scenario.commands, cycle(tools)):
+        real = tool == "real"
         call, _, expected = line.partition(" -> ")
         command, *words = call.split()
         if not real and command == "drop":
@@ -237,13 +241,49 @@ def play(project: Project, scenario: Scenario, *, real: bool) -> None:
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
 def test_leaves_what_golang_migrate_leaves(project: Project, scenario: Scenario) -> None:
-    play(project, scenario, real=False)
+    play(project, scenario, "ours")
 
 
 @needs_real
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
 def test_golang_migrate_itself_leaves_it(project: Project, scenario: Scenario) -> None:
-    play(project, scenario, real=True)
+    play(project, scenario, "real")
+
+
+@needs_real
+@pytest.mark.parametrize("first", ["ours", "real"])
+@pytest.mark.parametrize(
+    "scenario", [each for each in SCENARIOS if len(each.commands) > 1], ids=lambda scenario: scenario.name
+)
+def test_golang_migrate_takes_turns_with_ours(project: Project, scenario: Scenario, first: str) -> None:
+    play(project, scenario, *(["ours", "real"] if first == "ours" else ["real", "ours"]))
+
+
+@needs_real
+def test_golang_migrate_and_ours_run_at_once(project: Project) -> None:
+    project.execute("CREATE TABLE log (version int, at timestamptz DEFAULT clock_timestamp())")
+    for number in range(1, 6):
+        project.put(f"{number}_x.up.sql", f"INSERT INTO log VALUES ({number}); SELECT pg_sleep(0.1);")
+    runners = [start("up") for _ in range(10) for start in (project.start, project.start_real)]
+    ends = [(*runner.communicate(timeout=60), runner.returncode) for runner in runners]
+    assert [code for *_, code in ends] == [0] * 20, ends
+    assert project.query_all("SELECT version FROM log ORDER BY at") == [(1,), (2,), (3,), (4,), (5,)]
+    assert project.state() == (5, False)
+
+
+@needs_real
+def test_golang_migrate_sees_what_a_killed_run_of_ours_left(project: Project) -> None:
+    project.put("1_a.up.sql", "CREATE TABLE a (); SELECT pg_sleep(60);")
+    process = project.start("up")
+    deadline = time.monotonic() + 20
+    while project.cluster.psql("SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'") == "0":
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.kill()
+    process.communicate()
+    assert "1 (dirty)" in project.real("version").err
+    refused = project.real("up")
+    assert (refused.code, "Dirty database version 1. Fix and force version." in refused.err) == (1, True), refused
 
 
 @needs_real
@@ -294,6 +334,13 @@ def test_what_golang_migrate_wrote_is_read(project: Project) -> None:
     )
     done = project.run("up")
     assert (done.code, project.state(), project.made()) == (0, (2, False), {"a", "b"})
+
+
+@pytest.mark.parametrize("words", [("-1",), ("--", "-1")])
+def test_nothing_can_be_forced_as_golang_migrate_writes_it(project: Project, words: tuple[str, ...]) -> None:
+    project.tables("a")
+    project.run("up")
+    assert (project.run("force", *words).code, project.state()) == (0, NOTHING)
 
 
 def test_dirty_is_refused_with_golang_migrates_words(project: Project) -> None:

@@ -379,6 +379,22 @@ def test_an_invalid_index_of_another_schema_is_not_blamed(project: Project) -> N
     assert (done.code, project.state()) == (0, (1, False)), done.err
 
 
+def test_an_older_invalid_index_of_the_same_table_is_not_blamed(project: Project) -> None:
+    project.execute("CREATE TABLE a AS SELECT 1 AS id UNION ALL SELECT 1")
+    with pytest.raises(psycopg.errors.UniqueViolation):
+        project.execute("CREATE UNIQUE INDEX CONCURRENTLY older ON a (id)")
+    project.put("1_a.up.sql", "CREATE INDEX CONCURRENTLY a_id ON a (id);")
+    project.put("1_a.down.sql", "DROP INDEX a_id;")
+    done = project.run("up")
+    assert (done.code, project.state()) == (0, (1, False)), done.err
+    project.put("2_b.up.sql", "CREATE UNIQUE INDEX CONCURRENTLY ON a (id);")
+    project.put("2_b.down.sql", "SELECT 1;")
+    failed = project.run("up")
+    assert (failed.code, project.state()) == (1, (2, True))
+    assert "left an INVALID index public.a_id_idx" in failed.err
+    assert "public.older" not in failed.err
+
+
 def test_a_file_that_drops_the_history_is_caught(project: Project) -> None:
     project.tables("a")
     project.run("up")
@@ -404,6 +420,9 @@ def test_long_messages_are_cut(project: Project) -> None:
         "DO $$ BEGIN EXECUTE 'ALTER ROLE nobody PASSWORD ''geheim-123'''; END $$;",
         "ALTER ROLE nobody PASSWORD 'a' 'geheim-123' x;",
         'ALTER ROLE nobody PASSWORD "geheim-123";',
+        "SELECT set_config('app.api_key', 'geheim-123', false), 1/0;",
+        "SELECT connect_to('postgresql://user:geheim-123@host/database');",
+        "CREATE SUBSCRIPTION s CONNECTION 'host=x password=geheim-123' PUBLICATION p;",
     ],
 )
 def test_no_form_of_a_password_is_shown(project: Project, body: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
@@ -187,8 +188,18 @@ def test_an_unreadable_directory_is_an_error(project: Project, words: tuple[str,
     assert str(project.path) in done.err
 
 
-def test_refuses_to_begin_anew_when_the_version_table_is_out_of_sight(project: Project) -> None:
-    project.put("1_a.up.sql", "CREATE SCHEMA app; ALTER ROLE CURRENT_USER SET search_path = app;")
+@pytest.mark.parametrize(
+    ("change", "source"),
+    [
+        ("ALTER ROLE CURRENT_USER SET search_path = app", "user"),
+        ("ALTER DATABASE migrations SET search_path = app", "database"),
+        ("ALTER ROLE CURRENT_USER IN DATABASE migrations SET search_path = app", "database user"),
+    ],
+)
+def test_refuses_to_begin_anew_when_the_version_table_is_out_of_sight(
+    project: Project, change: str, source: str
+) -> None:
+    project.put("1_a.up.sql", f"CREATE SCHEMA app; {change};")
     project.put("1_a.down.sql", "")
     try:
         assert project.run("up").code == 0
@@ -196,11 +207,15 @@ def test_refuses_to_begin_anew_when_the_version_table_is_out_of_sight(project: P
             done = project.run(command)
             assert done.code == 1
             assert "migrations were applied in schema public, and this session would begin anew in app" in done.err
-            assert "search_path is app (set by: user)" in done.err
+            assert f"search_path is app (set by: {source})" in done.err
             assert "provision migrate status --schema public" in done.err
         assert project.run("up", "--schema", "public").out == "no change\n"
     finally:
-        project.execute("ALTER ROLE CURRENT_USER RESET search_path")
+        project.execute(
+            "ALTER ROLE CURRENT_USER RESET search_path",
+            "ALTER ROLE CURRENT_USER IN DATABASE migrations RESET search_path",
+            "ALTER DATABASE migrations RESET search_path",
+        )
 
 
 def test_a_schema_that_the_url_names_begins_anew(project: Project) -> None:
@@ -243,6 +258,15 @@ def test_refuses_before_a_file_runs_what_it_could_not_write_down(project: Projec
     assert project.query_all("SELECT to_regclass('b') IS NULL") == [(True,)]
 
 
+def test_refuses_a_history_that_it_could_not_write_beside_a_missing_version_table(project: Project) -> None:
+    project.tables("a")
+    project.run("up")
+    project.execute("DROP TABLE schema_migrations, a", "REVOKE UPDATE ON schema_migrations_history FROM minion")
+    done = project.run("up")
+    assert (done.code, project.state(), project.made()) == (1, NOTHING, set())
+    assert 'GRANT SELECT, INSERT, UPDATE ON "public"."schema_migrations_history" TO "minion"' in done.err
+
+
 def test_a_directory_of_unusable_names_says_so(project: Project) -> None:
     project.put("1-a.up.sql", "")
     done = project.run("up")
@@ -262,6 +286,21 @@ def test_create_refuses_to_pass_the_largest_version(project: Project) -> None:
     done = project.run("create", "more")
     assert done.code == 2
     assert "there is no number above the last migration's" in done.err
+
+
+@pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII", "EUC_JP"])
+def test_a_database_of_any_encoding_is_migrated(project: Project, encoding: str) -> None:
+    layout = f"TEMPLATE template0 ENCODING '{encoding}' LC_COLLATE 'C' LC_CTYPE 'C'"
+    project.cluster.psql(f"CREATE DATABASE encoded OWNER minion {layout}")
+    try:
+        there = replace(project, database="encoded")
+        there.put("1_gr\u00f6\u00dfe \u8868.up.sql", "CREATE TABLE a ();")
+        there.put("1_gr\u00f6\u00dfe \u8868.down.sql", "DROP TABLE a;")
+        assert there.run("up").out.endswith("version 1\n")
+        assert there.query_all("SELECT name FROM schema_migrations_history") == [("gr\\xf6\\xdfe \\u8868",)]
+        assert (there.run("status").code, there.run("down", "1").code, there.state()) == (0, 0, NOTHING)
+    finally:
+        project.cluster.psql("DROP DATABASE encoded WITH (FORCE)")
 
 
 def test_a_title_that_no_encoding_holds_is_written_down_escaped(project: Project) -> None:

@@ -26,6 +26,9 @@ WHOLE = [
 ]
 
 
+DO_ROLLBACK = "DO with a ROLLBACK, which undoes what came before it"
+
+
 @pytest.mark.parametrize("text", WHOLE)
 def test_one_statement_is_one(text: str) -> None:
     assert [text.encode()[s.start : s.end].decode() for s in sql.statements(text.encode())] == [text]
@@ -59,6 +62,9 @@ def test_nothing_is_no_statement(text: str) -> None:
         ("START TRANSACTION ISOLATION LEVEL SERIALIZABLE;", 1, "a transaction that is not committed"),
         ("BEGIN; SELECT 1; COMMIT AND CHAIN; SELECT 2", 1, "a transaction that is not committed"),
         ("BEGIN; PREPARE TRANSACTION 'x';", 1, "PREPARE TRANSACTION, which leaves its locks"),
+        ("DO $$ BEGIN CREATE TABLE t (); ROLLBACK; END $$", 1, DO_ROLLBACK),
+        ("DO $$ BEGIN ROLLBACK -- all of it\n; END $$", 1, DO_ROLLBACK),
+        ("do 'begin rollback/* x */and chain; end'", 1, DO_ROLLBACK),
         ("discard all", 1, "DISCARD ALL, which drops the migration lock"),
         ("COPY t (a, b) FROM STDIN WITH (FORMAT csv);\n1,'\n\\.", 1, "COPY from or to the client"),
         ("COPY (SELECT 1) TO STDOUT", 1, "COPY from or to the client"),

@@ -271,3 +271,37 @@ def test_refuses_what_cannot_be_meant(call: object, message: str) -> None:
     assert callable(call)
     with pytest.raises(UsageError, match=message):
         call()
+
+
+def test_what_depends_on_the_users_sizes_follows_them() -> None:
+    more = tune(REFERENCE_HOST, "prod", overrides={"max_connections": {"value": 200}})
+    assert more["max_connections"].text == "200"
+    assert more.pool_limit == 192
+    assert more.budget_mb <= 24576
+    larger = tune(REFERENCE_HOST, "prod", overrides={"shared_buffers": "8GB"})
+    kernel = {setting.name: setting.value for setting in larger.kernel}
+    assert kernel["vm.nr_hugepages"] == 4350  # 8,192 MB x 1.06 + 16 MB, in pages of 2 MB
+    assert [line.mb for line in larger.budget if line.label == "shared memory"] == [8700]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "needed"),
+    [
+        ({"work_mem": "1GB"}, "with your own settings the worst case is 2"),
+        ({"work_mem": 2097152}, "with your own settings the worst case is 4"),
+        ({"maintenance_work_mem": "20GB"}, "with your own settings the worst case is 4"),
+    ],
+)
+def test_warns_where_the_users_sizes_break_the_budget(overrides: dict[str, object], needed: str) -> None:
+    tuning = tune(REFERENCE_HOST, "prod", overrides=overrides)
+    assert any(warning.startswith(needed) and "of 24576 MB" in warning for warning in tuning.warnings), tuning.warnings
+
+
+def test_no_huge_pages_are_reserved_where_the_user_turns_them_off() -> None:
+    tuning = tune(REFERENCE_HOST, "prod", overrides={"huge_pages": "off"})
+    assert [setting.name for setting in tuning.kernel] == ["vm.swappiness"]
+
+
+def test_the_users_max_connections_must_fit() -> None:
+    with pytest.raises(UsageError, match="max_connections does not fit"):
+        tune(REFERENCE_HOST, "prod", overrides={"max_connections": 5000})
