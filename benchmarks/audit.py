@@ -1,4 +1,4 @@
-"""Time `provision audit` of five hosts against that of one, and against `site.yml --check` of the same five, in one run.
+"""Time `provision audit` of five hosts against that of one, and against `site.yml --check` of the five, in one run.
 
 Prints ratios and asserts nothing. The hosts are sandboxes that site.yml has converged with the dev profile; all share
 this machine's CPUs, which real hosts do not. An argument gives the number of rounds.
