@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterator
 
 import psycopg
@@ -10,8 +11,9 @@ import pytest
 from click.testing import CliRunner
 
 from provision.checks.doctor import SQL_CHECKS
-from provision.checks.finding import Severity
+from provision.checks.finding import Finding, Severity
 from provision.checks.hardening import examine
+from provision.checks.schema import CHECKS
 from provision.cli import root
 from tests.clusters import Cluster
 
@@ -104,3 +106,66 @@ def test_the_command_exits_3_and_prints_what_to_do(patient: str) -> None:
     answer = json.loads(CliRunner().invoke(root, ["doctor", "--database", patient, "--json"]).output)
     assert answer["checks"] == len(SQL_CHECKS) + 1
     assert {"id", "area", "severity", "seen", "wanted", "why", "fix", "safe"} == set(answer["findings"][0])
+
+
+@pytest.mark.parametrize(
+    ("role", "database", "check"),
+    [("locked", NAME, "reach-nologin"), ("nobody", NAME, "reach-role"), ("postgres", "elsewhere", "reach-database")],
+)
+def test_says_why_a_connection_fails(cluster: Cluster, patient: str, role: str, database: str, check: str) -> None:
+    assert patient
+    cluster.psql("CREATE ROLE locked NOLOGIN")
+    try:
+        done = CliRunner().invoke(root, ["doctor", "--json", "--database", cluster.url(database, role)])
+    finally:
+        cluster.psql("DROP ROLE locked")
+    assert done.exit_code == 3
+    (found,) = json.loads(done.output)["findings"]
+    assert found["id"] == check
+    assert found["fix"]
+
+
+def test_says_that_nothing_listens() -> None:
+    done = CliRunner().invoke(root, ["doctor", "--database", "postgresql://minion@127.0.0.1:1/minion"])
+    assert done.exit_code == 3
+    assert "reach-refused" in done.output
+
+
+@pytest.mark.parametrize(
+    ("broken", "mended", "check", "seen"),
+    [
+        ("DROP INDEX memories_embedding_idx", "", "hnsw-missing", "has no HNSW index"),
+        ("ALTER TABLE tools DISABLE TRIGGER tools_set_updated_at", "", "triggers-disabled", "tools_set_updated_at"),
+        ("UPDATE schema_migrations SET dirty = true", "UPDATE schema_migrations SET dirty = false", "migrations-dirty",
+         "version 2 is dirty"),
+        ("ALTER TABLE tools ADD CONSTRAINT named CHECK (name <> 'x') NOT VALID", "", "constraints-unchecked", "named"),
+        ("DROP TABLE feedback CASCADE", "-", "tables-missing", "table feedback is missing"),
+        ("REVOKE CREATE ON SCHEMA public FROM PUBLIC, minion, pg_database_owner", "", "schema-permission",
+         "role minion may not create in schema public"),
+    ],
+)  # fmt: skip
+def test_names_what_is_wrong_with_the_schema_and_the_statement_mends_it(
+    cluster: Cluster, migrated: str, broken: str, mended: str, check: str, seen: str
+) -> None:
+    name = "schema_patient"
+    cluster.psql(f"CREATE DATABASE {name} OWNER minion TEMPLATE {migrated}")
+    try:
+        cluster.psql("CREATE TABLE schema_migrations (version bigint, dirty boolean);"
+                     " INSERT INTO schema_migrations VALUES (2, false)", name)  # fmt: skip
+        cluster.psql("GRANT CREATE ON SCHEMA public TO minion; REVOKE CREATE ON SCHEMA public FROM PUBLIC", name)
+        healthy = {each.id for each in schema_findings(cluster, name)}
+        assert check not in healthy
+        cluster.psql(broken, name)
+        (found,) = [each for each in schema_findings(cluster, name) if each.id == check]
+        assert seen in found.seen
+        if mended != "-":
+            words = shlex.split(found.fix)
+            cluster.psql(mended or words[words.index("-c") + 1], name)
+            assert {each.id for each in schema_findings(cluster, name)} == healthy
+    finally:
+        cluster.psql(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+def schema_findings(cluster: Cluster, name: str) -> list[Finding]:
+    with psycopg.connect(cluster.url(name), autocommit=True) as connection:
+        return examine(connection, CHECKS)

@@ -17,6 +17,7 @@ from provision.errors import DatabaseError
 from provision.maintain import indexes, run
 from provision.maintain.plan import Plan
 from provision.migrate.ledger import Ledger
+from tests.clusters import Cluster
 from tests.integration.rows import AGENT, Session, count, rows
 
 LOCK_MS = 500
@@ -288,6 +289,19 @@ def test_statistics_that_lag_behind_are_renewed(schema: Session, plan: Plan) -> 
     ]
 
 
-def test_a_pooler_or_a_lost_server_is_an_error(plan: Plan) -> None:
+def test_a_standby_is_left_alone() -> None:
+    standby = Cluster.create()
+    try:
+        standby.stop()
+        (standby.data / "standby.signal").touch()
+        standby.start()
+        facts = run.run(Plan(url=standby.url()), "retention")
+    finally:
+        standby.remove()
+    assert facts["outcome"] == "skipped"
+    assert "standby" in facts["why"]
+
+
+def test_a_lost_server_is_an_error(plan: Plan) -> None:
     with pytest.raises(DatabaseError, match="cannot connect"):
         run.run(replace(plan, url="host=127.0.0.1 port=1 dbname=x user=y"), "retention")
