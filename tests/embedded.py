@@ -77,23 +77,26 @@ class Server:
         return self._run("postgres", "-D", str(self.data), "-C", name)
 
     @contextlib.contextmanager
-    def running(self) -> Iterator[psycopg.Connection[tuple[object, ...]]]:
-        """Start the server without TCP, yield a superuser's connection, stop it."""
+    def running(self, port: int = 0) -> Iterator[psycopg.Connection[tuple[object, ...]]]:
+        """Start the server without TCP, or on a port of 127.0.0.1; yield a superuser's connection, stop it."""
+        address = "127.0.0.1" if port else ""
         with (self.socket / "log").open("w") as log:
-            options = ("-D", str(self.data), "-k", str(self.socket), "-c", "listen_addresses=", "-c", "fsync=off")
+            options = ["-D", str(self.data), "-k", str(self.socket), "-c", f"listen_addresses={address}"]
+            options += ["-c", "fsync=off", "-p", str(port or 5432)]
             process = self._start("postgres", *options, output=log)
         try:
-            with self._connect(process) as session:
+            with self._connect(process, port or 5432) as session:
                 yield session
         finally:
             process.send_signal(signal.SIGINT)  # fast shutdown
             process.wait(START_SECONDS)
 
-    def _connect(self, process: subprocess.Popen[str]) -> psycopg.Connection[tuple[object, ...]]:
+    def _connect(self, process: subprocess.Popen[str], port: int) -> psycopg.Connection[tuple[object, ...]]:
         deadline = time.monotonic() + START_SECONDS
         while process.poll() is None and time.monotonic() < deadline:
             try:
-                return psycopg.connect(host=str(self.socket), user="postgres", dbname="postgres", autocommit=True)
+                place = {"host": str(self.socket), "port": str(port), "user": "postgres", "dbname": "postgres"}
+                return psycopg.connect("", autocommit=True, **place)  # type: ignore[arg-type]
             except psycopg.OperationalError:
                 time.sleep(0.02)
         raise AssertionError(f"{self.major} does not start: {(self.socket / 'log').read_text()[-2000:]}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import datetime
+import ipaddress
 import textwrap
 from collections.abc import Callable
 from dataclasses import asdict, fields
@@ -13,15 +14,32 @@ from typing import Any
 import yaml
 from ansible.errors import AnsibleFilterError
 
-from provision import archive, compatibility, secrets, tuning, vault
+from provision import archive, compatibility, hba, secrets, tuning, vault
 from provision.checks import preflight
 from provision.errors import ProvisionError
 from provision.tuning import vector
+
+LATER = "made by the run\n"  # in a plan, instead of a certificate that nobody has issued yet
+LATER_KEY = "a key\n"  # another text, for what stands for a key is masked wherever it appears
 
 
 def provision_preflight(host: dict[str, Any], wanted: dict[str, Any]) -> dict[str, Any]:
     """Judge a probed host; see provision.checks.preflight.judge."""
     return asdict(preflight.judge(host, wanted, datetime.datetime.now(datetime.UTC).date()))
+
+
+def provision_access_rules(
+    networks: list[str],
+    tls: bool,
+    socket_logins: list[dict[str, Any]],
+    certificate_logins: list[dict[str, Any]],
+    extra: list[dict[str, Any]],
+) -> list[str]:
+    """Give the lines of pg_hba.conf; see provision.hba.rules."""
+    found = hba.rules(
+        tls=tls, networks=networks, socket_logins=socket_logins, certificate_logins=certificate_logins, extra=extra
+    )
+    return [str(rule) for rule in found]
 
 
 def provision_role_options(roles: str) -> dict[str, Any]:
@@ -70,7 +88,16 @@ def provision_minimum_pgbackrest(major: int) -> str:
 
 def provision_read(path: str) -> str:
     """Read a file of the controller to the last byte: the lookup would strip its end."""
-    return Path(path).read_text()
+    return Path(path).expanduser().read_text()
+
+
+def provision_key_problem(path: str) -> str:
+    """Say why a key of the controller must not be used; empty when it may."""
+    try:
+        mode = Path(path).expanduser().stat().st_mode & 0o777
+    except OSError as error:
+        return f"{path}: {error.strerror}"
+    return f"{path}: mode {mode:04o} lets others at the key: allowed is 0600" if mode & 0o077 else ""
 
 
 def provision_public_key(path: str) -> str:
@@ -93,6 +120,40 @@ def provision_file(pair: tuple[str, str]) -> dict[str, str]:
     return {"path": pair[0], "content": pair[1]}
 
 
+def provision_alternative_name(name: str) -> str:
+    """Write a name or an address as a certificate has it."""
+    try:
+        return f"IP:{ipaddress.ip_address(name)}"
+    except ValueError:
+        return f"DNS:{name}"
+
+
+def provision_tls_directory(sources: list[str], playbooks: str, profile: str) -> str:
+    """Give the folder of an environment's authority: that of the first inventory that is a file or a folder."""
+    places = [path if path.is_dir() else path.parent for path in map(Path, sources) if path.exists()]
+    return str((places or [Path(playbooks, "inventories", profile)])[0] / "tls")
+
+
+def provision_issued(names: list[str], keys: list[dict[str, Any]], signed: list[dict[str, Any]]) -> dict[str, Any]:
+    """Give key and certificate by name, from the results of the loops that made them; a plan has none yet."""
+    nothing: list[dict[str, Any]] = [{} for _ in names]
+    return {
+        name: {"key": key.get("privatekey", LATER_KEY), "certificate": certificate.get("certificate", LATER)}
+        for name, key, certificate in zip(names, keys or nothing, signed or nothing, strict=True)
+    }
+
+
+def provision_with_texts(leaf: dict[str, Any], texts: dict[str, Any]) -> dict[str, Any]:
+    """Give a certificate's description with the texts that are to be placed, as host_certificates judges them."""
+    return {**leaf, "texts": texts[leaf["name"]]}
+
+
+def provision_client_certificate(name: str, folder: str) -> dict[str, Any]:
+    """Describe the certificate with which a database role logs in, as host_certificates judges it."""
+    files = {"certificate": f"{folder}/{name}.crt", "key": f"{folder}/{name}.key"}
+    return {"name": name, "common_name": name, "purpose": "client", "keeper": "", **files}
+
+
 def provision_role_settings(pgvector: str) -> dict[str, str]:
     """Give the settings that searching roles begin with; see provision.tuning.vector.role_settings."""
     return {setting.name: setting.text for setting in vector.role_settings(pgvector)}
@@ -113,9 +174,14 @@ class FilterModule:
     def filters(self) -> dict[str, Callable[..., Any]]:
         """Map every filter's name to its function."""
         return {
+            "provision_access_rules": provision_access_rules,
+            "provision_alternative_name": provision_alternative_name,
             "provision_archive": provision_archive,
+            "provision_client_certificate": provision_client_certificate,
             "provision_end_of_life": provision_end_of_life,
             "provision_file": provision_file,
+            "provision_issued": provision_issued,
+            "provision_key_problem": provision_key_problem,
             "provision_minimum_pgbackrest": provision_minimum_pgbackrest,
             "provision_read": provision_read,
             "provision_public_key": provision_public_key,
@@ -125,5 +191,7 @@ class FilterModule:
             "provision_role_options": provision_role_options,
             "provision_role_settings": provision_role_settings,
             "provision_scram": provision_scram,
+            "provision_tls_directory": provision_tls_directory,
             "provision_tune": provision_tune,
+            "provision_with_texts": provision_with_texts,
         }

@@ -222,6 +222,8 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
+    # Masked in everything that Ansible shows of this call, its arguments included.
+    module.no_log_values.update(row["content"] for row in module.params["files"] if row["secret"] and row["content"])
     name = module.params["name"]
     manifest, journal = MANIFESTS / f"{name}.json", MANIFESTS / f".{name}.journal"
     if not module.check_mode and (failed := _roll_back(journal)):

@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from provision.backup import targets, tool
+from provision.backup import targets, tool, wal
 from provision.backup.plan import Plan
 from provision.backup.targets import Target, Window
 from provision.backup.tool import Archive, BackupError, Repository, Set
@@ -43,23 +43,33 @@ class Catalogue:
     @property
     def broken(self) -> list[str]:
         """Sets that cannot be restored, because WAL that they need is not there."""
-        whole = {each.set.label for each in self.windows}
-        return [each.label for each in self.sets if each.label not in whole]
+        found = {each.label: targets.window(each, self.archive, self.times) for each in self.sets}
+        return [label for label, window in found.items() if window is None]
 
     def choose(self, target: Target, label: str = "") -> Window:
         """Pick the set for a target. Raises UsageError with the reachable window."""
-        return targets.choose(target, self.windows, time.time(), label)
+        return targets.choose(target, self.windows, time.time(), label, self.timeline)
 
-    def pick(self, label: str, among: list[str] | None) -> Window:
-        """Give the window of a set, or of the newest of some. Raises BackupError."""
-        names = [label] if label else [each.label for each in self.sets] if among is None else among
-        if not names:
-            raise BackupError("no set has figures to be compared with", run="provision backup take --type incr")
+    def provable(self, points: dict[str, int]) -> list[str]:
+        """Name the sets, oldest first, whose restore point (`points`: its position) is on the newest timeline.
+
+        A restore to a moment before a set, or between a set and its point, leaves both on a timeline of their own.
+        """
+        last = max([1, *self.archive.history, *(each.timeline for each in self.archive.segments)])
+        return [
+            each.label
+            for each in self.sets
+            if each.label in points
+            and wal.lineage(int(each.wal_start[:8], 16), points[each.label], self.archive.history, last)
+        ]
+
+    def pick(self, label: str) -> Window:
+        """Give the window of a set. Raises BackupError."""
         for window in self.windows:
-            if window.set.label == names[-1]:
+            if window.set.label == label:
                 return window
         raise BackupError(
             "this set cannot be restored: WAL that it needs is not in the archive",
-            where=names[-1], allowed=", ".join(each.set.label for each in self.windows) or "none",
+            where=label, allowed=", ".join(each.set.label for each in self.windows) or "none",
             run="provision backup status",
         )  # fmt: skip

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import statistics
 import threading
 import time
@@ -18,7 +19,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from provision.backup import figures, plan, recovery, tool, wal
+from provision.backup import figures, journal, plan, recovery, show, tool, wal
 from provision.backup.catalogue import Catalogue
 from provision.backup.plan import Plan
 from provision.backup.targets import Target
@@ -29,53 +30,86 @@ from provision.errors import ProvisionError
 SCRATCH = Path("/var/lib/postgresql/provision-drill")
 PORT = 5432  # of the socket alone
 SHARED_BUFFERS = "128MB"
+SPARE = 1.1  # a set's size, and some WAL
+LOCK = "drill"
+KILLED = "it was begun and has not ended"
 
 
 def run(wanted: Plan, label: str = "", *, narrate: Callable[[str], None] = lambda _: None) -> dict[str, Any]:
-    """Drill a set; give the evidence. Raises BackupError for the first thing that is not as it should be."""
+    """Drill a set; give the evidence. Raises BackupError for the first thing that is not as it should be.
+
+    Leaves the evidence alone where it does not begin (HostError): another drill, or a restore in place, has not ended.
+    """
     wanted.need_physical()
+    journal.refuse_unfinished(wanted.data)
+    with journal.held(LOCK, "another drill runs on this host"):
+        return _run(wanted, label, narrate)
+
+
+def _run(wanted: Plan, label: str, narrate: Callable[[str], None]) -> dict[str, Any]:
     begun = time.time()
     facts: dict[str, Any] = {"when": plan.stamp(begun), "host": os.uname().nodename, "stanza": wanted.stanza}
+    # So that one that is killed, or whose host is, does not leave the evidence of the one before.
+    last = plan.evidence("drill").get("last_passed")
+    plan.keep("drill", {**facts, "passed": False, "failure": KILLED, "last_passed": last})
+    signal.signal(signal.SIGTERM, _stopped)
     effect = Effect(wanted.url("postgres"))
+    facts["passed"] = False
     try:
         effect.start()
-        facts |= _drill(wanted, label, begun, narrate, effect)
-        facts |= {"passed": True, "seconds": round(time.time() - begun, 1)}
-    except ProvisionError as error:
-        facts |= {"passed": False, "seconds": round(time.time() - begun, 1), "failure": str(error)}
+        _drill(wanted, label, begun, narrate, effect, facts)
+        facts["passed"] = True
+    except BaseException as error:
+        facts["failure"] = str(error) or type(error).__name__
         raise
     finally:
-        facts |= {"effect": effect.stop(), "limits": resource_limits()}
-        if not facts.get("passed"):
-            facts["last_passed"] = plan.evidence("drill").get("last_passed")
-        else:
-            facts["last_passed"] = {key: facts[key] for key in ("when", "set", "rto_s", "rpo_s")}
+        facts |= {"seconds": round(time.time() - begun, 1), "effect": effect.stop(), "limits": resource_limits()}
+        # An older set that was asked for by its name proves nothing of the newest.
+        counts = facts["passed"] and facts["newest"]
+        keys = ("when", "set", "host", "stanza", "system", "rto_s", "rpo_s")
+        facts["last_passed"] = {key: facts[key] for key in keys} if counts else last
         plan.keep("drill", facts)
         _remove(wanted)
     return facts
 
 
-def _drill(wanted: Plan, label: str, begun: float, narrate: Callable[[str], None], effect: Effect) -> dict[str, Any]:
+def _stopped(signum: int, _frame: object) -> None:
+    raise BackupError("the drill was stopped", seen=signal.Signals(signum).name)
+
+
+def _drill(
+    wanted: Plan, label: str, begun: float, narrate: Callable[[str], None], effect: Effect, facts: dict[str, Any]
+) -> None:
+    """Do it, and note in `facts` what was found so far: a failure names its set, too."""
     known = plan.evidence("backup-figures").get("sets", {})
     catalogue = Catalogue.read(wanted)
-    chosen = catalogue.pick(
-        label, [each.label for each in catalogue.sets if each.label in known] if not label else None
-    )
-    facts: dict[str, Any] = {"set": chosen.set.label, "window": str(chosen)}
-    rpo = _rpo(wanted)
+    facts["system"] = catalogue.repository.systems[catalogue.repository.current]
+    provable = catalogue.provable({name: wal.position(row["lsn"]) for name, row in known.items()})
+    if not provable or label not in ("", *provable):
+        raise BackupError(
+            "no figures were taken with this set" if label else "no set has figures to be compared with",
+            where=label, allowed=", ".join(provable), run="provision backup take --type incr",
+        )  # fmt: skip
+    facts |= {"set": label or provable[-1], "newest": label in ("", provable[-1])}
+    chosen = catalogue.pick(label or provable[-1])
+    expected = known[chosen.set.label]
+    facts |= {"window": str(chosen), "point": expected["point"], "extensions": expected["extensions"]}
+    facts["rpo_s"] = _rpo(wanted)
     if chosen.gap:
         raise BackupError("WAL is missing from the archive", where=chosen.gap.name, seen=str(chosen))
-    expected = known.get(chosen.set.label)
-    if expected is None:
-        raise BackupError("no figures were taken with this set", where=label, run="provision backup take --type incr")
+    _remove(wanted)
+    _room(chosen.set.size)
     effect.during()
     narrate(f"restoring {chosen.set.label} into {SCRATCH}")
-    _remove(wanted)
     data = SCRATCH / "data"
-    for folder in (SCRATCH, data, SCRATCH / "socket"):
+    for folder in (SCRATCH, data, SCRATCH / "socket", SCRATCH / "tablespaces"):
         folder.mkdir(mode=0o700)
-    restore(wanted.stanza, chosen.set.label, data, Target("name", expected["point"]))
-    restored = time.time()
+    restore(
+        wanted.stanza, chosen.set.label, data, Target("name", expected["point"]),
+        *(f"--recovery-option={name}={value}" for name, value in chosen.options.items()),
+        f"--tablespace-map-all={SCRATCH / 'tablespaces'}",
+    )  # fmt: skip
+    facts["restore_s"] = round(time.time() - begun, 1)
     server = Scratch(wanted, data)
     try:
         narrate(f"replaying to {expected['point']}")
@@ -88,33 +122,36 @@ def _drill(wanted: Plan, label: str, begun: float, narrate: Callable[[str], None
             raise BackupError(
                 "what was restored is not what was backed up", where=chosen.set.label, seen="; ".join(different[:5])
             )
+        facts["tables"] = {name: row["rows"] for name, row in expected["tables"].items()}
         narrate(f"{len(expected['tables'])} tables are as they were; replaying the rest")
         server.stop()
         server.start({"recovery_target_name": ""})
         end = recovery.await_target(url, Target("latest"), chosen.reached, server.log, narrate)
+        facts |= {"replayed_to": wal.text(end.lsn), "last_transaction": end.last_transaction}
         recovery.promote(url)
-        usable = time.time()
-        narrate("checking every table and index")
+        facts["rto_s"] = round(time.time() - begun, 1)
+        narrate("checking every table and index of every database")
         tool.run(
-            wanted.programs / "pg_amcheck", "--install-missing", "--heapallindexed", f"--host={SCRATCH / 'socket'}",
-            f"--port={PORT}", "--username=postgres", f"--database={wanted.database}",
+            wanted.programs / "pg_amcheck", "--all", "--install-missing", "--heapallindexed",
+            f"--host={SCRATCH / 'socket'}", f"--port={PORT}", "--username=postgres",
         )  # fmt: skip
         with connect(url, application="provision drill") as session:
-            searched = search(session)
-        return facts | {
-            "point": expected["point"],
-            "tables": {name: row["rows"] for name, row in expected["tables"].items()},
-            "extensions": expected["extensions"],
-            "vector_indexes": searched,
-            "replayed_to": wal.text(end.lsn),
-            "last_transaction": end.last_transaction,
-            "restore_s": round(restored - begun, 1),
-            "rto_s": round(usable - begun, 1),
-            "rpo_s": rpo,
-            "size": tool.folder_size(data),
-        }
+            facts["vector_indexes"] = search(session)
+        facts["size"] = tool.folder_size(data)
     finally:
         server.stop()
+
+
+def _room(size: int) -> None:
+    """Raise BackupError where the scratch cluster would take what the server needs for its WAL."""
+    need, free = int(size * SPARE) + tool.reserve(SCRATCH), tool.free_bytes(SCRATCH)
+    if free < need:
+        raise BackupError(
+            "there is too little space for a drill beside the server's own data",
+            where=str(SCRATCH.parent), seen=f"{show.size(free)} free",
+            allowed=f"{show.size(need)}: the set, some WAL, and a tenth of the file system for the server",
+            run="make room: until then nothing proves that the backups can be restored",
+        )  # fmt: skip
 
 
 def restore(stanza: str, label: str, data: Path, target: Target, *extra: str) -> None:

@@ -12,10 +12,11 @@ import json
 import os
 import shutil
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from provision.backup import plan, tool
+from provision.backup import journal, plan, show, tool
 from provision.backup.plan import Plan
 from provision.backup.tool import BackupError
 from provision.database import Connection, connect
@@ -25,6 +26,14 @@ MANIFEST = "manifest.json"
 PARTIAL = ".part"
 ZSTD_SINCE = 16  # the first major whose pg_dump knows zstd
 _COUNT = "SELECT count(*) FROM {}"
+# What pg_dump dumps: no temporary tables, and no tables of extensions, which come with CREATE EXTENSION.
+_TABLES = """
+SELECT format('%I.%I', n.nspname, c.relname) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE c.relkind IN ('r', 'p') AND c.relpersistence <> 't' AND n.nspname NOT IN ('pg_catalog', 'information_schema')
+AND NOT EXISTS (SELECT FROM pg_depend d
+  WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e')
+ORDER BY 1
+"""
 
 
 def take(wanted: Plan, database: str = "") -> dict[str, Any]:
@@ -39,6 +48,8 @@ def take(wanted: Plan, database: str = "") -> dict[str, Any]:
     for stale in folder.glob(f"*{PARTIAL}"):  # of a dump that was killed
         if time.time() - stale.stat().st_mtime > 24 * 3600:
             shutil.rmtree(stale, ignore_errors=True)
+    journal.refuse_unfinished(wanted.data)
+    _room(wanted, folder, database)
     try:
         partial.mkdir(mode=0o700)
         with connect(wanted.url(database), application="provision backup", autocommit=False) as session:
@@ -49,7 +60,7 @@ def take(wanted: Plan, database: str = "") -> dict[str, Any]:
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
-    expired = expire(wanted, folder, database)
+    expired = expire(wanted, database)
     return {
         "label": name, "kind": "logical", "database": database, "size": tool.folder_size(folder / name),
         "seconds": round(time.time() - begun, 1), "start": int(begun), "expired": expired,
@@ -74,15 +85,30 @@ def _dump(wanted: Plan, session: Connection, database: str, partial: Path) -> di
         wanted.programs / "pg_dumpall", "--roles-only", "--no-role-passwords", f"--file={partial / 'roles.sql'}",
         f"--dbname={wanted.url('postgres')}",
     )  # fmt: skip
-    return {"server": version[0], "major": wanted.major, **contents(session)}
+    size = session.execute("SELECT pg_database_size(current_database())").fetchone()
+    return {
+        "server": version[0], "major": wanted.major, "database_bytes": size[0] if size else 0, **contents(session)
+    }  # fmt: skip
+
+
+def _room(wanted: Plan, folder: Path, database: str) -> None:
+    """Raise BackupError where a dump would fill the file system of the server's own data."""
+    last = [path for path in find(wanted) if _of(path) == database]
+    need, free = int(1.2 * tool.folder_size(last[-1])) if last else 0, tool.free_bytes(folder)
+    if tool.same_disk(folder, wanted.data):
+        need += tool.reserve(folder)
+    if free < need:
+        raise BackupError(
+            "there is too little space for a dump",
+            where=str(folder), seen=f"{show.size(free)} free",
+            allowed=f"{show.size(need)}: the last dump's size, and a tenth of the disk where the data is on it",
+            run="make room, or set backup_dump_directory",
+        )  # fmt: skip
 
 
 def contents(session: Connection) -> dict[str, Any]:
     """Give the extensions, and the rows of each table, as a session sees them."""
-    names = session.execute(
-        "SELECT format('%I.%I', schemaname, tablename) FROM pg_tables"
-        " WHERE schemaname NOT IN ('pg_catalog', 'information_schema') ORDER BY 1"
-    ).fetchall()
+    names = session.execute(_TABLES).fetchall()
     rows = {}
     for (name,) in names:
         row = session.execute(_COUNT.format(name)).fetchone()  # quoted by the server
@@ -144,7 +170,19 @@ def find(wanted: Plan) -> list[Path]:
     """List whole dumps, oldest first."""
     folder = Path(wanted.dumps["directory"])
     whole = (path for path in folder.glob("*-*Z") if (path / MANIFEST).exists()) if folder.is_dir() else iter(())
-    return sorted(whole, key=lambda path: path.name.rpartition("-")[2])
+    return sorted((path for path in whole if taken_at(path)), key=taken_at)
+
+
+def _of(path: Path) -> str:
+    return path.name.rpartition("-")[0]
+
+
+def taken_at(path: Path) -> float:
+    """Give the Unix time in a dump's name (0: none is): that of its folder changes with whatever is done to it."""
+    try:
+        return datetime.strptime(path.name.rpartition("-")[2], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC).timestamp()
+    except ValueError:
+        return 0
 
 
 def pick(wanted: Plan, name: str) -> Path:
@@ -162,13 +200,13 @@ def pick(wanted: Plan, name: str) -> Path:
     return known[-1]
 
 
-def expire(wanted: Plan, folder: Path, database: str) -> list[str]:
+def expire(wanted: Plan, database: str) -> list[str]:
     """Remove dumps of a database beyond the count that are older than the age; name them. The newest ones stay."""
-    old = [path for path in find(wanted) if path.parent == folder and path.name.startswith(f"{database}-")]
+    old = [path for path in find(wanted) if _of(path) == database]
     limit = time.time() - 86400 * int(wanted.dumps["keep_days"])
     gone = []
     for path in old[: -max(1, int(wanted.dumps["keep"]))]:
-        if path.stat().st_mtime < limit:
+        if taken_at(path) < limit:
             shutil.rmtree(path)
             gone.append(path.name)
     return gone

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from provision.backup import dump, plan, tool
+from provision.backup import dump, plan, show, tool
 from provision.backup.plan import Plan
 from provision.backup.tool import BackupError
 from provision.database import Connection, connect
@@ -22,6 +22,11 @@ SELECT format('ALTER DATABASE %%I SET %%s = %%L', %s::text, split_part(entry, '=
 '=') + 1))
 FROM pg_db_role_setting s JOIN pg_database d ON d.oid = s.setdatabase, unnest(s.setconfig) entry
 WHERE d.datname = %s AND s.setrole = 0
+UNION ALL
+SELECT format('ALTER ROLE %%I IN DATABASE %%I SET %%s = %%L', pg_get_userbyid(s.setrole), %s::text,
+  split_part(entry, '=', 1), substr(entry, strpos(entry, '=') + 1))
+FROM pg_db_role_setting s JOIN pg_database d ON d.oid = s.setdatabase, unnest(s.setconfig) entry
+WHERE d.datname = %s AND s.setrole <> 0
 UNION ALL
 SELECT format('REVOKE ALL ON DATABASE %%I FROM PUBLIC', %s::text) FROM pg_database WHERE datname = %s AND datacl IS
 NOT NULL
@@ -57,16 +62,17 @@ def load(
     fresh = plan.named(into, "name of a database") if into else f"{database}_restoring"
     with connect(wanted.url("postgres"), application="provision restore") as session:
         _ready(session, fresh, bool(into), facts["extensions"])
+        _room(wanted, int(facts.get("database_bytes", 0)))
         _create(session, fresh, wanted.owner)
         try:
             _fill(wanted, folder, fresh, session, narrate)
             _compare(wanted, fresh, facts)
-            for (statement,) in session.execute(_SETTINGS, (fresh, database) * 3).fetchall():
+            for (statement,) in session.execute(_SETTINGS, (fresh, database) * 4).fetchall():
                 session.execute(str(statement))  # quoted by the server
         except BaseException:
             session.execute(f'DROP DATABASE IF EXISTS "{fresh}" WITH (FORCE)')
             raise
-        kept = "" if into else _swap(session, database, fresh)
+        kept = "" if into else _take_place(session, database, fresh)
     return {
         "when": plan.stamp(begun), "dump": folder.name, "taken": facts["taken"], "database": into or database,
         "rows": sum(facts["rows"].values()), "tables": len(facts["rows"]), "kept": kept,
@@ -102,7 +108,12 @@ def _fill(wanted: Plan, folder: Path, fresh: str, session: Connection, narrate: 
         folder / "data", environment={"PGOPTIONS": f"-c maintenance_work_mem={row[0] if row else '256MB'}"}, quiet=True,
     )  # fmt: skip
     if done.returncode != 0:
-        raise BackupError("the dump could not be restored; the target is as it was", seen=tool.reason(done))
+        seen = tool.reason(done)
+        raise BackupError(
+            "the dump could not be restored; the target is as it was", where=folder.name, seen=seen,
+            run=f"runuser -u postgres -- psql -f {folder}/roles.sql makes the roles, without passwords; then again"
+            if "role" in seen and "does not exist" in seen else "",
+        )  # fmt: skip
     tool.run(wanted.programs / "vacuumdb", "--analyze-only", "--quiet", "--dbname", wanted.url(fresh))
 
 
@@ -118,17 +129,41 @@ def _compare(wanted: Plan, fresh: str, facts: dict[str, Any]) -> None:
         raise BackupError("not every row came back; the target is as it was", seen="; ".join(wrong[:5]))
 
 
-def _swap(session: Connection, database: str, fresh: str) -> str:
-    """Rename both databases, with nobody connected in between."""
+def _room(wanted: Plan, size: int) -> None:
+    """Raise HostError where a second copy of the database would fill the server's disk."""
+    need, free = size + tool.reserve(wanted.data), tool.free_bytes(wanted.data)
+    if free < need:
+        raise HostError(
+            "there is too little space for the dump beside what is there",
+            where=str(wanted.data), seen=f"{show.size(free)} free",
+            allowed=f"{show.size(need)}: the database, and a tenth of the file system", run="make room",
+        )  # fmt: skip
+
+
+def _take_place(session: Connection, database: str, fresh: str) -> str:
+    """Put the new database in the old one's place; give the old one's new name. Leaves both as they were on failure."""
     there = session.execute("SELECT 1 FROM pg_database WHERE datname = %s", (database,)).fetchone()
-    kept = f"{database}_before_{plan.compact()}" if there else ""
-    if kept:
-        session.execute(f'ALTER DATABASE "{database}" ALLOW_CONNECTIONS false')
-    with session.transaction():
-        session.execute("SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = %s", (database,))
+    kept = f"{database}_before_{plan.compact().lower()}" if there else ""  # needs no quotes
+    done = False
+    try:
+        if kept:  # or a pool of connections would be back before the database is renamed
+            session.execute(f'ALTER DATABASE "{database}" ALLOW_CONNECTIONS false')
+        with session.transaction():
+            session.execute(
+                "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = %s", (database,)
+            )
+            if kept:
+                session.execute(f'ALTER DATABASE "{database}" RENAME TO "{kept}"')
+            session.execute(f'ALTER DATABASE "{fresh}" RENAME TO "{database}"')
+        done = True
+    except Exception as error:
+        raise BackupError(
+            f"database {database} could not be put aside; it is as it was", seen=str(error).strip(),
+            run="SELECT gid FROM pg_prepared_xacts: sessions are ended, but a prepared transaction holds the database",
+        ) from None  # fmt: skip
+    finally:
         if kept:
-            session.execute(f'ALTER DATABASE "{database}" RENAME TO "{kept}"')
-        session.execute(f'ALTER DATABASE "{fresh}" RENAME TO "{database}"')
-    if kept:
-        session.execute(f'ALTER DATABASE "{kept}" ALLOW_CONNECTIONS true')
+            session.execute(f'ALTER DATABASE "{kept if done else database}" ALLOW_CONNECTIONS true')
+        if not done:
+            session.execute(f'DROP DATABASE IF EXISTS "{fresh}" WITH (FORCE)')
     return kept

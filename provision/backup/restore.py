@@ -3,21 +3,20 @@
 Does IO as root. In place: the server is stopped, its data directory is moved aside (or with `delta` reused), the set is
 restored as a standby, recovery is watched to its very end, and only then is the server promoted. Never deletes data
 that it did not restore itself, and never lets a copy archive into the original's repository. A journal in
-/var/lib/provision lets a run that was killed be run again.
+/var/lib/provision lets a run that was killed be run again, and lets nothing else touch the data meanwhile.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
-import socket
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from provision.backup import plan, recovery, show, targets, tool, wal
+from provision.backup import copies, journal, plan, recovery, show, targets, tool, wal
 from provision.backup.catalogue import Catalogue
 from provision.backup.drill import restore as restore_beside
 from provision.backup.plan import Plan
@@ -27,10 +26,9 @@ from provision.backup.tool import BackupError
 from provision.database import connect
 from provision.errors import HostError, ProvisionError, UsageError
 
-JOURNAL = "restore"
 ARCHIVE_WAIT_S = 60
-COPY_PREFIX = "restored"
 SPARE = 1.1  # a restore needs the set's size and some WAL
+HELPERS = ("provision-backup@*.service", "provision-drill.service")  # what works with the server's data beside it
 
 
 @dataclass(frozen=True)
@@ -56,7 +54,12 @@ class Prepared:
     target: Target
     window: Window
     stages: tuple[str, ...]
-    resumed: bool
+    resumed: str
+
+    @property
+    def journal(self) -> str:
+        """The name of its journal, and of its lock."""
+        return journal.COPY if self.wish.beside else journal.IN_PLACE
 
 
 def prepare(wanted: Plan, wish: Wish) -> Prepared:
@@ -70,6 +73,23 @@ def prepare(wanted: Plan, wish: Wish) -> Prepared:
         raise UsageError(
             "a copy beside has no data directory to reuse", seen="mode delta with a port", allowed="one of them"
         )
+    _pgvector(wanted)
+    data = copies.data(wish.beside) if wish.beside else wanted.data
+    resumed = journal.state(journal.COPY if wish.beside else journal.IN_PLACE, data)
+    if resumed == journal.PROMOTING:
+        raise HostError(
+            "an earlier restore was killed when its promotion had begun: the server may hold new data",
+            where=str(data), run="provision restore promote, which ends it; then this again",
+        )  # fmt: skip
+    if wish.beside:
+        if not resumed:
+            copies.free_port(wish.beside)
+        if data.exists() and any(data.iterdir()) and not resumed:
+            raise HostError(
+                "the directory of the copy is not empty", where=str(data), allowed="another port, or an empty directory"
+            )
+    elif not wish.delta and not resumed:
+        _movable(data)
     if not wish.stanza:
         _flush(wanted)
     catalogue = Catalogue.read(wanted, wish.stanza, wish.timeline)
@@ -81,36 +101,57 @@ def prepare(wanted: Plan, wish: Wish) -> Prepared:
             where=f"stanza {stanza}", seen=f"the backup is of {version}, this host has {wanted.major}",
             allowed=f"a host with PostgreSQL {version}", run="docs/move-to-another-major.md",
         )  # fmt: skip
-    _pgvector(wanted)
     window = catalogue.choose(target, wish.set)
-    data = _copy(wish) if wish.beside else wanted.data
-    resumed = plan.evidence(JOURNAL).get("state") == "restoring" and plan.evidence(JOURNAL).get("data") == str(data)
-    if wish.beside:
-        _free_port(wish.beside)
-        if data.exists() and any(data.iterdir()) and not resumed:
-            raise HostError(
-                "the directory of the copy is not empty", where=str(data), allowed="another port, or an empty directory"
-            )
+    if not (wish.beside or wish.delta or resumed):
+        _tablespaces_free(stanza, window.set.label)
     need = 0 if wish.delta or resumed else int(window.set.size * SPARE)
-    if tool.free_bytes(data) < need:
+    # The original serves on beside a copy: it needs room for its own WAL.
+    spare = tool.reserve(data) if wish.beside else 0
+    if tool.free_bytes(data) - spare < need:
         raise HostError(
             "there is too little space for the restored data beside what is there",
-            where=str(data.parent), seen=f"{show.size(tool.free_bytes(data))} free", allowed=f"{show.size(need)}",
-            run="make room, or -e restore_mode=delta, which reuses the data directory",
+            where=str(data.parent), seen=f"{show.size(tool.free_bytes(data))} free",
+            allowed=f"{show.size(need)}" + (f", and {show.size(spare)} for the original" if spare else ""),
+            run="make room" + ("" if wish.beside else ", or -e restore_mode=delta, which reuses the data directory"),
         )  # fmt: skip
     return Prepared(wish, target, window, tuple(_stages(wanted, wish, target, window, data, resumed)), resumed)
 
 
-def _stages(wanted: Plan, wish: Wish, target: Target, window: Window, data: Path, resumed: bool) -> list[str]:
+def _movable(data: Path) -> None:
+    """Raise HostError for a data directory that cannot be moved aside."""
+    if data.is_symlink() or data.is_mount():
+        raise HostError(
+            "the data directory cannot be moved aside",
+            where=str(data), seen="a symbolic link" if data.is_symlink() else "a file system of its own",
+            allowed="a plain directory", run="-e restore_mode=delta, which reuses it",
+        )  # fmt: skip
+
+
+def _tablespaces_free(stanza: str, label: str) -> None:
+    """Raise HostError where a tablespace of the set is in use: its files are not moved aside."""
+    for name, place in tool.tablespaces(stanza, label).items():
+        if Path(place).is_dir() and any(Path(place).iterdir()):
+            raise HostError(
+                "the directory of a tablespace is not empty, and it is not moved aside", where=f"{name}: {place}",
+                allowed="an empty directory", run="move its contents away yourself, or -e restore_mode=delta",
+            )  # fmt: skip
+
+
+def _stages(wanted: Plan, wish: Wish, target: Target, window: Window, data: Path, resumed: str) -> list[str]:
     ends = "promote it, which begins a new timeline" if wish.action == "promote" else "leave it paused, read-only"
-    begin = []
+    killed = resumed in (journal.RESTORING, journal.REPLAYING)
+    reuse = f"{'go on with the restore that was killed' if killed else 'reuse what an earlier restore left'}, in {data}"
     if wish.beside:
-        begin = [f"make cluster {wanted.major}/{_name(wish)} on port {wish.beside}, {data}; it archives nothing"]
-    elif resumed:
-        begin = [f"go on with the restore that was killed, in {data}"]
+        made = (
+            f"make cluster {wanted.major}/{copies.name(wish.beside)} on port {wish.beside}, {data}; it archives nothing"
+        )
+        begin = [reuse if resumed else made]
     else:
         aside = "reuse what is right of" if wish.delta else "move aside and keep"
-        begin = [f"stop {wanted.unit}: every connection ends", f"{aside} {data}"]
+        begin = [
+            f"stop {wanted.unit}: every connection ends; backups and drills that run are stopped",
+            reuse if resumed else f"{aside} {data}",
+        ]
     return [
         *begin,
         f"restore set {window.set.label} ({show.size(window.set.size)}) from {wanted.place}",
@@ -122,22 +163,34 @@ def _stages(wanted: Plan, wish: Wish, target: Target, window: Window, data: Path
 
 def run(wanted: Plan, prepared: Prepared, narrate: Callable[[str], None]) -> dict[str, Any]:
     """Do it; give what became of it. Raises UsageError without the confirmation, BackupError when it did not work."""
+    _confirm(prepared.wish)
+    with journal.held(prepared.journal, "another restore runs on this host"):
+        try:
+            return _run(wanted, prepared, narrate)
+        except ProvisionError as error:
+            aside = journal.read(prepared.journal).get("aside")
+            error.run = f"{error.run}; " if error.run else ""
+            error.run += "the same again goes on where this stopped"
+            error.run += f"; the data from before is in {aside}" if aside else ""
+            raise
+
+
+def _run(wanted: Plan, prepared: Prepared, narrate: Callable[[str], None]) -> dict[str, Any]:
     wish, target, window = prepared.wish, prepared.target, prepared.window
-    _confirm(wish)
     begun = time.time()
     stanza = wish.stanza or wanted.stanza
-    data = _copy(wish) if wish.beside else wanted.data
-    facts: dict[str, Any] = {
-        "when": plan.stamp(begun),
-        "stanza": stanza,
-        "set": window.set.label,
-        "target": str(target),
-    }
+    data = copies.data(wish.beside) if wish.beside else wanted.data
     aside = _clear(wanted, wish, data, prepared.resumed, narrate)
-    plan.keep(JOURNAL, {**facts, "state": "restoring", "data": str(data), "aside": aside})
+    facts: dict[str, Any] = {
+        "when": plan.stamp(begun), "stanza": stanza, "set": window.set.label, "target": str(target), "aside": aside,
+        "beside": wish.beside, "raised": [],
+    }  # fmt: skip
+    journal.write(prepared.journal, {**facts, "state": journal.RESTORING}, data)
     narrate(f"restoring {window.set.label} into {data}")
-    extra = ["--delta"] if prepared.resumed or wish.delta else []
-    extra += [f"--recovery-option=recovery_target_timeline={wish.timeline}"] if wish.timeline else []
+    extra = [f"--recovery-option={name}={value}" for name, value in window.options.items()]
+    extra += ["--delta"] if prepared.resumed or wish.delta else []
+    if wish.beside:
+        extra.append(f"--tablespace-map-all={copies.tablespaces(wish.beside)}")
     if wish.beside or wish.stanza:
         # Of another host's stanza, too: its archive is read by name, and nothing is ever pushed into it.
         restore_beside(stanza, window.set.label, data, target, *extra)
@@ -148,42 +201,88 @@ def run(wanted: Plan, prepared: Prepared, narrate: Callable[[str], None]) -> dic
             *(f"--recovery-option={name}={value}" for name, value in options.items()), *extra, "restore",
         )  # fmt: skip
     restored = time.time()
-    narrate(f"replaying to {target}")
-    port, unit = (
-        (wish.beside, f"postgresql@{wanted.major}-{_name(wish)}.service") if wish.beside else (wanted.port, wanted.unit)
-    )
-    log = recovery.Log(Path(f"/var/log/postgresql/{unit.removeprefix('postgresql@').removesuffix('.service')}.log"))
     if wish.beside:
-        _make_copy(wanted, wish, data)
+        copies.configure(wanted, wish.beside)
+    else:
+        facts["raised"] = recovery.raise_limits(wanted.programs, wanted.configuration, data)
+    facts = journal.write(prepared.journal, {**facts, "state": journal.REPLAYING}, data)
+    narrate(f"replaying to {target}")
+    port, unit = (wish.beside, copies.unit(wanted, wish.beside)) if wish.beside else (wanted.port, wanted.unit)
+    log = recovery.Log(Path(f"/var/log/postgresql/{unit.removeprefix('postgresql@').removesuffix('.service')}.log"))
     url = wanted.url("postgres", port=port)
     systemctl("start", "--no-block", unit)
     end = recovery.await_target(url, target, window.reached, log, narrate)
-    timeline = end.timeline
-    if target.kind == "time" and not end.paused:
-        # Nothing was committed after the moment, so that no transaction told recovery to stop. A server that still has
-        # a target that it did not meet refuses to be promoted.
-        narrate("no transaction came after that moment: the end of WAL is what is wanted")
-        _forget(url, wish)
-        systemctl("restart", unit)
-        end = recovery.await_target(url, Target("latest"), window.reached, log, narrate)
-    if wish.action == "promote":
-        timeline = recovery.promote(url)
-        _forget(url, wish)
-        # They are read at a start only: without one, every later reload would say that they wait for it.
-        systemctl("restart", unit)
     facts |= {
-        "aside": aside, "port": port, "replayed_to": wal.text(end.lsn), "archive_ends_at": wal.text(window.reached.end),
-        "last_transaction": end.last_transaction or "none after the backup", "timeline": timeline,
-        "state": "promoted" if wish.action == "promote" else "paused: read-only, recovery can go on",
-        "restore_seconds": round(restored - begun, 1), "seconds": round(time.time() - begun, 1),
-        "checked": _check(wanted, port), "stages": prepared.stages,
-        "next": _next(wanted, wish, aside),
+        "state": journal.PAUSED if end.paused else journal.CAUGHT_UP, "timeline": end.timeline,
+        "replayed_to": wal.text(end.lsn), "archive_ends_at": wal.text(window.reached.end),
+        "last_transaction": end.last_transaction or "none after the backup", "port": port,
     }  # fmt: skip
-    plan.keep(JOURNAL, {**facts, "finished": plan.stamp()})
-    if not wish.beside and not wish.stanza and wish.action == "promote":
+    if wish.action == "promote":
+        facts |= _promote(wanted, prepared.journal, facts, data, narrate)
+    facts |= {
+        "restore_seconds": round(restored - begun, 1), "seconds": round(time.time() - begun, 1),
+        "checked": _check(wanted, port), "stages": prepared.stages, "next": _next(wanted, wish, aside),
+    }  # fmt: skip
+    return journal.write(prepared.journal, {**facts, "finished": plan.stamp()}, data)
+
+
+def promote(wanted: Plan, beside: int, narrate: Callable[[str], None]) -> dict[str, Any]:
+    """End a restore that was left read-only, or was killed when it was about to end. Raises HostError, BackupError."""
+    name = journal.COPY if beside else journal.IN_PLACE
+    data = copies.data(beside) if beside else wanted.data
+    with journal.held(name, "another restore runs on this host"):
+        state = journal.state(name, data)
+        if state not in (journal.PAUSED, journal.CAUGHT_UP, journal.PROMOTING):
+            raise HostError(
+                "no restore waits here to be promoted",
+                where=str(data), seen=state or "none has this directory in hand",
+                allowed="one that was left read-only (-e restore_action=pause)", run="provision restore plan",
+            )  # fmt: skip
+        facts = journal.read(name)
+        if beside:
+            systemctl("start", copies.unit(wanted, beside))
+        else:
+            systemctl("start", wanted.unit)
+        facts |= _promote(wanted, name, facts, data, narrate)
+        facts |= {"checked": _check(wanted, int(facts["port"])), "finished": plan.stamp()}
+        facts["next"] = _next(
+            wanted, Wish(beside=beside, stanza=_foreign(wanted, facts)), str(facts.get("aside") or "")
+        )
+        return journal.write(name, facts, data)
+
+
+def _foreign(wanted: Plan, facts: dict[str, Any]) -> str:
+    return str(facts["stanza"]) if facts["stanza"] != wanted.stanza else ""
+
+
+def _promote(
+    wanted: Plan, name: str, facts: dict[str, Any], data: Path, narrate: Callable[[str], None]
+) -> dict[str, Any]:
+    """End recovery; a second run goes on where a killed one was. Gives the new state and timeline."""
+    beside, port = bool(facts["beside"]), int(facts["port"])
+    unit = copies.unit(wanted, port) if beside else wanted.unit
+    url = wanted.url("postgres", port=port)
+    facts = journal.write(name, {**facts, "state": journal.PROMOTING}, data)
+    if recovery.recovering(url):
+        if not recovery.paused(url):
+            # Nothing stopped it: it is the end of WAL that is wanted. A server that still has a target that it did
+            # not meet (no transaction came after that moment) refuses to be promoted.
+            narrate("everything that the archive holds is replayed")
+            recovery.forget(url, recovery.TARGETS)
+            systemctl("restart", unit)
+            recovery.await_position(url, str(facts["replayed_to"]))
+        recovery.promote(url)
+    # They are read at a start only: without one, every later reload would say that they wait for it. A host that has
+    # taken over from another one archives again by its own configuration: into its own stanza, which refuses a database
+    # that it does not know until `provision backup prepare` has been run.
+    archive = () if beside or not _foreign(wanted, facts) else ("archive_mode", "restore_command")
+    recovery.forget(url, (*recovery.TARGETS, *facts.get("raised", []), *archive))
+    systemctl("restart", unit)
+    timeline, system = recovery.identity(url)
+    if not beside and not archive:
         # On the new timeline, so that the next drill has figures of it.
         systemctl("start", "--no-block", "provision-backup@incr.service")
-    return facts
+    return {"state": journal.PROMOTED, "timeline": timeline, "system": system}
 
 
 def _flush(wanted: Plan) -> None:
@@ -213,14 +312,6 @@ def _pgvector(wanted: Plan) -> None:
         )  # fmt: skip
 
 
-def _free_port(port: int) -> None:
-    with socket.socket() as probe:
-        if not 1024 <= port <= 65535 or probe.connect_ex(("127.0.0.1", port)) == 0:
-            raise UsageError(
-                "this port cannot be used for the copy", seen=str(port), allowed="a free one, 1024 to 65535"
-            )
-
-
 def _confirm(wish: Wish) -> None:
     if wish.beside:
         return
@@ -238,25 +329,21 @@ def _confirm(wish: Wish) -> None:
         )  # fmt: skip
 
 
-def _name(wish: Wish) -> str:
-    return f"{COPY_PREFIX}{wish.beside}"
-
-
-def _copy(wish: Wish) -> Path:
-    return Path(f"/var/lib/postgresql/{_name(wish)}")
-
-
-def _clear(wanted: Plan, wish: Wish, data: Path, resumed: bool, narrate: Callable[[str], None]) -> str:
+def _clear(wanted: Plan, wish: Wish, data: Path, resumed: str, narrate: Callable[[str], None]) -> str:
     """Stop the server and make room; give where the old data is."""
     if wish.beside:
+        if resumed:
+            systemctl("stop", copies.unit(wanted, wish.beside))
         _own(data)
+        _own(copies.tablespaces(wish.beside))
         return ""
     narrate(f"stopping {wanted.unit}")
+    systemctl("stop", *HELPERS)
     systemctl("stop", wanted.unit)
     if (data / "postmaster.pid").exists() and _alive(data):
         raise BackupError("the server still runs after it was stopped", where=str(data / "postmaster.pid"))
     if resumed:
-        return str(plan.evidence(JOURNAL).get("aside") or "")
+        return str(journal.read(journal.IN_PLACE).get("aside") or "")
     if wish.delta:
         _own(data)
         return ""
@@ -278,67 +365,42 @@ def _alive(data: Path) -> bool:
 
 
 def _own(data: Path) -> None:
+    data.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
     data.mkdir(mode=0o700, exist_ok=True)
     shutil.chown(data, tool.USER, tool.USER)
     data.chmod(0o700)
 
 
-def _make_copy(wanted: Plan, wish: Wish, data: Path) -> None:
-    """Write a configuration for the copy: the original's, but for its places, its port and its archive."""
-    target = wanted.configuration.with_name(_name(wish))
-    shutil.copytree(wanted.configuration, target, dirs_exist_ok=True)
-    text = (target / "postgresql.conf").read_text().replace(str(wanted.configuration), str(target))
-    (target / "postgresql.conf").write_text(text.replace(str(wanted.data), str(data)))
-    limits = "".join(f"{name} = {value}\n" for name, value in recovery.limits(wanted.programs, data).items())
-    (target / "conf.d/90-restored.conf").write_text(
-        "# Made by provision restore: a copy, which must never archive into the original's repository.\n"
-        f"port = {wish.beside}\nlisten_addresses = 'localhost'\narchive_mode = off\narchive_command = ''\n"
-        f"cluster_name = '{_name(wish)}'\nexternal_pid_file = '/var/run/postgresql/{wanted.major}-{_name(wish)}.pid'\n"
-        f"shared_buffers = 128MB\nhuge_pages = off\nwal_retrieve_retry_interval = 500ms\n"
-        f"primary_conninfo = ''\n{limits}"
-    )
-    for path in [target, *target.rglob("*")]:
-        shutil.chown(path, tool.USER, tool.USER)
-    systemctl("daemon-reload")
-
-
-def _forget(url: str, wish: Wish) -> None:
-    """Take the target out of postgresql.auto.conf, so that it does not stop a later recovery.
-
-    A host that has taken over from another one archives again, by its own configuration: into its own stanza, which
-    refuses a database that it does not know until `provision backup prepare` has been run.
-    """
-    with tool.as_postgres(), connect(url, application="provision restore") as session:
-        for name in ("", "_time", "_xid", "_name", "_lsn", "_action", "_timeline"):
-            session.execute(f"ALTER SYSTEM RESET recovery_target{name}")
-        session.execute("ALTER SYSTEM RESET wal_retrieve_retry_interval")
-        if wish.stanza and not wish.beside:
-            session.execute("ALTER SYSTEM RESET archive_mode")
-            session.execute("ALTER SYSTEM RESET restore_command")
-
-
 def _check(wanted: Plan, port: int) -> str:
     """Ask the restored database what it holds."""
+    with tool.as_postgres(), connect(wanted.url("postgres", port=port), application="provision restore") as session:
+        there = session.execute("SELECT 1 FROM pg_database WHERE datname = %s", (wanted.database,)).fetchone()
+        mode = session.execute("SHOW archive_mode").fetchone()
+    assert mode is not None  # noqa: S101 - the server has this setting
+    if there is None:
+        return f"there was no database {wanted.database} at that moment; archive_mode {mode[0]}"
     with tool.as_postgres(), connect(wanted.url(port=port), application="provision restore") as session:
         row = session.execute(
             "SELECT count(*), (SELECT string_agg(extname || ' ' || extversion, ', ' ORDER BY 1) FROM pg_extension)"
             " FROM pg_tables WHERE schemaname = 'public'"
         ).fetchone()
-        mode = session.execute("SHOW archive_mode").fetchone()
     assert row is not None  # noqa: S101 - an aggregate gives a row
-    assert mode is not None  # noqa: S101
     return f"{wanted.database} answers: {row[0]} tables, {row[1]}; archive_mode {mode[0]}"
 
 
 def _next(wanted: Plan, wish: Wish, aside: str) -> list[str]:
     found = []
     if wish.action == "pause":
-        found.append(f"psql -p {wish.beside or wanted.port} -c 'SELECT pg_promote()' ends recovery; or restore again")
+        which = f" --beside {wish.beside}" if wish.beside else ""
+        found.append(f"provision restore promote{which} ends recovery here; or restore again, to another target")
     if wish.beside:
-        found.append(f"when it is not needed any more: pg_dropcluster --stop {wanted.major} {_name(wish)}")
-    elif wish.action == "promote":
+        found.append(
+            f"when it is not needed any more: pg_dropcluster --stop {wanted.major} {copies.name(wish.beside)};"
+            f" rm -rf {copies.tablespaces(wish.beside)}"
+        )
+    elif wish.action == "promote" and not wish.stanza:
         found.append("an incremental backup of the new timeline was started: provision backup status")
-    if wish.stanza:
+    if wish.stanza and not wish.beside:
         found.append("provision backup prepare: this host archives into its own stanza, never into the original's")
     if aside:
         found.append(f"provision restore release: removes {aside} once you are sure")
@@ -355,13 +417,11 @@ def release(wanted: Plan, confirm: str) -> list[str]:
             where=", ".join(map(str, found)),
             allowed=f"--confirm {host}",
         )
-    if found and plan.evidence(JOURNAL).get("state") == "restoring":
+    if found and (seen := journal.unfinished(wanted.data)):
         raise HostError(
             "a restore was begun and has not ended: the old data may still be needed",
-            where=str(found[-1]),
-            seen=f"{plan.EVIDENCE}/{JOURNAL}.json says restoring",
-            run="provision restore run, as before: it goes on where it was",
-        )
+            where=str(found[-1]), seen=seen, run="provision restore run, as before, or provision restore promote",
+        )  # fmt: skip
     for path in found:
         shutil.rmtree(path)
     return [str(path) for path in found]

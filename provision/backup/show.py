@@ -56,10 +56,8 @@ def status(seen: dict[str, Any]) -> list[str]:
         lines.append(f"WAL: last archived {seen['wal'].get('last_archived')}, {seen['wal']['waiting_mb']} MB wait")
     drill = seen.get("drill") or {}
     if drill.get("when"):
-        lines.append(
-            f"last drill {drill['when']}: {'passed' if drill['passed'] else 'FAILED'}, set {drill['set']}, "
-            f"RTO {drill['rto_s']} s"
-        )
+        became = "passed" if drill["passed"] else "runs" if drill["running"] else "FAILED"
+        lines.append(f"last drill {drill['when']}: {became}, set {drill['set']}, RTO {drill['rto_s']} s")
     lines += [f"  dump {row['name']:<40} {size(row['bytes']):>9}" for row in seen.get("dumps", [])]
     return lines + [f"ALARM: {text}" for text in seen["alarms"]]
 
@@ -90,6 +88,6 @@ def restored(facts: dict[str, Any]) -> list[str]:
     lines = [
         f"{name}: {value}"
         for name, value in facts.items()
-        if name not in ("stages", "next") and value not in ("", None)
+        if name not in ("stages", "next", "inode", "beside", "raised") and value not in ("", None)
     ]
     return [*lines, *(f"next: {text}" for text in facts.get("next", []))]

@@ -6,14 +6,14 @@ alarm.
 
 from __future__ import annotations
 
-import shutil
+import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from provision.backup import dump, plan, show, tool, wal
+from provision.backup import drill, dump, journal, plan, show, tool, wal
 from provision.backup.catalogue import Catalogue
 from provision.backup.plan import Plan
 from provision.database import connect
@@ -21,7 +21,7 @@ from provision.errors import DriftError, ProvisionError
 
 QUEUE_ALARM_SHARE = 4  # a quarter of what may wait: three quarters of the way are left to act in
 DISK_ALARM_DAYS = 7  # until the repository is full, as fast as it has grown so far
-DISK_ALARM_SHARE = 10  # a tenth of the data's own file system must be free: a server that cannot write WAL stops
+FUTURE_H = -0.1  # a clock may be a little wrong; what is dated later hides how old it is
 SPACE_TIMEOUT_S = 20
 HOUR_S, DAY_S = 3600, 86400
 HISTORY = 400  # sizes that are remembered, to tell how fast the repository grows
@@ -35,6 +35,8 @@ def look(wanted: Plan) -> dict[str, Any]:
         _repository(wanted, seen, alarms)
         _archiving(wanted, seen, alarms)
         _drill(wanted, seen, alarms)
+        unfinished = journal.unfinished(wanted.data)
+        alarms += [unfinished] if unfinished else []
     if wanted.logical:
         _dumps(wanted, seen, alarms)
     seen["alarms"] = alarms
@@ -58,6 +60,7 @@ def _repository(wanted: Plan, seen: dict[str, Any], alarms: list[str]) -> None:
         "gap": newest.gap.name if newest and newest.gap else "",
         "broken": catalogue.broken,
         "last_wal": newest.reached.name if newest else "",
+        "system": catalogue.repository.systems.get(catalogue.repository.current),
     }
     space = _space(wanted)
     seen["repository"] |= {"encrypted": catalogue.repository.encrypted, "sets": len(sets), **space}
@@ -68,8 +71,8 @@ def _repository(wanted: Plan, seen: dict[str, Any], alarms: list[str]) -> None:
         alarms += more
     if not sets:
         alarms.append("no backup has been taken yet")
-    elif wanted.age_limit_h and age is not None and age > wanted.age_limit_h:
-        alarms.append(f"the newest backup is {age:.1f} h old, {wanted.age_limit_h} are allowed")
+    elif age is not None:
+        alarms += old("the newest backup", age, wanted.age_limit_h)
     alarms += [f"set {label} cannot be restored: WAL that it needs is missing" for label in catalogue.broken]
     alarms += (
         [f"WAL segment {seen['gap']} is missing from the archive: nothing behind it can be restored"]
@@ -82,7 +85,7 @@ def _repository(wanted: Plan, seen: dict[str, Any], alarms: list[str]) -> None:
 def _space(wanted: Plan) -> dict[str, int]:
     """Give the repository's size, and the free space of its file system where it has one that can be asked."""
     try:
-        found = {"bytes": sum(int(row.get("size", 0)) for row in tool.listing(".").values())}
+        found = {"bytes": sum(int(row.get("size", 0)) for row in tool.listing("").values())}
     except ProvisionError:
         return {}
     if wanted.repository["kind"] == "local":
@@ -125,7 +128,7 @@ def _archiving(wanted: Plan, seen: dict[str, Any], alarms: list[str]) -> None:
     waiting = len(ready) * wal.SEGMENT_BYTES // 2**20
     free = tool.free_bytes(wanted.data)
     seen["wal"] = {"waiting_mb": waiting, "queue_max_mb": wanted.queue_max_mb, "disk_free_mb": free // 2**20}
-    if free < shutil.disk_usage(wanted.data).total // DISK_ALARM_SHARE:
+    if free < tool.reserve(wanted.data):
         alarms.append(f"the data's file system has {show.size(free)} free: docs/the-disk-is-full-of-wal.md")
     choice = (
         "mend the repository; or give WAL up by switching archiving off (no moment before the next full backup); "
@@ -156,36 +159,44 @@ def _archiving(wanted: Plan, seen: dict[str, Any], alarms: list[str]) -> None:
         )
 
 
+def old(what: str, age_h: float, limit_h: float) -> list[str]:
+    """Give the alarm of something that is older than its limit (0: none), or dated in the future. Pure."""
+    if age_h < FUTURE_H:
+        return [f"{what} is dated {-age_h:.1f} h in the future: a clock is or was wrong, and nobody knows its age"]
+    return [f"{what} is {age_h:.1f} h old, {limit_h} are allowed"] if limit_h and age_h > limit_h else []
+
+
 def _drill(wanted: Plan, seen: dict[str, Any], alarms: list[str]) -> None:
-    last = plan.evidence("drill")
-    seen["drill"] = {
-        key: last.get(key) for key in ("when", "set", "passed", "rto_s", "rpo_s", "failure", "last_passed")
-    }
-    if last and not last.get("passed"):
-        alarms.append(f"the last drill failed: {str(last.get('failure', '')).splitlines()[0]}")
-    if not wanted.drill_age_limit_h:
-        return
-    passed = (last.get("last_passed") or {}).get("when")
-    if passed is None:
+    last = _own(plan.evidence("drill"), wanted, seen)
+    proof = _own(last.get("last_passed") or {}, wanted, seen)
+    running = last.get("failure") == drill.KILLED and journal.is_held(drill.LOCK)
+    seen["drill"] = {key: last.get(key) for key in ("when", "set", "passed", "rto_s", "rpo_s", "failure")}
+    seen["drill"] |= {"last_passed": proof or None, "running": running}
+    if last and not last.get("passed") and not running:
+        alarms.append(f"the last drill failed: {str(last.get('failure')).splitlines()[0]}")
+    if proof:
+        age = (time.time() - plan.moment(proof["when"])) / HOUR_S
+        alarms += old("the last drill that passed", age, wanted.drill_age_limit_h)
+    elif wanted.drill_age_limit_h:
         first = min((each["stop"] for each in seen.get("sets", [])), default=time.time())
-        if time.time() - first > 3600 * wanted.drill_age_limit_h:
+        if time.time() - first > HOUR_S * wanted.drill_age_limit_h:
             alarms.append("no drill has ever passed: nothing proves that these backups can be restored")
-        return
-    age = (time.time() - plan.moment(passed)) / 3600
-    if age > wanted.drill_age_limit_h:
-        alarms.append(f"the last drill that passed is {age:.1f} h old, {wanted.drill_age_limit_h} are allowed")
+
+
+def _own(evidence: dict[str, Any], wanted: Plan, seen: dict[str, Any]) -> dict[str, Any]:
+    """Give evidence of this host and very cluster; {} for that of another one, which a copied disk carries along."""
+    now = (os.uname().nodename, wanted.stanza, seen.get("system", evidence.get("system")))
+    return evidence if (evidence.get("host"), evidence.get("stanza"), evidence.get("system", now[2])) == now else {}
 
 
 def _dumps(wanted: Plan, seen: dict[str, Any], alarms: list[str]) -> None:
     found = dump.find(wanted)
     seen["dumps"] = [
-        {"name": path.name, "bytes": tool.folder_size(path), "taken": plan.stamp(path.stat().st_mtime)}
-        for path in found
+        {"name": path.name, "bytes": tool.folder_size(path), "taken": plan.stamp(dump.taken_at(path))} for path in found
     ]
-    if found and wanted.age_limit_h:
-        age = (time.time() - found[-1].stat().st_mtime) / 3600
-        if age > wanted.age_limit_h:
-            alarms.append(f"the newest dump is {age:.1f} h old, {wanted.age_limit_h} are allowed")
+    begun = dump.taken_at(found[-1]) if found else plan.PATH.stat().st_mtime
+    what = "the newest dump" if found else "this host takes dumps and has none; its plan for them"
+    alarms += old(what, (time.time() - begun) / HOUR_S, wanted.age_limit_h)
 
 
 def keep(seen: dict[str, Any]) -> None:

@@ -10,7 +10,7 @@ import time
 from dataclasses import asdict
 from typing import Any
 
-from provision.backup import figures, plan, tool
+from provision.backup import figures, journal, plan, tool
 from provision.backup.plan import Plan
 from provision.backup.tool import BackupError
 from provision.database import connect
@@ -24,7 +24,10 @@ LOCKED = 50  # pgBackRest's exit code when another of its commands holds the sta
 def physical(wanted: Plan, kind: str) -> dict[str, Any]:
     """Take a backup; give its set, size, duration, WAL range and the command that restores it. Raises BackupError."""
     wanted.need_physical()
+    journal.refuse_unfinished(wanted.data)
     begun = time.time()
+    # By label, not by time: clocks jump.
+    before = {each.label for each in tool.info(wanted.stanza).sets}
     done = tool.program(wanted.stanza, f"--type={kind}", "backup", quiet=True)
     if done.returncode == LOCKED:
         raise BackupError("another backup of this host runs", seen=tool.reason(done), run="provision backup status")
@@ -36,15 +39,16 @@ def physical(wanted: Plan, kind: str) -> dict[str, Any]:
             allowed="older sets are untouched; the next backup goes on where this one stopped",
             run="provision backup status",
         )
-    newest = tool.info(wanted.stanza).sets[-1]
-    if newest.stop < int(begun) - 1:
+    after = tool.info(wanted.stanza)
+    newest = after.sets[-1]
+    if newest.label in before:
         raise BackupError("pgBackRest reported success, but the repository has no new set", seen=newest.label)
     point = f"provision-{plan.compact()}"
     found = figures.take(wanted.url(), point)
     with connect(wanted.url("postgres"), application="provision backup") as connection:
         connection.execute("SELECT pg_switch_wal()")
     known = plan.evidence("backup-figures").get("sets", {})
-    known[newest.label] = {"taken": plan.stamp(), **found}
+    known[newest.label] = {"taken": plan.stamp(), "system": after.systems[newest.database], **found}
     plan.keep("backup-figures", {"sets": dict(sorted(known.items())[-FIGURES_KEPT:])})
     if newest.damaged:
         raise BackupError(
@@ -59,10 +63,11 @@ def physical(wanted: Plan, kind: str) -> dict[str, Any]:
     }
 
 
-def prepare(wanted: Plan) -> dict[str, Any]:
+def prepare(wanted: Plan, take_over: str = "") -> dict[str, Any]:
     """Make the stanza, and see a segment of WAL arrive in the repository; tell how many sets are there.
 
-    Raises BackupError and HostError. A second run only looks.
+    Raises BackupError and HostError. A second run only looks. `take_over` names a stanza of another cluster that this
+    one is to continue.
     """
     wanted.need_physical()
     try:
@@ -79,6 +84,8 @@ def prepare(wanted: Plan) -> dict[str, Any]:
     assert row is not None  # noqa: S101 - the query gives a row or raises
     mode, command, system, healthy = row
     if known is None or known.systems.get(known.current) != system:
+        if known and known.majors:
+            _ours(wanted, known, int(str(system)), take_over)
         tool.program(wanted.stanza, "stanza-upgrade" if known and known.majors else "stanza-create")
         changed = True
     if mode != "on" or "archive-push" not in str(command):
@@ -93,3 +100,22 @@ def prepare(wanted: Plan) -> dict[str, Any]:
         tool.program(wanted.stanza, "--archive-timeout=60", "check")
     sets = 0 if known is None or changed else len(known.sets)
     return {"changed": changed, "stanza": wanted.stanza, "repository": wanted.place, "sets": sets}
+
+
+def _ours(wanted: Plan, known: tool.Repository, system: int, take_over: str) -> None:
+    """Raise HostError for a stanza of another cluster: to continue it would expire that cluster's backups.
+
+    Two hosts of one name, and a host that was made anew after its data was lost, look like this. A host whose data came
+    from another stanza by a restore of ours may continue its own.
+    """
+    last = journal.read(journal.IN_PLACE)
+    if take_over == wanted.stanza or (last.get("stanza") != wanted.stanza and last.get("system") == system):
+        return
+    raise HostError(
+        f"stanza {wanted.stanza} holds backups of another cluster",
+        where=wanted.place,
+        seen=f"system identifier {known.systems[known.current]}, this server has {system}; {len(known.sets)} sets",
+        allowed="its own cluster, which `restore.yml -e restore_confirm=HOST` brings back here; "
+        "or a stanza of this host's own (backup_stanza)",
+        run=f"provision backup prepare --take-over {wanted.stanza}, only if nobody needs what is there: it expires",
+    )

@@ -67,10 +67,9 @@ def _moment(text: str) -> datetime:
     words = text.split()
     try:
         if len(words) > 1 and words[-1][0].isalpha() and words[-1] != "Z":
-            zone: zoneinfo.ZoneInfo | None = zoneinfo.ZoneInfo(words[-1])
-            return datetime.fromisoformat(" ".join(words[:-1])).replace(tzinfo=zone)
-        moment = datetime.fromisoformat(text.replace(" Z", "Z").replace(" +", "+"))
-    except (ValueError, zoneinfo.ZoneInfoNotFoundError, IsADirectoryError):
+            return _local(" ".join(words[:-1]), zoneinfo.ZoneInfo(words[-1]))
+        moment = datetime.fromisoformat(re.sub(r"\s+([Z+-])", r"\1", text))
+    except (ValueError, zoneinfo.ZoneInfoNotFoundError, OSError):
         raise UsageError(
             "this is no moment", seen=text[:60], allowed="2026-11-23 14:05:00+01:00 or 2026-11-23 14:05 Europe/Berlin"
         ) from None
@@ -83,25 +82,52 @@ def _moment(text: str) -> datetime:
     return moment
 
 
+def _local(text: str, zone: zoneinfo.ZoneInfo) -> datetime:
+    """Read what a clock on a wall showed. Raises UsageError for what it showed twice, or never."""
+    moment = datetime.fromisoformat(text)
+    if moment.tzinfo is not None:
+        raise UsageError("this moment has two time zones", seen=f"{text} {zone}"[:60], allowed="one of them")
+    first, second = moment.replace(tzinfo=zone, fold=0), moment.replace(tzinfo=zone, fold=1)
+    if first.utcoffset() != second.utcoffset():
+        raise UsageError(
+            "clocks were changed at this moment, so that it is none or two",
+            seen=f"{text} {zone}"[:60],
+            allowed=f"{first.isoformat(' ')} or {second.isoformat(' ')}",
+        )
+    return first
+
+
 @dataclass(frozen=True)
 class Window:
     """What can be reached from one set: from its end to where the archive ends, or breaks.
 
-    `reached` is the last segment that nothing is missing before; `gap` the first one that is missing though later ones
-    are there; times are Unix times.
+    `timeline` is the one that it ends on, `newest` whether that is the archive's newest: an older one was left by a
+    restore to a moment before this set. `reached` is the last segment that nothing is missing before; `gap` the first
+    one that is missing though later ones are there; times are Unix times.
     """
 
     set: Set
+    timeline: int
+    newest: bool
     since: int
     until: float
     reached: wal.Segment
     gap: wal.Segment | None
 
+    @property
+    def options(self) -> dict[str, str]:
+        """The recovery setting that follows it. Not a number without need: that one must have a history file."""
+        if self.newest:
+            return {}
+        own = int(self.set.wal_start[:8], 16) == self.timeline
+        return {"recovery_target_timeline": "current" if own else str(self.timeline)}
+
     def __str__(self) -> str:
         """Say it to a person."""
         ends = f"{_shown(self.until)} (WAL {self.reached.name})"
         broken = f"; {self.gap.name} is missing, so what came after cannot be reached" if self.gap else ""
-        return f"from {_shown(self.since)} (set {self.set.label}, {self.set.lsn_stop}) to {ends}{broken}"
+        left = "" if self.newest else f", on timeline {self.timeline}, which a restore has left"
+        return f"from {_shown(self.since)} (set {self.set.label}, {self.set.lsn_stop}) to {ends}{left}{broken}"
 
 
 def _shown(at: float) -> str:
@@ -111,26 +137,33 @@ def _shown(at: float) -> str:
 def window(one: Set, archive: Archive, times: dict[str, int], timeline: int = 0) -> Window | None:
     """Give what a set can reach, or None when the WAL that it needs itself is not all there.
 
-    `times` is when each segment was archived, by the segment's name (24 digits).
+    Ends on `timeline`, None where there is no way to it; 0 is the newest that the set is part of, as a set is not part
+    of a timeline that a restore began before it. `times` is when each segment was archived, by its name (24 digits).
     """
     size = archive.segments[0].size if archive.segments else wal.SEGMENT_BYTES
     start = wal.Segment.parse(one.wal_start, size)
-    reached = wal.reach(archive.segments, start, archive.history, timeline)
+    last = max([start.timeline, *archive.history, *(each.timeline for each in archive.segments)])
+    ends = [timeline] if timeline else sorted({start.timeline, *archive.history}, reverse=True)
+    lines = (wal.lineage(start.timeline, wal.position(one.lsn_stop), archive.history, end) for end in ends)
+    line = next((line for line in lines if line), [])
+    reached, gap = wal.reach(archive.segments, start, archive.history, line) if line else (None, None)
     if reached is None or reached.number < wal.Segment.parse(one.wal_stop, size).number:
         return None
-    later = [each for each in archive.segments if each.timeline == reached.timeline and each.number > reached.number]
-    gap = wal.Segment(reached.timeline, reached.number + 1, size) if later else None
-    return Window(one, one.stop, float(times.get(reached.name, one.stop)), reached, gap)
+    return Window(one, line[-1], line[-1] == last, one.stop, float(times.get(reached.name, one.stop)), reached, gap)
 
 
-def choose(target: Target, windows: list[Window], now: float, label: str = "") -> Window:
+def choose(target: Target, windows: list[Window], now: float, label: str = "", timeline: int = 0) -> Window:
     """Pick the newest set from which the target can be reached. Raises UsageError that tells the reachable window.
+
+    Without a `timeline` the newest is meant: what an earlier restore has left is reached only by naming its timeline.
 
     An xid or a name cannot be placed in time before it has been replayed: they begin at the oldest set that is allowed,
     unless a set is named.
     """
     allowed = "; ".join(map(str, windows)) or "nothing: no set has all its WAL"
     fitting = [each for each in windows if label in ("", each.set.label)]
+    if not timeline:
+        fitting = [each for each in fitting if each.newest] or (fitting if label else [])
     if label and not fitting:
         raise UsageError(
             "there is no such set, or the WAL that it needs is not there",

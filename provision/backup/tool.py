@@ -22,6 +22,7 @@ from provision.backup import wal
 from provision.errors import HostError, ProvisionError
 
 USER = "postgres"
+RESERVE_SHARE, RESERVE_MAX = 10, 20 * 2**30  # a tenth, but of a large disk 20 GB is time enough to act
 INFO_TIMEOUT_S = 120  # a repository that does not answer must not hang the watch
 
 
@@ -201,10 +202,17 @@ def info(stanza: str) -> Repository:
     )  # fmt: skip
 
 
+def tablespaces(stanza: str, label: str) -> dict[str, str]:
+    """Give the tablespaces of a set: name and directory."""
+    done = program(stanza, "--output=json", f"--set={label}", "info", timeout=INFO_TIMEOUT_S)
+    rows = [row for each in json.loads(done.stdout, strict=False) for row in each.get("backup", [])]
+    return {one["name"]: one["destination"] for row in rows for one in row.get("tablespace") or []}
+
+
 def listing(path: str, *words: str) -> dict[str, dict[str, Any]]:
-    """List a path of the repository, all the way down: name to type, size and time."""
+    """List a path of the repository ('' is all of it), all the way down: name to type, size and time."""
     done = run(
-        "pgbackrest", "--log-level-console=warn", "--output=json", "--recurse", *words, "repo-ls", path,
+        "pgbackrest", "--log-level-console=warn", "--output=json", "--recurse", *words, "repo-ls", *([path] if path else []),
         timeout=INFO_TIMEOUT_S,
     )  # fmt: skip
     found: dict[str, dict[str, Any]] = json.loads(done.stdout or "{}")
@@ -239,8 +247,23 @@ def folder_size(path: Path) -> int:
     return sum(each.stat().st_size for each in path.rglob("*") if each.is_file() and not each.is_symlink())
 
 
-def free_bytes(path: Path) -> int:
-    """Give the free space where a path is or will be."""
+def _disk(path: Path) -> Any:
     while not path.exists():
         path = path.parent
-    return shutil.disk_usage(path).free
+    return shutil.disk_usage(path)
+
+
+def free_bytes(path: Path) -> int:
+    """Give the free space where a path is or will be."""
+    return int(_disk(path).free)
+
+
+def same_disk(one: Path, other: Path) -> bool:
+    """Tell whether two paths are, or will be, on one file system."""
+    first, second = (next(each for each in (path, *path.parents) if each.exists()) for path in (one, other))
+    return first.stat().st_dev == second.stat().st_dev
+
+
+def reserve(path: Path) -> int:
+    """Give what must stay free of a path's file system: a server that cannot write WAL stops."""
+    return min(int(_disk(path).total // RESERVE_SHARE), RESERVE_MAX)

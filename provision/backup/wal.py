@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from provision.errors import UsageError
 
 SEGMENT_BYTES = 16 * 2**20  # what initdb makes unless it is told otherwise
+History = dict[int, tuple[int, int]]  # a timeline's parent, and the position at which it left it
 _NAME = re.compile(r"([0-9A-F]{8})([0-9A-F]{8})([0-9A-F]{8})")
 _LSN = re.compile(r"([0-9A-Fa-f]{1,8})/([0-9A-Fa-f]{1,8})")
 _HISTORY = re.compile(r"\s*(\d+)\s+([0-9A-F]+/[0-9A-F]+)")
@@ -73,46 +74,39 @@ def archived(names: Iterable[str], size: int = SEGMENT_BYTES) -> list[Segment]:
     return sorted(found)
 
 
-def missing(segments: Iterable[Segment], start: Segment) -> Segment | None:
-    """Name the first segment that is missing behind `start` although a later one of its timeline is there."""
-    numbers = {segment.number for segment in segments if segment.timeline == start.timeline}
-    last = max(numbers, default=start.number)
-    for number in range(start.number, last + 1):
-        if number not in numbers:
-            return Segment(start.timeline, number, start.size)
-    return None
-
-
 def reach(
-    segments: Iterable[Segment], start: Segment, history: dict[int, tuple[int, int]], timeline: int = 0
-) -> Segment | None:
-    """Follow the archive from `start` for as long as nothing is missing; None when `start` itself is missing.
+    segments: Iterable[Segment], start: Segment, history: History, line: list[int]
+) -> tuple[Segment | None, Segment | None]:
+    """Follow the archive from `start` along the timelines `line`: the last segment that nothing is missing before.
 
-    `history` tells for a timeline its parent and the position at which it left it. `timeline` is the one to end on;
-    0 is the newest that descends from the start's, as `recovery_target_timeline = latest` is.
+    None when `start` itself is missing. With it the first one that is missing although later ones of the way are there.
     """
     have = set(segments)
-    line = lineage(start.timeline, history, timeline)
-    current, number, reached = line.pop(0), start.number, None
-    while True:
+
+    def at(number: int) -> Segment:
         # The segment in which a new timeline begins is archived under that timeline's name.
-        while line and number >= history[line[0]][1] // start.size:
-            current = line.pop(0)
-        segment = Segment(current, number, start.size)
-        if segment not in have:
-            return reached
-        reached, number = segment, number + 1
+        behind = [each for each in line[1:] if number >= history[each][1] // start.size]
+        return Segment(behind[-1] if behind else line[0], number, start.size)
+
+    number = start.number
+    while at(number) in have:
+        number += 1
+    last = max((each.number for each in have if each == at(each.number)), default=number)
+    return at(number - 1) if number > start.number else None, at(number) if last > number else None
 
 
-def lineage(start: int, history: dict[int, tuple[int, int]], end: int = 0) -> list[int]:
-    """Name the timelines from `start` to `end` (0: its newest descendant), in order; [start] where there is no way."""
-    for newest in [end] if end else sorted(history, reverse=True):
-        line = [newest]
-        while line[-1] != start and line[-1] in history:
-            line.append(history[line[-1]][0])
-        if line[-1] == start:
-            return line[::-1]
-    return [start]
+def lineage(start: int, after: int, history: History, end: int) -> list[int]:
+    """Name the timelines from `start` to `end`, in order; [] where there is no way.
+
+    There is none to a timeline that left `start` before the position `after`: what was written on `start` until then
+    (a backup, a restore point) is not part of it, and PostgreSQL refuses to recover to it.
+    """
+    line = [end]
+    while line[-1] != start and line[-1] in history:
+        line.append(history[line[-1]][0])
+    if line[-1] != start or (len(line) > 1 and history[line[-2]][1] < after):
+        return []
+    return line[::-1]
 
 
 def parse_history(content: str) -> tuple[int, int] | None:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from provision.errors import HostError
 
+APPLICATION = "provision bench, pgbench"  # by which its sessions are found when it is interrupted
 JOBS = 2  # threads of pgbench: beside a server on the same machine, more would only take its CPUs
 
 
@@ -51,7 +52,8 @@ class Pgbench:
         options = {"search_path": self.path, "statement_timeout": 0, **(settings or {})}
         given = " ".join(f"-c {name}={str(value).replace(' ', '')}" for name, value in options.items())
         inherited = self.environment.get("PGOPTIONS", "")
-        environment = {**os.environ, **self.environment, "PGOPTIONS": f"{inherited} {given}".strip()}
+        own = {"PGOPTIONS": f"{inherited} {given}".strip(), "PGAPPNAME": APPLICATION}
+        environment = {**os.environ, **self.environment, **own}
         command = [program(), *words]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)  # noqa: S603
         if done.returncode != 0:

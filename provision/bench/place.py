@@ -14,6 +14,7 @@ from typing import Any
 from uuid import UUID
 
 from provision import database
+from provision.bench.pgbench import APPLICATION
 from provision.errors import UsageError
 
 SCHEMA = "provision_bench"
@@ -64,6 +65,12 @@ def made(connection: Connection, real: str) -> Iterator[None]:
 
 
 def _drop(connection: Connection) -> None:
+    # A pgbench that was killed leaves sessions that finish their statement first: DROP and they could deadlock.
+    connection.execute(
+        "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity"
+        " WHERE application_name = %s AND datname = current_database() AND usename = current_user",
+        (APPLICATION,),
+    )
     connection.execute(f"DROP SCHEMA IF EXISTS {SCHEMA} CASCADE")
 
 

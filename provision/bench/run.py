@@ -59,13 +59,15 @@ def bench(url: str, sizes: Sizes, *, confirmed: bool = False, progress: Progress
     with database.connect(url, application="provision bench", statement_timeout_ms=0) as connection:
         real = place.refuse(connection, confirmed=confirmed)
         measured = _about(connection, sizes)
-        before = signal.signal(signal.SIGTERM, _interrupted)
+        # Both, for a background job of a shell is started with SIGINT ignored.
+        before = {number: signal.signal(number, _interrupted) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             with place.made(connection, real):
                 pgbench = Pgbench(database.environment(url), f"{place.SCHEMA},{real},public", sizes.seed)
                 _measure(connection, pgbench, measured, progress)
         finally:
-            signal.signal(signal.SIGTERM, before)
+            for number, handler in before.items():
+                signal.signal(number, handler)
     return measured
 
 

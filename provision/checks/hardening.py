@@ -78,9 +78,22 @@ CHECKS = (
         "name them in postgresql_listen_addresses", dev=True,
     ),
     Check(
-        "tls", "access", _setting("ssl", f"setting = 'off' AND ({_LISTENS}) NOT IN ('localhost', '', '127.0.0.1')"),
-        "TLS for connections from outside", "rows travel in the clear",
-        "keep to a private network or a tunnel until this bundle sets up TLS (docs/who-may-connect.md)", dev=True,
+        "tls", "access", _setting("ssl", "setting = 'off'"),
+        "ssl on", "rows travel in the clear, and nobody knows to whom", f"{SITE} --tags tls,postgresql", dev=True,
+    ),
+    Check(
+        "tls-version", "access",
+        _setting("ssl_min_protocol_version", "setting NOT IN ('TLSv1.2', 'TLSv1.3')"),
+        "TLSv1.2 or newer", "1.0 and 1.1 are broken (RFC 8996)", f"{SITE} --tags postgresql",
+    ),
+    Check(
+        "hba-plain", "access",
+        "SELECT format('pg_hba.conf line %s lets %s in from %s without TLS', r.line_number, r.user_name, r.address)"
+        " FROM pg_hba_file_rules r WHERE r.type IN ('host', 'hostnossl') AND r.auth_method <> 'reject'"
+        " AND r.address NOT IN ('127.0.0.1', '::1', 'samehost') AND NOT EXISTS (SELECT FROM pg_hba_file_rules e"
+        " WHERE e.line_number < r.line_number AND e.type IN ('host', 'hostnossl') AND e.auth_method = 'reject'"
+        " AND e.address = 'all' AND 'all' = ANY (e.user_name) AND 'all' = ANY (e.database))",
+        "hostssl for everybody from outside", "rows travel in the clear", f"{SITE} --tags tls,postgresql", dev=True,
     ),
     Check(
         "hba-methods", "access",

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import datetime
 import difflib
-import ipaddress
 import re
 from dataclasses import dataclass, field
 from typing import Any
 
-from provision import compatibility, secrets
+from provision import compatibility, hba, secrets
 from provision.errors import UsageError
 
 TESTED = {("debian", "12"), ("debian", "13")}
@@ -28,7 +27,7 @@ OUR_CLUSTER = "main"
 RESTORED = "restored"  # copies that `provision restore` makes beside it
 NAME = re.compile(r"[a-z_][a-z0-9_-]{0,62}")
 RESERVED = {"postgres", "template0", "template1", "all", "replication", "sameuser", "samerole", "public"}
-KEYWORDS = ("samenet", "samehost")
+LONGEST_CERTIFICATE_DAYS = 825  # what clients on macOS take at most
 # Settings that roles write themselves, and the variable that changes each.
 OWNED = {
     "port": "postgresql_port",
@@ -39,6 +38,9 @@ OWNED = {
         "nothing (Debian's places are relied on)",
     ),
     "password_encryption": "nothing (SCRAM is relied on)",
+    "ssl": "tls_enabled",
+    **dict.fromkeys(("ssl_cert_file", "ssl_key_file", "ssl_ca_file"), "tls_provided_certificate and its like"),
+    "ssl_min_protocol_version": "postgresql_tls_minimum_version",
 }
 DEFAULT_MAJOR = 14
 PUBLISHED = {
@@ -68,6 +70,12 @@ def judge(host: dict[str, Any], wanted: dict[str, Any], today: datetime.date) ->
         if not host["record"]:
             verdict.refusals.append("this host was not converged: ansible-playbook site.yml first")
         return verdict
+    if "postgresql" not in wanted["wanted"]:  # a host beside the database, such as the one that keeps backups
+        verdict = Verdict()
+        _names(wanted, verdict)
+        _system(host, wanted, verdict)
+        _certificates(wanted["wanted"]["tls"], wanted["profile"], verdict)
+        return verdict
     verdict = Verdict(pgvector_version=_pgvector_version(host, wanted["wanted"]))
     _names(wanted, verdict)
     _meant(wanted["wanted"], verdict)
@@ -77,6 +85,7 @@ def judge(host: dict[str, Any], wanted: dict[str, Any], today: datetime.date) ->
     _clusters(host, wanted["wanted"], verdict)
     _ports(host, wanted["wanted"], verdict)
     _credentials(wanted["wanted"], wanted["profile"], verdict)
+    _certificates(wanted["wanted"]["tls"], wanted["profile"], verdict)
     return verdict
 
 
@@ -104,19 +113,28 @@ def _meant(wanted: dict[str, Any], verdict: Verdict) -> None:
     for setting in sorted(set(wanted["postgresql"]["settings"]) & set(OWNED)):
         verdict.refusals.append(f"postgresql_settings.{setting}: set {OWNED[setting]} instead")
     for network in wanted["postgresql"]["allowed_networks"]:
-        if network not in KEYWORDS and not _is_network(network):
+        if network not in hba.KEYWORDS and not hba.is_network(network):
             verdict.refusals.append(
                 f"postgresql_allowed_networks {network}: not a network; write 10.0.0.5/32 for one address, "
-                f"10.0.0.0/24, {' or '.join(KEYWORDS)}"
+                f"10.0.0.0/24, {' or '.join(hba.KEYWORDS)}"
             )
+    verdict.refusals += hba.problems(wanted["postgresql"]["extra_rules"], tls=wanted["tls"]["enabled"])
 
 
-def _is_network(text: str) -> bool:
-    try:
-        ipaddress.ip_network(text)
-    except ValueError:
-        return False
-    return "/" in text
+def _certificates(tls: dict[str, Any], profile: str, verdict: Verdict) -> None:
+    """Refuse what the role tls could not make or place; what is in the files it judges itself."""
+    if not tls["enabled"]:
+        return
+    if len(tls["passphrase"]) < MINIMUM_PASSWORD_LENGTH:
+        verdict.refusals.append(
+            f"tls_ca_passphrase has {len(tls['passphrase'])} characters, at least {MINIMUM_PASSWORD_LENGTH} are "
+            f"needed: provision secrets init inventories/{profile} makes it"
+        )
+    if not 1 <= tls["valid_days"] <= LONGEST_CERTIFICATE_DAYS:
+        verdict.refusals.append(f"tls_valid_days {tls['valid_days']}: allowed are 1 to {LONGEST_CERTIFICATE_DAYS}")
+    missing = [name for name, path in tls["provided"].items() if not path]
+    if missing and len(missing) < len(tls["provided"]):
+        verdict.refusals.append(f"{', '.join(missing)}: empty; a certificate of your own needs all three files")
 
 
 def _system(host: dict[str, Any], wanted: dict[str, Any], verdict: Verdict) -> None:

@@ -30,10 +30,11 @@ def take_command(kind: str, as_json: bool) -> None:
 
 
 @command.command("prepare")
+@click.option("--take-over", default="", help="Continue this stanza, although it holds backups of another cluster.")
 @as_json
-def prepare_command(as_json: bool) -> None:
+def prepare_command(take_over: str, as_json: bool) -> None:
     """Make the stanza ready and see WAL arrive; the first backup is started where there is none."""
-    _print(take.prepare(plan.read()), as_json, show.prepared)
+    _print(take.prepare(plan.read(), take_over), as_json, show.prepared)
 
 
 @command.command("status")

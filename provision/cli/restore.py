@@ -74,6 +74,14 @@ def dump_command(name: str, into: str, confirm: str, as_json: bool) -> None:
     _print(load.load(plan.read(), name, into, confirm, lambda text: click.echo(text, err=True)), as_json)
 
 
+@command.command("promote")
+@click.option("--beside", type=int, default=0, help="Port of the copy that is meant [default: in place].")
+@as_json
+def promote_command(beside: int, as_json: bool) -> None:
+    """End a restore that was left read-only (--action pause), or was killed when it was about to end."""
+    _print(restore.promote(plan.read(), beside, lambda text: click.echo(text, err=True)), as_json)
+
+
 @command.command("release")
 @click.option("--confirm", default="", help="This host's name.")
 def release_command(confirm: str) -> None:

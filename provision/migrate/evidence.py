@@ -39,4 +39,6 @@ def doubt(host: str, path: Path = BACKUP, now: datetime.datetime | None = None) 
         age_h = ((now or datetime.datetime.now(datetime.UTC)) - when).total_seconds() / 3600
     except (KeyError, TypeError, ValueError):
         return "no drill has restored a backup yet"
+    if age_h < -FRESH_H:
+        return f"the last backup that a drill restored is dated {-age_h:.0f} h in the future: a clock is or was wrong"
     return f"the last backup that a drill restored is {age_h:.0f} h old" if age_h > FRESH_H else ""

@@ -7,7 +7,8 @@ import threading
 import psycopg
 import pytest
 
-from provision.backup import figures
+from provision.backup import dump, figures, load
+from provision.backup.tool import BackupError
 from provision.database import connect
 from provision.errors import DatabaseError
 from tests.clusters import Cluster
@@ -78,3 +79,38 @@ def test_table_that_is_held_for_long_is_given_up_with_its_reason(
             figures.take(cluster.url(database), "never")
         assert "lock timeout" in refused.value.seen
         holder.rollback()
+
+
+def test_temporary_and_unlogged_tables_of_others_are_neither_read_nor_missed(cluster: Cluster, database: str) -> None:
+    cluster.psql("CREATE TABLE kept (n int); CREATE UNLOGGED TABLE cache (n int)", database)
+    with psycopg.connect(cluster.url(database), autocommit=True) as other:
+        other.execute("CREATE TEMP TABLE mine (n int)")
+        assert list(figures.take(cluster.url(database), "one")["tables"]) == ["public.kept"]
+        with connect(cluster.url(database), application="test") as session:
+            # A dump has the unlogged one, with its rows.
+            assert list(dump.contents(session)["rows"]) == ["public.cache", "public.kept"]
+
+
+def test_failed_exchange_of_databases_leaves_the_old_one_in_use(cluster: Cluster, database: str) -> None:
+    with (
+        connect(cluster.url("postgres"), application="test") as session,
+        pytest.raises(BackupError, match="it is as it was"),
+    ):
+        load._take_place(session, database, "not_there")
+    assert cluster.psql("SELECT 1", database)
+
+
+def test_exchange_ends_the_sessions_of_the_old_database_and_keeps_it(cluster: Cluster, database: str) -> None:
+    cluster.psql("CREATE TABLE here (n int)", database)
+    cluster.psql(f"CREATE DATABASE {database}_restoring")
+    with (
+        psycopg.connect(cluster.url(database)) as application,
+        connect(cluster.url("postgres"), application="test") as session,
+    ):
+        application.execute("SELECT 1")
+        kept = load._take_place(session, database, f"{database}_restoring")
+        with pytest.raises(psycopg.OperationalError):
+            application.execute("SELECT 1")
+    assert cluster.psql("SELECT to_regclass('here') IS NULL", database).strip() == "t"
+    assert cluster.psql("SELECT to_regclass('here') IS NULL", kept).strip() == "f"
+    cluster.psql(f"DROP DATABASE {kept}")

@@ -10,6 +10,7 @@ import psycopg
 import pytest
 from click.testing import CliRunner
 
+from provision.checks import certificates
 from provision.checks.doctor import SQL_CHECKS
 from provision.checks.finding import Finding, Severity
 from provision.checks.hardening import examine
@@ -18,6 +19,7 @@ from provision.cli import root
 from tests.clusters import Cluster
 
 NAME = "patient"
+CHECKED = len(SQL_CHECKS) + len(certificates.CHECKS) + 1
 
 
 @pytest.fixture
@@ -54,6 +56,8 @@ def found(url: str) -> dict[str, str]:
          "full_page_writes = off"),
         ("ALTER SYSTEM SET max_connections = 101", "ALTER SYSTEM RESET max_connections", "pending-restart",
          "max_connections waits for a restart"),
+        ("ALTER SYSTEM SET ssl_min_protocol_version = 'TLSv1.1'", "ALTER SYSTEM RESET ssl_min_protocol_version",
+         "tls-version", "ssl_min_protocol_version = TLSv1.1"),
         ("DROP EXTENSION vector", "CREATE EXTENSION vector", "vector", "type vector does not exist"),
     ],
 )  # fmt: skip
@@ -76,6 +80,22 @@ def test_names_what_was_broken_until_it_is_mended(
 def test_names_access_without_a_password(patient: str) -> None:
     # The cluster of the tests trusts loopback: the doctor must say so.
     assert "trust" in found(patient)["hba-methods"]
+
+
+def test_names_a_way_in_from_outside_without_tls(cluster: Cluster, patient: str) -> None:
+    assert found(patient)["tls"] == "ssl = off"
+    rules = cluster.data / "pg_hba.conf"
+    before = rules.read_text()
+    assert "hba-plain" not in found(patient)
+    try:
+        rules.write_text(before + "host all all 10.0.0.0/8 scram-sha-256\n")
+        assert "lets {all} in from 10.0.0.0 without TLS" in found(patient)["hba-plain"]
+        rules.write_text(before + "hostnossl all all all reject\nhost all all 10.0.0.0/8 scram-sha-256\n")
+        assert "hba-plain" not in found(patient)
+        rules.write_text(before + "hostssl all all 10.0.0.0/8 scram-sha-256\n")
+        assert "hba-plain" not in found(patient)
+    finally:
+        rules.write_text(before)
 
 
 def test_development_is_excused_by_name_and_not_in_silence(cluster: Cluster, patient: str) -> None:
@@ -102,9 +122,9 @@ def test_the_command_exits_3_and_prints_what_to_do(patient: str) -> None:
     text = CliRunner().invoke(root, ["doctor", "--database", patient])
     assert text.exit_code == 3
     assert "critical: hba-methods (access)" in text.output
-    assert f"{len(SQL_CHECKS) + 1} checks, " in text.output
+    assert f"{CHECKED} checks, " in text.output
     answer = json.loads(CliRunner().invoke(root, ["doctor", "--database", patient, "--json"]).output)
-    assert answer["checks"] == len(SQL_CHECKS) + 1
+    assert answer["checks"] == CHECKED
     assert {"id", "area", "severity", "seen", "wanted", "why", "fix", "safe"} == set(answer["findings"][0])
 
 

@@ -49,6 +49,18 @@ class Production:
         variables = {
             "postgresql_listen_addresses": ["localhost", database.address],
             "postgresql_allowed_networks": [f"{peer.address}/32", f"{database.address.rpartition('.')[0]}.1/32"],
+            # A person of this machine who comes with a certificate, by a map, to the database template1 alone.
+            "tls_clients": ["reporter"],
+            "postgresql_maps": [{"map": "reports", "system": "reporter", "role": "minion_readonly"}],
+            "postgresql_extra_rules": [
+                {
+                    "users": ["minion_readonly"],
+                    "databases": ["template1"],
+                    "from": ["samenet"],
+                    "method": "cert",
+                    "map": "reports",
+                }
+            ],
         }
         (inventory / "group_vars/all/sandbox.yml").write_text(yaml.safe_dump(variables))
         key = folder / "vault-password"
@@ -56,6 +68,11 @@ class Production:
         made = provision("secrets", "init", inventory, "--vault-password-file", key)
         assert made.returncode == 0, made.stderr
         return cls(database, peer, inventory, key)
+
+    @property
+    def authority(self) -> Path:
+        """The folder of the environment's authority, with what clients are given."""
+        return self.inventory / "tls"
 
     @property
     def secrets(self) -> dict[str, str]:

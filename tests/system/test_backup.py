@@ -78,6 +78,11 @@ def moment(host: Host) -> str:
     return now
 
 
+def awake(host: Host) -> None:
+    """Let the archiver try again at once: after three failures it sleeps for a minute, or until a segment is full."""
+    sql(host, "SELECT pg_create_restore_point('awake'); SELECT pg_switch_wal()", database="postgres")
+
+
 def restore(host: Host, *words: str) -> Answer:
     return host.run(f"provision restore run {' '.join(words)}")
 
@@ -88,17 +93,23 @@ def evidence(host: Host, name: str) -> dict[str, object]:
 
 
 def test_hosts_converge_with_a_repository_elsewhere_and_a_second_run_changes_nothing(site: Site) -> None:
-    again = site.production.play()
+    again = site.production.play("--tags", "backup")
     assert again.code == 0, again.output
-    assert {name: row.changed for name, row in again.recap.items()} == {"prod1": 0, "prod2": 0}
+    assert {name: row.changed for name, row in again.recap.items()} == {"prod1": 0, "prod2": 0, "peer": 0}
     seen = json.loads(site.one.run("provision backup status --json").stdout)
     assert seen["alarms"] == []
     assert seen["repository"]["encrypted"] is True
+    # Its free space, from the host that keeps it.
+    free = int(site.peer.run(f"df -B1 --output=avail {REPOSITORY} | tail -1").stdout)
+    assert abs(seen["repository"]["free_bytes"] - free) < 2**30
     assert [row["kind"] for row in seen["sets"]] == ["full"]
     assert site.peer.run(f"stat -c '%U %a' {REPOSITORY}").stdout == "pgbackrest 750\n"
-    # The key may run pgbackrest and nothing else.
-    tried = site.one.run(f"runuser -u postgres -- ssh pgbackrest@{site.peer.address} cat /etc/passwd")
-    assert "root:" not in tried.stdout
+    # The key may speak pgBackRest's own protocol and ask for the space that is left, nothing else.
+    reach = f"runuser -u postgres -- ssh pgbackrest@{site.peer.address}"
+    assert site.one.run(f"{reach} space").stdout.split()[0] == "Avail"
+    for words in ("cat /etc/passwd", "pgbackrest version", "", "pgbackrest --cmd-ssh=/usr/bin/id info", "space; id"):
+        tried = site.one.run(f"{reach} '{words}'")
+        assert (tried.returncode, tried.stdout) == (1, ""), words
     # Neither the passphrase nor a clear word of the database is in the repository.
     secret = site.one.run(
         "sed -n s/repo1-cipher-pass=//p /etc/pgbackrest/conf.d/50-provision-secrets.conf"
@@ -156,15 +167,31 @@ def test_drill_that_finds_other_rows_fails_names_the_table_and_is_an_alarm(site:
     newest["tables"]["public.memories"]["checksum"] = "1"
     site.one.run(f"cat > {EVIDENCE}/backup-figures.json <<'EOF'\n{json.dumps(figures)}\nEOF")
     try:
-        failed = site.one.run("systemctl start provision-drill")
-        assert failed.returncode != 0
-        assert "public.memories" in str(evidence(site.one, "drill")["failure"])
+        failed = site.play("drill.yml")
+        assert failed.code != 0
+        assert "public.memories" in failed.text()
+        found = evidence(site.one, "drill")
+        assert "public.memories" in str(found["failure"])
+        assert found["set"] == max(figures["sets"])
         assert site.one.run("systemctl is-failed provision-drill").stdout == "failed\n"
         status = site.one.run("provision backup status")
         assert status.returncode == 3
         assert "the last drill failed: what was restored is not what was backed up" in status.stdout
     finally:
         site.one.run(f"cat > {EVIDENCE}/backup-figures.json <<'EOF'\n{kept}\nEOF")
+
+
+def test_what_is_older_than_its_limit_is_an_alarm(site: Site) -> None:
+    path = "/etc/provision/backup.json"
+    limits = """s/("(drill_)?age_limit_h"): [0-9]+/\\1: 0.00001/"""
+    assert site.one.run(f"cp -a {path} /root/plan; sed -Ei '{limits}' {path}").returncode == 0
+    try:
+        seen = site.one.run("provision backup status")
+        assert seen.returncode == 3
+        assert "the newest backup is 0." in seen.stdout
+        assert "the last drill that passed is 0." in seen.stdout
+    finally:
+        site.one.run(f"cp -a /root/plan {path}")
 
 
 @pytest.mark.parametrize(
@@ -200,6 +227,59 @@ def test_restore_needs_the_host_s_name_and_delta_another_word(site: Site) -> Non
     assert sql(site.one, "SELECT 1") == "1"
 
 
+@pytest.mark.parametrize(
+    ("breaks", "mends", "words", "expected"),
+    [
+        (
+            "mv /usr/share/postgresql/17/extension/vector.control /root/",
+            "mv /root/vector.control /usr/share/postgresql/17/extension/",
+            "",
+            "pgvector is not on this host, and the backup needs it",
+        ),
+        (
+            'cp -a /etc/provision/host.json /root/; sed -i \'s/"major": 17/"major": 16/\' /etc/provision/host.json',
+            "cp -a /root/host.json /etc/provision/",
+            "",
+            "this backup is of another major of PostgreSQL",
+        ),
+        (
+            "mkdir /var/lib/postgresql/restored5498; touch /var/lib/postgresql/restored5498/precious",
+            "rm /var/lib/postgresql/restored5498/precious && rmdir /var/lib/postgresql/restored5498",
+            "--beside 5498",
+            "the directory of the copy is not empty",
+        ),
+        ("true", "true", "--beside 5432", "this port cannot be used for the copy"),
+        ("true", "true", "--stanza nowhere", "nowhere"),
+    ],
+    ids=["without-pgvector", "another-major", "directory-not-empty", "port-in-use", "unknown-stanza"],
+)
+def test_restore_that_cannot_work_is_refused_and_nothing_stops(
+    site: Site, breaks: str, mends: str, words: str, expected: str
+) -> None:
+    begun = sql(site.one, "SELECT pg_postmaster_start_time()")
+    assert site.one.run(breaks).returncode == 0
+    try:
+        answer = restore(site.one, "--confirm", "prod1", words)
+        assert answer.returncode in (1, 2)
+        assert expected in answer.stderr
+    finally:
+        assert site.one.run(mends).returncode == 0
+    assert sql(site.one, "SELECT pg_postmaster_start_time()") == begun
+
+
+def test_stanza_of_another_cluster_is_not_taken_over(site: Site) -> None:
+    files = "/etc/provision/backup.json /etc/pgbackrest/pgbackrest.conf"
+    assert site.second.run(f"cp -a --parents {files} /root/; sed -i s/prod2/prod1/ {files}").returncode == 0
+    try:
+        refused = site.second.run("provision backup prepare")
+        assert refused.returncode == 1
+        assert "stanza prod1 holds backups of another cluster" in refused.stderr
+        assert "provision backup prepare --take-over prod1" in refused.stderr
+    finally:
+        site.second.run("cp -a /root/etc/. /etc/")
+    assert json.loads(site.one.run("provision backup prepare --json").stdout)["changed"] is False
+
+
 def test_recovery_to_a_moment_between_two_rows_brings_back_exactly_the_first(site: Site) -> None:
     sql(site.one, "INSERT INTO agents (name) VALUES ('first')")
     between = moment(site.one)
@@ -216,22 +296,46 @@ def test_recovery_to_a_moment_between_two_rows_brings_back_exactly_the_first(sit
 
 def test_dropped_table_comes_back_beside_the_original_which_serves_on(site: Site) -> None:
     sql(site.one, "INSERT INTO feedback (agent_id, rating) SELECT id, 5 FROM agents LIMIT 1")
-    before = moment(site.one)
-    sql(site.one, "DROP TABLE feedback CASCADE")
-    answer = restore(site.one, "--beside", "5499", "--target", f"'time:{before}'", "--json")
+    last = sql(site.one, "BEGIN; INSERT INTO agents (name) VALUES ('kept'); SELECT pg_current_xact_id(); COMMIT")
+    sql(site.one, "DROP TABLE feedback CASCADE; DELETE FROM agents WHERE name = 'kept'")
+    answer = restore(site.one, "--beside 5499 --action pause --json", "--target", f"xid:{last}")
     assert answer.returncode == 0, answer.stderr
-    assert sql(site.one, "SELECT count(*) FROM feedback", 5499) == "1"
+    assert sql(site.one, "SELECT count(*), pg_is_in_recovery() FROM feedback", 5499) == "1|t"
+    assert "kept" in agents(site.one, 5499)
     assert sql(site.one, "SHOW archive_mode", 5499) == "off"
     assert sql(site.one, "SELECT to_regclass('feedback') IS NULL") == "t"
-    assert json.loads(answer.stdout)["aside"] == ""
+    found = json.loads(answer.stdout)
+    assert (found["aside"], found["state"]) == ("", "paused: read-only, at its target")
+    # Paused, one looks; promoted, one writes.
+    promoted = site.one.run("provision restore promote --beside 5499 --json")
+    assert promoted.returncode == 0, promoted.stderr
+    assert json.loads(promoted.stdout)["state"] == "promoted"
+    sql(site.one, "INSERT INTO agents (name) VALUES ('of-the-copy')", 5499)
+    assert "kept" in agents(site.one, 5499)
+    again = site.one.run("provision restore promote --beside 5499")
+    assert "no restore waits here to be promoted" in again.stderr
     gone = site.one.run("pg_dropcluster --stop 17 restored5499")
     assert gone.returncode == 0, gone.stderr
 
 
-def test_lost_data_directory_comes_back_to_the_last_archived_row(site: Site) -> None:
-    sql(site.one, "INSERT INTO agents (name) VALUES ('last')")
-    site.one.run("systemctl stop postgresql@17-main")
-    assert site.one.run("rm -rf /var/lib/postgresql/17/main").returncode == 0
+def test_lost_data_directory_comes_back_but_for_what_archive_timeout_allows(site: Site) -> None:
+    last = "INSERT INTO agents (name) VALUES ('last'); SELECT pg_walfile_name(pg_current_wal_insert_lsn())"
+    written = sql(site.one, last)
+    # Nothing switches the segment but the timeout.
+    sql(site.one, "ALTER SYSTEM SET archive_timeout = 2; SELECT pg_reload_conf()")
+    archived = f"SELECT last_archived_wal >= '{written}' FROM pg_stat_archiver"
+    for _ in range(60):
+        if sql(site.one, archived) == "t":
+            break
+        time.sleep(0.5)
+    assert sql(site.one, archived) == "t"
+    sql(site.one, "ALTER SYSTEM RESET archive_timeout; SELECT pg_reload_conf()")
+    sql(site.one, "INSERT INTO agents (name) VALUES ('a-moment-old')")
+    # Power fails, and the disk is gone.
+    site.one.run("systemctl kill --signal=KILL postgresql@17-main; rm -rf /var/lib/postgresql/17/main")
+    lost = site.one.run("provision backup status")
+    assert lost.returncode == 3
+    assert "the server cannot be asked whether it archives" in lost.stdout
     answer = restore(site.one, "--confirm", "prod1", "--json")
     assert answer.returncode == 0, answer.stderr
     facts = json.loads(answer.stdout)
@@ -242,11 +346,15 @@ def test_lost_data_directory_comes_back_to_the_last_archived_row(site: Site) -> 
 
 def test_another_host_takes_over_and_archives_into_a_stanza_of_its_own(site: Site) -> None:
     settled(site.second)
+    # A clean stop archives everything.
+    sql(site.one, "INSERT INTO agents (name) VALUES ('moved')")
+    assert site.one.run("systemctl stop postgresql@17-main").returncode == 0
     done = site.play("restore.yml", "-e", "restore_stanza=prod1", "-e", "restore_confirm=prod2", limit="prod2")
     assert done.code == 0, done.output
-    assert agents(site.second) == ["after-the-backup", "first", "last", "zero"]
+    assert agents(site.second) == ["after-the-backup", "first", "last", "moved", "zero"]
+    assert site.one.run("systemctl start postgresql@17-main").returncode == 0
     sql(site.second, "INSERT INTO agents (name) VALUES ('of-the-second'); SELECT pg_switch_wal()")
-    run = site.play("site.yml", "--tags", "backup", "-e", "postgresql_restart_allowed=true", limit="prod2")
+    run = site.play("site.yml", "--tags", "database,backup,verify", limit="prod2")
     assert run.code == 0, run.output
     status = site.second.run("provision backup status --json")
     assert json.loads(status.stdout)["stanza"] == "prod2"
@@ -267,6 +375,10 @@ ROWS = "SELECT md5(string_agg(t::text, '|' ORDER BY id)) FROM memories t"
 
 
 def test_dump_round_trip_gives_every_row_and_index_back(site: Site) -> None:
+    # Sessions that stay: one holds a temporary table while the dump is taken, and the database when it is replaced.
+    busy = "CREATE TEMP TABLE mine (n int); CREATE UNLOGGED TABLE IF NOT EXISTS cache (n int); SELECT pg_sleep(120)"
+    site.one.run(f"runuser -u postgres -- psql -d minion -c '{busy}' >/dev/null 2>&1 & sleep 1")
+    sql(site.one, "ALTER ROLE minion_app IN DATABASE minion SET work_mem = '5MB'")
     taken = site.play("backup.yml", "-e", "backup_type=logical")
     assert taken.code == 0, taken.output
     wanted = sql(site.one, ROWS), sql(site.one, HNSW)
@@ -284,6 +396,8 @@ def test_dump_round_trip_gives_every_row_and_index_back(site: Site) -> None:
     kept = json.loads(restored.stdout)["kept"]
     assert sql(site.one, "SELECT count(*) FROM memories", database=kept) == "0"
     assert sql(site.one, "SHOW provision.profile") == "prod"
+    kept_for_role = "SELECT count(*) FROM pg_db_role_setting s JOIN pg_database d ON d.oid = s.setdatabase"
+    assert sql(site.one, f"{kept_for_role} WHERE d.datname = 'minion' AND 'work_mem=5MB' = ANY (setconfig)") == "1"
     sql(site.one, f'DROP DATABASE "{kept}"; DROP DATABASE copy', database="postgres")
 
 
@@ -338,7 +452,7 @@ def test_failing_archive_is_an_alarm_and_mends_itself(site: Site) -> None:
         assert sql(site.one, "SELECT 1") == "1"
     finally:
         site.peer.run(f"mv {keys}.away {keys}")
-    sql(site.one, "SELECT pg_switch_wal()")
+    awake(site.one)
     for _ in range(100):
         seen = site.one.run("provision backup status")
         if "archiving fails" not in seen.stdout:

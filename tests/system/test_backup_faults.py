@@ -4,12 +4,26 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
 import time
 from collections.abc import Iterator
 
 import pytest
 
-from tests.system.test_backup import EVIDENCE, REPOSITORY, Site, agents, evidence, moment, restore, settled, site, sql
+from tests.sandboxes import Answer, Host
+from tests.system.test_backup import (
+    EVIDENCE,
+    REPOSITORY,
+    Site,
+    agents,
+    awake,
+    evidence,
+    moment,
+    restore,
+    settled,
+    site,
+    sql,
+)
 
 pytestmark = pytest.mark.faults
 __all__ = ["site"]
@@ -25,6 +39,7 @@ def mended(site: Site) -> Iterator[None]:
     yield
     site.peer.run(f"find {REPOSITORY} -mindepth 1 -delete; cp -a /root/kept/. {REPOSITORY}/")
     site.one.run("rm -rf /var/spool/pgbackrest/archive; systemctl reset-failed; systemctl start postgresql@17-main")
+    awake(site.one)
     for _ in range(20):
         # WAL that was archived while the repository was another one is not in it: a new full set begins after it.
         if site.one.run("provision backup take --type full").returncode == 0:
@@ -80,6 +95,174 @@ def test_killed_restore_cannot_be_started_by_accident_and_completes_when_run_aga
     assert site.one.run("provision restore release --confirm prod1").returncode == 0
     assert site.one.run("ls -d /var/lib/postgresql/17/main.before-*").stdout == ""
     sql(site.one, "DROP TABLE bulk")
+
+
+def test_restore_that_was_killed_while_it_replayed_serves_nobody_by_accident(site: Site) -> None:
+    sql(site.one, "CREATE TABLE bulk AS SELECT n, repeat(md5(n::text), 60) t FROM generate_series(1, 60000) n")
+    sql(site.one, "INSERT INTO agents (name) VALUES ('before-the-point'); SELECT pg_create_restore_point('the point')")
+    sql(site.one, "INSERT INTO agents (name) VALUES ('behind-the-point')")
+    site.one.run("provision restore run --confirm prod1 --target 'name:the point' >/tmp/restored 2>&1 & echo $!")
+    state = f'grep -q \'"state": "replaying"\' {EVIDENCE}/restore.json'
+    assert site.one.run(f"timeout 60 sh -c 'until {state}; do sleep 0.02; done'").returncode == 0
+    second = restore(site.one, "--confirm", "prod1")
+    assert (second.returncode, "another restore runs on this host" in second.stderr) == (1, True)
+    site.one.run("pkill -9 -f '[p]rovision restore'")
+    # As after a reboot: systemd starts what is there. It recovers to the target and stays read-only.
+    site.one.run("systemctl restart postgresql@17-main")
+    assert sql(site.one, "SELECT pg_is_in_recovery()") == "t"
+    for command in ("provision backup take --type incr", "provision backup take --type logical"):
+        refused = site.one.run(command)
+        assert refused.returncode == 1
+        assert "nothing is backed up or drilled before a restore has ended" in refused.stderr
+    passed = evidence(site.one, "drill").get("when")
+    assert site.one.run("provision backup drill").returncode == 1
+    assert evidence(site.one, "drill").get("when") == passed
+    status = site.one.run("provision backup status")
+    assert (status.returncode, "it does not run any more: run it again" in status.stdout) == (3, True)
+    assert site.one.run("provision restore release --confirm prod1").returncode == 1
+    done = restore(site.one, "--confirm", "prod1", "--target", "'name:the point'", "--action pause --json")
+    assert done.returncode == 0, done.stderr
+    assert "go on with the restore that was killed" in done.stderr
+    assert "before-the-point" in agents(site.one)
+    assert "behind-the-point" not in agents(site.one)
+    # Killed again, when its promotion had begun: to restore over it would lose what was written since.
+    site.one.run(f'sed -i \'s/"state": "paused[^"]*"/"state": "promoting"/\' {EVIDENCE}/restore.json')
+    sql(site.one, "SELECT pg_promote()", database="postgres")
+    sql(site.one, "INSERT INTO agents (name) VALUES ('written-since')")
+    refused = restore(site.one, "--confirm", "prod1")
+    assert (refused.returncode, "the server may hold new data" in refused.stderr) == (1, True)
+    ended = site.one.run("provision restore promote --json")
+    assert ended.returncode == 0, ended.stderr
+    assert "written-since" in agents(site.one)
+    assert sql(site.one, "SELECT count(*) FROM pg_file_settings WHERE name LIKE 'recovery_target%'") == "0"
+    settled(site.one)
+    assert site.one.run("provision restore release --confirm prod1").returncode == 0
+    sql(site.one, "DROP TABLE bulk")
+
+
+@pytest.mark.parametrize("kind", ["name", "lsn", "immediate"])
+def test_recovery_stops_exactly_at_each_kind_of_target(site: Site, kind: str) -> None:
+    sql(site.one, f"INSERT INTO agents (name) VALUES ('before-{kind}')")
+    point = sql(site.one, f"SELECT pg_create_restore_point('at {kind}')")
+    sql(site.one, f"INSERT INTO agents (name) VALUES ('after-{kind}')")
+    target = {"name": "name:at name", "lsn": f"lsn:{point}", "immediate": "immediate"}[kind]
+    done = restore(site.one, "--beside 5499 --action pause --json", "--target", f"'{target}'")
+    assert done.returncode == 0, done.stderr
+    found = agents(site.one, 5499)
+    assert f"after-{kind}" not in found
+    assert (f"before-{kind}" in found) == (kind != "immediate")  # which is where the last backup ended
+    assert sql(site.one, "SELECT pg_get_wal_replay_pause_state()", 5499) == "paused"
+    site.one.run("pg_dropcluster --stop 17 restored5499")
+
+
+def test_what_a_restore_has_left_is_reached_by_its_timeline_and_by_nothing_else(site: Site) -> None:
+    left = int(sql(site.one, "SELECT timeline_id FROM pg_control_checkpoint()"))
+    before = moment(site.one)
+    sql(site.one, "INSERT INTO agents (name) VALUES ('left-behind')")
+    taken = json.loads(site.one.run("provision backup take --type incr --json").stdout)["label"]
+    done = restore(site.one, "--confirm", "prod1", "--target", f"'time:{before}'", "--json")
+    assert done.returncode == 0, done.stderr
+    settled(site.one)
+    status = site.one.run("provision backup status")
+    assert status.returncode == 0, status.stdout
+    assert site.one.run("provision backup drill --json").returncode == 0
+    # The newest set that ended before this moment is the one that was left: it cannot lead here.
+    after = moment(site.one)
+    sql(site.one, "INSERT INTO agents (name) VALUES ('later')")
+    chosen = json.loads(site.one.run(f"provision restore plan --json --target 'time:{after}'").stdout)
+    assert chosen["set"] != taken
+    back = restore(site.one, f"--beside 5499 --timeline {left} --json")
+    assert back.returncode == 0, back.stderr
+    assert json.loads(back.stdout)["set"] == taken
+    assert "left-behind" in agents(site.one, 5499)
+    assert "left-behind" not in agents(site.one)
+    site.one.run("pg_dropcluster --stop 17 restored5499; provision restore release --confirm prod1")
+
+
+def test_second_drill_leaves_the_first_alone_and_a_killed_one_leaves_nothing(site: Site) -> None:
+    site.one.run("systemctl start --no-block provision-drill")
+    wait = "timeout 30 sh -c 'until test -d /var/lib/postgresql/provision-drill/data; do sleep 0.05; done'"
+    assert site.one.run(wait).returncode == 0
+    refused = site.one.run("provision backup drill")
+    assert (refused.returncode, "another drill runs on this host" in refused.stderr) == (1, True)
+    assert site.one.run("test -d /var/lib/postgresql/provision-drill/data").returncode == 0
+    assert "last drill" in site.one.run("provision backup status").stdout
+    site.one.run("systemctl kill --signal=KILL provision-drill")
+    gone = "timeout 30 sh -c 'while test -d /var/lib/postgresql/provision-drill; do sleep 0.05; done'"
+    assert site.one.run(gone).returncode == 0
+    killed = site.one.run("provision backup status")
+    assert killed.returncode == 3
+    assert "the last drill failed: it was begun and has not ended" in killed.stdout
+    # A drill that does not begin is no drill that passed.
+    site.one.run("flock /var/lib/provision/drill.lock sleep 60 >/dev/null 2>&1 &")
+    failed = site.play("drill.yml")
+    assert (failed.code != 0, "another drill runs on this host" in failed.text()) == (True, True)
+    site.one.run("pkill -f '[s]leep 60'")
+
+
+def test_delta_restore_mends_a_damaged_directory_and_keeps_no_copy(site: Site) -> None:
+    sql(site.one, "INSERT INTO agents (name) VALUES ('mended')")
+    sql(site.one, "SELECT pg_switch_wal()")
+    site.one.run("systemctl stop postgresql@17-main; rm -r /var/lib/postgresql/17/main/base/1 ")
+    done = restore(site.one, "--confirm prod1 --delta --confirm-delta overwrite --json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["aside"] == ""
+    assert "mended" in agents(site.one)
+    settled(site.one)
+
+
+def test_last_full_backup_never_expires(site: Site) -> None:
+    # Each test of this file has taken a full one, and two are kept.
+    for _ in range(2):
+        assert site.one.run("provision backup take --type full").returncode == 0
+    fulls = [label for label in labels(site) if label.endswith("F")]
+    assert len(fulls) == 2
+    expire = "runuser -u postgres -- pgbackrest --stanza=prod1 --repo1-retention-full=1 --repo1-retention-diff=1 expire"
+    for _ in range(2):
+        assert site.one.run(expire).returncode == 0
+        assert labels(site) == fulls[-1:]
+    assert site.one.run("provision backup drill").returncode == 0
+
+
+def test_lost_roles_are_named_with_the_way_to_them(site: Site) -> None:
+    sql(site.one, "CREATE ROLE passing; CREATE TABLE theirs (n int); ALTER TABLE theirs OWNER TO passing")
+    taken = json.loads(site.one.run("provision backup take --type logical --json").stdout)["label"]
+    sql(site.one, "DROP TABLE theirs; DROP ROLE passing")
+    try:
+        refused = site.one.run(f"provision restore dump --name {taken} --into again")
+        assert refused.returncode == 1
+        assert f"{taken}/roles.sql makes the roles" in refused.stderr
+        assert sql(site.one, "SELECT count(*) FROM pg_database WHERE datname = 'again'") == "0"
+        site.one.run(f"runuser -u postgres -- psql -f /var/backups/provision/{taken}/roles.sql")
+        done = site.one.run(f"provision restore dump --name {taken} --into again")
+        assert done.returncode == 0, done.stderr
+        assert sql(site.one, "SELECT count(*) FROM theirs", database="again") == "0"
+    finally:
+        sql(site.one, "DROP DATABASE IF EXISTS again", database="postgres")
+        sql(site.one, "DROP ROLE IF EXISTS passing")
+
+
+def test_tablespaces_of_a_copy_and_of_a_drill_are_their_own(site: Site) -> None:
+    site.one.run("install -d -o postgres -g postgres -m 700 /var/lib/postgresql/fast")
+    sql(site.one, "CREATE TABLESPACE fast LOCATION '/var/lib/postgresql/fast'")
+    sql(site.one, "CREATE TABLE quick TABLESPACE fast AS SELECT 1 AS n")
+    assert site.one.run("provision backup take --type full").returncode == 0
+    drilled = site.one.run("provision backup drill --json")
+    assert drilled.returncode == 0, drilled.stderr
+    assert json.loads(drilled.stdout)["tables"]["public.quick"] == 1
+    done = restore(site.one, "--beside 5499 --json")
+    assert done.returncode == 0, done.stderr
+    sql(site.one, "UPDATE quick SET n = 2", 5499)
+    assert sql(site.one, "CHECKPOINT; SELECT n FROM quick") == "1"
+    assert sql(site.one, "SELECT pg_tablespace_location(oid) FROM pg_tablespace WHERE spcname = 'fast'", 5499) == (
+        "/var/lib/postgresql/restored5499.tablespaces/fast"
+    )
+    refused = restore(site.one, "--confirm", "prod1")
+    assert (refused.returncode, "fast: /var/lib/postgresql/fast" in refused.stderr) == (1, True)
+    assert sql(site.one, "SELECT n FROM quick") == "1"
+    site.one.run("pg_dropcluster --stop 17 restored5499; rm -rf /var/lib/postgresql/restored5499.tablespaces")
+    sql(site.one, "DROP TABLE quick")
+    sql(site.one, "DROP TABLESPACE fast")
 
 
 def test_flipped_byte_in_the_repository_fails_verify_and_drill(site: Site) -> None:
@@ -181,12 +364,17 @@ def test_another_cluster_cannot_archive_into_the_stanza(site: Site) -> None:
     assert site.peer.run(f"find {ARCHIVE} -type f | sort").stdout == before
 
 
+def privileged(host: Host, command: str) -> Answer:
+    """Run a command that a host's own root may not: it mounts."""
+    words = ["podman", "exec", "--privileged", host.container.container, "sh", "-c", command]
+    return subprocess.run(words, capture_output=True, text=True, check=False)
+
+
 def test_full_repository_fails_the_backup_and_the_primary_serves(site: Site) -> None:
     mount = f"mount -t tmpfs -o size=24m,mode=0750,uid=$(id -u pgbackrest),gid=$(id -g pgbackrest) none {REPOSITORY}"
-    assert (
-        site.peer.run(f"{mount} && cp -a /root/kept/.ssh /root/kept/archive /root/kept/backup {REPOSITORY}/").returncode
-        == 0
-    )
+    fill = f"cp -a /root/kept/.ssh /root/kept/archive /root/kept/backup {REPOSITORY}/"
+    mounted = privileged(site.peer, f"{mount} && {fill}")
+    assert mounted.returncode == 0, mounted.stderr
     try:
         # Random, so that it cannot be compressed: more than the file system holds.
         sql(
@@ -204,5 +392,5 @@ def test_full_repository_fails_the_backup_and_the_primary_serves(site: Site) -> 
         assert sql(site.one, "SELECT count(*) FROM bulk") == "8000"
         assert site.one.run(f"cat {EVIDENCE}/backup.json").returncode == 0
     finally:
-        site.peer.run(f"umount -l {REPOSITORY}")
+        privileged(site.peer, f"umount -l {REPOSITORY}")
         sql(site.one, "DROP TABLE IF EXISTS bulk")

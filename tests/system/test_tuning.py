@@ -10,7 +10,6 @@ import re
 
 import psycopg
 import pytest
-import yaml
 
 from tests.system.playbooks import Run
 from tests.system.production import Production
@@ -36,8 +35,7 @@ def state(production: Production) -> tuple[str, str]:
 
 def held(production: Production) -> psycopg.Connection[tuple[object, ...]]:
     """Open a session over the network, as an application would."""
-    vault = yaml.safe_load((production.inventory / "group_vars/all/vault.yml").read_text())
-    password = vault["database_credentials"]["minion"]["password"]
+    password = production.passwords["minion"]
     return psycopg.connect(
         host=production.database.address, user="minion", dbname="minion", password=password, autocommit=True
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from provision.backup.status import filling
+from provision.backup.status import filling, old
 
 DAY = 86400
 MB, GB = 2**20, 2**30
@@ -38,3 +38,21 @@ def test_alarm_names_the_days_or_the_backup_that_would_not_fit(
 
 def test_empty_repository_alarms_of_nothing() -> None:
     assert filling({"bytes": 0, "free_bytes": 1 * MB}, [], [], 5000) == (None, [])
+
+
+@pytest.mark.parametrize(
+    ("age", "limit", "alarm"),
+    [
+        (25.0, 26, ""),
+        (26.5, 26, "the newest backup is 26.5 h old, 26 are allowed"),
+        (9999.0, 0, ""),
+        (-0.05, 26, ""),
+        # A clock that was a year ahead would keep the alarm silent for a year.
+        (-8760.0, 26, "the newest backup is dated 8760.0 h in the future"),
+        (-8760.0, 0, "the newest backup is dated 8760.0 h in the future"),
+    ],
+)
+def test_alarm_on_age_cannot_be_silenced_by_a_clock_that_was_ahead(age: float, limit: int, alarm: str) -> None:
+    found = old("the newest backup", age, limit)
+    assert len(found) == (alarm != "")
+    assert alarm in "".join(found)

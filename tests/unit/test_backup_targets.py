@@ -31,6 +31,12 @@ def windows(*missing: str) -> list[Window]:
         ("time:2026-11-23 14:05:00+01:00", "2026-11-23 13:05:00.000000+00"),
         ("time:2026-11-23T14:05Z", "2026-11-23 14:05:00.000000+00"),
         ("time:2026-07-01 14:05 Europe/Berlin", "2026-07-01 12:05:00.000000+00"),
+        ("time:2026-11-23 14:05:00.25 +05:30", "2026-11-23 08:35:00.250000+00"),
+        ("time:2026-11-23 14:05 -0330", "2026-11-23 17:35:00.000000+00"),
+        ("time:2026-11-23 14:05 Asia/Kathmandu", "2026-11-23 08:20:00.000000+00"),
+        ("time:2026-11-23 14:05 UTC", "2026-11-23 14:05:00.000000+00"),
+        ("time:2026-11-23 14:05 Etc/GMT+1", "2026-11-23 15:05:00.000000+00"),
+        ("time:2026-10-25 01:59 Europe/Berlin", "2026-10-24 23:59:00.000000+00"),
         ("lsn:0/03000060", "0/3000060"),
         ("xid:742", "742"),
         ("name:before v2", "before v2"),
@@ -46,6 +52,12 @@ def test_reads_a_target(text: str, value: str) -> None:
         ("time:2026-11-23 14:05:00", "no time zone"),
         ("time:yesterday", "this is no moment"),
         ("time:2026-11-23 14:05 Europe/Nowhere", "this is no moment"),
+        ("time:2026-11-23 14:05 Europe", "this is no moment"),
+        ("time:2026-11-23 14:05 /etc/passwd", "this is no moment"),
+        ("time:2026-11-23 14:05+01:00 Europe/Berlin", "two time zones"),
+        # Clocks went back, and showed this twice; went forward, and never did.
+        ("time:2026-10-25 02:30 Europe/Berlin", "clocks were changed at this moment"),
+        ("time:2026-03-29 02:30 Europe/Berlin", "clocks were changed at this moment"),
         ("time:", "no recovery target"),
         ("tomorrow", "no recovery target"),
         ("latest:1", "no recovery target"),
@@ -107,3 +119,31 @@ def test_set_whose_own_wal_is_missing_has_no_window() -> None:
     assert [each.set.label for each in windows("000000010000000000000005")] == [FULL.label]
     with pytest.raises(UsageError, match="no such set"):
         choose(parse("latest"), windows(), 9999, "20990101-000000F")
+
+
+def left(*names: str) -> list[Window]:
+    """Windows of a set before, and of one behind, the moment to which a restore went back: 0/4000150."""
+    archive = Archive(tuple(wal.archived([*NAMES, *names])), {2: (1, wal.position("0/4000150"))})
+    found = (targets.window(each, archive, TIMES) for each in (FULL, LATER))
+    return [each for each in found if each is not None]
+
+
+def test_set_that_a_restore_has_left_is_chosen_for_nothing_that_came_after() -> None:
+    newer = ("000000020000000000000004", "000000020000000000000005")
+    assert [(each.set.label, each.timeline, each.newest) for each in left(*newer)] == [
+        (FULL.label, 2, True),
+        (LATER.label, 1, False),
+    ]
+    assert choose(at(2500), left(*newer), 9999).set is FULL
+    assert choose(parse("latest"), left(*newer), 9999).set is FULL
+    assert "on timeline 1, which a restore has left" in str(left(*newer)[1])
+    # By its name, it brings back what the restore has left.
+    assert choose(parse("latest"), left(*newer), 9999, LATER.label).timeline == 1
+    assert [each.options for each in left(*newer)] == [{}, {"recovery_target_timeline": "current"}]
+
+
+def test_old_timeline_is_reached_by_its_number() -> None:
+    archive = Archive(tuple(wal.archived(NAMES)), {2: (1, wal.position("0/4000150"))})
+    found = [window for each in (FULL, LATER) if (window := targets.window(each, archive, TIMES, 1))]
+    assert [each.reached.name for each in found] == ["000000010000000000000007"] * 2
+    assert choose(parse("latest"), found, 9999, timeline=1).set is LATER

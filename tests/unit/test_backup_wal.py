@@ -42,23 +42,39 @@ def test_archive_s_other_files_are_no_segments() -> None:
     assert wal.archived(names) == segments(ONE)
 
 
-def test_reach_ends_before_the_first_missing_segment() -> None:
+def test_reach_ends_before_the_first_missing_segment_and_names_it() -> None:
     have = segments(ONE, "000000010000000000000004", "000000010000000000000006")
-    assert wal.reach(have, have[0], {}) == have[1]
-    assert wal.reach(have, wal.Segment.parse("000000010000000000000005"), {}) is None
+    assert wal.reach(have, have[0], {}, [1]) == (have[1], wal.Segment.parse("000000010000000000000005"))
+    assert wal.reach(have, wal.Segment.parse("000000010000000000000005"), {}, [1])[0] is None
+    assert wal.reach(have[:2], have[0], {}, [1]) == (have[1], None)
 
 
-def test_reach_follows_the_newest_timeline_from_where_it_left() -> None:
+def test_reach_follows_a_way_through_timelines_from_where_each_left() -> None:
     have = segments(ONE, "000000010000000000000004", "000000010000000000000005", "000000020000000000000004")
     history = {2: (1, wal.position("0/4000150"))}
-    assert wal.reach(have, have[0], history) == wal.Segment.parse("000000020000000000000004")
-    assert wal.reach(have, have[0], history, timeline=1) == wal.Segment.parse("000000010000000000000005")
+    assert wal.reach(have, have[0], history, [1, 2]) == (wal.Segment.parse("000000020000000000000004"), None)
+    assert wal.reach(have, have[0], history, [1]) == (wal.Segment.parse("000000010000000000000005"), None)
 
 
-def test_reach_ignores_a_timeline_that_does_not_descend_from_the_set_s() -> None:
-    have = segments("000000020000000000000004", "000000030000000000000003")
-    history = {2: (1, wal.position("0/4000150")), 3: (1, wal.position("0/3000000"))}
-    assert wal.reach(have, have[0], history) == have[0]
+def test_segments_of_a_timeline_that_was_left_are_no_gap_of_the_new_one_which_has_archived_nothing_yet() -> None:
+    have = segments(ONE, "000000010000000000000004", "000000010000000000000005")
+    assert wal.reach(have, have[0], {2: (1, wal.position("0/4000150"))}, [1, 2]) == (have[0], None)
+
+
+def test_way_to_a_timeline_leads_through_its_parents() -> None:
+    history = {2: (1, 0x400), 3: (2, 0x800), 4: (1, 0x600)}
+    assert wal.lineage(1, 0x100, history, 3) == [1, 2, 3]
+    assert wal.lineage(1, 0x100, history, 4) == [1, 4]
+    assert wal.lineage(2, 0x500, history, 4) == []
+    assert wal.lineage(1, 0x100, history, 1) == [1]
+
+
+def test_there_is_no_way_to_a_timeline_that_left_before_the_backup() -> None:
+    history = {2: (1, 0x400), 3: (2, 0x800)}
+    assert wal.lineage(1, 0x500, history, 2) == []
+    assert wal.lineage(1, 0x500, history, 3) == []
+    assert wal.lineage(2, 0x900, history, 3) == []
+    assert wal.lineage(2, 0x800, history, 3) == [2, 3]
 
 
 def test_history_file_tells_parent_and_position() -> None:

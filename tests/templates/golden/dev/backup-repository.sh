@@ -23,7 +23,8 @@ if [ "$(stat -c '%U %a' "$home" 2>/dev/null)" != 'pgbackrest 750' ]; then
   changed folder
 fi
 install -d -o pgbackrest -g pgbackrest -m 0700 "$home/.ssh"
-line='command="[ \"$SSH_ORIGINAL_COMMAND\" != space ] || exec df -B1 --output=avail /var/lib/pgbackrest; exec pgbackrest ${SSH_ORIGINAL_COMMAND#* }",restrict ssh-ed25519 AAAA postgres@db1'
+# Only what pgBackRest itself asks for at the other end: its commands for people have options that run other programs.
+line='command="case \"$SSH_ORIGINAL_COMMAND\" in space) exec df -B1 --output=avail /var/lib/pgbackrest ;; pgbackrest?*:remote) exec pgbackrest ${SSH_ORIGINAL_COMMAND#* } ;; *) echo refused >&2; exit 1 ;; esac",restrict ssh-ed25519 AAAA postgres@db1'
 if ! grep -qxF "$line" "$home/.ssh/authorized_keys" 2>/dev/null; then
   # One key for each stanza: a host that was made anew replaces its own.
   { grep -vF ' postgres@db1' "$home/.ssh/authorized_keys" 2>/dev/null || true; printf '%s\n' "$line"; } >"$home/.ssh/new"

@@ -1,0 +1,123 @@
+"""The access rules of a server (pg_hba.conf): who, what, from where, how, in an order that is always the same. Pure.
+
+The first rule that matches decides, so what refuses or is special comes before what is general:
+the superuser; named logins over the socket; the socket with a password; no superuser over TCP; logins by certificate;
+the user's own rules; this host; no TCP without TLS; the networks that are let in. Whatever matches none is refused.
+Source: the manual, "The pg_hba.conf File".
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+METHODS = ("scram-sha-256", "cert", "peer", "reject")
+"""What a user's own rule may ask for: trust, password, md5 and ident let in strangers, or show passwords."""
+LOOPBACK = ("127.0.0.1/32", "::1/128")
+KEYWORDS = ("samenet", "samehost")
+NAME = re.compile(r"\+?[A-Za-z0-9_][A-Za-z0-9_.-]{0,62}|/\S+")
+MAP = re.compile(r"[A-Za-z0-9_-]{1,63}")
+OPENS = ("0.0.0.0/0", "::/0", "all")
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One line: kind is local, host, hostssl or hostnossl; several names are joined by commas."""
+
+    kind: str
+    database: str
+    user: str
+    address: str
+    method: str
+
+    def __str__(self) -> str:
+        """Write it in columns."""
+        return f"{self.kind:<9} {self.database:<15} {self.user:<19} {self.address:<23} {self.method}".rstrip()
+
+
+def rules(
+    *,
+    tls: bool,
+    networks: Iterable[str],
+    socket_logins: Iterable[Mapping[str, str]] = (),
+    certificate_logins: Iterable[Mapping[str, Any]] = (),
+    extra: Iterable[Mapping[str, Any]] = (),
+) -> list[Rule]:
+    """Give every rule in its order. With `tls` nobody comes from outside without it; without, nobody needs it.
+
+    socket_logins: role, database (peer, by a map of the role's name). certificate_logins: role, from (only with `tls`).
+    extra: users, databases, from (none is the socket), method, map.
+    """
+    kind = "hostssl" if tls else "host"
+    found = [Rule("local", "all", "postgres", "", "peer")]
+    found += [Rule("local", each["database"], each["role"], "", f"peer map={each['role']}") for each in socket_logins]
+    own = [_own(each, kind) for each in extra]
+    found += [rule for group in own for rule in group if rule.kind == "local"]
+    found += [
+        Rule("local", "all", "all", "", "scram-sha-256"),
+        Rule("host", "all", "postgres", "all", "reject"),
+    ]
+    for each in certificate_logins if tls else ():
+        found += [Rule(kind, "all", each["role"], address, "cert") for address in each["from"]]
+        found.append(Rule("host", "all", each["role"], "all", "reject"))
+    found += [rule for group in own for rule in group if rule.kind != "local"]
+    found += [Rule("host", "all", "all", address, "scram-sha-256") for address in LOOPBACK]
+    found += [Rule("hostnossl", "all", "all", "all", "reject")] if tls else []
+    return found + [Rule(kind, "all", "all", network, "scram-sha-256") for network in networks]
+
+
+def _own(wish: Mapping[str, Any], kind: str) -> list[Rule]:
+    databases = ",".join(wish.get("databases") or ["all"])
+    users, method = ",".join(wish["users"]), str(wish["method"])
+    if wish.get("map"):
+        method += f" map={wish['map']}"
+    if not wish.get("from"):
+        return [Rule("local", databases, users, "", method)]
+    # A refusal holds with and without TLS; whatever lets in needs TLS where there is TLS.
+    return [Rule("host" if method == "reject" else kind, databases, users, address, method) for address in wish["from"]]
+
+
+def problems(extra: Sequence[Mapping[str, Any]], *, tls: bool) -> list[str]:
+    """Say what is wrong with a user's own rules, each with its place in the list."""
+    found = []
+    for number, wish in enumerate(extra, 1):
+        found += [f"postgresql_extra_rules, rule {number}: {problem}" for problem in _problems(wish, tls)]
+    return found
+
+
+def _problems(wish: Mapping[str, Any], tls: bool) -> list[str]:
+    method, addresses = wish.get("method"), wish.get("from") or []
+    found = []
+    if not wish.get("users"):
+        found.append("users is missing: name the roles, or all")
+    for name in [*(wish.get("users") or []), *(wish.get("databases") or [])]:
+        if not NAME.fullmatch(name):
+            found.append(f"{name!r} is no name of a role or database (nor +role, all, or a pattern that begins with /)")
+    found += [
+        f"{address!r}: not a network; write 10.0.0.5/32 for one address, 10.0.0.0/24, {' or '.join(KEYWORDS)}"
+        for address in addresses
+        if address not in (*KEYWORDS, *OPENS) and not is_network(address)
+    ]
+    if method not in METHODS:
+        found.append(f"method {method!r}: allowed are {', '.join(METHODS)}")
+    if method == "cert" and not (tls and addresses):
+        found.append("cert needs TLS (tls_enabled) and from: a certificate is shown over TCP alone")
+    if method == "peer" and addresses:
+        found.append("peer is for the socket alone: leave out from")
+    if method != "reject" and "postgres" in (wish.get("users") or []) and addresses:
+        found.append("the superuser is let in over the socket alone")
+    if wish.get("map") and (method not in ("cert", "peer") or not MAP.fullmatch(str(wish["map"]))):
+        found.append("map is for cert and peer, and has letters, digits, - and _ alone")
+    return found
+
+
+def is_network(text: str) -> bool:
+    """Say whether a text is a network in CIDR form, with no bits beside it."""
+    try:
+        ipaddress.ip_network(text)
+    except ValueError:
+        return False
+    return "/" in text

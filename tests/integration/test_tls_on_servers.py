@@ -1,0 +1,114 @@
+"""Every major's real server takes certificates as the prod profile renders them, on a reload, and refuses bad ones."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from tests.authority import Authority, Pair
+from tests.clusters import free_port
+from tests.embedded import VERSIONS, Server, cluster
+
+Session = psycopg.Connection[tuple[object, ...]]
+GOLDEN = Path(__file__).parents[1] / "templates" / "golden" / "prod"
+PLACE = "/etc/provision/tls"
+# The superuser's door of the test: it runs as root, which is not the system user postgres.
+DOOR = "local all postgres trust\n"
+
+
+@pytest.fixture(scope="module", params=sorted(VERSIONS))
+def server(request: pytest.FixtureRequest) -> Iterator[Server]:
+    with cluster(request.param) as made:
+        yield made
+
+
+def place(server: Server, pair: Pair, authority: Authority, mode: int = 0o600) -> None:
+    """Put the files where the rendered settings look for them, below the test's own folder."""
+    folder = server.socket / "tls"
+    folder.mkdir(exist_ok=True)
+    for name, text in (("server.crt", pair.certificate), ("server.key", pair.key), ("ca.crt", authority.text)):
+        path = folder / name
+        path.write_text(text)
+        path.chmod(mode if name.endswith("key") else 0o644)
+        if os.geteuid() == 0:
+            shutil.chown(path, "postgres", "postgres")
+
+
+def configure(server: Server) -> None:
+    """Configure it as prod renders access: the settings of TLS, and the rules."""
+    conf = (GOLDEN / "postgresql-50-provision.conf").read_text().replace(PLACE, str(server.socket / "tls"))
+    server.configure("\n".join(re.findall(r"(?m)^(?:ssl|password_encryption).*", conf)) + "\n")
+    (server.data / "pg_hba.conf").write_text(DOOR + (GOLDEN / "postgresql-pg_hba.conf").read_text())
+    (server.data / "pg_ident.conf").write_text((GOLDEN / "postgresql-pg_ident.conf").read_text())
+
+
+def ask(session: Session, query: str) -> list[tuple[object, ...]]:
+    return session.execute(query.encode()).fetchall()
+
+
+def test_a_reload_takes_a_good_certificate_and_keeps_the_old_one_for_a_bad(server: Server, tmp_path: Path) -> None:
+    authority = Authority()
+    root = tmp_path / "ca.crt"
+    root.write_text(authority.text)
+    first, second = (authority.issue("localhost") for _ in range(2))
+    place(server, first, authority)
+    configure(server)
+    port = free_port()
+
+    def log_in() -> Session:
+        where = f"host=localhost hostaddr=127.0.0.1 port={port} dbname=postgres user=somebody password=right"
+        return psycopg.connect(f"{where} sslmode=verify-full sslrootcert={root}")
+
+    with server.running(port) as session:
+        session.execute("CREATE ROLE somebody LOGIN PASSWORD 'right'")
+        session.execute("CREATE ROLE minion_pooler LOGIN PASSWORD 'right'")
+        with log_in() as before:
+            place(server, Pair(second.certificate, first.key), authority)
+            session.execute("SELECT pg_reload_conf()")
+            until(
+                lambda: "could not be loaded" in log(server) or "not match" in log(server) or "mismatch" in log(server)
+            )
+            log_in().close()
+            place(server, second, authority, mode=0o644)
+            session.execute("SELECT pg_reload_conf()")
+            until(lambda: "has group or world access" in log(server))  # the server's own words
+            log_in().close()
+            place(server, Authority("another").issue("localhost"), authority)
+            session.execute("SELECT pg_reload_conf()")
+            until(lambda: refused(log_in, "certificate verify failed"))
+            assert ask(before, "SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()") == [(True,)]
+        mine = authority.issue(common_name="minion_pooler", use="client").write(tmp_path, "pooler")
+        place(server, second, authority)
+        session.execute("SELECT pg_reload_conf()")
+        until(lambda: not refused(log_in, "certificate verify failed"))
+        pooler = f"host=127.0.0.1 port={port} dbname=postgres user=minion_pooler password=right"
+        psycopg.connect(f"{pooler} sslcert={mine[0]} sslkey={mine[1]}").close()
+        for without in ("sslmode=disable", "sslmode=require sslcert=/nonexistent/client.crt"):
+            with pytest.raises(psycopg.OperationalError, match=r"rejects connection|valid client certificate"):
+                psycopg.connect(f"{pooler} {without}")
+
+
+def refused(log_in: Callable[[], Session], words: str) -> bool:
+    try:
+        log_in().close()
+    except psycopg.OperationalError as error:
+        return words in str(error)
+    return False
+
+
+def log(server: Server) -> str:
+    return (server.socket / "log").read_text(errors="replace")
+
+
+def until(true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 10
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
