@@ -95,6 +95,11 @@ test-faults: test-setup ## Break things for longer than `make test` does: before
 test-pg14: .venv/.ready ## Prove the default, PostgreSQL 14 and pgvector 0.5.1, against a mirror (docs/test-pg14.md)
 	$(BIN)/pytest tests/pg14
 
+.PHONY: test-matrix
+test-matrix: .venv/.ready ## Converge dev and prod on each system with each major that is to be had; writes docs/tested.json
+	$(BIN)/python -m tests.matrix
+	@$(MAKE) docs
+
 ## Benchmarks: they print ratios of one run and assert nothing
 
 .PHONY: bench-provision
@@ -117,6 +122,10 @@ bench-db: test-setup ## Stock Debian, the contract, a reference and our prod pro
 bench-backup: .venv/.ready ## pgBackRest against pg_basebackup and pg_dump, on 2 GB with vectors
 	$(BIN)/python -m benchmarks.backup
 
+.PHONY: bench-pool
+bench-pool: .venv/.ready ## 500 clients through PgBouncer against 500 direct connections, with TLS (6 minutes)
+	$(BIN)/python -m benchmarks.pool
+
 .PHONY: bench-audit
 bench-audit: .venv/.ready ## Audit of five hosts against one, and against site.yml --check (dev sandboxes)
 	$(BIN)/python -m benchmarks.audit
@@ -131,5 +140,6 @@ bench-audit: .venv/.ready ## Audit of five hosts against one, and against site.y
 	@touch $@
 
 .PHONY: docs
-docs: .venv/.ready ## Write what is generated: the tables of variables in the roles' READMEs
+docs: .venv/.ready ## Write what is generated: the roles' tables of variables, and what was tested
 	$(BIN)/python -m tests.contract.repository
+	$(BIN)/python -m tests.contract.support

@@ -14,6 +14,7 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
+from provision import lookup
 from provision.database import Connection, connect
 from provision.errors import DatabaseError, UsageError
 
@@ -215,7 +216,7 @@ class Access:
             name,
         )
         found = {(str(role), str(kind)) for role, kind in rows if role != owner}
-        self._align(f"database {name}", sql.SQL("DATABASE {}").format(sql.Identifier(name)), found,
+        self.align(f"database {name}", sql.SQL("DATABASE {}").format(sql.Identifier(name)), found,
                     {(role, "CONNECT") for role in roles})  # fmt: skip
 
     def extensions(self, names: Sequence[str], newest: Sequence[str] = ("vector",)) -> None:
@@ -248,7 +249,7 @@ class Access:
         )
         found = {(str(role), str(kind)) for role, kind in rows if role in managed}
         wanted = {(role.name, "USAGE") for role in users} | ({("PUBLIC", "USAGE")} & found)
-        self._align("schema public", sql.SQL("SCHEMA public"), found, wanted)
+        self.align("schema public", sql.SQL("SCHEMA public"), found, wanted)
         self._objects(users, managed)
         self._future(owner, users, managed)
 
@@ -269,7 +270,7 @@ class Access:
                 wanted = {pair for pair in wanted if pair[1] == "SELECT"}
             word = "SEQUENCE" if is_sequence else "TABLE"
             object_ = sql.SQL(word + " {}").format(sql.Identifier("public", name))
-            self._align(f"{word.lower()} {name}", object_, found, wanted)
+            self.align(f"{word.lower()} {name}", object_, found, wanted)
 
     def _future(self, owner: str, users: Sequence[Role], managed: set[str]) -> None:
         rows = self.ask(
@@ -283,9 +284,9 @@ class Access:
             found = {(str(who), str(kind)) for kind_of, who, kind in rows if kind_of == letter and who in managed}
             wanted = {(role.name, kind) for role in users for kind in kinds[role.kind]}
             prefix = sql.SQL("ALTER DEFAULT PRIVILEGES FOR ROLE {} IN SCHEMA public ").format(sql.Identifier(owner))
-            self._align(f"future {word.lower()}", sql.SQL(word), found, wanted, prefix)
+            self.align(f"future {word.lower()}", sql.SQL(word), found, wanted, prefix)
 
-    def _align(
+    def align(
         self,
         label: str,
         what: sql.SQL | sql.Composed,
@@ -293,6 +294,7 @@ class Access:
         wanted: set[tuple[str, str]],
         prefix: sql.SQL | sql.Composed = sql.SQL(""),  # noqa: B008 - it is immutable
     ) -> None:
+        """Grant what is wanted and not found, revoke what is found and not wanted: pairs of role and privilege."""
         for verb, word, pairs in (("GRANT", "TO", wanted - found), ("REVOKE", "FROM", found - wanted)):
             for role in sorted({pair[0] for pair in pairs}):
                 kinds = sorted(kind for who, kind in pairs if who == role)
@@ -323,6 +325,7 @@ def converge(server: str, wanted: Mapping[str, Any], *, plan: bool = False) -> l
                 access = Access(connection, plan=plan)
                 access.extensions(wanted["extensions"])
                 access.schema(databases[name], roles)
+                lookup.align(access, [role.name for role in roles if role.kind == "pooler" and role.present])
             changes += access.changes
         with connect(f"{server} dbname=postgres", application=APPLICATION) as connection:
             access = Access(connection, plan=plan)

@@ -13,10 +13,11 @@ from pathlib import Path
 SHEBANG = b"#!/usr/bin/python3\n"
 LAUNCHER = "from provision.cli import main\nmain()\n"
 CONTROLLER = (
+    "bundle/",
     "host/",
     "bench/",
     "vault.py",
-    *(f"cli/{name}.py" for name in ("sandbox", "bootstrap", "bench", "secrets", "audit", "_narration")),
+    *(f"cli/{name}.py" for name in ("sandbox", "bootstrap", "bundle", "bench", "secrets", "audit", "_narration")),
 )
 """What only the controller uses, relative to the package."""
 EARLIEST = (1980, 1, 1, 0, 0, 0)  # zip knows no earlier time

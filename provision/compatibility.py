@@ -55,6 +55,8 @@ class Advisory:
     summary: str
     remedy: str
     backports: tuple[str, ...] = ()
+    covered: bool = False
+    """This bundle's own configuration keeps the defect away, as `remedy` says."""
 
 
 class Level(Enum):
@@ -111,6 +113,9 @@ PGVECTOR = {
     )
 }
 
+# What each distribution ships, for a host whose package lists are not there yet.
+PGBOUNCER = {"bookworm": "1.18.0", "trixie": "1.24.1", "noble": "1.22.0"}
+
 FEATURES = {"hnsw": "0.5.0", "parallel_hnsw_build": "0.6.0", "halfvec": "0.7.0", "iterative_scan": "0.8.0"}
 
 PARALLEL_BUILD = "CVE-2026-3172"
@@ -129,12 +134,13 @@ ADVISORIES = (
         "CVE-2025-2291", "pgbouncer", "0", "1.24.1",
         "the default auth_query lets a password in after its VALID UNTIL",
         "an auth_query that compares rolvaliduntil (ours does), or PgBouncer 1.24.1", ("1.18.0-1+deb12u1",),
+        covered=True,
     ),
     Advisory(
         "CVE-2025-12819", "pgbouncer", "0", "1.25.1",
         "search_path in the start-up message can run SQL in auth_query where track_extra_parameters has it",
         "keep search_path out of track_extra_parameters and qualify every name in auth_query, or 1.25.1",
-        ("1.18.0-1+deb12u1", "1.24.1-1+deb13u1"),
+        ("1.18.0-1+deb12u1", "1.24.1-1+deb13u1"), covered=True,
     ),
     Advisory(
         "CVE-2026-6664", "pgbouncer", "0", "1.25.2",
@@ -144,14 +150,37 @@ ADVISORIES = (
     Advisory(
         "CVE-2026-107350", "pgbouncer", "1.17.0", "1.26.1",
         "whoever knows one password of auth_file can log in as any other SCRAM user by a second start-up message",
-        "PgBouncer 1.26.1; until then keep auth_file to the pooler's own login",
+        "PgBouncer 1.26.1; until then keep auth_file to the pooler's own login", covered=True,
     ),
     Advisory(
         "CVE-2026-107349", "pgbouncer", "1.20.0", "1.26.1",
         "an empty option name makes PgBouncer spin where ignore_startup_parameters is set without 'options'",
-        "add options to ignore_startup_parameters, or PgBouncer 1.26.1",
+        "add options to ignore_startup_parameters, or PgBouncer 1.26.1", covered=True,
     ),
 )  # fmt: skip
+
+
+# pgBackRest of the distributions that we know; of another, PGDG's is taken.
+DISTRIBUTION_PGBACKREST = {"bookworm": "2.45", "trixie": "2.55.1"}
+
+
+def pgdg_packages(postgresql: int, codename: str) -> list[str]:
+    """Name what may come from PGDG, or from a mirror of it, although the distribution has it too; nothing else may.
+
+    pgBackRest only where the distribution's is older than the major needs: it speaks only to its own version, and the
+    repository's host has the distribution's.
+    """
+    major = POSTGRESQL[postgresql]
+    shipped = DISTRIBUTION_PGBACKREST.get(codename, "0")
+    too_old = not _at_least(version_key(shipped), version_key(major.minimum_pgbackrest))
+    return [
+        f"postgresql-{postgresql}",
+        f"postgresql-client-{postgresql}",
+        f"postgresql-server-dev-{postgresql}",
+        f"postgresql-{postgresql}-pgvector",
+        *("postgresql-common", "postgresql-common-dev", "postgresql-client-common", "libpq5", "libpq-dev"),
+        *(["pgbackrest"] if too_old else []),
+    ]
 
 
 def version_key(version: str) -> tuple[int, ...]:
@@ -212,6 +241,22 @@ def advisories(product: str, version: str, package: str = "", accepted: Collecti
         for row in found
         if row.id not in accepted
     ]
+
+
+def pooler_warnings(version: str, accepted: Collection[str] = ()) -> list[str]:
+    """Say what is wrong with a PgBouncer, by its full package version: what our configuration covers in one line."""
+    rows = {row.id: row for row in ADVISORIES}
+    found = advisories("pgbouncer", version, version, accepted)
+    said = [f"{each.message}; {each.remedy} ({each.id})" for each in found if not rows[each.id].covered]
+    covered = [each.id for each in found if rows[each.id].covered]
+    if covered:
+        said.append(f"pgbouncer {version}: {', '.join(covered)} are not fixed in it; the configuration keeps them away")
+    return said
+
+
+def pgbouncer_version(package: str, codename: str) -> str:
+    """Give the upstream version of a package, or what the distribution ships where the package is not known yet."""
+    return ".".join(map(str, version_key(package or PGBOUNCER.get(codename, "1.18.0"))))
 
 
 def has_feature(feature: str, pgvector: str) -> bool:

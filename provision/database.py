@@ -6,6 +6,7 @@ printed. Works with the psycopg of Debian 12 (3.1) and newer.
 
 from __future__ import annotations
 
+import select
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -90,15 +91,20 @@ def profile(connection: Connection) -> str:
     return str(row[0]) if row else ""
 
 
-def refuse_pooler(connection: Connection) -> None:
-    """Raise DatabaseError when something stands between this session and its server process.
+def through_pooler(connection: Connection) -> bool:
+    """Tell whether something stands between this session and its server process.
 
     A server tells its client the process id to cancel; a pooler cannot pass that on, since client and server
     session are not the same for long, and makes one up. So the id that libpq was told differs from
     pg_backend_pid() behind PgBouncer (any pool mode), Odyssey, pgcat or RDS Proxy, and never behind plain TCP.
     """
     row = connection.execute("SELECT pg_backend_pid()").fetchone()
-    if row and row[0] == connection.pgconn.backend_pid:
+    return row is None or row[0] != connection.pgconn.backend_pid
+
+
+def refuse_pooler(connection: Connection) -> None:
+    """Raise DatabaseError behind a pooler."""
+    if not through_pooler(connection):
         return
     raise DatabaseError(
         "connected through a connection pooler",
@@ -107,6 +113,17 @@ def refuse_pooler(connection: Connection) -> None:
         allowed="a direct connection: behind a pooler locks leak and settings reach other clients",
         run="use the port of PostgreSQL itself (5432 rather than 6432)",
     )
+
+
+def require_pooler(connection: Connection) -> None:
+    """Raise DatabaseError where nothing stands between this session and its server process."""
+    if not through_pooler(connection):
+        raise DatabaseError(
+            "not connected through a connection pooler",
+            where=_address(connection),
+            seen="the server process is the one that the connection was promised",
+            allowed="the pooler's port (6432)",
+        )
 
 
 def refuse_read_only(connection: Connection) -> None:
@@ -197,6 +214,24 @@ def send_message(connection: Connection, message: bytes) -> list[tuple[bytes | N
     if result.status not in (ExecStatus.COMMAND_OK, ExecStatus.TUPLES_OK):
         raise psycopg.errors.error_from_result(result)
     return [tuple(result.get_value(row, column) for column in range(result.nfields)) for row in range(result.ntuples)]
+
+
+def send_within(connection: Connection, message: bytes, seconds: float) -> bool:
+    """Send one statement and wait for its end for so many seconds; False when it still runs then.
+
+    The statement goes on all the same, and the connection is good for nothing but to be closed. Raises psycopg.Error.
+    """
+    raw = connection.pgconn
+    raw.send_query(message)
+    until = time.monotonic() + seconds
+    while raw.is_busy():
+        if not select.select([raw.socket], [], [], max(0.0, until - time.monotonic()))[0]:
+            return False
+        raw.consume_input()
+    while (result := raw.get_result()) is not None:
+        if result.status not in (ExecStatus.COMMAND_OK, ExecStatus.TUPLES_OK):
+            raise psycopg.errors.error_from_result(result)
+    return True
 
 
 def try_locks(connection: Connection, keys: Sequence[int]) -> bool:

@@ -58,6 +58,25 @@ class Host:
         """Run a shell command as root in the host."""
         return self.sandbox.run(self.container, "sh", "-c", command)
 
+    @property
+    def gateway(self) -> str:
+        """This machine's address on the host's network."""
+        return self.run("ip route show default").stdout.split()[2]
+
+    def cut_off(self) -> None:
+        """Leave the host no route but to its own network, and no name service; gone with the container's restart."""
+        machine = [
+            *self.sandbox.machine.prefix,
+            "podman",
+            "inspect",
+            "--format={{.State.Pid}}",
+            self.container.container,
+        ]
+        pid = subprocess.run(machine, capture_output=True, text=True, check=True).stdout.strip()
+        inside = [*self.sandbox.machine.prefix, "nsenter", f"--target={pid}", "--net"]
+        subprocess.run([*inside, "ip", "route", "del", "default"], check=True)
+        assert self.run(": >/etc/resolv.conf").returncode == 0
+
     def ansible(self, *words: str) -> Answer:
         """Run an ad-hoc Ansible module on this host alone."""
         program = Path(sys.executable).with_name("ansible")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import datetime
+import functools
 import ipaddress
 import textwrap
 from collections.abc import Callable
@@ -14,10 +15,11 @@ from typing import Any
 import yaml
 from ansible.errors import AnsibleFilterError
 
-from provision import archive, compatibility, hba, secrets, tuning, vault
+from provision import archive, compatibility, hba, packages, secrets, tuning, vault
+from provision.bundle import verify
 from provision.checks import preflight
 from provision.errors import ProvisionError
-from provision.tuning import vector
+from provision.tuning import pools, vector
 
 LATER = "made by the run\n"  # in a plan, instead of a certificate that nobody has issued yet
 LATER_KEY = "a key\n"  # another text, for what stands for a key is masked wherever it appears
@@ -86,6 +88,42 @@ def provision_minimum_pgbackrest(major: int) -> str:
     return compatibility.POSTGRESQL[int(major)].minimum_pgbackrest
 
 
+def provision_pgdg_packages(major: int, codename: str) -> list[str]:
+    """Name what may come from PGDG; see provision.compatibility.pgdg_packages."""
+    return compatibility.pgdg_packages(int(major), codename)
+
+
+def provision_package_source(said: str, change: dict[str, str]) -> str:
+    """Say why apt cannot read a package source; see provision.packages.source."""
+    return packages.source(said, change)
+
+
+def provision_packages_failure(result: dict[str, Any]) -> str:
+    """Say why apt could not install; see provision.packages.failure."""
+    return packages.failure("\n".join(str(result.get(part, "")) for part in ("msg", "stderr", "stdout")))
+
+
+def provision_bundle(path: str, fingerprint: str = "") -> dict[str, Any]:
+    """Verify a bundle and say what it holds; `problem` is empty, or why it must not be used."""
+    try:
+        file = Path(path).expanduser()
+        about = file.stat() if path else None
+        return _bundle(str(file), fingerprint, (about.st_size, about.st_mtime_ns) if about else ())
+    except OSError as error:
+        return {"problem": f"{path}: {error.strerror}"}
+
+
+@functools.lru_cache(maxsize=4)
+def _bundle(path: str, fingerprint: str, version: tuple[int, ...]) -> dict[str, Any]:
+    """Verify a file once in a process, for as long as it is the same one."""
+    del version
+    try:
+        found = asdict(verify.verified(Path(path), fingerprint))
+        return {"problem": "", **{name: value for name, value in found.items() if name not in ("files", "versions")}}
+    except ProvisionError as error:
+        return {"problem": "; ".join(part for part in (error.what, error.where, error.seen, error.allowed) if part)}
+
+
 def provision_read(path: str) -> str:
     """Read a file of the controller to the last byte: the lookup would strip its end."""
     return Path(path).expanduser().read_text()
@@ -113,6 +151,30 @@ def provision_public_key(path: str) -> str:
     # No checksum line: it is optional, and apt's own reader leaves it out.
     body = "\n".join(textwrap.wrap(base64.b64encode(key).decode(), 64))
     return f"-----BEGIN PGP PUBLIC KEY BLOCK-----\n\n{body}\n-----END PGP PUBLIC KEY BLOCK-----\n"
+
+
+def provision_pgbouncer_version(host: dict[str, Any]) -> str:
+    """Tell which PgBouncer a host has, or will have; see provision.compatibility.pgbouncer_version."""
+    return compatibility.pgbouncer_version(host["package_versions"]["pgbouncer"], host["distribution_codename"])
+
+
+def provision_pools(
+    max_connections: int, wished: dict[str, int], given: dict[str, int], roles: list[dict[str, Any]]
+) -> dict[str, Any]:
+    """Fit the pools of roles into what the server has; see provision.tuning.pools.fit."""
+    fitted = pools.fit(max_connections, wished, given, pools.limits(roles))
+    return {**asdict(fitted), "total": fitted.total, "lookups": pools.LOOKUPS}
+
+
+def provision_networks(networks: list[str], host: dict[str, Any]) -> list[str]:
+    """Write out what pg_hba.conf's key words mean on a host, for a program that does not know them."""
+    words = {"samenet": host["networks"], "samehost": []}
+    return list(dict.fromkeys(each for network in networks for each in words.get(network, [network])))
+
+
+def provision_passwords(credentials: dict[str, Any], roles: dict[str, Any]) -> dict[str, str]:
+    """Give the password of each of these roles that has one."""
+    return {role: credentials[role]["password"] for role in roles if role in credentials}
 
 
 def provision_file(pair: tuple[str, str]) -> dict[str, str]:
@@ -177,16 +239,24 @@ class FilterModule:
             "provision_access_rules": provision_access_rules,
             "provision_alternative_name": provision_alternative_name,
             "provision_archive": provision_archive,
+            "provision_bundle": provision_bundle,
             "provision_client_certificate": provision_client_certificate,
             "provision_end_of_life": provision_end_of_life,
             "provision_file": provision_file,
             "provision_issued": provision_issued,
             "provision_key_problem": provision_key_problem,
             "provision_minimum_pgbackrest": provision_minimum_pgbackrest,
+            "provision_package_source": provision_package_source,
+            "provision_packages_failure": provision_packages_failure,
+            "provision_pgdg_packages": provision_pgdg_packages,
             "provision_read": provision_read,
             "provision_public_key": provision_public_key,
             "provision_login_roles": provision_login_roles,
             "provision_plain_vaults": provision_plain_vaults,
+            "provision_networks": provision_networks,
+            "provision_passwords": provision_passwords,
+            "provision_pgbouncer_version": provision_pgbouncer_version,
+            "provision_pools": provision_pools,
             "provision_preflight": provision_preflight,
             "provision_role_options": provision_role_options,
             "provision_role_settings": provision_role_settings,

@@ -8,10 +8,10 @@ alone, because a bare host has nothing else. Judges nothing: that is provision.c
 from __future__ import annotations
 
 import fcntl
+import ipaddress
 import json
 import os
 import platform
-import re
 import shutil
 import struct
 import subprocess
@@ -177,20 +177,36 @@ def packages() -> list[str]:
     return [line[3:] for line in shown.stdout.splitlines() if line.startswith("ii ")]
 
 
+def package_version(name: str) -> str:
+    """Give the full version of a package: the one that is installed, else the one that would be; "" when unknown."""
+    shown = subprocess.run(["apt-cache", "policy", name], capture_output=True, text=True, check=False)  # noqa: S603, S607
+    found = dict(re.findall(r"^  (Installed|Candidate): (\S+)$", shown.stdout, re.M))
+    versions = [found.get(word, "(none)") for word in ("Installed", "Candidate")]
+    return next((version for version in versions if version != "(none)"), "")
+
+
+def networks() -> list[str]:
+    """Name the networks that this host is directly on, as CIDR: what `samenet` means in pg_hba.conf."""
+    found = []
+    for line in _lines("/proc/net/route")[1:]:
+        words = line.split()
+        gateway, mask = words[2], bytes.fromhex(words[7])[::-1]
+        if gateway == "00000000" and mask != b"\0\0\0\0":
+            address = ipaddress.IPv4Address(bytes.fromhex(words[1])[::-1])
+            found.append(f"{address}/{ipaddress.IPv4Address(mask)}")
+    for line in _lines("/proc/net/if_inet6"):
+        words = line.split()
+        if words[3] != "20" and words[5] != "lo":  # 20: link-local, which no client reaches without naming its card
+            found.append(f"{ipaddress.IPv6Address(bytes.fromhex(words[0]))}/{int(words[2], 16)}")
+    return sorted({str(ipaddress.ip_network(each, strict=False)) for each in found})
+
+
 def package_lists_age() -> int:
     """Give the age of apt's lists in seconds; a very large number when there are none, as in a minimal image."""
     lists = [path.stat().st_mtime for path in Path("/var/lib/apt/lists").glob("*Packages*")]
     stamp = Path("/var/lib/apt/periodic/update-success-stamp")
     newest = max([*lists, *([stamp.stat().st_mtime] if lists and stamp.exists() else [])], default=0)
     return int(time.time() - newest)
-
-
-def package_suites() -> list[str]:
-    """Name the suites whose lists apt has read whole."""
-    found = (
-        re.search("_dists_(.+)_(?:In)?Release$", path.name) for path in Path("/var/lib/apt/lists").glob("*_dists_*")
-    )
-    return sorted({match[1] for match in found if match})
 
 
 def record() -> dict[str, Any]:
@@ -230,9 +246,10 @@ def main() -> None:
         "listeners": listeners(module.params["ports"]),
         "package_lock": package_lock(module.params["packages_wait"]),
         "packages": packages(),
+        "package_versions": {"pgbouncer": package_version("pgbouncer")},
+        "networks": networks(),
         "packages_interrupted": packages_interrupted(),
         "package_lists_age_s": package_lists_age(),
-        "package_suites": package_suites(),
         "clusters": known,
         "unknown_clusters": strangers(known),
         "record": record(),

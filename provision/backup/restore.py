@@ -11,7 +11,8 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -25,8 +26,10 @@ from provision.backup.targets import Target, Window
 from provision.backup.tool import BackupError
 from provision.database import connect
 from provision.errors import HostError, ProvisionError, UsageError
+from provision.pooler import console
 
 ARCHIVE_WAIT_S = 60
+PAUSE_S = 10  # for transactions to end before the server is stopped under them
 SPARE = 1.1  # a restore needs the set's size and some WAL
 HELPERS = ("provision-backup@*.service", "provision-drill.service")  # what works with the server's data beside it
 
@@ -162,17 +165,33 @@ def _stages(wanted: Plan, wish: Wish, target: Target, window: Window, data: Path
 
 
 def run(wanted: Plan, prepared: Prepared, narrate: Callable[[str], None]) -> dict[str, Any]:
-    """Do it; give what became of it. Raises UsageError without the confirmation, BackupError when it did not work."""
+    """Do it; give what became of it. Raises UsageError without the confirmation, BackupError when it did not work.
+
+    In place, the pooler of the host keeps its clients away meanwhile: they would else meet a server that replays.
+    """
     _confirm(prepared.wish)
     with journal.held(prepared.journal, "another restore runs on this host"):
         try:
-            return _run(wanted, prepared, narrate)
+            with nullcontext() if prepared.wish.beside else _pooler_paused(narrate):
+                return _run(wanted, prepared, narrate)
         except ProvisionError as error:
             aside = journal.read(prepared.journal).get("aside")
             error.run = f"{error.run}; " if error.run else ""
             error.run += "the same again goes on where this stopped"
             error.run += f"; the data from before is in {aside}" if aside else ""
             raise
+
+
+@contextmanager
+def _pooler_paused(narrate: Callable[[str], None]) -> Iterator[None]:
+    paused = console.pause(PAUSE_S, 0)
+    if paused.pooler:
+        narrate("the pooler is paused")
+    try:
+        yield
+    finally:
+        if paused.pooler and console.resume():
+            narrate("the pooler serves again")
 
 
 def _run(wanted: Plan, prepared: Prepared, narrate: Callable[[str], None]) -> dict[str, Any]:

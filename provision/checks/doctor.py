@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from provision import record
 from provision.backup.tool import as_postgres
-from provision.checks import certificates, drift, files, hardening, host, reach, schema, units
+from provision.checks import certificates, drift, files, hardening, host, pooler, reach, schema, units
 from provision.checks.finding import Finding, Severity
 from provision.checks.place import Place, examine
 from provision.database import connect
@@ -43,13 +43,13 @@ def this_host() -> Place | None:
 
 def look_at(place: Place) -> Report:
     """Look at this host and its server; as root it sees everything."""
-    found = examine(place, HOST_CHECKS) + certificates.examine()
+    found = examine(place, HOST_CHECKS) + certificates.examine() + pooler.examine()
     with as_postgres():
         try:
             found += _server(place)
         except DatabaseError as error:
             found.append(reach.explain(error.seen, place.url(), place))
-    count = len(HOST_CHECKS) + len(certificates.CHECKS) + len(SQL_CHECKS) + DRIFT
+    count = len(HOST_CHECKS) + len(certificates.CHECKS) + len(pooler.CHECKS) + len(SQL_CHECKS) + DRIFT
     return Report(place.name, count, _once(found))
 
 
@@ -60,8 +60,9 @@ def look_from_afar(url: str, about: str) -> Report:
             found = hardening.examine(connection, SQL_CHECKS)
     except DatabaseError as error:
         found = [reach.explain(error.seen, url)]
-    found += certificates.examine()  # of this machine, if it is a host of ours
-    return Report(about, len(SQL_CHECKS) + len(certificates.CHECKS) + 1, found)
+    found += certificates.examine() + pooler.examine()  # of this machine, if it is a host of ours
+    count = len(SQL_CHECKS) + len(certificates.CHECKS) + len(pooler.CHECKS) + 1
+    return Report(about, count, found)
 
 
 def mend(findings: list[Finding]) -> list[tuple[str, bool, str]]:

@@ -13,6 +13,7 @@ from typing import Any
 
 from psycopg import sql
 
+from provision import lookup
 from provision.access import Access, Role
 from provision.checks.finding import Finding, Severity, psql
 from provision.checks.place import Place, ask
@@ -51,6 +52,7 @@ def access(place: Place, connection: Connection) -> list[Finding]:
     plan.connect_privileges(place.database, place.owner, {role.name for role in present} - {place.owner})
     plan.extensions(wanted["extensions"])
     plan.schema(place.owner, roles)
+    lookup.align(plan, [role.name for role in present if role.kind == "pooler"])
     return [
         Finding(
             "access-drift",

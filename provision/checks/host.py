@@ -86,14 +86,12 @@ def advisories(place: Place) -> Iterator[Row]:
     about, vector = place.record.get("pgvector", {}), place.record.get("verified", {}).get("extensions", {})
     accepted = set(about.get("accept_advisories", []))
     package = f"postgresql-{place.major}-pgvector"
-    found = installed([package, "pgbouncer"])
+    found = installed([package])
     method = about.get("install_method", "package")
     today: date = datetime.now(UTC).date()
     rows = compatibility.check(
         place.major, vector.get("vector", ""), method, today=today, package=found.get(package, "")
     )
-    if "pgbouncer" in found:
-        rows += compatibility.advisories("pgbouncer", found["pgbouncer"], found["pgbouncer"])
     for row in rows:
         severity = Severity.ACCEPTED if row.id in accepted else Severity.WARNING
         yield f"{row.id}: {row.message}", row.remedy, severity

@@ -14,6 +14,7 @@ from typing import Any
 
 from provision import compatibility, hba, secrets
 from provision.errors import UsageError
+from provision.tuning import pools
 
 TESTED = {("debian", "12"), ("debian", "13")}
 UNTESTED = {("ubuntu", "24.04")}
@@ -21,6 +22,8 @@ UNTESTED = {("ubuntu", "24.04")}
 SHIPPED = {"bookworm": (15, ""), "trixie": (17, "0.8.0"), "noble": (16, "0.6.0")}
 DEVELOPMENT_PASSWORD = "minion_secret"  # noqa: S105 - the published one, known so that prod can refuse it
 MINIMUM_PASSWORD_LENGTH = 20
+# What Debian calls the machines that the kernel names.
+ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 SMALL_SHM_MB = 64
 SMALL_MEMORY_MB = 1024
 OUR_CLUSTER = "main"
@@ -47,6 +50,7 @@ PUBLISHED = {
     "preflight_profile",
     "preflight_host",
     "preflight_warnings",
+    "preflight_bundle",
     "preflight_pgvector_version",
     "preflight_serving_port",
 }  # what preflight itself makes
@@ -60,6 +64,7 @@ class Verdict:
     warnings: list[str] = field(default_factory=list)
     pgvector_version: str = ""
     serving_port: int = 0
+    bundle: dict[str, str] = field(default_factory=dict)  # what roles need to know of a bundle that may be used
 
 
 def judge(host: dict[str, Any], wanted: dict[str, Any], today: datetime.date) -> Verdict:
@@ -85,6 +90,7 @@ def judge(host: dict[str, Any], wanted: dict[str, Any], today: datetime.date) ->
     _clusters(host, wanted["wanted"], verdict)
     _ports(host, wanted["wanted"], verdict)
     _credentials(wanted["wanted"], wanted["profile"], verdict)
+    _pooler(host, wanted["wanted"]["pooler"], verdict)
     _certificates(wanted["wanted"]["tls"], wanted["profile"], verdict)
     return verdict
 
@@ -192,6 +198,8 @@ def _versions(host: dict[str, Any], wanted: dict[str, Any], verdict: Verdict, to
         )
     if wanted["postgresql"]["repository"] == "mirror":
         _mirror(host, wanted["postgresql"]["mirror"], verdict)
+    if wanted["postgresql"]["repository"] == "bundle":
+        _bundle(host, wanted, verdict)
     if wanted["postgresql"]["repository"] == "distribution":
         shipped, packaged = SHIPPED.get(host["distribution_codename"], (major, "?"))
         if shipped != major:
@@ -225,12 +233,43 @@ def _mirror(host: dict[str, Any], mirror: dict[str, str], verdict: Verdict) -> N
         )
 
 
+def _bundle(host: dict[str, Any], wanted: dict[str, Any], verdict: Verdict) -> None:
+    """Refuse a bundle that is damaged, or was made for something else than this host and this run."""
+    bundle, pgvector = wanted["postgresql"]["bundle"], wanted["pgvector"]
+    if bundle["problem"]:
+        verdict.refusals.append(f"postgresql_bundle: {bundle['problem']}")
+        return
+    verdict.bundle = {name: str(bundle[name]) for name in ("manifest_sha256", "pgvector_file")}
+    architecture = ARCHITECTURES.get(host["architecture"], host["architecture"])
+    source = pgvector["install_method"] == "source"
+    rows = [
+        ("release", host["distribution_codename"], bundle["release"], "another release of the system"),
+        ("architecture", architecture, bundle["architecture"], "another architecture"),
+        ("postgresql_version", wanted["postgresql"]["version"], bundle["postgresql"], "another major"),
+        ("pgvector_install_method", pgvector["install_method"], bundle["pgvector_install_method"], "another method"),
+        ("pgvector_version", pgvector["version"] if source else "", bundle["pgvector_version"] if source else "", ""),
+        (
+            "pgvector_source_sha256",
+            *((pgvector["source_sha256"], bundle["pgvector_sha256"]) if source else ("", "")),
+            "",
+        ),
+    ]
+    for name, mine, its, why in rows:
+        if mine != its:
+            verdict.refusals.append(
+                f"postgresql_bundle {bundle['path']}: made for {why or 'another tarball'}: its {name} is {its}, wanted "
+                f"is {mine}; make one with provision bundle make, or set what it was made for"
+            )
+
+
 def _pgvector_version(host: dict[str, Any], wanted: dict[str, Any]) -> str:
     """Tell which pgvector a host will have: its build, the distribution's package, or PGDG's, which is the newest."""
     if wanted["pgvector"]["install_method"] == "source":
         return str(wanted["pgvector"]["version"])
     if wanted["postgresql"]["repository"] == "distribution":
         return SHIPPED.get(host["distribution_codename"], (0, ""))[1]
+    if wanted["postgresql"]["repository"] == "bundle":
+        return str(wanted["postgresql"]["bundle"].get("pgvector_version", ""))
     return list(compatibility.PGVECTOR)[-1]
 
 
@@ -276,12 +315,33 @@ def _ports(host: dict[str, Any], wanted: dict[str, Any], verdict: Verdict) -> No
         )
     # By port, not by pid: a container may hide which process of another user listens.
     ours = {cluster["running_port"] for cluster in host["clusters"]} if host["ours"] else set()
+    ours |= {host["record"].get("pooler", {}).get("port", 0)}
     for row in host["listeners"]:
         if row["port"] not in ours:
             holder = (
                 f"process {row['pid']} ({row['command']})" if row["pid"] else "a process that this host does not show"
             )
             verdict.refusals.append(f"port {row['port']} is taken by {holder}: stop it, or choose another port")
+
+
+def _pooler(host: dict[str, Any], wanted: dict[str, Any], verdict: Verdict) -> None:
+    if not 1024 <= wanted["port"] <= 65535:
+        verdict.refusals.append(f"pgbouncer_port {wanted['port']}: allowed are 1024 to 65535")
+    if wanted["port"] == verdict.serving_port:
+        verdict.refusals.append(f"pgbouncer_port {wanted['port']}: that is the server's own; choose another")
+    for network in wanted["allowed_networks"]:
+        if network not in hba.KEYWORDS and not hba.is_network(network):
+            verdict.refusals.append(
+                f"pgbouncer_allowed_networks {network}: not a network; write 10.0.0.5/32 for one address, 10.0.0.0/24, "
+                f"{' or '.join(hba.KEYWORDS)}"
+            )
+    limits = pools.limits(wanted["roles"])
+    fitted = pools.fit(wanted["max_connections"], wanted["wished"], wanted["pools"], limits)
+    verdict.refusals += fitted.refusals
+    verdict.warnings += fitted.warnings
+    package = host["package_versions"]["pgbouncer"]
+    if package:
+        verdict.warnings += compatibility.pooler_warnings(package, wanted["accept_advisories"])
 
 
 def _credentials(wanted: dict[str, Any], profile: str, verdict: Verdict) -> None:

@@ -40,37 +40,43 @@ class Proof:
 
 
 def prove(connection: psycopg.Connection[Any]) -> Proof:
-    """Use the database behind a fresh autocommit connection. Raises DatabaseError for the first claim that fails."""
-    connection.execute("SELECT set_config('statement_timeout', %s, false)", (f"{MUTED_MS}ms",))
+    """Use the database behind a fresh autocommit connection. Raises DatabaseError for the first claim that fails.
+
+    One transaction, whose settings end with it: behind a pooler they would else be the next client's.
+    """
     try:
-        extensions = dict(connection.execute("SELECT extname, extversion FROM pg_extension ORDER BY 1").fetchall())
-        missing = sorted(set(EXTENSIONS) - set(extensions))
-        if missing:
-            raise _failed(
-                connection, f"extension {missing[0]} is not in the database", "site.yml --tags pgvector,database"
-            )
-        tables = tuple(
-            str(row[0])
-            for row in connection.execute(
-                "SELECT tablename FROM pg_tables WHERE schemaname = 'public' AND tablename = ANY(%s) ORDER BY 1",
-                (list(TABLES),),
-            )
-        )
-        if tables != TABLES:
-            lacking = ", ".join(sorted(set(TABLES) - set(tables)))
-            raise _failed(connection, f"missing tables: {lacking}", "provision migrate up")
-        _remember_and_find(connection)
-        version = connection.execute("SELECT version FROM schema_migrations WHERE NOT dirty").fetchone()
-        encrypted = connection.execute("SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()").fetchone()
-        return Proof(
-            server=connection.execute("SHOW server_version").fetchone()[0],  # type: ignore[index]
-            extensions=extensions,
-            tables=tables,
-            migration=None if version is None else int(version[0]),
-            encrypted=bool(encrypted and encrypted[0]),
-        )
+        with connection.transaction():
+            connection.execute("SELECT set_config('statement_timeout', %s, true)", (f"{MUTED_MS}ms",))
+            return _prove(connection)
     except psycopg.Error as error:
         raise _failed(connection, str(error).strip(), "ansible-playbook site.yml -i INVENTORY") from None
+
+
+def _prove(connection: psycopg.Connection[Any]) -> Proof:
+    extensions = dict(connection.execute("SELECT extname, extversion FROM pg_extension ORDER BY 1").fetchall())
+    missing = sorted(set(EXTENSIONS) - set(extensions))
+    if missing:
+        raise _failed(connection, f"extension {missing[0]} is not in the database", "site.yml --tags pgvector,database")
+    tables = tuple(
+        str(row[0])
+        for row in connection.execute(
+            "SELECT tablename FROM pg_tables WHERE schemaname = 'public' AND tablename = ANY(%s) ORDER BY 1",
+            (list(TABLES),),
+        )
+    )
+    if tables != TABLES:
+        lacking = ", ".join(sorted(set(TABLES) - set(tables)))
+        raise _failed(connection, f"missing tables: {lacking}", "provision migrate up")
+    _remember_and_find(connection)
+    version = connection.execute("SELECT version FROM schema_migrations WHERE NOT dirty").fetchone()
+    return Proof(
+        server=connection.execute("SHOW server_version").fetchone()[0],  # type: ignore[index]
+        extensions=extensions,
+        tables=tables,
+        migration=None if version is None else int(version[0]),
+        # Of our own connection: behind a pooler the server knows another one.
+        encrypted=bool(connection.pgconn.ssl_in_use),
+    )
 
 
 def _remember_and_find(connection: psycopg.Connection[Any]) -> None:

@@ -70,7 +70,7 @@ def check(inventory: Path, password_file: Path | None, as_json: bool) -> None:
 @password_option
 @click.argument("playbook_options", nargs=-1, type=click.UNPROCESSED)
 def rotate(inventory: Path, role: str, password_file: Path | None, playbook_options: tuple[str, ...]) -> None:
-    """Exchange a login role's password: in the vault and, by site.yml --tags database, on the hosts.
+    """Exchange a login role's password: in the vault and, by site.yml --tags database,pgbouncer, on the hosts.
 
     Further options after -- go to ansible-playbook. When it fails the vault is as it was.
     """
@@ -78,13 +78,13 @@ def rotate(inventory: Path, role: str, password_file: Path | None, playbook_opti
 
     vault = _vault(inventory, password_file)
     before = exchange(vault, role)
-    words = ["ansible-playbook", "site.yml", "-i", str(inventory), "--tags", "database", *playbook_options]
+    words = ["ansible-playbook", "site.yml", "-i", str(inventory), "--tags", "database,pgbouncer", *playbook_options]
     words += ["--vault-password-file", str(password_file)] if password_file else ["--ask-vault-pass"]
     if subprocess.run(words, check=False).returncode:  # noqa: S603 - the user's own command line
         vault.write(before)
         raise ProvisionError(
             f"the password of {role} was not exchanged on every host, and the vault is as it was",
             where=str(inventory),
-            run=f"ansible-playbook site.yml -i {inventory} --tags database puts every host back to it",
+            run=f"ansible-playbook site.yml -i {inventory} --tags database,pgbouncer puts every host back to it",
         )
     click.echo(f"the password of {role} is a new one; the application reads it with: ansible-vault view {vault.path}")

@@ -10,7 +10,7 @@ import logging
 import os
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -121,14 +121,14 @@ class Machine:
         finally:
             os.close(handle)
 
-    def install_packages(self) -> None:
-        """Install with apt what is missing of podman and its friends. Raises HostError where apt cannot."""
-        missing = [package for package, path in PACKAGES.items() if not Path(path).exists()]
+    def install_packages(self, packages: Mapping[str, str] = PACKAGES) -> None:
+        """Install with apt what is missing: packages by a file that only each brings. Raises HostError if it cannot."""
+        missing = [package for package, path in packages.items() if not Path(path).exists()]
         if not missing:
             return
         if not shutil.which("apt-get"):
             raise HostError(
-                "podman and its helpers are missing and this machine has no apt",
+                "programs are missing and this machine has no apt to install them",
                 seen=f"missing: {', '.join(missing)}",
                 allowed="Debian 12 or newer, or these programs installed by other means",
             )

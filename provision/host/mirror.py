@@ -126,7 +126,12 @@ def require_release(mirror: Mirror, codename: str) -> None:
 def _require(url: str, *checksum: str) -> None:
     """Raise HostError unless a file can be had (with the checksum, TYPE:SUM, if one is given)."""
     with tempfile.TemporaryDirectory(prefix="provision-") as folder:
-        _ask(*DOWNLOAD, url, f"{folder}/file", *checksum, where=url)
+        fetch(url, Path(folder, "file"), *checksum)
+
+
+def fetch(url: str, target: Path, *checksum: str) -> None:
+    """Download a file as this machine's apt would. Raises HostError that names the URL."""
+    _ask(*DOWNLOAD, url, str(target), *checksum, where=url)
 
 
 def pgvector_source(mirror: Mirror) -> Source:

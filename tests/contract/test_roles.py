@@ -18,6 +18,7 @@ SHARED = {
     "preflight_host",
     "preflight_warnings",
     "preflight_profile_name",
+    "preflight_bundle",
     "preflight_pgvector_version",
     "preflight_serving_port",
 }

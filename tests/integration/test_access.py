@@ -8,6 +8,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from provision import lookup
 from provision.access import converge
 from provision.errors import DatabaseError, UsageError
 from provision.secrets import new_password, new_salt, scram_verifier
@@ -132,6 +133,21 @@ def test_each_role_may_do_its_work_and_no_more(cluster: Cluster, server: str) ->
         ("ALTER DATABASE access RESET provision.profile", "database access: provision.profile = prod"),
         ("DROP EXTENSION vector", "extension vector"),
         (
+            "GRANT EXECUTE ON FUNCTION pgbouncer.lookup(text) TO keeper_app",
+            "function pgbouncer.lookup: REVOKE EXECUTE FROM keeper_app",
+        ),
+        (
+            "GRANT EXECUTE ON FUNCTION pgbouncer.lookup(text) TO PUBLIC",
+            "function pgbouncer.lookup: REVOKE EXECUTE FROM PUBLIC",
+        ),
+        ("GRANT CREATE ON SCHEMA pgbouncer TO keeper_pooler", "schema pgbouncer: REVOKE CREATE FROM keeper_pooler"),
+        ("REVOKE USAGE ON SCHEMA pgbouncer FROM keeper_pooler", "schema pgbouncer: GRANT USAGE TO keeper_pooler"),
+        ("ALTER SCHEMA pgbouncer OWNER TO keeper", "schema pgbouncer: owner"),
+        (
+            "CREATE FUNCTION pgbouncer.lookup(int) RETURNS int LANGUAGE sql SECURITY DEFINER AS 'SELECT 1'",
+            "function pgbouncer.lookup(integer): not ours, dropped",
+        ),
+        (
             "ALTER DEFAULT PRIVILEGES FOR ROLE keeper IN SCHEMA public GRANT DELETE ON TABLES TO keeper_readonly",
             "future tables: REVOKE DELETE FROM keeper_readonly",
         ),
@@ -191,3 +207,71 @@ def test_refuses_a_role_that_is_described_wrongly(cluster: Cluster, server: str,
     with pytest.raises(UsageError) as error:
         run(cluster, roles=[role])
     assert error.value.seen == seen
+
+
+def test_the_pooler_alone_may_look_users_up_and_never_finds_a_superuser(cluster: Cluster, server: str) -> None:
+    del server
+    roles = wanted()["roles"]
+    for role in roles[:3]:
+        role["verifier"] = scram_verifier(new_password(), new_salt())
+    run(cluster, roles=roles)
+
+    def look(name: str) -> list[tuple[Any, ...]]:
+        return ask(cluster, "keeper_pooler", lookup.QUERY.replace("$1", f"'{name}'"))
+
+    assert look("keeper_app") == [("keeper_app", roles[1]["verifier"])]
+    for name in ("keeper_backup", "keeper_pooler", "nobody", "postgres"):
+        assert look(name) == []
+    for change, back in (
+        ("NOLOGIN", "LOGIN"),
+        ("VALID UNTIL '2020-01-01'", "VALID UNTIL 'infinity'"),
+        ("SUPERUSER", "NOSUPERUSER"),
+        ("REPLICATION", "NOREPLICATION"),
+    ):
+        cluster.psql(f"ALTER ROLE keeper_app {change}")
+        assert look("keeper_app") == [], change
+        cluster.psql(f"ALTER ROLE keeper_app {back}")
+        assert len(look("keeper_app")) == 1
+    for role in ("keeper", "keeper_app", "keeper_readonly", "keeper_backup", "keeper_monitor"):
+        assert refused(cluster, role, "SELECT * FROM pgbouncer.lookup('keeper_app')")
+
+
+@pytest.mark.parametrize(
+    "drift",
+    [
+        "ALTER FUNCTION pgbouncer.lookup(text) RESET search_path",
+        "ALTER FUNCTION pgbouncer.lookup(text) SECURITY INVOKER",
+        "ALTER FUNCTION pgbouncer.lookup(text) OWNER TO keeper",
+        "CREATE OR REPLACE FUNCTION pgbouncer.lookup(wanted text) RETURNS TABLE (username name, secret text)"
+        " LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp"
+        " AS 'SELECT rolname, rolpassword FROM pg_authid'",
+        "DROP FUNCTION pgbouncer.lookup(text)",
+    ],
+)
+def test_a_lookup_that_was_changed_is_put_back(cluster: Cluster, server: str, drift: str) -> None:
+    del server
+    run(cluster)
+    cluster.psql(drift, "access")
+    changes = run(cluster)
+    assert "function pgbouncer.lookup" in changes
+    assert run(cluster) == []
+    assert refused(cluster, "keeper_app", "SELECT * FROM pgbouncer.lookup('keeper_app')")
+
+
+def test_the_lookup_does_not_follow_the_search_path_of_its_caller(cluster: Cluster, server: str) -> None:
+    del server
+    roles = wanted()["roles"]
+    roles[1]["verifier"] = scram_verifier(new_password(), new_salt())
+    run(cluster, roles=roles)
+    trap = (
+        "CREATE TEMP TABLE pg_authid (rolname name, rolpassword text, rolcanlogin bool, rolsuper bool,"
+        " rolreplication bool, rolvaliduntil timestamptz);"
+        " INSERT INTO pg_authid VALUES ('postgres', 'SCRAM-SHA-256$x', true, false, false, null);"
+        " SET search_path = pg_temp, public; SELECT * FROM pgbouncer.lookup('postgres')"
+    )
+    cluster.psql("GRANT TEMPORARY ON DATABASE access TO keeper_pooler", "access")
+    with psycopg.connect(cluster.url("access", "keeper_pooler"), autocommit=True) as connection:
+        cursor = connection.execute(trap.encode())
+        while cursor.nextset():
+            pass
+        assert cursor.fetchall() == []

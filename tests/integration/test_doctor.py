@@ -10,7 +10,7 @@ import psycopg
 import pytest
 from click.testing import CliRunner
 
-from provision.checks import certificates
+from provision.checks import certificates, pooler
 from provision.checks.doctor import SQL_CHECKS
 from provision.checks.finding import Finding, Severity
 from provision.checks.hardening import examine
@@ -19,7 +19,7 @@ from provision.cli import root
 from tests.clusters import Cluster
 
 NAME = "patient"
-CHECKED = len(SQL_CHECKS) + len(certificates.CHECKS) + 1
+CHECKED = len(SQL_CHECKS) + len(certificates.CHECKS) + len(pooler.CHECKS) + 1
 
 
 @pytest.fixture

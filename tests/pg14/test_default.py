@@ -16,7 +16,7 @@ from tests.system.playbooks import ROOT, Run, play, url
 from tests.system.test_provisioning import TABLES
 
 MEANT = {
-    "libpq-dev", "libpq5", "pgbackrest", "postgresql-14", "postgresql-14-pgvector", "postgresql-client-14",
+    "libpq-dev", "libpq5", "postgresql-14", "postgresql-14-pgvector", "postgresql-client-14",
     "postgresql-client-common", "postgresql-common", "postgresql-common-dev", "postgresql-server-dev-14",
 }  # fmt: skip
 

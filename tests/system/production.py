@@ -40,10 +40,10 @@ class Production:
         )
 
     @classmethod
-    def make(cls, sandbox: Hosts, folder: Path) -> Production:
+    def make(cls, sandbox: Hosts, folder: Path, os: str = "debian13") -> Production:
         """Make both hosts and write their inventory; nothing is converged yet."""
-        database = sandbox.up("prod1", os="debian13", group="database")
-        peer = sandbox.up("peer", os="debian13", group="backup")
+        database = sandbox.up("prod1", os=os, group="database")
+        peer = sandbox.up("peer", os=os, group="backup")
         inventory = folder / "prod"
         shutil.copytree(ROOT / "inventories/prod", inventory)
         variables = {

@@ -320,26 +320,6 @@ def test_held_package_lock_is_waited_for_and_its_holder_named(fleet: Fleet) -> N
     assert re.search(r"lock-frontend is held by process \d+ \(/usr/bin/python3", run.text()), run.output
 
 
-def test_unreachable_mirror_is_named_and_the_database_goes_on(fleet: Fleet, tmp_path: Any) -> None:
-    key = tmp_path / "key.asc"
-    key.write_text("-----BEGIN PGP PUBLIC KEY BLOCK-----\n\n-----END PGP PUBLIC KEY BLOCK-----\n")
-    before = started(fleet.one)
-    mirror = [
-        "postgresql_repository=mirror",
-        "postgresql_mirror_uri=http://127.0.0.1:9/pg",
-        f"postgresql_mirror_key={key}",
-    ]
-    run = fleet.play(*(word for each in mirror for word in ("-e", each)))
-    assert run.code != 0
-    assert "http://127.0.0.1:9/pg (suite trixie-pgdg) cannot be read" in run.text(), run.output
-    # Not by its host, which often serves the distribution's packages too.
-    assert "\nPin: release trixie-pgdg\n" in fleet.one.run("cat /etc/apt/preferences.d/50-provision-postgresql").stdout
-    assert started(fleet.one) == before
-    mended = fleet.play()
-    assert mended.code == 0, mended.output
-    assert fleet.play().recap["db1"].changed == 0
-
-
 def test_second_run_at_once_waits_and_is_refused_with_the_holder(fleet: Fleet) -> None:
     first = _start(fleet.one, "-e", "preflight_lock_wait=0")
     try:
@@ -397,6 +377,8 @@ KILLED_AT = [
     "TASK [toolkit : Install the command]",
     "TASK [pgvector : Validating",
     "TASK [database : Make login roles",
+    "TASK [pgbouncer : Place the pooler's configuration",
+    "TASK [pgbouncer : Start the pooler",
     "TASK [backup : Switch the timers",
     "TASK [migrations : Apply",
     "TASK [verify : Log in",

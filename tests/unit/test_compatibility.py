@@ -165,3 +165,25 @@ def test_every_major_lives_five_years_and_has_a_backup_tool() -> None:
     for row in compatibility.POSTGRESQL.values():
         assert 5 * 365 < (row.end_of_life - row.released).days < 5 * 365 + 60
     assert compatibility.POSTGRESQL[17].minimum_pgbackrest == "2.53.1"
+
+
+@pytest.mark.parametrize(
+    ("major", "codename", "expected"),
+    [
+        (14, "bookworm", False),  # 2.45 knows 14 and 15
+        (15, "bookworm", False),
+        (16, "bookworm", True),  # which needs 2.48
+        (18, "trixie", False),  # 2.55.1 knows 18
+        (17, "noble", True),  # whose version is not on record
+    ],
+)
+def test_pgbackrest_comes_from_pgdg_only_where_the_distributions_is_too_old(
+    major: int, codename: str, expected: bool
+) -> None:
+    names = compatibility.pgdg_packages(major, codename)
+    assert ("pgbackrest" in names) is expected
+    assert set(names) - {"pgbackrest"} == {
+        f"postgresql-{major}", f"postgresql-client-{major}", f"postgresql-server-dev-{major}",
+        f"postgresql-{major}-pgvector", "postgresql-common", "postgresql-common-dev", "postgresql-client-common",
+        "libpq5", "libpq-dev",
+    }  # fmt: skip

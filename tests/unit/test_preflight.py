@@ -15,6 +15,7 @@ HOST: dict[str, Any] = {
     "memory_mb": 4096, "cpus": 2, "shm_mb": 1024, "storage": "ssd", "container": False, "architecture": "x86_64",
     "systemd": True, "root": True, "disk_free_mb": 50000, "listeners": [], "package_lock": None,
     "packages_interrupted": False,
+    "package_versions": {"pgbouncer": ""}, "networks": ["10.0.0.0/24"],
     "cluster_half_made": False, "clusters": [], "unknown_clusters": [], "ours": False, "record": {},
 }  # fmt: skip
 SALT = "c2FsdCBvZiBhIHRlc3QuLg=="
@@ -31,6 +32,19 @@ WANTED: dict[str, Any] = {
         },
         "tls": {"enabled": False, "passphrase": "", "valid_days": 397, "provided": {}},
         "pgvector": {"install_method": "package", "version": "0.5.1", "accept_advisories": []},
+        "pooler": {
+            "port": 6432,
+            "allowed_networks": [],
+            "pools": {},
+            "wished": {"minion": 5, "minion_app": 25, "minion_readonly": 5},
+            "roles": [
+                {"name": "minion", "connection_limit": 20},
+                {"name": "minion_app", "connection_limit": 60},
+                {"name": "minion_readonly", "connection_limit": 10},
+            ],
+            "max_connections": 100,
+            "accept_advisories": [],
+        },
         "database": "minion",
         "owner": "minion",
         "credentials": {"minion": {"password": "minion_secret", "salt": SALT}},
@@ -48,7 +62,7 @@ CLUSTER = {"major": "17", "name": "main", "port": "5432", "data_directory": "/va
 def refusals(host: dict[str, Any] | None = None, **wanted: Any) -> list[str]:
     wishes = copy.deepcopy(WANTED)
     for key, value in wanted.items():
-        if key in ("postgresql", "pgvector", "credentials"):
+        if key in ("postgresql", "pgvector", "credentials", "pooler"):
             wishes["wanted"][key] = {**wishes["wanted"][key], **value}
         elif key in ("database", "owner"):
             wishes["wanted"][key] = value
@@ -211,3 +225,88 @@ def test_warns_of_end_of_life() -> None:
     wishes["wanted"]["pgvector"]["install_method"] = "source"
     warnings = judge(HOST, wishes, datetime.date(2026, 11, 13)).warnings
     assert any("14" in text and "2026-11-12" in text for text in warnings)
+
+
+def test_refuses_a_taken_port_of_the_pooler_but_not_our_own_pooler() -> None:
+    listener = {"port": 6432, "address": "all", "pid": 31, "command": "/usr/sbin/pgbouncer /etc/x.ini"}
+    (said,) = refusals({"listeners": [listener]})
+    assert said.startswith("port 6432 is taken by process 31 (/usr/sbin/pgbouncer /etc/x.ini)")
+    assert refusals({"listeners": [listener], "record": {"pooler": {"port": 6432}}}) == []
+
+
+@pytest.mark.parametrize(
+    ("pooler", "expected"),
+    [
+        ({"port": 80}, "pgbouncer_port 80: allowed are 1024 to 65535"),
+        ({"port": 5432}, "pgbouncer_port 5432: that is the server's own"),
+        ({"allowed_networks": ["10.0.0.5"]}, "pgbouncer_allowed_networks 10.0.0.5: not a network"),
+        ({"pools": {"minion_app": 90}, "roles": [{"name": "minion_app", "connection_limit": -1}]},
+         "minion 1 + minion_readonly 1 + minion_app 90 + 4 for looking users up = 96 server connections, but "
+         "max_connections 100 - 3 for administrators - 5 beside the pooler leaves 92"),
+        ({"pools": {"minion_app": 61}}, "pgbouncer_pools.minion_app: 61 is more than the role's own connection limit"),
+        ({"pools": {"minion_ap": 6}}, "pgbouncer_pools.minion_ap: there is no such login role"),
+    ],
+)  # fmt: skip
+def test_refuses_a_pooler_that_could_not_work(pooler: dict[str, Any], expected: str) -> None:
+    (said,) = refusals(pooler=pooler)
+    assert expected in said
+
+
+def test_warns_of_what_is_known_of_the_installed_pooler() -> None:
+    host = {**HOST, "package_versions": {"pgbouncer": "1.18.0-1"}}
+    warnings = judge(host, WANTED, TODAY).warnings
+    assert [each for each in warnings if "CVE-2026-6664" in each and "let only trusted networks reach its port" in each]
+    (covered,) = [each for each in warnings if "the configuration keeps them away" in each]
+    assert "CVE-2025-2291, CVE-2025-12819, CVE-2026-107350 are not fixed in it" in covered
+
+
+BUNDLE: dict[str, Any] = {
+    "problem": "", "path": "b.tar", "release": "trixie", "architecture": "amd64", "postgresql": 17,
+    "pgvector_install_method": "package", "pgvector_version": "0.8.0", "pgvector_sha256": "", "pgvector_file": "",
+    "manifest_sha256": "c" * 64,
+}  # fmt: skip
+
+
+def bundled(host: dict[str, Any] | None = None, pgvector: dict[str, Any] | None = None, **other: Any) -> list[str]:
+    wish = {"repository": "bundle", "bundle": {**BUNDLE, **other}}
+    return refusals(host, postgresql=wish, pgvector={"source_sha256": "", **(pgvector or {})})
+
+
+def test_accepts_a_bundle_that_was_made_for_this_host_and_this_run() -> None:
+    assert bundled() == []
+
+
+@pytest.mark.parametrize(
+    ("other", "expected"),
+    [
+        ({"release": "bookworm"}, "made for another release of the system: its release is bookworm, wanted is trixie"),
+        ({"architecture": "arm64"}, "made for another architecture: its architecture is arm64, wanted is amd64"),
+        ({"postgresql": 16}, "made for another major: its postgresql_version is 16, wanted is 17"),
+        ({"pgvector_install_method": "source"},
+         "made for another method: its pgvector_install_method is source, wanted is package"),
+    ],
+)  # fmt: skip
+def test_refuses_a_bundle_that_was_made_for_something_else(other: dict[str, Any], expected: str) -> None:
+    (refusal,) = bundled(**other)
+    assert (
+        refusal
+        == f"postgresql_bundle b.tar: {expected}; make one with provision bundle make, or set what it was made for"
+    )
+
+
+def test_refuses_a_bundle_with_another_tarball_of_pgvector() -> None:
+    wish = {"install_method": "source", "version": "0.5.1", "source_sha256": "a" * 64}
+    made: dict[str, Any] = {
+        "pgvector_install_method": "source",
+        "pgvector_version": "0.8.0",
+        "pgvector_sha256": "b" * 64,
+    }
+    found = bundled(pgvector=wish, **made)
+    assert [text.split(": ", 1)[1].split(";")[0] for text in found] == [
+        "made for another tarball: its pgvector_version is 0.8.0, wanted is 0.5.1",
+        f"made for another tarball: its pgvector_source_sha256 is {'b' * 64}, wanted is {'a' * 64}",
+    ]
+
+
+def test_refuses_a_damaged_bundle_with_its_reason_alone() -> None:
+    assert bundled(problem="pool/p.deb; its SHA-256 is 00") == ["postgresql_bundle: pool/p.deb; its SHA-256 is 00"]

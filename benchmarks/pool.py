@@ -1,0 +1,147 @@
+"""500 clients through the pooler against 500 direct connections, in one run, on one fresh host of the prod profile.
+
+    python -m benchmarks.pool [SECONDS]
+
+Prints transactions a second, latencies, errors and the server's memory, and ratios to the direct lane; asserts nothing.
+Both lanes with TLS (verify-full) and SCRAM, from the host itself, so no network is measured: pgbench's select-only
+transaction, with connections that stay, then with a new one for each transaction. The rounds take turns, and each
+figure is the median of its rounds. Memory is the proportional set size (Pss) of the server's and the pooler's
+processes, in the middle of a round.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from provision.secrets import new_password, new_salt
+
+ROOT = Path(__file__).parents[1]
+BIN = Path(sys.executable).parent
+HOST = "bench-pool"
+CLIENTS = 500
+ROUNDS = 3
+SECONDS = 12
+LANES = {"direct": 5432, "pooler": 6432}
+ROLES = ("minion", "minion_app", "minion_readonly")
+# Pss of every process of the server (the pooler runs as the same user), in kB.
+MEMORY = """
+for pid in $(pgrep -x postgres; pgrep -x pgbouncer); do
+  awk '/^Pss:/ {print $2}' /proc/$pid/smaps_rollup 2>/dev/null || true
+done | awk '{sum += $1} END {print int(sum / 1024)}'
+"""
+ROUND = """
+cd $(mktemp -d)
+export PGPASSFILE=/var/lib/postgresql/.pgpass PGSSLMODE=verify-full PGSSLROOTCERT=/etc/provision/tls/ca.crt
+/usr/lib/postgresql/17/bin/pgbench -n -S -c {clients} -j 2 -T {seconds} -l {words} \
+  -h 127.0.0.1 -p {port} -U minion_app minion >said 2>&1 || true
+awk '/transactions actually processed/ {{print $NF}}' said
+awk '/without initial connection time|including reconnection times/ {{print $3}}' said
+cut -d' ' -f3 pgbench_log.* | sort -n >times
+lines=$(wc -l <times)
+for share in 50 95 99; do sed -n "$((lines * share / 100))p" times; done
+echo "$(grep -c 'error\\|aborted' said || true) $(awk '/number of failed/ {{print $5}}' said)"
+rm -rf "$PWD"
+"""
+
+
+@dataclass(frozen=True)
+class Round:
+    """What pgbench said: transactions a second, latencies in ms, errors, and MiB of memory."""
+
+    tps: float
+    p50: float
+    p95: float
+    p99: float
+    errors: float
+    memory: float
+
+
+def run(*words: str, text: str = "") -> str:
+    """Run a command in the repository and give what it printed; its failure ends the benchmark."""
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False, input=text or None)
+    if done.returncode != 0:
+        raise SystemExit(f"{' '.join(words)[:300]}\n{done.stdout[-3000:]}{done.stderr[-3000:]}")
+    return done.stdout
+
+
+def host(script: str, user: str = "postgres") -> list[str]:
+    """Run a shell script on the host and give its lines."""
+    words = ("sandbox", "exec", HOST, "--", "runuser", "-u", user, "--", "bash", "-c", script)
+    return run(str(BIN / "provision"), *words).split("\n")
+
+
+def converge() -> None:
+    """Make the host, and let the application take as many connections as clients."""
+    run(str(BIN / "provision"), "sandbox", "up", HOST, "--os", "debian13", "--memory", "8g")
+    credentials = {role: {"password": new_password(), "salt": new_salt()} for role in ROLES}
+    values = {
+        "database_credentials": credentials,
+        "backup_physical": False,
+        "tls_ca_passphrase": new_password(),
+        "tls_directory": str(ROOT / ".provision/bench-pool-tls"),
+        "postgresql_settings": {"max_connections": CLIENTS + 100},
+        "pgbouncer_pools": {"minion_app": 25},
+    }
+    inventories = ("-i", "inventories/prod", "-i", ".provision/sandbox/inventory.yml")
+    run(str(BIN / "ansible-playbook"), "site.yml", *inventories, "--limit", HOST, "-e", json.dumps(values))
+    password = credentials["minion_app"]["password"]
+    host(
+        f"umask 077; echo '*:*:*:*:{password}' >~/.pgpass;"
+        " psql -qXd minion -c 'ALTER ROLE minion_app CONNECTION LIMIT -1';"
+        " /usr/lib/postgresql/17/bin/pgbench -i -q -s 10 -U minion minion"
+    )
+
+
+def measure(lane: str, seconds: int, *words: str) -> Round:
+    """Run pgbench once on a lane, and look at the memory in its middle."""
+    script = ROUND.format(clients=CLIENTS, seconds=seconds, words=" ".join(words), port=LANES[lane])
+    words_of = ("sandbox", "exec", HOST, "--", "runuser", "-u", "postgres", "--", "bash", "-c", script)
+    with subprocess.Popen([str(BIN / "provision"), *words_of], cwd=ROOT, stdout=subprocess.PIPE, text=True) as running:
+        time.sleep(seconds * 0.75)
+        memory = float(host(MEMORY, "root")[0])
+        said = running.communicate()[0].split("\n")
+    tps = float(said[1])
+    p50, p95, p99 = (int(text) / 1000 for text in said[2:5])
+    return Round(tps, p50, p95, p99, sum(int(text) for text in said[5].split()), memory)
+
+
+def table(title: str, seconds: int, *words: str) -> None:
+    """Measure both lanes in turns and print their medians and ratios."""
+    rounds: dict[str, list[Round]] = {lane: [] for lane in LANES}
+    for number in range(ROUNDS):
+        for lane in sorted(LANES, reverse=bool(number % 2)):
+            rounds[lane].append(measure(lane, seconds, *words))
+    names = list(Round.__dataclass_fields__)
+    medians = {
+        lane: {name: statistics.median(getattr(each, name) for each in found) for name in names}
+        for lane, found in rounds.items()
+    }
+    print(
+        f"\n{title}\n{'':<10}"
+        + "".join(f"{name:>12}" for name in ("tps", "p50 ms", "p95 ms", "p99 ms", "errors", "MiB"))
+    )
+    for lane in LANES:
+        print(f"{lane:<10}" + "".join(f"{medians[lane][name]:>12,.1f}" for name in names))
+    shares = (medians["pooler"][name] / medians["direct"][name] if medians["direct"][name] else 0 for name in names)
+    print(f"{'ratio':<10}" + "".join(f"{share:>12.2f}" for share in shares), flush=True)
+
+
+def main() -> None:
+    """Run everything once."""
+    seconds = int(sys.argv[1]) if len(sys.argv) > 1 else SECONDS
+    converge()
+    try:
+        table(f"{CLIENTS} clients that stay", seconds)
+        table(f"{CLIENTS} clients, a new connection for each transaction", seconds, "-C")
+    finally:
+        run(str(BIN / "provision"), "sandbox", "down", HOST)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,89 @@
+"""An apt repository of a folder's packages, laid out as PGDG lays out its own, and the key that signs it.
+
+Does IO through apt-ftparchive and gpg. A key lives in a folder of its own and is gone with it: it signs nothing else.
+Refuses nothing: what is published here is judged by apt on the host.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from provision.errors import HostError
+
+TOOLS = {"apt-utils": "/usr/bin/apt-ftparchive", "gpg": "/usr/bin/gpg", "gpgconf": "/usr/bin/gpgconf"}
+"""Packages that must be there, and a file that only each of them brings."""
+
+
+def run(*words: str | Path, where: Path | None = None) -> str:
+    """Run a program in a folder and return its output. Raises HostError with the end of what it said."""
+    command = [str(word) for word in words]
+    done = subprocess.run(command, cwd=where, capture_output=True, text=True, check=False)  # noqa: S603 - fixed words
+    if done.returncode:
+        said = [line for line in (done.stderr or done.stdout).splitlines() if line.strip()]
+        raise HostError(f"{command[0]} failed", where=str(where or ""), seen="\n           ".join(said[-8:]))
+    return done.stdout
+
+
+@dataclass(frozen=True)
+class Key:
+    """A signing key in a GnuPG folder."""
+
+    home: Path
+    fingerprint: str
+    options: tuple[str, ...] = ()
+
+    @classmethod
+    @contextlib.contextmanager
+    def made(cls, home: Path, name: str, expires: str = "never", options: Sequence[str] = ()) -> Iterator[Key]:
+        """Make a key without a passphrase, which is gone with its folder; end gpg's agent in any case.
+
+        `options` go to every call of gpg, as `--faked-system-time` does for a key that has expired.
+        """
+        home.mkdir(mode=0o700, parents=True)
+        try:
+            gpg: list[str | Path] = ["gpg", "--homedir", home, "--batch", "--quiet", *options]
+            run(*gpg, "--passphrase", "", "--quick-generate-key", name, "ed25519", "sign", expires)
+            listed = run(*gpg, "--with-colons", "--list-keys")
+            fingerprint = next(line.split(":")[9] for line in listed.splitlines() if line.startswith("fpr:"))
+            yield cls(home, fingerprint, tuple(options))
+        finally:
+            run("gpgconf", "--homedir", home, "--kill", "all")
+
+    def _gpg(self, *words: str | Path) -> str:
+        return run("gpg", "--homedir", self.home, "--batch", "--yes", "--quiet", *self.options, *words)
+
+    def export(self, path: Path) -> None:
+        """Write the public key: ASCII-armoured if the name ends with .asc, else binary."""
+        self._gpg(*(["--armor"] if path.suffix == ".asc" else []), "--output", path, "--export", self.fingerprint)
+
+    def extend(self, expires: str) -> None:
+        """Let the key expire later than it was made to."""
+        self._gpg("--quick-set-expire", self.fingerprint, expires)
+
+    def sign(self, path: Path, signature: Path, *, clear: bool = False) -> None:
+        """Write a detached signature of a file beside it, or the whole file with its signature."""
+        kind = "--clear-sign" if clear else "--detach-sign"
+        self._gpg("--digest-algo", "SHA512", "--output", signature, kind, path)
+
+
+def publish(root: Path, suite: str, key: Key, *, component: str = "main", architecture: str, **fields: str) -> None:
+    """Index what lies below `root/pool` as `dists/SUITE` and sign it; `fields` go into the Release file.
+
+    A field is written as apt-ftparchive's option: `ValidTime="86400"` makes a Valid-Until.
+    """
+    index = root / "dists" / suite / component / f"binary-{architecture}"
+    index.mkdir(parents=True, exist_ok=True)
+    (index / "Packages").write_text(run("apt-ftparchive", "packages", "pool", where=root))
+    about = {"Suite": suite, "Codename": suite, "Architectures": architecture, "Components": component, **fields}
+    options = [word for name, value in about.items() for word in ("-o", f"APT::FTPArchive::Release::{name}={value}")]
+    release = root / "dists" / suite / "Release"
+    release.unlink(missing_ok=True)
+    (release.parent / "InRelease").unlink(missing_ok=True)
+    text = run("apt-ftparchive", *options, "release", release.parent)
+    release.write_text(text)
+    key.sign(release, release.parent / "InRelease", clear=True)
+    key.sign(release, release.parent / "Release.gpg")

@@ -1,0 +1,49 @@
+"""PgBouncer's files as text: values of an ini file with what it includes. Reads files, knows no server.
+
+The format is that of pgbouncer.ini(5) as our templates write it: `%include` within sections, the last value wins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+SECTION = "pgbouncer"
+
+
+def settings(path: Path) -> dict[str, str]:
+    """Give the values of section [pgbouncer]. Raises OSError for a file that cannot be read."""
+    found: dict[str, str] = {}
+    section = ""
+    for line in _lines(path):
+        if line.startswith("["):
+            section = line.strip("[]")
+        elif section == SECTION and "=" in line:
+            key, _, value = line.partition("=")
+            found[key.strip()] = value.strip()
+    return found
+
+
+def databases(path: Path) -> list[str]:
+    """Name the databases of section [databases]."""
+    return [line.partition("=")[0].strip().strip('"') for line in databases_text(path)]
+
+
+def databases_text(path: Path) -> list[str]:
+    """Give the lines of section [databases]."""
+    found, section = [], ""
+    for line in _lines(path):
+        if line.startswith("["):
+            section = line.strip("[]")
+        elif section == "databases":
+            found.append(line)
+    return found
+
+
+def _lines(path: Path) -> Iterator[str]:
+    for line in path.read_text().splitlines():
+        text = line.strip()
+        if text.startswith("%include"):
+            yield from _lines(path.parent / text.split(maxsplit=1)[1])
+        elif text and text[0] not in ";#":
+            yield text

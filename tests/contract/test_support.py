@@ -1,0 +1,35 @@
+"""What the README says was tested is what the last run of the matrix noted, and nothing else."""
+
+from __future__ import annotations
+
+from tests.contract.repository import ROOT
+from tests.contract.support import BEGIN, END, noted, table, with_table
+
+ROW = {
+    "system": "Debian 13", "architecture": "amd64", "profile": "dev", "packages_from": "distribution",
+    "postgresql": "17.6", "pgvector": "0.8.0", "pgvector_from": "package", "date": "2026-01-02", "result": "tested",
+}  # fmt: skip
+
+
+def test_readme_has_the_table_that_the_notes_make() -> None:
+    text = (ROOT / "README.md").read_text()
+    assert text.count(BEGIN) == text.count(END) == 1
+    assert text == with_table(text, noted()), "run: make docs"
+
+
+def test_table_tells_what_was_tested_when_and_what_was_not() -> None:
+    lines = table([ROW]).splitlines()
+    assert "| Debian 13 (amd64) | 17.6 | 0.8.0 (package) | the distribution | tested 2026-01-02 | not tested |" in lines
+    assert "| Debian 12 | 14 | | | not tested | not tested |" in lines
+    assert "| Ubuntu 24.04 | any | | | not tested | not tested |" in lines
+    assert "| any system, packages from PGDG itself | any | | | not tested | not tested |" in lines
+    assert "| any system on arm64 | any | | | not tested | not tested |" in lines
+
+
+def test_table_does_not_hide_a_failure() -> None:
+    assert "| failed 2026-01-02 | not tested |" in table([{**ROW, "result": "failed"}])
+
+
+def test_notes_hold_a_result_for_each_profile_of_each_distribution() -> None:
+    seen = {(row["system"], row["profile"]) for row in noted() if row["packages_from"] == "distribution"}
+    assert seen == {(system, profile) for system in ("Debian 12", "Debian 13") for profile in ("dev", "prod")}

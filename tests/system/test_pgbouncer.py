@@ -1,0 +1,358 @@
+"""The pooler of a prod host, from outside and on it: who gets in, what happens when things break, and under load."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket
+import ssl
+import struct
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from provision.bench.pgbench import program
+from provision.secrets import new_password
+from tests.sandboxes import provision
+from tests.system.production import Production
+
+CLIENTS = 500
+WAIT_S = 15  # profiles/prod.yml: query_wait_timeout_s
+READONLY_POOL = 5  # profiles/prod.yml: readonly_pool
+PATIENCE_S = 5  # for a loaded machine, and for the pooler's own clock, which ticks three times a second
+REFUSED = r"authentication failed|no such user|login rejected|no authentication method|not allowed"
+Connection = psycopg.Connection[Any]
+
+
+def words(production: Production, role: str, port: int = 6432, **changed: Any) -> dict[str, Any]:
+    """How an application on another host logs in."""
+    return {
+        "host": production.database.address,
+        "port": port,
+        "dbname": "minion",
+        "user": role,
+        "password": production.passwords.get(role, "x"),
+        "sslmode": "verify-full",
+        "sslrootcert": str(production.inventory / "tls/ca.crt"),
+        "connect_timeout": 30,
+        **changed,
+    }
+
+
+def connect(production: Production, role: str = "minion_app", port: int = 6432, **changed: Any) -> Connection:
+    connection = psycopg.connect(**words(production, role, port, **changed), autocommit=True)
+    connection.prepare_threshold = None
+    return connection
+
+
+def on_host(production: Production, command: str) -> str:
+    done = production.database.run(command)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout.strip()
+
+
+def as_postgres(production: Production, statement: str) -> str:
+    return on_host(production, f'runuser -u postgres -- psql -XAtq -d minion -c "{statement}"')
+
+
+def console(production: Production, statement: str) -> str:
+    return on_host(production, f"runuser -u postgres -- psql -XAt -p 6432 -U pgbouncer -d pgbouncer -c '{statement}'")
+
+
+def eventually(production: Production, role: str = "minion_app", seconds: float = 20) -> float:
+    """Log in and ask until it works, as a client that retries; give the seconds that it took."""
+    begun = time.monotonic()
+    while True:
+        try:
+            with connect(production, role) as connection:
+                connection.execute("SELECT 1")
+                return time.monotonic() - begun
+        except psycopg.OperationalError:
+            if time.monotonic() - begun > seconds:
+                raise
+            time.sleep(0.2)
+
+
+@pytest.mark.parametrize("role", ["minion", "minion_app", "minion_readonly"])
+def test_roles_with_a_password_get_in_encrypted_on_both_sides(production: Production, role: str) -> None:
+    with connect(production, role) as connection:
+        row = connection.execute("SELECT session_user, pg_backend_pid()").fetchone()
+        assert row is not None
+        assert row[0] == role
+        assert row[1] != connection.info.backend_pid
+        assert connection.pgconn.ssl_in_use
+    assert as_postgres(production, f"SELECT ssl FROM pg_stat_ssl WHERE pid = {row[1]}") == "t"
+
+
+@pytest.mark.parametrize("role", ["minion_app", "nobody"])
+@pytest.mark.parametrize("password", ["minion_secret", "' OR true --", "x" * 500])
+def test_a_wrong_password_is_refused(production: Production, role: str, password: str) -> None:
+    with pytest.raises(psycopg.OperationalError, match=REFUSED):
+        connect(production, role, password=password)
+
+
+@pytest.mark.parametrize("role", ["postgres", "minion_backup", "minion_monitor", "minion_pooler", "pgbouncer"])
+@pytest.mark.parametrize("database", ["minion", "postgres", "pgbouncer"])
+def test_nobody_else_gets_in(production: Production, role: str, database: str) -> None:
+    with pytest.raises(psycopg.OperationalError, match=REFUSED):
+        connect(production, role, password=production.passwords["minion"], dbname=database)
+
+
+@pytest.mark.parametrize(
+    ("change", "back"), [("NOLOGIN", "LOGIN"), ("VALID UNTIL '2020-01-01'", "VALID UNTIL 'infinity'")]
+)
+def test_a_role_that_was_shut_out_stays_out(production: Production, change: str, back: str) -> None:
+    connect(production, "minion_readonly").close()
+    as_postgres(production, f"ALTER ROLE minion_readonly {change}")
+    try:
+        with pytest.raises(psycopg.OperationalError, match=REFUSED):
+            connect(production, "minion_readonly")
+    finally:
+        as_postgres(production, f"ALTER ROLE minion_readonly {back}")
+    connect(production, "minion_readonly").close()
+
+
+def test_nobody_gets_in_without_tls_with_a_wrong_authority_or_by_a_wrong_name(
+    production: Production, tmp_path: Path
+) -> None:
+    with pytest.raises(psycopg.OperationalError, match="SSL required"):
+        connect(production, sslmode="disable", sslrootcert="")
+    stranger = tmp_path / "ca.crt"
+    made = subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2",
+         "-subj", "/CN=stranger", "-keyout", str(tmp_path / "ca.key"), "-out", str(stranger)],
+        capture_output=True, check=False,
+    )  # fmt: skip
+    assert made.returncode == 0
+    with pytest.raises(psycopg.OperationalError, match="certificate verify failed"):
+        connect(production, sslrootcert=str(stranger))
+    with pytest.raises(psycopg.OperationalError, match=r'does not match host name "db\.example\.com"'):
+        connect(production, host="db.example.com", hostaddr=production.database.address)
+
+
+def test_the_pooler_itself_refuses_old_versions_of_tls(production: Production) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    # What this side refuses by itself it would not even send.
+    context.set_ciphers("DEFAULT@SECLEVEL=0")
+    context.minimum_version, context.maximum_version = ssl.TLSVersion.TLSv1, ssl.TLSVersion.TLSv1_1
+    with socket.create_connection((production.database.address, 6432), timeout=10) as plain:
+        plain.sendall(struct.pack("!II", 8, 80877103))  # SSLRequest of the frontend/backend protocol
+        assert plain.recv(1) == b"S"
+        with pytest.raises(ssl.SSLError, match=r"alert protocol version|ALERT_PROTOCOL_VERSION"):
+            context.wrap_socket(plain)
+    connect(production, ssl_max_protocol_version="TLSv1.2").close()
+
+
+def test_prepared_statements_of_a_driver_work(production: Production) -> None:
+    with connect(production) as connection, connect(production) as other:
+        for number in range(50):
+            for each in (connection, other):
+                row = each.execute("SELECT %s::int + 1", (number,), prepare=True).fetchone()
+                assert row == (number + 1,)
+
+
+def test_a_client_s_settings_end_with_its_transaction(production: Production) -> None:
+    with connect(production) as connection:
+        connection.execute("BEGIN; SET LOCAL work_mem = '5MB'; COMMIT")
+        assert connection.execute("SELECT current_setting('statement_timeout')").fetchone() == ("30s",)
+        assert connection.execute("SELECT current_setting('work_mem')").fetchone() != ("5MB",)
+
+
+def test_a_rotated_password_works_at_once_in_both_lanes_and_the_old_one_in_neither(production: Production) -> None:
+    old = production.passwords["minion_app"]
+    with connect(production) as session:
+        done = provision(
+            "secrets", "rotate", production.inventory, "minion_app", "--vault-password-file", production.key,
+            "--", "-i", production.database.inventory, "--limit", "prod1", cwd=Path(__file__).parents[2],
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert production.passwords["minion_app"] != old
+        for port in (5432, 6432):
+            connect(production, port=port).close()
+            with pytest.raises(psycopg.OperationalError, match=REFUSED):
+                connect(production, port=port, password=old)
+        # The session that was open goes on, also where the pooler has to open further server connections for it.
+        as_postgres(production, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'minion_app'")
+        time.sleep(0.5)
+        assert session.execute("SELECT 1").fetchone() == (1,)
+
+
+def test_an_exhausted_pool_gives_an_error_in_time_lets_the_administrator_in_and_recovers(
+    production: Production,
+) -> None:
+    holders = [connect(production, "minion_readonly") for _ in range(READONLY_POOL)]
+    try:
+        for each in holders:
+            each.execute("BEGIN")
+        waiting = connect(production, "minion_readonly")
+        begun = time.monotonic()
+        with pytest.raises(psycopg.OperationalError, match="query_wait_timeout"):
+            waiting.execute("SELECT 1")
+        assert WAIT_S - 1 < time.monotonic() - begun < WAIT_S + PATIENCE_S
+        assert "minion_readonly" in console(production, "SHOW POOLS")
+        assert as_postgres(production, "SELECT 1") == "1"
+        connect(production, "minion_app").close()
+    finally:
+        for each in holders:
+            each.close()
+    assert eventually(production, "minion_readonly", 2) < 2
+
+
+def test_a_server_that_is_down_gives_an_error_in_time_and_serves_again_alone(production: Production) -> None:
+    with connect(production) as session:
+        unit = on_host(production, 'pg_lsclusters -h | awk \'{print "postgresql@" $1 "-" $2}\'')
+        on_host(production, f"systemctl stop {unit}")
+        try:
+            begun = time.monotonic()
+            with pytest.raises(psycopg.OperationalError, match=r"query_wait_timeout|server login has been failing"):
+                session.execute("SELECT 1")
+            assert time.monotonic() - begun < WAIT_S + PATIENCE_S
+            begun = time.monotonic()
+            with pytest.raises(psycopg.OperationalError):
+                connect(production)
+            assert time.monotonic() - begun < WAIT_S + PATIENCE_S
+            assert "PgBouncer" in console(production, "SHOW VERSION")
+        finally:
+            on_host(production, f"systemctl start {unit}")
+    assert eventually(production) < PATIENCE_S
+
+
+def test_refuses_pools_that_exceed_what_the_server_has_and_a_taken_port(production: Production) -> None:
+    before = on_host(production, "sha256sum /etc/pgbouncer/provision/*")
+    limit = int(as_postgres(production, "SHOW max_connections"))
+    wish = json.dumps({"pgbouncer_pools": {"minion_app": limit}, "postgresql_settings": {"log_statement": "mod"}})
+    run = production.play("--limit", "prod1", "-e", wish)
+    assert run.code != 0
+    assert "nothing was changed on this host" in run.text()
+    assert f"pgbouncer_pools.minion_app: {limit} is more than the role's own connection limit, 60" in run.text()
+    assert f"but max_connections {limit} - 3 for administrators - 5 beside the pooler leaves {limit - 8}" in run.text()
+    holder = "import socket, time; s = socket.create_server(('', 6433)); time.sleep(60)"
+    on_host(production, f'python3 -c "{holder}" >/dev/null 2>&1 & echo $! >/run/holder')
+    run = production.play("--limit", "prod1", "-e", "pgbouncer_port=6433", "-e", "pgbouncer_restart_allowed=true")
+    pid = on_host(production, "kill $(cat /run/holder); cat /run/holder; rm /run/holder")
+    assert run.code != 0
+    assert re.search(rf"port 6433 is taken by process {pid} \(python3", run.text())
+    assert on_host(production, "sha256sum /etc/pgbouncer/provision/*") == before
+
+
+def test_a_configuration_that_would_not_work_is_found_before_it_is_taken(production: Production) -> None:
+    before = on_host(production, "sha256sum /etc/pgbouncer/provision/*")
+    wish = json.dumps({"database_extra_databases": {"nowhere": "minion"}})
+    run = production.play("--limit", "prod1", "--tags", "pgbouncer", "-e", wish)
+    assert run.code != 0
+    assert "the pooler would not reach database nowhere with this configuration" in run.text()
+    assert on_host(production, "sha256sum /etc/pgbouncer/provision/*") == before
+    connect(production).close()
+
+
+def test_a_pause_lets_clients_wait_and_ends_by_itself(production: Production) -> None:
+    with connect(production) as session:
+        assert "paused" in on_host(production, "provision pool pause --at-most=4")
+        begun = time.monotonic()
+        assert session.execute("SELECT 1").fetchone() == (1,)
+        assert 2 < time.monotonic() - begun < 4 + PATIENCE_S
+    assert on_host(production, "provision pool resume") == "nothing was paused"
+    assert f"query_wait_timeout|{WAIT_S}|" in console(production, "SHOW CONFIG")
+
+
+def test_a_pause_does_not_wait_for_ever_for_a_transaction(production: Production) -> None:
+    with connect(production) as session:
+        session.execute("BEGIN")
+        said = on_host(production, "provision pool pause --wait=1")
+        assert "1 transactions still run after 1 s" in said
+        session.execute("COMMIT")
+    assert on_host(production, "provision pool resume") == "resumed"
+    connect(production).close()
+
+
+def test_the_doctor_has_nothing_to_mend_but_the_version(production: Production) -> None:
+    shown = production.database.run("runuser -u postgres -- provision doctor --database dbname=minion --json").stdout
+    found = [each["id"] for each in json.loads(shown)["findings"] if each["area"] == "pooler"]
+    assert set(found) <= {"pooler-version"}, shown
+
+
+@contextmanager
+def load(production: Production, tmp_path: Path, *options: str, seconds: int) -> Iterator[subprocess.Popen[str]]:
+    """Run pgbench through the pooler as the application from this machine, for the length of a `with` block."""
+    script = tmp_path / "script.sql"
+    script.write_text("SELECT count(*) FROM agents;\n")
+    environment = {**os.environ}
+    for key, value in words(production, "minion_app").items():
+        environment[f"PG{ {'dbname': 'DATABASE'}.get(key, key.upper().replace('_', '')) }"] = str(value)
+    environment["PGCONNECT_TIMEOUT"] = environment.pop("PGCONNECTTIMEOUT")
+    command = [program(), "-n", "-T", str(seconds), "-f", str(script), *options]
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as running:
+        try:
+            yield running
+        finally:
+            if running.poll() is None and time.monotonic() < 0:
+                running.kill()
+
+
+def failed(said: str) -> tuple[int, int]:
+    """Read transactions that were processed, and that failed or whose client was lost."""
+    done = re.search(r"number of transactions actually processed: (\d+)", said)
+    lost = re.search(r"number of failed transactions: (\d+)", said)
+    assert done, said[-2000:]
+    aborted = said.count("aborted") + said.count("error:") + said.count("fatal")
+    return int(done[1]), (int(lost[1]) if lost else 0) + aborted
+
+
+def test_500_clients_lose_nothing_while_the_server_restarts_and_its_certificate_is_renewed(
+    production: Production, tmp_path: Path
+) -> None:
+    def started() -> str:
+        return as_postgres(production, "SELECT pg_postmaster_start_time()")
+
+    first, serial = started(), on_host(production, "openssl x509 -noout -serial -in /etc/provision/tls/server.crt")
+    other = tmp_path / "new"
+    other.mkdir()
+    # 500 that stay, with prepared statements, and four that log in anew for each transaction.
+    with (
+        load(production, tmp_path, "-c", str(CLIENTS), "-j", "2", "-M", "prepared", seconds=75) as staying,
+        load(production, other, "-c", "4", "-C", seconds=60) as coming,
+    ):
+        deadline = time.monotonic() + 40
+        while time.monotonic() < deadline and console(production, "SHOW POOLS").count("|minion_app|") == 0:
+            time.sleep(0.5)
+        wish = json.dumps(
+            {"postgresql_settings": {"track_activity_query_size": 2048}, "postgresql_restart_allowed": True}
+        )
+        run = production.play("--limit", "prod1", "--tags", "postgresql", "-e", wish)
+        assert run.code == 0, run.output
+        second = started()
+        on_host(production, "rm /etc/provision/tls/server.crt /etc/provision/tls/pooler-client.crt")
+        back = production.play(
+            "--limit", "prod1", "--tags", "postgresql,pgbouncer,tls", "-e", "postgresql_restart_allowed=true"
+        )
+        assert back.code == 0, back.output
+        said, said_too = staying.communicate()[0], coming.communicate()[0]
+    assert first < second < started()
+    assert on_host(production, "openssl x509 -noout -serial -in /etc/provision/tls/server.crt") != serial
+    processed, lost = failed(said)
+    assert (lost, processed > CLIENTS) == (0, True), said[-3000:]
+    processed, lost = failed(said_too)
+    assert (lost, processed > 100) == (0, True), said_too[-3000:]
+    with connect(production) as connection:
+        assert connection.execute("SHOW track_activity_query_size").fetchone() == ("1kB",)
+
+
+def test_a_password_that_is_not_a_role_s_is_in_no_log_of_the_pooler(production: Production) -> None:
+    secret = new_password()
+    with pytest.raises(psycopg.OperationalError):
+        connect(production, password=secret)
+    logs = on_host(production, "journalctl --no-pager -u pgbouncer")
+    assert "minion_app" in logs
+    for each in (secret, *production.passwords.values()):
+        assert each not in logs
+    assert "SCRAM-SHA-256$" not in logs
