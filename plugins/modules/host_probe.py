@@ -14,6 +14,7 @@ import os
 import platform
 import shutil
 import struct
+import re
 import subprocess
 import time
 from pathlib import Path
