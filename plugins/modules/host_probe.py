@@ -12,9 +12,9 @@ import ipaddress
 import json
 import os
 import platform
+import re
 import shutil
 import struct
-import re
 import subprocess
 import time
 from pathlib import Path
