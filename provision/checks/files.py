@@ -10,7 +10,7 @@ from pathlib import Path
 from shlex import quote
 
 from provision.checks.finding import Severity
-from provision.checks.place import HostCheck, Place, Row, role
+from provision.checks.place import HostCheck, Place, Row, read_manifests, role
 
 # Secrets and what holds them: their modes, and whose they are.
 PRIVATE = (
@@ -27,6 +27,13 @@ def changed(place: Place) -> Iterator[Row]:
             path = Path(row["path"])
             if path.exists() and hashlib.sha256(path.read_bytes()).hexdigest() != row["sha256"]:
                 yield f"{path} was changed by hand", place.site(role(name))
+
+
+def damaged(place: Place) -> Iterator[Row]:
+    """Name manifests that say nothing any more."""
+    for path, rows in read_manifests().items():
+        if rows is None:
+            yield f"{path} cannot be read", place.site(role(path.stem))
 
 
 def missing(place: Place) -> Iterator[Row]:
@@ -86,6 +93,8 @@ def _group(number: int) -> str:
 
 
 CHECKS = (
+    HostCheck("manifest-damaged", "files", Severity.WARNING, "what the last run noted",
+              "what it names is compared with nothing", damaged),
     HostCheck("files-changed", "files", Severity.WARNING, "what the last run placed",
               "the next run takes it back, and until then nobody knows of it", changed),
     HostCheck("files-missing", "files", Severity.WARNING, "what the last run placed",

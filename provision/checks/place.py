@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from provision.checks.finding import Finding, Severity
-from provision.errors import HostError
 
 MANIFESTS = Path("/etc/provision/files.d")
 Row = tuple[str, str] | tuple[str, str, Severity]
@@ -61,15 +60,19 @@ class Place:
         return f"ansible-playbook site.yml -i inventories/{profile} --limit {self.name} --tags {tags}{more}"
 
     def manifests(self) -> dict[str, list[dict[str, str]]]:
-        """Give what each role placed, by the name of its set."""
-        found = {}
-        for path in sorted(MANIFESTS.glob("[a-z]*.json")):
-            try:
-                found[path.stem] = list(json.loads(path.read_text())["files"])
-            except (ValueError, KeyError) as error:
-                raise HostError("a manifest is damaged", where=str(path), seen=str(error),
-                                run=self.site(role(path.stem))) from None  # fmt: skip
-        return found
+        """Give what each role placed, by the name of its set; damaged ones are left out (a check names them)."""
+        return {path.stem: rows for path, rows in read_manifests().items() if rows is not None}
+
+
+def read_manifests() -> dict[Path, list[dict[str, str]] | None]:
+    """Read every manifest; None for one that cannot be understood."""
+    found: dict[Path, list[dict[str, str]] | None] = {}
+    for path in sorted(MANIFESTS.glob("[a-z]*.json")):
+        try:
+            found[path] = [dict(row) for row in json.loads(path.read_text())["files"]]
+        except (ValueError, KeyError, TypeError):
+            found[path] = None
+    return found
 
 
 def role(manifest: str) -> str:

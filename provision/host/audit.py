@@ -19,10 +19,11 @@ from typing import Any
 from pyinfra.api.config import Config
 from pyinfra.api.connect import connect_all, disconnect_all
 from pyinfra.api.exceptions import PyinfraError
-from pyinfra.api.facts import FactBase, get_facts
+from pyinfra.api.facts import FactBase, get_fact
 from pyinfra.api.host import Host
 from pyinfra.api.inventory import Inventory
 from pyinfra.api.state import BaseStateCallback, State
+from pyinfra.context import ctx_host, ctx_state
 from pyinfra.facts.deb import DebPackages
 from pyinfra.facts.systemd import SystemdStatus
 
@@ -75,14 +76,21 @@ class Left(FactBase[dict[str, Any]]):
                 parts[line[3:]] = []
             elif parts:
                 parts[list(parts)[-1]].append(line)
-        wanted = {}
+        wanted, damaged = {}, []
         for path, lines in parts.items():
             if path.startswith("/") and "".join(lines).strip():
-                for row in json.loads("\n".join(lines))["files"]:
-                    wanted[row["path"]] = (Path(path).stem, row["sha256"])
+                try:
+                    for row in json.loads("\n".join(lines))["files"]:
+                        wanted[row["path"]] = (Path(path).stem, row["sha256"])
+                except (ValueError, KeyError, TypeError):
+                    damaged.append(path)
         record = "\n".join(parts.get("record", []))
         sums = {line[66:]: line[:64] for line in parts.get("sums", []) if line[64:66] == "  "}
-        return {"record": json.loads(record) if record.strip() else {}, "files": wanted, "there": sums}
+        try:
+            known = json.loads(record) if record.strip() else {}
+        except ValueError:
+            known = {}
+        return {"record": known, "files": wanted, "damaged": damaged, "there": sums}
 
 
 @dataclass
@@ -125,27 +133,34 @@ def audit(targets: Sequence[Target], package: Path) -> tuple[list[Seen], float]:
     state, failures = State(inventory, config), _Failures()
     state.add_callback_handler(failures)  # type: ignore[no-untyped-call]
     _whoever_is_left(state, connect_all)
-    facts: dict[str, dict[Host, Any]] = {}
-    for fact in (Left, DebPackages, SystemdStatus, Doctor):
-
-        def ask(state: State, fact: type[FactBase[Any]] = fact) -> None:
-            facts[fact.__name__] = get_facts(state, fact, kwargs=AS_ROOT)  # type: ignore[no-untyped-call]
-
-        _whoever_is_left(state, ask)
+    greenlets = {host: state.pool.spawn(_look, state, host) for host in list(state.active_hosts)}
+    facts = {host: greenlet.get() for host, greenlet in greenlets.items()}
     with tempfile.TemporaryDirectory() as folder:
         ours = hashlib.sha256(archive.pack(package, Path(folder)).read_bytes()).hexdigest()
     seen = []
     for target in targets:
         host = inventory.get_host(target.name)
         one = Seen(target.name, str(target.data["ssh_hostname"]))
-        known = {name: rows.get(host) for name, rows in facts.items()}
-        if host in failures.reasons or not known.get("Left"):
-            one.findings.append(_unreachable(one, failures.reasons.get(host, "the connection was lost")))
+        known = facts.get(host, failures.reasons.get(host, "the connection was lost"))
+        if isinstance(known, str):
+            one.findings.append(_unreachable(one, known))
         else:
             _judge(one, known, ours)
         seen.append(one)
     _whoever_is_left(state, disconnect_all)
     return seen, time.monotonic() - begun
+
+
+def _look(state: State, host: Host) -> dict[str, Any] | str:
+    """Read every fact of one host, or say why not: whatever one host does, the others are looked at."""
+    known = {}
+    try:
+        with ctx_state.use(state), ctx_host.use(host):
+            for fact in (Left, DebPackages, SystemdStatus, Doctor):
+                known[fact.__name__] = get_fact(state, host, fact, kwargs=AS_ROOT)
+    except Exception as error:  # of SSH, of pyinfra, or of a host that answers nonsense
+        return f"{type(error).__name__}: {error}"
+    return known
 
 
 def _whoever_is_left(state: State, step: Any) -> None:
@@ -214,6 +229,16 @@ def _drift(one: Seen, known: dict[str, Any], ours: str) -> Iterable[Finding]:
                 "the next run takes it back, and until then nobody knows of it",
                 _site(one, name.partition("-")[0]),
             )
+    for path in left["damaged"]:
+        yield Finding(
+            "manifest-damaged",
+            "files",
+            Severity.WARNING,
+            f"{path} cannot be read",
+            "what the last run noted",
+            "what it names is compared with nothing",
+            _site(one, Path(path).stem.partition("-")[0]),
+        )
     if left["there"].get("/usr/local/bin/provision") != ours:
         yield Finding(
             "command-differs",

@@ -88,13 +88,18 @@ def test_drift_is_seen_from_outside_where_the_host_s_own_command_is_gone(
     production: Production, tmp_path: Path
 ) -> None:
     host = production.database
-    host.run("mv /usr/local/bin/provision /root/away; cp -a /etc/provision/maintenance.json /root/kept;"
-             " echo ' ' >> /etc/provision/maintenance.json")  # fmt: skip
+    host.run(
+        "mv /usr/local/bin/provision /root/away; echo nonsense > /etc/provision/files.d/zz.json;"
+        " cp -a /etc/provision/maintenance.json /root/kept; echo ' ' >> /etc/provision/maintenance.json"
+    )
     try:
         seen = audit(production, tmp_path)
     finally:
-        host.run("mv /root/away /usr/local/bin/provision; mv /root/kept /etc/provision/maintenance.json")
-    assert {"doctor-failed", "files-changed", "command-differs"} <= seen.checks("prod1")
+        host.run(
+            "mv /root/away /usr/local/bin/provision; rm /etc/provision/files.d/zz.json;"
+            " mv /root/kept /etc/provision/maintenance.json"
+        )
+    assert {"doctor-failed", "files-changed", "command-differs", "manifest-damaged"} <= seen.checks("prod1")
 
 
 def test_the_table_is_for_people(production: Production) -> None:

@@ -61,13 +61,20 @@ def test_what_a_host_prints_is_split_into_record_manifests_and_checksums() -> No
     output = ["== record", '{"profile": "prod"}', "", "== /etc/provision/files.d/backup.json",
               '{"files": [{"path": "/etc/x", "sha256": "' + a + '"}]}', "", "== sums", f"{b}  /etc/x"]  # fmt: skip
     assert Left().process(output) == {
-        "record": {"profile": "prod"}, "files": {"/etc/x": ("backup", a)}, "there": {"/etc/x": b},
+        "record": {"profile": "prod"}, "files": {"/etc/x": ("backup", a)}, "damaged": [], "there": {"/etc/x": b},
     }  # fmt: skip
 
 
 def test_a_bare_host_has_left_nothing() -> None:
     output = ["== record", "", "== /etc/provision/files.d/*.json", "", "== sums"]
-    assert Left().process(output) == {"record": {}, "files": {}, "there": {}}
+    assert Left().process(output) == {"record": {}, "files": {}, "damaged": [], "there": {}}
+
+
+def test_nonsense_in_a_manifest_or_a_record_is_no_crash() -> None:
+    output = ["== record", "{", "== /etc/provision/files.d/tls.json", "not json", "== sums"]
+    seen = Left().process(output)
+    assert seen["damaged"] == ["/etc/provision/files.d/tls.json"]
+    assert seen["record"] == {}
 
 
 def test_a_doctor_that_cannot_answer_says_why() -> None:
