@@ -297,3 +297,13 @@ def environment(url: str) -> dict[str, str]:
 def describe_connection(connection: Connection) -> str:
     """Say where a session is: host, port, database, user."""
     return _address(connection)
+
+
+def ask(connection: Connection, query: str, parameters: Sequence[object] = ()) -> list[tuple[object, ...]]:
+    """Run one query of our own and return its rows, for callers that do not know psycopg. Raises DatabaseError."""
+    try:
+        return connection.execute(query.encode(), parameters or None).fetchall()
+    except psycopg.Error as error:
+        raise DatabaseError(
+            "the server refused a query", where=_address(connection), seen=str(error).strip().partition("\n")[0]
+        ) from None

@@ -212,7 +212,8 @@ def tablespaces(stanza: str, label: str) -> dict[str, str]:
 def listing(path: str, *words: str) -> dict[str, dict[str, Any]]:
     """List a path of the repository ('' is all of it), all the way down: name to type, size and time."""
     done = run(
-        "pgbackrest", "--log-level-console=warn", "--output=json", "--recurse", *words, "repo-ls", *filter(None, [path]),
+        "pgbackrest", "--log-level-console=warn", "--output=json", "--recurse", *words, "repo-ls",
+        *([path] if path else []),
         timeout=INFO_TIMEOUT_S,
     )  # fmt: skip
     found: dict[str, dict[str, Any]] = json.loads(done.stdout or "{}")

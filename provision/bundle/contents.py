@@ -12,7 +12,10 @@ PACKAGES = {
     "preflight": ("python3", "python3-apt", "sudo"),  # what Ansible itself needs of a host
     "postgresql": ("postgresql-{major}", "postgresql-client-{major}", "postgresql-common"),
     "toolkit": ("python3-psycopg", "python3-click"),
+    "tls": ("openssl", "ssl-cert"),
+    "pgbouncer": ("pgbouncer",),
     "backup": ("pgbackrest", "openssh-client", "openssh-server"),
+    "monitoring": ("logrotate", "prometheus-node-exporter", "prometheus-postgres-exporter"),
 }
 PGVECTOR = {
     "package": ("postgresql-{major}-pgvector",),

@@ -8,9 +8,8 @@ from pathlib import Path
 from provision.checks.finding import Severity
 from provision.checks.place import HostCheck, Place, Row, ask
 
+SYSTEM = Path("/etc/systemd/system")
 OURS = ("provision-*", "postgresql*", "pgbouncer*", "prometheus*", "pgbackrest*")
-# Sets whose service is a package's own: it must run as soon as the set is on the host.
-PACKAGED = {"pgbouncer": "pgbouncer.service"}
 
 
 def failed(place: Place) -> Iterator[Row]:
@@ -37,17 +36,23 @@ def services(place: Place) -> Iterator[Row]:
     for unit, text in _units(place, ".service"):
         if "\n[Install]" in text and "@." not in unit:
             yield from _running(unit, "is down")
-    for name, unit in PACKAGED.items():
-        if name in place.manifests():
-            yield from _running(unit, "is down")
+    for unit in _packaged(place):
+        yield from _running(unit, "is down")
 
 
 def _units(place: Place, suffix: str) -> Iterator[tuple[str, str]]:
     for rows in place.manifests().values():
         for row in rows:
             path = Path(row["path"])
-            if path.suffix == suffix and path.parent == Path("/etc/systemd/system") and path.exists():
+            if path.suffix == suffix and path.parent == SYSTEM and path.exists():
                 yield path.name, path.read_text()
+
+
+def _packaged(place: Place) -> list[str]:
+    """Name the services of packages that we wrote a drop-in for: they must run as soon as it is on the host."""
+    paths = [Path(row["path"]) for rows in place.manifests().values() for row in rows]
+    names = {path.parent.name.removesuffix(".d") for path in paths if path.parent.parent == SYSTEM}
+    return sorted(name for name in names if name.endswith(".service"))
 
 
 def _running(unit: str, trouble: str, *, enabled: bool = True) -> Iterator[Row]:

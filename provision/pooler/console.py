@@ -170,6 +170,18 @@ def status() -> dict[str, Any]:
     return {"version": version, "port": place.port, "paused": state.get("paused", "unknown") == "yes", "pools": pools}
 
 
+def figures() -> tuple[list[dict[str, Any]], ...]:
+    """Give the rows of POOLS, STATS and CONFIG, for monitoring. Raises HostError or DatabaseError."""
+    place = Place.read()
+    if place is None:
+        raise HostError("this host has no pooler", run="site.yml --tags toolkit,pgbouncer")
+    with place.console() as session:
+        try:
+            return tuple(show(session, what) for what in ("POOLS", "STATS", "CONFIG"))
+        except psycopg.Error as error:
+            raise HostError("the pooler refused a question", where=str(place.socket), seen=str(error).strip()) from None
+
+
 def _has_state(version: str) -> bool:
     return [int(part) for part in version.split()[-1].split(".")[:2]] >= [1, 19]
 

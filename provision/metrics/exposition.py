@@ -1,0 +1,75 @@
+"""Prometheus' text format 0.0.4: metrics as values, rendered and written. Pure but for `write`.
+
+Debian's python3-prometheus-client would do the same with a registry, processes and a server that a file does not need,
+and be one more package on every host for these few lines.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from provision.errors import UsageError
+
+NAME = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*")
+LABEL = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric with its samples: (labels, value) pairs. `kind` is gauge or counter; names carry their base unit."""
+
+    name: str
+    help: str
+    samples: tuple[tuple[Mapping[str, str], float], ...] = ()
+    kind: str = field(default="gauge")
+
+
+def single(name: str, help_: str, value: float | None) -> Metric:
+    """Give a metric without labels; None is no sample, for what is unknown has no number."""
+    return Metric(name, help_, () if value is None else (({}, value),))
+
+
+def render(metrics: Iterable[Metric]) -> str:
+    """Write metrics that have samples. Raises UsageError for what Prometheus would refuse: names, one given twice."""
+    lines: list[str] = []
+    seen: set[str] = set()
+    for metric in metrics:
+        labels = {label for each, _ in metric.samples for label in each}
+        if metric.name in seen or not NAME.fullmatch(metric.name) or not all(map(LABEL.fullmatch, labels)):
+            raise UsageError("Prometheus would refuse this metric", seen=f"{metric.name} {sorted(labels)}"[:200])
+        seen.add(metric.name)
+        if metric.samples:
+            lines += [f"# HELP {metric.name} {_text(metric.help)}", f"# TYPE {metric.name} {metric.kind}"]
+            lines += [f"{metric.name}{_labels(each)} {value:.17g}" for each, value in metric.samples]
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _text(text: str) -> str:
+    return text.replace("\\", r"\\").replace("\n", r"\n")
+
+
+def _labels(labels: Mapping[str, str]) -> str:
+    shown = ",".join(f'{key}="{_value(value)}"' for key, value in labels.items())
+    return f"{{{shown}}}" if shown else ""
+
+
+def _value(text: str) -> str:
+    return _text(text).replace('"', r"\"")
+
+
+def write(path: Path, text: str) -> None:
+    """Replace a file atomically, readable by everybody: a scrape sees the old one or the new one, never half of one."""
+    with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=f".{path.name}.", delete=False) as stream:
+        try:
+            stream.write(text)
+            stream.flush()
+            os.fchmod(stream.fileno(), 0o644)
+            Path(stream.name).replace(path)
+        except BaseException:
+            Path(stream.name).unlink(missing_ok=True)
+            raise

@@ -1,0 +1,141 @@
+"""Figures of a real server: what a role that may only read is told, and that each moves with what it tells of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import psycopg
+import pytest
+
+from provision.database import connect
+from provision.errors import DatabaseError
+from provision.metrics import database
+from tests.clusters import Cluster
+from tests.integration.conftest import copy_of
+
+ROLE = "minion_backup"
+
+
+@pytest.fixture
+def name(cluster: Cluster, migrated: str) -> Iterator[str]:
+    """A migrated database, and the role that the collector logs in as."""
+    cluster.psql(f"CREATE ROLE {ROLE} LOGIN; GRANT pg_read_all_data TO {ROLE}")
+    with copy_of(cluster, migrated) as made:
+        yield made
+    cluster.psql(f"DROP ROLE {ROLE}")
+
+
+def told(cluster: Cluster, name: str, promised: dict[str, int] | None = None) -> dict[str, dict[str, float]]:
+    """Samples by metric and by the value of their only label ("" without one)."""
+    with connect(cluster.url(name, ROLE), application="test") as session:
+        found = database.metrics(session, promised)
+    return {each.name: {"".join(labels.values()): value for labels, value in each.samples} for each in found}
+
+
+def test_a_database_before_its_first_migration_tells_what_is_there(cluster: Cluster, name: str) -> None:
+    cluster.psql(f"CREATE DATABASE {name}_empty")
+    try:
+        found = told(cluster, f"{name}_empty")
+    finally:
+        cluster.psql(f"DROP DATABASE {name}_empty WITH (FORCE)")
+    assert found["provision_migration_dirty"] == {}
+    assert found["provision_retention_oldest_seconds"] == {}
+    assert found["provision_shared_buffers_bytes"][""] >= 2**20
+    assert found["provision_transaction_ids_used_ratio"]["postgres"] < 0.1
+
+
+def test_the_role_can_write_nothing(cluster: Cluster, name: str) -> None:
+    with (
+        psycopg.connect(cluster.url(name, ROLE), autocommit=True) as session,
+        pytest.raises(psycopg.errors.InsufficientPrivilege),
+    ):
+        session.execute("DELETE FROM agents")
+
+
+def test_a_dirty_migration_is_told(cluster: Cluster, name: str) -> None:
+    cluster.psql("CREATE TABLE schema_migrations (version bigint, dirty boolean)", name)
+    cluster.psql("INSERT INTO schema_migrations VALUES (7, false)", name)
+    assert told(cluster, name)["provision_migration_dirty"] == {"": 0}
+    cluster.psql("UPDATE schema_migrations SET dirty = true", name)
+    found = told(cluster, name)
+    assert found["provision_migration_dirty"] == {"": 1}
+    assert found["provision_migration_version"] == {"": 7}
+
+
+def test_sequences_tell_how_much_is_used(cluster: Cluster, name: str) -> None:
+    cluster.psql("CREATE SEQUENCE few MAXVALUE 101; SELECT setval('few', 91)", name)
+    cluster.psql("CREATE SEQUENCE again MAXVALUE 10 CYCLE; SELECT setval('again', 10)", name)
+    cluster.psql("CREATE SEQUENCE fresh", name)
+    found = told(cluster, name)["provision_sequence_used_ratio"]
+    assert found["public.few"] == pytest.approx(0.9)
+    assert not {"public.again", "public.fresh"} & set(found)
+
+
+def test_bloat_is_what_deleted_rows_left_and_no_more(cluster: Cluster, name: str) -> None:
+    for table, fill in (("narrow", 100), ("loose", 50)):
+        cluster.psql(
+            f"CREATE TABLE {table} (a int, b text) WITH (fillfactor = {fill}, autovacuum_enabled = off);"
+            f"INSERT INTO {table} SELECT n, repeat('x', 400) FROM generate_series(1, 20000) n; ANALYZE {table}",
+            name,
+        )
+    cluster.psql(
+        "CREATE TABLE wide (e vector(1536)); ALTER TABLE wide ALTER e SET STORAGE PLAIN;"
+        "INSERT INTO wide SELECT array_fill(0.5, ARRAY[1536])::vector FROM generate_series(1, 200); ANALYZE wide",
+        name,
+    )
+    found = told(cluster, name)
+    for table in ("narrow", "loose", "wide"):
+        share = (
+            found["provision_table_bloat_bytes"][f"public.{table}"] / found["provision_table_bytes"][f"public.{table}"]
+        )
+        assert share < 0.05, table
+    cluster.psql("DELETE FROM narrow WHERE a % 4 > 0; VACUUM (ANALYZE) narrow", name)
+    found = told(cluster, name)
+    share = found["provision_table_bloat_bytes"]["public.narrow"] / found["provision_table_bytes"]["public.narrow"]
+    assert 0.7 < share < 0.8
+
+
+def test_dead_rows_are_told_until_they_are_removed(cluster: Cluster, name: str) -> None:
+    cluster.psql(
+        "CREATE TABLE t (a int) WITH (autovacuum_enabled = off); INSERT INTO t SELECT generate_series(1, 50)", name
+    )
+    cluster.psql("DELETE FROM t WHERE a <= 20; ANALYZE t", name)
+    assert told(cluster, name)["provision_table_dead_rows"]["public.t"] == 20
+    cluster.psql("VACUUM t", name)
+    assert told(cluster, name)["provision_table_dead_rows"]["public.t"] == 0
+
+
+def test_a_table_that_was_never_analyzed_has_no_estimate(cluster: Cluster, name: str) -> None:
+    cluster.psql("CREATE TABLE unknown AS SELECT 1 AS a", name)
+    found = told(cluster, name)
+    assert found["provision_table_bytes"]["public.unknown"] == 8192
+    assert "public.unknown" not in found["provision_table_bloat_bytes"]
+
+
+def test_hnsw_indexes_tell_their_size(cluster: Cluster, name: str) -> None:
+    size = int(cluster.psql("SELECT pg_relation_size('memories_embedding_idx')", name))
+    assert told(cluster, name)["provision_hnsw_index_bytes"] == {"public.memories_embedding_idx": size}
+
+
+def test_retention_tells_the_oldest_row_and_the_promise(cluster: Cluster, name: str) -> None:
+    cluster.psql("INSERT INTO agents (name) VALUES ('a')", name)
+    cluster.psql("INSERT INTO activities (activity_type, created_at) VALUES ('x', now() - interval '93 days')", name)
+    cluster.psql(
+        "ALTER TABLE sessions DISABLE TRIGGER USER;"
+        "INSERT INTO sessions (agent_id, status, updated_at, expires_at)"
+        " SELECT id, s, now() - interval '8 days', now() + interval '1 day' * d FROM agents,"
+        " (VALUES ('closed', NULL), ('active', -1), ('active', 1)) v (s, d)",
+        name,
+    )
+    found = told(cluster, name, {"activities": 10, "metrics": 0})
+    oldest = {rule: round(age / 86400, 2) for rule, age in found["provision_retention_oldest_seconds"].items()}
+    assert oldest == {"activities": 93, "closed sessions": 8, "expired sessions": 1}
+    promised = {"activities": 864000, "closed sessions": 604800, "expired sessions": 0}
+    assert found["provision_retention_promised_seconds"] == promised
+
+
+def test_a_query_that_is_refused_is_an_error_of_ours(cluster: Cluster, name: str) -> None:
+    cluster.psql("CREATE TABLE schema_migrations (version bigint)", name)
+    with pytest.raises(DatabaseError, match="the server refused a query") as refused:
+        told(cluster, name)
+    assert "dirty" in refused.value.seen

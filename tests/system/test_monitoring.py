@@ -1,0 +1,238 @@
+"""A prod host tells of itself: exporters on the loopback, each metric that is read, logs in bounds.
+
+The host is shared: every test leaves it as it found it.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+
+import yaml
+
+from tests.expressions import DASHBOARD, names, queries, rules
+from tests.system.playbooks import ROOT, Run
+from tests.system.production import Production
+
+ONLY = ("--tags", "monitoring", "--limit", "prod1")
+SERVICES = ("prometheus-node-exporter", "prometheus-postgres-exporter")
+LOG = "/var/log/postgresql/postgresql-17-main.log"
+
+# The hosts have no curl: URL, authority, and headers as NAME=VALUE.
+ASK = (
+    "import ssl, sys, urllib.request as u; c = ssl.create_default_context(cafile=sys.argv[2] or None);"
+    'h = dict(a.split("=", 1) for a in sys.argv[3:]);'
+    "print(u.urlopen(u.Request(sys.argv[1], headers=h), context=c).read().decode())"
+)
+HASH = "$2b$05$abcdefghijklmnopqrstuuuThTKwrGjGDwr9keMpUmIYOfXrvmflO"  # of scrape-me
+
+CONDITIONAL = {
+    "up": "made by Prometheus itself for each target",
+    "ALERTS": "made by Prometheus itself for each alert",
+    "provision_drill_last_success": "no drill has run on a host that was just made",
+    "provision_drill_last_passed_timestamp_seconds": "the same",
+    "provision_drill_recovery_seconds": "the same",
+    "provision_backup_repository_full_seconds": "only a repository that has grown for an hour",
+}
+"""Metrics that a host of this age does not export, each with its reason."""
+
+
+def play(production: Production, *arguments: str) -> Run:
+    return production.play(*ONLY, *arguments)
+
+
+def scrape(production: Production, port: int, address: str = "127.0.0.1", *, words: str = "") -> str:
+    """Ask an exporter as a Prometheus on that host would."""
+    scheme, authority = ("http", '""') if address == "127.0.0.1" else ("https", "/etc/provision/tls/ca.crt")
+    done = production.database.run(f"python3 -c '{ASK}' {scheme}://{address}:{port}/metrics {authority} {words}")
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def exported(text: str) -> set[str]:
+    return set(re.findall(r"^([a-zA-Z_:][\w:]*)[{ ]", text, re.M))
+
+
+def figures(production: Production) -> str:
+    """Renew the collector's file, and scrape it."""
+    assert production.database.run("systemctl start provision-metrics").returncode == 0
+    return scrape(production, 9100)
+
+
+def value(text: str, series: str) -> float:
+    found = re.search(rf"^{re.escape(series)} (\S+)$", text, re.M)
+    assert found, series
+    return float(found[1])
+
+
+def test_exporters_run_as_prometheus_on_the_loopback_and_come_back_at_a_boot(production: Production) -> None:
+    host = production.database
+    listening = host.run("ss -Hltn 'sport = 9100 or sport = 9187'").stdout
+    assert sorted(line.split()[3] for line in listening.splitlines()) == ["127.0.0.1:9100", "127.0.0.1:9187"]
+    for service in SERVICES:
+        asked = host.run(f"ps -o user:20=,cmd= -p $(systemctl show -p MainPID --value {service})").stdout.split()
+        assert asked[0] == "prometheus"
+        assert not any("password" in word for word in asked)
+        pid = host.run(f"systemctl show -p MainPID --value {service}").stdout.strip()
+        assert "CapBnd:\t0000000000000000" in host.run(f"cat /proc/{pid}/status").stdout
+    units = [f"{name}.service" for name in SERVICES] + ["provision-metrics.timer", "logrotate.timer"]
+    for unit in units:
+        assert host.run(f"systemctl is-enabled {unit}; systemctl is-active {unit}").stdout == "enabled\nactive\n"
+
+
+def test_no_panel_and_no_rule_reads_a_metric_that_does_not_exist(production: Production) -> None:
+    host = production.database
+    ask = "runuser -u postgres -- psql -X -d minion -c"
+    # A table with statistics, and the evidence of the first backup, which a host that was just made may not have yet.
+    host.run(f"{ask} 'CREATE TABLE scratch AS SELECT generate_series(1, 9) AS a' -c 'ANALYZE scratch'")
+    wait = "while systemctl is-active 'provision-backup@*' | grep -q activ; do sleep 0.2; done"
+    assert host.run(f'timeout 60 sh -c "{wait}" && systemctl start provision-backup-watch').returncode == 0
+    try:
+        there = exported(figures(production)) | exported(scrape(production, 9187))
+    finally:
+        host.run(f"{ask} 'DROP TABLE scratch'")
+    recorded = {rule["record"] for rule in rules("record")}
+    asked = [*queries(), *(rule["expr"] for kind in ("alert", "record") for rule in rules(kind))]
+    read = {name for text in asked for name in names(text)} - recorded
+    assert len(read) > 40
+    assert sorted(read - there - set(CONDITIONAL)) == []
+    assert sorted(set(CONDITIONAL) - read) == []
+
+
+def test_the_collector_can_ask_every_source(production: Production) -> None:
+    text = figures(production)
+    found = dict(re.findall(r'^provision_collector_success\{collector="(\w+)"\} (\d)$', text, re.M))
+    assert set(found.values()) == {"1"}
+    assert set(found) == {"backup", "certificates", "database", "pooler"}
+    assert value(text, "node_textfile_scrape_error") == 0
+    assert value(scrape(production, 9187), "pg_up") == 1
+
+
+def test_evidence_becomes_figures(production: Production) -> None:
+    host = production.database
+    kept = host.run("cat /var/lib/provision/drill.json").stdout
+    drill = {"when": "2026-11-24T04:30:00+00:00", "passed": False, "failure": "x", "rto_s": 7.5}
+    try:
+        host.run(f"echo '{json.dumps(drill)}' > /var/lib/provision/drill.json")
+        text = figures(production)
+        assert value(text, "provision_drill_last_success") == 0
+        assert value(text, "provision_drill_last_timestamp_seconds") == 1795494600
+        assert value(text, "provision_drill_recovery_seconds") == 7.5
+    finally:
+        host.run(
+            f"cat > /var/lib/provision/drill.json <<'EOF'\n{kept}\nEOF" if kept else "rm /var/lib/provision/drill.json"
+        )
+
+
+def test_a_source_that_fails_hides_nothing_else_and_is_told(production: Production) -> None:
+    host = production.database
+    host.run("mv /etc/provision/backup.json /etc/provision/backup.json.away")
+    try:
+        failed = host.run("provision metrics")
+        assert failed.returncode == 1
+        assert "not collected: backup: a file of this host cannot be read" in failed.stderr
+        assert 'provision_collector_success{collector="backup"} 0\n' in failed.stdout
+        assert 'provision_collector_success{collector="database"} 1\n' in failed.stdout
+        assert "provision_shared_buffers_bytes " in failed.stdout
+        assert "provision_backup_sets" not in failed.stdout
+    finally:
+        host.run("mv /etc/provision/backup.json.away /etc/provision/backup.json")
+
+
+def test_the_monitor_sees_statistics_and_no_row(production: Production) -> None:
+    ask = "runuser -u prometheus -- psql -XAt -U minion_monitor -d minion -c"
+    assert production.database.run(f"{ask} 'SELECT count(*) > 0 FROM pg_stat_activity'").stdout == "t\n"
+    assert "permission denied" in production.database.run(f"{ask} 'SELECT * FROM memories'").stderr
+
+
+def test_slow_statements_lock_waits_and_errors_are_found_in_rotated_logs_too(production: Production) -> None:
+    host = production.database
+    ask = "runuser -u postgres -- psql -X -d minion -c"
+    host.run(f"{ask} 'SELECT pg_sleep(1.05), 4711'; {ask} 'SELECT 4712 / 0'")
+    host.run(
+        f"{ask} 'BEGIN; LOCK agents; SELECT pg_sleep(2)' & sleep 0.3;"
+        f" {ask} 'SET lock_timeout = 1500; SELECT 4713 FROM agents'; wait"
+    )
+    rotated = host.run("logrotate --force /etc/logrotate.d/postgresql-common")
+    assert rotated.returncode == 0, rotated.stderr
+    assert host.run(f"stat -c %s {LOG}").stdout.strip() < "9"
+    for option, wanted in (("--slow", "4711"), ("--errors", "4712"), ("--locks", "4713")):
+        found = host.run(f"provision logs {option} --since 5m --json")
+        lines = [json.loads(line) for line in found.stdout.splitlines()]
+        assert any(wanted in line for each in lines for line in each["lines"]), option
+    waits = host.run("provision logs --locks --since 5m").stdout
+    assert "still waiting for AccessShareLock" in waits
+    assert "Process holding the lock" in waits
+    assert "4711" not in waits
+    assert "runuser" not in host.run("provision logs --errors --since 0s").stdout
+
+
+def test_a_log_is_rotated_by_its_size_and_few_are_kept(production: Production) -> None:
+    host = production.database
+    host.run(f"runuser -u postgres -- sh -c 'yes filler | head -c 210M >> {LOG}'")
+    try:
+        assert host.run("systemctl start logrotate").returncode == 0
+        assert int(host.run(f"stat -c %s {LOG}").stdout) < 2**20
+        assert "OnCalendar=hourly" in host.run("systemctl cat logrotate.timer").stdout
+        assert "rotate 14" in host.run("cat /etc/logrotate.d/postgresql-common").stdout
+        assert "SystemMaxUse=500M" in host.run("cat /etc/systemd/journald.conf.d/50-provision.conf").stdout
+    finally:
+        host.run(f"rm -f {LOG}.*.gz")
+
+
+def test_a_plan_and_a_run_mend_what_was_changed_and_restart_only_what_reads_it(production: Production) -> None:
+    host = production.database
+    begun = "systemctl show -p MainPID prometheus-postgres-exporter prometheus-node-exporter"
+    drop_in = "/etc/systemd/system/prometheus-postgres-exporter.service.d/50-provision.conf"
+    before = host.run(begun).stdout.split()  # postgres, then node
+    host.run(f"sleep 1; echo '# by hand' >> {drop_in}")
+    planned = play(production, "--check", "--diff")
+    assert planned.code == 0, planned.output
+    assert "-# by hand" in planned.output
+    assert host.run(begun).stdout.split() == before
+    mended = play(production)
+    assert mended.code == 0, mended.output
+    after = host.run(begun).stdout.split()
+    assert after[0] != before[0]
+    assert after[1] == before[1]
+
+
+def test_another_address_is_served_with_tls_to_whom_is_named_and_to_nobody_else(production: Production) -> None:
+    host = production.database
+    wish = {"monitoring_listen_address": host.address, "monitoring_users": {"prometheus": HASH}}
+    served = play(production, "-e", json.dumps(wish))
+    try:
+        assert served.code == 0, served.output
+        assert HASH not in served.output
+        listening = host.run("ss -Hltn 'sport = 9100 or sport = 9187'").stdout
+        assert {line.split()[3] for line in listening.splitlines()} == {f"{host.address}:9100", f"{host.address}:9187"}
+        for port, wanted in ((9100, "provision_collector_success"), (9187, "pg_up 1")):
+            asked = f"{host.address}:{port}/metrics"
+            known = base64.b64encode(b"prometheus:scrape-me").decode()
+            assert wanted in scrape(production, port, host.address, words=f"Authorization='Basic {known}'")
+            for words, refusal in ((f"https://{asked}", "401"), (f"http://{asked}", "400")):
+                done = production.peer.run(f"python3 -c '{ASK}' {words} /etc/provision/tls/ca.crt")
+                assert f"HTTP Error {refusal}" in done.stderr
+        targets = json.loads((ROOT / ".provision/monitoring/targets.json").read_text())
+        assert {row["labels"]["__scheme__"] for row in targets} == {"https"}
+    finally:
+        back = play(production)
+        assert back.code == 0, back.output
+
+
+def test_listening_everywhere_is_refused(production: Production) -> None:
+    refused = play(production, "-e", "monitoring_listen_address=0.0.0.0")
+    assert refused.code != 0
+    assert "one address of this host, not all of them" in refused.text()
+
+
+def test_the_controller_is_given_rules_dashboard_and_targets(production: Production) -> None:
+    assert production.database.name == "prod1"
+    folder = ROOT / ".provision/monitoring"
+    assert yaml.safe_load((folder / "rules.yml").read_text())["groups"]
+    assert json.loads((folder / "dashboard.json").read_text()) == DASHBOARD
+    targets = json.loads((folder / "targets.json").read_text())
+    assert [row["labels"] for row in targets if row["labels"]["job"] == "provision-node"] == [
+        {"job": "provision-node", "instance": "prod1"}
+    ]
