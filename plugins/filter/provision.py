@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 from ansible.errors import AnsibleFilterError
 
-from provision import archive, compatibility, hba, packages, secrets, summary, tuning, vault
+from provision import archive, compatibility, hba, packages, secrets, tuning, vault
 from provision.bundle import verify
 from provision.checks import preflight
 from provision.errors import ProvisionError
@@ -237,11 +237,6 @@ def provision_client_certificate(name: str, folder: str) -> dict[str, Any]:
     return {"name": name, "common_name": name, "purpose": "client", "keeper": "", **files}
 
 
-def provision_summary(verified: dict[str, Any], name: str, about: dict[str, Any]) -> list[str]:
-    """Tell how a host ended a run; see provision.summary.lines."""
-    return summary.lines(name, about["host"], verified, about["warnings"], about["url"])
-
-
 def provision_role_settings(pgvector: str) -> dict[str, str]:
     """Give the settings that searching roles begin with; see provision.tuning.vector.role_settings."""
     return {setting.name: setting.text for setting in vector.role_settings(pgvector)}
@@ -287,7 +282,6 @@ class FilterModule:
             "provision_role_options": provision_role_options,
             "provision_role_settings": provision_role_settings,
             "provision_scram": provision_scram,
-            "provision_summary": provision_summary,
             "provision_tls_directory": provision_tls_directory,
             "provision_trust": provision_trust,
             "provision_tune": provision_tune,
