@@ -383,8 +383,8 @@ def test_full_repository_fails_the_backup_and_the_primary_serves(site: Site) -> 
         # Random, so that it cannot be compressed: more than the file system holds.
         sql(
             site.one,
-            "CREATE TABLE bulk AS SELECT (SELECT string_agg(md5(random()::text || n), '') FROM generate_series(1, 200))"
-            " FROM generate_series(1, 8000) n",
+            "CREATE TABLE bulk AS SELECT n, (SELECT string_agg(md5(random()::text || i || n), '')"
+            " FROM generate_series(1, 200) i) FROM generate_series(1, 8000) n",
         )
         taken = site.one.run("provision backup take --type full")
         assert taken.returncode == 1
