@@ -295,7 +295,7 @@ class Load:
 
 @contextmanager
 def load(production: Production, folder: Path, *options: str) -> Iterator[Load]:
-    """Run pgbench through the pooler as the application on another host, round after round, while a `with` block lasts."""
+    """Run pgbench through the pooler, as an application elsewhere does, round after round in a `with` block."""
     script = folder / "script.sql"
     script.write_text("SELECT count(*) FROM agents;\n")
     names = {"dbname": "PGDATABASE", "connect_timeout": "PGCONNECT_TIMEOUT"}
