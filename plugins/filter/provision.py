@@ -6,6 +6,7 @@ import base64
 import datetime
 import functools
 import ipaddress
+import os
 import textwrap
 from collections.abc import Callable
 from dataclasses import asdict, fields
@@ -15,7 +16,7 @@ from typing import Any
 import yaml
 from ansible.errors import AnsibleFilterError
 
-from provision import archive, compatibility, hba, packages, secrets, summary, tuning, vault
+from provision import archive, compatibility, hba, packages, secrets, tuning, vault
 from provision.bundle import verify
 from provision.checks import preflight
 from provision.errors import ProvisionError
@@ -45,10 +46,18 @@ def provision_access_rules(
 
 
 def provision_role_options(roles: str) -> dict[str, Any]:
-    """Read the options of every role below a folder from its argument specification."""
+    """Read the options of every role below a folder from its argument specification.
+
+    A default that is an expression is left out: in a play without its role nobody evaluates it, and as text it is of no
+    other type.
+    """
     found = {}
     for path in sorted(Path(roles).glob("*/meta/argument_specs.yml")):
-        found[path.parts[-3]] = yaml.safe_load(path.read_text())["argument_specs"]["main"]["options"]
+        options = yaml.safe_load(path.read_text())["argument_specs"]["main"]["options"]
+        for option in options.values():
+            if "{{" in str(option.get("default", "")):
+                del option["default"]
+        found[path.parts[-3]] = options
     return found
 
 
@@ -129,13 +138,19 @@ def provision_read(path: str) -> str:
     return Path(path).expanduser().read_text()
 
 
-def provision_key_problem(path: str) -> str:
-    """Say why a key of the controller must not be used; empty when it may."""
-    try:
-        mode = Path(path).expanduser().stat().st_mode & 0o777
-    except OSError as error:
-        return f"{path}: {error.strerror}"
-    return f"{path}: mode {mode:04o} lets others at the key: allowed is 0600" if mode & 0o077 else ""
+def provision_provided_problems(files: dict[str, str]) -> list[str]:
+    """Name files of the user's own certificate that cannot be read on the controller, and a key that others can."""
+    found = []
+    for name, path in files.items():
+        try:
+            with Path(path).expanduser().open() as stream:
+                mode = os.fstat(stream.fileno()).st_mode & 0o777
+        except OSError as error:
+            found.append(f"tls_provided_{name} {path}: {error.strerror}")
+            continue
+        if name == "key" and mode & 0o077:
+            found.append(f"tls_provided_{name} {path}: mode {mode:04o} lets others at the key: allowed is 0600")
+    return found
 
 
 def provision_public_key(path: str) -> str:
@@ -196,6 +211,12 @@ def provision_tls_directory(sources: list[str], playbooks: str, profile: str) ->
     return str((places or [Path(playbooks, "inventories", profile)])[0] / "tls")
 
 
+def provision_trust(paths: list[str]) -> str:
+    """Join certificates of authorities, each from its file on the controller; what is not there yet is left out."""
+    found = [Path(path).expanduser() for path in paths if path]
+    return "".join(path.read_text().strip() + "\n" for path in found if path.exists())
+
+
 def provision_issued(names: list[str], keys: list[dict[str, Any]], signed: list[dict[str, Any]]) -> dict[str, Any]:
     """Give key and certificate by name, from the results of the loops that made them; a plan has none yet."""
     nothing: list[dict[str, Any]] = [{} for _ in names]
@@ -214,11 +235,6 @@ def provision_client_certificate(name: str, folder: str) -> dict[str, Any]:
     """Describe the certificate with which a database role logs in, as host_certificates judges it."""
     files = {"certificate": f"{folder}/{name}.crt", "key": f"{folder}/{name}.key"}
     return {"name": name, "common_name": name, "purpose": "client", "keeper": "", **files}
-
-
-def provision_summary(verified: dict[str, Any], name: str, about: dict[str, Any]) -> list[str]:
-    """Tell how a host ended a run; see provision.summary.lines."""
-    return summary.lines(name, about["host"], verified, about["warnings"], about["url"])
 
 
 def provision_role_settings(pgvector: str) -> dict[str, str]:
@@ -249,7 +265,7 @@ class FilterModule:
             "provision_end_of_life": provision_end_of_life,
             "provision_file": provision_file,
             "provision_issued": provision_issued,
-            "provision_key_problem": provision_key_problem,
+            "provision_provided_problems": provision_provided_problems,
             "provision_minimum_pgbackrest": provision_minimum_pgbackrest,
             "provision_package_source": provision_package_source,
             "provision_packages_failure": provision_packages_failure,
@@ -266,8 +282,8 @@ class FilterModule:
             "provision_role_options": provision_role_options,
             "provision_role_settings": provision_role_settings,
             "provision_scram": provision_scram,
-            "provision_summary": provision_summary,
             "provision_tls_directory": provision_tls_directory,
+            "provision_trust": provision_trust,
             "provision_tune": provision_tune,
             "provision_with_texts": provision_with_texts,
         }

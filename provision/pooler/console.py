@@ -23,6 +23,7 @@ from provision.errors import HostError
 
 UNIT = "pgbouncer.service"
 WATCHDOG = "provision-pool-resume"
+GRACE_S = 15  # so that nobody is sent away in the moment in which the pool resumes by itself
 DRAIN_S = 10  # after a pause the queue of 500 clients was empty within a second
 
 
@@ -104,7 +105,7 @@ def pause(wait_s: float, at_most_s: int) -> Pause:
         _watch(at_most_s)
     with place.console() as session:
         if at_most_s:
-            session.execute(f"SET query_wait_timeout = {int(at_most_s)}".encode())
+            session.execute(f"SET query_wait_timeout = {int(at_most_s) + GRACE_S}".encode())
         try:
             done = send_within(session, b"PAUSE", wait_s)
         except psycopg.Error as error:

@@ -11,6 +11,7 @@ import struct
 import subprocess
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -137,6 +138,7 @@ def test_nobody_gets_in_without_tls_with_a_wrong_authority_or_by_a_wrong_name(
         connect(production, host="db.example.com", hostaddr=production.database.address)
 
 
+@pytest.mark.filterwarnings("ignore:ssl.TLSVersion")
 def test_the_pooler_itself_refuses_old_versions_of_tls(production: Production) -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
@@ -212,12 +214,10 @@ def test_a_server_that_is_down_gives_an_error_in_time_and_serves_again_alone(pro
         on_host(production, f"systemctl stop {unit}")
         try:
             begun = time.monotonic()
-            with pytest.raises(psycopg.OperationalError, match=r"query_wait_timeout|server login has been failing"):
-                session.execute("SELECT 1")
-            assert time.monotonic() - begun < WAIT_S + PATIENCE_S
-            begun = time.monotonic()
-            with pytest.raises(psycopg.OperationalError):
-                connect(production)
+            with ThreadPoolExecutor() as pool:
+                asked, came = pool.submit(session.execute, "SELECT 1"), pool.submit(connect, production)
+                for failure in (asked.exception(WAIT_S + PATIENCE_S), came.exception(WAIT_S + PATIENCE_S)):
+                    assert isinstance(failure, psycopg.OperationalError)
             assert time.monotonic() - begun < WAIT_S + PATIENCE_S
             assert "PgBouncer" in console(production, "SHOW VERSION")
         finally:
