@@ -163,6 +163,16 @@ ADVISORIES = (
 # pgBackRest of the distributions that we know; of another, PGDG's is taken.
 DISTRIBUTION_PGBACKREST = {"bookworm": "2.45", "trixie": "2.55.1"}
 
+# The first release that takes a backup into a repository on another host (pgbackrest/pgbackrest#2512): older ones leave
+# that to the repository's host, which would then need a way into the database host.
+REMOTE_REPOSITORY_PGBACKREST = "2.55"
+
+
+def minimum_pgbackrest(postgresql: int, *, remote: bool) -> str:
+    """Give the first release of pgBackRest that serves a major, with its repository here or (`remote`) elsewhere."""
+    known = POSTGRESQL[postgresql].minimum_pgbackrest
+    return max(known, REMOTE_REPOSITORY_PGBACKREST, key=version_key) if remote else known
+
 
 def pgdg_packages(postgresql: int, codename: str) -> list[str]:
     """Name what may come from PGDG, or from a mirror of it, although the distribution has it too; nothing else may.

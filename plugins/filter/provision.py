@@ -92,9 +92,9 @@ def provision_end_of_life(major: int) -> bool:
     return datetime.datetime.now(datetime.UTC).date() >= compatibility.POSTGRESQL[int(major)].end_of_life
 
 
-def provision_minimum_pgbackrest(major: int) -> str:
-    """Give the first release of pgBackRest that knows a PostgreSQL major."""
-    return compatibility.POSTGRESQL[int(major)].minimum_pgbackrest
+def provision_minimum_pgbackrest(major: int, remote: bool) -> str:
+    """Give the first release of pgBackRest that serves a major; see provision.compatibility.minimum_pgbackrest."""
+    return compatibility.minimum_pgbackrest(int(major), remote=remote)
 
 
 def provision_pgdg_packages(major: int, codename: str) -> list[str]:

@@ -187,3 +187,11 @@ def test_pgbackrest_comes_from_pgdg_only_where_the_distributions_is_too_old(
         f"postgresql-{major}-pgvector", "postgresql-common", "postgresql-common-dev", "postgresql-client-common",
         "libpq5", "libpq-dev",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("major", "remote", "expected"),
+    [(15, False, "2.41"), (17, False, "2.53.1"), (15, True, "2.55"), (17, True, "2.55")],
+)
+def test_repository_on_another_host_needs_a_newer_pgbackrest(major: int, remote: bool, expected: str) -> None:
+    assert compatibility.minimum_pgbackrest(major, remote=remote) == expected
