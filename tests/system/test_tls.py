@@ -380,7 +380,8 @@ def test_an_access_rule_that_the_server_cannot_read_is_found_before_it_is_asked_
     assert on_host(production.database, f'runuser -u postgres -- psql -XAtc "{errors}"') == "0\n"
 
 
-def test_doctor_finds_nothing_to_mend_in_tls_and_access(production: Production) -> None:
+def test_doctor_finds_nothing_to_mend_in_certificates_and_rules(production: Production) -> None:
     said = production.database.run("runuser -u postgres -- provision doctor --database dbname=minion --json").stdout
-    areas = {(each["id"], each["area"]) for each in json.loads(said)["findings"]}
-    assert {pair for pair in areas if pair[1] == "access"} == set()
+    seen = {each["id"] for each in json.loads(said)["findings"]}
+    assert seen & {"certificate", "certificate-age", "tls", "tls-version", "hba-plain", "hba-everywhere"} == set()
+    assert seen & {"hba-methods", "hba-superuser", "hba-errors"} == set()
