@@ -126,6 +126,10 @@ bench-backup: .venv/.ready ## pgBackRest against pg_basebackup and pg_dump, on 2
 bench-pool: .venv/.ready ## 500 clients through PgBouncer against 500 direct connections, with TLS (6 minutes)
 	$(BIN)/python -m benchmarks.pool
 
+.PHONY: bench-audit
+bench-audit: .venv/.ready ## Audit of five hosts against one, and against site.yml --check (dev sandboxes)
+	$(BIN)/python -m benchmarks.audit
+
 ## Set-up
 
 .venv/.ready: pyproject.toml constraints.txt

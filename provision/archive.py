@@ -17,7 +17,7 @@ CONTROLLER = (
     "host/",
     "bench/",
     "vault.py",
-    *(f"cli/{name}.py" for name in ("sandbox", "bootstrap", "bundle", "bench", "secrets", "_narration")),
+    *(f"cli/{name}.py" for name in ("sandbox", "bootstrap", "bundle", "bench", "secrets", "audit", "_narration")),
 )
 """What only the controller uses, relative to the package."""
 EARLIEST = (1980, 1, 1, 0, 0, 0)  # zip knows no earlier time

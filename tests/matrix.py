@@ -63,9 +63,10 @@ class Outcome:
 
 def combinations() -> Iterator[Combination]:
     """Name the distributions' own majors, then the mirror's."""
-    for name, release in RELEASES.items():
+    for name in RELEASES:
         for profile in PROFILES:
             yield Combination(name, profile, "distribution", {})
+    for name, release in RELEASES.items():
         for variables in mirrored(release.codename):
             for profile in PROFILES:
                 yield Combination(name, profile, "mirror", variables)
@@ -150,8 +151,20 @@ def note(combination: Combination, host: Host, runs: list[Run]) -> Outcome:
     )
 
 
+def keep(found: Outcome) -> None:
+    """Put an outcome into docs/tested.json, in the place of an earlier one of the same combination."""
+    rows = json.loads(RESULTS.read_text()) if RESULTS.exists() else []
+    noted = {_place(row): row for row in rows} | {_place(asdict(found)): asdict(found)}
+    RESULTS.write_text(json.dumps([noted[place] for place in sorted(noted)], indent=1) + "\n")
+
+
+def _place(row: dict[str, str]) -> tuple[str, ...]:
+    major = row["postgresql"].split(".")[0]
+    return row["system"], row["architecture"], row["packages_from"], major, row["profile"]
+
+
 def main() -> int:
-    """Try every combination; a later run replaces what an earlier one noted."""
+    """Try every combination, and keep what came of each at once."""
     found = []
     for combination in combinations():
         label = f"{combination.os} {combination.profile} {combination.repository}"
@@ -159,8 +172,8 @@ def main() -> int:
         print(f"==> {label}", file=sys.stderr, flush=True)
         with tempfile.TemporaryDirectory(prefix="provision-matrix-") as folder:
             found.append(outcome(combination, Path(folder)))
+        keep(found[-1])
         print(json.dumps(asdict(found[-1])), flush=True)
-    RESULTS.write_text(json.dumps([asdict(each) for each in found], indent=1) + "\n")
     return 0 if all(each.result == "tested" for each in found) else 1
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 from ansible.errors import AnsibleFilterError
 
-from provision import archive, compatibility, hba, packages, secrets, summary, tuning, vault
+from provision import archive, compatibility, hba, packages, secrets, tuning, vault
 from provision.bundle import verify
 from provision.checks import preflight
 from provision.errors import ProvisionError
@@ -46,10 +46,18 @@ def provision_access_rules(
 
 
 def provision_role_options(roles: str) -> dict[str, Any]:
-    """Read the options of every role below a folder from its argument specification."""
+    """Read the options of every role below a folder from its argument specification.
+
+    A default that is an expression is left out: in a play without its role nobody evaluates it, and as text it is of no
+    other type.
+    """
     found = {}
     for path in sorted(Path(roles).glob("*/meta/argument_specs.yml")):
-        found[path.parts[-3]] = yaml.safe_load(path.read_text())["argument_specs"]["main"]["options"]
+        options = yaml.safe_load(path.read_text())["argument_specs"]["main"]["options"]
+        for option in options.values():
+            if "{{" in str(option.get("default", "")):
+                del option["default"]
+        found[path.parts[-3]] = options
     return found
 
 
@@ -229,11 +237,6 @@ def provision_client_certificate(name: str, folder: str) -> dict[str, Any]:
     return {"name": name, "common_name": name, "purpose": "client", "keeper": "", **files}
 
 
-def provision_summary(verified: dict[str, Any], name: str, about: dict[str, Any]) -> list[str]:
-    """Tell how a host ended a run; see provision.summary.lines."""
-    return summary.lines(name, about["host"], verified, about["warnings"], about["url"])
-
-
 def provision_role_settings(pgvector: str) -> dict[str, str]:
     """Give the settings that searching roles begin with; see provision.tuning.vector.role_settings."""
     return {setting.name: setting.text for setting in vector.role_settings(pgvector)}
@@ -279,7 +282,6 @@ class FilterModule:
             "provision_role_options": provision_role_options,
             "provision_role_settings": provision_role_settings,
             "provision_scram": provision_scram,
-            "provision_summary": provision_summary,
             "provision_tls_directory": provision_tls_directory,
             "provision_trust": provision_trust,
             "provision_tune": provision_tune,

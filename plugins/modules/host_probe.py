@@ -204,7 +204,8 @@ def networks() -> list[str]:
 
 def package_lists_age() -> int:
     """Give the age of apt's lists in seconds; a very large number when there are none, as in a minimal image."""
-    lists = [path.stat().st_mtime for path in Path("/var/lib/apt/lists").glob("*Packages*")]
+    # Not followed: of a source on this host (file:) apt keeps a link, which may lead nowhere by now.
+    lists = [path.lstat().st_mtime for path in Path("/var/lib/apt/lists").glob("*Packages*")]
     stamp = Path("/var/lib/apt/periodic/update-success-stamp")
     newest = max([*lists, *([stamp.stat().st_mtime] if lists and stamp.exists() else [])], default=0)
     return int(time.time() - newest)

@@ -106,7 +106,7 @@ def _drill(
         folder.mkdir(mode=0o700)
     restore(
         wanted.stanza, chosen.set.label, data, Target("name", expected["point"]),
-        *(f"--recovery-option={name}={value}" for name, value in chosen.options.items()),
+        *chosen.options,
         f"--tablespace-map-all={SCRATCH / 'tablespaces'}",
     )  # fmt: skip
     facts["restore_s"] = round(time.time() - begun, 1)

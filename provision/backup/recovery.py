@@ -26,10 +26,8 @@ STUCK_S = 20  # a server that waits for WAL and has read nothing new for so long
 STUCK_RETRIES = 10  # ... if it was seen so often to have got nothing: a slow repository is not a broken one
 SILENT_S = 3600  # one long segment, or one large file to be synced, may take its time; nothing takes so long
 # What a restore writes into postgresql.auto.conf, and what must not stop a later recovery.
-TARGETS = (
-    *(f"recovery_target{name}" for name in ("", "_time", "_xid", "_name", "_lsn", "_action", "_timeline")),
-    "wal_retrieve_retry_interval",
-)
+POINTS = tuple(f"recovery_target{name}" for name in ("", "_time", "_xid", "_name", "_lsn", "_action"))
+TARGETS = (*POINTS, "recovery_target_timeline", "wal_retrieve_retry_interval")
 
 
 @dataclass(frozen=True)
@@ -98,6 +96,9 @@ def await_target(
                 return end
             seen.note(end.lsn, waits)
             number = (end.lsn - 1) // wanted.size
+            # A server stops at the first record at or behind a position: where none is, all before it is there.
+            if waits and seen.still > SETTLED_S and target.kind == "lsn" and end.lsn >= wal.position(target.value):
+                return end
             at_last = number > wanted.number or (number == wanted.number and seen.still > SETTLED_S)
             if waits and at_last:
                 if target.kind in ("latest", "time"):

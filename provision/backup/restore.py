@@ -206,8 +206,7 @@ def _run(wanted: Plan, prepared: Prepared, narrate: Callable[[str], None]) -> di
     }  # fmt: skip
     journal.write(prepared.journal, {**facts, "state": journal.RESTORING}, data)
     narrate(f"restoring {window.set.label} into {data}")
-    extra = [f"--recovery-option={name}={value}" for name, value in window.options.items()]
-    extra += ["--delta"] if prepared.resumed or wish.delta else []
+    extra = window.options + (["--delta"] if prepared.resumed or wish.delta else [])
     if wish.beside:
         extra.append(f"--tablespace-map-all={copies.tablespaces(wish.beside)}")
     if wish.beside or wish.stanza:
@@ -283,11 +282,11 @@ def _promote(
     url = wanted.url("postgres", port=port)
     facts = journal.write(name, {**facts, "state": journal.PROMOTING}, data)
     if recovery.recovering(url):
-        if not recovery.paused(url):
-            # Nothing stopped it: it is the end of WAL that is wanted. A server that still has a target that it did
-            # not meet (no transaction came after that moment) refuses to be promoted.
+        if facts["target"] != "latest" and not recovery.paused(url):
+            # Nothing stopped it: no transaction came after that moment. A server that still has a target that it did
+            # not meet refuses to be promoted. It must not leave its timeline for a newer one, though.
             narrate("everything that the archive holds is replayed")
-            recovery.forget(url, recovery.TARGETS)
+            recovery.forget(url, recovery.POINTS)
             systemctl("restart", unit)
             recovery.await_position(url, str(facts["replayed_to"]))
         recovery.promote(url)
@@ -298,10 +297,12 @@ def _promote(
     recovery.forget(url, (*recovery.TARGETS, *facts.get("raised", []), *archive))
     systemctl("restart", unit)
     timeline, system = recovery.identity(url)
+    ended = {"state": journal.PROMOTED, "timeline": timeline, "system": system}
+    journal.write(name, {**facts, **ended}, data)  # before the backup looks whether it may begin
     if not beside and not archive:
         # On the new timeline, so that the next drill has figures of it.
         systemctl("start", "--no-block", "provision-backup@incr.service")
-    return {"state": journal.PROMOTED, "timeline": timeline, "system": system}
+    return ended
 
 
 def _flush(wanted: Plan) -> None:

@@ -109,6 +109,8 @@ def _ours(wanted: Plan, known: tool.Repository, system: int, take_over: str) -> 
     from another stanza by a restore of ours may continue its own.
     """
     last = journal.read(journal.IN_PLACE)
+    if not known.sets:
+        return
     if take_over == wanted.stanza or (last.get("stanza") != wanted.stanza and last.get("system") == system):
         return
     raise HostError(

@@ -115,12 +115,12 @@ class Window:
     gap: wal.Segment | None
 
     @property
-    def options(self) -> dict[str, str]:
-        """The recovery setting that follows it. Not a number without need: that one must have a history file."""
+    def options(self) -> list[str]:
+        """What tells pgBackRest to follow it. Not a number without need: that one must have a history file."""
         if self.newest:
-            return {}
+            return []
         own = int(self.set.wal_start[:8], 16) == self.timeline
-        return {"recovery_target_timeline": "current" if own else str(self.timeline)}
+        return ["--target-timeline=current" if own else f"--target-timeline={self.timeline}"]
 
     def __str__(self) -> str:
         """Say it to a person."""

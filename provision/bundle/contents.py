@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 # Debian packages by the role that installs them; {major} is PostgreSQL's.
 PACKAGES = {
     "preflight": ("python3", "python3-apt", "sudo"),  # what Ansible itself needs of a host
+    "tls": ("openssl", "ssl-cert"),
     "postgresql": ("postgresql-{major}", "postgresql-client-{major}", "postgresql-common"),
     "toolkit": ("python3-psycopg", "python3-click"),
-    "tls": ("openssl", "ssl-cert"),
     "pgbouncer": ("pgbouncer",),
     "backup": ("pgbackrest", "openssh-client", "openssh-server"),
     "monitoring": ("logrotate", "prometheus-node-exporter", "prometheus-postgres-exporter"),

@@ -63,6 +63,7 @@ class Wish:
 def make(target: Path, wish: Wish, narration: Narration) -> Bundle:
     """Write the bundle and return what it holds. Raises UsageError, or HostError with what apt said."""
     release = image.release(wish.os)
+    _judge(target, wish)
     about = Bundle(
         release=release.codename,
         architecture=wish.architecture or run("dpkg", "--print-architecture").strip(),
@@ -92,6 +93,20 @@ def make(target: Path, wish: Wish, narration: Narration) -> Bundle:
         with narration.stage(f"writing {target}"):
             write(root, target)
     return verify.verified(target, key.fingerprint)
+
+
+def _judge(target: Path, wish: Wish) -> None:
+    """Refuse what cannot end well before anything is fetched."""
+    if not target.resolve().parent.is_dir():
+        raise UsageError("the bundle cannot be written there", where=str(target), seen="no such directory")
+    if bool(wish.pgvector_version) != bool(wish.pgvector_url):
+        raise UsageError(
+            "a version of pgvector and the place of its tarball belong together",
+            where="--pgvector-version, --pgvector-url",
+            allowed="both (the role's pgvector_source_url, or a copy), or neither for the Debian mirror's newest",
+        )
+    if wish.pgvector_version:
+        compatibility.source_checksum(wish.pgvector_version)
 
 
 def _apt(work: Path, about: Bundle, source: mirror.Mirror, extra: Repository | None) -> list[str | Path]:
@@ -160,11 +175,6 @@ def _source(root: Path, about: Bundle, wish: Wish, source: mirror.Mirror) -> Bun
     if wish.pgvector_url:
         checksum = compatibility.source_checksum(wish.pgvector_version)
         tarball = mirror.Source(wish.pgvector_version, wish.pgvector_url, checksum)
-    elif wish.pgvector_version:
-        raise UsageError(
-            "a version of pgvector needs the place of its tarball", where="--pgvector-url",
-            allowed="the role's pgvector_source_url, or a copy; without both, the newest of the Debian mirror is taken",
-        )  # fmt: skip
     else:
         tarball = mirror.pgvector_source(source)
     name = f"pgvector-{tarball.version}.tar.gz"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -17,7 +18,10 @@ class Severity(StrEnum):
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that is not as it should be: what was seen, what is wanted, why it matters, what mends it."""
+    """One thing that is not as it should be: what was seen, what is wanted, why it matters, the command that mends it.
+
+    `safe` says that `doctor --fix` may run the command: it loses nothing, cuts nobody off and lets nobody in.
+    """
 
     id: str
     area: str
@@ -26,6 +30,7 @@ class Finding:
     wanted: str
     why: str
     fix: str
+    safe: bool = False
 
     @property
     def counts(self) -> bool:
@@ -35,5 +40,11 @@ class Finding:
     def __str__(self) -> str:
         """Print it for a terminal."""
         rows = (("seen", self.seen), ("wanted", self.wanted), ("why", self.why), ("fix", self.fix))
-        lines = [f"{self.severity.value}: {self.id} ({self.area})"]
+        lines = [f"{self.severity.value}: {self.id} ({self.area}{', safe to fix' if self.safe else ''})"]
         return "\n".join([*lines, *(f"  {label + ':':<8}{text}" for label, text in rows if text)])
+
+
+def psql(database: str, *statements: str, user: str = "") -> str:
+    """Give the command that runs statements on the host itself, as the superuser or (`user`) as a login role."""
+    words = ["runuser", "-u", "postgres", "--", "psql", "-d", database, *(["-U", user] if user else [])]
+    return shlex.join([*words, *(word for each in statements for word in ("-c", each))])

@@ -6,17 +6,21 @@ on client authentication, roles and privileges, and CREATE FUNCTION ("Writing SE
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import psycopg
 
-from provision.checks.finding import Finding, Severity
+from provision.checks.finding import Finding, Severity, psql
 from provision.database import Connection, profile
 
 
 @dataclass(frozen=True)
 class Check:
-    """`query` gives one text a row for each thing that is wrong; `dev` says that development may do it."""
+    """`query` gives a row for each thing that is wrong: a text, and the statement that mends it where it knows one.
+
+    `fix` stands in where it does not; `dev` says that development may do it.
+    """
 
     id: str
     area: str
@@ -26,6 +30,7 @@ class Check:
     fix: str
     severity: Severity = Severity.WARNING
     dev: bool = False
+    safe: bool = False
 
 
 _SETTING = "SELECT name || ' = ' || setting FROM pg_settings WHERE name = '{name}' AND ({wrong})"
@@ -49,8 +54,11 @@ CHECKS = (
     ),
     Check(
         "durability", "storage",
-        "SELECT name || ' = off' FROM pg_settings WHERE name IN ('fsync', 'full_page_writes') AND setting = 'off'",
-        "fsync and full_page_writes on", "a power cut can leave a cluster that does not start",
+        "SELECT name || ' = ' || setting, 'ALTER SYSTEM RESET ' || name FROM pg_settings"
+        " WHERE (name IN ('fsync', 'full_page_writes') AND setting = 'off')"
+        " OR (name IN ('ignore_checksum_failure', 'zero_damaged_pages', 'ignore_system_indexes') AND setting = 'on')",
+        "fsync and full_page_writes on, damage reported and not passed over",
+        "a power cut can leave a cluster that does not start, and damage spreads unseen",
         "ALTER SYSTEM RESET fsync; ALTER SYSTEM RESET full_page_writes; SELECT pg_reload_conf()", Severity.CRITICAL,
     ),
     Check(
@@ -118,13 +126,15 @@ CHECKS = (
     ),
     Check(
         "superusers", "roles",
-        "SELECT 'role ' || rolname || ' is a superuser' FROM pg_roles WHERE rolsuper AND oid <> 10",
+        "SELECT 'role ' || rolname || ' is a superuser', format('ALTER ROLE %I NOSUPERUSER', rolname)"
+        " FROM pg_roles WHERE rolsuper AND oid <> 10",
         "one superuser, the system's own", "a superuser reads every file and runs programs",
         "ALTER ROLE ... NOSUPERUSER", Severity.CRITICAL,
     ),
     Check(
         "limits", "roles",
-        "SELECT 'role ' || rolname || ' has no connection limit' FROM pg_roles"
+        "SELECT 'role ' || rolname || ' has no connection limit', format('ALTER ROLE %I CONNECTION LIMIT 10', rolname)"
+        " FROM pg_roles"
         " WHERE rolcanlogin AND NOT rolsuper AND rolconnlimit < 0",
         "a limit for each login role", "one runaway client takes every connection", f"{SITE} --tags database", dev=True,
     ),
@@ -139,21 +149,24 @@ CHECKS = (
     ),
     Check(
         "public-create", "privileges",
-        "SELECT 'PUBLIC may create in schema public' FROM pg_namespace n,"
+        "SELECT 'PUBLIC may create in schema public', 'REVOKE CREATE ON SCHEMA public FROM PUBLIC' FROM pg_namespace n,"
         " aclexplode(coalesce(n.nspacl, acldefault('n', n.nspowner))) x"
         " WHERE n.nspname = 'public' AND x.grantee = 0 AND x.privilege_type = 'CREATE'",
         "no CREATE for PUBLIC", "anybody can plant a function that others run", f"{SITE} --tags database",
     ),
     Check(
         "public-connect", "privileges",
-        "SELECT 'PUBLIC may ' || x.privilege_type || ' database ' || d.datname FROM pg_database d,"
+        "SELECT 'PUBLIC may ' || x.privilege_type || ' database ' || d.datname,"
+        " format('REVOKE %s ON DATABASE %I FROM PUBLIC', x.privilege_type, d.datname) FROM pg_database d,"
         " aclexplode(coalesce(d.datacl, acldefault('d', d.datdba))) x"
         " WHERE d.datname = current_database() AND x.grantee = 0",
         "the roles that are named", "every login role of the cluster gets in", f"{SITE} --tags database",
     ),
     Check(
         "security-definer", "privileges",
-        "SELECT format('function %s', p.oid::regprocedure) FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace"
+        "SELECT format('function %s', p.oid::regprocedure),"
+        " format('ALTER FUNCTION %s SET search_path = pg_catalog, public', p.oid::regprocedure)"
+        " FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace"
         " WHERE p.prosecdef AND n.nspname NOT IN ('pg_catalog', 'information_schema')"
         " AND NOT coalesce(p.proconfig::text, '') LIKE '%search_path=%'",
         "a pinned search_path", "whoever makes a function of the same name runs as the owner",
@@ -186,8 +199,9 @@ CHECKS = (
     ),
     Check(
         "shadowed", "settings",
-        "SELECT name || ' is set by ALTER SYSTEM to ' || setting FROM pg_settings"
-        " WHERE sourcefile LIKE '%postgresql.auto.conf'",
+        "SELECT DISTINCT name || ' is set by ALTER SYSTEM to ' || coalesce(setting, ''),"
+        " format('ALTER SYSTEM RESET %s', name)"
+        " FROM pg_file_settings WHERE sourcefile LIKE '%postgresql.auto.conf' ORDER BY 1",
         "settings from our own file", "what inventories say is not what runs", "ALTER SYSTEM RESET with its name",
     ),
     Check(
@@ -206,23 +220,30 @@ CHECKS = (
     ),
     Check(
         "invalid-index", "schema",
-        "SELECT format('index %s is INVALID', indexrelid::regclass) FROM pg_index WHERE NOT indisvalid",
+        "SELECT format('index %s is INVALID', indexrelid::regclass),"
+        " CASE WHEN indexrelid::regclass::text ~ '_cc(new|old)[0-9]*$' THEN 'DROP INDEX CONCURRENTLY '"
+        " ELSE 'REINDEX INDEX CONCURRENTLY ' END || indexrelid::regclass::text FROM pg_index WHERE NOT indisvalid",
         "valid indexes", "it costs every write and serves no search", "DROP INDEX CONCURRENTLY, then build it again",
     ),
 )  # fmt: skip
 
 
-def examine(connection: Connection) -> list[Finding]:
+def examine(connection: Connection, checks: Sequence[Check] = CHECKS) -> list[Finding]:
     """Run every check, and give what is wrong; what this role may not see comes as unseen. Changes nothing."""
     dev = profile(connection) != "prod"
+    database = connection.info.dbname
     found = []
-    for check in CHECKS:
+    for check in checks:
         severity = Severity.ACCEPTED if dev and check.dev else check.severity
         try:
             rows = connection.execute(check.query.encode()).fetchall()
         except psycopg.errors.InsufficientPrivilege as error:
             severity, rows = Severity.UNSEEN, [(str(error).strip().partition("\n")[0],)]
         seen = "; ".join(str(row[0]) for row in rows[:5]) + (f" and {len(rows) - 5} more" if len(rows) > 5 else "")
+        statements = [str(row[1]) for row in rows if len(row) > 1]
+        if any(each.startswith("ALTER SYSTEM") for each in statements):
+            statements.append("SELECT pg_reload_conf()")
+        fix = psql(database, *statements) if statements else check.fix
         if rows:
-            found.append(Finding(check.id, check.area, severity, seen, check.wanted, check.why, check.fix))
+            found.append(Finding(check.id, check.area, severity, seen, check.wanted, check.why, fix, check.safe))
     return found

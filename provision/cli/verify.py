@@ -10,6 +10,7 @@ import click
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from provision import record
+from provision.checks import host
 from provision.checks.use import prove
 from provision.cli._database import database_option
 from provision.database import connect, describe, require_pooler
@@ -33,8 +34,8 @@ def command(url: str, password_stdin: bool, pooler: str, keep: bool, as_json: bo
             require_pooler(connection)
             prove(connection)
     result = {"database": shown, "pooler": pooler, **asdict(proof)}
-    facts = {key: result[key] for key in ("server", "extensions", "migration")}
-    changed = record.note("verified", facts) if keep else False
+    facts = {key: result[key] for key in ("server", "extensions", "migration", "tables")}
+    changed = record.note("verified", {**facts, "packages": host.ours()}) if keep else False
     if as_json:
         click.echo(json.dumps({**result, "record_changed": changed}))
         return

@@ -28,7 +28,7 @@ def settings(request: Request, memory: Memory) -> list[Setting]:
         ("deadlock_timeout", 1, "s", "also the wait after which log_lock_waits speaks"),
     )
     if request.computed:
-        why = "a system call or two for each statement, for what pg_stat_activity tells better"
+        why = "rewritten twice for each statement, for what pg_stat_activity tells better"
         found += group("connections and time-outs", ("update_process_title", False, "", why))
     return found
 

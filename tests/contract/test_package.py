@@ -36,8 +36,8 @@ def test_module_imports_on_a_bare_host(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_only_database_and_migrate_and_checks_know_psycopg(path: Path) -> None:
-    allowed = {"database.py", "access.py", "lookup.py", "pooler", "migrate", "checks", "cli"}
+def test_only_what_asks_the_server_knows_psycopg(path: Path) -> None:
+    allowed = {"database.py", "access.py", "lookup.py", "pooler", "migrate", "maintain", "checks", "cli"}
     if path.relative_to(PACKAGE).parts[0] not in allowed:
         assert not any(name.partition(".")[0] == "psycopg" for name in imports(path, everywhere=True))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tests.contract.repository import ROOT
-from tests.contract.support import BEGIN, END, noted, table, with_table
+from tests.contract.support import BEGIN, END, SYSTEMS, noted, table, with_table
 
 ROW = {
     "system": "Debian 13", "architecture": "amd64", "profile": "dev", "packages_from": "distribution",
@@ -30,6 +30,11 @@ def test_table_does_not_hide_a_failure() -> None:
     assert "| failed 2026-01-02 | not tested |" in table([{**ROW, "result": "failed"}])
 
 
-def test_notes_hold_a_result_for_each_profile_of_each_distribution() -> None:
-    seen = {(row["system"], row["profile"]) for row in noted() if row["packages_from"] == "distribution"}
-    assert seen == {(system, profile) for system in ("Debian 12", "Debian 13") for profile in ("dev", "prod")}
+def test_notes_are_whole_and_each_combination_is_there_once() -> None:
+    rows = noted()
+    assert rows
+    assert {tuple(row) for row in rows} == {tuple(ROW)}
+    assert {row["result"] for row in rows} <= {"tested", "failed"}
+    assert {row["system"] for row in rows} <= set(SYSTEMS)
+    places = [(row["system"], row["packages_from"], row["postgresql"].split(".")[0], row["profile"]) for row in rows]
+    assert len(places) == len(set(places))

@@ -170,6 +170,31 @@ def test_cut_file_and_what_is_no_bundle_are_refused(made: Made, tmp_path: Path) 
     refused(tmp_path / "not-there.tar")
 
 
+@pytest.mark.parametrize(
+    ("wish", "expected"),
+    [
+        (["--pgvector-version", "0.5.1"], "belong together"),
+        (["--pgvector-version", "9.9", "--pgvector-url", "http://127.0.0.1:9/x"], "no checksum is on record"),
+        (["--os", "debian11"], "unknown operating system"),
+        (["--repository-uri", "http://127.0.0.1:9/pg"], "needs --repository-key"),
+    ],
+)
+def test_wishes_that_cannot_end_well_are_refused_before_anything_is_fetched(
+    tmp_path: Path, wish: list[str], expected: str
+) -> None:
+    done = provision("bundle", "make", tmp_path / "b.tar", *wish)
+    assert done.returncode == 2
+    assert expected in done.stderr
+    assert "reading the package lists" not in done.stderr
+
+
+def test_place_that_is_not_there_is_refused_before_anything_is_fetched(tmp_path: Path) -> None:
+    done = provision("bundle", "make", tmp_path / "not-there/b.tar")
+    assert done.returncode == 2
+    assert "no such directory" in done.stderr
+    assert "reading the package lists" not in done.stderr
+
+
 def test_command_verifies_and_prints_the_variables(made: Made) -> None:
     done = provision("bundle", "verify", made.path, "--fingerprint", made.key.fingerprint)
     assert done.returncode == 0, done.stderr

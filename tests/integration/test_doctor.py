@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterator
 
 import psycopg
 import pytest
 from click.testing import CliRunner
 
-from provision.checks import certificates
-from provision.checks.finding import Severity
-from provision.checks.hardening import CHECKS, examine
+from provision.checks import certificates, pooler
+from provision.checks.doctor import SQL_CHECKS
+from provision.checks.finding import Finding, Severity
+from provision.checks.hardening import examine
+from provision.checks.schema import CHECKS
 from provision.cli import root
 from tests.clusters import Cluster
 
 NAME = "patient"
+CHECKED = len(SQL_CHECKS) + len(certificates.CHECKS) + len(pooler.CHECKS) + 1
 
 
 @pytest.fixture
@@ -29,7 +33,7 @@ def patient(cluster: Cluster) -> Iterator[str]:
 
 def found(url: str) -> dict[str, str]:
     with psycopg.connect(url, autocommit=True) as connection:
-        return {each.id: each.seen for each in examine(connection)}
+        return {each.id: each.seen for each in examine(connection, SQL_CHECKS)}
 
 
 @pytest.mark.parametrize(
@@ -45,7 +49,7 @@ def found(url: str) -> dict[str, str]:
         ("CREATE FUNCTION f() RETURNS int LANGUAGE sql SECURITY DEFINER AS 'SELECT 1'", "DROP FUNCTION f()",
          "security-definer", "function f()"),
         ("ALTER SYSTEM SET work_mem = '5MB'", "ALTER SYSTEM RESET work_mem", "shadowed",
-         "work_mem is set by ALTER SYSTEM to 5120"),
+         "work_mem is set by ALTER SYSTEM to 5MB"),
         ("ALTER SYSTEM SET log_statement = 'all'", "ALTER SYSTEM RESET log_statement", "log-statement",
          "log_statement = all"),
         ("ALTER SYSTEM SET full_page_writes = off", "ALTER SYSTEM RESET full_page_writes", "durability",
@@ -97,7 +101,7 @@ def test_names_a_way_in_from_outside_without_tls(cluster: Cluster, patient: str)
 def test_development_is_excused_by_name_and_not_in_silence(cluster: Cluster, patient: str) -> None:
     cluster.psql(f"ALTER DATABASE {NAME} SET provision.profile = dev")
     with psycopg.connect(patient, autocommit=True) as connection:
-        severities = {each.id: each.severity for each in examine(connection)}
+        severities = {each.id: each.severity for each in examine(connection, SQL_CHECKS)}
     assert severities["archiving"] is Severity.ACCEPTED
     assert severities["hba-methods"] is Severity.CRITICAL
 
@@ -107,7 +111,7 @@ def test_what_a_role_may_not_see_is_said(cluster: Cluster, patient: str) -> None
     cluster.psql(f"CREATE ROLE watcher LOGIN; GRANT pg_monitor TO watcher; GRANT CONNECT ON DATABASE {NAME} TO watcher")
     try:
         with psycopg.connect(cluster.url(NAME, "watcher"), autocommit=True) as connection:
-            severities = {each.id: each.severity for each in examine(connection)}
+            severities = {each.id: each.severity for each in examine(connection, SQL_CHECKS)}
     finally:
         cluster.psql(f"REVOKE ALL ON DATABASE {NAME} FROM watcher; DROP ROLE watcher")
     assert severities["verifiers"] is Severity.UNSEEN
@@ -118,8 +122,70 @@ def test_the_command_exits_3_and_prints_what_to_do(patient: str) -> None:
     text = CliRunner().invoke(root, ["doctor", "--database", patient])
     assert text.exit_code == 3
     assert "critical: hba-methods (access)" in text.output
-    every = len(CHECKS) + len(certificates.CHECKS)
-    assert f"{every} checks, " in text.output
+    assert f"{CHECKED} checks, " in text.output
     answer = json.loads(CliRunner().invoke(root, ["doctor", "--database", patient, "--json"]).output)
-    assert answer["checks"] == every
-    assert {"id", "area", "severity", "seen", "wanted", "why", "fix"} == set(answer["findings"][0])
+    assert answer["checks"] == CHECKED
+    assert {"id", "area", "severity", "seen", "wanted", "why", "fix", "safe"} == set(answer["findings"][0])
+
+
+@pytest.mark.parametrize(
+    ("role", "database", "check"),
+    [("locked", NAME, "reach-nologin"), ("nobody", NAME, "reach-role"), ("postgres", "elsewhere", "reach-database")],
+)
+def test_says_why_a_connection_fails(cluster: Cluster, patient: str, role: str, database: str, check: str) -> None:
+    assert patient
+    cluster.psql("CREATE ROLE locked NOLOGIN")
+    try:
+        done = CliRunner().invoke(root, ["doctor", "--json", "--database", cluster.url(database, role)])
+    finally:
+        cluster.psql("DROP ROLE locked")
+    assert done.exit_code == 3
+    (found,) = json.loads(done.output)["findings"]
+    assert found["id"] == check
+    assert found["fix"]
+
+
+def test_says_that_nothing_listens() -> None:
+    done = CliRunner().invoke(root, ["doctor", "--database", "postgresql://minion@127.0.0.1:1/minion"])
+    assert done.exit_code == 3
+    assert "reach-refused" in done.output
+
+
+@pytest.mark.parametrize(
+    ("broken", "mended", "check", "seen"),
+    [
+        ("DROP INDEX memories_embedding_idx", "", "hnsw-missing", "has no HNSW index"),
+        ("ALTER TABLE tools DISABLE TRIGGER tools_set_updated_at", "", "triggers-disabled", "tools_set_updated_at"),
+        ("UPDATE schema_migrations SET dirty = true", "UPDATE schema_migrations SET dirty = false", "migrations-dirty",
+         "version 2 is dirty"),
+        ("ALTER TABLE tools ADD CONSTRAINT named CHECK (name <> 'x') NOT VALID", "", "constraints-unchecked", "named"),
+        ("DROP TABLE feedback CASCADE", "-", "tables-missing", "table feedback is missing"),
+        ("REVOKE CREATE ON SCHEMA public FROM PUBLIC, minion, pg_database_owner", "", "schema-permission",
+         "role minion may not create in schema public"),
+    ],
+)  # fmt: skip
+def test_names_what_is_wrong_with_the_schema_and_the_statement_mends_it(
+    cluster: Cluster, migrated: str, broken: str, mended: str, check: str, seen: str
+) -> None:
+    name = "schema_patient"
+    cluster.psql(f"CREATE DATABASE {name} OWNER minion TEMPLATE {migrated}")
+    try:
+        cluster.psql("CREATE TABLE schema_migrations (version bigint, dirty boolean);"
+                     " INSERT INTO schema_migrations VALUES (2, false)", name)  # fmt: skip
+        cluster.psql("GRANT CREATE ON SCHEMA public TO minion; REVOKE CREATE ON SCHEMA public FROM PUBLIC", name)
+        healthy = {each.id for each in schema_findings(cluster, name)}
+        assert check not in healthy
+        cluster.psql(broken, name)
+        (found,) = [each for each in schema_findings(cluster, name) if each.id == check]
+        assert seen in found.seen
+        if mended != "-":
+            words = shlex.split(found.fix)
+            cluster.psql(mended or words[words.index("-c") + 1], name)
+            assert {each.id for each in schema_findings(cluster, name)} == healthy
+    finally:
+        cluster.psql(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+def schema_findings(cluster: Cluster, name: str) -> list[Finding]:
+    with psycopg.connect(cluster.url(name), autocommit=True) as connection:
+        return examine(connection, CHECKS)

@@ -139,7 +139,7 @@ def test_set_that_a_restore_has_left_is_chosen_for_nothing_that_came_after() -> 
     assert "on timeline 1, which a restore has left" in str(left(*newer)[1])
     # By its name, it brings back what the restore has left.
     assert choose(parse("latest"), left(*newer), 9999, LATER.label).timeline == 1
-    assert [each.options for each in left(*newer)] == [{}, {"recovery_target_timeline": "current"}]
+    assert [each.options for each in left(*newer)] == [[], ["--target-timeline=current"]]
 
 
 def test_old_timeline_is_reached_by_its_number() -> None:

@@ -1,0 +1,108 @@
+"""Files that were changed, moved or opened by hand, beside the manifests of the roles that placed them. Reads files."""
+
+from __future__ import annotations
+
+import grp
+import hashlib
+import pwd
+from collections.abc import Iterator
+from pathlib import Path
+from shlex import quote
+
+from provision.checks.finding import Severity
+from provision.checks.place import HostCheck, Place, Row, read_manifests, role
+
+# Secrets and what holds them: their modes, and whose they are.
+PRIVATE = (
+    ("/etc/pgbackrest/ssh/id_ed25519", 0o600, "postgres"),
+    ("/etc/pgbackrest/conf.d/50-provision-secrets.conf", 0o600, "postgres"),
+)
+LOGS = ("/var/log/postgresql", "/var/log/pgbackrest", "/var/log/pgbouncer")
+
+
+def changed(place: Place) -> Iterator[Row]:
+    """Compare contents with their checksums."""
+    for name, rows in place.manifests().items():
+        for row in rows:
+            path = Path(row["path"])
+            if path.exists() and hashlib.sha256(path.read_bytes()).hexdigest() != row["sha256"]:
+                yield f"{path} was changed by hand", place.site(role(name))
+
+
+def damaged(place: Place) -> Iterator[Row]:
+    """Name manifests that say nothing any more."""
+    for path, rows in read_manifests().items():
+        if rows is None:
+            yield f"{path} cannot be read", place.site(role(path.stem))
+
+
+def missing(place: Place) -> Iterator[Row]:
+    """Look whether every file is there."""
+    for name, rows in place.manifests().items():
+        for row in rows:
+            if not Path(row["path"]).exists():
+                yield f"{row['path']} is gone", place.site(role(name))
+
+
+def modes(place: Place) -> Iterator[Row]:
+    """Compare owners and modes with the manifests."""
+    for rows in place.manifests().values():
+        for row in rows:
+            yield from _mode(Path(row["path"]), int(row["mode"], 8), row["owner"], row["group"])
+
+
+def private(place: Place) -> Iterator[Row]:
+    """Look at the data directory and at keys."""
+    yield from _mode(place.data, 0o700, "postgres", "postgres")
+    for name, mode, owner in PRIVATE:
+        yield from _mode(Path(name), mode, owner)
+
+
+def logs(place: Place) -> Iterator[Row]:
+    """Look whether others may read the logs."""
+    del place
+    for folder in map(Path, LOGS):
+        for path in sorted(folder.glob("*.log*")) if folder.is_dir() else ():
+            if path.stat().st_mode & 0o007:
+                yield f"{path} can be read by everybody", f"chmod o= {quote(str(path))}"
+
+
+def _mode(path: Path, mode: int, owner: str, group: str = "") -> Iterator[Row]:
+    if not path.exists():
+        return
+    about = path.stat()
+    seen = f"{_name(about.st_uid)}:{_group(about.st_gid)} {about.st_mode & 0o7777:04o}"
+    wanted = f"{owner}:{group or _group(about.st_gid)} {mode:04o}"
+    if seen != wanted:
+        shown = quote(str(path))
+        yield f"{path} is {seen}, not {wanted}", f"chown {wanted.split()[0]} {shown} && chmod {mode:04o} {shown}"
+
+
+def _name(number: int) -> str:
+    try:
+        return pwd.getpwuid(number).pw_name
+    except KeyError:
+        return str(number)
+
+
+def _group(number: int) -> str:
+    try:
+        return grp.getgrgid(number).gr_name
+    except KeyError:
+        return str(number)
+
+
+CHECKS = (
+    HostCheck("manifest-damaged", "files", Severity.WARNING, "what the last run noted",
+              "what it names is compared with nothing", damaged),
+    HostCheck("files-changed", "files", Severity.WARNING, "what the last run placed",
+              "the next run takes it back, and until then nobody knows of it", changed),
+    HostCheck("files-missing", "files", Severity.WARNING, "what the last run placed",
+              "what reads it fails at its next start", missing),
+    HostCheck("file-modes", "files", Severity.WARNING, "owner and mode as they were placed",
+              "somebody else may read or change it, or its reader may not", modes, safe=True),
+    HostCheck("private-modes", "files", Severity.CRITICAL, "data 0700, keys and passphrases 0600",
+              "whoever reads it reads the database", private, safe=True),
+    HostCheck("log-modes", "files", Severity.WARNING, "logs that only their readers read",
+              "logs hold statements", logs, safe=True),
+)  # fmt: skip

@@ -1,0 +1,165 @@
+"""The audit of a fleet: from outside, in parallel, read-only; a report that a browser opens without a network."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from dataclasses import dataclass
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.sandboxes import provision
+from tests.system.production import Production
+
+BROWSER = "chromium-headless-shell"
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What one audit of a damaged fleet said, and its report."""
+
+    code: int
+    hosts: dict[str, dict[str, Any]]
+    said: str
+    page: Path
+
+    def checks(self, host: str) -> set[str]:
+        return {each["id"] for each in self.hosts[host]["findings"]}
+
+
+def audit(production: Production, folder: Path, *inventories: Path) -> Audit:
+    page = folder / "audit.html"
+    given = [
+        word for each in (production.inventory, production.database.inventory, *inventories) for word in ("-i", each)
+    ]
+    done = provision("audit", *given, "--vault-password-file", production.key, "--json", "--html", page)
+    assert done.returncode in (0, 3), done.stderr
+    hosts = {each["name"]: each for each in json.loads(done.stdout)["hosts"]}
+    return Audit(done.returncode, hosts, done.stderr, page)
+
+
+@pytest.fixture(scope="module")
+def fleet(production: Production, tmp_path_factory: pytest.TempPathFactory) -> Audit:
+    """Prod1 with four things broken, the peer as a host that was never converged, and one that is not there."""
+    folder = tmp_path_factory.mktemp("audit")
+    known = yaml.safe_load(production.database.inventory.read_text())["all"]["children"]
+    login = known["backup"]["hosts"]["peer"]
+    absent = {**login, "ansible_host": production.database.address.rpartition(".")[0] + ".250"}
+    more = folder / "more.yml"
+    more.write_text(yaml.safe_dump({"all": {"children": {"database": {"hosts": {"peer": login, "absent": absent}}}}}))
+    host = production.database
+    host.run(
+        "systemctl stop provision-drill.timer; chmod 0750 /var/lib/postgresql/17/main;"
+        " cp -a /etc/provision/maintenance.json /root/kept; echo ' ' >> /etc/provision/maintenance.json;"
+        " cp -a /usr/local/bin/provision /root/command; echo '# <b>&' >> /usr/local/bin/provision"
+    )
+    try:
+        return audit(production, folder, more)
+    finally:
+        host.run(
+            "systemctl start provision-drill.timer; chmod 0700 /var/lib/postgresql/17/main;"
+            " mv /root/kept /etc/provision/maintenance.json; mv /root/command /usr/local/bin/provision"
+        )
+
+
+def test_an_untouched_host_has_nothing_but_what_is_known(production: Production, tmp_path: Path) -> None:
+    production.database.run("systemctl start provision-backup-watch")
+    seen = audit(production, tmp_path)
+    assert list(seen.hosts) == ["prod1"]
+    assert {each["seen"].partition(":")[0] for each in seen.hosts["prod1"]["findings"]} == {
+        "CVE-2026-3172",
+        "pgvector-hnsw-vacuum",
+    }
+
+
+def test_names_what_is_broken_on_each_host(fleet: Audit) -> None:
+    assert fleet.code == 3
+    assert {"timers", "private-modes", "files-changed", "command-differs"} <= fleet.checks("prod1")
+    assert fleet.checks("peer") == {"not-converged"}
+    assert fleet.checks("absent") == {"unreachable"}
+    assert "3 hosts in" in fleet.said
+
+
+def test_drift_is_seen_from_outside_where_the_host_s_own_command_is_gone(
+    production: Production, tmp_path: Path
+) -> None:
+    host = production.database
+    host.run(
+        "mv /usr/local/bin/provision /root/away; echo nonsense > /etc/provision/files.d/zz.json;"
+        " cp -a /etc/provision/maintenance.json /root/kept; echo ' ' >> /etc/provision/maintenance.json"
+    )
+    try:
+        seen = audit(production, tmp_path)
+    finally:
+        host.run(
+            "mv /root/away /usr/local/bin/provision; rm /etc/provision/files.d/zz.json;"
+            " mv /root/kept /etc/provision/maintenance.json"
+        )
+    assert {"doctor-failed", "files-changed", "command-differs", "manifest-damaged"} <= seen.checks("prod1")
+
+
+def test_the_table_is_for_people(production: Production) -> None:
+    given = ("-i", production.inventory, "-i", production.database.inventory)
+    shown = provision("audit", *given, "--vault-password-file", production.key)
+    assert shown.returncode == 3
+    assert "prod1" in shown.stdout
+    assert "fix: " in shown.stdout
+
+
+def test_an_inventory_without_its_password_is_refused_with_the_option(production: Production) -> None:
+    refused = provision("audit", "-i", production.inventory, "-i", production.database.inventory)
+    assert refused.returncode == 2
+    assert "--vault-password-file" in refused.stderr
+
+
+class Dom(HTMLParser):
+    """Collects what the browser made of the page: the hosts' sections, and the findings within."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: dict[str, list[str]] = {}
+        self.text = ""
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = dict(attrs)
+        if tag == "section":
+            self.found[str(given["id"])] = []
+        elif tag == "article":
+            list(self.found.values())[-1].append(str(given["data-check"]))
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def browse(page: Path, folder: Path) -> tuple[str, set[str]]:
+    """Open a page in a real browser; give the DOM, and every URL that it asked the network for."""
+    log = folder / "net.json"
+    words = [BROWSER, "--no-sandbox", "--disable-gpu", f"--user-data-dir={folder / 'profile'}", f"--log-net-log={log}",
+             "--dump-dom", page.as_uri()]  # fmt: skip
+    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr
+    events = json.loads(log.read_text())["events"]
+    urls = {str(each["params"]["url"]) for each in events if "url" in each.get("params", {})}
+    return done.stdout, {url for url in urls if url.startswith(("http", "ws", "ftp"))}
+
+
+def test_the_report_opens_in_a_browser_without_a_network_and_has_every_finding(fleet: Audit, tmp_path: Path) -> None:
+    dom, asked = browse(fleet.page, tmp_path)
+    assert asked == set()
+    read = Dom()
+    read.feed(dom)
+    assert read.found == {name: [each["id"] for each in host["findings"]] for name, host in fleet.hosts.items()}
+    for host in fleet.hosts.values():
+        for each in host["findings"]:
+            assert each["seen"] in read.text
+            assert each["fix"] in read.text
+
+
+def test_the_browser_s_log_would_show_a_request(tmp_path: Path) -> None:
+    page = tmp_path / "control.html"
+    page.write_text('<!doctype html><img src="http://127.0.0.1:9/picture.png" alt="">')
+    assert browse(page, tmp_path)[1] == {"http://127.0.0.1:9/picture.png"}

@@ -1,0 +1,74 @@
+"""What libpq, the server and the pooler say is told apart, and each gets the command that mends it."""
+
+from __future__ import annotations
+
+import pytest
+
+from provision.checks.reach import explain
+
+URL = "host=192.0.2.9 port=5432 dbname=minion user=minion_app"
+
+
+@pytest.mark.parametrize(
+    ("message", "check", "fix"),
+    [
+        (
+            'connection failed: could not translate host name "db9" to address: Name or service not known',
+            "reach-name",
+            "getent hosts 192.0.2.9",
+        ),
+        ("connection failed: connection timeout expired", "reach-timeout", "nc -vz 192.0.2.9 5432"),
+        (
+            'FATAL:  no pg_hba.conf entry for host "198.51.100.7", user "minion_app", database "minion", no encryption',
+            "reach-tls-wanted",
+            "sslmode=verify-full",
+        ),
+        (
+            'FATAL:  no pg_hba.conf entry for host "198.51.100.7", user "minion_app", SSL encryption',
+            "reach-hba",
+            "postgresql_allowed_networks",
+        ),
+        (
+            'FATAL:  pg_hba.conf rejects connection for host "198.51.100.7", user "postgres"',
+            "reach-hba",
+            "--limit 192.0.2.9",
+        ),
+        ("server does not support SSL, but SSL was required", "reach-tls-missing", "--tags tls,postgresql"),
+        ("SSL error: certificate verify failed", "reach-certificate", "sslrootcert"),
+        ('server certificate for "db1" does not match host name "192.0.2.9"', "reach-certificate", "subjectAltName"),
+        (
+            'FATAL:  password authentication failed for user "minion_app"',
+            "reach-password",
+            "secrets rotate INVENTORY minion_app",
+        ),
+        ('FATAL:  role "minion_app" is not permitted to log in', "reach-nologin", 'ALTER ROLE "minion_app" LOGIN'),
+        ('FATAL:  role "nobody" does not exist', "reach-role", "--tags database"),
+        ('FATAL:  database "minoin" does not exist', "reach-database", "pg_database"),
+        ('FATAL:  permission denied for database "minion"', "reach-connect", "--tags database"),
+        ('FATAL:  too many connections for role "minion_app"', "reach-limit", "6432"),
+        ("FATAL:  sorry, too many clients already", "reach-limit", "pg_stat_activity"),
+        ("FATAL:  the database system is starting up", "reach-starting", "journalctl"),
+        (
+            "FATAL:  server login has been failing, cached error: connect failed (server_login_retry)",
+            "reach-pooler",
+            "5432",
+        ),
+        ("server closed the connection unexpectedly", "reach-closed", "journalctl"),
+        ("a message of the future", "reach-unknown", "provision doctor"),
+    ],
+)
+def test_tells_which_it_is_with_the_command_that_mends_it(message: str, check: str, fix: str) -> None:
+    found = explain(message, URL)
+    assert found.id == check
+    assert fix in found.fix
+    assert found.counts
+    assert "{" not in found.fix
+
+
+def test_says_which_other_port_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    import socket
+
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        monkeypatch.setattr("provision.checks.reach.PORTS", (other.getsockname()[1],))
+        found = explain("connection failed: Connection refused", "host=127.0.0.1 port=1 dbname=minion")
+        assert f"use port {other.getsockname()[1]}" in found.fix
