@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import click
@@ -78,10 +80,17 @@ def rotate(inventory: Path, role: str, password_file: Path | None, playbook_opti
 
     vault = _vault(inventory, password_file)
     before = exchange(vault, role)
-    words = ["ansible-playbook", "site.yml", "-i", str(inventory), "--tags", "database,pgbouncer", *playbook_options]
+    # Beside this very command: the environment need not be activated.
+    program = shutil.which("ansible-playbook", path=str(Path(sys.executable).parent)) or "ansible-playbook"
+    words = [program, "site.yml", "-i", str(inventory), "--tags", "database,pgbouncer", *playbook_options]
     words += ["--vault-password-file", str(password_file)] if password_file else ["--ask-vault-pass"]
-    if subprocess.run(words, check=False).returncode:  # noqa: S603 - the user's own command line
-        vault.write(before)
+    done = False
+    try:
+        done = subprocess.run(words, check=False).returncode == 0  # noqa: S603 - the user's own command line
+    finally:
+        if not done:  # also when it could not be started, or was interrupted
+            vault.write(before)
+    if not done:
         raise ProvisionError(
             f"the password of {role} was not exchanged on every host, and the vault is as it was",
             where=str(inventory),

@@ -230,11 +230,11 @@ def test_a_server_that_is_down_gives_an_error_in_time_and_serves_again_alone(pro
 def test_refuses_pools_that_exceed_what_the_server_has_and_a_taken_port(production: Production) -> None:
     before = on_host(production, "sha256sum /etc/pgbouncer/provision/*")
     limit = int(as_postgres(production, "SHOW max_connections"))
-    wish = json.dumps({"pgbouncer_pools": {"minion_app": limit}, "postgresql_settings": {"log_statement": "mod"}})
+    wish = json.dumps({"pgbouncer_pools": {"minion_app": limit + 10}, "postgresql_settings": {"log_statement": "mod"}})
     run = production.play("--limit", "prod1", "-e", wish)
     assert run.code != 0
     assert "nothing was changed on this host" in run.text()
-    assert f"pgbouncer_pools.minion_app: {limit} is more than the role's own connection limit, 60" in run.text()
+    assert f"pgbouncer_pools.minion_app: {limit + 10} is more than the role's own connection limit, 60" in run.text()
     assert f"but max_connections {limit} - 3 for administrators - 5 beside the pooler leaves {limit - 8}" in run.text()
     holder = "import socket, time; s = socket.create_server(('', 6433)); time.sleep(60)"
     on_host(production, f'python3 -c "{holder}" >/dev/null 2>&1 & echo $! >/run/holder')

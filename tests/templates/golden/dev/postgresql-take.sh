@@ -18,9 +18,11 @@ if stale; then
   done
   echo reloaded
 fi
+# What waits for a restart is told below; a setting that was taken out waits as an error without a file.
 wrong=$(ask "SELECT format('pg_hba.conf line %s: %s', line_number, error) FROM pg_hba_file_rules WHERE error IS NOT NULL
   UNION ALL SELECT format('%s line %s: %s', sourcefile, sourceline, error) FROM pg_file_settings
     WHERE error IS NOT NULL AND error <> 'setting could not be applied'
+      AND error NOT LIKE '%cannot be changed without restarting the server'
   UNION ALL SELECT 'postgresql.conf does not include conf.d: put back its line include_dir'
     WHERE NOT EXISTS (SELECT FROM pg_file_settings WHERE sourcefile = '/etc/postgresql/14/main/conf.d/50-provision.conf')")
 if [ -n "$wrong" ]; then
