@@ -338,3 +338,54 @@ def converge(server: str, wanted: Mapping[str, Any], *, plan: bool = False) -> l
             run="mend what it names, then run site.yml --tags database again",
         ) from None
     return changes + access.changes
+
+
+OWNED_OBJECTS = (
+    # Tables, views and sequences; a sequence or index that belongs to a table goes with it.
+    "SELECT format('%s %s', CASE c.relkind WHEN 'v' THEN 'VIEW' WHEN 'm' THEN 'MATERIALIZED VIEW'"
+    " WHEN 'S' THEN 'SEQUENCE' WHEN 'f' THEN 'FOREIGN TABLE' ELSE 'TABLE' END, c.oid::regclass), c.relowner"
+    " FROM pg_class c WHERE c.relnamespace = 'public'::regnamespace AND c.relkind IN ('r', 'p', 'v', 'm', 'S', 'f')"
+    " AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid"
+    " AND (d.deptype = 'e' OR c.relkind = 'S' AND d.deptype IN ('a', 'i')))",
+    "SELECT format('ROUTINE %s', p.oid::regprocedure), p.proowner FROM pg_proc p"
+    " WHERE p.pronamespace = 'public'::regnamespace AND NOT EXISTS (SELECT FROM pg_depend d"
+    " WHERE d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e')",
+    "SELECT format('%s %s', CASE t.typtype WHEN 'd' THEN 'DOMAIN' ELSE 'TYPE' END, t.oid::regtype), t.typowner"
+    " FROM pg_type t WHERE t.typnamespace = 'public'::regnamespace AND (t.typtype IN ('d', 'e', 'r')"
+    " OR t.typtype = 'c' AND (SELECT c.relkind = 'c' FROM pg_class c WHERE c.oid = t.typrelid))"
+    " AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_type'::regclass AND d.objid = t.oid"
+    " AND d.deptype = 'e')",
+)
+"""What of schema public can have another owner, but for what extensions brought: how SQL names it, and its owner."""
+
+OWN_LOCK_MS = 10_000  # whoever comes later to a table waits as long as we do
+
+
+def own(url: str, owner: str) -> list[str]:
+    """Give every object of schema public to a role, made if need be; say what had another owner. All or nothing."""
+    name = sql.Identifier(owner)
+    changes = []
+    try:
+        with connect(url, application=APPLICATION, autocommit=False, lock_timeout_ms=OWN_LOCK_MS) as connection:
+            if not connection.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", (owner,)).fetchone():
+                connection.execute(sql.SQL("CREATE ROLE {}").format(name))
+                changes.append(f"role {owner}")
+            for query in OWNED_OBJECTS:
+                rows = connection.execute(
+                    sql.SQL(
+                        "SELECT object, owner::regrole::text FROM ({}) o (object, owner)"
+                        " WHERE owner <> to_regrole(quote_ident({})) ORDER BY 1"
+                    ).format(sql.SQL(query), sql.Literal(owner))
+                ).fetchall()
+                for what, before in rows:
+                    statement = f"ALTER {what} OWNER TO ".encode() + name.as_bytes(connection)  # quoted by the server
+                    connection.execute(statement)
+                    changes.append(f"{str(what).lower()}: owner {before} -> {owner}")
+    except psycopg.Error as error:
+        raise DatabaseError(
+            "cannot give the objects to their owner, and none was given",
+            where=owner,
+            seen=str(error).strip(),
+            run="the same again; for a lock that somebody holds, when long transactions have ended",
+        ) from None
+    return changes

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import zipfile
 from pathlib import Path
 
@@ -17,7 +18,10 @@ CONTROLLER = (
     "host/",
     "bench/",
     "vault.py",
-    *(f"cli/{name}.py" for name in ("sandbox", "bootstrap", "bundle", "bench", "secrets", "audit", "_narration")),
+    *(
+        f"cli/{name}.py"
+        for name in ("sandbox", "bootstrap", "bundle", "bench", "secrets", "audit", "vagrant", "_narration")
+    ),
 )
 """What only the controller uses, relative to the package."""
 EARLIEST = (1980, 1, 1, 0, 0, 0)  # zip knows no earlier time
@@ -39,7 +43,7 @@ def pack(package: Path, folder: Path) -> Path:
     target = folder / hashlib.sha256(content).hexdigest()[:16] / "provision"
     if not target.exists():
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_suffix(".new")
+        temporary = target.with_name(f"{os.getpid()}.new")  # each host of a run has a process of its own
         temporary.write_bytes(content)
         temporary.replace(target)
     return target

@@ -36,6 +36,7 @@ def read(path: Path = PATH) -> dict[str, Any]:
 def note(member: str, value: Any, path: Path = PATH) -> bool:
     """Set one member, atomically and with the file's owner and mode kept; False when it was so already."""
     known = read(path)
+    value = json.loads(json.dumps(value))  # as it will be read: a tuple is a list by then
     if known.get(member) == value:
         return False
     known[member] = value

@@ -20,6 +20,7 @@ from provision import archive, compatibility, hba, packages, secrets, tuning, va
 from provision.bundle import verify
 from provision.checks import preflight
 from provision.errors import ProvisionError
+from provision.host import local
 from provision.tuning import pools, vector
 
 LATER = "made by the run\n"  # in a plan, instead of a certificate that nobody has issued yet
@@ -192,6 +193,14 @@ def provision_passwords(credentials: dict[str, Any], roles: dict[str, Any]) -> d
     return {role: credentials[role]["password"] for role in roles if role in credentials}
 
 
+def provision_local_release(project: str) -> dict[str, Any]:
+    """Tell what the controller's own release has of PostgreSQL and pgvector; see provision.host.local.release."""
+    try:
+        return local.release(Path(project))
+    except ProvisionError as error:
+        raise AnsibleFilterError(str(error)) from None
+
+
 def provision_file(pair: tuple[str, str]) -> dict[str, str]:
     """Shape a path and its text as host_files takes them."""
     return {"path": pair[0], "content": pair[1]}
@@ -272,6 +281,7 @@ class FilterModule:
             "provision_pgdg_packages": provision_pgdg_packages,
             "provision_read": provision_read,
             "provision_public_key": provision_public_key,
+            "provision_local_release": provision_local_release,
             "provision_login_roles": provision_login_roles,
             "provision_plain_vaults": provision_plain_vaults,
             "provision_networks": provision_networks,

@@ -141,6 +141,7 @@ def clusters() -> list[dict[str, Any]]:
                 "version_file": "".join(_lines(data / "PG_VERSION")).strip(),
                 "running_pid": pid,
                 "running_port": port,
+                "includes_conf_d": any(re.match(r"\s*include_dir\s*=?\s*'?conf\.d'?", line) for line in _lines(conf)),
             }
         )
     return found

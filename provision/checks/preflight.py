@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from provision import compatibility, hba, secrets
+from provision.checks import adoption
 from provision.errors import UsageError
 from provision.tuning import pools
 
@@ -26,7 +27,7 @@ MINIMUM_PASSWORD_LENGTH = 20
 ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 SMALL_SHM_MB = 64
 SMALL_MEMORY_MB = 1024
-OUR_CLUSTER = "main"
+OUR_CLUSTER = adoption.OUR_CLUSTER
 RESTORED = "restored"  # copies that `provision restore` makes beside it
 NAME = re.compile(r"[a-z_][a-z0-9_-]{0,62}")
 RESERVED = {"postgres", "template0", "template1", "all", "replication", "sameuser", "samerole", "public"}
@@ -53,6 +54,7 @@ PUBLISHED = {
     "preflight_bundle",
     "preflight_pgvector_version",
     "preflight_serving_port",
+    "preflight_adopting",
 }  # what preflight itself makes
 
 
@@ -64,6 +66,7 @@ class Verdict:
     warnings: list[str] = field(default_factory=list)
     pgvector_version: str = ""
     serving_port: int = 0
+    adopting: bool = False
     bundle: dict[str, str] = field(default_factory=dict)  # what roles need to know of a bundle that may be used
 
 
@@ -144,7 +147,6 @@ def _certificates(tls: dict[str, Any], profile: str, verdict: Verdict) -> None:
 
 
 def _system(host: dict[str, Any], wanted: dict[str, Any], verdict: Verdict) -> None:
-    del wanted
     system = (host["distribution"], host["distribution_version"])
     if system in UNTESTED:
         verdict.warnings.append(f"{host['os']}: takes the same path as Debian, but nobody has tested it")
@@ -152,9 +154,17 @@ def _system(host: dict[str, Any], wanted: dict[str, Any], verdict: Verdict) -> N
         verdict.refusals.append(f"operating system {host['os']}: allowed are Debian 12 and 13, and Ubuntu 24.04")
     if not host["root"]:
         verdict.refusals.append("not root: the run needs sudo; run: provision bootstrap HOST")
-    if not host["systemd"]:
+    if not host["systemd"] and wanted["systemd_required"]:
         verdict.refusals.append(
-            "systemd is not running: services could not be started; use a host or container with it"
+            "systemd is not running: services could not be started; use a host or container with it, or for an image "
+            "that is being built set preflight_systemd_required to false"
+        )
+    elif not host["systemd"]:
+        major = wanted["wanted"]["postgresql"]["version"]
+        verdict.warnings.append(
+            f"systemd is not running: the server is started by pg_ctlcluster {major} main start, which whoever starts "
+            "this machine must call again; left out are the pooler, exporters, and every timer (dumps, backups, "
+            "drills, upkeep)"
         )
     lock = host["package_lock"]
     if lock:
@@ -275,6 +285,9 @@ def _pgvector_version(host: dict[str, Any], wanted: dict[str, Any]) -> str:
 
 def _clusters(host: dict[str, Any], wanted: dict[str, Any], verdict: Verdict) -> None:
     major = str(wanted["postgresql"]["version"])
+    adopt = wanted["postgresql"]["adopt"]
+    verdict.adopting = not host["ours"] and adopt == f"{major}/{OUR_CLUSTER}"
+    verdict.refusals += adoption.refusals(host, wanted, verdict.pgvector_version)
     for cluster in host["clusters"]:
         label = f"{cluster['major']}/{cluster['name']} ({cluster['data_directory']}, port {cluster['port']})"
         if cluster["major"] == major and cluster["name"] == OUR_CLUSTER:
@@ -283,10 +296,11 @@ def _clusters(host: dict[str, Any], wanted: dict[str, Any], verdict: Verdict) ->
                     f"cluster {label} holds data of PostgreSQL {cluster['version_file']}, wanted is {major}: "
                     "see docs/move-to-another-major.md"
                 )
-            elif not host["ours"] and not host["cluster_half_made"]:
+            elif not host["ours"] and not host["cluster_half_made"] and not verdict.adopting:
                 verdict.refusals.append(
-                    f"cluster {label} exists and was not made by this toolkit: nothing was touched; move it away or "
-                    "use a new host"
+                    f"cluster {label} exists and was not made by this toolkit: nothing was touched; use a new host, or "
+                    "see what it would become with "
+                    f"-e adopt_cluster={major}/{OUR_CLUSTER} --check --diff (docs/adopt-an-existing-database.md)"
                 )
         elif cluster["running_pid"] and not (cluster["major"] == major and cluster["name"].startswith(RESTORED)):
             verdict.refusals.append(
@@ -305,7 +319,8 @@ def _ports(host: dict[str, Any], wanted: dict[str, Any], verdict: Verdict) -> No
     port = wanted["postgresql"]["port"]
     if not 1024 <= port <= 65535:
         verdict.refusals.append(f"postgresql_port {port}: allowed are 1024 to 65535")
-    serving = next((each["running_port"] for each in host["clusters"] if each["running_port"] and host["ours"]), port)
+    known = host["ours"] or verdict.adopting
+    serving = next((each["running_port"] for each in host["clusters"] if each["running_port"] and known), port)
     verdict.serving_port = serving
     if serving != port and not wanted["postgresql"]["restart_allowed"]:
         verdict.refusals.append(
@@ -314,7 +329,8 @@ def _ports(host: dict[str, Any], wanted: dict[str, Any], verdict: Verdict) -> No
             "may be cut"
         )
     # By port, not by pid: a container may hide which process of another user listens.
-    ours = {cluster["running_port"] for cluster in host["clusters"]} if host["ours"] else set()
+    # That of a cluster that is not ours was refused by name above.
+    ours = {cluster["running_port"] for cluster in host["clusters"]}
     ours |= {host["record"].get("pooler", {}).get("port", 0)}
     for row in host["listeners"]:
         if row["port"] not in ours:

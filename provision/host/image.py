@@ -17,6 +17,7 @@ from provision.errors import UsageError
 from provision.host.mirror import Mirror
 
 REPOSITORY = "localhost/provision-sandbox"
+VAGRANT_REPOSITORY = "localhost/provision-vagrant"  # made of the former, with Vagrant's user
 ADMIN = "provision"
 CERTIFICATES = Path("/usr/local/share/ca-certificates")
 BUILD_FOLDER = "/var/cache/provision-sandbox"

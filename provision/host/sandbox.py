@@ -75,10 +75,7 @@ class Sandbox:
             self.folder.make_key(self.prefix)
             missing = [name for name in names if name not in there]
             if missing:
-                if "memory" not in info["host"].get("cgroupControllers", []):
-                    self.narration.note("this machine has no memory controller: --memory does not bind")
-                    spec = replace(spec, memory="")
-                spec, tag = self._prepare(spec, release, mirror_url)
+                spec, tag = self._prepare(spec, release, mirror_url, info)
                 self._make_network()
             with self.machine.locked():  # a port that was free is taken only when its host has started
                 for name in missing:
@@ -108,8 +105,18 @@ class Sandbox:
             )
         return info
 
-    def _prepare(self, spec: Spec, release: image.Release, mirror_url: str) -> tuple[Spec, str]:
+    def prepare(self, spec: Spec) -> tuple[Spec, str]:
+        """Make the image of a host that somebody else will make, unless it is there; see `_prepare`."""
+        self.machine.install_packages()
+        with self.machine.locked(self.project):
+            info = self._require_names_on_the_network()
+            return self._prepare(spec, image.release(spec.os), "", info)
+
+    def _prepare(self, spec: Spec, release: image.Release, mirror_url: str, info: dict[str, Any]) -> tuple[Spec, str]:
         """Make the image unless it is there; return the specification with its variables, and the image's tag."""
+        if "memory" not in info["host"].get("cgroupControllers", []):
+            self.narration.note("this machine has no memory controller: --memory does not bind")
+            spec = replace(spec, memory="")
         source = mirror.find(platform.freedesktop_os_release().get("VERSION_CODENAME", ""), mirror_url)
         variables = release.variables()
         if release.pgvector_install_method == "source":
@@ -250,8 +257,11 @@ class Sandbox:
         return [each.spec.name for each in gone]
 
     def _remove_images(self) -> None:
-        images = self.machine.fact(Json, f"images --format=json --filter reference={image.REPOSITORY}") or []
-        unused = sorted({each["Id"] for each in images if not each.get("Containers")})
+        # Those that were made of others come first: an image that others were made of is only untagged.
+        both = (image.VAGRANT_REPOSITORY, image.REPOSITORY)
+        found = [self.machine.fact(Json, f"images --format=json --filter reference={name}") or [] for name in both]
+        images = [each for some in found for each in some]
+        unused = list(dict.fromkeys(each["Id"] for each in images if not each.get("Containers")))
         with self.narration.stage(f"removing {len(unused)} of {len(images)} images, those that no host uses"):
             self.machine.apply("cannot remove images", image.remove, unused)
 

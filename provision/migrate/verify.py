@@ -54,7 +54,7 @@ class Verified:
 
 def verify(settings: Settings, extensions: tuple[str, ...], make_runner: Callable[[Settings, str], Runner]) -> Verified:
     """Verify the migrations of `settings.path` on a scratch database of the server that `settings.url` leads to."""
-    with _scratch(settings.url, extensions) as (name, url):
+    with scratch(settings.url, extensions) as (name, url):
         settings = replace(settings, url=url)
         done: list[tuple[Step, float]] = []
 
@@ -72,7 +72,8 @@ def verify(settings: Settings, extensions: tuple[str, ...], make_runner: Callabl
 
 
 @contextmanager
-def _scratch(url: str, extensions: tuple[str, ...]) -> Iterator[tuple[str, str]]:
+def scratch(url: str, extensions: tuple[str, ...]) -> Iterator[tuple[str, str]]:
+    """Give the name and the URL of an empty database on the same server, with the extensions it has; drop it after."""
     name = f"provision_verify_{secrets.token_hex(6)}"
     with connect(url, application="provision migrate verify") as administrator:
         available = {
@@ -97,13 +98,16 @@ def _scratch(url: str, extensions: tuple[str, ...]) -> Iterator[tuple[str, str]]
             administrator.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
 
 
-def dump(url: str, settings: Settings) -> str:
-    """Dump the schema of a database without what differs from run to run: comments, settings, our own tables."""
+def dump(url: str, settings: Settings, options: tuple[str, ...] = ()) -> str:
+    """Dump the schema of a database without what differs from run to run: comments, settings, our own tables.
+
+    `options` are further ones of pg_dump. Raises MigrationError.
+    """
     parameters = {key: str(value) for key, value in conninfo_to_dict(url).items() if value is not None}
     environment = {f"PG{_VARIABLES[key]}": value for key, value in parameters.items() if key in _VARIABLES}
     own = [f"--exclude-table=*.{settings.table}", f"--exclude-table=*.{settings.table}{HISTORY_SUFFIX}*"]
     done = subprocess.run(  # noqa: S603 - the password is in the environment, where no process list shows it
-        [_pg_dump(), "--schema-only", "--no-password", *own],
+        [_pg_dump(), "--schema-only", "--no-password", *own, *options],
         env={**os.environ, **environment}, capture_output=True, text=True, check=False,
     )  # fmt: skip
     if done.returncode != 0:

@@ -66,6 +66,14 @@ def test_readme_commands_exist_in_the_makefile() -> None:
         assert set(re.findall(r"^make ([a-z0-9-]+)", blocks, re.M)) <= targets, name
 
 
+def test_page_of_vagrant_names_every_variable_that_the_vagrantfile_reads() -> None:
+    vagrantfile, page = text("Vagrantfile"), text("docs/vagrant.md")
+    read = {f"MINION_{name.upper()}" for name in re.findall(r'choice\["(\w+)"', vagrantfile)}
+    read |= set(re.findall(r'ENV.fetch\("(MINION_\w+)"', vagrantfile))
+    assert read == set(re.findall(r"`(MINION_[A-Z]+)", page))
+    assert read == set(re.findall(r"(MINION_[A-Z]+)=", vagrantfile.partition("require")[0]))
+
+
 def test_help_lists_every_public_target() -> None:
     shown = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     documented = re.findall(r"^([a-z0-9-]+):.*## ", text("Makefile"), re.M)

@@ -21,6 +21,7 @@ SHARED = {
     "preflight_bundle",
     "preflight_pgvector_version",
     "preflight_serving_port",
+    "preflight_adopting",
 }
 
 
@@ -84,7 +85,10 @@ def test_main_task_file_is_a_list_of_steps(role: Role) -> None:
     assert len(text.splitlines()) <= 40
 
 
-@pytest.mark.parametrize("environment", ["dev", "prod"])
+ENVIRONMENTS = ["dev", "prod", "local"]
+
+
+@pytest.mark.parametrize("environment", ENVIRONMENTS)
 def test_inventory_sets_only_variables_that_a_role_has(environment: str) -> None:
     known = {name for role in ROLES for name in role.options}
     for path in sorted((ROOT / "inventories" / environment / "group_vars").rglob("*.yml")):
@@ -102,7 +106,14 @@ def test_inventories_have_the_same_files_and_variables() -> None:
             if path.name != "vault.yml"
         }
 
-    assert names("dev") == names("prod")
+    assert names("dev") == names("prod") == names("local")
+
+
+def test_hosts_of_inventories_have_only_variables_that_a_role_has() -> None:
+    known = {name for role in ROLES for name in role.options}
+    groups = yaml.safe_load((ROOT / "inventories/local/hosts.yml").read_text())["all"]["children"]
+    variables = set(groups["database"]["hosts"]["localhost"])
+    assert {name for name in variables if not name.startswith(("ansible_", "local_"))} <= known
 
 
 def test_templates_are_rendered_by_the_role_of_their_folder_only() -> None:

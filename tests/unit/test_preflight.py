@@ -24,6 +24,7 @@ WANTED: dict[str, Any] = {
         "postgresql": {
             "version": 17,
             "repository": "distribution",
+            "adopt": "",
             "port": 5432,
             "restart_allowed": False,
             "settings": [],
@@ -52,11 +53,12 @@ WANTED: dict[str, Any] = {
     "profile": "dev",
     "minimum_disk_mb": 2048,
     "minimum_memory_mb": 400,
+    "systemd_required": True,
     "given": ["postgresql_version"],
     "known": ["postgresql_version", "postgresql_port", "pgvector_version"],
 }
 CLUSTER = {"major": "17", "name": "main", "port": "5432", "data_directory": "/var/lib/postgresql/17/main",
-           "version_file": "17", "running_pid": 812, "running_port": 5432}  # fmt: skip
+           "version_file": "17", "running_pid": 812, "running_port": 5432, "includes_conf_d": True}  # fmt: skip
 
 
 def refusals(host: dict[str, Any] | None = None, **wanted: Any) -> list[str]:
@@ -77,6 +79,24 @@ def test_accepts_a_plain_host_and_warns_that_it_is_not_the_default() -> None:
     verdict = judge(HOST, WANTED, TODAY)
     assert verdict.refusals == []
     assert "PostgreSQL 17 of the distribution, not the default 14: PGDG is not used" in verdict.warnings
+
+
+def test_does_without_systemd_only_where_that_is_allowed_and_says_what_is_left_out() -> None:
+    verdict = judge({**HOST, "systemd": False}, {**WANTED, "systemd_required": False}, TODAY)
+    assert verdict.refusals == []
+    assert any("pg_ctlcluster 17 main start" in text and "left out are the pooler" in text for text in verdict.warnings)
+
+
+def test_takes_a_foreign_cluster_over_only_when_it_is_named() -> None:
+    host = {"clusters": [CLUSTER], "listeners": [{"port": 5432, "address": "all", "pid": 812, "command": "postgres"}]}
+    (said,) = refusals(host)
+    assert "-e adopt_cluster=17/main --check --diff (docs/adopt-an-existing-database.md)" in said
+    wishes = copy.deepcopy(WANTED)
+    wishes["wanted"]["postgresql"]["adopt"] = "17/main"
+    verdict = judge({**HOST, **host}, wishes, TODAY)
+    assert (verdict.refusals, verdict.adopting, verdict.serving_port) == ([], True, 5432)
+    again = judge({**HOST, **host, "ours": True}, wishes, TODAY)
+    assert (again.refusals, again.adopting) == ([], False)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ ask() { runuser -u postgres -- psql -XAtq -v ON_ERROR_STOP=1 -d postgres -p "$po
 newest=$(stat -c %.Y /etc/postgresql/14/main/conf.d/50-provision.conf /etc/postgresql/14/main/pg_hba.conf /etc/postgresql/14/main/pg_ident.conf | sort -n | tail -n 1)
 stale() { [ "$(ask "SELECT pg_conf_load_time() < to_timestamp($newest)")" = t ]; }
 if stale; then
-  systemctl reload postgresql@14-main.service
+  pg_ctlcluster 14 main reload
   # The postmaster reads its files when it gets to it.
   for _ in 1 2 3 4 5 6 7 8 9 10; do
     stale || break
@@ -32,4 +32,9 @@ fi
 ask "SELECT 'pending ' || name FROM pg_settings WHERE pending_restart ORDER BY name"
 ask "SELECT DISTINCT 'shadowed ' || name FROM pg_file_settings AS theirs WHERE sourcefile LIKE '%/postgresql.auto.conf'
   AND EXISTS (SELECT FROM pg_file_settings AS ours WHERE sourcefile = '/etc/postgresql/14/main/conf.d/50-provision.conf' AND ours.name = theirs.name)
+  ORDER BY 1"
+# What an administrator's lines after include_dir set again: our file is there, and does not rule.
+ask "SELECT DISTINCT format('overruled %s is set again in %s line %s', theirs.name, theirs.sourcefile, theirs.sourceline)
+  FROM pg_file_settings AS theirs JOIN pg_file_settings AS ours ON ours.name = theirs.name AND ours.seqno < theirs.seqno
+  WHERE ours.sourcefile = '/etc/postgresql/14/main/conf.d/50-provision.conf' AND theirs.applied AND theirs.sourcefile NOT LIKE '%/postgresql.auto.conf'
   ORDER BY 1"

@@ -1,0 +1,31 @@
+--
+-- Ansible managed
+--
+-- templates/adopt/survey.sql.j2: one line for each thing to know before the cluster is taken over; reads only.
+SELECT format('database %s: %s, %s, collation %s, owner %s', datname, pg_size_pretty(pg_database_size(oid)),
+    pg_encoding_to_char(encoding), datcollate, datdba::regrole)
+  FROM pg_database WHERE datname = current_database();
+SELECT 'other databases stay as they are, but pg_hba.conf is for all: ' || string_agg(datname, ', ' ORDER BY datname)
+  FROM pg_database WHERE NOT datistemplate AND datname NOT IN (current_database(), 'postgres')
+  HAVING count(*) > 0;
+SELECT format('table %s.%s: %s, about %s rows, owner %s', n.nspname, c.relname,
+    pg_size_pretty(pg_total_relation_size(c.oid)), greatest(c.reltuples, 0)::bigint, c.relowner::regrole)
+  FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+  WHERE c.relkind IN ('r', 'p') AND n.nspname !~ '^(pg_|information_schema$)' ORDER BY n.nspname, c.relname;
+SELECT 'extensions: ' || string_agg(extname || ' ' || extversion, ', ' ORDER BY extname) FROM pg_extension;
+SELECT CASE WHEN to_regclass('schema_migrations') IS NULL
+  THEN 'no schema_migrations: the schema will be compared with migrations/, and taken over only if it is equal'
+  ELSE 'schema_migrations is there: the schema will be compared with that of the version in it' END;
+SELECT 'superusers beside postgres (the database''s own login roles will be none): ' || string_agg(rolname, ', ')
+  FROM pg_roles WHERE rolsuper AND rolname <> 'postgres' HAVING count(*) > 0;
+SELECT format('%s stays, and what conf.d sets too is conf.d''s: %s', sourcefile,
+    string_agg(format('%s = %s', name, setting), ', ' ORDER BY seqno))
+  FROM pg_file_settings
+  WHERE applied AND sourcefile !~ '/(conf\.d/.*|postgresql\.auto\.conf)$'
+    AND name !~ '^(data_directory|hba_file|ident_file|external_pid_file|cluster_name|unix_socket_directories|lc_.*)$'
+  GROUP BY sourcefile;
+SELECT 'ALTER SYSTEM set, and this goes on to win: ' || string_agg(format('%s = %s', name, setting), ', ' ORDER BY seqno)
+  FROM pg_file_settings WHERE sourcefile LIKE '%/postgresql.auto.conf' HAVING count(*) > 0;
+SELECT 'checksums: ' || current_setting('data_checksums')
+  || CASE current_setting('data_checksums') WHEN 'on' THEN ''
+     ELSE '; -e adopt_enable_checksums=true switches them on, with the server stopped meanwhile' END;

@@ -1,0 +1,54 @@
+"""Which clusters can be taken over as they are, and what is said of the others."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from provision.checks.adoption import refusals
+
+CLUSTER: dict[str, Any] = {
+    "major": "17", "name": "main", "port": "5432", "data_directory": "/var/lib/postgresql/17/main",
+    "version_file": "17", "running_pid": 812, "running_port": 5432, "includes_conf_d": True,
+}  # fmt: skip
+
+
+def said(adopt: str = "17/main", method: str = "package", host: dict[str, Any] | None = None, **changed: Any) -> str:
+    wanted = {"postgresql": {"adopt": adopt, "version": 17}, "pgvector": {"install_method": method}}
+    seen = {"ours": False, "clusters": [{**CLUSTER, **changed}], "pgvector_version": "0.8.0", **(host or {})}
+    return "; ".join(refusals(seen, wanted, "0.5.1"))
+
+
+@pytest.mark.parametrize("adopt", ["", "17/main"])
+def test_says_nothing_of_a_plain_cluster(adopt: str) -> None:
+    assert said(adopt) == ""
+
+
+def test_says_nothing_more_once_the_cluster_is_ours() -> None:
+    assert said(host={"ours": True}, running_pid=0) == ""
+
+
+@pytest.mark.parametrize(
+    ("case", "expected"),
+    [
+        ({"adopt": "16/main"}, "adopt_cluster 16/main: this host has 17/main"),
+        ({"host": {"clusters": []}}, "adopt_cluster 17/main: this host has no cluster"),
+        ({"adopt": "15/main", "major": "15"}, "what can be adopted is 17/main; set postgresql_version to 15"),
+        ({"adopt": "17/old", "name": "old"}, "what can be adopted is 17/main; pg_renamecluster can rename it"),
+        (
+            {"running_pid": 0},
+            "it does not run, so it cannot be asked what it holds; on the host: pg_ctlcluster 17 main",
+        ),
+        ({"data_directory": "/srv/pg"}, "its data is in /srv/pg; move it to /var/lib/postgresql/17/main"),
+        ({"includes_conf_d": False}, "does not include conf.d, where the settings go; add include_dir = 'conf.d'"),
+        ({"method": "source"}, "pgvector 0.8.0 is installed, and 0.5.1 would be built over it"),
+    ],
+)
+def test_refuses_what_could_not_be_kept(case: dict[str, Any], expected: str) -> None:
+    assert expected in said(**case)
+
+
+def test_builds_over_an_older_pgvector_or_none() -> None:
+    assert said(method="source", host={"pgvector_version": "0.5.0"}) == ""
+    assert said(method="source", host={"pgvector_version": None}) == ""

@@ -1,0 +1,71 @@
+"""What the Vagrantfile is given: prod's inventory without the user's hosts and secrets, and a recipe for an image."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from provision.errors import UsageError
+from provision.host.vagrant import Wanted, containerfile, prepare, write_prod
+from provision.vault import Vault
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    variables = tmp_path / "inventories/prod/group_vars/all"
+    variables.mkdir(parents=True)
+    (tmp_path / "inventories/prod/hosts.yml").write_text("all: {hosts: {db.example.com: {}}}\n")
+    (variables / "main.yml").write_text("preflight_profile_name: prod\ndatabase_name: mine\n")
+    (variables / "vault.yml").write_text("$ANSIBLE_VAULT;1.1;AES256\n00\n")
+    return tmp_path
+
+
+def wanted(profile: str = "dev", machines: tuple[str, ...] = ("db1", "db2")) -> Wanted:
+    return Wanted("virtualbox", profile, "debian13", 2048, 2, machines, Path("/nonexistent"))
+
+
+def test_prod_has_the_user_s_variables_but_neither_hosts_nor_secrets(project: Path) -> None:
+    folder = project / ".provision/vagrant"
+    folder.mkdir(parents=True)
+    write_prod(project, folder)
+    assert yaml.safe_load((folder / "prod/group_vars/all/main.yml").read_text())["database_name"] == "mine"
+    assert "db.example.com" not in (folder / "prod/hosts.yml").read_text()
+    assert (folder / "vault-password").stat().st_mode & 0o777 == 0o600
+    password = (folder / "vault-password").read_text()
+    secrets = Vault(folder / "prod", password).read()
+    assert len(secrets["database_credentials"]["minion"]["password"]) >= 20
+    write_prod(project, folder)  # again, as `vagrant provision` does
+    assert Vault(folder / "prod", password).read() == secrets
+
+
+def test_virtual_machine_keeps_the_versions_of_the_inventory(project: Path) -> None:
+    prepared = prepare(project, wanted())
+    assert (prepared.image, prepared.arguments) == ("", [])
+    hosts = yaml.safe_load((project / ".provision/vagrant/hosts.yml").read_text())
+    assert hosts == {"all": {"hosts": {"db1": {}, "db2": {}}}}
+    remembered = json.loads((project / ".provision/vagrant/choices.json").read_text())
+    assert remembered == {"profile": "dev", "os": "debian13", "memory": 2048, "cpus": 2, "machines": 2}
+
+
+def test_refuses_another_profile_than_the_machines_have(project: Path) -> None:
+    prepare(project, wanted())
+    with pytest.raises(UsageError, match="made with another profile") as refused:
+        prepare(project, wanted(profile="prod"))
+    assert "vagrant destroy -f" in refused.value.run
+
+
+def test_refuses_a_profile_that_there_is_not(project: Path) -> None:
+    with pytest.raises(UsageError) as refused:
+        prepare(project, wanted(profile="staging"))
+    assert (refused.value.where, refused.value.allowed) == ("MINION_PROFILE", "dev, prod")
+
+
+def test_recipe_has_one_user_with_the_key_and_sudo() -> None:
+    recipe = containerfile("localhost/base:1", "ssh-rsa AAAA 'quoted'")
+    assert recipe.startswith("FROM localhost/base:1\nRUN useradd --create-home --shell /bin/bash vagrant && ")
+    assert "'ssh-rsa AAAA '\"'\"'quoted'\"'\"''" in recipe
+    assert "visudo -cq" in recipe
+    assert recipe.count("\n") == 2
