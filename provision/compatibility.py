@@ -253,12 +253,17 @@ def advisories(product: str, version: str, package: str = "", accepted: Collecti
     ]
 
 
-def pooler_warnings(version: str, accepted: Collection[str] = ()) -> list[str]:
-    """Say what is wrong with a PgBouncer, by its full package version: what our configuration covers in one line."""
+def pooler_defects(version: str, accepted: Collection[str] = ()) -> tuple[list[str], list[str]]:
+    """Give what is wrong with a PgBouncer, by its full package version, and the ids of what our configuration covers."""
     rows = {row.id: row for row in ADVISORIES}
     found = advisories("pgbouncer", version, version, accepted)
-    said = [f"{each.message}; {each.remedy} ({each.id})" for each in found if not rows[each.id].covered]
-    covered = [each.id for each in found if rows[each.id].covered]
+    bare = [f"{each.message}; {each.remedy} ({each.id})" for each in found if not rows[each.id].covered]
+    return bare, [each.id for each in found if rows[each.id].covered]
+
+
+def pooler_warnings(version: str, accepted: Collection[str] = ()) -> list[str]:
+    """Say what is wrong with a PgBouncer: what our configuration covers in one line."""
+    said, covered = pooler_defects(version, accepted)
     if covered:
         said.append(f"pgbouncer {version}: {', '.join(covered)} are not fixed in it; the configuration keeps them away")
     return said

@@ -118,7 +118,7 @@ CHECKS = (
         "whoever writes them sends clients elsewhere", severity=Severity.CRITICAL,
     ),
     Check(
-        "pooler-version", lambda seen: "; ".join(compatibility.pooler_warnings(seen.package)) if seen.package else "",
+        "pooler-version", lambda seen: "; ".join(compatibility.pooler_defects(seen.package)[0]) if seen.package else "",
         "a version without known defects that the configuration does not keep away",
         "anybody who reaches its port may use them",
         "apt-get update && apt-get install pgbouncer; until a fixed one is there: pgbouncer_allowed_networks", dev=True,
