@@ -65,7 +65,7 @@ migrate-down: .venv/.ready ## Roll back the last migration, with the data that i
 ## Tests
 
 # Two files at a time: hosts and servers spend half of their time waiting. tests/conftest.py keeps together what shares hosts.
-LANES := -n 2 --dist loadgroup --no-loadscope-reorder
+LANES := -n 2 --dist loadscope --no-loadscope-reorder
 
 .PHONY: test
 test: test-setup lint ## Run every test (under 20 minutes)

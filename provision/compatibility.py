@@ -254,7 +254,7 @@ def advisories(product: str, version: str, package: str = "", accepted: Collecti
 
 
 def pooler_defects(version: str, accepted: Collection[str] = ()) -> tuple[list[str], list[str]]:
-    """Give what is wrong with a PgBouncer, by its full package version, and the ids of what our configuration covers."""
+    """Give what is wrong with a PgBouncer, by full package version, and the ids of what our configuration covers."""
     rows = {row.id: row for row in ADVISORIES}
     found = advisories("pgbouncer", version, version, accepted)
     bare = [f"{each.message}; {each.remedy} ({each.id})" for each in found if not rows[each.id].covered]

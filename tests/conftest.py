@@ -2,24 +2,39 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 import pytest
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
+ROOT = Path(__file__).parents[1]
 ALLOWED = Path(__file__).with_name("allowed_skips.txt")
+SHARED = "the shared prod hosts"
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep each file in one lane of `pytest -n`, and all that use the shared prod hosts in another; slow ones begin."""
-    items.sort(key=lambda item: ("tests/system/" not in item.nodeid, not _shares_production(item)))
-    for item in items:
-        lane = "production" if _shares_production(item) else item.path.name
-        item.add_marker(pytest.mark.xdist_group(lane))
+    """Let those begin that take longest: what needs hosts, and of that what shares the prod hosts."""
+    items.sort(key=lambda item: ("tests/system/" not in item.nodeid, _lane(item.nodeid) != SHARED))
 
 
-def _shares_production(item: pytest.Item) -> bool:
-    return "production" in getattr(item, "fixturenames", ())
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Lanes:
+    """Deal out whole files to the lanes of `pytest -n`."""
+    return Lanes(config, log)
+
+
+class Lanes(LoadScopeScheduling):
+    """Keeps each file in one lane, and all files that use the shared prod hosts in the same one."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return _lane(nodeid)
+
+
+@functools.cache
+def _lane(nodeid: str) -> str:
+    path = nodeid.partition("::")[0]
+    return SHARED if "(production: Production" in (ROOT / path).read_text() else path
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
