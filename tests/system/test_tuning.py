@@ -41,14 +41,6 @@ def held(production: Production) -> psycopg.Connection[tuple[object, ...]]:
     )
 
 
-def test_second_run_changes_nothing(production: Production) -> None:
-    before = state(production)
-    run = production.play()
-    assert run.code == 0
-    assert {name: recap.changed for name, recap in run.recap.items()} == dict.fromkeys(run.recap, 0), run.output
-    assert state(production) == before
-
-
 def test_reload_keeps_connections_and_a_restart_waits_until_it_is_allowed(production: Production) -> None:
     usual = ask(production, "SHOW max_connections"), ask(production, "SHOW work_mem")
     started = ask(production, "SELECT pg_postmaster_start_time()")
