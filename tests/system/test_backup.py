@@ -237,8 +237,9 @@ def test_restore_needs_the_host_s_name_and_delta_another_word(site: Site) -> Non
             "pgvector is not on this host, and the backup needs it",
         ),
         (
-            'cp -a /etc/provision/host.json /root/; sed -i \'s/"major": 17/"major": 16/\' /etc/provision/host.json',
-            "cp -a /root/host.json /etc/provision/",
+            'cp -a /etc/provision/host.json /root/; sed -i \'s/"major": 17/"major": 16/\' /etc/provision/host.json; '
+            "install -D /dev/null /usr/share/postgresql/16/extension/vector.control",
+            "cp -a /root/host.json /etc/provision/; rm -r /usr/share/postgresql/16",
             "",
             "this backup is of another major of PostgreSQL",
         ),
