@@ -111,13 +111,14 @@ def test_finds_ten_nearest_of_an_agent_whatever_its_share(owner: Session, number
 def test_the_ten_nearest_are_those_that_a_full_scan_finds(owner: Session) -> None:
     found = 0
     assert "Index Scan using memories_embedding_idx" in plan(owner, NEAREST, queries(1)[0])
-    for query in queries(20):
+    for query in queries(80):  # a graph's levels are drawn anew by each build: of few queries the recall scatters
         answer = {row[0] for row in owner.execute(NEAREST, (query,))}
         with owner.transaction():
             owner.execute("SET LOCAL enable_indexscan = off")
             assert "Seq Scan" in plan(owner, NEAREST, query)
             found += len(answer & {row[0] for row in owner.execute(NEAREST, (query,))})
-    assert found >= 150, f"recall {found / 2} %"
+    assert found >= 600, f"recall {found / 8} %"
+    print(f"recall {found / 8} %")
 
 
 def test_the_vector_is_in_the_row(memories: Session) -> None:

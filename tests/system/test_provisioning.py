@@ -370,6 +370,7 @@ def test_bad_hosts_are_named_and_the_others_go_on(fleet: Fleet, tmp_path: Any) -
 
 KILLED_AT = [
     "TASK [preflight : Let no other run",
+    "TASK [adopt : Validating",
     "TASK [tls : Validating",
     "TASK [packages : Install what is missing]",
     "TASK [postgresql : Make the cluster",
@@ -380,7 +381,9 @@ KILLED_AT = [
     "TASK [pgbouncer : Place the pooler's configuration",
     "TASK [pgbouncer : Start the pooler",
     "TASK [backup : Switch the timers",
+    "TASK [monitoring : Validating",
     "TASK [migrations : Apply",
+    "TASK [maintenance : Validating",
     "TASK [verify : Log in",
 ]
 

@@ -142,13 +142,13 @@ def dumps(host: Plan) -> list[str]:
 
 
 def test_dump_is_as_old_as_its_name_says_whatever_touched_it(host: Plan) -> None:
-    made(host, f"minion-{plan.compact(NOW - 30 * 3600)}")
+    made(host, f"minion-{plan.compact(time.time() - 30 * 3600)}")
     assert dumps(host) == ["the newest dump is 30.0 h old, 26 are allowed"]
 
 
 def test_host_that_never_had_a_dump_is_an_alarm_once_it_should_have(host: Plan) -> None:
     assert dumps(host) == []
-    os.utime(plan.PATH, (NOW - 27 * 3600,) * 2)
+    os.utime(plan.PATH, (time.time() - 27 * 3600,) * 2)
     assert dumps(host) == ["this host takes dumps and has none; its plan for them is 27.0 h old, 26 are allowed"]
 
 
