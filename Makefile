@@ -68,7 +68,7 @@ migrate-down: .venv/.ready ## Roll back the last migration, with the data that i
 LANES := -n 2 --dist loadscope --no-loadscope-reorder
 
 .PHONY: test
-test: test-setup lint ## Run every test (under 20 minutes)
+test: test-setup lint ## Run every test (about 23 minutes on 2 cores)
 	$(call stage,run the tests,$(BIN)/pytest $(LANES))
 
 .PHONY: test-fast
