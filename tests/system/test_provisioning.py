@@ -388,11 +388,21 @@ KILLED_AT = [
 ]
 
 
+@pytest.mark.faults
 def test_run_killed_at_every_role_and_in_the_middle_converges_and_then_changes_nothing(sandbox: Hosts) -> None:
     site, _beside = yaml.safe_load((ROOT / "site.yml").read_text())
     assert {role["role"] for role in site["roles"]} <= {point.split()[1].strip("[") for point in KILLED_AT}
+    _killed_at(sandbox, KILLED_AT)
+
+
+def test_run_killed_where_most_is_half_done_converges_and_then_changes_nothing(sandbox: Hosts) -> None:
+    worst = ("packages", "Make the cluster", "Make login roles", "Start the pooler", "Apply")
+    _killed_at(sandbox, [point for point in KILLED_AT if any(words in point for words in worst)])
+
+
+def _killed_at(sandbox: Hosts, points: list[str]) -> None:
     host = sandbox.up("killed", os="debian13")
-    for point in KILLED_AT:
+    for point in points:
         run = _start(host)
         _until(run, point)
         time.sleep(1.5 if "packages" in point else 0.2)  # in the middle of apt and of dpkg
