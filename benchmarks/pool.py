@@ -12,6 +12,7 @@ processes, in the middle of a round.
 from __future__ import annotations
 
 import json
+import shutil
 import statistics
 import subprocess
 import sys
@@ -79,12 +80,14 @@ def host(script: str, user: str = "postgres") -> list[str]:
 def converge() -> None:
     """Make the host, and let the application take as many connections as clients."""
     run(str(BIN / "provision"), "sandbox", "up", HOST, "--os", "debian13", "--memory", "8g")
+    authority = ROOT / ".provision/bench-pool-tls"
+    shutil.rmtree(authority, ignore_errors=True)  # of an earlier run, whose passphrase nobody kept
     credentials = {role: {"password": new_password(), "salt": new_salt()} for role in ROLES}
     values = {
         "database_credentials": credentials,
         "backup_physical": False,
         "tls_ca_passphrase": new_password(),
-        "tls_directory": str(ROOT / ".provision/bench-pool-tls"),
+        "tls_directory": str(authority),
         "postgresql_settings": {"max_connections": CLIENTS + 100},
         "pgbouncer_pools": {"minion_app": 25},
     }
