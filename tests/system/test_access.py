@@ -27,9 +27,13 @@ def on_host(production: Production, statement: str, user: str = "postgres", role
 
 
 def test_a_second_run_changes_nothing(production: Production) -> None:
+    begun = "runuser -u postgres -- psql -XAtc 'SELECT pg_postmaster_start_time()'"
+    before = production.database.run(begun).stdout
+    assert before
     again = production.play()
     assert again.code == 0, again.output
     assert {name: row.changed for name, row in again.recap.items()} == dict.fromkeys(again.recap, 0), again.output
+    assert production.database.run(begun).stdout == before
 
 
 @pytest.mark.parametrize("role", ["minion", "minion_app", "minion_readonly"])
