@@ -17,18 +17,27 @@ def command() -> None:
 @click.argument("machines", nargs=-1, required=True)
 @click.option("--provider", required=True, help="Vagrant's name of it: docker, libvirt, virtualbox.")
 @click.option("--profile", default="dev", show_default=True, help="dev or prod.")
-@click.option("--os", "os_name", default="debian13", show_default=True, help="Of a container: debian12 or debian13.")
+@click.option("--os", "os_name", default="debian13", show_default=True, help="debian12 or debian13.")
 @click.option("--memory", default=2048, show_default=True, help="Memory of a container in MB.")
 @click.option("--cpus", default=2, show_default=True, help="CPUs of a container.")
+@click.option("--repository", default="inventory", show_default=True, help="A VM's versions: inventory or distribution.")
+@click.option("--driver", default="", help="Of libvirt: kvm or qemu. Only remembered, as the box is.")
+@click.option("--box", default="", help="Of a virtual machine.")
 @click.option("--public-key", type=click.Path(path_type=Path), required=True, help="Vagrant logs in with it at first.")
 def prepare(
-    machines: tuple[str, ...], provider: str, profile: str, os_name: str, memory: int, cpus: int, public_key: Path
+    machines: tuple[str, ...],
+    provider: str,
+    profile: str,
+    os_name: str,
+    memory: int,
+    cpus: int,
+    repository: str,
+    driver: str,
+    box: str,
+    public_key: Path,
 ) -> None:
     """Make the image (containers only), the inventory of MACHINES and the secrets (prod only); print JSON."""
     from provision.host import vagrant
-    from provision.host.machine import Machine
 
-    wanted = vagrant.Wanted(provider, profile, os_name, memory, cpus, machines, public_key)
-    container = provider == vagrant.CONTAINER_PROVIDER
-    prepared = vagrant.prepare(Path(), wanted, Machine(Stderr()) if container else None)
-    click.echo(json.dumps(vagrant.values(prepared)))
+    wanted = vagrant.Wanted(provider, profile, os_name, memory, cpus, machines, public_key, repository, driver, box)
+    click.echo(json.dumps(vagrant.values(vagrant.prepare(Path(), wanted, Stderr()))))

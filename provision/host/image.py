@@ -41,16 +41,22 @@ ExecStartPre=
 ExecStartPre=/bin/sh -c 'test -s {HOST_KEY} || ssh-keygen -q -t ed25519 -N "" -f {HOST_KEY}'
 ExecStartPre=/usr/sbin/sshd -t
 """
-HOOKS = (
+HOST_KEY_HOOKS = (
     'rm -f "$1"/etc/ssh/ssh_host_*',
     'mkdir -p "$1/etc/systemd/system/ssh.service.d"',
     f'printf %s {shlex.quote(HOST_KEY_UNIT)} > "$1/etc/systemd/system/ssh.service.d/host-key.conf"',
+)
+CERTIFICATE_HOOKS = (
+    f'if test -d {CERTIFICATES}; then cp -r {CERTIFICATES}/. "$1{CERTIFICATES}/"; fi',
+    'chroot "$1" update-ca-certificates >&2',
+)
+HOOKS = (
+    *HOST_KEY_HOOKS,
     f'chroot "$1" useradd --create-home --shell /bin/bash {ADMIN}',
     f'chroot "$1" install -d -m 0700 -o {ADMIN} -g {ADMIN} /home/{ADMIN}/.ssh',
     f"""printf '%s\\n' '{ADMIN} ALL=(ALL) NOPASSWD: ALL' > "$1/etc/sudoers.d/{ADMIN}\"""",
     f'chmod 0440 "$1/etc/sudoers.d/{ADMIN}" && chroot "$1" visudo -cq',
-    f'if test -d {CERTIFICATES}; then cp -r {CERTIFICATES}/. "$1{CERTIFICATES}/"; fi',
-    'chroot "$1" update-ca-certificates >&2',
+    *CERTIFICATE_HOOKS,
 )
 
 

@@ -22,6 +22,7 @@ from provision.host import containers, image, mirror, sockets
 from provision.host.containers import Container, Containers, Json, Spec
 from provision.host.inventory import Folder
 from provision.host.machine import Machine, run
+from provision.host.narration import Narration
 
 DEV_INVENTORY = Path("inventories/dev")
 BOOT_TIMEOUT_S = 60
@@ -117,13 +118,8 @@ class Sandbox:
         if "memory" not in info["host"].get("cgroupControllers", []):
             self.narration.note("this machine has no memory controller: --memory does not bind")
             spec = replace(spec, memory="")
-        source = mirror.find(platform.freedesktop_os_release().get("VERSION_CODENAME", ""), mirror_url)
-        variables = release.variables()
-        if release.pgvector_install_method == "source":
-            with self.narration.stage("looking up pgvector's source in the Debian mirror"):
-                found = mirror.pgvector_source(source)
-            self.narration.note(f"pgvector {found.version} will be built from {found.url}")
-            variables |= found.variables()
+        source = this_mirror(mirror_url)
+        variables = versions(release, self.narration, mirror_url)
         tag = image.tag(spec.os, source, image.local_certificates())
         if not self._exists("image", tag):
             mirror.require_release(source, release.codename)
@@ -271,6 +267,25 @@ class Sandbox:
         keys = {each.spec.name: self.run(each, "cat", f"{image.HOST_KEY}.pub").stdout for each in hosts}
         self.folder.write(hosts, {name: " ".join(key.split()[:2]) for name, key in keys.items()})
         return hosts
+
+
+def this_mirror(mirror_url: str = "") -> mirror.Mirror:
+    """Return the Debian mirror that this machine uses. Raises HostError if it has none."""
+    return mirror.find(platform.freedesktop_os_release().get("VERSION_CODENAME", ""), mirror_url)
+
+
+def versions(release: image.Release, narration: Narration, mirror_url: str = "") -> dict[str, Any]:
+    """Return the variables of a host that does with what its Debian release has. Raises HostError without a mirror.
+
+    The mirror is asked only where pgvector must be built.
+    """
+    variables = release.variables()
+    if release.pgvector_install_method == "source":
+        with narration.stage("looking up pgvector's source in the Debian mirror"):
+            found = mirror.pgvector_source(this_mirror(mirror_url))
+        narration.note(f"pgvector {found.version} will be built from {found.url}")
+        variables |= found.variables()
+    return variables
 
 
 def url(owner: str, password: str, port: int, database: str) -> str:

@@ -21,13 +21,16 @@ from provision.errors import HostError, UsageError
 from provision.host import containers, image
 from provision.host.bootstrap import read_public_key
 from provision.host.machine import Machine
-from provision.host.sandbox import Sandbox
+from provision.host.narration import Narration
+from provision.host.sandbox import Sandbox, versions
 from provision.secrets import new_password
 from provision.vault import Vault, initialise
 
 PROFILES = ("dev", "prod")
+REPOSITORIES = ("inventory", "distribution")
 CONTAINER_PROVIDER = "docker"
 USER = "vagrant"  # Vagrant logs in by this name everywhere
+REMEMBERED = ("profile", "os", "memory", "cpus", "repository", "driver", "box")
 SHM_SIZE = "1g"  # parallel index builds need it
 # A machine behind a forwarded port: its clients come in through its own network, and its backups stay on it.
 PROD_OVERRIDES = {
@@ -39,7 +42,10 @@ PROD_OVERRIDES = {
 
 @dataclass(frozen=True)
 class Wanted:
-    """What the Vagrantfile was asked for; `public_key` is the one that Vagrant logs in with at first."""
+    """What the Vagrantfile was asked for; `public_key` is the one that Vagrant logs in with at first.
+
+    `repository` says where a virtual machine's versions come from: the inventory, or what its Debian release has.
+    """
 
     provider: str
     profile: str
@@ -48,6 +54,9 @@ class Wanted:
     cpus: int
     machines: tuple[str, ...]
     public_key: Path
+    repository: str = "inventory"
+    driver: str = ""
+    box: str = ""
 
 
 @dataclass(frozen=True)
@@ -62,6 +71,9 @@ def check(wanted: Wanted, remembered: dict[str, Any]) -> None:
     """Raise UsageError for a profile that there is not, or that is not the one that the machines were made with."""
     if wanted.profile not in PROFILES:
         raise UsageError("unknown profile", where="MINION_PROFILE", seen=wanted.profile, allowed=", ".join(PROFILES))
+    if wanted.repository not in REPOSITORIES:
+        allowed = ", ".join(REPOSITORIES)
+        raise UsageError("unknown repository", where="MINION_REPOSITORY", seen=wanted.repository, allowed=allowed)
     made = remembered.get("profile", wanted.profile)
     if made != wanted.profile:
         raise UsageError(
@@ -73,7 +85,7 @@ def check(wanted: Wanted, remembered: dict[str, Any]) -> None:
         )
 
 
-def prepare(project: Path, wanted: Wanted, machine: Machine | None = None) -> Prepared:
+def prepare(project: Path, wanted: Wanted, narration: Narration) -> Prepared:
     """Make what the machines need before they are there; what is there already stays. Raises ProvisionError."""
     folder = project / ".provision/vagrant"
     choices = folder / "choices.json"
@@ -82,12 +94,14 @@ def prepare(project: Path, wanted: Wanted, machine: Machine | None = None) -> Pr
     variables: dict[str, Any] = {}
     prepared = Prepared()
     if wanted.provider == CONTAINER_PROVIDER:
-        prepared, variables = _container(project, wanted, machine or Machine())
+        prepared, variables = _container(project, wanted, Machine(narration))
+    elif wanted.repository == "distribution":
+        variables = versions(image.release(wanted.os), narration)
     if wanted.profile == "prod":
         write_prod(project, folder)
     hosts = {name: dict(variables) for name in wanted.machines}
     (folder / "hosts.yml").write_text(yaml.safe_dump({"all": {"hosts": hosts}}, width=1000))
-    remembered = {key: getattr(wanted, key) for key in ("profile", "os", "memory", "cpus")}
+    remembered = {key: getattr(wanted, key) for key in REMEMBERED}
     choices.write_text(json.dumps({**remembered, "machines": len(wanted.machines)}))
     return prepared
 
@@ -131,6 +145,11 @@ def make_image(machine: Machine, base: str, os_name: str, public_key: str) -> st
 
 def containerfile(base: str, public_key: str) -> str:
     """Return the recipe: a sandbox's image and the user that Vagrant logs in as, with sudo. Pure."""
+    return f"FROM {base}\nRUN {user_script(public_key)}\n"
+
+
+def user_script(public_key: str) -> str:
+    """Return the shell command that makes the user that Vagrant logs in as, on a machine that has sudo. Pure."""
     home = f"/home/{USER}/.ssh"
     steps = (
         f"useradd --create-home --shell /bin/bash {USER}",
@@ -140,7 +159,7 @@ def containerfile(base: str, public_key: str) -> str:
         f"printf '%s\\n' '{USER} ALL=(ALL) NOPASSWD: ALL' > /etc/sudoers.d/{USER}",
         f"chmod 0440 /etc/sudoers.d/{USER} && visudo -cq",
     )
-    return f"FROM {base}\nRUN {' && '.join(steps)}\n"
+    return " && ".join(steps)
 
 
 def arguments(memory: str, cpus: int) -> list[str]:

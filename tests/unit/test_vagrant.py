@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from provision.errors import UsageError
+from provision.host.narration import Narration
 from provision.host.vagrant import Wanted, containerfile, prepare, write_prod
 from provision.vault import Vault
 
@@ -23,8 +24,9 @@ def project(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def wanted(profile: str = "dev", machines: tuple[str, ...] = ("db1", "db2")) -> Wanted:
-    return Wanted("virtualbox", profile, "debian13", 2048, 2, machines, Path("/nonexistent"))
+def wanted(profile: str = "dev", repository: str = "inventory") -> Wanted:
+    rest = (Path("/nonexistent"), repository, "qemu", "debian/bookworm64")
+    return Wanted("libvirt", profile, "debian13", 2048, 2, ("db1", "db2"), *rest)
 
 
 def test_prod_has_the_user_s_variables_but_neither_hosts_nor_secrets(project: Path) -> None:
@@ -42,24 +44,38 @@ def test_prod_has_the_user_s_variables_but_neither_hosts_nor_secrets(project: Pa
 
 
 def test_virtual_machine_keeps_the_versions_of_the_inventory(project: Path) -> None:
-    prepared = prepare(project, wanted())
+    prepared = prepare(project, wanted(), Narration())
     assert (prepared.image, prepared.arguments) == ("", [])
     hosts = yaml.safe_load((project / ".provision/vagrant/hosts.yml").read_text())
     assert hosts == {"all": {"hosts": {"db1": {}, "db2": {}}}}
     remembered = json.loads((project / ".provision/vagrant/choices.json").read_text())
-    assert remembered == {"profile": "dev", "os": "debian13", "memory": 2048, "cpus": 2, "machines": 2}
+    chosen = {"profile": "dev", "os": "debian13", "memory": 2048, "cpus": 2, "machines": 2}
+    assert remembered == {**chosen, "repository": "inventory", "driver": "qemu", "box": "debian/bookworm64"}
+
+
+def test_virtual_machine_takes_the_versions_of_its_release_where_that_is_asked_for(project: Path) -> None:
+    prepare(project, wanted(repository="distribution"), Narration())
+    hosts = yaml.safe_load((project / ".provision/vagrant/hosts.yml").read_text())
+    versions = {"postgresql_version": 17, "postgresql_repository": "distribution", "pgvector_install_method": "package"}
+    assert hosts == {"all": {"hosts": {"db1": versions, "db2": versions}}}
+
+
+def test_refuses_a_repository_that_there_is_not(project: Path) -> None:
+    with pytest.raises(UsageError) as refused:
+        prepare(project, wanted(repository="mirror"), Narration())
+    assert (refused.value.where, refused.value.allowed) == ("MINION_REPOSITORY", "inventory, distribution")
 
 
 def test_refuses_another_profile_than_the_machines_have(project: Path) -> None:
-    prepare(project, wanted())
+    prepare(project, wanted(), Narration())
     with pytest.raises(UsageError, match="made with another profile") as refused:
-        prepare(project, wanted(profile="prod"))
+        prepare(project, wanted(profile="prod"), Narration())
     assert "vagrant destroy -f" in refused.value.run
 
 
 def test_refuses_a_profile_that_there_is_not(project: Path) -> None:
     with pytest.raises(UsageError) as refused:
-        prepare(project, wanted(profile="staging"))
+        prepare(project, wanted(profile="staging"), Narration())
     assert (refused.value.where, refused.value.allowed) == ("MINION_PROFILE", "dev, prod")
 
 
