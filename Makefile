@@ -95,6 +95,15 @@ test-faults: test-setup ## Break things for longer than `make test` does: before
 test-pg14: .venv/.ready ## Prove the default, PostgreSQL 14 and pgvector 0.5.1, against a mirror (docs/test-pg14.md)
 	$(BIN)/pytest tests/pg14
 
+# What a machine of libvirt needs here, and its box. MINION_OS=debian12 or debian13.
+VAGRANT_LIBVIRT := vagrant vagrant-libvirt libvirt-daemon-system libvirt-clients qemu-system-x86 qemu-utils dnsmasq-base \
+	mmdebstrap extlinux fdisk syslinux-common openssh-client postgresql-client
+
+.PHONY: test-vagrant-libvirt
+test-vagrant-libvirt: .venv/.ready ## Prove vagrant with libvirt on an emulated CPU and a box made here (docs/vagrant.md; half an hour)
+	$(call stage,install what a virtual machine needs,$(quiet_services); $(call packages,$(VAGRANT_LIBVIRT)))
+	$(SUDO) $(BIN)/pytest tests/vagrant_libvirt
+
 .PHONY: test-matrix
 test-matrix: .venv/.ready ## Converge dev and prod on each system with each major that is to be had; writes docs/tested.json
 	$(BIN)/python -m tests.matrix

@@ -20,7 +20,9 @@ def command() -> None:
 @click.option("--os", "os_name", default="debian13", show_default=True, help="debian12 or debian13.")
 @click.option("--memory", default=2048, show_default=True, help="Memory of a container in MB.")
 @click.option("--cpus", default=2, show_default=True, help="CPUs of a container.")
-@click.option("--repository", default="inventory", show_default=True, help="A VM's versions: inventory or distribution.")
+@click.option(
+    "--repository", default="inventory", show_default=True, help="A VM's versions: inventory or distribution."
+)
 @click.option("--driver", default="", help="Of libvirt: kvm or qemu. Only remembered, as the box is.")
 @click.option("--box", default="", help="Of a virtual machine.")
 @click.option("--public-key", type=click.Path(path_type=Path), required=True, help="Vagrant logs in with it at first.")

@@ -25,6 +25,8 @@ class Vagrant:
 
     clone: Path
     home: Path
+    timeout_s: int = 900
+    environment: dict[str, str] = field(default_factory=dict)
     up: subprocess.CompletedProcess[str] | None = field(default=None)
 
     def run(self, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -33,12 +35,12 @@ class Vagrant:
         return subprocess.run(
             ["vagrant", *words],
             cwd=self.clone,
-            env={**plain, "VAGRANT_HOME": str(self.home), "VAGRANT_NO_COLOR": "1", **environment},
+            env={**plain, "VAGRANT_HOME": str(self.home), "VAGRANT_NO_COLOR": "1", **self.environment, **environment},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=900,
+            timeout=self.timeout_s,
             check=False,
         )
 

@@ -41,7 +41,7 @@ def run(*words: str | Path, **options: object) -> str:
 
 def make(os_name: str, public_key: str, box: Path) -> None:
     """Make a box of a Debian release."""
-    with tempfile.TemporaryDirectory(prefix="provision-box-", dir="/var/tmp") as name:  # noqa: S108 - /tmp may be small
+    with tempfile.TemporaryDirectory(prefix="provision-box-", dir="/var/tmp") as name:  # /tmp may be memory
         folder = Path(name)
         disk = folder / "disk.raw"
         with disk.open("wb") as stream:
