@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import socket
 import subprocess
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -51,17 +52,29 @@ def vagrant(
 
 @contextmanager
 def taken(port: int) -> Iterator[None]:
-    """Hold a port of this machine, unless somebody else does: the machine must be given another."""
-    with socket.socket() as listener:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listener.bind(("127.0.0.1", port))
-        except OSError as error:
-            if error.errno != errno.EADDRINUSE:
-                raise
-        else:
-            listener.listen()
+    """Keep a port of this machine taken: by another program while it has it, and by us as soon as it ends."""
+    ended = threading.Event()
+
+    def hold() -> None:
+        with socket.socket() as listener:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            while not ended.wait(0.02):
+                try:
+                    listener.bind(("127.0.0.1", port))
+                except OSError as error:
+                    if error.errno != errno.EADDRINUSE:
+                        raise
+                else:
+                    listener.listen()
+                    ended.wait()
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    try:
         yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 def test_url_leads_to_the_database_through_a_port_that_was_free(vagrant: Vagrant, os_name: str) -> None:
