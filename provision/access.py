@@ -33,6 +33,9 @@ KINDS = ("owner", "write", "read", "backup", "monitor", "pooler")
 RUNNERS_TABLES = ("schema_migrations", "schema_migrations_history")
 """Nobody but the owner writes these, whatever the default privileges say."""
 
+MAINTAINED = ("postgres", "template1")
+"""Where superusers work and what new databases are copied from: every login role may connect, none may create."""
+
 APPLICATION = "provision access"
 UNSEEN = {
     "log_statement": "none",
@@ -232,6 +235,15 @@ class Access:
                 old, new = found[name]
                 self.change(f"extension {name}: {old} -> {new}", sql.SQL("ALTER EXTENSION {} UPDATE").format(mine))
 
+    def closed(self, name: str) -> None:
+        """Let nobody create in schema public of a database where superusers work: PostgreSQL 14 lets everybody."""
+        if self.ask(
+            "SELECT FROM pg_namespace n, aclexplode(coalesce(n.nspacl, acldefault('n', n.nspowner))) x"
+            " WHERE n.nspname = 'public' AND x.grantee = 0 AND x.privilege_type = 'CREATE'"
+        ):
+            statement = sql.SQL("REVOKE CREATE ON SCHEMA public FROM PUBLIC")
+            self.change(f"database {name}, schema public: REVOKE CREATE FROM PUBLIC", statement)
+
     def schema(self, owner: str, roles: Sequence[Role]) -> None:
         """Give schema public, what is in it and what will be made in it, to the owner and to the roles that use it."""
         rows = self.ask("SELECT r.rolname FROM pg_namespace n JOIN pg_roles r ON r.oid = n.nspowner"
@@ -303,6 +315,10 @@ class Access:
                 self.change(f"{label}: {verb} {', '.join(kinds)} {word} {role}", statement)
 
 
+def _session(server: str, database: str) -> Connection:
+    return connect(f"{server} dbname={database}", application=APPLICATION, catalogue_only=True)
+
+
 def converge(server: str, wanted: Mapping[str, Any], *, plan: bool = False) -> list[str]:
     """Make everything of `wanted` so, in every database that it names, and give the changes in order.
 
@@ -313,21 +329,27 @@ def converge(server: str, wanted: Mapping[str, Any], *, plan: bool = False) -> l
     users = [role.name for role in roles if role.present]
     databases = {wanted["database"]: wanted["owner"], **wanted.get("extra_databases", {})}
     try:
-        with connect(f"{server} dbname=postgres", application=APPLICATION) as connection:
+        changes = []
+        for name in MAINTAINED:
+            with _session(server, name) as connection:
+                access = Access(connection, plan=plan)
+                access.closed(name)
+            changes += access.changes
+        with _session(server, "postgres") as connection:
             access = Access(connection, plan=plan)
             access.roles([role for role in roles if role.present])
             there = [name for name, owner in databases.items() if access.database(name, owner, wanted["profile"])]
             for name in there:
                 access.connect_privileges(name, databases[name], set(users) - {databases[name]})
-        changes = access.changes
+        changes += access.changes
         for name in there:
-            with connect(f"{server} dbname={name}", application=APPLICATION) as connection:
+            with _session(server, name) as connection:
                 access = Access(connection, plan=plan)
                 access.extensions(wanted["extensions"])
                 access.schema(databases[name], roles)
                 lookup.align(access, [role.name for role in roles if role.kind == "pooler" and role.present])
             changes += access.changes
-        with connect(f"{server} dbname=postgres", application=APPLICATION) as connection:
+        with _session(server, "postgres") as connection:
             access = Access(connection, plan=plan)
             access.roles([role for role in roles if not role.present])
     except psycopg.Error as error:
@@ -366,7 +388,9 @@ def own(url: str, owner: str) -> list[str]:
     name = sql.Identifier(owner)
     changes = []
     try:
-        with connect(url, application=APPLICATION, autocommit=False, lock_timeout_ms=OWN_LOCK_MS) as connection:
+        with connect(
+            url, application=APPLICATION, autocommit=False, lock_timeout_ms=OWN_LOCK_MS, catalogue_only=True
+        ) as connection:
             if not connection.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", (owner,)).fetchone():
                 connection.execute(sql.SQL("CREATE ROLE {}").format(name))
                 changes.append(f"role {owner}")
