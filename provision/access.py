@@ -262,6 +262,7 @@ class Access:
         found = {(str(role), str(kind)) for role, kind in rows if role in managed}
         wanted = {(role.name, "USAGE") for role in users} | ({("PUBLIC", "USAGE")} & found)
         self.align("schema public", sql.SQL("SCHEMA public"), found, wanted)
+        self._finer(managed)
         self._objects(users, managed)
         self._future(owner, users, managed)
 
@@ -283,6 +284,32 @@ class Access:
             word = "SEQUENCE" if is_sequence else "TABLE"
             object_ = sql.SQL(word + " {}").format(sql.Identifier("public", name))
             self.align(f"{word.lower()} {name}", object_, found, wanted)
+
+    def _finer(self, managed: set[str]) -> None:
+        """Take back what a table's list of privileges does not show: rights to grant further, and those on columns."""
+        rows = self.ask(
+            "SELECT c.relname, c.relkind = 'S', NULL, coalesce(r.rolname, 'PUBLIC'), x.privilege_type FROM pg_class c,"
+            " aclexplode(c.relacl) x LEFT JOIN pg_roles r ON r.oid = x.grantee WHERE x.is_grantable"
+            " AND x.grantee <> c.relowner AND c.relnamespace = 'public'::regnamespace"
+            " UNION ALL SELECT c.relname, false, a.attname, coalesce(r.rolname, 'PUBLIC'), x.privilege_type"
+            " FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid, aclexplode(a.attacl) x"
+            " LEFT JOIN pg_roles r ON r.oid = x.grantee WHERE c.relnamespace = 'public'::regnamespace"
+            " ORDER BY 1, 3, 4, 5"
+        )
+        for name, is_sequence, column, who, kind in rows:
+            if who not in managed:
+                continue
+            word = "SEQUENCE" if is_sequence else "TABLE"
+            right = f"{kind} " + ("({})" if column else "")
+            verb = f"REVOKE {right}" if column else f"REVOKE GRANT OPTION FOR {right}"
+            whom = sql.SQL("PUBLIC") if who == "PUBLIC" else sql.Identifier(who)
+            parts = [sql.Identifier(column)] if column else []
+            # What such a role has granted further goes with it: as the owner nobody else could take it back.
+            statement = sql.SQL(f"{verb} ON {word} {{}} FROM {{}} CASCADE").format(
+                *parts, sql.Identifier("public", name), whom
+            )
+            label = f"REVOKE {kind} ({column})" if column else f"REVOKE GRANT OPTION FOR {kind}"
+            self.change(f"{word.lower()} {name}: {label} FROM {who}", statement)
 
     def _future(self, owner: str, users: Sequence[Role], managed: set[str]) -> None:
         rows = self.ask(

@@ -331,3 +331,20 @@ def test_what_anybody_could_plant_beside_us_in_14_never_runs_as_the_superuser(cl
     finally:
         cluster.psql("REVOKE CREATE ON SCHEMA public FROM PUBLIC; DROP OWNED BY keeper_app")
         cluster.psql("REVOKE CREATE ON SCHEMA public FROM PUBLIC", "template1")
+
+
+def test_rights_on_columns_and_rights_to_grant_further_are_taken_back(cluster: Cluster, server: str) -> None:
+    del server
+    run(cluster)
+    ask(cluster, "keeper", "CREATE TABLE t (id int, n int)")
+    ask(cluster, "keeper", "GRANT UPDATE (n) ON t TO keeper_readonly")
+    ask(cluster, "keeper", "GRANT DELETE ON t TO keeper_app WITH GRANT OPTION")
+    ask(cluster, "keeper_app", "GRANT DELETE ON t TO keeper_readonly")
+    assert run(cluster)[:2] == [
+        "table t: REVOKE UPDATE (n) FROM keeper_readonly",
+        "table t: REVOKE GRANT OPTION FOR DELETE FROM keeper_app",
+    ]
+    assert refused(cluster, "keeper_readonly", "UPDATE t SET n = 1")
+    assert refused(cluster, "keeper_readonly", "DELETE FROM t")
+    ask(cluster, "keeper_app", "DELETE FROM t")
+    assert run(cluster) == []
