@@ -149,13 +149,13 @@ DAMAGES = (
         "index INVALID",
         sql("UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'metrics_timestamp_idx'::regclass"),
         "invalid-index",
-        "index metrics_timestamp_idx is INVALID",
+        "index public.metrics_timestamp_idx is INVALID",
     ),
     Damage(
         "trigger disabled",
         sql("ALTER TABLE agents DISABLE TRIGGER agents_set_updated_at"),
         "triggers-disabled",
-        "trigger agents_set_updated_at of table agents is disabled",
+        "trigger agents_set_updated_at of table public.agents is disabled",
     ),
     Damage(
         "extension dropped",
