@@ -141,7 +141,7 @@ DAMAGES = (
         "function as the owner",
         sql("CREATE FUNCTION trap() RETURNS int LANGUAGE sql SECURITY DEFINER AS 'SELECT 1'"),
         "security-definer",
-        "function trap()",
+        "function public.trap()",
         sql("DROP FUNCTION trap()"),
     ),
     Damage("HNSW index dropped", sql("DROP INDEX memories_embedding_idx"), "hnsw-missing", "has no HNSW index"),
