@@ -33,6 +33,9 @@ KINDS = ("owner", "write", "read", "backup", "monitor", "pooler")
 RUNNERS_TABLES = ("schema_migrations", "schema_migrations_history")
 """Nobody but the owner writes these, whatever the default privileges say."""
 
+MAINTAINED = ("postgres", "template1")
+"""Where superusers work and what new databases are copied from: every login role may connect, none may create."""
+
 APPLICATION = "provision access"
 UNSEEN = {
     "log_statement": "none",
@@ -232,6 +235,15 @@ class Access:
                 old, new = found[name]
                 self.change(f"extension {name}: {old} -> {new}", sql.SQL("ALTER EXTENSION {} UPDATE").format(mine))
 
+    def closed(self, name: str) -> None:
+        """Let nobody create in schema public of a database where superusers work: PostgreSQL 14 lets everybody."""
+        if self.ask(
+            "SELECT FROM pg_namespace n, aclexplode(coalesce(n.nspacl, acldefault('n', n.nspowner))) x"
+            " WHERE n.nspname = 'public' AND x.grantee = 0 AND x.privilege_type = 'CREATE'"
+        ):
+            statement = sql.SQL("REVOKE CREATE ON SCHEMA public FROM PUBLIC")
+            self.change(f"database {name}, schema public: REVOKE CREATE FROM PUBLIC", statement)
+
     def schema(self, owner: str, roles: Sequence[Role]) -> None:
         """Give schema public, what is in it and what will be made in it, to the owner and to the roles that use it."""
         rows = self.ask("SELECT r.rolname FROM pg_namespace n JOIN pg_roles r ON r.oid = n.nspowner"
@@ -250,6 +262,7 @@ class Access:
         found = {(str(role), str(kind)) for role, kind in rows if role in managed}
         wanted = {(role.name, "USAGE") for role in users} | ({("PUBLIC", "USAGE")} & found)
         self.align("schema public", sql.SQL("SCHEMA public"), found, wanted)
+        self._finer(managed)
         self._objects(users, managed)
         self._future(owner, users, managed)
 
@@ -271,6 +284,32 @@ class Access:
             word = "SEQUENCE" if is_sequence else "TABLE"
             object_ = sql.SQL(word + " {}").format(sql.Identifier("public", name))
             self.align(f"{word.lower()} {name}", object_, found, wanted)
+
+    def _finer(self, managed: set[str]) -> None:
+        """Take back what a table's list of privileges does not show: rights to grant further, and those on columns."""
+        rows = self.ask(
+            "SELECT c.relname, c.relkind = 'S', NULL, coalesce(r.rolname, 'PUBLIC'), x.privilege_type FROM pg_class c,"
+            " aclexplode(c.relacl) x LEFT JOIN pg_roles r ON r.oid = x.grantee WHERE x.is_grantable"
+            " AND x.grantee <> c.relowner AND c.relnamespace = 'public'::regnamespace"
+            " UNION ALL SELECT c.relname, false, a.attname, coalesce(r.rolname, 'PUBLIC'), x.privilege_type"
+            " FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid, aclexplode(a.attacl) x"
+            " LEFT JOIN pg_roles r ON r.oid = x.grantee WHERE c.relnamespace = 'public'::regnamespace"
+            " ORDER BY 1, 3, 4, 5"
+        )
+        for name, is_sequence, column, who, kind in rows:
+            if who not in managed:
+                continue
+            word = "SEQUENCE" if is_sequence else "TABLE"
+            right = f"{kind} " + ("({})" if column else "")
+            verb = f"REVOKE {right}" if column else f"REVOKE GRANT OPTION FOR {right}"
+            whom = sql.SQL("PUBLIC") if who == "PUBLIC" else sql.Identifier(who)
+            parts = [sql.Identifier(column)] if column else []
+            # What such a role has granted further goes with it: as the owner nobody else could take it back.
+            statement = sql.SQL(f"{verb} ON {word} {{}} FROM {{}} CASCADE").format(
+                *parts, sql.Identifier("public", name), whom
+            )
+            label = f"REVOKE {kind} ({column})" if column else f"REVOKE GRANT OPTION FOR {kind}"
+            self.change(f"{word.lower()} {name}: {label} FROM {who}", statement)
 
     def _future(self, owner: str, users: Sequence[Role], managed: set[str]) -> None:
         rows = self.ask(
@@ -303,6 +342,10 @@ class Access:
                 self.change(f"{label}: {verb} {', '.join(kinds)} {word} {role}", statement)
 
 
+def _session(server: str, database: str) -> Connection:
+    return connect(f"{server} dbname={database}", application=APPLICATION, catalogue_only=True)
+
+
 def converge(server: str, wanted: Mapping[str, Any], *, plan: bool = False) -> list[str]:
     """Make everything of `wanted` so, in every database that it names, and give the changes in order.
 
@@ -313,21 +356,27 @@ def converge(server: str, wanted: Mapping[str, Any], *, plan: bool = False) -> l
     users = [role.name for role in roles if role.present]
     databases = {wanted["database"]: wanted["owner"], **wanted.get("extra_databases", {})}
     try:
-        with connect(f"{server} dbname=postgres", application=APPLICATION) as connection:
+        changes = []
+        for name in MAINTAINED:
+            with _session(server, name) as connection:
+                access = Access(connection, plan=plan)
+                access.closed(name)
+            changes += access.changes
+        with _session(server, "postgres") as connection:
             access = Access(connection, plan=plan)
             access.roles([role for role in roles if role.present])
             there = [name for name, owner in databases.items() if access.database(name, owner, wanted["profile"])]
             for name in there:
                 access.connect_privileges(name, databases[name], set(users) - {databases[name]})
-        changes = access.changes
+        changes += access.changes
         for name in there:
-            with connect(f"{server} dbname={name}", application=APPLICATION) as connection:
+            with _session(server, name) as connection:
                 access = Access(connection, plan=plan)
                 access.extensions(wanted["extensions"])
                 access.schema(databases[name], roles)
                 lookup.align(access, [role.name for role in roles if role.kind == "pooler" and role.present])
             changes += access.changes
-        with connect(f"{server} dbname=postgres", application=APPLICATION) as connection:
+        with _session(server, "postgres") as connection:
             access = Access(connection, plan=plan)
             access.roles([role for role in roles if not role.present])
     except psycopg.Error as error:
@@ -366,7 +415,9 @@ def own(url: str, owner: str) -> list[str]:
     name = sql.Identifier(owner)
     changes = []
     try:
-        with connect(url, application=APPLICATION, autocommit=False, lock_timeout_ms=OWN_LOCK_MS) as connection:
+        with connect(
+            url, application=APPLICATION, autocommit=False, lock_timeout_ms=OWN_LOCK_MS, catalogue_only=True
+        ) as connection:
             if not connection.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", (owner,)).fetchone():
                 connection.execute(sql.SQL("CREATE ROLE {}").format(name))
                 changes.append(f"role {owner}")

@@ -22,6 +22,7 @@ from provision.errors import DatabaseError
 Connection = psycopg.Connection[tuple[object, ...]]
 
 CONNECT_TIMEOUT_S = 10
+CATALOGUE_ONLY = "pg_catalog, pg_temp"
 POLL_S = (0.05, 0.5)
 """First and longest pause between two tries for an advisory lock: quick for a short hold, cheap for a long one."""
 
@@ -33,11 +34,14 @@ def connect(
     autocommit: bool = True,
     statement_timeout_ms: int | None = None,
     lock_timeout_ms: int | None = None,
+    catalogue_only: bool = False,
 ) -> Connection:
     """Open a session to a libpq URL or key=value string; empty means the `PG*` environment.
 
-    Time-outs are set after the connection is up, so that they work through any proxy. Raises DatabaseError that
-    names host, port and database, never the password.
+    Time-outs are set after the connection is up, so that they work through any proxy. `catalogue_only` takes
+    functions and operators from pg_catalog alone, as a superuser must in a database where others may create: the
+    operator || or the function format of a stranger would else run as the superuser (CVE-2018-1058). Raises
+    DatabaseError that names host, port and database, never the password.
     """
     try:
         parameters = conninfo_to_dict(url)
@@ -55,6 +59,8 @@ def connect(
             allowed="a libpq URL (postgresql://user@host:port/database) or the PG* environment variables",
             run="pg_isready with that host and port; on the host: systemctl status 'postgresql@*'",
         ) from None
+    if catalogue_only:
+        connection.execute(f"SET search_path = {CATALOGUE_ONLY}".encode())  # by no function, which could be another's
     for name, value in (("statement_timeout", statement_timeout_ms), ("lock_timeout", lock_timeout_ms)):
         if value is not None:
             connection.execute("SELECT set_config(%s, %s, false)", (name, f"{value}ms"))

@@ -56,7 +56,9 @@ def look_at(place: Place) -> Report:
 def look_from_afar(url: str, about: str) -> Report:
     """Look at a database behind a URL, or say why it cannot be reached."""
     try:
-        with connect(url, application="provision doctor", statement_timeout_ms=30_000) as connection:
+        with connect(
+            url, application="provision doctor", statement_timeout_ms=30_000, catalogue_only=True
+        ) as connection:
             found = hardening.examine(connection, SQL_CHECKS)
     except DatabaseError as error:
         found = [reach.explain(error.seen, url)]

@@ -154,4 +154,6 @@ def other_databases(place: Place, connection: Connection) -> list[str]:
 
 def open_as_superuser(place: Place, database: str = "") -> Connection:
     """Open a session over the socket."""
-    return connect(place.url(database), application="provision doctor", statement_timeout_ms=30_000)
+    return connect(
+        place.url(database), application="provision doctor", statement_timeout_ms=30_000, catalogue_only=True
+    )

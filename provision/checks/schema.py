@@ -12,7 +12,8 @@ from provision.checks.use import EXTENSIONS as WANTED
 from provision.checks.use import TABLES
 
 HNSW = "CREATE INDEX CONCURRENTLY memories_embedding_idx ON memories USING hnsw (embedding vector_cosine_ops)"
-_MIGRATED = "EXISTS (SELECT FROM pg_class WHERE oid = to_regclass('public.schema_migrations'))"
+# A table, for a view of that name would run its functions as whoever asks: here that is the superuser.
+_MIGRATED = "EXISTS (SELECT FROM pg_class WHERE oid = to_regclass('public.schema_migrations') AND relkind = 'r')"
 _NAMES = ", ".join(f"'{name}'" for name in TABLES)
 _EXTENSIONS = ", ".join(f"'{name}'" for name in WANTED)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -11,7 +12,10 @@ from pathlib import Path
 
 import click
 
-from provision.errors import ProvisionError
+from provision.errors import ProvisionError, UsageError
+
+LOOKS = ("--check", "--list-hosts", "--list-tags", "--list-tasks", "--syntax-check")
+"""What makes ansible-playbook end well without a change to any host; it takes abbreviations too."""
 
 inventory_argument = click.argument("inventory", type=click.Path(path_type=Path))
 password_option = click.option(
@@ -26,6 +30,11 @@ password_option = click.option(
 @click.group("secrets")
 def command() -> None:
     """Make, judge and exchange the secrets of an inventory, in a file that ansible-vault encrypts."""
+
+
+def _only_looks(option: str) -> bool:
+    name = option.partition("=")[0]
+    return bool(re.match(r"-[vDbKkJ]*C", option)) or (len(name) > 3 and any(each.startswith(name) for each in LOOKS))
 
 
 def _vault(inventory: Path, password_file: Path | None):  # type: ignore[no-untyped-def]
@@ -78,6 +87,13 @@ def rotate(inventory: Path, role: str, password_file: Path | None, playbook_opti
     """
     from provision.vault import rotate as exchange
 
+    looks = [option for option in playbook_options if _only_looks(option)]
+    if looks:
+        raise UsageError(
+            "a run that changes no host would leave the vault with a password that no host has",
+            seen=" ".join(looks),
+            run=f"ansible-playbook site.yml -i {inventory} --tags database,pgbouncer --check, without rotate",
+        )
     vault = _vault(inventory, password_file)
     before = exchange(vault, role)
     # Beside this very command: the environment need not be activated.

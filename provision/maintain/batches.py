@@ -115,7 +115,7 @@ class Batches:
         return sql.SQL(
             "WITH due AS MATERIALIZED (SELECT id, {column} AS moment FROM {table} WHERE {due} AND {column} >= {from_}"
             " ORDER BY {column} LIMIT {size} FOR UPDATE SKIP LOCKED), done AS ({action})"
-            " SELECT count(*), max(moment) FROM done"
+            " SELECT count(*), max(moment)::text FROM done"
         ).format(
             column=column, table=table, due=_due(self.rule, self.now), from_=sql.Literal(self.from_),
             size=sql.Literal(self.size), action=sql.SQL(self.rule.action).format(table=table),

@@ -10,6 +10,7 @@ import pytest
 
 from provision import lookup
 from provision.access import converge
+from provision.checks.doctor import look_from_afar
 from provision.errors import DatabaseError, UsageError
 from provision.secrets import new_password, new_salt, scram_verifier
 from tests.clusters import Cluster
@@ -275,3 +276,75 @@ def test_the_lookup_does_not_follow_the_search_path_of_its_caller(cluster: Clust
         while cursor.nextset():
             pass
         assert cursor.fetchall() == []
+
+
+PLANTED = """
+CREATE FUNCTION public.planted(name, name) RETURNS text LANGUAGE plpgsql AS $$ BEGIN
+  IF (SELECT rolsuper FROM pg_roles WHERE rolname = current_user) THEN EXECUTE 'ALTER ROLE {role} SUPERUSER'; END IF;
+  RETURN $1::text OPERATOR(pg_catalog.||) $2::text; END $$;
+CREATE OPERATOR public.|| (leftarg = name, rightarg = name, function = public.planted);
+CREATE FUNCTION public.format(text, name) RETURNS text LANGUAGE plpgsql AS $$ BEGIN
+  IF (SELECT rolsuper FROM pg_roles WHERE rolname = current_user) THEN EXECUTE 'ALTER ROLE {role} SUPERUSER'; END IF;
+  RETURN $1; END $$;
+"""
+VIEWED = """
+CREATE FUNCTION public.viewed() RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN
+  IF (SELECT rolsuper FROM pg_roles WHERE rolname = current_user) THEN EXECUTE 'ALTER ROLE {role} SUPERUSER'; END IF;
+  RETURN true; END $$;
+CREATE VIEW public.schema_migrations AS SELECT 1 AS version, public.viewed() AS dirty;
+"""
+
+
+def superusers(cluster: Cluster) -> str:
+    return cluster.psql("SELECT string_agg(rolname, ' ') FROM pg_roles WHERE rolsuper")
+
+
+@pytest.mark.parametrize("planted", [PLANTED, VIEWED])
+def test_what_the_owner_plants_never_runs_as_the_superuser(cluster: Cluster, server: str, planted: str) -> None:
+    run(cluster)
+    ask(cluster, "keeper", planted.format(role="keeper"))
+    run(cluster)
+    assert superusers(cluster) == "postgres"
+    report = look_from_afar(f"{server} dbname=access", "access")
+    assert len(report.findings) > 1  # it was let in, and asked
+    assert superusers(cluster) == "postgres"
+
+
+def test_what_anybody_could_plant_beside_us_in_14_never_runs_as_the_superuser(cluster: Cluster, server: str) -> None:
+    del server
+    run(cluster)
+    try:
+        for database in ("postgres", "template1"):
+            cluster.psql("GRANT CREATE ON SCHEMA public TO PUBLIC", database)  # as initdb of 14 leaves it
+        with psycopg.connect(cluster.url("postgres", "keeper_app"), autocommit=True) as connection:
+            connection.execute(PLANTED.format(role="keeper_app").encode())
+        assert run(cluster) == [
+            f"database {name}, schema public: REVOKE CREATE FROM PUBLIC" for name in ("postgres", "template1")
+        ]
+        assert superusers(cluster) == "postgres"
+        with (
+            psycopg.connect(cluster.url("postgres", "keeper_app"), autocommit=True) as connection,
+            pytest.raises(psycopg.errors.InsufficientPrivilege),
+        ):
+            connection.execute("CREATE FUNCTION public.f() RETURNS int LANGUAGE sql AS 'SELECT 1'")
+        assert run(cluster) == []
+    finally:
+        cluster.psql("REVOKE CREATE ON SCHEMA public FROM PUBLIC; DROP OWNED BY keeper_app")
+        cluster.psql("REVOKE CREATE ON SCHEMA public FROM PUBLIC", "template1")
+
+
+def test_rights_on_columns_and_rights_to_grant_further_are_taken_back(cluster: Cluster, server: str) -> None:
+    del server
+    run(cluster)
+    ask(cluster, "keeper", "CREATE TABLE t (id int, n int)")
+    ask(cluster, "keeper", "GRANT UPDATE (n) ON t TO keeper_readonly")
+    ask(cluster, "keeper", "GRANT DELETE ON t TO keeper_app WITH GRANT OPTION")
+    ask(cluster, "keeper_app", "GRANT DELETE ON t TO keeper_readonly")
+    assert run(cluster)[:2] == [
+        "table t: REVOKE UPDATE (n) FROM keeper_readonly",
+        "table t: REVOKE GRANT OPTION FOR DELETE FROM keeper_app",
+    ]
+    assert refused(cluster, "keeper_readonly", "UPDATE t SET n = 1")
+    assert refused(cluster, "keeper_readonly", "DELETE FROM t")
+    ask(cluster, "keeper_app", "DELETE FROM t")
+    assert run(cluster) == []

@@ -305,3 +305,15 @@ def test_a_standby_is_left_alone() -> None:
 def test_a_lost_server_is_an_error(plan: Plan) -> None:
     with pytest.raises(DatabaseError, match="cannot connect"):
         run.run(replace(plan, url="host=127.0.0.1 port=1 dbname=x user=y"), "retention")
+
+
+def test_rows_of_no_year_that_python_knows_go_too(schema: Session, plan: Plan) -> None:
+    """A program that sets no time writes the year 1, which west of Greenwich is the year 1 before Christ."""
+    fill(schema, 10, 5)
+    database = schema.info.dbname
+    schema.execute(f"ALTER DATABASE {database} SET timezone = 'America/New_York'".encode())
+    schema.execute("UPDATE metrics SET timestamp = '0001-01-01 00:00:00+00' WHERE name = 'old'")
+    schema.execute("UPDATE activities SET created_at = '-infinity' WHERE activity_type = 'old'")
+    done = run.run(plan, "retention")
+    assert done["outcome"] == "done", done
+    assert (count(schema, "metrics"), count(schema, "activities")) == (5, 5)

@@ -3,7 +3,9 @@
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from provision.cli import root
 from provision.errors import DriftError, UsageError
 from provision.vault import FILE, Vault, check, initialise, judge, plain_vaults, rotate
 
@@ -89,3 +91,15 @@ def test_exchanges_one_password_and_leaves_the_others(inventory: Path) -> None:
     assert after["minion"] == before["database_credentials"]["minion"]
     with pytest.raises(UsageError, match="no such login role"):
         rotate(vault, "nobody")
+
+
+@pytest.mark.parametrize("option", ["--check", "--che", "-C", "-vC", "-DC", "--list-tasks", "--syntax-check"])
+def test_refuses_to_exchange_a_password_by_a_run_that_changes_nothing(inventory: Path, option: str) -> None:
+    initialise(Vault(inventory, "x"))
+    before = (inventory / FILE).read_bytes()
+    (inventory / "key").write_text("x")
+    words = ["secrets", "rotate", str(inventory), "minion_app", "--vault-password-file", str(inventory / "key")]
+    done = CliRunner().invoke(root, [*words, "--", "--diff", option])
+    assert isinstance(done.exception, UsageError)
+    assert done.exception.seen == option
+    assert (inventory / FILE).read_bytes() == before

@@ -2,6 +2,7 @@
 -- Ansible managed
 --
 -- templates/adopt/survey.sql.j2: one line for each thing to know before the cluster is taken over; reads only.
+SET search_path = pg_catalog, pg_temp; -- nobody's functions but the server's own: this is the superuser
 SELECT format('database %s: %s, %s, collation %s, owner %s', datname, pg_size_pretty(pg_database_size(oid)),
     pg_encoding_to_char(encoding), datcollate, datdba::regrole)
   FROM pg_database WHERE datname = current_database();
@@ -13,7 +14,7 @@ SELECT format('table %s.%s: %s, about %s rows, owner %s', n.nspname, c.relname,
   FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
   WHERE c.relkind IN ('r', 'p') AND n.nspname !~ '^(pg_|information_schema$)' ORDER BY n.nspname, c.relname;
 SELECT 'extensions: ' || string_agg(extname || ' ' || extversion, ', ' ORDER BY extname) FROM pg_extension;
-SELECT CASE WHEN to_regclass('schema_migrations') IS NULL
+SELECT CASE WHEN to_regclass('public.schema_migrations') IS NULL
   THEN 'no schema_migrations: the schema will be compared with migrations/, and taken over only if it is equal'
   ELSE 'schema_migrations is there: the schema will be compared with that of the version in it' END;
 SELECT 'superusers beside postgres (the database''s own login roles will be none): ' || string_agg(rolname, ', ')

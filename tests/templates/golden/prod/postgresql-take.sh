@@ -6,7 +6,8 @@
 set -eu
 # The running server's own port, which is not the wanted one while a new port waits for a restart.
 port=$(sed -n 4p /var/lib/postgresql/14/main/postmaster.pid)
-ask() { runuser -u postgres -- psql -XAtq -v ON_ERROR_STOP=1 -d postgres -p "$port" -c "$1"; }
+# Nobody's functions but the server's own: this is the superuser.
+ask() { PGOPTIONS='-c search_path=pg_catalog,pg_temp' runuser -u postgres -- psql -XAtq -v ON_ERROR_STOP=1 -d postgres -p "$port" -c "$1"; }
 newest=$(stat -c %.Y /etc/postgresql/14/main/conf.d/50-provision.conf /etc/postgresql/14/main/pg_hba.conf /etc/postgresql/14/main/pg_ident.conf | sort -n | tail -n 1)
 stale() { [ "$(ask "SELECT pg_conf_load_time() < to_timestamp($newest)")" = t ]; }
 if stale; then
