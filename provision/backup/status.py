@@ -7,6 +7,7 @@ alarm.
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -24,6 +25,7 @@ DISK_ALARM_DAYS = 7  # until the repository is full, as fast as it has grown so 
 FUTURE_H = -0.1  # a clock may be a little wrong; what is dated later hides how old it is
 SPACE_TIMEOUT_S = 20
 HOUR_S, DAY_S = 3600, 86400
+COUNTS = re.compile(r"((?:missing|checksum invalid|size invalid|other): (\d+))")  # of each archive and set, in verify
 HISTORY = 400  # sizes that are remembered, to tell how fast the repository grows
 
 
@@ -220,19 +222,10 @@ def verify(wanted: Plan) -> dict[str, Any]:
     if wanted.physical:
         done = tool.program(wanted.stanza, "--output=text", "--verbose", "verify", quiet=True)
         lines = [line.strip() for line in done.stdout.splitlines()]
-        bad = [
-            line
-            for line in lines
-            if any(
-                f"{word}: " in line and f"{word}: 0" not in line
-                for word in ("invalid", "missing", "size invalid", "other")
-            )
-            or ("status: " in line and not any(good in line for good in ("status: ok", "status: valid")))
-        ]
         seen["pgbackrest"] = lines
         if done.returncode != 0:
             alarms.append(f"pgbackrest verify: {tool.reason(done)}")
-        alarms += [f"the repository is damaged: {line}" for line in bad]
+        alarms += [f"the repository is damaged: {text}" for text in damage(lines)]
         _repository(wanted, seen, alarms)
     checked = []
     for path in dump.find(wanted):
@@ -242,6 +235,26 @@ def verify(wanted: Plan) -> dict[str, Any]:
         except ProvisionError as error:
             alarms.append(f"dump {path.name}: {error.seen}")
     return seen | {"dumps_sound": checked, "alarms": alarms}
+
+
+def damage(lines: Sequence[str]) -> list[str]:
+    """Name what pgBackRest's verify says is damaged: each archive and each set with its counts. Pure.
+
+    Its own words at the top (`status: error`) count only where nothing below them says of what.
+    """
+    found, part, whole = [], "", ""
+    for line in lines:
+        status = re.search(r"status: ([^,]+)", line)
+        if line.startswith(("archiveId: ", "backup: ")):
+            part = line.partition(",")[0]
+            if status and status[1] != "valid":
+                found.append(f"{part} is {status[1]}")
+        elif status and status[1] != "ok":
+            whole = line
+        counts = [text for text, count in COUNTS.findall(line) if int(count)]
+        if counts:
+            found.append(f"{part}, {', '.join(counts)}")
+    return found or ([whole] if whole else [])
 
 
 def alarm(seen: dict[str, Any]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from provision.backup.status import filling, old
+from provision.backup.status import damage, filling, old
 
 DAY = 86400
 MB, GB = 2**20, 2**30
@@ -56,3 +56,40 @@ def test_alarm_on_age_cannot_be_silenced_by_a_clock_that_was_ahead(age: float, l
     found = old("the newest backup", age, limit)
     assert len(found) == (alarm != "")
     assert alarm in "".join(found)
+
+
+# As pgBackRest 2.55.1 writes it: one of its counts says zero of another kind of damage on the very same line.
+SOUND = [
+    "stanza: prod1",
+    "status: ok",
+    "archiveId: 17-1, total WAL checked: 9, total valid WAL: 9",
+    "missing: 0, checksum invalid: 0, size invalid: 0, other: 0",
+    "backup: 20261124-130000F, status: valid, total files checked: 20, total valid files: 20",
+    "missing: 0, checksum invalid: 0, size invalid: 0, other: 0",
+]
+
+
+@pytest.mark.parametrize(
+    ("line", "becomes", "expected"),
+    [
+        (0, "stanza: prod1", []),
+        (1, "status: error", ["status: error"]),
+        (3, "missing: 1, checksum invalid: 0, size invalid: 0, other: 0", ["archiveId: 17-1, missing: 1"]),
+        (3, "missing: 0, checksum invalid: 1, size invalid: 0, other: 0", ["archiveId: 17-1, checksum invalid: 1"]),
+        (
+            5,
+            "missing: 0, checksum invalid: 0, size invalid: 10, other: 2",
+            ["backup: 20261124-130000F, size invalid: 10, other: 2"],
+        ),
+        (
+            4,
+            "backup: 20261124-130000F, status: manifest missing/corrupt, total files checked: 0, total valid files: 0",
+            ["backup: 20261124-130000F is manifest missing/corrupt"],
+        ),
+    ],
+)
+def test_verify_names_each_kind_of_damage_and_where_it_is(line: int, becomes: str, expected: list[str]) -> None:
+    told = [*SOUND[:line], becomes, *SOUND[line + 1 :]]
+    assert damage(told) == expected
+    told[1] = "status: error" if expected else "status: ok"
+    assert damage(told) == expected
