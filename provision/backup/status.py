@@ -156,8 +156,10 @@ def _archiving(wanted: Plan, seen: dict[str, Any], alarms: list[str]) -> None:
     if mode != "on":
         alarms.append("archive_mode is off: it waits for a restart of the server")
     elif failing:
+        why = tool.not_archived(wanted.stanza)
         alarms.append(
-            f"archiving fails since {plan.stamp(int(str(failed_time)))} at {failed} ({waiting} MB wait): {choice}"
+            f"archiving fails since {plan.stamp(int(str(failed_time)))} at {failed} ({waiting} MB wait)"
+            f"{f', {why}' if why else ''}: {choice}"
         )
 
 
@@ -247,7 +249,8 @@ def damage(lines: Sequence[str]) -> list[str]:
         status = re.search(r"status: ([^,]+)", line)
         if line.startswith(("archiveId: ", "backup: ")):
             part = line.partition(",")[0]
-            if status and status[1] != "valid":
+            # In progress is one that is being taken, or was stopped: the next backup goes on with its files.
+            if status and status[1] not in ("valid", "in-progress"):
                 found.append(f"{part} is {status[1]}")
         elif status and status[1] != "ok":
             whole = line

@@ -67,10 +67,12 @@ def text(lsn: int) -> str:
 
 
 def archived(names: Iterable[str], size: int = SEGMENT_BYTES) -> list[Segment]:
-    """Pick the whole segments of an archive's file names, in order: no history, backup or partial files."""
-    found = {
-        Segment.parse(name, size) for name in names if _NAME.match(name) and not re.search(r"\.(partial|backup)", name)
-    }
+    """Pick the whole segments of an archive's file names, in order: no history, backup or partial files.
+
+    Nor those that are being written: one that met the end of the disk stays under its temporary name.
+    """
+    unfit = re.compile(r"\.(partial|backup|pgbackrest\.tmp)")
+    found = {Segment.parse(name, size) for name in names if _NAME.match(name) and not unfit.search(name)}
     return sorted(found)
 
 

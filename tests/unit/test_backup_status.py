@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from provision.backup import tool
 from provision.backup.status import damage, filling, old
 
 DAY = 86400
@@ -86,6 +89,8 @@ SOUND = [
             "backup: 20261124-130000F, status: manifest missing/corrupt, total files checked: 0, total valid files: 0",
             ["backup: 20261124-130000F is manifest missing/corrupt"],
         ),
+        # Stopped half-way, which is no damage.
+        (4, "backup: 20261124-130000F, status: in-progress, total files checked: 0, total valid files: 0", []),
     ],
 )
 def test_verify_names_each_kind_of_damage_and_where_it_is(line: int, becomes: str, expected: list[str]) -> None:
@@ -93,3 +98,29 @@ def test_verify_names_each_kind_of_damage_and_where_it_is(line: int, becomes: st
     assert damage(told) == expected
     told[1] = "status: error" if expected else "status: ok"
     assert damage(told) == expected
+
+
+WRITE = "repo1: [FileWriteError] raised from remote-1 ssh protocol on '10.0.0.9': unable to write '/repository/{}.tmp'"
+
+
+def test_failure_that_most_waiting_segments_met_is_the_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tool, "SPOOL", tmp_path)
+    folder = tmp_path / "db1/out"
+    assert tool.not_archived("db1") == ""
+    folder.mkdir(parents=True)
+    head = "104\nraised from local-1 protocol: archive-push command encountered error(s):\n"
+    retry = "\n    [CommandError] on retry at 176ms: archive-push command encountered error(s):\n"
+    first = WRITE.format("15")
+    (folder / "000000010000000000000015.error").write_text(f"{head}{first}{retry}{first}: [2] No such file")
+    for name in ("16", "17"):
+        line = f"{WRITE.format(name)}: [28] No space left on device"
+        (folder / f"0000000100000000000000{name}.error").write_text(head + line + retry + line)
+    (folder / "000000010000000000000014.ok").write_text("")
+    assert tool.not_archived("db1") == (
+        "[FileWriteError] raised from remote-1 ssh protocol on '10.0.0.9': unable to write: [28] No space left on device"
+    )
+    for path in folder.glob("*.error"):
+        path.unlink()
+    gone = "[UnknownError] remote-0 process on '10.0.0.9' terminated unexpectedly [255]: Permission denied (publickey)."
+    (folder / "global.error").write_text(f"103\nunable to find a valid repository:\nrepo1: {gone}")
+    assert tool.not_archived("db1") == gone
