@@ -10,6 +10,7 @@ import os
 import re
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -34,8 +35,8 @@ def look(wanted: Plan) -> dict[str, Any]:
     alarms: list[str] = []
     seen: dict[str, Any] = {"when": plan.stamp(), "stanza": wanted.stanza, "repository": {"place": wanted.place}}
     if wanted.physical:
-        _repository(wanted, seen, alarms)
-        _archiving(wanted, seen, alarms)
+        catalogue = _repository(wanted, seen, alarms)
+        _archiving(wanted, catalogue, seen, alarms)
         _drill(wanted, seen, alarms)
         unfinished = journal.unfinished(wanted.data)
         alarms += [unfinished] if unfinished else []
@@ -45,12 +46,12 @@ def look(wanted: Plan) -> dict[str, Any]:
     return seen
 
 
-def _repository(wanted: Plan, seen: dict[str, Any], alarms: list[str]) -> None:
+def _repository(wanted: Plan, seen: dict[str, Any], alarms: list[str]) -> Catalogue | None:
     try:
         catalogue = Catalogue.read(wanted)
     except ProvisionError as error:
         alarms.append(f"{error.what}: {error.seen or error.where}")
-        return
+        return None
     sets = [asdict(each) for each in catalogue.sets]
     windows = catalogue.windows
     newest = windows[-1] if windows else None
@@ -82,6 +83,7 @@ def _repository(wanted: Plan, seen: dict[str, Any], alarms: list[str]) -> None:
         else []
     )
     alarms += [f"set {each['label']} holds damaged pages" for each in sets if each["damaged"]]
+    return catalogue
 
 
 def _space(wanted: Plan) -> dict[str, int]:
@@ -125,7 +127,7 @@ def filling(
     return days, alarms
 
 
-def _archiving(wanted: Plan, seen: dict[str, Any], alarms: list[str]) -> None:
+def _archiving(wanted: Plan, catalogue: Catalogue | None, seen: dict[str, Any], alarms: list[str]) -> None:
     ready = list((wanted.data / "pg_wal/archive_status").glob("*.ready"))
     waiting = len(ready) * wal.SEGMENT_BYTES // 2**20
     free = tool.free_bytes(wanted.data)
@@ -161,6 +163,14 @@ def _archiving(wanted: Plan, seen: dict[str, Any], alarms: list[str]) -> None:
             f"archiving fails since {plan.stamp(int(str(failed_time)))} at {failed} ({waiting} MB wait)"
             f"{f', {why}' if why else ''}: {choice}"
         )
+    if catalogue and wal.is_segment(str(last)) and not catalogue.holds(str(last)):
+        # Or it has come since the repository was listed.
+        with suppress(ProvisionError):
+            if not Catalogue.read(wanted).holds(str(last)):
+                alarms.append(
+                    f"WAL was given up: {last} left the server and is not in the repository, as when "
+                    "backup_queue_max_mb was reached: provision backup take --type full; docs/the-disk-is-full-of-wal.md"
+                )
 
 
 def old(what: str, age_h: float, limit_h: float) -> list[str]:

@@ -66,6 +66,11 @@ def text(lsn: int) -> str:
     return f"{lsn >> 32:X}/{lsn & 0xFFFFFFFF:X}"
 
 
+def is_segment(name: str) -> bool:
+    """Tell whether a name is that of a whole segment, not of a history or partial file."""
+    return _NAME.fullmatch(name) is not None
+
+
 def archived(names: Iterable[str], size: int = SEGMENT_BYTES) -> list[Segment]:
     """Pick the whole segments of an archive's file names, in order: no history, backup or partial files.
 

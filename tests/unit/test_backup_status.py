@@ -117,7 +117,8 @@ def test_failure_that_most_waiting_segments_met_is_the_reason(tmp_path: Path, mo
         (folder / f"0000000100000000000000{name}.error").write_text(head + line + retry + line)
     (folder / "000000010000000000000014.ok").write_text("")
     assert tool.not_archived("db1") == (
-        "[FileWriteError] raised from remote-1 ssh protocol on '10.0.0.9': unable to write: [28] No space left on device"
+        "[FileWriteError] raised from remote-1 ssh protocol on '10.0.0.9': unable to write: "
+        "[28] No space left on device"
     )
     for path in folder.glob("*.error"):
         path.unlink()
