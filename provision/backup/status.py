@@ -168,8 +168,9 @@ def _archiving(wanted: Plan, catalogue: Catalogue | None, seen: dict[str, Any], 
         with suppress(ProvisionError):
             if not Catalogue.read(wanted).holds(str(last)):
                 alarms.append(
-                    f"WAL was given up: {last} left the server and is not in the repository, as when "
-                    "backup_queue_max_mb was reached: provision backup take --type full; docs/the-disk-is-full-of-wal.md"
+                    f"WAL was given up: {last} left the server and is not in the repository, as "
+                    "when backup_queue_max_mb was reached: provision backup take --type full; "
+                    "docs/the-disk-is-full-of-wal.md"
                 )
 
 
