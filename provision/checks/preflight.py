@@ -230,19 +230,22 @@ def _versions(host: dict[str, Any], wanted: dict[str, Any], verdict: Verdict, to
 
 
 def _pgbackrest(host: dict[str, Any], wanted: dict[str, Any], verdict: Verdict) -> None:
-    """Refuse a pgBackRest that is too old where apt knows already which it will be; else the role asks it later."""
+    """Refuse a pgBackRest that is too old where it is known already which it will be; else the role asks it later."""
     major, backup = wanted["postgresql"]["version"], wanted["backup"]
-    found = host["package_versions"]["pgbackrest"]
+    codename = host["distribution_codename"]
+    # A fresh host's apt has no lists yet.
+    found = host["package_versions"]["pgbackrest"] or compatibility.DISTRIBUTION_PGBACKREST.get(codename, "")
     newer = wanted["postgresql"]["repository"] in ("pgdg", "mirror")
-    if newer and "pgbackrest" in compatibility.pgdg_packages(major, host["distribution_codename"]):
+    if newer and "pgbackrest" in compatibility.pgdg_packages(major, codename):
         return
     least = compatibility.minimum_pgbackrest(major, remote=backup["remote"])
     key = compatibility.version_key
     if backup["physical"] and found and key(found) < key(least):
         verdict.refusals.append(
             f"pgbackrest {found} is too old for PostgreSQL {major}{BACKUP_ELSEWHERE if backup['remote'] else ''}: "
-            f"allowed are {least} and newer; install a newer one, the same on both hosts (Debian 13 has 2.55.1, PGDG "
-            "newer ones), keep the repository in S3 (backup_s3), which older ones can do, or set backup_physical to false"
+            f"allowed are {least} and newer; install a newer one, the same on both hosts (Debian 13 has 2.55.1, "
+            "PGDG newer ones), keep the repository in S3 (backup_s3), which older ones can do, or set "
+            "backup_physical to false"
         )
 
 

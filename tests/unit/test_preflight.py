@@ -293,7 +293,7 @@ OLD = "pgbackrest 2.45-1 is too old for PostgreSQL 15 with a repository on anoth
         ("2.45-1", 15, "distribution", {"remote": False}, ""),
         ("2.45-1", 15, "distribution", {"remote": True, "physical": False}, ""),
         ("2.57.0-1.pgdg12+1", 15, "distribution", {"remote": True}, ""),
-        ("", 15, "distribution", {"remote": True}, ""),  # apt has never been asked
+        ("", 15, "distribution", {"remote": True}, OLD.replace("2.45-1", "2.45")),  # apt has never been asked
     ],
 )
 def test_refuses_a_pgbackrest_that_is_too_old_before_anything_is_made(
