@@ -5,8 +5,8 @@
 Prints transactions a second, latencies, errors and the server's memory, and ratios to the direct lane; asserts nothing.
 Both lanes with TLS (verify-full) and SCRAM, from the host itself, so no network is measured: pgbench's select-only
 transaction, with connections that stay, then with a new one for each transaction. The rounds take turns, and each
-figure is the median of its rounds. Memory is the proportional set size (Pss) of the server's and the pooler's
-processes, in the middle of a round.
+figure is the median of its rounds. Memory is the most that the server's and the pooler's processes had in a round:
+proportional set size (Pss) and page tables, which many connections to a big shared_buffers fill.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ ROUNDS = 3
 SECONDS = 12
 LANES = {"direct": 5432, "pooler": 6432}
 ROLES = ("minion", "minion_app", "minion_readonly")
-# Pss of every process of the server (the pooler runs as the same user), in kB.
+# Every process of the server and the pooler, which runs as the same user; the files are in kB. A process may end meanwhile.
 MEMORY = """
 for pid in $(pgrep -x postgres; pgrep -x pgbouncer); do
-  awk '/^Pss:/ {print $2}' /proc/$pid/smaps_rollup 2>/dev/null || true
+  awk '/^(Pss|VmPTE):/ {print $2}' /proc/$pid/smaps_rollup /proc/$pid/status 2>/dev/null || true
 done | awk '{sum += $1} END {print int(sum / 1024)}'
 """
 ROUND = """
@@ -45,7 +45,7 @@ awk '/transactions actually processed/ {{print $NF}}' said
 awk '/without initial connection time|including reconnection times/ {{print $3}}' said
 cut -d' ' -f3 pgbench_log.* | sort -n >times
 lines=$(wc -l <times)
-for share in 50 95 99; do sed -n "$((lines * share / 100))p" times; done
+for share in 500 950 990 999; do sed -n "$((lines * share / 1000))p" times; done
 echo "$(grep -c 'error\\|aborted' said || true) $(awk '/number of failed/ {{print $5}}' said)"
 rm -rf "$PWD"
 """
@@ -59,6 +59,7 @@ class Round:
     p50: float
     p95: float
     p99: float
+    p999: float
     errors: float
     memory: float
 
@@ -102,16 +103,18 @@ def converge() -> None:
 
 
 def measure(lane: str, seconds: int, *words: str) -> Round:
-    """Run pgbench once on a lane, and look at the memory in its middle."""
+    """Run pgbench once on a lane, and look at the memory meanwhile."""
     script = ROUND.format(clients=CLIENTS, seconds=seconds, words=" ".join(words), port=LANES[lane])
     words_of = ("sandbox", "exec", HOST, "--", "runuser", "-u", "postgres", "--", "bash", "-c", script)
     with subprocess.Popen([str(BIN / "provision"), *words_of], cwd=ROOT, stdout=subprocess.PIPE, text=True) as running:
-        time.sleep(seconds * 0.75)
-        memory = float(host(MEMORY)[0])  # as the user whose processes they are: a container lets root look at no others
+        memory = []
+        while running.poll() is None:
+            # As the user whose processes they are: a container lets root look at no others.
+            memory.append(float(host(MEMORY)[0]))
+            time.sleep(seconds / 4)
         said = running.communicate()[0].split("\n")
-    tps = float(said[1])
-    p50, p95, p99 = (int(text) / 1000 for text in said[2:5])
-    return Round(tps, p50, p95, p99, sum(int(text) for text in said[5].split()), memory)
+    times = (int(text) / 1000 for text in said[2:6])
+    return Round(float(said[1]), *times, sum(int(text) for text in said[6].split()), max(memory))
 
 
 def table(title: str, seconds: int, *words: str) -> None:
@@ -127,7 +130,7 @@ def table(title: str, seconds: int, *words: str) -> None:
     }
     print(
         f"\n{title}\n{'':<10}"
-        + "".join(f"{name:>12}" for name in ("tps", "p50 ms", "p95 ms", "p99 ms", "errors", "MiB"))
+        + "".join(f"{name:>12}" for name in ("tps", "p50 ms", "p95 ms", "p99 ms", "p99.9 ms", "errors", "MiB"))
     )
     for lane in LANES:
         print(f"{lane:<10}" + "".join(f"{medians[lane][name]:>12,.1f}" for name in names))

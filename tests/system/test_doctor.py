@@ -73,6 +73,14 @@ DAMAGES = (
         "provision-maintain-retention.timer does not start at boot",
     ),
     Damage(
+        "certificate expired",
+        # Signed by itself for its own key: PostgreSQL loads it without a word.
+        "cd /etc/provision/tls && openssl req -x509 -new -key server.key -subj /CN=prod1 -not_before 20240101000000Z"
+        " -not_after 20240102000000Z -out /tmp/expired.crt && cat /tmp/expired.crt > server.crt; rm /tmp/expired.crt",
+        "certificate",
+        "expired on 2024-01-02",
+    ),
+    Damage(
         "unit failed",
         "mv /usr/local/bin/provision /usr/local/bin/away; systemctl start provision-maintain@sessions;"
         " mv /usr/local/bin/away /usr/local/bin/provision",
