@@ -27,6 +27,8 @@ FUTURE_H = -0.1  # a clock may be a little wrong; what is dated later hides how 
 SPACE_TIMEOUT_S = 20
 HOUR_S, DAY_S = 3600, 86400
 COUNTS = re.compile(r"((?:missing|checksum invalid|size invalid|other): (\d+))")  # of each archive and set, in verify
+NAMED = re.compile(r"INFO: ((?:invalid|missing|file)[^'\n]* '[^'\n]+')")
+NAMES_SHOWN = 5
 HISTORY = 400  # sizes that are remembered, to tell how fast the repository grows
 
 
@@ -233,12 +235,17 @@ def verify(wanted: Plan) -> dict[str, Any]:
     alarms: list[str] = []
     seen: dict[str, Any] = {"when": plan.stamp(), "stanza": wanted.stanza, "repository": {"place": wanted.place}}
     if wanted.physical:
-        done = tool.program(wanted.stanza, "--output=text", "--verbose", "verify", quiet=True)
+        # Its report counts; only its log has the files' names.
+        done = tool.program(
+            wanted.stanza, "--output=text", "--verbose", "--log-level-stderr=info", "verify", quiet=True
+        )  # fmt: skip
         lines = [line.strip() for line in done.stdout.splitlines()]
         seen["pgbackrest"] = lines
         if done.returncode != 0:
             alarms.append(f"pgbackrest verify: {tool.reason(done)}")
-        alarms += [f"the repository is damaged: {text}" for text in damage(lines)]
+        named = list(dict.fromkeys(NAMED.findall(done.stderr)))  # a bundle is named for each file in it
+        more = [f"and {len(named) - NAMES_SHOWN} files more"] if len(named) > NAMES_SHOWN else []
+        alarms += [f"the repository is damaged: {text}" for text in [*damage(lines), *named[:NAMES_SHOWN], *more]]
         _repository(wanted, seen, alarms)
     checked = []
     for path in dump.find(wanted):

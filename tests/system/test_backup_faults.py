@@ -278,7 +278,8 @@ def test_flipped_byte_in_the_repository_fails_verify_and_drill(site: Site) -> No
     assert site.peer.run(flip).returncode == 0
     verified = site.one.run("provision backup verify")
     assert verified.returncode == 3, verified.stdout
-    assert "the repository is damaged" in verified.stdout
+    assert f"the repository is damaged: backup: {newest}, checksum invalid: 1\n" in verified.stdout
+    assert re.search(rf"the repository is damaged: invalid checksum '{newest}/[^']+'", verified.stdout), verified.stdout
     drilled = site.one.run("systemctl start provision-drill")
     assert drilled.returncode != 0
     assert evidence(site.one, "drill")["passed"] is False
@@ -320,6 +321,9 @@ def test_damaged_wal_on_the_way_to_latest_is_not_called_success(site: Site) -> N
     assert site.peer.run(wait).returncode == 0
     flip = f"f=$(find {ARCHIVE} -name '{flipped}*'); printf XXXX | dd of=$f bs=1 seek=600 conv=notrunc status=none"
     assert site.peer.run(flip).returncode == 0
+    verified = site.one.run("provision backup verify")
+    assert verified.returncode == 3
+    assert re.search(rf"ALARM: .*: invalid checksum '17-\d/[0-9A-F]+/{flipped}-", verified.stdout), verified.stdout
     answer = restore(site.one, "--beside", "5499", "--target", "latest")
     assert answer.returncode == 1
     assert "recovery stopped before the end of the archive" in answer.stderr
