@@ -4,7 +4,8 @@
 
 Does IO as root or through its own cluster: one cluster and one set of data on this machine, started in turn with each
 configuration (interleaved, several rounds, medians). Reserves the huge pages that a configuration asks for while its
-server runs, and puts the old number back. Never asserts a figure. fsync is on, as in life.
+server runs, and puts the old number back; where they are reserved the server must take them (huge_pages = on), or a
+neighbour who took some would leave it without any, unseen. Never asserts a figure. fsync is on, as in life.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from tests.clusters import Cluster, free_port, install
 
 HERE = Path(__file__).parent
 PAGES = Path("/proc/sys/vm/nr_hugepages")
+MEMORY = Path("/proc/meminfo")
 CONTRACT = """
 max_connections = 100
 shared_buffers = 256MB
@@ -54,14 +56,17 @@ class Configuration:
 
 @contextmanager
 def reserved(pages: int) -> Iterator[int]:
-    """Reserve huge pages where this user may; give how many there are, and put the old number back."""
+    """Reserve huge pages beside those in use, where this user may; give how many, and put the old number back."""
     old = int(PAGES.read_text())
-    if pages <= old or not os.access(PAGES, os.W_OK):
-        yield old
+    if pages == 0 or not os.access(PAGES, os.W_OK):
+        yield 0
         return
+    named = dict(line.split(":") for line in MEMORY.read_text().splitlines())
+    total, free, promised = (int(named[f"HugePages_{name}"]) for name in ("Total", "Free", "Rsvd"))
+    used = total - free + promised
     try:
-        PAGES.write_text(str(pages))
-        yield int(PAGES.read_text())
+        PAGES.write_text(str(used + pages))
+        yield int(PAGES.read_text()) - used
     finally:
         PAGES.write_text(str(old))
 
@@ -108,7 +113,8 @@ class Bench:
         with reserved(configuration.pages) as pages:
             if pages < configuration.pages:
                 print(f"only {pages} of {configuration.pages} huge pages could be reserved")
-            self.drop_in.write_text(configuration.conf + f"\nport = {self.cluster.port}\n")
+            taken = "huge_pages = on" if configuration.pages and pages >= configuration.pages else ""
+            self.drop_in.write_text(configuration.conf + f"\nport = {self.cluster.port}\n{taken}\n")
             self.cluster.start()
             try:
                 with database.connect(self.cluster.url(), application="benchmarks.database") as connection:

@@ -30,7 +30,7 @@ ROUNDS = 3
 SECONDS = 12
 LANES = {"direct": 5432, "pooler": 6432}
 ROLES = ("minion", "minion_app", "minion_readonly")
-# Every process of the server and the pooler, which runs as the same user; the files are in kB. A process may end meanwhile.
+# Every process of the server and of the pooler, which has the same user; in kB. A process may end meanwhile.
 MEMORY = """
 for pid in $(pgrep -x postgres; pgrep -x pgbouncer); do
   awk '/^(Pss|VmPTE):/ {print $2}' /proc/$pid/smaps_rollup /proc/$pid/status 2>/dev/null || true

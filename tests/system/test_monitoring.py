@@ -8,9 +8,17 @@ from __future__ import annotations
 import base64
 import json
 import re
+import subprocess
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, Protocol
 
 import yaml
 
+from tests.clusters import free_port
 from tests.expressions import DASHBOARD, names, queries, rules
 from tests.system.playbooks import ROOT, Run
 from tests.system.production import Production
@@ -181,7 +189,49 @@ def test_a_log_is_rotated_by_its_size_and_few_are_kept(production: Production) -
         host.run(f"rm -f {LOG}.*.gz")
 
 
-def test_another_address_is_served_with_tls_to_whom_is_named_and_to_nobody_else(production: Production) -> None:
+class Prometheus(Protocol):
+    """Asks a path of Prometheus' API until what is wanted is there; gives it, or what came last after a minute."""
+
+    def __call__(self, path: str, wanted: str) -> Any: ...
+
+
+@contextmanager
+def prometheus(folder: Path, authority: str) -> Iterator[Prometheus]:
+    """Run a Prometheus on this machine as docs/monitoring.md configures it, with what the run wrote."""
+    port, written = free_port(), ROOT / ".provision/monitoring"
+    (folder / "ca.crt").write_text(authority)
+    (folder / "password").write_text("scrape-me")
+    job = {
+        "job_name": "provision",
+        "file_sd_configs": [{"files": [str(written / "targets.json")]}],
+        "tls_config": {"ca_file": "ca.crt", "server_name": "prod1"},
+        "basic_auth": {"username": "prometheus", "password_file": "password"},
+    }
+    intervals = {"scrape_interval": "1s", "evaluation_interval": "1s"}
+    conf = {"global": intervals, "rule_files": [str(written / "rules.yml")], "scrape_configs": [job]}
+    (folder / "prometheus.yml").write_text(yaml.safe_dump(conf))
+    own = ("--storage.tsdb.path=data", f"--web.listen-address=127.0.0.1:{port}", "--log.level=error")
+    with subprocess.Popen(["prometheus", "--config.file=prometheus.yml", *own], cwd=folder) as running:
+
+        def ask(path: str, wanted: str) -> Any:
+            found: Any = None
+            for _ in range(60):
+                with suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/api/v1/{path}") as answer:
+                    found = json.load(answer)["data"]
+                if re.search(wanted, json.dumps(found)):
+                    break
+                time.sleep(1)
+            return found
+
+        try:
+            yield ask
+        finally:
+            running.terminate()
+
+
+def test_another_address_is_served_with_tls_to_whom_is_named_and_to_nobody_else(
+    production: Production, tmp_path: Path
+) -> None:
     host = production.database
     begun = "systemctl show -p MainPID prometheus-postgres-exporter prometheus-node-exporter"
     before = host.run(begun).stdout
@@ -206,6 +256,17 @@ def test_another_address_is_served_with_tls_to_whom_is_named_and_to_nobody_else(
                 assert f"HTTP Error {refusal}" in done.stderr
         targets = json.loads((ROOT / ".provision/monitoring/targets.json").read_text())
         assert {row["labels"]["__scheme__"] for row in targets} == {"https"}
+        with prometheus(tmp_path, host.run("cat /etc/provision/tls/ca.crt").stdout) as ask:
+            found = ask("query?query=provision:cache_hit:ratio", "prod1")["result"]
+            assert [series["metric"]["instance"] for series in found] == ["prod1"]
+            up = ask("query?query=up", "prod1")["result"]
+            assert [(series["metric"]["job"], series["value"][1]) for series in up] == [
+                ("provision-node", "1"),
+                ("provision-postgres", "1"),
+            ]
+            evaluated = [rule for group in ask("rules", '^(?!.*"unknown")')["groups"] for rule in group["rules"]]
+            assert {rule["name"]: rule.get("lastError") for rule in evaluated if rule["health"] != "ok"} == {}
+            assert {rule["name"] for rule in evaluated if rule.get("alerts")} == set()
     finally:
         back = play(production)
         assert back.code == 0, back.output

@@ -225,18 +225,19 @@ def test_refuses_files_with_which_a_server_would_not_start(fleet: Fleet, wish: s
 
 def test_settings_that_a_killed_run_placed_are_taken_by_the_next(fleet: Fleet) -> None:
     wish = '{"postgresql_settings": {"work_mem": "77MB", "max_connections": 123}}'
-    killed = _start(fleet.one, "-e", wish)
+    server = ("--tags", "postgresql", "-e", wish)
+    killed = _start(fleet.one, *server)
     _until(killed, "TASK [postgresql : Start the server")
     killed.kill()
     killed.wait()
     show = "runuser -u postgres -- psql -XAtc"
-    waiting = fleet.play("-e", wish, "-e", "postgresql_restart_allowed=false")
+    waiting = fleet.play(*server, "-e", "postgresql_restart_allowed=false")
     assert "these settings wait for a restart" in waiting.text(), waiting.output
     assert fleet.one.run(f"{show} 'SHOW work_mem'").stdout.strip() == "77MB"
     assert fleet.one.run(f"{show} 'SHOW max_connections'").stdout.strip() == "100"
-    assert fleet.play("-e", wish, "-e", "postgresql_restart_allowed=true").code == 0
+    assert fleet.play(*server, "-e", "postgresql_restart_allowed=true").code == 0
     assert fleet.one.run(f"{show} 'SHOW max_connections'").stdout.strip() == "123"
-    assert fleet.play().code == 0
+    assert fleet.play(*server[:2]).code == 0
 
 
 def test_configuration_that_does_not_include_ours_is_named(fleet: Fleet) -> None:
@@ -268,7 +269,7 @@ def test_set_that_a_killed_run_left_half_placed_is_undone_by_the_next(fleet: Fle
         f"pathlib.Path('{journal}').write_text(json.dumps({{'{hba}': row}})); pathlib.Path('{hba}').write_text('half')"
     )
     assert fleet.one.run(f'python3 -c "{script}"').returncode == 0
-    run = fleet.play()
+    run = fleet.play("--tags", "postgresql")
     assert run.code == 0, run.output
     assert fleet.one.run(f"sha256sum {hba}").stdout == before
     assert fleet.one.run(f"ls {journal}").returncode != 0
@@ -283,7 +284,7 @@ def test_password_and_privileges_changed_by_hand_are_repaired(fleet: Fleet) -> N
         assert fleet.one.run(f'runuser -u postgres -- psql -d minion -c "{by_hand}"').returncode == 0
     with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
         psycopg.connect(url(fleet.one))
-    run = fleet.play()
+    run = fleet.play("--tags", "database")
     assert run.code == 0, run.output
     with psycopg.connect(url(fleet.one)) as connection:
         found = connection.execute(
@@ -336,11 +337,11 @@ def test_second_run_at_once_waits_and_is_refused_with_the_holder(fleet: Fleet) -
 
 
 def test_killed_run_leaves_no_lock_behind(fleet: Fleet) -> None:
-    killed = _start(fleet.one)
+    killed = _start(fleet.one, "--tags", "database")
     _until(killed, "TASK [database :")
     killed.kill()
     killed.wait()
-    run = fleet.play("-e", "preflight_lock_wait=0")
+    run = fleet.play("--tags", "database", "-e", "preflight_lock_wait=0")
     assert run.code == 0, run.output
 
 
