@@ -27,7 +27,7 @@ FUTURE_H = -0.1  # a clock may be a little wrong; what is dated later hides how 
 SPACE_TIMEOUT_S = 20
 HOUR_S, DAY_S = 3600, 86400
 COUNTS = re.compile(r"((?:missing|checksum invalid|size invalid|other): (\d+))")  # of each archive and set, in verify
-NAMED = re.compile(r"INFO: ((?:invalid|missing|file)[^'\n]* '[^'\n]+')")
+NAMED = re.compile(r"INFO: (invalid result [^:\n]+|(?:invalid|file)[^':\n]* '[^'\n]+')")
 NAMES_SHOWN = 5
 HISTORY = 400  # sizes that are remembered, to tell how fast the repository grows
 
