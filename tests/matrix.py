@@ -33,6 +33,13 @@ from tests.system.production import Production
 RESULTS = ROOT / "docs/tested.json"
 PROFILES = ("dev", "prod")
 READERS: dict[str, Callable[[bytes], bytes]] = {"": bytes, ".gz": gzip.decompress, ".xz": lzma.decompress}
+# Its pgBackRest cannot keep a repository on another host: what prod refuses there is allowed, and noted as such.
+LOCAL_BACKUPS_ONLY = ("debian12",)
+ON_THE_HOST_ITSELF = {
+    "backup_repository_inventory_name": "",
+    "backup_repository_host": "",
+    "backup_allow_local_only": True,
+}
 TIMEOUT_S = 1800  # pgvector is compiled where it comes from source, on a machine that may do other work
 
 
@@ -45,20 +52,27 @@ class Combination:
     repository: str
     variables: dict[str, Any]
 
+    @property
+    def allowed(self) -> dict[str, Any]:
+        """What must be set beside them because the profile refuses it."""
+        return ON_THE_HOST_ITSELF if self.profile == "prod" and self.os in LOCAL_BACKUPS_ONLY else {}
+
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of it, as docs/tested.json keeps it."""
+    """What came of it, as docs/tested.json keeps it; `allowed` names what the profile refuses and this run allowed."""
 
     system: str
     architecture: str
     profile: str
     packages_from: str
+    packager: str
     postgresql: str
     pgvector: str
     pgvector_from: str
     date: str
     result: str
+    allowed: str
 
 
 def combinations() -> Iterator[Combination]:
@@ -119,7 +133,7 @@ def index(url: str) -> str:
 def outcome(combination: Combination, folder: Path) -> Outcome:
     """Make hosts, converge them twice, and remove them."""
     with Hosts.made(folder) as hosts:
-        wishes = ["-e", json.dumps(combination.variables)]
+        wishes = ["-e", json.dumps({**combination.variables, **combination.allowed})]
         if combination.profile == "prod":
             (folder / "inventory").mkdir()
             made = Production.make(hosts, folder / "inventory", combination.os)
@@ -143,11 +157,13 @@ def note(combination: Combination, host: Host, runs: list[Run]) -> Outcome:
         architecture=host.run("dpkg --print-architecture").stdout.strip(),
         profile=combination.profile,
         packages_from=combination.repository,
+        packager=host.run("dpkg-query -Wf '${Maintainer}' " + f"postgresql-{wanted['postgresql_version']}").stdout,
         postgresql=version[0] if version else str(wanted["postgresql_version"]),
         pgvector=host.run(f"runuser -u postgres -- psql -d minion -XAtc '{vector}'").stdout.strip(),
         pgvector_from=wanted["pgvector_install_method"],
         date=datetime.datetime.now(datetime.UTC).date().isoformat(),
         result="tested" if good else "failed",
+        allowed=", ".join(name for name, value in combination.allowed.items() if value is True),
     )
 
 

@@ -108,6 +108,8 @@ def backups(place: Place) -> Iterator[Row]:
     if not (wanted.physical or wanted.age_limit_h):
         return
     if not seen:
+        if time.time() - backup.PATH.stat().st_mtime < WATCH_S:
+            return  # a host that was just made: its watch has yet to look
         yield "the watch has left no evidence", "systemctl start provision-backup-watch.service"
         return
     age = time.time() - backup.moment(seen["when"])

@@ -44,13 +44,20 @@ def table(rows: list[dict[str, str]]) -> str:
 def line(system: str, rows: list[dict[str, str]]) -> str:
     """One system with one major from one source."""
     one = rows[0]
-    said = {row["profile"]: f"{row['result']} {row['date']}" for row in rows}
-    place = "a mirror laid out as PGDG's" if one["packages_from"] == "mirror" else "the distribution"
+    said = {row["profile"]: result(row) for row in rows}
+    place = "the distribution"
+    if one["packages_from"] == "mirror":  # which anybody may have filled
+        place = f"a mirror laid out as PGDG's; packages by {one['packager'].partition(' <')[0]}"
     cells = (
         f"{system} ({one['architecture']})", one["postgresql"], f"{one['pgvector']} ({one['pgvector_from']})", place,
         said.get("dev", NOT_TESTED), said.get("prod", NOT_TESTED),
     )  # fmt: skip
     return f"| {' | '.join(cells)} |"
+
+
+def result(row: dict[str, str]) -> str:
+    """What came of one profile, and what had to be allowed for it."""
+    return f"{row['result']} {row['date']}" + (f", with `{row['allowed']}`" if row["allowed"] else "")
 
 
 def with_table(readme: str, rows: list[dict[str, str]]) -> str:

@@ -7,7 +7,8 @@ from tests.contract.support import BEGIN, END, SYSTEMS, noted, table, with_table
 
 ROW = {
     "system": "Debian 13", "architecture": "amd64", "profile": "dev", "packages_from": "distribution",
-    "postgresql": "17.6", "pgvector": "0.8.0", "pgvector_from": "package", "date": "2026-01-02", "result": "tested",
+    "packager": "Debian PostgreSQL Maintainers <nobody@example.com>", "postgresql": "17.6", "pgvector": "0.8.0",
+    "pgvector_from": "package", "date": "2026-01-02", "result": "tested", "allowed": "",
 }  # fmt: skip
 
 
@@ -28,6 +29,13 @@ def test_table_tells_what_was_tested_when_and_what_was_not() -> None:
 
 def test_table_does_not_hide_a_failure() -> None:
     assert "| failed 2026-01-02 | not tested |" in table([{**ROW, "result": "failed"}])
+
+
+def test_table_says_what_had_to_be_allowed_and_who_made_the_packages_of_a_mirror() -> None:
+    allowed = {**ROW, "profile": "prod", "allowed": "backup_allow_local_only"}
+    assert "| not tested | tested 2026-01-02, with `backup_allow_local_only` |" in table([allowed])
+    mirrored = {**ROW, "packages_from": "mirror", "packager": "somebody else <nobody@example.com>"}
+    assert "| a mirror laid out as PGDG's; packages by somebody else | tested 2026-01-02 |" in table([mirrored])
 
 
 def test_notes_are_whole_and_each_combination_is_there_once() -> None:

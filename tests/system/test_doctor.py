@@ -311,6 +311,17 @@ def test_a_stopped_server_is_said_so_and_fix_starts_it(production: Production) -
         host.run("systemctl start postgresql@17-main")
 
 
+def test_a_watch_that_has_not_looked_yet_is_named_once_it_should_have(production: Production) -> None:
+    host, plan, seen = production.database, "/etc/provision/backup.json", "/var/lib/provision/backup.json"
+    host.run(f"systemctl stop provision-backup-watch.timer; mv {seen} {seen}.away; touch {plan}")
+    try:
+        assert "backup" not in {each["id"] for each in ask(production)}
+        host.run(f"touch -d '1 hour ago' {plan}")
+        assert "the watch has left no evidence" in {each["seen"] for each in ask(production)}
+    finally:
+        host.run(f"mv {seen}.away {seen}; systemctl start provision-backup-watch.timer")
+
+
 def test_an_owner_that_may_not_create_is_helped_by_what_is_printed(production: Production) -> None:
     host = production.database
     host.run(sql("REVOKE CREATE ON SCHEMA public FROM minion"))

@@ -15,7 +15,8 @@ import pytest
 
 from tests.repositories import SUFFIX, Archive, packages_of
 from tests.sandboxes import Host, Hosts, provision
-from tests.system.playbooks import Run, play, url
+from tests.system.playbooks import ROOT, Run, play, url
+from tests.system.production import Production
 from tests.system.test_provisioning import started
 
 FROM_PGDG = {"postgresql-17", "postgresql-client-17", "postgresql-17-pgvector"}
@@ -263,3 +264,27 @@ def test_bundle_for_another_release_is_refused(offline: Host, bundle: Path) -> N
     offline.run("cp -p /root/os-release /usr/lib/os-release")
     assert "made for another release of the system: its release is trixie, wanted is bookworm" in refused.text()
     assert refused.recap["offline"].changed == 0
+
+
+@pytest.mark.faults
+def test_production_without_a_network_keeps_its_backups_on_another_host_without_one(
+    project: Hosts, bundle: Path, tmp_path: Path
+) -> None:
+    hosts = Production.make(project, tmp_path)
+    for host in (hosts.database, hosts.peer):
+        host.cut_off()
+        host.run("rm -rf /var/lib/apt/lists/* && mkdir -p /var/lib/apt/lists/partial")
+    carried = hosts.peer.ansible("--become", "-m", "ansible.builtin.copy", "-a", f"src={bundle} dest=/root/")
+    assert carried.returncode == 0, carried.stdout
+    page = (ROOT / "docs/without-a-network.md").read_text()
+    commands = next(block for block in page.split("```") if "install pgbackrest openssh-server" in block)
+    made = hosts.peer.run(f"set -e; cd /root; {commands.removeprefix('sh')}")
+    assert made.returncode == 0, made.stderr
+    wishes = ("-e", "postgresql_repository=bundle", "-e", f"postgresql_bundle={bundle}")
+    first, second = (hosts.play(*wishes) for _ in range(2))
+    assert first.code == 0, first.output
+    assert second.code == 0, second.output
+    assert {name: row.changed for name, row in second.recap.items()} == {"prod1": 0, "peer": 0}, second.output
+    assert "status: ok" in hosts.database.run("runuser -u postgres -- pgbackrest info").stdout
+    # Encrypted with a passphrase that only the database host has: the peer shows a folder for each backup.
+    assert hosts.peer.run("ls -d ~pgbackrest/backup/prod1/*F").returncode == 0
