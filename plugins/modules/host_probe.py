@@ -249,7 +249,7 @@ def main() -> None:
         "listeners": listeners(module.params["ports"]),
         "package_lock": package_lock(module.params["packages_wait"]),
         "packages": packages(),
-        "package_versions": {"pgbouncer": package_version("pgbouncer")},
+        "package_versions": {name: package_version(name) for name in ("pgbouncer", "pgbackrest")},
         "networks": networks(),
         "packages_interrupted": packages_interrupted(),
         "package_lists_age_s": package_lists_age(),

@@ -46,6 +46,10 @@ class Catalogue:
         found = {each.label: targets.window(each, self.archive, self.times) for each in self.sets}
         return [label for label, window in found.items() if window is None]
 
+    def holds(self, name: str) -> bool:
+        """Tell whether a segment is in the archive; `name` is its file's."""
+        return any(each.name == name for each in self.archive.segments)
+
     def choose(self, target: Target, label: str = "") -> Window:
         """Pick the set for a target. Raises UsageError with the reachable window."""
         return targets.choose(target, self.windows, time.time(), label, self.timeline)

@@ -88,13 +88,13 @@ def await_target(
             session = _try(url)
         if session is not None:
             try:
-                end, waits = _look(session)
+                end, waits, command = _look(session)
             except Exception:
                 session = None
                 continue
             if end.paused:
                 return end
-            seen.note(end.lsn, waits)
+            seen.note(end.lsn, waits, command)
             number = (end.lsn - 1) // wanted.size
             # A server stops at the first record at or behind a position: where none is, all before it is there.
             if waits and seen.still > SETTLED_S and target.kind == "lsn" and end.lsn >= wal.position(target.value):
@@ -139,12 +139,15 @@ class _Progress:
 
     def __init__(self) -> None:
         self.last, self.moved, self.retries, self.told = -1, time.monotonic(), 0, 0.0
+        self.command = ""
 
-    def note(self, position: int, waits: str) -> None:
+    def note(self, position: int, waits: str, command: str = "") -> None:
         if position != self.last:
             self.last, self.moved, self.retries = position, time.monotonic(), 0
-        # While a restore command runs, a slow repository may yet answer; between two of them, the last one has failed.
-        self.retries += waits not in ("", "RestoreCommand")
+        # While a restore command runs, a slow repository may yet answer; between two of them, or when it is another one
+        # already (the server does not pause after one that took longer than its interval), the last one was of no use.
+        self.retries += waits not in ("", "RestoreCommand") or (command != "" and self.command not in ("", command))
+        self.command = command or self.command
 
     @property
     def still(self) -> float:
@@ -163,18 +166,22 @@ def _try(url: str) -> Connection | None:
         return None
 
 
-def _look(session: Connection) -> tuple[End, str]:
+def _look(session: Connection) -> tuple[End, str, str]:
     row = session.execute(
         "SELECT pg_is_in_recovery(), coalesce(pg_last_wal_replay_lsn(), '0/0')::text, pg_get_wal_replay_pause_state(),"
         " coalesce(pg_last_xact_replay_timestamp()::text, ''),"
         " (SELECT min_recovery_end_timeline FROM pg_control_recovery()),"
         " (SELECT timeline_id FROM pg_control_checkpoint()),"
         " coalesce((SELECT wait_event FROM pg_stat_activity WHERE backend_type = 'startup' AND wait_event IN"
-        " ('RecoveryRetrieveRetryInterval', 'RecoveryWalStream', 'RecoveryWalAll', 'RestoreCommand')), '')"
+        " ('RecoveryRetrieveRetryInterval', 'RecoveryWalStream', 'RecoveryWalAll', 'RestoreCommand')), ''),"
+        " (SELECT pid FROM pg_stat_activity WHERE backend_type = 'startup')"
     ).fetchone()
     assert row is not None  # noqa: S101 - the query gives a row or raises
     timeline = max(int(str(row[4] or 0)), int(str(row[5] or 0)))
-    return End(wal.position(str(row[1])), timeline, str(row[3]), row[2] == "paused"), str(row[6])
+    command = ""
+    with suppress(OSError):  # its process may have ended
+        command = Path(f"/proc/{row[7]}/task/{row[7]}/children").read_text().strip()
+    return End(wal.position(str(row[1])), timeline, str(row[3]), row[2] == "paused"), str(row[6]), command
 
 
 def _ask(url: str, query: str) -> tuple[object, ...]:

@@ -93,8 +93,7 @@ def prepare(wanted: Plan, wish: Wish) -> Prepared:
             )
     elif not wish.delta and not resumed:
         _movable(data)
-    if not wish.stanza:
-        _flush(wanted)
+    flushed = "" if wish.stanza else _flush(wanted)
     catalogue = Catalogue.read(wanted, wish.stanza, wish.timeline)
     stanza = catalogue.repository.stanza
     version = catalogue.repository.majors[catalogue.repository.current]
@@ -105,6 +104,12 @@ def prepare(wanted: Plan, wish: Wish) -> Prepared:
             allowed=f"a host with PostgreSQL {version}", run="docs/move-to-another-major.md",
         )  # fmt: skip
     window = catalogue.choose(target, wish.set)
+    if target.kind == "latest" and flushed and not wish.timeline and not catalogue.holds(flushed):
+        raise UsageError(
+            "the latest cannot be reached: WAL was given up, and the server has what it held",
+            where=flushed, seen="it left the server and is not in the archive", allowed=str(window),
+            run=f"provision backup take --type full; or --target lsn:{wal.text(window.reached.end)}, without it",
+        )  # fmt: skip
     if not (wish.beside or wish.delta or resumed):
         _tablespaces_free(stanza, window.set.label)
     need = 0 if wish.delta or resumed else int(window.set.size * SPARE)
@@ -305,22 +310,26 @@ def _promote(
     return ended
 
 
-def _flush(wanted: Plan) -> None:
-    """Let a server that runs archive what it has, so that nothing of it is lost; one that does not is no error."""
+def _flush(wanted: Plan) -> str:
+    """Let a server that runs archive what it has; give the last segment that left it, '' where none is known to have.
+
+    One that does not run, or does not archive, is no error.
+    """
     try:
         with tool.as_postgres(), connect(wanted.url("postgres"), application="provision restore") as session:
             row = session.execute("SELECT pg_is_in_recovery()").fetchone()
             if row and row[0]:
-                return
+                return ""
             row = session.execute("SELECT pg_walfile_name(pg_switch_wal() - 1)").fetchone()
             until = time.monotonic() + ARCHIVE_WAIT_S
             while row and time.monotonic() < until:
                 done = session.execute("SELECT last_archived_wal >= %s FROM pg_stat_archiver", (row[0],)).fetchone()
                 if done and done[0]:
-                    return
+                    return str(row[0])
                 time.sleep(0.2)
     except ProvisionError:
-        return
+        return ""
+    return ""
 
 
 def _pgvector(wanted: Plan) -> None:
@@ -423,7 +432,7 @@ def _next(wanted: Plan, wish: Wish, aside: str) -> list[str]:
     if wish.stanza and not wish.beside:
         found.append("provision backup prepare: this host archives into its own stanza, never into the original's")
     if aside:
-        found.append(f"provision restore release: removes {aside} once you are sure")
+        found.append(f"provision restore release --confirm {os.uname().nodename}: removes {aside} once you are sure")
     return found
 
 

@@ -7,8 +7,10 @@ alarm.
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,9 @@ DISK_ALARM_DAYS = 7  # until the repository is full, as fast as it has grown so 
 FUTURE_H = -0.1  # a clock may be a little wrong; what is dated later hides how old it is
 SPACE_TIMEOUT_S = 20
 HOUR_S, DAY_S = 3600, 86400
+COUNTS = re.compile(r"((?:missing|checksum invalid|size invalid|other): (\d+))")  # of each archive and set, in verify
+NAMED = re.compile(r"INFO: (invalid result [^:\n]+|(?:invalid|file)[^':\n]* '[^'\n]+')")
+NAMES_SHOWN = 5
 HISTORY = 400  # sizes that are remembered, to tell how fast the repository grows
 
 
@@ -32,8 +37,8 @@ def look(wanted: Plan) -> dict[str, Any]:
     alarms: list[str] = []
     seen: dict[str, Any] = {"when": plan.stamp(), "stanza": wanted.stanza, "repository": {"place": wanted.place}}
     if wanted.physical:
-        _repository(wanted, seen, alarms)
-        _archiving(wanted, seen, alarms)
+        catalogue = _repository(wanted, seen, alarms)
+        _archiving(wanted, catalogue, seen, alarms)
         _drill(wanted, seen, alarms)
         unfinished = journal.unfinished(wanted.data)
         alarms += [unfinished] if unfinished else []
@@ -43,12 +48,12 @@ def look(wanted: Plan) -> dict[str, Any]:
     return seen
 
 
-def _repository(wanted: Plan, seen: dict[str, Any], alarms: list[str]) -> None:
+def _repository(wanted: Plan, seen: dict[str, Any], alarms: list[str]) -> Catalogue | None:
     try:
         catalogue = Catalogue.read(wanted)
     except ProvisionError as error:
         alarms.append(f"{error.what}: {error.seen or error.where}")
-        return
+        return None
     sets = [asdict(each) for each in catalogue.sets]
     windows = catalogue.windows
     newest = windows[-1] if windows else None
@@ -80,6 +85,7 @@ def _repository(wanted: Plan, seen: dict[str, Any], alarms: list[str]) -> None:
         else []
     )
     alarms += [f"set {each['label']} holds damaged pages" for each in sets if each["damaged"]]
+    return catalogue
 
 
 def _space(wanted: Plan) -> dict[str, int]:
@@ -123,7 +129,7 @@ def filling(
     return days, alarms
 
 
-def _archiving(wanted: Plan, seen: dict[str, Any], alarms: list[str]) -> None:
+def _archiving(wanted: Plan, catalogue: Catalogue | None, seen: dict[str, Any], alarms: list[str]) -> None:
     ready = list((wanted.data / "pg_wal/archive_status").glob("*.ready"))
     waiting = len(ready) * wal.SEGMENT_BYTES // 2**20
     free = tool.free_bytes(wanted.data)
@@ -154,9 +160,20 @@ def _archiving(wanted: Plan, seen: dict[str, Any], alarms: list[str]) -> None:
     if mode != "on":
         alarms.append("archive_mode is off: it waits for a restart of the server")
     elif failing:
+        why = tool.not_archived(wanted.stanza)
         alarms.append(
-            f"archiving fails since {plan.stamp(int(str(failed_time)))} at {failed} ({waiting} MB wait): {choice}"
+            f"archiving fails since {plan.stamp(int(str(failed_time)))} at {failed} ({waiting} MB wait)"
+            f"{f', {why}' if why else ''}: {choice}"
         )
+    if catalogue and wal.is_segment(str(last)) and not catalogue.holds(str(last)):
+        # Or it has come since the repository was listed.
+        with suppress(ProvisionError):
+            if not Catalogue.read(wanted).holds(str(last)):
+                alarms.append(
+                    f"WAL was given up: {last} left the server and is not in the repository, as "
+                    "when backup_queue_max_mb was reached: provision backup take --type full; "
+                    "docs/the-disk-is-full-of-wal.md"
+                )
 
 
 def old(what: str, age_h: float, limit_h: float) -> list[str]:
@@ -218,21 +235,17 @@ def verify(wanted: Plan) -> dict[str, Any]:
     alarms: list[str] = []
     seen: dict[str, Any] = {"when": plan.stamp(), "stanza": wanted.stanza, "repository": {"place": wanted.place}}
     if wanted.physical:
-        done = tool.program(wanted.stanza, "--output=text", "--verbose", "verify", quiet=True)
+        # Its report counts; only its log has the files' names.
+        done = tool.program(
+            wanted.stanza, "--output=text", "--verbose", "--log-level-stderr=info", "verify", quiet=True
+        )  # fmt: skip
         lines = [line.strip() for line in done.stdout.splitlines()]
-        bad = [
-            line
-            for line in lines
-            if any(
-                f"{word}: " in line and f"{word}: 0" not in line
-                for word in ("invalid", "missing", "size invalid", "other")
-            )
-            or ("status: " in line and not any(good in line for good in ("status: ok", "status: valid")))
-        ]
         seen["pgbackrest"] = lines
         if done.returncode != 0:
             alarms.append(f"pgbackrest verify: {tool.reason(done)}")
-        alarms += [f"the repository is damaged: {line}" for line in bad]
+        named = list(dict.fromkeys(NAMED.findall(done.stderr)))  # a bundle is named for each file in it
+        more = [f"and {len(named) - NAMES_SHOWN} files more"] if len(named) > NAMES_SHOWN else []
+        alarms += [f"the repository is damaged: {text}" for text in [*damage(lines), *named[:NAMES_SHOWN], *more]]
         _repository(wanted, seen, alarms)
     checked = []
     for path in dump.find(wanted):
@@ -242,6 +255,27 @@ def verify(wanted: Plan) -> dict[str, Any]:
         except ProvisionError as error:
             alarms.append(f"dump {path.name}: {error.seen}")
     return seen | {"dumps_sound": checked, "alarms": alarms}
+
+
+def damage(lines: Sequence[str]) -> list[str]:
+    """Name what pgBackRest's verify says is damaged: each archive and each set with its counts. Pure.
+
+    Its own words at the top (`status: error`) count only where nothing below them says of what.
+    """
+    found, part, whole = [], "", ""
+    for line in lines:
+        status = re.search(r"status: ([^,]+)", line)
+        if line.startswith(("archiveId: ", "backup: ")):
+            part = line.partition(",")[0]
+            # In progress is one that is being taken, or was stopped: the next backup goes on with its files.
+            if status and status[1] not in ("valid", "in-progress"):
+                found.append(f"{part} is {status[1]}")
+        elif status and status[1] != "ok":
+            whole = line
+        counts = [text for text, count in COUNTS.findall(line) if int(count)]
+        if counts:
+            found.append(f"{part}, {', '.join(counts)}")
+    return found or ([whole] if whole else [])
 
 
 def alarm(seen: dict[str, Any]) -> None:

@@ -32,10 +32,12 @@ def physical(wanted: Plan, kind: str) -> dict[str, Any]:
     if done.returncode == LOCKED:
         raise BackupError("another backup of this host runs", seen=tool.reason(done), run="provision backup status")
     if done.returncode != 0:
+        # A backup waits for its WAL and does not know why that does not come.
+        why = tool.not_archived(wanted.stanza)
         raise BackupError(
             f"the {kind} backup was not taken",
             where=f"stanza {wanted.stanza}, {wanted.place}",
-            seen=tool.reason(done),
+            seen=tool.reason(done) + (f"; WAL waits: {why}" if why else ""),
             allowed="older sets are untouched; the next backup goes on where this one stopped",
             run="provision backup status",
         )

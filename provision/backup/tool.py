@@ -13,7 +13,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from provision.errors import HostError, ProvisionError
 
 USER = "postgres"
 RESERVE_SHARE, RESERVE_MAX = 10, 20 * 2**30  # a tenth, but of a large disk 20 GB is time enough to act
+SPOOL = Path("/var/spool/pgbackrest/archive")
 INFO_TIMEOUT_S = 120  # a repository that does not answer must not hang the watch
 
 
@@ -200,6 +201,20 @@ def info(stanza: str) -> Repository:
         archives={each["id"]: (each["min"] or "", each["max"] or "") for each in row.get("archive", [])},
         encrypted=row.get("cipher") not in (None, "none"),
     )  # fmt: skip
+
+
+def not_archived(stanza: str) -> str:
+    """Say in pgBackRest's own words why WAL does not arrive, '' where it does: its spool has a file of each failure.
+
+    Of the segments that wait each has its own; what most of them say is the reason.
+    """
+    told: list[str] = []
+    for path in sorted((SPOOL / stanza / "out").glob("*.error")):
+        with suppress(OSError):  # archived since
+            text = " ".join(path.read_text(errors="replace").splitlines()[1:])  # behind the exit code
+            text = text.partition("[CommandError] on retry")[0].partition("repo1: ")[2] or text
+            told.append(re.sub(r" '/[^']*'", "", text).strip()[:300])
+    return max(told, key=told.count, default="")
 
 
 def tablespaces(stanza: str, label: str) -> dict[str, str]:

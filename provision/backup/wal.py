@@ -66,11 +66,18 @@ def text(lsn: int) -> str:
     return f"{lsn >> 32:X}/{lsn & 0xFFFFFFFF:X}"
 
 
+def is_segment(name: str) -> bool:
+    """Tell whether a name is that of a whole segment, not of a history or partial file."""
+    return _NAME.fullmatch(name) is not None
+
+
 def archived(names: Iterable[str], size: int = SEGMENT_BYTES) -> list[Segment]:
-    """Pick the whole segments of an archive's file names, in order: no history, backup or partial files."""
-    found = {
-        Segment.parse(name, size) for name in names if _NAME.match(name) and not re.search(r"\.(partial|backup)", name)
-    }
+    """Pick the whole segments of an archive's file names, in order: no history, backup or partial files.
+
+    Nor those that are being written: one that met the end of the disk stays under its temporary name.
+    """
+    unfit = re.compile(r"\.(partial|backup|pgbackrest\.tmp)")
+    found = {Segment.parse(name, size) for name in names if _NAME.match(name) and not unfit.search(name)}
     return sorted(found)
 
 

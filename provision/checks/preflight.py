@@ -47,6 +47,7 @@ OWNED = {
     "ssl_min_protocol_version": "postgresql_tls_minimum_version",
 }
 DEFAULT_MAJOR = 14
+BACKUP_ELSEWHERE = " with a repository on another host"
 PUBLISHED = {
     "preflight_profile",
     "preflight_host",
@@ -206,6 +207,7 @@ def _versions(host: dict[str, Any], wanted: dict[str, Any], verdict: Verdict, to
         (verdict.refusals if refused else verdict.warnings).append(
             f"{finding.message}; {finding.remedy} ({finding.id})"
         )
+    _pgbackrest(host, wanted, verdict)
     if wanted["postgresql"]["repository"] == "mirror":
         _mirror(host, wanted["postgresql"]["mirror"], verdict)
     if wanted["postgresql"]["repository"] == "bundle":
@@ -225,6 +227,26 @@ def _versions(host: dict[str, Any], wanted: dict[str, Any], verdict: Verdict, to
             verdict.refusals.append(
                 f"pgvector_install_method package: {host['os']} has no package of pgvector; set it to source"
             )
+
+
+def _pgbackrest(host: dict[str, Any], wanted: dict[str, Any], verdict: Verdict) -> None:
+    """Refuse a pgBackRest that is too old where it is known already which it will be; else the role asks it later."""
+    major, backup = wanted["postgresql"]["version"], wanted["backup"]
+    codename = host["distribution_codename"]
+    # A fresh host's apt has no lists yet.
+    found = host["package_versions"]["pgbackrest"] or compatibility.DISTRIBUTION_PGBACKREST.get(codename, "")
+    newer = wanted["postgresql"]["repository"] in ("pgdg", "mirror")
+    if newer and "pgbackrest" in compatibility.pgdg_packages(major, codename):
+        return
+    least = compatibility.minimum_pgbackrest(major, remote=backup["remote"])
+    key = compatibility.version_key
+    if backup["physical"] and found and key(found) < key(least):
+        verdict.refusals.append(
+            f"pgbackrest {found} is too old for PostgreSQL {major}{BACKUP_ELSEWHERE if backup['remote'] else ''}: "
+            f"allowed are {least} and newer; install a newer one, the same on both hosts (Debian 13 has 2.55.1, "
+            "PGDG newer ones), keep the repository in S3 (backup_s3), which older ones can do, or set "
+            "backup_physical to false"
+        )
 
 
 def _mirror(host: dict[str, Any], mirror: dict[str, str], verdict: Verdict) -> None:

@@ -278,7 +278,8 @@ def test_flipped_byte_in_the_repository_fails_verify_and_drill(site: Site) -> No
     assert site.peer.run(flip).returncode == 0
     verified = site.one.run("provision backup verify")
     assert verified.returncode == 3, verified.stdout
-    assert "the repository is damaged" in verified.stdout
+    assert f"the repository is damaged: backup: {newest}, checksum invalid: 1\n" in verified.stdout
+    assert re.search(rf"the repository is damaged: invalid checksum '{newest}/[^']+'", verified.stdout), verified.stdout
     drilled = site.one.run("systemctl start provision-drill")
     assert drilled.returncode != 0
     assert evidence(site.one, "drill")["passed"] is False
@@ -320,6 +321,11 @@ def test_damaged_wal_on_the_way_to_latest_is_not_called_success(site: Site) -> N
     assert site.peer.run(wait).returncode == 0
     flip = f"f=$(find {ARCHIVE} -name '{flipped}*'); printf XXXX | dd of=$f bs=1 seek=600 conv=notrunc status=none"
     assert site.peer.run(flip).returncode == 0
+    verified = site.one.run("provision backup verify")
+    assert verified.returncode == 3
+    # A result where the damage keeps it from being unpacked, a checksum where it does not.
+    named = rf"ALARM: .*: invalid (result |checksum ')17-\d/[0-9A-F]+/{flipped}-"
+    assert re.search(named, verified.stdout), verified.stdout
     answer = restore(site.one, "--beside", "5499", "--target", "latest")
     assert answer.returncode == 1
     assert "recovery stopped before the end of the archive" in answer.stderr
@@ -374,28 +380,95 @@ def privileged(host: Host, command: str) -> Answer:
     return subprocess.run(words, capture_output=True, text=True, check=False)
 
 
-def test_full_repository_fails_the_backup_and_the_primary_serves(site: Site) -> None:
-    mount = f"mount -t tmpfs -o size=24m,mode=0750,uid=$(id -u pgbackrest),gid=$(id -g pgbackrest) none {REPOSITORY}"
+def mounted(site: Site, size: str) -> None:
+    """Give the repository a file system of its own, and what it held."""
+    mount = f"mount -t tmpfs -o size={size},mode=0750,uid=$(id -u pgbackrest),gid=$(id -g pgbackrest) none {REPOSITORY}"
     fill = f"cp -a /root/kept/.ssh /root/kept/archive /root/kept/backup {REPOSITORY}/"
-    mounted = privileged(site.peer, f"{mount} && {fill}")
-    assert mounted.returncode == 0, mounted.stderr
+    done = privileged(site.peer, f"{mount} && {fill}")
+    assert done.returncode == 0, done.stderr
+
+
+# Random, so that it cannot be compressed: some 25 MB in the repository, as WAL and once more as a table.
+BULK = """CREATE TABLE bulk AS SELECT n, (SELECT string_agg(md5(random()::text || i || n), '')
+  FROM generate_series(1, 200) i) FROM generate_series(1, 8000) n"""
+NO_SPACE = "[28] No space left on device"
+
+
+@pytest.mark.parametrize("meets", ["wal", "files"])
+def test_full_repository_fails_the_backup_and_the_primary_serves(site: Site, meets: str) -> None:
+    if meets == "files":  # their WAL is there already, and they do not fit beside it
+        sql(site.one, BULK)
+        awake(site.one)
+        lag = "SELECT last_archived_wal < pg_walfile_name(pg_current_wal_lsn() - 1) FROM pg_stat_archiver"
+        wait = f"until runuser -u postgres -- psql -XAtc '{lag}' | grep -q f; do sleep 0.2; done"
+        assert site.one.run(f'timeout 60 sh -c "{wait}"').returncode == 0
+        site.peer.run(f"rm -rf /root/kept; cp -a {REPOSITORY} /root/kept")
+    mounted(site, "$(($(du -sk /root/kept | cut -f1) + 8192))k")
     try:
-        # Random, so that it cannot be compressed: more than the file system holds.
-        sql(
-            site.one,
-            "CREATE TABLE bulk AS SELECT n, (SELECT string_agg(md5(random()::text || i || n), '')"
-            " FROM generate_series(1, 200) i) FROM generate_series(1, 8000) n",
-        )
+        if meets == "wal":
+            sql(site.one, BULK)
+        end = sql(site.one, "SELECT pg_walfile_name(pg_current_wal_lsn())")
         taken = site.one.run("provision backup take --type full")
         assert taken.returncode == 1
         assert "the full backup was not taken" in taken.stderr
-        # Of the backup's own files, or of the WAL that it waits for: whichever met the end of the disk first.
-        assert re.search(r"space|archived before", taken.stderr), taken.stderr
-        seen = site.one.run("provision backup status")
+        if meets == "files":
+            # A write that was cut short leaves another error's number, one that could not begin its own.
+            written = rf"unable to write '{STANZA}/\d{{8}}-\d{{6}}F/pg_data/[^']+': "
+            said = rf"{written}({re.escape(NO_SPACE)}|\[2\] No such file or directory)"
+            assert re.search(said, taken.stderr), taken.stderr
+        else:
+            # The backup has not begun to copy: it waits for the first segment of its own to arrive.
+            waited = re.search(r"WAL segment ([0-9A-F]{24}) was not archived before the 60000ms timeout", taken.stderr)
+            assert waited, taken.stderr
+            assert waited[1] >= end
+            assert re.search(rf"; WAL waits: \[FileWriteError\] .*{re.escape(NO_SPACE)}", taken.stderr), taken.stderr
+        seen = site.one.run("provision backup status --json")
         assert seen.returncode == 3
-        assert re.search(r"the repository has [\d.]+ k?M?B free and a full backup takes", seen.stdout), seen.stdout
+        alarms = "\n".join(json.loads(seen.stdout)["alarms"])
+        assert re.search(r"the repository has [\d.]+ k?M?B free and a full backup takes", alarms), alarms
+        if meets == "wal":
+            assert re.search(rf"archiving fails since .*{re.escape(NO_SPACE)}", alarms), alarms
+        # What was begun is neither a set nor damage, and a segment that is half written is not one.
+        assert "damaged" not in site.one.run("provision backup verify").stdout
+        assert json.loads(seen.stdout)["last_wal"] <= json.loads(seen.stdout)["wal"]["last_archived"]
         assert sql(site.one, "SELECT count(*) FROM bulk") == "8000"
-        assert site.one.run(f"cat {EVIDENCE}/backup.json").returncode == 0
     finally:
         privileged(site.peer, f"umount -l {REPOSITORY}")
         sql(site.one, "DROP TABLE IF EXISTS bulk")
+
+
+def test_wal_that_was_given_up_at_the_queue_s_limit_is_an_alarm_until_the_next_full_backup(site: Site) -> None:
+    configuration, keys = "/etc/pgbackrest/pgbackrest.conf", f"{REPOSITORY}/.ssh/authorized_keys"
+    limit = f"s/^archive-push-queue-max=.*/archive-push-queue-max=32MiB/' {configuration}"
+    site.one.run(f"cp -a {configuration} /root/configuration; sed -i '{limit}")
+    site.peer.run(f"mv {keys} {keys}.away")
+    try:
+        given = ""
+        for _ in range(4):
+            given = sql(
+                site.one, "CREATE TABLE noise (n int); DROP TABLE noise; SELECT pg_walfile_name(pg_switch_wal())"
+            )
+        told = f"SELECT last_archived_wal >= '{given}' FROM pg_stat_archiver"
+        for _ in range(100):
+            if sql(site.one, told) == "t":
+                break
+            time.sleep(0.5)
+        assert sql(site.one, told) == "t"
+    finally:
+        site.peer.run(f"mv {keys}.away {keys}")
+        site.one.run(f"cp -a /root/configuration {configuration}")
+    for _ in range(60):  # sshd turns away for a while whoever came with a key that it refused
+        status = site.one.run("provision backup status")
+        if "the repository cannot be read" not in status.stdout:
+            break
+        time.sleep(1)
+    assert status.returncode == 3
+    assert f"WAL was given up: {given} left the server and is not in the repository" in status.stdout
+    refused = site.one.run("provision restore plan")
+    assert refused.returncode == 2
+    # The switch may have written a segment behind it, which makes a gap of it.
+    assert re.search(r"the latest cannot be reached: WAL was given up|[0-9A-F]{24} is missing", refused.stderr)
+    assert site.one.run("provision backup take --type full").returncode == 0
+    mended = json.loads(site.one.run("provision backup status --json").stdout)
+    assert mended["wal"]["last_archived"] > given
+    assert [alarm for alarm in mended["alarms"] if "WAL" in alarm] == []

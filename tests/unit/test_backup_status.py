@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from provision.backup.status import filling, old
+from provision.backup import tool
+from provision.backup.status import damage, filling, old
 
 DAY = 86400
 MB, GB = 2**20, 2**30
@@ -56,3 +59,69 @@ def test_alarm_on_age_cannot_be_silenced_by_a_clock_that_was_ahead(age: float, l
     found = old("the newest backup", age, limit)
     assert len(found) == (alarm != "")
     assert alarm in "".join(found)
+
+
+# As pgBackRest 2.55.1 writes it: one of its counts says zero of another kind of damage on the very same line.
+SOUND = [
+    "stanza: prod1",
+    "status: ok",
+    "archiveId: 17-1, total WAL checked: 9, total valid WAL: 9",
+    "missing: 0, checksum invalid: 0, size invalid: 0, other: 0",
+    "backup: 20261124-130000F, status: valid, total files checked: 20, total valid files: 20",
+    "missing: 0, checksum invalid: 0, size invalid: 0, other: 0",
+]
+
+
+@pytest.mark.parametrize(
+    ("line", "becomes", "expected"),
+    [
+        (0, "stanza: prod1", []),
+        (1, "status: error", ["status: error"]),
+        (3, "missing: 1, checksum invalid: 0, size invalid: 0, other: 0", ["archiveId: 17-1, missing: 1"]),
+        (3, "missing: 0, checksum invalid: 1, size invalid: 0, other: 0", ["archiveId: 17-1, checksum invalid: 1"]),
+        (
+            5,
+            "missing: 0, checksum invalid: 0, size invalid: 10, other: 2",
+            ["backup: 20261124-130000F, size invalid: 10, other: 2"],
+        ),
+        (
+            4,
+            "backup: 20261124-130000F, status: manifest missing/corrupt, total files checked: 0, total valid files: 0",
+            ["backup: 20261124-130000F is manifest missing/corrupt"],
+        ),
+        # Stopped half-way, which is no damage.
+        (4, "backup: 20261124-130000F, status: in-progress, total files checked: 0, total valid files: 0", []),
+    ],
+)
+def test_verify_names_each_kind_of_damage_and_where_it_is(line: int, becomes: str, expected: list[str]) -> None:
+    told = [*SOUND[:line], becomes, *SOUND[line + 1 :]]
+    assert damage(told) == expected
+    told[1] = "status: error" if expected else "status: ok"
+    assert damage(told) == expected
+
+
+WRITE = "repo1: [FileWriteError] raised from remote-1 ssh protocol on '10.0.0.9': unable to write '/repository/{}.tmp'"
+
+
+def test_failure_that_most_waiting_segments_met_is_the_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tool, "SPOOL", tmp_path)
+    folder = tmp_path / "db1/out"
+    assert tool.not_archived("db1") == ""
+    folder.mkdir(parents=True)
+    head = "104\nraised from local-1 protocol: archive-push command encountered error(s):\n"
+    retry = "\n    [CommandError] on retry at 176ms: archive-push command encountered error(s):\n"
+    first = WRITE.format("15")
+    (folder / "000000010000000000000015.error").write_text(f"{head}{first}{retry}{first}: [2] No such file")
+    for name in ("16", "17"):
+        line = f"{WRITE.format(name)}: [28] No space left on device"
+        (folder / f"0000000100000000000000{name}.error").write_text(head + line + retry + line)
+    (folder / "000000010000000000000014.ok").write_text("")
+    assert tool.not_archived("db1") == (
+        "[FileWriteError] raised from remote-1 ssh protocol on '10.0.0.9': unable to write: "
+        "[28] No space left on device"
+    )
+    for path in folder.glob("*.error"):
+        path.unlink()
+    gone = "[UnknownError] remote-0 process on '10.0.0.9' terminated unexpectedly [255]: Permission denied (publickey)."
+    (folder / "global.error").write_text(f"103\nunable to find a valid repository:\nrepo1: {gone}")
+    assert tool.not_archived("db1") == gone

@@ -38,6 +38,7 @@ def test_archive_s_other_files_are_no_segments() -> None:
         f"{ONE}-0123456789abcdef.zst",
         f"{ONE}.00000028.backup",
         "000000010000000000000004.partial",
+        f"000000010000000000000005-{'b' * 40}.zst.pgbackrest.tmp",
     ]
     assert wal.archived(names) == segments(ONE)
 

@@ -15,7 +15,7 @@ HOST: dict[str, Any] = {
     "memory_mb": 4096, "cpus": 2, "shm_mb": 1024, "storage": "ssd", "container": False, "architecture": "x86_64",
     "systemd": True, "root": True, "disk_free_mb": 50000, "listeners": [], "package_lock": None,
     "packages_interrupted": False,
-    "package_versions": {"pgbouncer": ""}, "networks": ["10.0.0.0/24"],
+    "package_versions": {"pgbouncer": "", "pgbackrest": ""}, "networks": ["10.0.0.0/24"],
     "cluster_half_made": False, "clusters": [], "unknown_clusters": [], "ours": False, "record": {},
 }  # fmt: skip
 SALT = "c2FsdCBvZiBhIHRlc3QuLg=="
@@ -33,6 +33,7 @@ WANTED: dict[str, Any] = {
         },
         "tls": {"enabled": False, "passphrase": "", "valid_days": 397, "provided": {}},
         "pgvector": {"install_method": "package", "version": "0.5.1", "accept_advisories": []},
+        "backup": {"physical": True, "remote": False},
         "pooler": {
             "port": 6432,
             "allowed_networks": [],
@@ -273,11 +274,41 @@ def test_refuses_a_pooler_that_could_not_work(pooler: dict[str, Any], expected: 
 
 
 def test_warns_of_what_is_known_of_the_installed_pooler() -> None:
-    host = {**HOST, "package_versions": {"pgbouncer": "1.18.0-1"}}
+    host = {**HOST, "package_versions": {**HOST["package_versions"], "pgbouncer": "1.18.0-1"}}
     warnings = judge(host, WANTED, TODAY).warnings
     assert [each for each in warnings if "CVE-2026-6664" in each and "let only trusted networks reach its port" in each]
     (covered,) = [each for each in warnings if "the configuration keeps them away" in each]
     assert "CVE-2025-2291, CVE-2025-12819, CVE-2026-107350 are not fixed in it" in covered
+
+
+OLD = "pgbackrest 2.45-1 is too old for PostgreSQL 15 with a repository on another host: allowed are 2.55 and newer"
+
+
+@pytest.mark.parametrize(
+    ("found", "major", "repository", "backup", "expected"),
+    [
+        ("2.45-1", 15, "distribution", {"remote": True}, OLD),
+        ("2.45-1", 15, "pgdg", {"remote": True}, OLD),  # whose own is not taken: the distribution's knows 15
+        ("2.45-1", 16, "pgdg", {"remote": True}, ""),  # whose own is: the role asks it
+        ("2.45-1", 15, "distribution", {"remote": False}, ""),
+        ("2.45-1", 15, "distribution", {"remote": True, "physical": False}, ""),
+        ("2.57.0-1.pgdg12+1", 15, "distribution", {"remote": True}, ""),
+        ("", 15, "distribution", {"remote": True}, OLD.replace("2.45-1", "2.45")),  # apt has never been asked
+    ],
+)
+def test_refuses_a_pgbackrest_that_is_too_old_before_anything_is_made(
+    found: str, major: int, repository: str, backup: dict[str, bool], expected: str
+) -> None:
+    host = {
+        **HOST, "distribution_version": "12", "distribution_codename": "bookworm",
+        "package_versions": {"pgbouncer": "", "pgbackrest": found},
+    }  # fmt: skip
+    wanted = copy.deepcopy(WANTED)
+    wanted["wanted"]["backup"] |= backup
+    wanted["wanted"]["postgresql"] |= {"version": major, "repository": repository}
+    told = [each for each in judge(host, wanted, TODAY).refusals if "pgbackrest" in each]
+    assert len(told) == (expected != "")
+    assert expected in "".join(told)
 
 
 BUNDLE: dict[str, Any] = {
