@@ -64,8 +64,9 @@ migrate-down: .venv/.ready ## Roll back the last migration, with the data that i
 
 ## Tests
 
-# Two files at a time: hosts and servers spend half of their time waiting. tests/conftest.py keeps together what shares hosts.
-LANES := -n 2 --dist loadscope --no-loadscope-reorder
+# Three files at a time on two cores: hosts and servers wait for half of their time. tests/conftest.py keeps together what
+# shares hosts.
+LANES := -n 3 --dist loadscope --no-loadscope-reorder
 
 .PHONY: test
 test: test-setup lint ## Run every test (about 23 minutes on 2 cores)

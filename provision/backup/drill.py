@@ -116,7 +116,7 @@ def _drill(
         server.start({})
         url = wanted.url(socket=str(SCRATCH / "socket"), port=PORT)
         recovery.await_target(url, Target("name", expected["point"]), chosen.reached, server.log, narrate)
-        with connect(url, application="provision drill") as session:
+        with connect(url, application="provision drill", catalogue_only=True) as session:
             different = figures.differences(expected, figures.read(session))
         if different:
             raise BackupError(
@@ -135,7 +135,7 @@ def _drill(
             wanted.programs / "pg_amcheck", "--all", "--install-missing", "--heapallindexed",
             f"--host={SCRATCH / 'socket'}", f"--port={PORT}", "--username=postgres",
         )  # fmt: skip
-        with connect(url, application="provision drill") as session:
+        with connect(url, application="provision drill", catalogue_only=True) as session:
             facts["vector_indexes"] = search(session)
         facts["size"] = tool.folder_size(data)
     finally:
@@ -204,8 +204,8 @@ class Scratch:
 def search(session: Connection) -> dict[str, int]:
     """Search by every vector index; give the rows that each found. Raises BackupError where an index is not used."""
     indexes = session.execute(
-        "SELECT i.indexrelid::regclass::text, i.indrelid::regclass::text, quote_ident(a.attname), o.oprname,"
-        " a.atttypmod"
+        "SELECT i.indexrelid::regclass::text, i.indrelid::regclass::text, quote_ident(a.attname),"
+        " format('OPERATOR(%s.%s)', o.oprnamespace::regnamespace, o.oprname), a.atttypmod"
         " FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_am m ON m.oid = c.relam"
         " JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0]"
         " JOIN pg_opclass p ON p.oid = i.indclass[0]"
@@ -237,7 +237,10 @@ def _rpo(wanted: Plan) -> float | None:
     While archiving works, WAL waits for archive_timeout at most: an older last segment only says that nothing was
     written.
     """
-    with suppress(ProvisionError), connect(wanted.url("postgres"), application="provision drill") as session:
+    with (
+        suppress(ProvisionError),
+        connect(wanted.url("postgres"), application="provision drill", catalogue_only=True) as session,
+    ):
         row = session.execute(
             "SELECT extract(epoch FROM now() - last_archived_time),"
             " last_archived_time > coalesce(last_failed_time, '-infinity') FROM pg_stat_archiver"
@@ -271,7 +274,7 @@ class Effect(threading.Thread):
 
     def run(self) -> None:
         """Measure until told to stop."""
-        with suppress(Exception), connect(self.url, application="provision drill") as session:
+        with suppress(Exception), connect(self.url, application="provision drill", catalogue_only=True) as session:
             while not self.over.wait(0.25):
                 begun = time.perf_counter()
                 session.execute("SELECT count(*) FROM pg_class")

@@ -52,7 +52,9 @@ def take(wanted: Plan, database: str = "") -> dict[str, Any]:
     _room(wanted, folder, database)
     try:
         partial.mkdir(mode=0o700)
-        with connect(wanted.url(database), application="provision backup", autocommit=False) as session:
+        with connect(
+            wanted.url(database), application="provision backup", catalogue_only=True, autocommit=False
+        ) as session:
             facts = _dump(wanted, session, database, partial)
         _seal(partial, {"database": database, "taken": plan.stamp(begun), **facts})
         partial.rename(folder / name)

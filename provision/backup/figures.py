@@ -33,8 +33,10 @@ ORDER BY 1
 def take(url: str, point: str) -> dict[str, Any]:
     """Make the restore point `point` and give the figures of that moment. Raises DatabaseError."""
     with (
-        connect(url, application="provision backup", autocommit=False, lock_timeout_ms=LOCK_TIMEOUT_MS) as locker,
-        connect(url, application="provision backup") as reader,
+        connect(
+            url, application="provision backup", catalogue_only=True, autocommit=False, lock_timeout_ms=LOCK_TIMEOUT_MS
+        ) as locker,
+        connect(url, application="provision backup", catalogue_only=True) as reader,
     ):
         locker.commit()
         for left in reversed(range(LOCK_TRIES)):

@@ -316,7 +316,10 @@ def _flush(wanted: Plan) -> str:
     One that does not run, or does not archive, is no error.
     """
     try:
-        with tool.as_postgres(), connect(wanted.url("postgres"), application="provision restore") as session:
+        with (
+            tool.as_postgres(),
+            connect(wanted.url("postgres"), application="provision restore", catalogue_only=True) as session,
+        ):
             row = session.execute("SELECT pg_is_in_recovery()").fetchone()
             if row and row[0]:
                 return ""
@@ -402,13 +405,19 @@ def _own(data: Path) -> None:
 
 def _check(wanted: Plan, port: int) -> str:
     """Ask the restored database what it holds."""
-    with tool.as_postgres(), connect(wanted.url("postgres", port=port), application="provision restore") as session:
+    with (
+        tool.as_postgres(),
+        connect(wanted.url("postgres", port=port), application="provision restore", catalogue_only=True) as session,
+    ):
         there = session.execute("SELECT 1 FROM pg_database WHERE datname = %s", (wanted.database,)).fetchone()
         mode = session.execute("SHOW archive_mode").fetchone()
     assert mode is not None  # noqa: S101 - the server has this setting
     if there is None:
         return f"there was no database {wanted.database} at that moment; archive_mode {mode[0]}"
-    with tool.as_postgres(), connect(wanted.url(port=port), application="provision restore") as session:
+    with (
+        tool.as_postgres(),
+        connect(wanted.url(port=port), application="provision restore", catalogue_only=True) as session,
+    ):
         row = session.execute(
             "SELECT count(*), (SELECT string_agg(extname || ' ' || extversion, ', ' ORDER BY 1) FROM pg_extension)"
             " FROM pg_tables WHERE schemaname = 'public'"

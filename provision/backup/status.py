@@ -144,7 +144,7 @@ def _archiving(wanted: Plan, catalogue: Catalogue | None, seen: dict[str, Any], 
     if waiting > limit:
         alarms.append(f"{waiting} MB of WAL wait to be archived, {limit} are allowed; choose: {choice}")
     try:
-        with connect(wanted.url("postgres"), application="provision backup") as session:
+        with connect(wanted.url("postgres"), application="provision backup", catalogue_only=True) as session:
             row = session.execute(
                 "SELECT last_archived_wal, extract(epoch FROM last_archived_time)::bigint, last_failed_wal,"
                 " extract(epoch FROM last_failed_time)::bigint, current_setting('archive_mode'),"

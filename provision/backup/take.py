@@ -47,7 +47,7 @@ def physical(wanted: Plan, kind: str) -> dict[str, Any]:
         raise BackupError("pgBackRest reported success, but the repository has no new set", seen=newest.label)
     point = f"provision-{plan.compact()}"
     found = figures.take(wanted.url(), point)
-    with connect(wanted.url("postgres"), application="provision backup") as connection:
+    with connect(wanted.url("postgres"), application="provision backup", catalogue_only=True) as connection:
         connection.execute("SELECT pg_switch_wal()")
     known = plan.evidence("backup-figures").get("sets", {})
     known[newest.label] = {"taken": plan.stamp(), "system": after.systems[newest.database], **found}
@@ -77,7 +77,7 @@ def prepare(wanted: Plan, take_over: str = "") -> dict[str, Any]:
     except BackupError:
         known = None
     changed = False
-    with connect(wanted.url("postgres"), application="provision backup") as connection:
+    with connect(wanted.url("postgres"), application="provision backup", catalogue_only=True) as connection:
         row = connection.execute(
             "SELECT current_setting('archive_mode'), current_setting('archive_command'),"
             " (SELECT system_identifier FROM pg_control_system()),"

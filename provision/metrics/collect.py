@@ -1,7 +1,8 @@
 """Ask everything once and give it as text. On the host, as postgres. Does IO.
 
 One source that fails does not hide the others: it has no samples, provision_collector_success is 0 for it, and the
-reason is given back. Asks as minion_backup, which may read everything and write nothing (pg_read_all_data).
+reason is given back. Asks as minion_backup, which may read everything, verifiers too, and write nothing
+(pg_read_all_data): so no function, view or policy of a table's owner may run in that session.
 """
 
 from __future__ import annotations
@@ -66,9 +67,11 @@ def _database(known: dict[str, Any]) -> list[Metric]:
     server, where = known["postgresql"], known["database"]
     url = (
         f"host={server['socket_directory']} port={server['port']} dbname={where['name']} user={where['owner']}_backup"
-        " options='-c default_transaction_read_only=on'"
+        " options='-c default_transaction_read_only=on -c row_security=off'"
     )
-    with connect(url, application=APPLICATION, statement_timeout_ms=STATEMENT_TIMEOUT_MS) as session:
+    with connect(
+        url, application=APPLICATION, statement_timeout_ms=STATEMENT_TIMEOUT_MS, catalogue_only=True
+    ) as session:
         return database.metrics(session, _promised())
 
 

@@ -50,8 +50,9 @@ SELECT format('%I.%I', n.nspname, c.relname), pg_relation_size(c.oid)::float8
 FROM pg_class c JOIN pg_am a ON a.oid = c.relam JOIN pg_namespace n ON n.oid = c.relnamespace WHERE a.amname = 'hnsw'
 """
 _SHARED_BUFFERS = "SELECT setting::float8 * 8192 FROM pg_settings WHERE name = 'shared_buffers'"
-_VERSION_TABLE = "SELECT to_regclass('schema_migrations') IS NOT NULL"
-_MIGRATION = "SELECT version::float8, dirty::int FROM schema_migrations"
+# Tables alone, for a view of that name would run its functions as whoever asks.
+_IS_TABLE = "SELECT EXISTS (SELECT FROM pg_class WHERE oid = to_regclass(%s) AND relkind IN ('r', 'p'))"
+_MIGRATION = "SELECT version::float8, dirty::int FROM public.schema_migrations"
 
 RETENTION = {
     "activities": ("activities", "created_at", "", 90),
@@ -91,7 +92,7 @@ def metrics(connection: Connection, promised: Mapping[str, int] | None = None) -
 
 
 def _migrations(connection: Connection) -> list[Metric]:
-    rows = ask(connection, _MIGRATION) if ask(connection, _VERSION_TABLE)[0][0] else []
+    rows = ask(connection, _MIGRATION) if _there(connection, "schema_migrations") else []
     return [
         single("provision_migration_version", "Version of the schema.", _number(rows)),
         single("provision_migration_dirty", "1 when a migration did not end well.", _number(rows, 1)),
@@ -104,9 +105,9 @@ def _retention(connection: Connection, promised: Mapping[str, int]) -> list[Metr
         days = promised[name]
         if days < 0 or (days == 0 and name != "expired sessions"):
             continue
-        if not ask(connection, "SELECT to_regclass(%s) IS NOT NULL", (table,))[0][0]:
+        if not _there(connection, table):
             continue
-        query = f"SELECT coalesce(extract(epoch FROM now() - min({column})), 0)::float8 FROM {table} {which}"  # noqa: S608
+        query = f"SELECT coalesce(extract(epoch FROM now() - min({column})), 0)::float8 FROM public.{table} {which}"  # noqa: S608
         ages.append((name, ask(connection, query)[0][0]))
         limits.append((name, float(days * DAY_S)))
     return [
@@ -115,6 +116,10 @@ def _retention(connection: Connection, promised: Mapping[str, int]) -> list[Metr
         Metric("provision_retention_promised_seconds", "Age at which the rule promises to take it.",
                _by("rule", limits)),
     ]  # fmt: skip
+
+
+def _there(connection: Connection, table: str) -> bool:
+    return bool(ask(connection, _IS_TABLE, (f"public.{table}",))[0][0])
 
 
 def _by(label: str, rows: Sequence[tuple[object, ...]]) -> tuple[tuple[dict[str, str], float], ...]:

@@ -27,7 +27,7 @@ def name(cluster: Cluster, migrated: str) -> Iterator[str]:
 
 def told(cluster: Cluster, name: str, promised: dict[str, int] | None = None) -> dict[str, dict[str, float]]:
     """Samples by metric and by the value of their only label ("" without one)."""
-    with connect(cluster.url(name, ROLE), application="test") as session:
+    with connect(cluster.url(name, ROLE), application="test", catalogue_only=True) as session:
         found = database.metrics(session, promised)
     return {each.name: {"".join(labels.values()): value for labels, value in each.samples} for each in found}
 
@@ -60,6 +60,19 @@ def test_a_dirty_migration_is_told(cluster: Cluster, name: str) -> None:
     found = told(cluster, name)
     assert found["provision_migration_dirty"] == {"": 1}
     assert found["provision_migration_version"] == {"": 7}
+
+
+def test_a_view_in_place_of_a_table_is_not_asked(cluster: Cluster, name: str) -> None:
+    cluster.psql(
+        "CREATE FUNCTION trap() RETURNS bigint LANGUAGE plpgsql AS 'BEGIN RAISE EXCEPTION $$trapped$$; END';"
+        "CREATE VIEW schema_migrations AS SELECT trap() AS version, false AS dirty;"
+        "ALTER TABLE activities RENAME TO hidden;"
+        "CREATE VIEW activities AS SELECT to_timestamp(trap()) AS created_at",
+        name,
+    )
+    found = told(cluster, name)
+    assert found["provision_migration_version"] == {}
+    assert set(found["provision_retention_oldest_seconds"]) == {"metrics", "closed sessions", "expired sessions"}
 
 
 def test_sequences_tell_how_much_is_used(cluster: Cluster, name: str) -> None:
