@@ -106,7 +106,7 @@ def renamed(package: Path, pool: Path, suffix: str) -> None:
 def packages_of(bundle: Path, names: set[str], folder: Path) -> list[Path]:
     """Take packages out of a bundle."""
     with tarfile.open(bundle) as archive:
-        members = [each for each in archive if each.name.startswith("pool/") and each.name[5:].split("_")[0] in names]
-        archive.extractall(folder, members, filter="data")
-    assert {each.name[5:].split("_")[0] for each in members} == names
-    return [folder / each.name for each in members]
+        paths = [path for path in archive.getnames() if path.startswith("pool/") and path[5:].split("_")[0] in names]
+    assert {path[5:].split("_")[0] for path in paths} == names
+    subprocess.run(["tar", "-xf", str(bundle), "-C", str(folder), *paths], check=True)
+    return [folder / path for path in paths]

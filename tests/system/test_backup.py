@@ -149,7 +149,7 @@ def test_drill_restores_compares_uses_and_leaves_evidence(site: Site) -> None:
     tables = found["tables"]
     assert isinstance(tables, dict)
     assert tables["public.memories"] == 40
-    assert found["vector_indexes"] == {"memories_embedding_idx": 10}
+    assert found["vector_indexes"] == {"public.memories_embedding_idx": 10}
     assert isinstance(found["rto_s"], float)
     assert found["rto_s"] > 0
     assert site.one.run("ls -d /var/lib/postgresql/provision-drill").returncode != 0
