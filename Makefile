@@ -69,7 +69,7 @@ migrate-down: .venv/.ready ## Roll back the last migration, with the data that i
 LANES := -n 3 --dist loadscope --no-loadscope-reorder
 
 .PHONY: test
-test: test-setup lint ## Run every test (about 22 minutes on 2 cores)
+test: test-setup lint ## Run every test (about 23 minutes on 2 cores)
 	$(call stage,run the tests,$(BIN)/pytest $(LANES))
 
 .PHONY: test-fast
