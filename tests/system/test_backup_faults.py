@@ -413,7 +413,7 @@ def test_full_repository_fails_the_backup_and_the_primary_serves(site: Site, mee
         assert "the full backup was not taken" in taken.stderr
         if meets == "files":
             # A write that was cut short leaves another error's number, one that could not begin its own.
-            written = rf"unable to write '{STANZA}/\d{{8}}-\d{{6}}F/pg_data/[^']+': "
+            written = rf"unable to write '{STANZA}/\d{{8}}-\d{{6}}F/(pg_data|bundle)/[^']+': "
             said = rf"{written}({re.escape(NO_SPACE)}|\[2\] No such file or directory)"
             assert re.search(said, taken.stderr), taken.stderr
         else:
