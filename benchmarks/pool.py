@@ -11,25 +11,24 @@ proportional set size (Pss) and page tables, which many connections to a big sha
 
 from __future__ import annotations
 
-import json
-import shutil
 import statistics
 import subprocess
 import sys
 import time
 from dataclasses import dataclass
-from pathlib import Path
 
-from provision.secrets import new_password, new_salt
+from benchmarks.hosts import ROOT, BenchHost, production_host
 
-ROOT = Path(__file__).parents[1]
-BIN = Path(sys.executable).parent
-HOST = "bench-pool"
+NAME = "bench-pool"
 CLIENTS = 500
 ROUNDS = 3
 SECONDS = 12
 LANES = {"direct": 5432, "pooler": 6432}
-ROLES = ("minion", "minion_app", "minion_readonly")
+VARIABLES = {
+    "backup_physical": False,
+    "postgresql_settings": {"max_connections": CLIENTS + 100},
+    "pgbouncer_pools": {"minion_app": 25},
+}
 # Every process of the server and of the pooler, which has the same user; in kB. A process may end meanwhile.
 MEMORY = """
 for pid in $(pgrep -x postgres; pgrep -x pgbouncer); do
@@ -64,65 +63,35 @@ class Round:
     memory: float
 
 
-def run(*words: str, text: str = "") -> str:
-    """Run a command in the repository and give what it printed; its failure ends the benchmark."""
-    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False, input=text or None)
-    if done.returncode != 0:
-        raise SystemExit(f"{' '.join(words)[:300]}\n{done.stdout[-3000:]}{done.stderr[-3000:]}")
-    return done.stdout
-
-
-def host(script: str, user: str = "postgres") -> list[str]:
-    """Run a shell script on the host and give its lines."""
-    words = ("sandbox", "exec", HOST, "--", "runuser", "-u", user, "--", "bash", "-c", script)
-    return run(str(BIN / "provision"), *words).split("\n")
-
-
-def converge() -> None:
-    """Make the host, and let the application take as many connections as clients."""
-    run(str(BIN / "provision"), "sandbox", "up", HOST, "--os", "debian13", "--memory", "8g")
-    authority = ROOT / ".provision/bench-pool-tls"
-    shutil.rmtree(authority, ignore_errors=True)  # of an earlier run, whose passphrase nobody kept
-    credentials = {role: {"password": new_password(), "salt": new_salt()} for role in ROLES}
-    values = {
-        "database_credentials": credentials,
-        "backup_physical": False,
-        "tls_ca_passphrase": new_password(),
-        "tls_directory": str(authority),
-        "postgresql_settings": {"max_connections": CLIENTS + 100},
-        "pgbouncer_pools": {"minion_app": 25},
-    }
-    inventories = ("-i", "inventories/prod", "-i", ".provision/sandbox/inventory.yml")
-    run(str(BIN / "ansible-playbook"), "site.yml", *inventories, "--limit", HOST, "-e", json.dumps(values))
-    password = credentials["minion_app"]["password"]
-    host(
-        f"umask 077; echo '*:*:*:*:{password}' >~/.pgpass;"
+def prepare(host: BenchHost) -> None:
+    """Let the application take as many connections as clients."""
+    host.run(
+        f"umask 077; echo '*:*:*:*:{host.passwords['minion_app']}' >~/.pgpass;"
         " psql -qXd minion -c 'ALTER ROLE minion_app CONNECTION LIMIT -1';"
         " /usr/lib/postgresql/17/bin/pgbench -i -q -s 10 -U minion minion"
     )
 
 
-def measure(lane: str, seconds: int, *words: str) -> Round:
+def measure(host: BenchHost, lane: str, seconds: int, *words: str) -> Round:
     """Run pgbench once on a lane, and look at the memory meanwhile."""
     script = ROUND.format(clients=CLIENTS, seconds=seconds, words=" ".join(words), port=LANES[lane])
-    words_of = ("sandbox", "exec", HOST, "--", "runuser", "-u", "postgres", "--", "bash", "-c", script)
-    with subprocess.Popen([str(BIN / "provision"), *words_of], cwd=ROOT, stdout=subprocess.PIPE, text=True) as running:
+    with subprocess.Popen(host.words(script), cwd=ROOT, stdout=subprocess.PIPE, text=True) as running:
         memory = []
         while running.poll() is None:
             # As the user whose processes they are: a container lets root look at no others.
-            memory.append(float(host(MEMORY)[0]))
+            memory.append(float(host.run(MEMORY)))
             time.sleep(seconds / 4)
         said = running.communicate()[0].split("\n")
     times = (int(text) / 1000 for text in said[2:6])
     return Round(float(said[1]), *times, sum(int(text) for text in said[6].split()), max(memory))
 
 
-def table(title: str, seconds: int, *words: str) -> None:
+def table(host: BenchHost, title: str, seconds: int, *words: str) -> None:
     """Measure both lanes in turns and print their medians and ratios."""
     rounds: dict[str, list[Round]] = {lane: [] for lane in LANES}
     for number in range(ROUNDS):
         for lane in sorted(LANES, reverse=bool(number % 2)):
-            rounds[lane].append(measure(lane, seconds, *words))
+            rounds[lane].append(measure(host, lane, seconds, *words))
     names = list(Round.__dataclass_fields__)
     medians = {
         lane: {name: statistics.median(getattr(each, name) for each in found) for name in names}
@@ -141,12 +110,10 @@ def table(title: str, seconds: int, *words: str) -> None:
 def main() -> None:
     """Run everything once."""
     seconds = int(sys.argv[1]) if len(sys.argv) > 1 else SECONDS
-    converge()
-    try:
-        table(f"{CLIENTS} clients that stay", seconds)
-        table(f"{CLIENTS} clients, a new connection for each transaction", seconds, "-C")
-    finally:
-        run(str(BIN / "provision"), "sandbox", "down", HOST)
+    with production_host(NAME, "8g", VARIABLES) as host:
+        prepare(host)
+        table(host, f"{CLIENTS} clients that stay", seconds)
+        table(host, f"{CLIENTS} clients, a new connection for each transaction", seconds, "-C")
 
 
 if __name__ == "__main__":
