@@ -19,7 +19,6 @@ NAME = "bench-backup"
 VARIABLES = {"backup_allow_local_only": True, "backup_repository_inventory_name": "", "backup_repository_host": ""}
 MEGABYTES = 2200
 VECTOR_SHARE = 0.7  # of the database; 6,164 bytes each
-DATA = "/var/lib/postgresql/17/main"
 SCRATCH = "/var/lib/postgresql/bench"
 FILL = """
 DROP INDEX memories_embedding_idx;
