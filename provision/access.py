@@ -15,7 +15,7 @@ import psycopg
 from psycopg import sql
 
 from provision import lookup
-from provision.database import Connection, connect
+from provision.database import Connection, connect_pinned
 from provision.errors import DatabaseError, UsageError
 
 TABLE_PRIVILEGES: Mapping[str, frozenset[str]] = {
@@ -343,7 +343,7 @@ class Access:
 
 
 def _session(server: str, database: str) -> Connection:
-    return connect(f"{server} dbname={database}", application=APPLICATION, catalogue_only=True)
+    return connect_pinned(f"{server} dbname={database}", application=APPLICATION)
 
 
 def converge(server: str, wanted: Mapping[str, Any], *, plan: bool = False) -> list[str]:
@@ -415,9 +415,7 @@ def own(url: str, owner: str) -> list[str]:
     name = sql.Identifier(owner)
     changes = []
     try:
-        with connect(
-            url, application=APPLICATION, autocommit=False, lock_timeout_ms=OWN_LOCK_MS, catalogue_only=True
-        ) as connection:
+        with connect_pinned(url, application=APPLICATION, autocommit=False, lock_timeout_ms=OWN_LOCK_MS) as connection:
             if not connection.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", (owner,)).fetchone():
                 connection.execute(sql.SQL("CREATE ROLE {}").format(name))
                 changes.append(f"role {owner}")

@@ -22,7 +22,6 @@ from provision.errors import DatabaseError
 Connection = psycopg.Connection[tuple[object, ...]]
 
 CONNECT_TIMEOUT_S = 10
-CATALOGUE_ONLY = "pg_catalog, pg_temp"
 POLL_S = (0.05, 0.5)
 """First and longest pause between two tries for an advisory lock: quick for a short hold, cheap for a long one."""
 
@@ -34,15 +33,34 @@ def connect(
     autocommit: bool = True,
     statement_timeout_ms: int | None = None,
     lock_timeout_ms: int | None = None,
-    catalogue_only: bool = False,
 ) -> Connection:
     """Open a session to a libpq URL or key=value string; empty means the `PG*` environment.
 
-    Time-outs are set after the connection is up, so that they work through any proxy. `catalogue_only` takes
-    functions and operators from pg_catalog alone, as a superuser must in a database where others may create: the
-    operator || or the function format of a stranger would else run as the superuser (CVE-2018-1058). Raises
-    DatabaseError that names host, port and database, never the password.
+    Time-outs are set after the connection is up, so that they work through any proxy. Raises DatabaseError that names
+    host, port and database, never the password.
     """
+    return _limited(_open(url, application, autocommit), statement_timeout_ms, lock_timeout_ms)
+
+
+def connect_pinned(
+    url: str,
+    *,
+    application: str,
+    autocommit: bool = True,
+    statement_timeout_ms: int | None = None,
+    lock_timeout_ms: int | None = None,
+) -> Connection:
+    """Open a session, as `connect` does, that takes functions and operators from pg_catalog alone.
+
+    For every role that may do or read more than those who create objects in the database: the operator || or the
+    function format of a stranger would else run with its rights (CVE-2018-1058).
+    """
+    connection = _open(url, application, autocommit)
+    connection.execute("SET search_path = pg_catalog, pg_temp")  # by no function, which could be another's
+    return _limited(connection, statement_timeout_ms, lock_timeout_ms)
+
+
+def _open(url: str, application: str, autocommit: bool) -> Connection:
     try:
         parameters = conninfo_to_dict(url)
         parameters.setdefault("connect_timeout", CONNECT_TIMEOUT_S)
@@ -59,8 +77,10 @@ def connect(
             allowed="a libpq URL (postgresql://user@host:port/database) or the PG* environment variables",
             run="pg_isready with that host and port; on the host: systemctl status 'postgresql@*'",
         ) from None
-    if catalogue_only:
-        connection.execute(f"SET search_path = {CATALOGUE_ONLY}".encode())  # by no function, which could be another's
+    return connection
+
+
+def _limited(connection: Connection, statement_timeout_ms: int | None, lock_timeout_ms: int | None) -> Connection:
     for name, value in (("statement_timeout", statement_timeout_ms), ("lock_timeout", lock_timeout_ms)):
         if value is not None:
             connection.execute("SELECT set_config(%s, %s, false)", (name, f"{value}ms"))

@@ -26,6 +26,7 @@ from tests import pgvector
 
 SETTINGS = {
     "fsync": "off",  # a test's cluster need not survive the machine, only its own processes
+    "huge_pages": "off",  # whatever the machine reserves for others
     "listen_addresses": "127.0.0.1",
     "log_min_messages": "warning",
     "max_connections": "100",

@@ -24,7 +24,7 @@ from provision.backup.catalogue import Catalogue
 from provision.backup.plan import Plan
 from provision.backup.targets import Target
 from provision.backup.tool import BackupError
-from provision.database import Connection, connect
+from provision.database import Connection, connect_pinned
 from provision.errors import ProvisionError
 
 SCRATCH = Path("/var/lib/postgresql/provision-drill")
@@ -116,7 +116,7 @@ def _drill(
         server.start({})
         url = wanted.url(socket=str(SCRATCH / "socket"), port=PORT)
         recovery.await_target(url, Target("name", expected["point"]), chosen.reached, server.log, narrate)
-        with connect(url, application="provision drill", catalogue_only=True) as session:
+        with connect_pinned(url, application="provision drill") as session:
             different = figures.differences(expected, figures.read(session))
         if different:
             raise BackupError(
@@ -135,7 +135,7 @@ def _drill(
             wanted.programs / "pg_amcheck", "--all", "--install-missing", "--heapallindexed",
             f"--host={SCRATCH / 'socket'}", f"--port={PORT}", "--username=postgres",
         )  # fmt: skip
-        with connect(url, application="provision drill", catalogue_only=True) as session:
+        with connect_pinned(url, application="provision drill") as session:
             facts["vector_indexes"] = search(session)
         facts["size"] = tool.folder_size(data)
     finally:
@@ -239,7 +239,7 @@ def _rpo(wanted: Plan) -> float | None:
     """
     with (
         suppress(ProvisionError),
-        connect(wanted.url("postgres"), application="provision drill", catalogue_only=True) as session,
+        connect_pinned(wanted.url("postgres"), application="provision drill") as session,
     ):
         row = session.execute(
             "SELECT extract(epoch FROM now() - last_archived_time),"
@@ -274,7 +274,7 @@ class Effect(threading.Thread):
 
     def run(self) -> None:
         """Measure until told to stop."""
-        with suppress(Exception), connect(self.url, application="provision drill", catalogue_only=True) as session:
+        with suppress(Exception), connect_pinned(self.url, application="provision drill") as session:
             while not self.over.wait(0.25):
                 begun = time.perf_counter()
                 session.execute("SELECT count(*) FROM pg_class")

@@ -19,7 +19,7 @@ from typing import Any
 from provision.backup import journal, plan, show, tool
 from provision.backup.plan import Plan
 from provision.backup.tool import BackupError
-from provision.database import Connection, connect
+from provision.database import Connection, connect_pinned
 from provision.errors import UsageError
 
 MANIFEST = "manifest.json"
@@ -52,9 +52,7 @@ def take(wanted: Plan, database: str = "") -> dict[str, Any]:
     _room(wanted, folder, database)
     try:
         partial.mkdir(mode=0o700)
-        with connect(
-            wanted.url(database), application="provision backup", catalogue_only=True, autocommit=False
-        ) as session:
+        with connect_pinned(wanted.url(database), application="provision backup", autocommit=False) as session:
             facts = _dump(wanted, session, database, partial)
         _seal(partial, {"database": database, "taken": plan.stamp(begun), **facts})
         partial.rename(folder / name)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from provision.database import Connection, connect
+from provision.database import Connection, connect_pinned
 from provision.errors import DatabaseError
 
 LOCK_TIMEOUT_MS = 3000  # how long writers may queue behind us when a long transaction holds a table
@@ -33,10 +33,10 @@ ORDER BY 1
 def take(url: str, point: str) -> dict[str, Any]:
     """Make the restore point `point` and give the figures of that moment. Raises DatabaseError."""
     with (
-        connect(
-            url, application="provision backup", catalogue_only=True, autocommit=False, lock_timeout_ms=LOCK_TIMEOUT_MS
+        connect_pinned(
+            url, application="provision backup", autocommit=False, lock_timeout_ms=LOCK_TIMEOUT_MS
         ) as locker,
-        connect(url, application="provision backup", catalogue_only=True) as reader,
+        connect_pinned(url, application="provision backup") as reader,
     ):
         locker.commit()
         for left in reversed(range(LOCK_TRIES)):

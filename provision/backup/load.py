@@ -14,7 +14,7 @@ from typing import Any
 from provision.backup import dump, plan, show, tool
 from provision.backup.plan import Plan
 from provision.backup.tool import BackupError
-from provision.database import Connection, connect
+from provision.database import Connection, connect_pinned
 from provision.errors import HostError, UsageError
 
 _SETTINGS = """
@@ -60,7 +60,7 @@ def load(
             seen=repr(confirm), allowed=f"-e restore_confirm={database}, or -e restore_into=NEW_NAME",
         )  # fmt: skip
     fresh = plan.named(into, "name of a database") if into else f"{database}_restoring"
-    with connect(wanted.url("postgres"), application="provision restore", catalogue_only=True) as session:
+    with connect_pinned(wanted.url("postgres"), application="provision restore") as session:
         _ready(session, fresh, bool(into), facts["extensions"])
         _room(wanted, int(facts.get("database_bytes", 0)))
         _create(session, fresh, wanted.owner)
@@ -118,7 +118,7 @@ def _fill(wanted: Plan, folder: Path, fresh: str, session: Connection, narrate: 
 
 
 def _compare(wanted: Plan, fresh: str, facts: dict[str, Any]) -> None:
-    with connect(wanted.url(fresh), application="provision restore", catalogue_only=True) as restored:
+    with connect_pinned(wanted.url(fresh), application="provision restore") as restored:
         seen = dump.contents(restored)
     wrong = [
         f"{name}: {facts['rows'].get(name)} rows were dumped, {seen['rows'].get(name)} are there"

@@ -17,7 +17,7 @@ from pathlib import Path
 from provision.backup import tool, wal
 from provision.backup.targets import Target
 from provision.backup.tool import BackupError
-from provision.database import Connection, connect
+from provision.database import Connection, connect_pinned
 from provision.errors import DatabaseError
 
 POLL_S = 0.2
@@ -161,7 +161,7 @@ class _Progress:
 def _try(url: str) -> Connection | None:
     try:
         with tool.as_postgres():
-            return connect(url, application="provision restore", catalogue_only=True)
+            return connect_pinned(url, application="provision restore")
     except DatabaseError:
         return None
 
@@ -185,7 +185,7 @@ def _look(session: Connection) -> tuple[End, str, str]:
 
 
 def _ask(url: str, query: str) -> tuple[object, ...]:
-    with tool.as_postgres(), connect(url, application="provision restore", catalogue_only=True) as session:
+    with tool.as_postgres(), connect_pinned(url, application="provision restore") as session:
         row = session.execute(query).fetchone()
     assert row is not None  # noqa: S101 - these queries give a row or raise
     return row
@@ -223,13 +223,13 @@ def promote(url: str) -> None:
     """End recovery. Raises DatabaseError."""
     if not _ask(url, "SELECT pg_promote(true, 600)")[0]:
         raise DatabaseError("the server was not promoted within 600 s", where=url)
-    with tool.as_postgres(), connect(url, application="provision restore", catalogue_only=True) as session:
+    with tool.as_postgres(), connect_pinned(url, application="provision restore") as session:
         session.execute("CHECKPOINT")
 
 
 def forget(url: str, names: tuple[str, ...]) -> None:
     """Take settings out of postgresql.auto.conf."""
-    with tool.as_postgres(), connect(url, application="provision restore", catalogue_only=True) as session:
+    with tool.as_postgres(), connect_pinned(url, application="provision restore") as session:
         for name in names:
             session.execute(f"ALTER SYSTEM RESET {name}")
 

@@ -24,7 +24,7 @@ from provision.backup.plan import Plan
 from provision.backup.recovery import systemctl
 from provision.backup.targets import Target, Window
 from provision.backup.tool import BackupError
-from provision.database import connect
+from provision.database import connect_pinned
 from provision.errors import HostError, ProvisionError, UsageError
 from provision.pooler import console
 
@@ -318,7 +318,7 @@ def _flush(wanted: Plan) -> str:
     try:
         with (
             tool.as_postgres(),
-            connect(wanted.url("postgres"), application="provision restore", catalogue_only=True) as session,
+            connect_pinned(wanted.url("postgres"), application="provision restore") as session,
         ):
             row = session.execute("SELECT pg_is_in_recovery()").fetchone()
             if row and row[0]:
@@ -407,7 +407,7 @@ def _check(wanted: Plan, port: int) -> str:
     """Ask the restored database what it holds."""
     with (
         tool.as_postgres(),
-        connect(wanted.url("postgres", port=port), application="provision restore", catalogue_only=True) as session,
+        connect_pinned(wanted.url("postgres", port=port), application="provision restore") as session,
     ):
         there = session.execute("SELECT 1 FROM pg_database WHERE datname = %s", (wanted.database,)).fetchone()
         mode = session.execute("SHOW archive_mode").fetchone()
@@ -416,7 +416,7 @@ def _check(wanted: Plan, port: int) -> str:
         return f"there was no database {wanted.database} at that moment; archive_mode {mode[0]}"
     with (
         tool.as_postgres(),
-        connect(wanted.url(port=port), application="provision restore", catalogue_only=True) as session,
+        connect_pinned(wanted.url(port=port), application="provision restore") as session,
     ):
         row = session.execute(
             "SELECT count(*), (SELECT string_agg(extname || ' ' || extversion, ', ' ORDER BY 1) FROM pg_extension)"

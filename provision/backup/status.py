@@ -10,7 +10,6 @@ import os
 import re
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from typing import Any
 from provision.backup import drill, dump, journal, plan, show, tool, wal
 from provision.backup.catalogue import Catalogue
 from provision.backup.plan import Plan
-from provision.database import connect
+from provision.database import connect_pinned
 from provision.errors import DriftError, ProvisionError
 
 QUEUE_ALARM_SHARE = 4  # a quarter of what may wait: three quarters of the way are left to act in
@@ -37,8 +36,9 @@ def look(wanted: Plan) -> dict[str, Any]:
     alarms: list[str] = []
     seen: dict[str, Any] = {"when": plan.stamp(), "stanza": wanted.stanza, "repository": {"place": wanted.place}}
     if wanted.physical:
+        archiver = _archiver(wanted, alarms)  # before the repository is listed: what it calls archived must be in there
         catalogue = _repository(wanted, seen, alarms)
-        _archiving(wanted, catalogue, seen, alarms)
+        _archiving(wanted, archiver, catalogue, seen, alarms)
         _drill(wanted, seen, alarms)
         unfinished = journal.unfinished(wanted.data)
         alarms += [unfinished] if unfinished else []
@@ -129,7 +129,21 @@ def filling(
     return days, alarms
 
 
-def _archiving(wanted: Plan, catalogue: Catalogue | None, seen: dict[str, Any], alarms: list[str]) -> None:
+def _archiver(wanted: Plan, alarms: list[str]) -> tuple[object, ...]:
+    try:
+        with connect_pinned(wanted.url("postgres"), application="provision backup") as session:
+            return session.execute(
+                "SELECT last_archived_wal, extract(epoch FROM last_archived_time)::bigint, last_failed_wal,"
+                " extract(epoch FROM last_failed_time)::bigint, current_setting('archive_mode') FROM pg_stat_archiver"
+            ).fetchall()[0]
+    except ProvisionError as error:
+        alarms.append(f"the server cannot be asked whether it archives: {error.what}")
+        return ()
+
+
+def _archiving(
+    wanted: Plan, archiver: tuple[object, ...], catalogue: Catalogue | None, seen: dict[str, Any], alarms: list[str]
+) -> None:
     ready = list((wanted.data / "pg_wal/archive_status").glob("*.ready"))
     waiting = len(ready) * wal.SEGMENT_BYTES // 2**20
     free = tool.free_bytes(wanted.data)
@@ -143,18 +157,9 @@ def _archiving(wanted: Plan, catalogue: Catalogue | None, seen: dict[str, Any], 
     limit = wanted.queue_max_mb // QUEUE_ALARM_SHARE if wanted.queue_max_mb else free // 2**20 // QUEUE_ALARM_SHARE
     if waiting > limit:
         alarms.append(f"{waiting} MB of WAL wait to be archived, {limit} are allowed; choose: {choice}")
-    try:
-        with connect(wanted.url("postgres"), application="provision backup", catalogue_only=True) as session:
-            row = session.execute(
-                "SELECT last_archived_wal, extract(epoch FROM last_archived_time)::bigint, last_failed_wal,"
-                " extract(epoch FROM last_failed_time)::bigint, current_setting('archive_mode'),"
-                " (SELECT system_identifier FROM pg_control_system()) FROM pg_stat_archiver"
-            ).fetchone()
-    except ProvisionError as error:
-        alarms.append(f"the server cannot be asked whether it archives: {error.what}")
+    if not archiver:
         return
-    assert row is not None  # noqa: S101 - the view has one row
-    last, last_time, failed, failed_time, mode, _ = row
+    last, last_time, failed, failed_time, mode = archiver
     seen["wal"] |= {"last_archived": last, "last_failed": failed, "archive_mode": mode}
     failing = failed_time is not None and int(str(failed_time)) > int(str(last_time or 0))
     if mode != "on":
@@ -166,14 +171,10 @@ def _archiving(wanted: Plan, catalogue: Catalogue | None, seen: dict[str, Any], 
             f"{f', {why}' if why else ''}: {choice}"
         )
     if catalogue and wal.is_segment(str(last)) and not catalogue.holds(str(last)):
-        # Or it has come since the repository was listed.
-        with suppress(ProvisionError):
-            if not Catalogue.read(wanted).holds(str(last)):
-                alarms.append(
-                    f"WAL was given up: {last} left the server and is not in the repository, as "
-                    "when backup_queue_max_mb was reached: provision backup take --type full; "
-                    "docs/the-disk-is-full-of-wal.md"
-                )
+        alarms.append(
+            f"WAL was given up: {last} left the server and is not in the repository, as when backup_queue_max_mb was "
+            "reached: provision backup take --type full; docs/the-disk-is-full-of-wal.md"
+        )
 
 
 def old(what: str, age_h: float, limit_h: float) -> list[str]:

@@ -13,7 +13,7 @@ from typing import Any
 from provision.backup import figures, journal, plan, tool
 from provision.backup.plan import Plan
 from provision.backup.tool import BackupError
-from provision.database import connect
+from provision.database import connect_pinned
 from provision.errors import HostError
 
 KINDS = ("full", "diff", "incr")
@@ -47,7 +47,7 @@ def physical(wanted: Plan, kind: str) -> dict[str, Any]:
         raise BackupError("pgBackRest reported success, but the repository has no new set", seen=newest.label)
     point = f"provision-{plan.compact()}"
     found = figures.take(wanted.url(), point)
-    with connect(wanted.url("postgres"), application="provision backup", catalogue_only=True) as connection:
+    with connect_pinned(wanted.url("postgres"), application="provision backup") as connection:
         connection.execute("SELECT pg_switch_wal()")
     known = plan.evidence("backup-figures").get("sets", {})
     known[newest.label] = {"taken": plan.stamp(), "system": after.systems[newest.database], **found}
@@ -77,7 +77,7 @@ def prepare(wanted: Plan, take_over: str = "") -> dict[str, Any]:
     except BackupError:
         known = None
     changed = False
-    with connect(wanted.url("postgres"), application="provision backup", catalogue_only=True) as connection:
+    with connect_pinned(wanted.url("postgres"), application="provision backup") as connection:
         row = connection.execute(
             "SELECT current_setting('archive_mode'), current_setting('archive_command'),"
             " (SELECT system_identifier FROM pg_control_system()),"

@@ -14,7 +14,7 @@ from provision.backup.tool import as_postgres
 from provision.checks import certificates, drift, files, hardening, host, pooler, reach, schema, units
 from provision.checks.finding import Finding, Severity
 from provision.checks.place import Place, examine
-from provision.database import connect
+from provision.database import connect_pinned
 from provision.errors import DatabaseError
 
 HOST_CHECKS = (*units.CHECKS, *files.CHECKS, *host.CHECKS)
@@ -56,9 +56,7 @@ def look_at(place: Place) -> Report:
 def look_from_afar(url: str, about: str) -> Report:
     """Look at a database behind a URL, or say why it cannot be reached."""
     try:
-        with connect(
-            url, application="provision doctor", statement_timeout_ms=30_000, catalogue_only=True
-        ) as connection:
+        with connect_pinned(url, application="provision doctor", statement_timeout_ms=30_000) as connection:
             found = hardening.examine(connection, SQL_CHECKS)
     except DatabaseError as error:
         found = [reach.explain(error.seen, url)]

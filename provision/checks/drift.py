@@ -17,7 +17,7 @@ from provision import lookup
 from provision.access import Access, Role
 from provision.checks.finding import Finding, Severity, psql
 from provision.checks.place import Place, ask
-from provision.database import Connection, connect
+from provision.database import Connection, connect_pinned
 from provision.errors import ProvisionError
 from provision.migrate import status
 from provision.migrate.settings import Settings
@@ -154,6 +154,4 @@ def other_databases(place: Place, connection: Connection) -> list[str]:
 
 def open_as_superuser(place: Place, database: str = "") -> Connection:
     """Open a session over the socket."""
-    return connect(
-        place.url(database), application="provision doctor", statement_timeout_ms=30_000, catalogue_only=True
-    )
+    return connect_pinned(place.url(database), application="provision doctor", statement_timeout_ms=30_000)

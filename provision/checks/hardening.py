@@ -143,7 +143,7 @@ CHECKS = (
         "SELECT format('role %s has no %s', r.rolname, w) FROM pg_roles r, unnest(ARRAY['statement_timeout',"
         " 'lock_timeout', 'idle_in_transaction_session_timeout']) w WHERE r.rolname ~ '_(app|readonly)$'"
         " AND r.rolcanlogin AND NOT EXISTS (SELECT FROM pg_db_role_setting s, unnest(s.setconfig) e"
-        " WHERE s.setrole = r.oid AND s.setdatabase = 0 AND e LIKE w || '=%' AND e !~ '=0[a-z]*$')",
+        " WHERE s.setrole = r.oid AND s.setdatabase = 0 AND e LIKE w || '=%' AND e !~ '=0+ *[a-z]*$')",
         "time-outs for the application and the read-only role", "a forgotten transaction stops VACUUM and migrations",
         f"{SITE} --tags database", dev=True,
     ),

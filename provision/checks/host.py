@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Iterator
 from datetime import UTC, date, datetime
@@ -17,6 +18,9 @@ from provision.maintain import plan as maintenance
 
 PACKAGES = ("postgresql-{major}", "postgresql-client-{major}", "postgresql-{major}-pgvector", "postgresql-common",
             "python3-psycopg", "pgbackrest", "pgbouncer")  # fmt: skip
+KERNEL = Path("/etc/sysctl.d/60-provision-postgresql.conf")
+RESERVED = r"^vm\.nr_hugepages *= *([1-9]\d*)"
+TAKEN = r"^HugetlbPages:\s+(\d+) kB"
 FULL, NEARLY_FULL = 5, 12  # percent that is free: the server stops at none, and a large sort wants some
 WATCH_S = 1800  # the watch looks every five minutes
 ROOM = "/var/lib/postgresql", "/var/log", "/var/lib/provision", "/var/backups/provision", "/var/lib/pgbackrest", "/tmp"  # noqa: S108
@@ -53,6 +57,19 @@ def kernel(place: Place) -> Iterator[Row]:
                 if now != wanted.split():
                     fix = f"/usr/lib/systemd/systemd-sysctl {path}"
                     yield f"{name} is {' '.join(now)}, {path} says {wanted}", fix
+
+
+def huge_pages(place: Place) -> Iterator[Row]:
+    """Say when the server runs without the huge pages that were reserved for it: it starts all the same, in silence."""
+    reserved = re.search(RESERVED, KERNEL.read_text(), re.M) if KERNEL.exists() else None
+    try:
+        server = (place.data / "postmaster.pid").read_text().split()[0]
+        taken = re.search(TAKEN, Path("/proc", server, "status").read_text(), re.M)
+    except FileNotFoundError:
+        return  # it does not run, which another check says
+    if reserved and taken and not int(taken[1]):
+        words = f"the server has none of the {reserved[1]} huge pages that are reserved for it"
+        yield words, f"/usr/lib/systemd/systemd-sysctl {KERNEL} && systemctl restart {place.unit}, which ends sessions"
 
 
 def packages(place: Place) -> Iterator[Row]:
@@ -175,6 +192,8 @@ CHECKS = (
               "a full disk stops the server, and a restart needs room for WAL", disks),
     HostCheck("kernel", "host", Severity.WARNING, "the kernel's settings as they were placed",
               "memory is used otherwise than it was computed", kernel, safe=True),
+    HostCheck("huge-pages", "host", Severity.WARNING, "shared buffers in the pages that were reserved for them",
+              "the reserved memory is lost to everybody, and reads are slower", huge_pages),
     HostCheck("packages", "host", Severity.WARNING, "the packages that were proved",
               "what was proved is not what runs", packages),
     HostCheck("advisories", "versions", Severity.WARNING, "versions without known defects, or accepted by name",

@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 import click
 
@@ -35,6 +38,24 @@ def command() -> None:
 def _only_looks(option: str) -> bool:
     name = option.partition("=")[0]
     return bool(re.match(r"-[vDbKkJ]*C", option)) or (len(name) > 3 and any(each.startswith(name) for each in LOOKS))
+
+
+def _need_hosts(playbook: list[str]) -> None:
+    # ansible-playbook ends well where it finds no host; of what the first play means, there must be one.
+    listed = subprocess.run([*playbook, "--list-hosts"], capture_output=True, text=True, check=False)  # noqa: S603
+    found = re.search(r"hosts \((\d+)\)", listed.stdout)
+    if listed.returncode or not found or found[1] == "0":
+        raise UsageError(
+            "no database host would get the new password",
+            seen=listed.stderr.strip() or "no host of the group database",
+            allowed="an inventory, and a --limit if any, that name at least one host of the group database",
+            run=f"ansible-playbook {shlex.join(playbook[1:])} --list-hosts",
+        )
+
+
+def _stopped(number: int, frame: object) -> NoReturn:
+    del frame
+    raise SystemExit(128 + number)  # so that the vault is put back
 
 
 def _vault(inventory: Path, password_file: Path | None):  # type: ignore[no-untyped-def]
@@ -94,13 +115,15 @@ def rotate(inventory: Path, role: str, password_file: Path | None, playbook_opti
             seen=" ".join(looks),
             run=f"ansible-playbook site.yml -i {inventory} --tags database,pgbouncer --check, without rotate",
         )
-    vault = _vault(inventory, password_file)
-    before = exchange(vault, role)
     # Beside this very command: the environment need not be activated.
     program = shutil.which("ansible-playbook", path=str(Path(sys.executable).parent)) or "ansible-playbook"
     words = [program, "site.yml", "-i", str(inventory), "--tags", "database,pgbouncer", *playbook_options]
+    _need_hosts(words)
+    vault = _vault(inventory, password_file)
+    before = exchange(vault, role)
     words += ["--vault-password-file", str(password_file)] if password_file else ["--ask-vault-pass"]
     done = False
+    signal.signal(signal.SIGTERM, _stopped)
     try:
         done = subprocess.run(words, check=False).returncode == 0  # noqa: S603 - the user's own command line
     finally:

@@ -15,7 +15,7 @@ from typing import Any
 
 from provision import record
 from provision.backup import plan as evidence
-from provision.database import connect
+from provision.database import connect_pinned
 from provision.errors import HostError, ProvisionError
 from provision.metrics import backup, certificates, database, pooler
 from provision.metrics.exposition import Metric, render
@@ -69,9 +69,7 @@ def _database(known: dict[str, Any]) -> list[Metric]:
         f"host={server['socket_directory']} port={server['port']} dbname={where['name']} user={where['owner']}_backup"
         " options='-c default_transaction_read_only=on -c row_security=off'"
     )
-    with connect(
-        url, application=APPLICATION, statement_timeout_ms=STATEMENT_TIMEOUT_MS, catalogue_only=True
-    ) as session:
+    with connect_pinned(url, application=APPLICATION, statement_timeout_ms=STATEMENT_TIMEOUT_MS) as session:
         return database.metrics(session, _promised())
 
 

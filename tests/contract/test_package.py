@@ -43,6 +43,13 @@ def test_only_what_asks_the_server_knows_psycopg(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_privileged_sessions_are_pinned_to_the_catalogue(path: Path) -> None:
+    if path.relative_to(PACKAGE).parts[0] in {"access.py", "backup", "checks", "metrics"}:
+        names = {name.id for name in ast.walk(ast.parse(path.read_text())) if isinstance(name, ast.Name)}
+        assert "connect" not in names, "connect_pinned: these run as the superuser or read all"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_library_does_not_know_the_command_line(path: Path) -> None:
     if path.relative_to(PACKAGE).parts[0] != "cli":
         names = imports(path, everywhere=True)

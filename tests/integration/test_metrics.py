@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import psycopg
 import pytest
 
-from provision.database import connect
+from provision.database import connect_pinned
 from provision.errors import DatabaseError
 from provision.metrics import database
 from tests.clusters import Cluster
@@ -27,7 +27,7 @@ def name(cluster: Cluster, migrated: str) -> Iterator[str]:
 
 def told(cluster: Cluster, name: str, promised: dict[str, int] | None = None) -> dict[str, dict[str, float]]:
     """Samples by metric and by the value of their only label ("" without one)."""
-    with connect(cluster.url(name, ROLE), application="test", catalogue_only=True) as session:
+    with connect_pinned(cluster.url(name, ROLE), application="test") as session:
         found = database.metrics(session, promised)
     return {each.name: {"".join(labels.values()): value for labels, value in each.samples} for each in found}
 

@@ -66,6 +66,16 @@ def sql(host: Host, statement: str, port: int = 5432, database: str = "minion") 
     return answer.stdout.strip()
 
 
+def archived(host: Host, segment: str) -> None:
+    """Wait until the server has said of a WAL segment that it is archived, or given up."""
+    told = f"SELECT last_archived_wal >= '{segment}' FROM pg_stat_archiver"
+    for _ in range(100):
+        if sql(host, told) == "t":
+            return
+        time.sleep(0.5)
+    pytest.fail(f"{segment} was not archived within 50 s")
+
+
 def agents(host: Host, port: int = 5432, database: str = "minion") -> list[str]:
     return sql(host, "SELECT name FROM agents ORDER BY name", port, database).split()
 
@@ -324,12 +334,7 @@ def test_lost_data_directory_comes_back_but_for_what_archive_timeout_allows(site
     written = sql(site.one, last)
     # Nothing switches the segment but the timeout.
     sql(site.one, "ALTER SYSTEM SET archive_timeout = 2; SELECT pg_reload_conf()")
-    archived = f"SELECT last_archived_wal >= '{written}' FROM pg_stat_archiver"
-    for _ in range(60):
-        if sql(site.one, archived) == "t":
-            break
-        time.sleep(0.5)
-    assert sql(site.one, archived) == "t"
+    archived(site.one, written)
     sql(site.one, "ALTER SYSTEM RESET archive_timeout; SELECT pg_reload_conf()")
     sql(site.one, "INSERT INTO agents (name) VALUES ('a-moment-old')")
     # Power fails, and the disk is gone.

@@ -16,6 +16,7 @@ from tests.system.test_backup import (
     REPOSITORY,
     Site,
     agents,
+    archived,
     awake,
     evidence,
     moment,
@@ -448,12 +449,7 @@ def test_wal_that_was_given_up_at_the_queue_s_limit_is_an_alarm_until_the_next_f
             given = sql(
                 site.one, "CREATE TABLE noise (n int); DROP TABLE noise; SELECT pg_walfile_name(pg_switch_wal())"
             )
-        told = f"SELECT last_archived_wal >= '{given}' FROM pg_stat_archiver"
-        for _ in range(100):
-            if sql(site.one, told) == "t":
-                break
-            time.sleep(0.5)
-        assert sql(site.one, told) == "t"
+        archived(site.one, given)
     finally:
         site.peer.run(f"mv {keys}.away {keys}")
         site.one.run(f"cp -a /root/configuration {configuration}")

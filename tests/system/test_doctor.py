@@ -311,6 +311,22 @@ def test_a_stopped_server_is_said_so_and_fix_starts_it(production: Production) -
         host.run("systemctl start postgresql@17-main")
 
 
+def test_a_planted_link_is_named_and_what_it_leads_to_stays_as_it_was(production: Production) -> None:
+    host, file, log = production.database, f"{CONF}/pg_ident.conf", "/var/log/postgresql/planted.log"
+    modes = "stat -c '%U:%G %a' /etc/shadow /etc/passwd"
+    before = host.run(modes).stdout
+    planted = host.run(
+        f"runuser -u postgres -- sh -c 'mv {file} {file}.away && ln -s /etc/shadow {file} && ln -s /etc/passwd {log}'"
+    )
+    assert planted.returncode == 0, planted.stderr
+    try:
+        said = host.run("provision doctor --fix")
+        assert f"{file} is a link of postgres to /etc/shadow" in said.stdout
+        assert (said.returncode, host.run(modes).stdout) == (3, before)
+    finally:
+        host.run(f"mv {file}.away {file}; rm {log}")
+
+
 def test_a_watch_that_has_not_looked_yet_is_named_once_it_should_have(production: Production) -> None:
     host, plan, seen = production.database, "/etc/provision/backup.json", "/var/lib/provision/backup.json"
     host.run(f"systemctl stop provision-backup-watch.timer; mv {seen} {seen}.away; touch {plan}")

@@ -103,3 +103,16 @@ def test_refuses_to_exchange_a_password_by_a_run_that_changes_nothing(inventory:
     assert isinstance(done.exception, UsageError)
     assert done.exception.seen == option
     assert (inventory / FILE).read_bytes() == before
+
+
+@pytest.mark.parametrize("options", [(), ("--limit", "db9")])
+def test_refuses_to_exchange_a_password_that_no_host_would_get(inventory: Path, options: tuple[str, ...]) -> None:
+    initialise(Vault(inventory, "x"))
+    before = (inventory / FILE).read_bytes()
+    (inventory / "key").write_text("x")
+    words = ["secrets", "rotate", str(inventory), "minion_app", "--vault-password-file", str(inventory / "key")]
+    done = CliRunner().invoke(root, [*words, "--", *options])
+    assert isinstance(done.exception, UsageError)
+    assert done.exception.what == "no database host would get the new password"
+    assert "--list-hosts" in done.exception.run
+    assert (inventory / FILE).read_bytes() == before
