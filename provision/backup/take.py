@@ -28,7 +28,8 @@ def physical(wanted: Plan, kind: str) -> dict[str, Any]:
     begun = time.time()
     # By label, not by time: clocks jump.
     before = {each.label for each in tool.info(wanted.stanza).sets}
-    done = tool.program(wanted.stanza, f"--type={kind}", "backup", quiet=True)
+    # Nothing expires before the new set is known to be sound: damaged pages would push the last whole set out.
+    done = tool.program(wanted.stanza, f"--type={kind}", "--no-expire-auto", "backup", quiet=True)
     if done.returncode == LOCKED:
         raise BackupError("another backup of this host runs", seen=tool.reason(done), run="provision backup status")
     if done.returncode != 0:
@@ -45,6 +46,13 @@ def physical(wanted: Plan, kind: str) -> dict[str, Any]:
     newest = after.sets[-1]
     if newest.label in before:
         raise BackupError("pgBackRest reported success, but the repository has no new set", seen=newest.label)
+    if newest.damaged:
+        raise BackupError(
+            "the backup holds pages whose checksum is wrong: the data directory itself is damaged",
+            where=newest.label,
+            allowed="older sets, none of which expires until a sound one is taken",
+            run="docs/the-repository-is-damaged.md",
+        )
     point = f"provision-{plan.compact()}"
     found = figures.take(wanted.url(), point)
     with connect_pinned(wanted.url("postgres"), application="provision backup") as connection:
@@ -52,11 +60,7 @@ def physical(wanted: Plan, kind: str) -> dict[str, Any]:
     known = plan.evidence("backup-figures").get("sets", {})
     known[newest.label] = {"taken": plan.stamp(), "system": after.systems[newest.database], **found}
     plan.keep("backup-figures", {"sets": dict(sorted(known.items())[-FIGURES_KEPT:])})
-    if newest.damaged:
-        raise BackupError(
-            "the backup holds pages whose checksum is wrong: the data directory itself is damaged",
-            where=newest.label, run="pg_amcheck --all; docs/the-repository-is-damaged.md",
-        )  # fmt: skip
+    tool.program(wanted.stanza, "expire")
     return {
         **asdict(newest),
         "seconds": round(time.time() - begun, 1),

@@ -158,7 +158,7 @@ def choose(target: Target, windows: list[Window], now: float, label: str = "", t
     Without a `timeline` the newest is meant: what an earlier restore has left is reached only by naming its timeline.
 
     An xid or a name cannot be placed in time before it has been replayed: they begin at the oldest set that is allowed,
-    unless a set is named.
+    unless a set is named. A set that holds damaged pages is chosen only by its name: WAL mends no page of it.
     """
     allowed = "; ".join(map(str, windows)) or "nothing: no set has all its WAL"
     fitting = [each for each in windows if label in ("", each.set.label)]
@@ -183,4 +183,12 @@ def choose(target: Target, windows: list[Window], now: float, label: str = "", t
         raise UsageError(
             "this target cannot be reached", seen=str(target), allowed=allowed, run="provision backup status"
         )
-    return fitting[0] if target.kind in ("xid", "name") and not label else fitting[-1]
+    sound = [each for each in fitting if label or not each.set.damaged]
+    if not sound:
+        raise UsageError(
+            "only sets with damaged pages reach this target",
+            seen=", ".join(each.set.label for each in fitting),
+            allowed="one of them by its name, to save what can be read",
+            run="docs/the-repository-is-damaged.md",
+        )
+    return sound[0] if target.kind in ("xid", "name") and not label else sound[-1]

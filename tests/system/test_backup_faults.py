@@ -287,6 +287,42 @@ def test_flipped_byte_in_the_repository_fails_verify_and_drill(site: Site) -> No
     assert site.one.run("ls -d /var/lib/postgresql/provision-drill").returncode != 0
 
 
+def test_damaged_page_of_the_server_is_named_and_pushes_no_sound_set_out(site: Site) -> None:
+    sql(site.one, "CREATE TABLE torn AS SELECT n, repeat('x', 100) AS t FROM generate_series(1, 2000) n; CHECKPOINT")
+    assert site.one.run("provision backup take --type diff").returncode == 0
+    sound = labels(site)
+    sql(site.one, "INSERT INTO torn VALUES (2001, 'behind the sound set'); CHECKPOINT")
+    page = "/var/lib/postgresql/17/main/" + sql(site.one, "SELECT pg_relation_filepath('torn')")
+    flip = f"printf XXXX | dd of={page} bs=1 seek=$((3 * 8192 + 5000)) conv=notrunc status=none"
+    assert site.one.run(f"{flip}; systemctl restart postgresql@17-main").returncode == 0
+    try:
+        # As many as would push out every sound one.
+        for _ in range(2):
+            taken = site.one.run("provision backup take --type full")
+            assert taken.returncode == 1
+            assert "the backup holds pages whose checksum is wrong" in taken.stderr
+        assert set(sound) < set(labels(site))
+        status = site.one.run("provision backup status")
+        assert (status.returncode, f"set {labels(site)[-1]} holds damaged pages" in status.stdout) == (3, True)
+        # Where a page was damaged before, it still is.
+        assert site.one.run("provision backup take --type incr").returncode == 1
+        # What the runbook says.
+        seen = site.one.run("runuser -u postgres -- pg_amcheck --all --install-missing")
+        assert seen.returncode == 2, seen.stdout + seen.stderr
+        assert "invalid page in block 3 of relation" in seen.stdout + seen.stderr
+        done = restore(site.one, "--beside 5499 --json")
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout)["set"] == sound[-1]
+        assert sql(site.one, "SELECT count(*) FROM torn", 5499) == "2001"
+        for label in labels(site)[len(sound) :]:
+            removed = site.one.run(f"runuser -u postgres -- pgbackrest --stanza=prod1 --set={label} expire")
+            assert removed.returncode == 0, removed.stdout
+        assert labels(site) == sound
+    finally:
+        site.one.run("pg_dropcluster --stop 17 restored5499")
+        sql(site.one, "DROP TABLE torn; DROP EXTENSION IF EXISTS amcheck")
+
+
 def test_missing_wal_segment_is_named_and_the_end_behind_it_is_refused(site: Site) -> None:
     sql(site.one, "INSERT INTO agents (name) VALUES ('before-the-gap')")
     reachable = moment(site.one)

@@ -81,6 +81,15 @@ def at(seconds: int) -> targets.Target:
     return targets.Target("time", "", float(seconds))
 
 
+def test_a_set_with_damaged_pages_is_chosen_only_by_its_name() -> None:
+    one, other = windows()
+    torn = replace(other, set=replace(other.set, damaged=True))
+    assert choose(parse("latest"), [one, torn], 9999).set is FULL
+    assert choose(parse("latest"), [one, torn], 9999, LATER.label) is torn
+    with pytest.raises(UsageError, match="only sets with damaged pages reach this target"):
+        choose(parse("latest"), [torn], 9999)
+
+
 def test_newest_set_that_ended_before_the_moment_is_chosen() -> None:
     assert choose(at(1500), windows(), 9999).set is FULL
     assert choose(at(2100), windows(), 9999).set is LATER
