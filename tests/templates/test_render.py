@@ -21,7 +21,7 @@ TEMPLATES = sorted((ROOT / "templates").glob("*/*.j2"))
 
 
 @pytest.fixture(scope="module", params=["dev", "prod"])
-def rendered(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+def rendered(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, str]]:
     profile: str = request.param
     target = tmp_path_factory.mktemp(profile)
     defaults = tmp_path_factory.mktemp("defaults") / "defaults.yml"
@@ -45,15 +45,15 @@ def rendered(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     }
     done = subprocess.run([*command, "-e", json.dumps(wishes)], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    return profile, target
+    return profile, json.loads((target / "rendered.json").read_text())
 
 
 @pytest.mark.parametrize("template", TEMPLATES, ids=lambda path: f"{path.parent.name}-{path.stem}")
-def test_template_renders_as_approved(rendered: tuple[str, Path], template: Path) -> None:
-    profile, target = rendered
+def test_template_renders_as_approved(rendered: tuple[str, dict[str, str]], template: Path) -> None:
+    profile, texts = rendered
     name = f"{template.parent.name}-{template.stem}"
     approved = GOLDEN / profile / name
-    text = (target / name).read_text()
+    text = texts[str(template)]
     if os.environ.get("PROVISION_APPROVE"):
         approved.parent.mkdir(parents=True, exist_ok=True)
         approved.write_text(text)
