@@ -297,7 +297,8 @@ class Load:
 def load(production: Production, folder: Path, *options: str) -> Iterator[Load]:
     """Run pgbench through the pooler, as an application elsewhere does, round after round in a `with` block."""
     script = folder / "script.sql"
-    script.write_text("SELECT count(*) FROM agents;\n")
+    # Slow and at a given rate: statements are under way at every moment, and the machine is not busy with nothing else.
+    script.write_text("SELECT count(*), pg_sleep(0.02) FROM agents;\n")
     names = {"dbname": "PGDATABASE", "connect_timeout": "PGCONNECT_TIMEOUT"}
     given = {names.get(key, f"PG{key.upper()}"): str(value) for key, value in words(production, "minion_app").items()}
     command = [program(), "-n", "-T", "15", "-f", str(script), *options]
@@ -344,8 +345,8 @@ def test_500_clients_lose_nothing_while_the_server_restarts_and_its_certificate_
     other.mkdir()
     # 500 that stay, with prepared statements, and four that log in anew for each transaction.
     with (
-        load(production, tmp_path, "-c", str(CLIENTS), "-j", "2", "-M", "prepared") as staying,
-        load(production, other, "-c", "4", "-C") as coming,
+        load(production, tmp_path, "-c", str(CLIENTS), "-j", "2", "-M", "prepared", "-R", "800") as staying,
+        load(production, other, "-c", "4", "-C", "-R", "20") as coming,
     ):
         eventually(production)
         wish = json.dumps(
