@@ -42,7 +42,8 @@ setup: .venv/.ready ## Set up the tools alone, in .venv
 
 .PHONY: down
 down: ## Remove the hosts of `make up` with every trace: containers, network, image, keys, .venv
-	@if [ -x $(BIN)/provision ]; then provision sandbox down --all; fi
+	@if [ -x $(BIN)/provision ]; then provision sandbox down --all; \
+	elif [ -d .provision/sandbox ]; then echo 'there is no .venv, and without it the hosts cannot be removed: make setup, then make down' >&2; exit 1; fi
 	rm -rf .venv .provision provision.egg-info
 
 .PHONY: psql
@@ -69,7 +70,7 @@ migrate-down: .venv/.ready ## Roll back the last migration, with the data that i
 LANES := -n 3 --dist loadscope --no-loadscope-reorder
 
 .PHONY: test
-test: test-setup lint ## Run every test (about 23 minutes on 2 cores)
+test: test-setup lint ## Run every test (about 22 minutes on 2 cores)
 	$(call stage,run the tests,$(BIN)/pytest $(LANES))
 
 .PHONY: test-fast

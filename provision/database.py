@@ -73,7 +73,7 @@ def _open(url: str, application: str, autocommit: bool) -> Connection:
             "cannot connect to PostgreSQL",
             where=describe(url),
             # libpq quotes what it cannot parse, and that may be the password.
-            seen="percent-encode signs such as % @ / ? in it" if _unreadable(url) else str(error).strip(),
+            seen="percent-encode signs such as % @ / ? in it" if unreadable(url) else str(error).strip(),
             allowed="a libpq URL (postgresql://user@host:port/database) or the PG* environment variables",
             run="pg_isready with that host and port; on the host: systemctl status 'postgresql@*'",
         ) from None
@@ -87,7 +87,8 @@ def _limited(connection: Connection, statement_timeout_ms: int | None, lock_time
     return connection
 
 
-def _unreadable(url: str) -> bool:
+def unreadable(url: str) -> bool:
+    """Say whether libpq cannot read a URL; what it would say of it may quote the password."""
     try:
         conninfo_to_dict(url)
     except psycopg.Error:
@@ -97,7 +98,7 @@ def _unreadable(url: str) -> bool:
 
 def describe(url: str) -> str:
     """Say where a URL leads (user, host, port, database) without its password."""
-    if _unreadable(url):
+    if unreadable(url):
         return "a URL that libpq cannot read"
     parameters = conninfo_to_dict(url)
     shown = [f"{key}={parameters[key]}" for key in ("host", "port", "dbname", "user") if parameters.get(key)]

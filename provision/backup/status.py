@@ -62,6 +62,7 @@ def _repository(wanted: Plan, seen: dict[str, Any], alarms: list[str]) -> Catalo
         "sets": sets,
         "age_h": None if age is None else round(age, 2),
         "window": str(newest) if newest else "nothing can be restored",
+        "windows": [str(each) for each in windows],
         "gap": newest.gap.name if newest and newest.gap else "",
         "broken": catalogue.broken,
         "last_wal": newest.reached.name if newest else "",

@@ -14,7 +14,7 @@ from provision.backup.tool import as_postgres
 from provision.checks import certificates, drift, files, hardening, host, pooler, reach, schema, units
 from provision.checks.finding import Finding, Severity
 from provision.checks.place import Place, examine
-from provision.database import connect_pinned
+from provision.database import connect_pinned, unreadable
 from provision.errors import DatabaseError
 
 HOST_CHECKS = (*units.CHECKS, *files.CHECKS, *host.CHECKS)
@@ -59,6 +59,8 @@ def look_from_afar(url: str, about: str) -> Report:
         with connect_pinned(url, application="provision doctor", statement_timeout_ms=30_000) as connection:
             found = hardening.examine(connection, SQL_CHECKS)
     except DatabaseError as error:
+        if unreadable(url):
+            raise
         found = [reach.explain(error.seen, url)]
     found += certificates.examine() + pooler.examine()  # of this machine, if it is a host of ours
     count = len(SQL_CHECKS) + len(certificates.CHECKS) + len(pooler.CHECKS) + 1

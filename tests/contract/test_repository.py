@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -91,3 +93,11 @@ def test_constraints_pin_every_package_by_version_alone() -> None:
     lines = [line for line in text("constraints.txt").splitlines() if line and not line.startswith("#")]
     assert lines
     assert [line for line in lines if not re.fullmatch(r"[A-Za-z0-9._-]+==[\w.+!]+", line)] == []
+
+
+@pytest.mark.parametrize("playbook", ["site.yml", "backup.yml", "drill.yml", "restore.yml"])
+def test_an_inventory_that_is_not_there_is_no_success(playbook: str) -> None:
+    command = [Path(sys.executable).with_name("ansible-playbook"), playbook, "-i", "inventories/nope"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert "inventories/nope" in done.stderr

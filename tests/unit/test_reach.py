@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from provision.checks.doctor import look_from_afar
 from provision.checks.reach import explain
+from provision.errors import DatabaseError
 
 URL = "host=192.0.2.9 port=5432 dbname=minion user=minion_app"
 
@@ -72,3 +74,11 @@ def test_says_which_other_port_answers(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("provision.checks.reach.PORTS", (other.getsockname()[1],))
         found = explain("connection failed: Connection refused", "host=127.0.0.1 port=1 dbname=minion")
         assert f"use port {other.getsockname()[1]}" in found.fix
+
+
+@pytest.mark.parametrize("url", ["nonsense", "postgresql://minion:s%cret@db1/minion"])
+def test_a_url_that_cannot_be_read_is_said_so_and_not_quoted(url: str) -> None:
+    with pytest.raises(DatabaseError) as error:
+        look_from_afar(url, "db1")
+    assert error.value.where == "a URL that libpq cannot read"
+    assert "cret" not in str(error.value)
