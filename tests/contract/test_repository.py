@@ -97,7 +97,7 @@ def test_constraints_pin_every_package_by_version_alone() -> None:
 
 @pytest.mark.parametrize("playbook", ["site.yml", "backup.yml", "drill.yml", "restore.yml"])
 def test_an_inventory_that_is_not_there_is_no_success(playbook: str) -> None:
-    command = [Path(sys.executable).with_name("ansible-playbook"), playbook, "-i", "inventories/nope"]
+    command = [str(Path(sys.executable).with_name("ansible-playbook")), playbook, "-i", "inventories/nope"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode != 0
     assert "inventories/nope" in done.stderr
