@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import re
 import statistics
-import subprocess
 import sys
 import time
-from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
-BIN = Path(sys.executable).parent
+from benchmarks.hosts import BIN, run
+
 PACKAGES = ("postgresql-17", "postgresql-client-17", "postgresql-17-pgvector", "python3-psycopg", "python3-click")
 INSTALL = (
     "export DEBIAN_FRONTEND=noninteractive; apt-get -q update && "
@@ -23,14 +21,6 @@ INSTALL = (
 )
 ROUNDS = 3
 HOSTS = ("bench-bare", "bench-site")
-
-
-def run(*words: str) -> str:
-    """Run a command in the repository and give what it printed; its failure ends the benchmark."""
-    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise SystemExit(f"{' '.join(words)}\n{done.stdout}{done.stderr}")
-    return done.stdout
 
 
 def timed(*words: str) -> tuple[float, str]:

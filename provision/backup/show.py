@@ -51,7 +51,7 @@ def status(seen: dict[str, Any]) -> list[str]:
             f"  {row['label']:<34} {moment(row['stop'])}  {size(row['size']):>9}  {size(row['repository_size']):>9}"
         )
     if "window" in seen:
-        lines += [f"reachable: {each}" for each in seen.get("windows") or [seen["window"]]]
+        lines += [f"reachable: {each}" for each in seen["windows"] or [seen["window"]]]
     if "wal" in seen:
         lines.append(f"WAL: last archived {seen['wal'].get('last_archived')}, {seen['wal']['waiting_mb']} MB wait")
     drill = seen.get("drill") or {}
