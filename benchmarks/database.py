@@ -23,10 +23,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from provision import database
-from provision.bench import place
-from provision.bench.pgbench import Pgbench
-from provision.bench.run import Sizes, build, recall, stages
 from provision.compatibility import PARALLEL_BUILD
+from provision.controller.bench import place
+from provision.controller.bench.pgbench import Pgbench
+from provision.controller.bench.run import Sizes, build, recall, stages
 from provision.tuning import Host, tune
 from provision.tuning.detect import detect
 from tests.clusters import Cluster, free_port, install

@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from provision.secrets import new_password
-from provision.vault import Vault
+from provision.controller.vault import Vault
+from provision.plan.secrets import new_password
 
 ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent

@@ -25,7 +25,7 @@ from typing import Any
 import yaml
 
 from provision import compatibility
-from provision.host.image import RELEASES
+from provision.controller.image import RELEASES
 from tests.sandboxes import Host, Hosts
 from tests.system.playbooks import ROOT, Run, play
 from tests.system.production import Production

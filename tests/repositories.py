@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from provision.bundle.repository import Key, publish
+from provision.controller.bundle.repository import Key, publish
 
 LONG_AGO = ("--faked-system-time", "20200101T000000")
 SUFFIX = "+pgdg"

@@ -14,8 +14,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from provision.host.containers import Container
-from provision.host.sandbox import Sandbox
+from provision.controller.containers import Container
+from provision.controller.sandbox import Sandbox
 
 PROGRAM = Path(sys.executable).with_name("provision")
 Answer = subprocess.CompletedProcess[str]

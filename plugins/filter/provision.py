@@ -16,11 +16,12 @@ from typing import Any
 import yaml
 from ansible.errors import AnsibleFilterError
 
-from provision import archive, compatibility, hba, packages, secrets, tuning, vault
-from provision.bundle import verify
-from provision.checks import preflight
+from provision import compatibility, tuning
+from provision.controller import archive, local, packages, vault
+from provision.controller.bundle import verify
 from provision.errors import ProvisionError
-from provision.host import local
+from provision.plan import hba, secrets
+from provision.plan import validate as preflight
 from provision.tuning import pools, vector
 
 LATER = "made by the run\n"  # in a plan, instead of a certificate that nobody has issued yet
@@ -28,7 +29,7 @@ LATER_KEY = "a key\n"  # another text, for what stands for a key is masked where
 
 
 def provision_preflight(host: dict[str, Any], wanted: dict[str, Any]) -> dict[str, Any]:
-    """Judge a probed host; see provision.checks.preflight.judge."""
+    """Judge a probed host; see provision.plan.validate.judge."""
     return asdict(preflight.judge(host, wanted, datetime.datetime.now(datetime.UTC).date()))
 
 
@@ -39,7 +40,7 @@ def provision_access_rules(
     certificate_logins: list[dict[str, Any]],
     extra: list[dict[str, Any]],
 ) -> list[str]:
-    """Give the lines of pg_hba.conf; see provision.hba.rules."""
+    """Give the lines of pg_hba.conf; see provision.plan.hba.rules."""
     found = hba.rules(
         tls=tls, networks=networks, socket_logins=socket_logins, certificate_logins=certificate_logins, extra=extra
     )
@@ -84,7 +85,7 @@ def provision_plain_vaults(sources: list[str]) -> list[str]:
 
 
 def provision_archive(package: str, folder: str) -> str:
-    """Pack the package for hosts; see provision.archive.pack."""
+    """Pack the package for hosts; see provision.controller.archive.pack."""
     return str(archive.pack(Path(package), Path(folder)))
 
 
@@ -104,12 +105,12 @@ def provision_pgdg_packages(major: int, codename: str) -> list[str]:
 
 
 def provision_package_source(said: str, change: dict[str, str]) -> str:
-    """Say why apt cannot read a package source; see provision.packages.source."""
+    """Say why apt cannot read a package source; see provision.controller.packages.source."""
     return packages.source(said, change)
 
 
 def provision_packages_failure(result: dict[str, Any]) -> str:
-    """Say why apt could not install; see provision.packages.failure."""
+    """Say why apt could not install; see provision.controller.packages.failure."""
     return packages.failure("\n".join(str(result.get(part, "")) for part in ("msg", "stderr", "stdout")))
 
 
@@ -194,7 +195,7 @@ def provision_passwords(credentials: dict[str, Any], roles: dict[str, Any]) -> d
 
 
 def provision_local_release(project: str) -> dict[str, Any]:
-    """Tell what the controller's own release has of PostgreSQL and pgvector; see provision.host.local.release."""
+    """Tell what the controller's own release has of PostgreSQL and pgvector; see provision.controller.local.release."""
     try:
         return local.release(Path(project))
     except ProvisionError as error:

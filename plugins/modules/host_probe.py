@@ -2,7 +2,7 @@
 """Look at a host, read-only: what it is, what holds its ports and package locks, which clusters it has.
 
 One look for everything that preflight judges, so that a run costs one round trip for it. Uses the standard library
-alone, because a bare host has nothing else. Judges nothing: that is provision.checks.preflight, on the controller.
+alone, because a bare host has nothing else. Judges nothing: that is provision.plan.validate, on the controller.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from ansible.module_utils.provision_detect import detect
 DOCUMENTATION = r"""
 module: host_probe
 short_description: Tell what a host is and what already lives on it
-description: Reads only. See C(provision.checks.preflight) for what is made of it.
+description: Reads only. See C(provision.plan.validate) for what is made of it.
 options:
   ports:
     description: TCP ports whose holder is to be named.

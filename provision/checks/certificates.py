@@ -9,10 +9,10 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from provision import record
 from provision.checks.certificate import Certificate, Leaf, days_left, due, judge, look
 from provision.checks.finding import Finding, Severity
 from provision.errors import HostError
+from provision.plan import record
 
 CHECKS = ("certificate", "certificate-age")
 RENEW = "ansible-playbook site.yml -i inventories/prod --tags tls (docs/the-certificate-expired.md)"

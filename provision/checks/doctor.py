@@ -9,13 +9,13 @@ import socket
 import subprocess
 from dataclasses import dataclass
 
-from provision import record
-from provision.backup.tool import as_postgres
 from provision.checks import certificates, drift, files, hardening, host, pooler, reach, schema, units
 from provision.checks.finding import Finding, Severity
 from provision.checks.place import Place, examine
 from provision.database import connect_pinned, unreadable
 from provision.errors import DatabaseError
+from provision.host.backup.tool import as_postgres
+from provision.plan import record
 
 HOST_CHECKS = (*units.CHECKS, *files.CHECKS, *host.CHECKS)
 SQL_CHECKS = (*hardening.CHECKS, *schema.CHECKS)

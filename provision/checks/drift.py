@@ -1,7 +1,7 @@
 """What differs between this host's record and its server: login roles, privileges, migrations, the running binary.
 
 Asks the superuser's session, changes nothing: roles and privileges are compared by the same code that makes them
-(provision.access), as a plan whose statements are the cure.
+(provision.host.access), as a plan whose statements are the cure.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from typing import Any
 
 from psycopg import sql
 
-from provision import lookup
-from provision.access import Access, Role
 from provision.checks.finding import Finding, Severity, psql
 from provision.checks.place import Place, ask
 from provision.database import Connection, connect_pinned
 from provision.errors import ProvisionError
-from provision.migrate import status
-from provision.migrate.settings import Settings
+from provision.host import lookup
+from provision.host.access import Access, Role
+from provision.host.migrate import status
+from provision.host.migrate.settings import Settings
 
 MIGRATIONS = Path("/usr/local/share/provision/migrations")
 

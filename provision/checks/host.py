@@ -9,12 +9,13 @@ from collections.abc import Iterator
 from datetime import UTC, date, datetime
 from pathlib import Path
 
-from provision import compatibility, record
-from provision.backup import plan as backup
+from provision import compatibility
 from provision.checks.finding import Severity
 from provision.checks.place import HostCheck, Place, Row, ask
 from provision.errors import HostError
-from provision.maintain import plan as maintenance
+from provision.host.backup import plan as backup
+from provision.host.maintain import plan as maintenance
+from provision.plan import record
 
 PACKAGES = ("postgresql-{major}", "postgresql-client-{major}", "postgresql-{major}-pgvector", "postgresql-common",
             "python3-psycopg", "pgbackrest", "pgbouncer")  # fmt: skip

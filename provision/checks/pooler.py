@@ -11,11 +11,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from provision import compatibility, lookup, record
+from provision import compatibility
 from provision.checks.finding import Finding, Severity
 from provision.errors import ProvisionError
-from provision.pooler import configuration, console
-from provision.pooler.take import CONFIGURATION
+from provision.host import lookup
+from provision.host.pooler import configuration, console
+from provision.host.pooler.take import CONFIGURATION
+from provision.plan import record
 
 SITE = "ansible-playbook site.yml -i inventories/prod --tags pgbouncer"
 

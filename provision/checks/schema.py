@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from provision.checks.finding import Severity
 from provision.checks.hardening import SITE, Check
-from provision.checks.use import EXTENSIONS as WANTED
-from provision.checks.use import TABLES
+from provision.host.verify import EXTENSIONS as WANTED
+from provision.host.verify import TABLES
 
 HNSW = "CREATE INDEX CONCURRENTLY memories_embedding_idx ON memories USING hnsw (embedding vector_cosine_ops)"
 # A table, for a view of that name would run its functions as whoever asks: here that is the superuser.

@@ -19,12 +19,12 @@ import click
 
 from provision.cli._database import database_option
 from provision.errors import ConfirmationError, ProvisionError
-from provision.migrate import report
-from provision.migrate.files import Problem
-from provision.migrate.narrate import Narrator
-from provision.migrate.report import printable
-from provision.migrate.settings import LOCK_TIMEOUT_S, WAIT_S, Settings, from_url, seconds
-from provision.migrate.steps import Step
+from provision.host.migrate import report
+from provision.host.migrate.files import Problem
+from provision.host.migrate.narrate import Narrator
+from provision.host.migrate.report import printable
+from provision.host.migrate.settings import LOCK_TIMEOUT_S, WAIT_S, Settings, from_url, seconds
+from provision.host.migrate.steps import Step
 
 T = TypeVar("T")
 

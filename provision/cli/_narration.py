@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import click
 
-from provision.host.narration import Narration
+from provision.controller.narration import Narration
 
 
 class Stderr(Narration):

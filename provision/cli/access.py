@@ -7,7 +7,7 @@ import sys
 
 import click
 
-from provision.access import converge
+from provision.host.access import converge
 
 
 @click.command("access")

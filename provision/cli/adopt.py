@@ -24,10 +24,10 @@ def command(call: Call, owner: str, extensions: tuple[str, ...]) -> None:
     The superuser's URL is needed. A schema that is equal to no version is refused, with the difference; rows are not
     touched. A second call changes nothing.
     """
-    from provision.access import own
-    from provision.migrate.narrate import Narrator
-    from provision.migrate.recognise import recognise
-    from provision.migrate.runner import Runner
+    from provision.host.access import own
+    from provision.host.migrate.narrate import Narrator
+    from provision.host.migrate.recognise import recognise
+    from provision.host.migrate.runner import Runner
 
     found = recognise(call.settings, extensions, lambda settings: Runner(settings, Narrator(), lambda: call.signal))
     changes = []

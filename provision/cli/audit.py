@@ -23,7 +23,7 @@ def command(
 
     Exit 3 when something is to be done on any host; one that cannot be reached is a finding.
     """
-    from provision.host import audit, fleet, show
+    from provision.controller import audit, fleet, show
 
     vault = ["--vault-password-file", vault_password_file] if vault_password_file else []
     targets = fleet.read(inventories, limit, vault)

@@ -7,8 +7,8 @@ from typing import Any
 
 import click
 
-from provision.backup import drill as drills
-from provision.backup import dump, plan, show, status, take, tool
+from provision.host.backup import drill as drills
+from provision.host.backup import dump, plan, show, status, take, tool
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 

@@ -37,8 +37,8 @@ def command(
     from rich.console import Console
     from rich.progress import Progress, TaskID
 
-    from provision.bench import Sizes, bench
-    from provision.bench.report import write
+    from provision.controller.bench import Sizes, bench
+    from provision.controller.bench.report import write
 
     tasks: dict[str, TaskID] = {}
     with Progress(console=Console(stderr=True)) as bars:

@@ -34,7 +34,7 @@ def command(
     from gevent import monkey  # type: ignore[import-untyped]
 
     monkey.patch_all()  # pyinfra waits for many hosts at once only if sockets are gevent's
-    from provision.host import bootstrap
+    from provision.controller import bootstrap
 
     key = key or min(Path("~/.ssh").expanduser().glob("id_*.pub"), default=Path("~/.ssh/id_ed25519.pub").expanduser())
     public_key = bootstrap.read_public_key(key)

@@ -10,7 +10,7 @@ import click
 from provision.cli._narration import Stderr
 
 if TYPE_CHECKING:
-    from provision.bundle.contents import Bundle
+    from provision.controller.bundle.contents import Bundle
 
 FILE = click.Path(dir_okay=False, path_type=Path)
 THERE = click.Path(dir_okay=False, exists=True, path_type=Path)
@@ -74,9 +74,9 @@ def make(
     as_json: bool,
 ) -> None:
     """Write the bundle PATH from this machine's Debian mirror, and print the variables that use it."""
-    from provision.bundle.make import Repository, Wish
-    from provision.bundle.make import make as make_bundle
-    from provision.host import image
+    from provision.controller import image
+    from provision.controller.bundle.make import Repository, Wish
+    from provision.controller.bundle.make import make as make_bundle
 
     extra = None
     if repository_uri:
@@ -94,6 +94,6 @@ def make(
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def verify(path: Path, fingerprint: str, as_json: bool) -> None:
     """Say whether the bundle PATH is whole and signed, and what it was made for."""
-    from provision.bundle.verify import verified
+    from provision.controller.bundle.verify import verified
 
     _show(verified(path, fingerprint), as_json)

@@ -7,7 +7,8 @@ from datetime import UTC, datetime
 
 import click
 
-from provision import logs, record
+from provision.host import logs
+from provision.plan import record
 
 CUT = 300  # characters of a line: a statement may carry a vector of 20 kB
 

@@ -6,8 +6,8 @@ import json
 
 import click
 
-from provision.backup import tool
-from provision.maintain import plan, run
+from provision.host.backup import tool
+from provision.host.maintain import plan, run
 
 
 @click.command("maintain")

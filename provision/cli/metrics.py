@@ -7,9 +7,9 @@ from pathlib import Path
 
 import click
 
-from provision.backup import tool
-from provision.metrics.collect import collect
-from provision.metrics.exposition import write
+from provision.host.backup import tool
+from provision.host.metrics.collect import collect
+from provision.host.metrics.exposition import write
 
 
 @click.command("metrics")

@@ -12,17 +12,17 @@ import click
 
 from provision.cli._migrate import Call, destroys, options, without_backup
 from provision.errors import UsageError
-from provision.migrate import drift
-from provision.migrate import report as shown
-from provision.migrate.create import create as create_files
-from provision.migrate.files import LARGEST_VERSION, NONE
-from provision.migrate.plan import make as make_plan
-from provision.migrate.plan import text as plan_text
-from provision.migrate.plan import values as plan_values
-from provision.migrate.runner import Report, Runner
-from provision.migrate.settings import from_url
-from provision.migrate.status import look
-from provision.migrate.status import version as read_version
+from provision.host.migrate import drift
+from provision.host.migrate import report as shown
+from provision.host.migrate.create import create as create_files
+from provision.host.migrate.files import LARGEST_VERSION, NONE
+from provision.host.migrate.plan import make as make_plan
+from provision.host.migrate.plan import text as plan_text
+from provision.host.migrate.plan import values as plan_values
+from provision.host.migrate.runner import Report, Runner
+from provision.host.migrate.settings import from_url
+from provision.host.migrate.status import look
+from provision.host.migrate.status import version as read_version
 
 
 @click.group("migrate")
@@ -127,7 +127,7 @@ def create(call: Call, name: str) -> None:
 @options
 def verify(call: Call, scratch_url: str, extensions: tuple[str, ...]) -> None:
     """Run all migrations up, down and up again on a scratch database; exit 1 where the schemas differ."""
-    from provision.migrate.verify import verify as verify_files
+    from provision.host.migrate.verify import verify as verify_files
 
     call.narrator.quiet = True
     found = verify_files(

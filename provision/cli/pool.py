@@ -9,8 +9,8 @@ from pathlib import Path
 
 import click
 
-from provision.pooler import console, login, rehearsal
-from provision.pooler import take as taking
+from provision.host.pooler import console, login, rehearsal
+from provision.host.pooler import take as taking
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 

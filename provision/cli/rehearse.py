@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from provision.checks.rehearsal import rehearse
+from provision.host.rehearsal import rehearse
 
 
 @click.command("rehearse")

@@ -8,8 +8,8 @@ from typing import Any
 
 import click
 
-from provision.backup import load, plan, restore, show, tool
 from provision.errors import HostError
+from provision.host.backup import load, plan, restore, show, tool
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 

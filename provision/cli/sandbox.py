@@ -11,8 +11,8 @@ import click
 from provision.cli._narration import Stderr
 
 if TYPE_CHECKING:
-    from provision.host.containers import Container
-    from provision.host.sandbox import Sandbox
+    from provision.controller.containers import Container
+    from provision.controller.sandbox import Sandbox
 
 
 DIRECTORY = click.Path(exists=True, file_okay=False, path_type=Path)
@@ -27,8 +27,8 @@ def command(context: click.Context, project: Path) -> None:
 
 
 def _sandbox(context: click.Context) -> "Sandbox":
-    from provision.host.machine import Machine
-    from provision.host.sandbox import Sandbox
+    from provision.controller.machine import Machine
+    from provision.controller.sandbox import Sandbox
 
     assert isinstance(context.obj, Path)  # noqa: S101 - set by the group
     return Sandbox(context.obj, Machine(Stderr()))

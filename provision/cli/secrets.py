@@ -59,7 +59,7 @@ def _stopped(number: int, frame: object) -> NoReturn:
 
 
 def _vault(inventory: Path, password_file: Path | None):  # type: ignore[no-untyped-def]
-    from provision.vault import KEYRING, Vault
+    from provision.controller.vault import KEYRING, Vault
 
     if password_file:
         return Vault(inventory, password_file.read_text().strip())
@@ -78,7 +78,7 @@ def _vault(inventory: Path, password_file: Path | None):  # type: ignore[no-unty
 @password_option
 def init(inventory: Path, password_file: Path | None) -> None:
     """Make every secret that is missing; what is there stays."""
-    from provision.vault import initialise
+    from provision.controller.vault import initialise
 
     made = initialise(_vault(inventory, password_file))
     click.echo("\n".join(f"made {name}" for name in made) or "no change")
@@ -90,7 +90,7 @@ def init(inventory: Path, password_file: Path | None) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def check(inventory: Path, password_file: Path | None, as_json: bool) -> None:
     """Judge the vault: encrypted, complete, long, not published, not repeated. Exit 3 when it is not fit for prod."""
-    from provision.vault import check as judge
+    from provision.controller.vault import check as judge
 
     judge(_vault(inventory, password_file))
     click.echo(json.dumps({"findings": []}) if as_json else "fit for production")
@@ -106,7 +106,7 @@ def rotate(inventory: Path, role: str, password_file: Path | None, playbook_opti
 
     Further options after -- go to ansible-playbook. When it fails the vault is as it was.
     """
-    from provision.vault import rotate as exchange
+    from provision.controller.vault import rotate as exchange
 
     looks = [option for option in playbook_options if _only_looks(option)]
     if looks:

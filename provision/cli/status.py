@@ -7,7 +7,7 @@ import socket
 
 import click
 
-from provision import summary
+from provision.host import status as summary
 
 
 @click.command("status")

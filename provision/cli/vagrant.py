@@ -39,7 +39,7 @@ def prepare(
     public_key: Path,
 ) -> None:
     """Make the image (containers only), the inventory of MACHINES and the secrets (prod only); print JSON."""
-    from provision.host import vagrant
+    from provision.controller import vagrant
 
     wanted = vagrant.Wanted(provider, profile, os_name, memory, cpus, machines, public_key, repository, driver, box)
     click.echo(json.dumps(vagrant.values(vagrant.prepare(Path(), wanted, Stderr()))))

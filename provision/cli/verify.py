@@ -9,11 +9,11 @@ from dataclasses import asdict
 import click
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from provision import record
 from provision.checks import host
-from provision.checks.use import prove
 from provision.cli._database import database_option
 from provision.database import connect, describe, require_pooler
+from provision.host.verify import prove
+from provision.plan import record
 
 
 @click.command("verify")

@@ -1,1 +1,1 @@
-"""What pyinfra does before and after Ansible: make machines that Ansible can reach, and look at the fleet."""
+"""Runs on database hosts: imports psycopg, click and the standard library only."""

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from jinja2 import Environment, nodes
 
-from provision.bundle.contents import PACKAGES, PGVECTOR, packages
+from provision.controller.bundle.contents import PACKAGES, PGVECTOR, packages
 from tests.contract.repository import ROOT, Role, roles
 
 MAJOR = re.compile(r"\{\{ \w+_version \}\}")
@@ -71,7 +71,7 @@ def test_bundle_has_what_the_role_installs(role: Role) -> None:
     if role.name == "preflight":  # what Ansible needs of a host before any role runs
         assert declared == {"python3", "python3-apt", "sudo"}
         return
-    assert named(role) == declared, "change provision/bundle/contents.py"
+    assert named(role) == declared, "change provision/controller/bundle/contents.py"
 
 
 def test_the_reading_of_roles_finds_what_is_known_to_be_there() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from provision.archive import CONTROLLER
+from provision.controller.archive import CONTROLLER
 from tests.contract.repository import ROOT
 
 PACKAGE = ROOT / "provision"
@@ -37,14 +37,14 @@ def test_module_imports_on_a_bare_host(path: Path) -> None:
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_only_what_asks_the_server_knows_psycopg(path: Path) -> None:
-    allowed = {"database.py", "access.py", "lookup.py", "pooler", "migrate", "maintain", "checks", "cli"}
+    allowed = ("database.py", "host", "checks", "cli")
     if path.relative_to(PACKAGE).parts[0] not in allowed:
         assert not any(name.partition(".")[0] == "psycopg" for name in imports(path, everywhere=True))
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_privileged_sessions_are_pinned_to_the_catalogue(path: Path) -> None:
-    if path.relative_to(PACKAGE).parts[0] in {"access.py", "backup", "checks", "metrics"}:
+    if path.relative_to(PACKAGE).as_posix().startswith(("host/access", "host/backup", "host/metrics", "checks")):
         names = {name.id for name in ast.walk(ast.parse(path.read_text())) if isinstance(name, ast.Name)}
         assert "connect" not in names, "connect_pinned: these run as the superuser or read all"
 
@@ -56,13 +56,36 @@ def test_library_does_not_know_the_command_line(path: Path) -> None:
         assert not any(name.startswith(("provision.cli", "click", "tests", "benchmarks")) for name in names)
 
 
+LAYERS = {
+    "errors": set(),
+    "compatibility": {"errors"},
+    "distributions": {"errors", "compatibility"},
+    "system": {"errors"},
+    "database": {"errors", "system"},
+    "tuning": {"errors", "compatibility", "distributions", "system"},
+    "plan": {"errors", "compatibility", "distributions", "system", "tuning"},
+    "host": {"errors", "compatibility", "distributions", "system", "tuning", "plan", "database"},
+    "checks": {"errors", "compatibility", "distributions", "system", "tuning", "plan", "database", "host"},
+}
+"""Which parts of the package a part may import, beside itself; controller/ and cli/ may import all of them."""
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_point_one_way(path: Path) -> None:
+    part = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    if part in LAYERS:
+        named = {name.split(".")[1] for name in imports(path, everywhere=True) if name.startswith("provision.")}
+        parts = {name for name in named if (PACKAGE / name).exists() or (PACKAGE / f"{name}.py").exists()}
+        assert parts <= LAYERS[part] | {part}
+
+
 def test_errors_import_nothing() -> None:
     assert imports(PACKAGE / "errors.py", everywhere=True) == set()
 
 
 @pytest.mark.parametrize("name", ["files", "sql", "steps"])
 def test_pure_parts_of_migrate_do_no_io(name: str) -> None:
-    path = PACKAGE / "migrate" / f"{name}.py"
+    path = PACKAGE / "host" / "migrate" / f"{name}.py"
     assert not {"psycopg", "os", "subprocess", "provision.database"} & imports(path, everywhere=True)
 
 

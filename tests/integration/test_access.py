@@ -8,11 +8,11 @@ from typing import Any
 import psycopg
 import pytest
 
-from provision import lookup
-from provision.access import converge
 from provision.checks.doctor import look_from_afar
 from provision.errors import DatabaseError, UsageError
-from provision.secrets import new_password, new_salt, scram_verifier
+from provision.host import lookup
+from provision.host.access import converge
+from provision.plan.secrets import new_password, new_salt, scram_verifier
 from tests.clusters import Cluster
 
 NAMES = ("keeper", "keeper_app", "keeper_readonly", "keeper_backup", "keeper_monitor", "keeper_pooler", "gone")

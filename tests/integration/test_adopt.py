@@ -5,11 +5,11 @@ from __future__ import annotations
 import psycopg
 import pytest
 
-from provision.access import own
 from provision.errors import DatabaseError, MigrationError
-from provision.migrate.recognise import Recognised, recognise
-from provision.migrate.runner import Runner
-from provision.migrate.settings import Settings
+from provision.host.access import own
+from provision.host.migrate.recognise import Recognised, recognise
+from provision.host.migrate.runner import Runner
+from provision.host.migrate.settings import Settings
 from tests.clusters import Cluster
 from tests.integration.conftest import MIGRATIONS
 

@@ -7,10 +7,10 @@ import threading
 import psycopg
 import pytest
 
-from provision.backup import dump, figures, load
-from provision.backup.tool import BackupError
 from provision.database import connect
 from provision.errors import DatabaseError
+from provision.host.backup import dump, figures, load
+from provision.host.backup.tool import BackupError
 from tests.clusters import Cluster
 
 ODD = """

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from provision.bundle import make, verify
-from provision.bundle.contents import KEY, MANIFEST, SIGNATURE, Bundle
-from provision.bundle.repository import Key
+from provision.controller.bundle import make, verify
+from provision.controller.bundle.contents import KEY, MANIFEST, SIGNATURE, Bundle
+from provision.controller.bundle.repository import Key
 from provision.errors import HostError
 from tests.sandboxes import provision
 

@@ -14,9 +14,9 @@ import pytest
 
 from provision.database import connect, try_locks
 from provision.errors import DatabaseError
-from provision.maintain import indexes, run
-from provision.maintain.plan import Plan
-from provision.migrate.ledger import Ledger
+from provision.host.maintain import indexes, run
+from provision.host.maintain.plan import Plan
+from provision.host.migrate.ledger import Ledger
 from tests.clusters import Cluster
 from tests.integration.rows import AGENT, Session, count, rows
 
@@ -164,7 +164,7 @@ def test_rows_that_somebody_holds_are_left_for_the_next_run(schema: Session, pla
 def test_a_row_that_cannot_be_had_fails_the_run_and_names_the_table(
     schema: Session, plan: Plan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("provision.maintain.batches.PATIENCE", 2)
+    monkeypatch.setattr("provision.host.maintain.batches.PATIENCE", 2)
     fill(schema, 4, 2)
     schema.execute(b"INSERT INTO feedback (agent_id, activity_id) SELECT agent_id, id FROM activities")
     with psycopg.connect(plan.url) as holder:

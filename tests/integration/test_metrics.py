@@ -9,7 +9,7 @@ import pytest
 
 from provision.database import connect_pinned
 from provision.errors import DatabaseError
-from provision.metrics import database
+from provision.host.metrics import database
 from tests.clusters import Cluster
 from tests.integration.conftest import copy_of
 

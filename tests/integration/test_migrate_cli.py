@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 
 from provision.errors import UsageError
-from provision.migrate import locks
-from provision.migrate.runner import Runner
-from provision.migrate.settings import Settings
+from provision.host.migrate import locks
+from provision.host.migrate.runner import Runner
+from provision.host.migrate.settings import Settings
 from tests.integration.migrations import NOTHING, Project, project, shared_database
 
 __all__ = ["project", "shared_database"]  # fixtures

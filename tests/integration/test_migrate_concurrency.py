@@ -11,7 +11,7 @@ from collections.abc import Callable
 import psycopg
 import pytest
 
-from provision.migrate.ledger import lock_keys
+from provision.host.migrate.ledger import lock_keys
 from tests.integration.migrations import NOTHING, Project, project, shared_database
 
 __all__ = ["project", "shared_database"]  # fixtures

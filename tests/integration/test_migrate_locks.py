@@ -5,7 +5,7 @@ from __future__ import annotations
 import psycopg
 import pytest
 
-from provision.migrate.locks import MODES, judge
+from provision.host.migrate.locks import MODES, judge
 from tests.clusters import Cluster
 from tests.integration.migrations import shared_database
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import yaml
 
-from provision.vault import Vault, initialise
+from provision.controller.vault import Vault, initialise
 
 ROOT = Path(__file__).parents[2]
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import yaml
 
-from provision.secrets import new_password
-from provision.vault import Vault
+from provision.controller.vault import Vault
+from provision.plan.secrets import new_password
 from tests.sandboxes import Host, Hosts, provision
 from tests.system.playbooks import ROOT, Run, play
 

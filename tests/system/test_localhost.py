@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from provision.host import containers
-from provision.host.containers import spec_of
-from provision.host.sandbox import Sandbox
+from provision.controller import containers
+from provision.controller.containers import spec_of
+from provision.controller.sandbox import Sandbox
 from tests.system import checkouts
 from tests.system.playbooks import Run
 

@@ -21,8 +21,8 @@ from typing import Any
 import psycopg
 import pytest
 
-from provision.bench.pgbench import program
-from provision.secrets import new_password
+from provision.controller.bench.pgbench import program
+from provision.plan.secrets import new_password
 from tests.sandboxes import provision
 from tests.system.production import Production
 

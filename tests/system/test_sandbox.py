@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from provision.controller import image, mirror
+from provision.controller.machine import Machine
 from provision.errors import HostError
-from provision.host import image, mirror
-from provision.host.machine import Machine
 from tests.sandboxes import PROGRAM, Host, Hosts
 
 SENT = "from the other side"

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from provision.checks.adoption import refusals
+from provision.plan.adoption import refusals
 
 CLUSTER: dict[str, Any] = {
     "major": "17", "name": "main", "port": "5432", "data_directory": "/var/lib/postgresql/17/main",

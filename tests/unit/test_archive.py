@@ -4,7 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from provision import __version__, archive
+from provision import __version__
+from provision.controller import archive
 from tests.contract.repository import ROOT
 
 
@@ -29,5 +30,4 @@ def test_archive_runs_and_knows_its_commands(tmp_path: Path) -> None:
 
 def test_archive_leaves_out_what_a_host_cannot_import(tmp_path: Path) -> None:
     packed = archive.pack(ROOT / "provision", tmp_path)
-    assert b"provision/host/" not in packed.read_bytes()
-    assert b"provision/bench/" not in packed.read_bytes()
+    assert b"provision/controller/" not in packed.read_bytes()

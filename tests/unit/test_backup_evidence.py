@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from provision.backup import dump, journal, plan, status
-from provision.backup.plan import Plan
 from provision.errors import HostError
+from provision.host.backup import dump, journal, plan, status
+from provision.host.backup.plan import Plan
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from provision.backup.recovery import STUCK_S, _Progress
+from provision.host.backup.recovery import STUCK_S, _Progress
 
 
 @pytest.mark.parametrize(

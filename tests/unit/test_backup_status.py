@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from provision.backup import tool
-from provision.backup.status import damage, filling, old
+from provision.host.backup import tool
+from provision.host.backup.status import damage, filling, old
 
 DAY = 86400
 MB, GB = 2**20, 2**30

@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from provision.backup import targets, wal
-from provision.backup.targets import Window, choose, parse
-from provision.backup.tool import Archive, Set
 from provision.errors import UsageError
+from provision.host.backup import targets, wal
+from provision.host.backup.targets import Window, choose, parse
+from provision.host.backup.tool import Archive, Set
 
 FULL = Set("20261101-013000F", "full", 1000, 1100, "0/3000028", "0/3000120", "000000010000000000000003",
            "000000010000000000000003", 1, 1, "", False, 1)  # fmt: skip

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from provision.backup import wal
 from provision.errors import UsageError
+from provision.host.backup import wal
 
 
 def segments(*names: str) -> list[wal.Segment]:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from provision.controller.bootstrap import check_admin, read_public_key
 from provision.errors import UsageError
-from provision.host.bootstrap import check_admin, read_public_key
 
 
 @pytest.fixture

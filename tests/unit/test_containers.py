@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import yaml
 
+from provision.controller import containers, image, inventory
+from provision.controller.containers import Container, Spec
+from provision.controller.mirror import Mirror
+from provision.controller.sandbox import url
 from provision.errors import HostError, UsageError
-from provision.host import containers, image, inventory
-from provision.host.containers import Container, Spec
-from provision.host.mirror import Mirror
-from provision.host.sandbox import url
 
 RECORD: dict[str, Any] = {
     "Name": "provision-0a1b2c3d-db1",

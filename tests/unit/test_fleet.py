@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from provision.controller import fleet
+from provision.controller.audit import Doctor, Left
 from provision.errors import UsageError
-from provision.host import fleet
-from provision.host.audit import Doctor, Left
 
 INVENTORY = """
 all:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from provision.hba import problems, rules
+from provision.plan.hba import problems, rules
 
 SOCKET = [{"role": "minion", "database": "minion"}]
 POOLER = [{"role": "minion_pooler", "from": ["127.0.0.1/32", "::1/128"]}]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from provision.host.local import release
+from provision.controller.local import release
 
 
 @pytest.mark.parametrize(

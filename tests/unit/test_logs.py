@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from provision import logs
 from provision.errors import HostError, UsageError
+from provision.host import logs
 
 NOW = datetime(2026, 11, 24, 14, 0, tzinfo=UTC)
 LOG = """\

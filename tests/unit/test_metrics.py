@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from provision.backup.drill import KILLED
 from provision.errors import HostError, UsageError
-from provision.metrics import backup, certificates, pooler
-from provision.metrics.exposition import Metric, render, single, write
+from provision.host.backup.drill import KILLED
+from provision.host.metrics import backup, certificates, pooler
+from provision.host.metrics.exposition import Metric, render, single, write
 
 PLAN = {"physical": True, "age_limit_h": 26, "drill_age_limit_h": 50, "queue_max_mb": 100}
 FULL = {"label": "A", "kind": "full", "stop": 1000, "repository_size": 70, "damaged": False}

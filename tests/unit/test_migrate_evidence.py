@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from provision.migrate.evidence import doubt
+from provision.host.migrate.evidence import doubt
 
 NOW = datetime.datetime(2026, 11, 24, 12, 0, tzinfo=datetime.UTC)
 

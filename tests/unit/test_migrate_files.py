@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from provision.migrate.files import Content, File, Inspector, Severity, arrange, parse
+from provision.host.migrate.files import Content, File, Inspector, Severity, arrange, parse
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from provision.migrate import sql
+from provision.host.migrate import sql
 
 WHOLE = [
     "SELECT 1",

@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from provision.errors import MigrationError, UsageError
-from provision.migrate import steps
-from provision.migrate.files import NONE, Catalogue, arrange
-from provision.migrate.ledger import lock_keys
-from provision.migrate.settings import Settings, from_url, seconds
-from provision.migrate.steps import Route
+from provision.host.migrate import steps
+from provision.host.migrate.files import NONE, Catalogue, arrange
+from provision.host.migrate.ledger import lock_keys
+from provision.host.migrate.settings import Settings, from_url, seconds
+from provision.host.migrate.steps import Route
 
 
 def catalogue(*versions: int) -> Catalogue:

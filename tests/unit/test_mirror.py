@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from provision.controller.mirror import Mirror, Source, choose, parse_options, parse_source_uris
 from provision.errors import HostError
-from provision.host.mirror import Mirror, Source, choose, parse_options, parse_source_uris
 
 OWN = [
     ["http://mirror.example/debian/", "bookworm", "main"],

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from provision import lookup
 from provision.checks.finding import Severity
 from provision.checks.pooler import CHECKS, Seen, judge
+from provision.host import lookup
 
 SETTINGS = {
     "client_tls_sslmode": "require",

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from provision.pooler import configuration
+from provision.host.pooler import configuration
 
 GOLDEN = Path(__file__).parents[1] / "templates/golden"
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from provision import lookup
+from provision.host import lookup
 from provision.tuning.pools import fit, limits
 from tests.contract.repository import ROOT
 

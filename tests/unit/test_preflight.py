@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from provision.checks.preflight import judge
+from provision.plan.validate import judge
 
 TODAY = datetime.date(2026, 10, 1)
 HOST: dict[str, Any] = {

@@ -2,8 +2,8 @@
 
 import pytest
 
-from provision import secrets
 from provision.errors import UsageError
+from provision.plan import secrets
 
 
 def test_verifier_is_the_one_of_the_published_example() -> None:

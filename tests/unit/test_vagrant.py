@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from provision.controller.narration import Narration
+from provision.controller.vagrant import Wanted, containerfile, prepare, write_prod
+from provision.controller.vault import Vault
 from provision.errors import UsageError
-from provision.host.narration import Narration
-from provision.host.vagrant import Wanted, containerfile, prepare, write_prod
-from provision.vault import Vault
 
 
 @pytest.fixture

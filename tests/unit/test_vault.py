@@ -6,8 +6,8 @@ import pytest
 from click.testing import CliRunner
 
 from provision.cli import root
+from provision.controller.vault import FILE, Vault, check, initialise, judge, plain_vaults, rotate
 from provision.errors import DriftError, UsageError
-from provision.vault import FILE, Vault, check, initialise, judge, plain_vaults, rotate
 
 
 @pytest.fixture

@@ -16,8 +16,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from provision.host import image, mirror, vagrant
-from provision.host.bootstrap import read_public_key
+from provision.controller import image, mirror, vagrant
+from provision.controller.bootstrap import read_public_key
 
 DISK_GB = 10  # sparse: only what is written takes room
 PARTITION_START = 2048 * 512  # of the first and only one, in bytes: where every partitioner begins

@@ -13,7 +13,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from provision.host import image
+from provision.controller import image
 from tests.system import checkouts
 from tests.system.test_vagrant import URL, Vagrant, recap
 from tests.vagrant_libvirt.conftest import Libvirt

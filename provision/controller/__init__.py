@@ -1,0 +1,1 @@
+"""Runs on the controller: sandboxes, bootstrap, audit, bundles, vaults. Never packed for hosts."""

@@ -1,0 +1,155 @@
+"""The benchmark from its first check to its last drop: returns numbers, prints nothing.
+
+Does IO on the database, and starts pgbench. A run that is interrupted (Ctrl-C, SIGTERM) drops what it made.
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from types import FrameType
+from typing import Any
+
+from provision import database
+from provision.checks.vector_index import Lost, lost
+from provision.controller.bench import place
+from provision.controller.bench.pgbench import MIXED, SEARCH, Pgbench, Rate
+
+EF_SEARCH = (40, 100, 200)
+NEIGHBOURS = 10
+RECALL_QUERIES = 50
+Progress = Callable[[str, int, int], None]
+"""Called with a stage, what is done of it and the whole."""
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much to measure: pgbench's scale, the number of vectors, seconds of each stage, clients."""
+
+    scale: int = 10
+    vectors: int = 20_000
+    seconds: float = 10
+    clients: int = 8
+    seed: int = 42
+
+
+@dataclass
+class Measured:
+    """Everything that was found: rates by stage, recall by ef_search, and where the index is left."""
+
+    database: str
+    server: str
+    pgvector: str
+    settings: dict[str, str]
+    sizes: Sizes
+    rates: dict[str, Rate] = field(default_factory=dict)
+    build_s: float = 0.0
+    recall: dict[int, float] = field(default_factory=dict)
+    lost: tuple[Lost, ...] = ()
+
+    def as_json(self) -> dict[str, Any]:
+        """Give plain values."""
+        return asdict(self)
+
+
+def bench(url: str, sizes: Sizes, *, confirmed: bool = False, progress: Progress = lambda *_: None) -> Measured:
+    """Measure a database. Raises UsageError where it must not be, HostError and DatabaseError where it cannot."""
+    with database.connect(url, application="provision bench", statement_timeout_ms=0) as connection:
+        real = place.refuse(connection, confirmed=confirmed)
+        measured = _about(connection, sizes)
+        # Both, for a background job of a shell is started with SIGINT ignored.
+        before = {number: signal.signal(number, _interrupted) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            with place.made(connection, real):
+                pgbench = Pgbench(database.environment(url), f"{place.SCHEMA},{real},public", sizes.seed)
+                _measure(connection, pgbench, measured, progress)
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+    return measured
+
+
+def _interrupted(number: int, frame: FrameType | None) -> None:
+    del number, frame
+    raise KeyboardInterrupt
+
+
+def _about(connection: database.Connection, sizes: Sizes) -> Measured:
+    row = connection.execute(
+        "SELECT current_setting('server_version'), (SELECT extversion FROM pg_extension WHERE extname = 'vector')"
+    ).fetchone()
+    changed = connection.execute(
+        "SELECT name, current_setting(name) FROM pg_settings"
+        " WHERE source NOT IN ('default', 'client', 'session', 'override') AND name !~ 'password|command|conninfo'"
+        " ORDER BY name"
+    ).fetchall()
+    assert row is not None  # noqa: S101 - a SELECT without FROM gives one row
+    settings = {str(name): str(value) for name, value in changed}
+    return Measured(database.describe_connection(connection), str(row[0]), str(row[1]), settings, sizes)
+
+
+def _measure(connection: database.Connection, pgbench: Pgbench, found: Measured, progress: Progress) -> None:
+    sizes = found.sizes
+    progress("fill pgbench's tables", 0, 1)
+    pgbench.initialise(sizes.scale)
+    progress("fill pgbench's tables", 1, 1)
+    builds = place.fill(
+        connection, sizes.vectors, sizes.seed, lambda done: progress("load vectors", done, sizes.vectors)
+    )
+    progress("build the HNSW index", 0, 1)
+    found.build_s = build(connection, builds)
+    progress("build the HNSW index", 1, 1)
+    for number, ef_search in enumerate(EF_SEARCH, 1):
+        found.recall[ef_search] = recall(connection, ef_search)
+        progress("recall against exact search", number, len(EF_SEARCH))
+    found.lost = lost(connection, "memories", "embedding", NEIGHBOURS)
+    work = stages(sizes)
+    for number, (name, run) in enumerate(work.items()):
+        progress(name, number, len(work))
+        found.rates[name] = run(pgbench)
+        progress(name, number + 1, len(work))
+
+
+def build(connection: database.Connection, statements: list[str]) -> float:
+    """Build the vector index anew and return the seconds that it took."""
+    started = time.monotonic()
+    for statement in statements:
+        connection.execute(statement.encode())
+    return time.monotonic() - started
+
+
+def recall(connection: database.Connection, ef_search: int) -> float:
+    """Return the share of the true ten nearest that a search by index finds, over the queries' first fifty."""
+    query = (
+        "SELECT m.id FROM memories m ORDER BY m.embedding <=>"
+        f" (SELECT embedding FROM queries WHERE id = %s) LIMIT {NEIGHBOURS}"
+    )
+    hits = 0
+    for number in range(1, RECALL_QUERIES + 1):
+        answers = []
+        for settings in ({"enable_indexscan": "off"}, {"enable_seqscan": "off", "hnsw.ef_search": str(ef_search)}):
+            with connection.transaction():
+                for name, value in settings.items():
+                    connection.execute("SELECT set_config(%s, %s, true)", (name, value))
+                answers.append(set(connection.execute(query.encode(), (number,)).fetchall()))
+        hits += len(answers[0] & answers[1])
+    return hits / (RECALL_QUERIES * NEIGHBOURS)
+
+
+def stages(sizes: Sizes) -> dict[str, Callable[[Pgbench], Rate]]:
+    """Name what pgbench runs, in the order in which it runs."""
+    numbers = {"queries": place.QUERIES, "sessions": place.SESSIONS, "agents": place.AGENTS}
+    mixed = {text.format(**numbers): weight for text, weight in MIXED.items()}
+    search = {SEARCH.format(**numbers): 1}
+
+    def run(*words: str, scripts: dict[str, int] | None = None, **settings: object) -> Callable[[Pgbench], Rate]:
+        return lambda pgbench: pgbench.measure(sizes.seconds, sizes.clients, *words, scripts=scripts, **settings)
+
+    return {
+        "TPC-B": run("--builtin=tpcb-like", "--protocol=prepared"),
+        "read-only": run("--builtin=select-only", "--protocol=prepared"),
+        **{f"search, ef {ef}": run(scripts=search, **{"hnsw.ef_search": ef}) for ef in EF_SEARCH},
+        "mixed agent work": run(scripts=mixed),
+    }

@@ -1,0 +1,74 @@
+"""What a project's sandbox keeps on the controller: key pair, known_hosts and the generated Ansible inventory.
+
+All of it lives in `.provision/sandbox`, is ignored by git and can be made again by `provision sandbox up`.
+"""
+
+import shutil
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from provision.controller.containers import SSH_PORT, Container
+from provision.controller.image import ADMIN
+from provision.controller.machine import run
+from provision.errors import HostError
+
+HEADER = "# Made by `provision sandbox up`. Use: -i inventories/dev -i .provision/sandbox/inventory.yml\n"
+
+
+class Folder:
+    """The files of one project's sandbox."""
+
+    def __init__(self, project: Path) -> None:
+        """Name the files; nothing is written yet."""
+        self.path = project / ".provision" / "sandbox"
+        self.inventory, self.known_hosts = self.path / "inventory.yml", self.path / "known_hosts"
+        self.key, self.public_key = self.path / "id_ed25519", self.path / "id_ed25519.pub"
+
+    def make_key(self, comment: str) -> None:
+        """Make the key pair unless both halves are there."""
+        self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if self.key.exists() and self.public_key.exists():
+            return
+        self.key.unlink(missing_ok=True)
+        answer = run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", comment, "-f", str(self.key)])
+        if answer.returncode:
+            raise HostError("cannot make an SSH key", where=str(self.key), seen=answer.stderr.strip())
+
+    def write(self, hosts: Sequence[Container], host_keys: dict[str, str]) -> None:
+        """Write known_hosts and the inventory, each in one step; `host_keys` is by host name."""
+        lines = [f"{each.spec.address} {host_keys[each.spec.name]}\n" for each in hosts]
+        _replace(self.known_hosts, "".join(lines))
+        _replace(self.inventory, render(hosts, self.key, self.known_hosts))
+
+    def remove(self) -> None:
+        """Remove every file, and `.provision` if nothing else is in it."""
+        shutil.rmtree(self.path, ignore_errors=True)
+        with suppress(OSError):
+            self.path.parent.rmdir()
+
+
+def render(hosts: Sequence[Container], key: Path, known_hosts: Path) -> str:
+    """Return the inventory of hosts by group, as YAML that is merged with `inventories/dev`. Pure."""
+    groups: dict[str, Any] = {}
+    for each in hosts:
+        variables = {
+            "ansible_host": each.spec.address,
+            "ansible_port": SSH_PORT,
+            "ansible_user": ADMIN,
+            "ansible_python_interpreter": "/usr/bin/python3",
+            "ansible_ssh_private_key_file": str(key),
+            "ansible_ssh_common_args": f"-o UserKnownHostsFile='{known_hosts}' -o StrictHostKeyChecking=yes",
+            **each.spec.variables,
+        }
+        groups.setdefault(each.spec.group, {"hosts": {}})["hosts"][each.spec.name] = variables
+    return HEADER + yaml.safe_dump({"all": {"children": groups}}, width=1000)
+
+
+def _replace(path: Path, text: str) -> None:
+    temporary = path.with_name(path.name + ".new")
+    temporary.write_text(text)
+    temporary.replace(path)

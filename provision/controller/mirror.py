@@ -1,0 +1,180 @@
+"""The Debian mirror that this machine itself uses: sandbox hosts are made of it and get it as their own.
+
+Reads only what apt says of its own configuration, so that every format of it, proxies and keys count. Refuses to
+guess a mirror: host names are never written in this repository.
+"""
+
+import re
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from provision.controller.machine import PATH, run
+from provision.errors import HostError
+
+KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
+# Settings of apt that decide whether a mirror is reached and accepted; a host needs the same.
+APT_OPTIONS = re.compile(r'^(Acquire::(?:https?|ftp)::[^ ]*[Pp]roxy[^ ]*|Acquire::Check-(?:Valid-Until|Date)) "(.+)";$')
+DOWNLOAD = (
+    "/usr/lib/apt/apt-helper",
+    "-o",
+    "Acquire::Retries=1",
+    "download-file",
+)  # with the proxies and the CA of this machine's apt
+PGVECTOR_SUITES = ("sid", "trixie")  # the newest first; sid may be missing on a partial mirror
+OVERRIDE = "provision sandbox up --mirror http://HOST/debian"
+
+
+@dataclass(frozen=True)
+class Mirror:
+    """Where packages come from. `security` is empty where the machine has no security archive."""
+
+    archive: str
+    security: str
+    has_updates: bool
+    apt_options: tuple[str, ...]
+
+    def sources(self, codename: str) -> tuple[str, ...]:
+        """Return the one-line apt sources of a release: itself, its updates and its security archive."""
+        lines = [f"deb {self.archive} {codename} main"]
+        if self.has_updates:
+            lines.append(f"deb {self.archive} {codename}-updates main")
+        if self.security:
+            lines.append(f"deb {self.security} {codename}-security main")
+        return tuple(lines)
+
+
+@dataclass(frozen=True)
+class Source:
+    """An upstream tarball that the mirror carries, with the checksum from its signed index."""
+
+    version: str
+    url: str
+    sha256: str
+
+    def variables(self) -> dict[str, str]:
+        """Return the inventory variables of a host that builds pgvector from it."""
+        return {
+            "pgvector_version": self.version,
+            "pgvector_source_url": self.url,
+            "pgvector_source_sha256": self.sha256,
+        }
+
+
+def _ask(*command: str, where: str = "", advice: str = OVERRIDE) -> str:
+    try:
+        answer = run(command, env={"LC_ALL": "C", "PATH": PATH})
+    except FileNotFoundError:
+        raise HostError(
+            f"{command[0]} is missing: this is not a Debian-family machine", allowed="Debian 12 or newer"
+        ) from None
+    if answer.returncode:
+        errors = [line for line in answer.stderr.splitlines() if line.startswith(("E:", "W:", "Err:"))]
+        raise HostError(
+            "the Debian mirror does not answer as it should",
+            where=where,
+            seen="; ".join(errors[:4]) or answer.stderr.strip(),
+            allowed="a mirror that this machine's apt can read",
+            run=advice,
+        )
+    return answer.stdout
+
+
+def find(codename: str, override: str = "") -> Mirror:
+    """Return the mirror of this machine, whose own release is `codename`. Raises HostError if it has none."""
+    options = tuple(f'{name} "{value}"' for name, value in parse_options(_ask("apt-config", "dump")))
+    if override:
+        return Mirror(override.rstrip("/"), "", has_updates=False, apt_options=options)
+    layout = "$(REPO_URI) $(RELEASE) $(COMPONENT)"
+    targets = _ask("apt-get", "indextargets", "--format", layout, "Created-By: Packages")
+    return choose([line.split(" ") for line in targets.splitlines()], codename, options)
+
+
+def choose(targets: Sequence[Sequence[str]], codename: str, options: tuple[str, ...] = ()) -> Mirror:
+    """Pick the Debian archive among (uri, release, component) rows: the one that also has updates, if any does.
+
+    A vendor's repository may be named after the release as well, but has no `-updates` beside it.
+    """
+    main = [(uri.rstrip("/"), release) for uri, release, component in targets if component == "main"]
+    archives = [uri for uri, release in main if release == codename]
+    updates = [uri for uri, release in main if release == f"{codename}-updates"]
+    security = [uri for uri, release in main if release == f"{codename}-security"]
+    archives.sort(key=lambda uri: (uri not in updates, not uri.endswith("debian")))
+    if not archives:
+        raise HostError(
+            "no Debian mirror found in the apt configuration of this machine",
+            where="/etc/apt/sources.list, /etc/apt/sources.list.d",
+            seen=", ".join(sorted({f"{uri} {release}" for uri, release in main})) or "no sources at all",
+            allowed=f"a source of {codename} with the component main",
+            run=OVERRIDE,
+        )
+    return Mirror(archives[0], security[0] if security else "", archives[0] in updates, options)
+
+
+def parse_options(dump: str) -> list[tuple[str, str]]:
+    """Return (name, value) of the settings in `apt-config dump` that a host needs to reach the mirror."""
+    found = (APT_OPTIONS.match(line) for line in dump.splitlines())
+    return [(match[1], match[2]) for match in found if match]
+
+
+def require_release(mirror: Mirror, codename: str) -> None:
+    """Raise HostError that names the URL unless the mirror carries a release."""
+    _require(f"{mirror.archive}/dists/{codename}/InRelease")
+
+
+def _require(url: str, *checksum: str) -> None:
+    """Raise HostError unless a file can be had (with the checksum, TYPE:SUM, if one is given)."""
+    with tempfile.TemporaryDirectory(prefix="provision-") as folder:
+        fetch(url, Path(folder, "file"), *checksum)
+
+
+def fetch(url: str, target: Path, *checksum: str) -> None:
+    """Download a file as this machine's apt would. Raises HostError that names the URL."""
+    _ask(*DOWNLOAD, url, str(target), *checksum, where=url)
+
+
+def pgvector_source(mirror: Mirror) -> Source:
+    """Return the newest upstream tarball of pgvector that the mirror names in a signed index and really serves."""
+    failures = []
+    for suite in PGVECTOR_SUITES:
+        try:
+            source = parse_source_uris(_source_uris(mirror, suite, "pgvector"))
+            _require(source.url, f"SHA256:{source.sha256}")  # an index may name what the pool does not hold
+        except HostError as error:
+            failures.append(error)
+        else:
+            return source
+    raise failures[0]
+
+
+def _source_uris(mirror: Mirror, suite: str, package: str) -> str:
+    signed = f"[signed-by={KEYRING}] " if KEYRING.exists() else ""
+    with tempfile.TemporaryDirectory(prefix="provision-") as folder:
+        Path(folder, "lists/partial").mkdir(parents=True)
+        sources = Path(folder, "sources.list")
+        sources.write_text(f"deb-src {signed}{mirror.archive} {suite} main\n")
+        settings = (
+            "Etc::SourceList=" + str(sources),
+            "Etc::SourceParts=/dev/null",
+            f"State::Lists={folder}/lists",
+            f"Cache={folder}",
+        )
+        options = [word for setting in settings for word in ("-o", f"Dir::{setting}")]
+        if Path(folder).owner() == "root":
+            options += ["-o", "APT::Sandbox::User=root"]  # apt's own user may not enter our folder
+        where = f"{mirror.archive}/dists/{suite}/main/source"
+        _ask("apt-get", *options, "update", "--error-on=any", where=where)
+        return _ask("apt-get", *options, "source", "--print-uris", "--only-source", package, where=where)
+
+
+def parse_source_uris(text: str) -> Source:
+    """Read the upstream tarball out of what `apt-get source --print-uris` prints: 'URL' NAME SIZE SHA256:SUM."""
+    match = re.search(r"^'(\S+)' \w+_([^_\s]+)\.orig\.tar\.\w+ \d+ SHA256:([0-9a-f]{64})$", text, re.MULTILINE)
+    if not match:
+        raise HostError(
+            "the mirror's index names no upstream tarball",
+            seen=text.strip()[-300:],
+            allowed="an .orig.tar with SHA256",
+        )
+    return Source(version=match[2], url=match[1], sha256=match[3])

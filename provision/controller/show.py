@@ -1,0 +1,43 @@
+"""An audit for people: a table for the terminal (rich) and one HTML page that opens without a network (jinja2)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from importlib.resources import files
+from typing import IO
+
+from jinja2 import Environment, StrictUndefined
+from rich.console import Console
+from rich.table import Table
+
+from provision.controller.audit import Seen
+
+COLOURS = {"critical": "red", "warning": "yellow", "accepted": "dim", "unseen": "dim", "ok": "green"}
+
+
+def table(seen: Sequence[Seen], stream: IO[str] | None = None) -> None:
+    """Print a row for each host, then one for each finding with the command that mends it."""
+    console = Console(file=stream, soft_wrap=False)
+    hosts = Table("host", "state", "to mend", "PostgreSQL", "pgvector", "profile", box=None, pad_edge=False)
+    for one in seen:
+        about = [one.about.get(key, "") for key in ("PostgreSQL", "pgvector", "profile")]
+        hosts.add_row(one.name, f"[{COLOURS[one.state]}]{one.state}[/]", str(len(one.counted)), *about)
+    console.print(hosts)
+    for one in seen:
+        for each in one.findings:
+            console.print(f"\n[bold]{one.name}[/] [{COLOURS[each.severity.value]}]{each.severity.value}[/] {each.id}")
+            console.print(f"  {each.seen}\n  why: {each.why}\n  fix: {each.fix}", markup=False, highlight=False)
+
+
+def page(seen: Sequence[Seen], seconds: float, when: str = "") -> str:
+    """Give the report: a section for each host, no script, nothing that is fetched."""
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    template = environment.from_string(files("provision.controller").joinpath("audit.html.j2").read_text())
+    return template.render(
+        hosts=[{"name": one.name, "address": one.address, "state": one.state, "counted": one.counted,
+                "about": {"PostgreSQL": "", "pgvector": "", "profile": "", **one.about}, "findings": one.findings}
+               for one in seen],
+        seconds=seconds, counted=sum(len(one.counted) for one in seen),
+        when=when or datetime.now(UTC).isoformat(timespec="seconds"),
+    )  # fmt: skip

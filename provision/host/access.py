@@ -1,0 +1,440 @@
+"""Make login roles, a database and every privilege in it what is wanted, and say what had to change. Does IO.
+
+One look at the catalogue, then only the statements that are needed: a second run changes nothing, and drift is
+repaired. Works as the superuser over the socket. Refuses to drop a role that owns something. Passwords come as SCRAM
+verifiers, and the session keeps them out of the server's log and out of pg_stat_statements.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import psycopg
+from psycopg import sql
+
+from provision.database import Connection, connect_pinned
+from provision.errors import DatabaseError, UsageError
+from provision.host import lookup
+
+TABLE_PRIVILEGES: Mapping[str, frozenset[str]] = {
+    "write": frozenset({"SELECT", "INSERT", "UPDATE", "DELETE"}),
+    "read": frozenset({"SELECT"}),
+}
+SEQUENCE_PRIVILEGES: Mapping[str, frozenset[str]] = {
+    "write": frozenset({"SELECT", "USAGE"}),
+    "read": frozenset({"SELECT"}),
+}
+GROUPS = {"backup": ("pg_read_all_data",), "monitor": ("pg_monitor",)}
+"""Predefined roles (PostgreSQL 14 and newer) that give what pg_dump and an exporter need, and nothing more."""
+
+KINDS = ("owner", "write", "read", "backup", "monitor", "pooler")
+RUNNERS_TABLES = ("schema_migrations", "schema_migrations_history")
+"""Nobody but the owner writes these, whatever the default privileges say."""
+
+MAINTAINED = ("postgres", "template1")
+"""Where superusers work and what new databases are copied from: every login role may connect, none may create."""
+
+APPLICATION = "provision access"
+UNSEEN = {
+    "log_statement": "none",
+    "log_min_duration_statement": "-1",
+    "log_min_error_statement": "panic",
+    "pg_stat_statements.track": "none",
+    "auto_explain.log_min_duration": "-1",
+}
+
+
+@dataclass(frozen=True)
+class Role:
+    """A login role. `kind` is one of KINDS; `verifier` None leaves it without a password; limits are connections."""
+
+    name: str
+    kind: str
+    verifier: str | None = None
+    connection_limit: int = -1
+    valid_until: str | None = None
+    settings: Mapping[str, str] = field(default_factory=dict)
+    present: bool = True
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> Role:
+        """Read one from JSON. Raises UsageError for a key or a kind that does not exist."""
+        unknown = sorted(set(values) - set(cls.__dataclass_fields__) - {"state"})
+        if unknown or values.get("kind") not in KINDS:
+            raise UsageError(
+                "a login role is described wrongly",
+                where=f"database_roles, role {values.get('name')}",
+                seen=", ".join(unknown) or f"kind {values.get('kind')!r}",
+                allowed=", ".join([*cls.__dataclass_fields__]) if unknown else ", ".join(KINDS),
+            )
+        given = {key: value for key, value in values.items() if key != "state" and value is not None}
+        settings = {str(key): str(value) for key, value in dict(given.pop("settings", {})).items()}
+        return cls(**given, settings=settings, present=values.get("state", "present") == "present")
+
+
+class Access:
+    """One connection of the superuser, and what was (or, when only planning, would be) changed."""
+
+    def __init__(self, connection: Connection, *, plan: bool = False) -> None:
+        """Keep passwords out of everything that the server writes down."""
+        self.connection, self.plan = connection, plan
+        self.changes: list[str] = []
+        for name, value in UNSEEN.items():
+            connection.execute("SELECT set_config(%s, %s, false)", (name, value))
+
+    def ask(self, query: str, *parameters: object) -> list[tuple[Any, ...]]:
+        """Read the catalogue."""
+        return self.connection.execute(query, parameters).fetchall()
+
+    def change(self, what: str, statement: sql.SQL | sql.Composed) -> None:
+        """Do one thing, or only say that it would be done."""
+        self.changes.append(what)
+        if not self.plan:
+            self.connection.execute(statement)
+
+    def roles(self, wanted: Sequence[Role]) -> None:
+        """Make, change or drop login roles: attributes, password, limit, settings, memberships."""
+        found = {
+            row[0]: row[1:]
+            for row in self.ask(
+                "SELECT r.rolname, r.rolcanlogin, r.rolsuper OR r.rolcreaterole OR r.rolcreatedb OR r.rolreplication"
+                " OR r.rolbypassrls, r.rolconnlimit, a.rolpassword,"
+                " to_char(nullif(r.rolvaliduntil, 'infinity') AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS'),"
+                " (SELECT setconfig FROM pg_db_role_setting s WHERE s.setrole = r.oid AND s.setdatabase = 0),"
+                " ARRAY(SELECT g.rolname FROM pg_auth_members m JOIN pg_roles g ON g.oid = m.roleid"
+                " WHERE m.member = r.oid ORDER BY 1)"
+                " FROM pg_roles r JOIN pg_authid a ON a.oid = r.oid WHERE r.rolname = ANY(%s)",
+                [role.name for role in wanted],
+            )
+        }
+        for role in wanted:
+            if role.present:
+                self._role(role, found.get(role.name))
+            elif role.name in found:
+                self._drop(role)
+
+    def _role(self, role: Role, found: tuple[Any, ...] | None) -> None:
+        name = sql.Identifier(role.name)
+        if found is None:
+            self.change(f"role {role.name}", sql.SQL("CREATE ROLE {}").format(name))
+            found = (False, False, -1, None, None, None, [])
+        login, powers, limit, verifier, until, settings, groups = found
+        if not login or powers:
+            attributes = "LOGIN NOSUPERUSER NOCREATEROLE NOCREATEDB NOREPLICATION NOBYPASSRLS"
+            self.change(f"role {role.name}: {attributes}", sql.SQL("ALTER ROLE {} " + attributes).format(name))
+        if limit != role.connection_limit:
+            statement = sql.SQL("ALTER ROLE {} CONNECTION LIMIT {}").format(name, sql.Literal(role.connection_limit))
+            self.change(f"role {role.name}: connection limit {limit} -> {role.connection_limit}", statement)
+        if verifier != role.verifier:
+            statement = sql.SQL("ALTER ROLE {} PASSWORD {}").format(name, sql.Literal(role.verifier))
+            self.change(f"role {role.name}: {'new password' if role.verifier else 'no password'}", statement)
+        if until != self._moment(role.valid_until):
+            statement = sql.SQL("ALTER ROLE {} VALID UNTIL {}").format(
+                name, sql.Literal(role.valid_until or "infinity")
+            )
+            self.change(f"role {role.name}: valid until {role.valid_until or 'for ever'}", statement)
+        self._settings(role, dict(entry.split("=", 1) for entry in settings or []))
+        allowed = GROUPS.get(role.kind, ())
+        for group in sorted(set(allowed) - set(groups)):
+            self.change(
+                f"role {role.name}: member of {group}", sql.SQL("GRANT {} TO {}").format(sql.Identifier(group), name)
+            )
+        for group in sorted(set(groups) - set(allowed)):
+            self.change(
+                f"role {role.name}: member of {group} no more",
+                sql.SQL("REVOKE {} FROM {}").format(sql.Identifier(group), name),
+            )
+
+    def _moment(self, text: str | None) -> str | None:
+        if text is None:
+            return None
+        query = "SELECT to_char(%s::timestamptz AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS')"
+        return str(self.ask(query, text)[0][0])
+
+    def _settings(self, role: Role, found: Mapping[str, str]) -> None:
+        name = sql.Identifier(role.name)
+        for key in sorted(set(found) | set(role.settings)):
+            parts = sql.Identifier(*key.split("."))
+            if key not in role.settings:
+                self.change(f"role {role.name}: {key} reset", sql.SQL("ALTER ROLE {} RESET {}").format(name, parts))
+            elif found.get(key) != role.settings[key]:
+                value = sql.Literal(role.settings[key])
+                statement = sql.SQL("ALTER ROLE {} SET {} = {}").format(name, parts, value)
+                self.change(f"role {role.name}: {key} = {role.settings[key]}", statement)
+
+    def _drop(self, role: Role) -> None:
+        owned = self.ask(
+            "SELECT count(*) FROM pg_shdepend d JOIN pg_roles r ON r.oid = d.refobjid"
+            " WHERE d.refclassid = 'pg_authid'::regclass AND r.rolname = %s AND d.deptype = 'o'",
+            role.name,
+        )[0][0]
+        if owned:
+            raise DatabaseError(
+                f"role {role.name} cannot be dropped",
+                where="database_roles",
+                seen=f"it owns {owned} objects",
+                allowed="a role that owns nothing",
+                run=f"psql -c 'REASSIGN OWNED BY \"{role.name}\" TO ...' in each database",
+            )
+        name = sql.Identifier(role.name)
+        self.change(
+            f"role {role.name}: dropped, with its privileges",
+            sql.SQL("DROP OWNED BY {}; DROP ROLE {}").format(name, name),
+        )
+
+    def database(self, name: str, owner: str, profile: str) -> bool:
+        """Make a database and let it carry its profile; False where it is only planned, so there is no going in."""
+        rows = self.ask(
+            "SELECT r.rolname, (SELECT split_part(e, '=', 2) FROM pg_db_role_setting s, unnest(s.setconfig) e"
+            " WHERE s.setdatabase = d.oid AND s.setrole = 0 AND e LIKE 'provision.profile=%%')"
+            " FROM pg_database d JOIN pg_roles r ON r.oid = d.datdba WHERE d.datname = %s",
+            name,
+        )
+        mine = sql.Identifier(name)
+        if not rows:
+            statement = sql.SQL("CREATE DATABASE {} OWNER {} ENCODING 'UTF8' TEMPLATE template0")
+            self.change(f"database {name}", statement.format(mine, sql.Identifier(owner)))
+            rows = [(owner, None)]
+        holder, carried = rows[0]
+        if holder != owner:
+            self.change(
+                f"database {name}: owner {holder} -> {owner}",
+                sql.SQL("ALTER DATABASE {} OWNER TO {}").format(mine, sql.Identifier(owner)),
+            )
+        if carried != profile:
+            self.change(
+                f"database {name}: provision.profile = {profile}",
+                sql.SQL("ALTER DATABASE {} SET provision.profile = {}").format(mine, sql.Literal(profile)),
+            )
+        return bool(self.ask("SELECT 1 FROM pg_database WHERE datname = %s", name))
+
+    def connect_privileges(self, name: str, owner: str, roles: Iterable[str]) -> None:
+        """Let the roles that are named connect to a database, and nobody else."""
+        rows = self.ask(
+            "SELECT coalesce(r.rolname, 'PUBLIC'), x.privilege_type FROM pg_database d,"
+            " aclexplode(coalesce(d.datacl, acldefault('d', d.datdba))) x LEFT JOIN pg_roles r ON r.oid = x.grantee"
+            " WHERE d.datname = %s",
+            name,
+        )
+        found = {(str(role), str(kind)) for role, kind in rows if role != owner}
+        self.align(f"database {name}", sql.SQL("DATABASE {}").format(sql.Identifier(name)), found,
+                    {(role, "CONNECT") for role in roles})  # fmt: skip
+
+    def extensions(self, names: Sequence[str], newest: Sequence[str] = ("vector",)) -> None:
+        """Make extensions in this database; those in `newest` follow the files on the host."""
+        rows = self.ask("SELECT e.extname, e.extversion, a.default_version FROM pg_extension e"
+                        " JOIN pg_available_extensions a ON a.name = e.extname")  # fmt: skip
+        found = {name: (version, there) for name, version, there in rows}
+        for name in names:
+            mine = sql.Identifier(name)
+            if name not in found:
+                self.change(f"extension {name}", sql.SQL("CREATE EXTENSION {} SCHEMA public").format(mine))
+            elif name in newest and found[name][0] != found[name][1]:
+                old, new = found[name]
+                self.change(f"extension {name}: {old} -> {new}", sql.SQL("ALTER EXTENSION {} UPDATE").format(mine))
+
+    def closed(self, name: str) -> None:
+        """Let nobody create in schema public of a database where superusers work: PostgreSQL 14 lets everybody."""
+        if self.ask(
+            "SELECT FROM pg_namespace n, aclexplode(coalesce(n.nspacl, acldefault('n', n.nspowner))) x"
+            " WHERE n.nspname = 'public' AND x.grantee = 0 AND x.privilege_type = 'CREATE'"
+        ):
+            statement = sql.SQL("REVOKE CREATE ON SCHEMA public FROM PUBLIC")
+            self.change(f"database {name}, schema public: REVOKE CREATE FROM PUBLIC", statement)
+
+    def schema(self, owner: str, roles: Sequence[Role]) -> None:
+        """Give schema public, what is in it and what will be made in it, to the owner and to the roles that use it."""
+        rows = self.ask("SELECT r.rolname FROM pg_namespace n JOIN pg_roles r ON r.oid = n.nspowner"
+                        " WHERE n.nspname = 'public'")  # fmt: skip
+        if rows and rows[0][0] != owner:
+            self.change(
+                "schema public: owner", sql.SQL("ALTER SCHEMA public OWNER TO {}").format(sql.Identifier(owner))
+            )
+        users = [role for role in roles if role.kind in TABLE_PRIVILEGES and role.present]
+        managed = {role.name for role in roles} - {owner} | {"PUBLIC"}
+        rows = self.ask(
+            "SELECT coalesce(r.rolname, 'PUBLIC'), x.privilege_type FROM pg_namespace n,"
+            " aclexplode(coalesce(n.nspacl, acldefault('n', n.nspowner))) x LEFT JOIN pg_roles r ON r.oid = x.grantee"
+            " WHERE n.nspname = 'public'"
+        )
+        found = {(str(role), str(kind)) for role, kind in rows if role in managed}
+        wanted = {(role.name, "USAGE") for role in users} | ({("PUBLIC", "USAGE")} & found)
+        self.align("schema public", sql.SQL("SCHEMA public"), found, wanted)
+        self._finer(managed)
+        self._objects(users, managed)
+        self._future(owner, users, managed)
+
+    def _objects(self, users: Sequence[Role], managed: set[str]) -> None:
+        """Align tables, views and sequences, but for those of extensions and of identity columns (the table's own)."""
+        rows = self.ask(
+            "SELECT c.relname, c.relkind = 'S', ARRAY(SELECT coalesce(r.rolname, 'PUBLIC') || ' ' || x.privilege_type"
+            " FROM aclexplode(c.relacl) x LEFT JOIN pg_roles r ON r.oid = x.grantee)"
+            " FROM pg_class c WHERE c.relnamespace = 'public'::regnamespace AND c.relkind IN ('r', 'p', 'v', 'm', 'S')"
+            " AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.objid = c.oid AND d.deptype IN ('e', 'i')) ORDER BY 1"
+        )
+        for name, is_sequence, entries in rows:
+            pairs = {(who, kind) for who, _, kind in (entry.rpartition(" ") for entry in entries)}
+            found = {(who, kind) for who, kind in pairs if who in managed}
+            kinds = SEQUENCE_PRIVILEGES if is_sequence else TABLE_PRIVILEGES
+            wanted = {(role.name, kind) for role in users for kind in kinds[role.kind]}
+            if name in RUNNERS_TABLES:
+                wanted = {pair for pair in wanted if pair[1] == "SELECT"}
+            word = "SEQUENCE" if is_sequence else "TABLE"
+            object_ = sql.SQL(word + " {}").format(sql.Identifier("public", name))
+            self.align(f"{word.lower()} {name}", object_, found, wanted)
+
+    def _finer(self, managed: set[str]) -> None:
+        """Take back what a table's list of privileges does not show: rights to grant further, and those on columns."""
+        rows = self.ask(
+            "SELECT c.relname, c.relkind = 'S', NULL, coalesce(r.rolname, 'PUBLIC'), x.privilege_type FROM pg_class c,"
+            " aclexplode(c.relacl) x LEFT JOIN pg_roles r ON r.oid = x.grantee WHERE x.is_grantable"
+            " AND x.grantee <> c.relowner AND c.relnamespace = 'public'::regnamespace"
+            " UNION ALL SELECT c.relname, false, a.attname, coalesce(r.rolname, 'PUBLIC'), x.privilege_type"
+            " FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid, aclexplode(a.attacl) x"
+            " LEFT JOIN pg_roles r ON r.oid = x.grantee WHERE c.relnamespace = 'public'::regnamespace"
+            " ORDER BY 1, 3, 4, 5"
+        )
+        for name, is_sequence, column, who, kind in rows:
+            if who not in managed:
+                continue
+            word = "SEQUENCE" if is_sequence else "TABLE"
+            right = f"{kind} " + ("({})" if column else "")
+            verb = f"REVOKE {right}" if column else f"REVOKE GRANT OPTION FOR {right}"
+            whom = sql.SQL("PUBLIC") if who == "PUBLIC" else sql.Identifier(who)
+            parts = [sql.Identifier(column)] if column else []
+            # What such a role has granted further goes with it: as the owner nobody else could take it back.
+            statement = sql.SQL(f"{verb} ON {word} {{}} FROM {{}} CASCADE").format(
+                *parts, sql.Identifier("public", name), whom
+            )
+            label = f"REVOKE {kind} ({column})" if column else f"REVOKE GRANT OPTION FOR {kind}"
+            self.change(f"{word.lower()} {name}: {label} FROM {who}", statement)
+
+    def _future(self, owner: str, users: Sequence[Role], managed: set[str]) -> None:
+        rows = self.ask(
+            "SELECT d.defaclobjtype::text, coalesce(r.rolname, 'PUBLIC'), x.privilege_type FROM pg_default_acl d"
+            " JOIN pg_roles o ON o.oid = d.defaclrole, aclexplode(d.defaclacl) x"
+            " LEFT JOIN pg_roles r ON r.oid = x.grantee"
+            " WHERE d.defaclnamespace = 'public'::regnamespace AND o.rolname = %s",
+            owner,
+        )
+        for letter, word, kinds in (("r", "TABLES", TABLE_PRIVILEGES), ("S", "SEQUENCES", SEQUENCE_PRIVILEGES)):
+            found = {(str(who), str(kind)) for kind_of, who, kind in rows if kind_of == letter and who in managed}
+            wanted = {(role.name, kind) for role in users for kind in kinds[role.kind]}
+            prefix = sql.SQL("ALTER DEFAULT PRIVILEGES FOR ROLE {} IN SCHEMA public ").format(sql.Identifier(owner))
+            self.align(f"future {word.lower()}", sql.SQL(word), found, wanted, prefix)
+
+    def align(
+        self,
+        label: str,
+        what: sql.SQL | sql.Composed,
+        found: set[tuple[str, str]],
+        wanted: set[tuple[str, str]],
+        prefix: sql.SQL | sql.Composed = sql.SQL(""),  # noqa: B008 - it is immutable
+    ) -> None:
+        """Grant what is wanted and not found, revoke what is found and not wanted: pairs of role and privilege."""
+        for verb, word, pairs in (("GRANT", "TO", wanted - found), ("REVOKE", "FROM", found - wanted)):
+            for role in sorted({pair[0] for pair in pairs}):
+                kinds = sorted(kind for who, kind in pairs if who == role)
+                whom = sql.SQL("PUBLIC") if role == "PUBLIC" else sql.Identifier(role)
+                statement = sql.SQL("{}" + f"{verb} {', '.join(kinds)} ON {{}} {word} {{}}").format(prefix, what, whom)
+                self.change(f"{label}: {verb} {', '.join(kinds)} {word} {role}", statement)
+
+
+def _session(server: str, database: str) -> Connection:
+    return connect_pinned(f"{server} dbname={database}", application=APPLICATION)
+
+
+def converge(server: str, wanted: Mapping[str, Any], *, plan: bool = False) -> list[str]:
+    """Make everything of `wanted` so, in every database that it names, and give the changes in order.
+
+    `server` is a libpq string of the superuser without a database. `wanted` has database, owner, profile, extensions,
+    roles (see Role) and extra_databases (name to owner). Raises DatabaseError and UsageError.
+    """
+    roles = [Role.of(each) for each in wanted["roles"]]
+    users = [role.name for role in roles if role.present]
+    databases = {wanted["database"]: wanted["owner"], **wanted.get("extra_databases", {})}
+    try:
+        changes = []
+        for name in MAINTAINED:
+            with _session(server, name) as connection:
+                access = Access(connection, plan=plan)
+                access.closed(name)
+            changes += access.changes
+        with _session(server, "postgres") as connection:
+            access = Access(connection, plan=plan)
+            access.roles([role for role in roles if role.present])
+            there = [name for name, owner in databases.items() if access.database(name, owner, wanted["profile"])]
+            for name in there:
+                access.connect_privileges(name, databases[name], set(users) - {databases[name]})
+        changes += access.changes
+        for name in there:
+            with _session(server, name) as connection:
+                access = Access(connection, plan=plan)
+                access.extensions(wanted["extensions"])
+                access.schema(databases[name], roles)
+                lookup.align(access, [role.name for role in roles if role.kind == "pooler" and role.present])
+            changes += access.changes
+        with _session(server, "postgres") as connection:
+            access = Access(connection, plan=plan)
+            access.roles([role for role in roles if not role.present])
+    except psycopg.Error as error:
+        raise DatabaseError(
+            "the server refused to change roles or privileges",
+            where=server,
+            seen=str(error).strip(),
+            run="mend what it names, then run site.yml --tags database again",
+        ) from None
+    return changes + access.changes
+
+
+OWNED_OBJECTS = (
+    # Tables, views and sequences; a sequence or index that belongs to a table goes with it.
+    "SELECT format('%s %s', CASE c.relkind WHEN 'v' THEN 'VIEW' WHEN 'm' THEN 'MATERIALIZED VIEW'"
+    " WHEN 'S' THEN 'SEQUENCE' WHEN 'f' THEN 'FOREIGN TABLE' ELSE 'TABLE' END, c.oid::regclass), c.relowner"
+    " FROM pg_class c WHERE c.relnamespace = 'public'::regnamespace AND c.relkind IN ('r', 'p', 'v', 'm', 'S', 'f')"
+    " AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid"
+    " AND (d.deptype = 'e' OR c.relkind = 'S' AND d.deptype IN ('a', 'i')))",
+    "SELECT format('ROUTINE %s', p.oid::regprocedure), p.proowner FROM pg_proc p"
+    " WHERE p.pronamespace = 'public'::regnamespace AND NOT EXISTS (SELECT FROM pg_depend d"
+    " WHERE d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e')",
+    "SELECT format('%s %s', CASE t.typtype WHEN 'd' THEN 'DOMAIN' ELSE 'TYPE' END, t.oid::regtype), t.typowner"
+    " FROM pg_type t WHERE t.typnamespace = 'public'::regnamespace AND (t.typtype IN ('d', 'e', 'r')"
+    " OR t.typtype = 'c' AND (SELECT c.relkind = 'c' FROM pg_class c WHERE c.oid = t.typrelid))"
+    " AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_type'::regclass AND d.objid = t.oid"
+    " AND d.deptype = 'e')",
+)
+"""What of schema public can have another owner, but for what extensions brought: how SQL names it, and its owner."""
+
+OWN_LOCK_MS = 10_000  # whoever comes later to a table waits as long as we do
+
+
+def own(url: str, owner: str) -> list[str]:
+    """Give every object of schema public to a role, made if need be; say what had another owner. All or nothing."""
+    name = sql.Identifier(owner)
+    changes = []
+    try:
+        with connect_pinned(url, application=APPLICATION, autocommit=False, lock_timeout_ms=OWN_LOCK_MS) as connection:
+            if not connection.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", (owner,)).fetchone():
+                connection.execute(sql.SQL("CREATE ROLE {}").format(name))
+                changes.append(f"role {owner}")
+            for query in OWNED_OBJECTS:
+                rows = connection.execute(
+                    sql.SQL(
+                        "SELECT object, owner::regrole::text FROM ({}) o (object, owner)"
+                        " WHERE owner <> to_regrole(quote_ident({})) ORDER BY 1"
+                    ).format(sql.SQL(query), sql.Literal(owner))
+                ).fetchall()
+                for what, before in rows:
+                    statement = f"ALTER {what} OWNER TO ".encode() + name.as_bytes(connection)  # quoted by the server
+                    connection.execute(statement)
+                    changes.append(f"{str(what).lower()}: owner {before} -> {owner}")
+    except psycopg.Error as error:
+        raise DatabaseError(
+            "cannot give the objects to their owner, and none was given",
+            where=owner,
+            seen=str(error).strip(),
+            run="the same again; for a lock that somebody holds, when long transactions have ended",
+        ) from None
+    return changes

@@ -1,0 +1,225 @@
+"""Logical dumps: taken under a temporary name, made durable, summed up, renamed; checked whole before they are used.
+
+Does IO as postgres. A dump is a folder: `data/` (pg_dump's directory format), `roles.sql` (without passwords) and
+`manifest.json` (each file's size and SHA-256, the server, the extensions, and the rows of each table in the very
+snapshot that was dumped). `pg_restore --list` reads a cut or flipped dump without complaint: only the manifest decides.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from provision.database import Connection, connect_pinned
+from provision.errors import UsageError
+from provision.host.backup import journal, plan, show, tool
+from provision.host.backup.plan import Plan
+from provision.host.backup.tool import BackupError
+
+MANIFEST = "manifest.json"
+PARTIAL = ".part"
+ZSTD_SINCE = 16  # the first major whose pg_dump knows zstd
+_COUNT = "SELECT count(*) FROM {}"
+# What pg_dump dumps: no temporary tables, and no tables of extensions, which come with CREATE EXTENSION.
+_TABLES = """
+SELECT format('%I.%I', n.nspname, c.relname) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE c.relkind IN ('r', 'p') AND c.relpersistence <> 't' AND n.nspname NOT IN ('pg_catalog', 'information_schema')
+AND NOT EXISTS (SELECT FROM pg_depend d
+  WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e')
+ORDER BY 1
+"""
+
+
+def take(wanted: Plan, database: str = "") -> dict[str, Any]:
+    """Take a dump; give its name, size, duration and the command that restores it. Raises BackupError."""
+    database = database or wanted.database
+    folder = Path(wanted.dumps["directory"])
+    begun = time.time()
+    name = f"{plan.named(database, 'name of a database')}-{plan.compact(begun)}"
+    partial = folder / f"{name}{PARTIAL}"
+    if (folder / name).exists() or partial.exists():
+        raise BackupError("another dump was begun in this very second", where=str(folder / name))
+    for stale in folder.glob(f"*{PARTIAL}"):  # of a dump that was killed
+        if time.time() - stale.stat().st_mtime > 24 * 3600:
+            shutil.rmtree(stale, ignore_errors=True)
+    journal.refuse_unfinished(wanted.data)
+    _room(wanted, folder, database)
+    try:
+        partial.mkdir(mode=0o700)
+        with connect_pinned(wanted.url(database), application="provision backup", autocommit=False) as session:
+            facts = _dump(wanted, session, database, partial)
+        _seal(partial, {"database": database, "taken": plan.stamp(begun), **facts})
+        partial.rename(folder / name)
+        _sync(folder)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    expired = expire(wanted, database)
+    return {
+        "label": name, "kind": "logical", "database": database, "size": tool.folder_size(folder / name),
+        "seconds": round(time.time() - begun, 1), "start": int(begun), "expired": expired,
+        "restore": f"ansible-playbook restore.yml -i INVENTORY --limit {wanted.stanza} -e restore_source=dump "
+        f"-e restore_set={name}",
+    }  # fmt: skip
+
+
+def _dump(wanted: Plan, session: Connection, database: str, partial: Path) -> dict[str, Any]:
+    session.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+    snapshot = session.execute("SELECT pg_export_snapshot()").fetchone()
+    version = session.execute("SHOW server_version").fetchone()
+    assert snapshot is not None  # noqa: S101 - both give a row or raise
+    assert version is not None  # noqa: S101
+    pack = "zstd:3" if wanted.major >= ZSTD_SINCE else "3"
+    tool.run(
+        wanted.programs / "pg_dump", "--format=directory", f"--jobs={wanted.processes}", f"--compress={pack}",
+        f"--snapshot={snapshot[0]}", "--lock-wait-timeout=60000", f"--file={partial / 'data'}",
+        f"--dbname={wanted.url(database)}",
+    )  # fmt: skip
+    tool.run(
+        wanted.programs / "pg_dumpall", "--roles-only", "--no-role-passwords", f"--file={partial / 'roles.sql'}",
+        f"--dbname={wanted.url('postgres')}",
+    )  # fmt: skip
+    size = session.execute("SELECT pg_database_size(current_database())").fetchone()
+    return {
+        "server": version[0], "major": wanted.major, "database_bytes": size[0] if size else 0, **contents(session)
+    }  # fmt: skip
+
+
+def _room(wanted: Plan, folder: Path, database: str) -> None:
+    """Raise BackupError where a dump would fill the file system of the server's own data."""
+    last = [path for path in find(wanted) if _of(path) == database]
+    need, free = int(1.2 * tool.folder_size(last[-1])) if last else 0, tool.free_bytes(folder)
+    if tool.same_disk(folder, wanted.data):
+        need += tool.reserve(folder)
+    if free < need:
+        raise BackupError(
+            "there is too little space for a dump",
+            where=str(folder), seen=f"{show.size(free)} free",
+            allowed=f"{show.size(need)}: the last dump's size, and a tenth of the disk where the data is on it",
+            run="make room, or set backup_dump_directory",
+        )  # fmt: skip
+
+
+def contents(session: Connection) -> dict[str, Any]:
+    """Give the extensions, and the rows of each table, as a session sees them."""
+    names = session.execute(_TABLES).fetchall()
+    rows = {}
+    for (name,) in names:
+        row = session.execute(_COUNT.format(name)).fetchone()  # quoted by the server
+        rows[str(name)] = row[0] if row else None
+    found = session.execute("SELECT extname, extversion FROM pg_extension ORDER BY 1")
+    extensions = {str(name): str(version) for name, version in found}
+    return {"rows": rows, "extensions": extensions}
+
+
+def _seal(folder: Path, facts: dict[str, Any]) -> None:
+    """Sum up every file and make all of it durable; the manifest's own sum is its last line."""
+    files = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            files[str(path.relative_to(folder))] = {"bytes": path.stat().st_size, "sha256": _sum(path)}
+            path.chmod(0o600)
+            _sync(path)
+    body = json.dumps({"schema": 1, **facts, "files": files}, indent=1, default=str)
+    manifest = folder / MANIFEST
+    manifest.write_text(f"{body}\n{hashlib.sha256(body.encode()).hexdigest()}\n")
+    manifest.chmod(0o600)
+    _sync(manifest)
+    for path in [*(each for each in folder.rglob("*") if each.is_dir()), folder]:
+        _sync(path)
+
+
+def check(folder: Path) -> dict[str, Any]:
+    """Read a dump's manifest and compare every file with it. Raises BackupError that names what is wrong."""
+    if not folder.is_dir() or folder.name.endswith(PARTIAL):
+        raise BackupError("there is no such dump", where=str(folder), run="provision backup status")
+    try:
+        body, _, total = (folder / MANIFEST).read_text().rstrip("\n").rpartition("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise _damaged(folder, f"{MANIFEST} cannot be read: {error}") from None
+    if hashlib.sha256(body.encode()).hexdigest() != total:
+        raise _damaged(folder, f"{MANIFEST} is not what was written")
+    facts: dict[str, Any] = json.loads(body)
+    there = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()} - {MANIFEST}
+    for name in sorted(set(facts["files"]) ^ there):
+        raise _damaged(folder, f"{name} is {'missing' if name in facts['files'] else 'not of this dump'}")
+    for name, known in facts["files"].items():
+        size = (folder / name).stat().st_size
+        if size != known["bytes"]:
+            raise _damaged(folder, f"{name} has {size} bytes, {known['bytes']} were written")
+        if _sum(folder / name) != known["sha256"]:
+            raise _damaged(folder, f"{name} has another SHA-256 than when it was written")
+    return facts
+
+
+def _damaged(folder: Path, seen: str) -> BackupError:
+    return BackupError(
+        "this dump is damaged; nothing was touched",
+        where=str(folder), seen=seen, allowed="a dump whose every file is as it was written",
+        run="provision backup status",
+    )  # fmt: skip
+
+
+def find(wanted: Plan) -> list[Path]:
+    """List whole dumps, oldest first."""
+    folder = Path(wanted.dumps["directory"])
+    whole = (path for path in folder.glob("*-*Z") if (path / MANIFEST).exists()) if folder.is_dir() else iter(())
+    return sorted((path for path in whole if taken_at(path)), key=taken_at)
+
+
+def _of(path: Path) -> str:
+    return path.name.rpartition("-")[0]
+
+
+def taken_at(path: Path) -> float:
+    """Give the Unix time in a dump's name (0: none is): that of its folder changes with whatever is done to it."""
+    try:
+        return datetime.strptime(path.name.rpartition("-")[2], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC).timestamp()
+    except ValueError:
+        return 0
+
+
+def pick(wanted: Plan, name: str) -> Path:
+    """Give the folder of a dump by its name, or the newest for ''. Raises UsageError."""
+    known = find(wanted)
+    if name:
+        known = [path for path in known if path.name == name]
+    if not known:
+        raise UsageError(
+            f"there is no dump {name}".rstrip(),
+            where=wanted.dumps["directory"],
+            allowed=", ".join(path.name for path in find(wanted)) or "none is there",
+            run="provision backup take --type logical",
+        )
+    return known[-1]
+
+
+def expire(wanted: Plan, database: str) -> list[str]:
+    """Remove dumps of a database beyond the count that are older than the age; name them. The newest ones stay."""
+    old = [path for path in find(wanted) if _of(path) == database]
+    limit = time.time() - 86400 * int(wanted.dumps["keep_days"])
+    gone = []
+    for path in old[: -max(1, int(wanted.dumps["keep"]))]:
+        if taken_at(path) < limit:
+            shutil.rmtree(path)
+            gone.append(path.name)
+    return gone
+
+
+def _sum(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

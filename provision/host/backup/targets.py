@@ -1,0 +1,194 @@
+"""Where a recovery is to end: reading what a person wrote, and judging it against what can be reached. Pure.
+
+A target is `latest`, `immediate`, `time:2026-11-23 14:05:00+01:00` (or `... Europe/Berlin`), `xid:1234`,
+`name:before-v2` or `lsn:0/3000060`. Refuses a time without a zone: the same text means another moment on another
+machine.
+"""
+
+from __future__ import annotations
+
+import re
+import zoneinfo
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from provision.errors import UsageError
+from provision.host.backup import wal
+from provision.host.backup.tool import Archive, Set
+
+KINDS = ("latest", "immediate", "time", "xid", "name", "lsn")
+
+
+@dataclass(frozen=True)
+class Target:
+    """Kind and value, as PostgreSQL takes them; `at` is a time target as Unix time."""
+
+    kind: str
+    value: str = ""
+    at: float = 0
+
+    @property
+    def options(self) -> dict[str, str]:
+        """The recovery settings that stop there."""
+        if self.kind == "latest":
+            return {}
+        value = "immediate" if self.kind == "immediate" else self.value
+        name = "recovery_target" if self.kind == "immediate" else f"recovery_target_{self.kind}"
+        return {name: value, "recovery_target_action": "pause"}
+
+    def __str__(self) -> str:
+        """Write it as it was read."""
+        return f"{self.kind} {self.value}".strip()
+
+
+def parse(text: str) -> Target:
+    """Read a target. Raises UsageError."""
+    kind, _, value = text.strip().partition(":")
+    value = value.strip()
+    if kind not in KINDS or bool(value) != (kind not in ("latest", "immediate")):
+        raise UsageError(
+            "this is no recovery target",
+            seen=repr(text)[:80],
+            allowed="latest, immediate, time:2026-11-23 14:05:00+01:00, xid:NUMBER, name:RESTORE POINT, lsn:0/3000060",
+        )
+    if kind == "time":
+        moment = _moment(value)
+        return Target(kind, moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S.%f+00"), moment.timestamp())
+    if kind == "lsn":
+        return Target(kind, wal.text(wal.position(value)))
+    if kind == "xid" and not value.isdigit():
+        raise UsageError("not a transaction id", seen=value[:40], allowed="a number, as pg_current_xact_id() gives it")
+    if kind == "name" and not re.fullmatch(r"[^'\x00-\x1f]{1,63}", value):
+        raise UsageError("not the name of a restore point", seen=repr(value)[:80], allowed="1 to 63 characters")
+    return Target(kind, value)
+
+
+def _moment(text: str) -> datetime:
+    words = text.split()
+    try:
+        if len(words) > 1 and words[-1][0].isalpha() and words[-1] != "Z":
+            return _local(" ".join(words[:-1]), zoneinfo.ZoneInfo(words[-1]))
+        moment = datetime.fromisoformat(re.sub(r"\s+([Z+-])", r"\1", text))
+    except (ValueError, zoneinfo.ZoneInfoNotFoundError, OSError):
+        raise UsageError(
+            "this is no moment", seen=text[:60], allowed="2026-11-23 14:05:00+01:00 or 2026-11-23 14:05 Europe/Berlin"
+        ) from None
+    if moment.tzinfo is None:
+        raise UsageError(
+            "this moment has no time zone",
+            seen=text[:60],
+            allowed=f"{text[:40]}+00:00 (UTC), or a zone such as Europe/Berlin",
+        )
+    return moment
+
+
+def _local(text: str, zone: zoneinfo.ZoneInfo) -> datetime:
+    """Read what a clock on a wall showed. Raises UsageError for what it showed twice, or never."""
+    moment = datetime.fromisoformat(text)
+    if moment.tzinfo is not None:
+        raise UsageError("this moment has two time zones", seen=f"{text} {zone}"[:60], allowed="one of them")
+    first, second = moment.replace(tzinfo=zone, fold=0), moment.replace(tzinfo=zone, fold=1)
+    if first.utcoffset() != second.utcoffset():
+        raise UsageError(
+            "clocks were changed at this moment, so that it is none or two",
+            seen=f"{text} {zone}"[:60],
+            allowed=f"{first.isoformat(' ')} or {second.isoformat(' ')}",
+        )
+    return first
+
+
+@dataclass(frozen=True)
+class Window:
+    """What can be reached from one set: from its end to where the archive ends, or breaks.
+
+    `timeline` is the one that it ends on, `newest` whether that is the archive's newest: an older one was left by a
+    restore to a moment before this set. `reached` is the last segment that nothing is missing before; `gap` the first
+    one that is missing though later ones are there; times are Unix times.
+    """
+
+    set: Set
+    timeline: int
+    newest: bool
+    since: int
+    until: float
+    reached: wal.Segment
+    gap: wal.Segment | None
+
+    @property
+    def options(self) -> list[str]:
+        """What tells pgBackRest to follow it. Not a number without need: that one must have a history file."""
+        if self.newest:
+            return []
+        own = int(self.set.wal_start[:8], 16) == self.timeline
+        return ["--target-timeline=current" if own else f"--target-timeline={self.timeline}"]
+
+    def __str__(self) -> str:
+        """Say it to a person."""
+        ends = f"{_shown(self.until)} (WAL {self.reached.name})"
+        broken = f"; {self.gap.name} is missing, so what came after cannot be reached" if self.gap else ""
+        left = "" if self.newest else f", on timeline {self.timeline}, which a restore has left"
+        return f"from {_shown(self.since)} (set {self.set.label}, {self.set.lsn_stop}) to {ends}{left}{broken}"
+
+
+def _shown(at: float) -> str:
+    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%S+00")
+
+
+def window(one: Set, archive: Archive, times: dict[str, int], timeline: int = 0) -> Window | None:
+    """Give what a set can reach, or None when the WAL that it needs itself is not all there.
+
+    Ends on `timeline`, None where there is no way to it; 0 is the newest that the set is part of, as a set is not part
+    of a timeline that a restore began before it. `times` is when each segment was archived, by its name (24 digits).
+    """
+    size = archive.segments[0].size if archive.segments else wal.SEGMENT_BYTES
+    start = wal.Segment.parse(one.wal_start, size)
+    last = max([start.timeline, *archive.history, *(each.timeline for each in archive.segments)])
+    ends = [timeline] if timeline else sorted({start.timeline, *archive.history}, reverse=True)
+    lines = (wal.lineage(start.timeline, wal.position(one.lsn_stop), archive.history, end) for end in ends)
+    line = next((line for line in lines if line), [])
+    reached, gap = wal.reach(archive.segments, start, archive.history, line) if line else (None, None)
+    if reached is None or reached.number < wal.Segment.parse(one.wal_stop, size).number:
+        return None
+    return Window(one, line[-1], line[-1] == last, one.stop, float(times.get(reached.name, one.stop)), reached, gap)
+
+
+def choose(target: Target, windows: list[Window], now: float, label: str = "", timeline: int = 0) -> Window:
+    """Pick the newest set from which the target can be reached. Raises UsageError that tells the reachable window.
+
+    Without a `timeline` the newest is meant: what an earlier restore has left is reached only by naming its timeline.
+
+    An xid or a name cannot be placed in time before it has been replayed: they begin at the oldest set that is allowed,
+    unless a set is named. A set that holds damaged pages is chosen only by its name: WAL mends no page of it.
+    """
+    allowed = "; ".join(map(str, windows)) or "nothing: no set has all its WAL"
+    fitting = [each for each in windows if label in ("", each.set.label)]
+    if not timeline:
+        fitting = [each for each in fitting if each.newest] or (fitting if label else [])
+    if label and not fitting:
+        raise UsageError(
+            "there is no such set, or the WAL that it needs is not there",
+            seen=label, allowed=", ".join(each.set.label for each in windows) or "none", run="provision backup status",
+        )  # fmt: skip
+    if target.kind == "time":
+        if target.at > now:
+            raise UsageError("this moment is in the future", seen=str(target), allowed=allowed)
+        fitting = [each for each in fitting if each.since <= target.at]
+        fitting = [each for each in fitting if each.gap is None or target.at <= each.until] or []
+    if target.kind == "lsn":
+        wanted = wal.position(target.value)
+        fitting = [each for each in fitting if wal.position(each.set.lsn_stop) <= wanted <= each.reached.end]
+    if target.kind == "latest":
+        fitting = [each for each in fitting if each.gap is None]
+    if not fitting:
+        raise UsageError(
+            "this target cannot be reached", seen=str(target), allowed=allowed, run="provision backup status"
+        )
+    sound = [each for each in fitting if label or not each.set.damaged]
+    if not sound:
+        raise UsageError(
+            "only sets with damaged pages reach this target",
+            seen=", ".join(each.set.label for each in fitting),
+            allowed="one of them by its name, to save what can be read",
+            run="docs/the-repository-is-damaged.md",
+        )
+    return sound[0] if target.kind in ("xid", "name") and not label else sound[-1]

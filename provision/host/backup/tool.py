@@ -1,0 +1,285 @@
+"""The only door to pgBackRest and PostgreSQL's programs: run them as the system user postgres, read what they say.
+
+Does IO. Never passes a secret: pgBackRest reads its passphrase from its own configuration. An exit code of 0 is
+necessary, never sufficient: callers parse and compare.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pwd
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from provision.errors import HostError, ProvisionError
+from provision.host.backup import wal
+
+USER = "postgres"
+RESERVE_SHARE, RESERVE_MAX = 10, 20 * 2**30  # a tenth, but of a large disk 20 GB is time enough to act
+SPOOL = Path("/var/spool/pgbackrest/archive")
+INFO_TIMEOUT_S = 120  # a repository that does not answer must not hang the watch
+
+
+class BackupError(ProvisionError):
+    """A backup could not be taken, read, proved or restored."""
+
+
+def run(
+    *words: str | Path,
+    timeout: float | None = None,
+    environment: Mapping[str, str] | None = None,
+    quiet: bool = False,
+    directory: Path = Path("/"),
+) -> subprocess.CompletedProcess[str]:
+    """Run a program as postgres. Raises BackupError with its own words, unless `quiet`."""
+    become = ["setpriv", f"--reuid={USER}", f"--regid={USER}", "--init-groups"] if os.geteuid() == 0 else []
+    settings = {**os.environ, "LC_ALL": "C.UTF-8", **(environment or {})}
+    if become:
+        settings["HOME"] = pwd.getpwnam(USER).pw_dir
+    try:
+        done = subprocess.run(  # noqa: S603
+            [*become, *map(str, words)],
+            capture_output=True, text=True, errors="replace", check=False, timeout=timeout, env=settings, cwd=directory,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        raise BackupError(f"{words[0]} did not answer within {timeout:.0f} s", where=_shown(words)) from None
+    except FileNotFoundError as error:
+        raise HostError(
+            f"{error.filename} is not on this host", run="ansible-playbook site.yml --tags backup"
+        ) from None
+    if done.returncode != 0 and not quiet:
+        raise BackupError(
+            f"{Path(words[0]).name} failed (exit {done.returncode})", where=_shown(words), seen=reason(done)
+        )
+    return done
+
+
+def _shown(words: Sequence[str | Path]) -> str:
+    return " ".join(map(str, words))[:300]
+
+
+def reason(done: subprocess.CompletedProcess[str]) -> str:
+    """Pick the lines of a program's output that say why."""
+    if done.returncode < 0:
+        return f"killed by signal {-done.returncode}"
+    lines = (done.stderr + "\n" + done.stdout).splitlines()
+    told = [line.strip() for line in lines if re.search(r"ERROR|FATAL|error:|failed|HINT|unable", line)]
+    return "; ".join(told[:6])[:1500] or (done.stderr or done.stdout).strip()[-500:]
+
+
+def be_postgres() -> None:
+    """Become the user postgres for good. Raises HostError for anybody who may not."""
+    entry = pwd.getpwnam(USER)
+    if os.geteuid() == entry.pw_uid:
+        return
+    if os.geteuid() != 0:
+        raise HostError(
+            "backups are taken and read as postgres", seen=f"user id {os.geteuid()}", run="sudo provision ..."
+        )
+    os.initgroups(USER, entry.pw_gid)
+    os.setgid(entry.pw_gid)
+    os.setuid(entry.pw_uid)
+    os.environ["HOME"] = entry.pw_dir
+    os.chdir("/")
+
+
+@contextmanager
+def as_postgres() -> Iterator[None]:
+    """Be the user postgres for a moment: the server's socket asks the operating system who connects."""
+    if os.geteuid() != 0:
+        yield
+        return
+    entry = pwd.getpwnam(USER)
+    groups = os.getgroups()
+    os.setgroups(os.getgrouplist(USER, entry.pw_gid))
+    os.setegid(entry.pw_gid)
+    os.seteuid(entry.pw_uid)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+        os.setegid(0)
+        os.setgroups(groups)
+
+
+@dataclass(frozen=True)
+class Set:
+    """One pgBackRest backup set. `start`, `stop` are Unix times, sizes bytes; `wal` is what it needs to be sound."""
+
+    label: str
+    kind: str
+    start: int
+    stop: int
+    lsn_start: str
+    lsn_stop: str
+    wal_start: str
+    wal_stop: str
+    size: int
+    repository_size: int
+    prior: str
+    damaged: bool
+    database: int
+
+    @classmethod
+    def of(cls, row: dict[str, Any]) -> Set:
+        """Read a row of `pgbackrest info --output=json`."""
+        return cls(
+            label=row["label"], kind=row["type"],
+            start=row["timestamp"]["start"], stop=row["timestamp"]["stop"],
+            lsn_start=row["lsn"]["start"], lsn_stop=row["lsn"]["stop"],
+            wal_start=row["archive"]["start"], wal_stop=row["archive"]["stop"],
+            size=row["info"]["size"], repository_size=row["info"]["repository"].get("delta", 0),
+            prior=row.get("prior") or "", damaged=bool(row.get("error")), database=row["database"]["id"],
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Repository:
+    """What `pgbackrest info` says of a stanza: its sets (oldest first), and the last WAL segment by archive id."""
+
+    stanza: str
+    status: int
+    message: str
+    majors: dict[int, str]
+    systems: dict[int, int]
+    sets: tuple[Set, ...]
+    archives: dict[str, tuple[str, str]]
+    encrypted: bool
+
+    @property
+    def current(self) -> int:
+        """The id of the newest database that the stanza has known (it grows when a restored one takes over)."""
+        return max(self.majors, default=0)
+
+    def archive_id(self, database: int) -> str:
+        """Name the folder of a database's WAL, such as 17-1."""
+        return f"{self.majors[database]}-{database}"
+
+
+def program(stanza: str, *words: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    """Run pgbackrest for a stanza."""
+    return run("pgbackrest", f"--stanza={stanza}", "--log-level-console=warn", *words, **options)
+
+
+def info(stanza: str) -> Repository:
+    """Ask the repository what it has. Raises BackupError where it cannot be read, or holds nothing of the stanza.
+
+    `info` exits 0 on a missing stanza, a missing info file and a wrong passphrase: its status is what counts (0 sound,
+    2 no valid backups yet; 99 other: see the message).
+    """
+    done = program(stanza, "--output=json", "info", timeout=INFO_TIMEOUT_S)
+    try:
+        rows = [row for row in json.loads(done.stdout, strict=False) if row["name"] == stanza]
+    except ValueError:
+        rows = []
+    if not rows:
+        raise BackupError("the repository knows nothing of this stanza", where=f"stanza {stanza}", seen=reason(done))
+    row = rows[0]
+    status = row["status"]
+    told = [str(repo["status"]["message"]) for repo in row.get("repo", []) if repo["status"]["code"] not in (0, 2)]
+    if status["code"] not in (0, 2):
+        raise BackupError(
+            "the repository cannot be read",
+            where=f"stanza {stanza}",
+            # Only the first line: what follows may be bytes that were decrypted wrongly.
+            seen="; ".join(each.splitlines()[0] for each in [str(status["message"]), *told] if each),
+            allowed="a repository that answers, with its info files and the passphrase it was made with",
+            run="docs/the-repository-is-damaged.md",
+        )
+    return Repository(
+        stanza=stanza, status=status["code"], message=status["message"],
+        majors={each["id"]: each["version"] for each in row.get("db", [])},
+        systems={each["id"]: each["system-id"] for each in row.get("db", [])},
+        sets=tuple(Set.of(each) for each in row.get("backup", [])),
+        archives={each["id"]: (each["min"] or "", each["max"] or "") for each in row.get("archive", [])},
+        encrypted=row.get("cipher") not in (None, "none"),
+    )  # fmt: skip
+
+
+def not_archived(stanza: str) -> str:
+    """Say in pgBackRest's own words why WAL does not arrive, '' where it does: its spool has a file of each failure.
+
+    Of the segments that wait each has its own; what most of them say is the reason.
+    """
+    told: list[str] = []
+    for path in sorted((SPOOL / stanza / "out").glob("*.error")):
+        with suppress(OSError):  # archived since
+            text = " ".join(path.read_text(errors="replace").splitlines()[1:])  # behind the exit code
+            text = text.partition("[CommandError] on retry")[0].partition("repo1: ")[2] or text
+            told.append(re.sub(r" '/[^']*'", "", text).strip()[:300])
+    return max(told, key=told.count, default="")
+
+
+def tablespaces(stanza: str, label: str) -> dict[str, str]:
+    """Give the tablespaces of a set: name and directory."""
+    done = program(stanza, "--output=json", f"--set={label}", "info", timeout=INFO_TIMEOUT_S)
+    rows = [row for each in json.loads(done.stdout, strict=False) for row in each.get("backup", [])]
+    return {one["name"]: one["destination"] for row in rows for one in row.get("tablespace") or []}
+
+
+def listing(path: str, *words: str) -> dict[str, dict[str, Any]]:
+    """List a path of the repository ('' is all of it), all the way down: name to type, size and time."""
+    done = run(
+        "pgbackrest", "--log-level-console=warn", "--output=json", "--recurse", *words, "repo-ls",
+        *([path] if path else []),
+        timeout=INFO_TIMEOUT_S,
+    )  # fmt: skip
+    found: dict[str, dict[str, Any]] = json.loads(done.stdout or "{}")
+    return found
+
+
+@dataclass(frozen=True)
+class Archive:
+    """The WAL that the repository holds of one database: segments in order, and where its timelines come from."""
+
+    segments: tuple[wal.Segment, ...]
+    history: dict[int, tuple[int, int]]
+
+
+def archive(repository: Repository, database: int, rows: dict[str, dict[str, Any]]) -> Archive:
+    """Read a listing of the archive itself, for `info` names only its first and last segment."""
+    folder = f"archive/{repository.stanza}/{repository.archive_id(database)}"
+    names = [Path(name).name for name, row in rows.items() if row["type"] == "file"]
+    history = {}
+    for name in sorted(name for name in names if name.endswith(".history")):
+        read = run(
+            "pgbackrest", "--log-level-console=warn", f"--stanza={repository.stanza}", "repo-get", f"{folder}/{name}",
+            timeout=INFO_TIMEOUT_S,
+        )  # fmt: skip
+        if (parsed := wal.parse_history(read.stdout)) is not None:
+            history[int(name[:8], 16)] = parsed
+    return Archive(tuple(wal.archived(names)), history)
+
+
+def folder_size(path: Path) -> int:
+    """Add up the bytes of a directory's files."""
+    return sum(each.stat().st_size for each in path.rglob("*") if each.is_file() and not each.is_symlink())
+
+
+def _disk(path: Path) -> Any:
+    while not path.exists():
+        path = path.parent
+    return shutil.disk_usage(path)
+
+
+def free_bytes(path: Path) -> int:
+    """Give the free space where a path is or will be."""
+    return int(_disk(path).free)
+
+
+def same_disk(one: Path, other: Path) -> bool:
+    """Tell whether two paths are, or will be, on one file system."""
+    first, second = (next(each for each in (path, *path.parents) if each.exists()) for path in (one, other))
+    return first.stat().st_dev == second.stat().st_dev
+
+
+def reserve(path: Path) -> int:
+    """Give what must stay free of a path's file system: a server that cannot write WAL stops."""
+    return min(int(_disk(path).total // RESERVE_SHARE), RESERVE_MAX)

@@ -1,0 +1,183 @@
+"""One run of the house-keeping: guarded, in small steps, with evidence of what was done. Does IO.
+
+Jobs: `sessions` deletes expired sessions, `retention` applies the contract's rules and renews statistics, `index`
+builds bloated indexes anew. Refuses nothing in silence: on a standby, beside another run or beside a migration it does
+nothing and says so. The migration's own locks are held for one batch or one index at a time, no longer.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import Any
+
+import psycopg
+
+from provision.database import Connection, connect, describe_connection, hold_locks, holders, refuse_pooler, try_locks
+from provision.errors import DatabaseError, DriftError, ProvisionError
+from provision.host.backup import plan as evidence
+from provision.host.maintain import batches, indexes
+from provision.host.maintain.batches import Batches, Rule
+from provision.host.maintain.plan import Plan
+from provision.host.migrate.ledger import Ledger
+
+JOBS = ("sessions", "retention", "index")
+LOCK = 0x6D61696E  # the word "main": one house-keeper in a database at a time
+APPLICATION = "provision maintain"
+GAVE_WAY = (*batches.WAITED, psycopg.errors.ObjectInUse)
+
+Say = Callable[[str], None]
+
+
+class _BlockedError(Exception):
+    """A migration is at work, and was for longer than the house-keeping waits."""
+
+
+def run(plan: Plan, job: str, *, dry: bool = False, say: Say = lambda _text: None) -> dict[str, Any]:
+    """Do one job, or with `dry` only count. `outcome` is done, would, skipped or failed. Raises DatabaseError."""
+    begun = time.time()
+    facts: dict[str, Any] = {"job": job, "when": evidence.stamp(begun), "outcome": "would" if dry else "done"}
+    with connect(plan.url, application=APPLICATION, lock_timeout_ms=plan.lock_timeout_ms) as connection:
+        row = connection.execute("SELECT pg_is_in_recovery()").fetchone()
+        if row is None or row[0]:
+            return facts | {"outcome": "skipped", "why": "this server is a standby: its primary does the work"}
+        refuse_pooler(connection)
+        if dry:
+            return facts | {"steps": _plan(connection, plan, job)}
+        if not try_locks(connection, [LOCK]):
+            others = "; ".join(map(str, holders(connection, [LOCK])))
+            return facts | {"outcome": "skipped", "why": f"another run is at work: {others or 'just ended'}"}
+        steps: list[dict[str, Any]] = []
+        try:
+            for step in _steps(connection, plan, job):
+                steps.append(step)
+                say(_sentence(step))
+        except _BlockedError as blocked:
+            facts |= {"outcome": "skipped", "why": str(blocked)}
+        except (psycopg.Error, ProvisionError) as error:
+            what = str(error).strip().splitlines()
+            facts |= {"outcome": "failed", "why": "; ".join(line.strip() for line in what)}
+    return facts | {"steps": steps, "seconds": round(time.time() - begun, 1)}
+
+
+def keep(facts: dict[str, Any]) -> None:
+    """Write what a run did beside what earlier ones did; the last one that was done is kept by name."""
+    known = evidence.evidence("maintain").get("jobs", {})
+    earlier = known.get(facts["job"], {})
+    done = facts["when"] if facts["outcome"] == "done" else earlier.get("last_done")
+    evidence.keep("maintain", {"jobs": {**known, facts["job"]: {**facts, "last_done": done}}})
+
+
+def alarm(facts: dict[str, Any]) -> None:
+    """Raise DriftError for a run that failed, so that its unit fails."""
+    if facts["outcome"] == "failed":
+        raise DriftError(
+            f"the house-keeping of {facts['job']} failed",
+            seen=str(facts["why"]), run=f"provision maintain {facts['job']} --dry-run",
+        )  # fmt: skip
+
+
+def sentences(facts: dict[str, Any]) -> list[str]:
+    """Tell a run for a terminal."""
+    lines = [_sentence(step) for step in facts.get("steps", [])] or ["nothing to do"]
+    return [f"{facts['job']}: {facts['outcome']}" + (f", {facts['why']}" if facts.get("why") else ""),
+            *(f"  {line}" for line in lines if facts.get("steps") is not None)]  # fmt: skip
+
+
+def _sentence(step: dict[str, Any]) -> str:
+    what, numbers = step["what"], {key: value for key, value in step.items() if key != "what"}
+    return f"{what}: " + ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in numbers.items())
+
+
+def _there(connection: Connection, table: str) -> bool:
+    row = connection.execute("SELECT to_regclass(%s) IS NOT NULL", (table,)).fetchone()
+    return bool(row and row[0])
+
+
+def _rules(plan: Plan, job: str) -> list[Rule]:
+    wanted = batches.rules(plan) if job == "retention" else [batches.expired()] if plan.cleanup else []
+    return [rule for rule in wanted if rule.days] if job != "index" else []
+
+
+def _plan(connection: Connection, plan: Plan, job: str) -> list[dict[str, Any]]:
+    steps: list[dict[str, Any]] = []
+    for rule in _rules(plan, job):
+        if _there(connection, rule.table):
+            steps.append({"what": rule.name, "rows": batches.count(connection, rule)})
+        else:
+            steps.append({"what": rule.name, "skipped": f"there is no table {rule.table}"})
+    if job == "retention":
+        steps += [{"what": f"ANALYZE {table}", "rows": "changed"} for table in indexes.stale(connection)]
+    if job == "index":
+        steps += [{"what": f"DROP INDEX {name}", "because": "INVALID"} for name in indexes.leftovers(connection)]
+        steps += [{"what": f"REINDEX {each.name}", **_measured(each)} for each in _due(connection, plan)]
+    return steps
+
+
+def _due(connection: Connection, plan: Plan) -> list[indexes.Index]:
+    return [each for each in indexes.look(connection) if each.due(plan)]
+
+
+def _measured(each: indexes.Index) -> dict[str, Any]:
+    shown = asdict(each)
+    return {"bytes": shown["bytes"], "waste": f"{100 * each.waste:.0f} %", "by": each.by}
+
+
+def _steps(connection: Connection, plan: Plan, job: str) -> Iterator[dict[str, Any]]:
+    keys = Ledger(connection).keys
+    for rule in _rules(plan, job):
+        if not _there(connection, rule.table):
+            yield {"what": rule.name, "skipped": f"there is no table {rule.table}"}
+            continue
+        work = Batches(connection, rule, plan)
+        more = True
+        while more:
+            with _beside_no_migration(connection, keys, plan):
+                more = work.take()
+        yield {"what": rule.name, "rows": work.rows, "batches": work.batches, "gave_way": work.given_way,
+               "longest_ms": round(work.longest_ms)}  # fmt: skip
+    if job == "retention":
+        for table in indexes.stale(connection):
+            with _beside_no_migration(connection, keys, plan):
+                yield _gently({"what": f"ANALYZE {table}"}, lambda table=table: indexes.analyze(connection, table))
+    if job == "index":
+        yield from _rebuild(connection, plan, keys)
+
+
+def _rebuild(connection: Connection, plan: Plan, keys: tuple[int, int]) -> Iterator[dict[str, Any]]:
+    for name in indexes.leftovers(connection):
+        step = {"what": f"DROP INDEX {name}", "because": "INVALID"}
+        with _beside_no_migration(connection, keys, plan):
+            yield _gently(step, lambda name=name: indexes.drop(connection, name))
+    for each in _due(connection, plan):
+        step = {"what": f"REINDEX {each.name}", **_measured(each)}
+        with _beside_no_migration(connection, keys, plan):
+            step = _gently(step, lambda name=each.name: indexes.rebuild(connection, name))
+        # What a build that gave way leaves is dropped by the next run: now whoever was in the way still is.
+        yield step if "gave_way" in step else step | {"bytes_now": indexes.size(connection, each.name)}
+
+
+def _gently(step: dict[str, Any], work: Callable[..., None]) -> dict[str, Any]:
+    """Do a step that may have to give way to somebody; the next run tries it again."""
+    begun = time.monotonic()
+    try:
+        work()
+    except GAVE_WAY as error:
+        return step | {"gave_way": str(error).partition("\n")[0]}
+    return step | {"seconds": round(time.monotonic() - begun, 1)}
+
+
+@contextmanager
+def _beside_no_migration(connection: Connection, keys: tuple[int, int], plan: Plan) -> Iterator[None]:
+    """Hold the migration's locks for a `with` block, waiting for a migration that is at work."""
+    guard = hold_locks(connection, keys, wait_s=plan.migration_wait_s, what="the migration lock")
+    try:
+        guard.__enter__()
+    except DatabaseError as error:
+        raise _BlockedError(f"a migration is at work on {describe_connection(connection)}: {error.seen}") from None
+    try:
+        yield
+    finally:
+        guard.__exit__(None, None, None)

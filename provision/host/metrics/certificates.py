@@ -1,0 +1,28 @@
+"""When certificates end. Reads PEM files with the `openssl` command, for Python's own reader is not a public one."""
+
+from __future__ import annotations
+
+import ssl
+import subprocess
+from pathlib import Path
+
+from provision.errors import HostError
+from provision.host.metrics.exposition import Metric
+
+FOLDER = Path("/etc/provision/tls")
+
+
+def metrics(folder: Path = FOLDER) -> list[Metric]:
+    """Read every certificate of a folder. Raises HostError for a file that holds none."""
+    ends = tuple(({"certificate": str(path)}, end(path)) for path in sorted(folder.glob("*.crt")))
+    return [Metric("provision_certificate_expiry_timestamp_seconds", "When a certificate ends.", ends)]
+
+
+def end(path: Path) -> float:
+    """Give the moment at which a file's first certificate ends."""
+    words = ["openssl", "x509", "-in", str(path), "-noout", "-enddate"]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)  # noqa: S603
+    if done.returncode != 0:
+        said = done.stderr.strip().partition("\n")[0]
+        raise HostError("a certificate cannot be read", where=str(path), seen=said, run="ls -l /etc/provision/tls")
+    return float(ssl.cert_time_to_seconds(done.stdout.strip().partition("=")[2]))

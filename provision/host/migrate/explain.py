@@ -1,0 +1,174 @@
+"""Say what happened to a file that failed, what of it was kept, and the exact way on. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+from itertools import islice
+
+from provision.database import Session
+from provision.errors import MigrationError
+from provision.host.migrate import sql
+from provision.host.migrate.execute import RETRIABLE, Outcome
+from provision.host.migrate.ledger import Record, State
+from provision.host.migrate.steps import Step
+
+SHOWN = 300
+"""Characters of each thing that the server says that a message shows: it may quote a row, or a whole file."""
+
+
+NOT_IN_A_TRANSACTION = "25001"
+"""SQLSTATE of a statement that ran in one although it must not: nothing was begun."""
+
+
+class Kept(Enum):
+    """What of a failed file is in the database."""
+
+    NOTHING = "rolled back: nothing of the file was kept"
+    PART = "not rolled back as a whole: what came before its last COMMIT was kept"
+    ALL = "not rolled back: all of the file was kept"
+    UNKNOWN = "it is not known what was kept"
+
+
+def kept(message: bytes, outcome: Outcome) -> Kept:
+    """Judge from what the server reported, statement by statement, what of a file was kept.
+
+    `message` is the last one that was sent: the whole file, or one statement of it (x-multi-statement).
+    """
+    if outcome.open:
+        return Kept.PART if outcome.commits else Kept.NOTHING
+    if outcome.lost:
+        return Kept.UNKNOWN
+    if outcome.error is None:
+        return Kept.ALL
+    if outcome.commits:
+        return Kept.PART
+    only = list(islice(sql.statements(message), 2))
+    if len(only) != 1 or not only[0].survives_rollback or outcome.error.sqlstate == NOT_IN_A_TRANSACTION:
+        return Kept.NOTHING
+    if only[0].begins("DO") and not re.search(rb"\b(?:spi_)?commit\b|\bcall\b", message, re.IGNORECASE):
+        return Kept.NOTHING
+    return Kept.UNKNOWN
+
+
+def offset(body: bytes, outcome: Outcome, base: int = 0) -> int:
+    """Find the byte at which a file failed: the server's position, else the start of the statement that failed."""
+    if outcome.error and outcome.error.position is not None:
+        return base + sql.offset_of(body[base:] if base else body, outcome.error.position)
+    if base:
+        return base
+    failed = next(islice(sql.statements(body), outcome.done, None), None)
+    return failed.start if failed else 0
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Which file failed, in which database, and what of it was kept."""
+
+    step: Step
+    path: str
+    where: str
+    rest: Kept
+
+
+def failed(
+    failure: Failure,
+    body: bytes,
+    outcome: Outcome,
+    *,
+    base: int,
+    dirty: bool,
+    blocked_by: Sequence[Session] = (),
+    invalid: Sequence[str] = (),
+    tries: int = 1,
+    signal: str = "",
+) -> MigrationError:
+    """Build the error for a file that the server refused, or whose run was interrupted."""
+    step, error = failure.step, outcome.error
+    if error is None:
+        raise ValueError("an outcome without an error has not failed")
+    at = offset(body, outcome, base)
+    line, column = sql.place(body, at)
+    start, end = next(((s.start, s.end) for s in sql.statements(body) if s.start <= at <= s.end), (at, len(body)))
+    secret = sql.holds_secret(body[start:end].decode("utf-8", "replace"))
+
+    def shown(text: str) -> str:
+        return _cut(sql.masked(text) if secret or sql.holds_secret(text) else text)
+
+    seen = [f"in statement: {sql.first_line(body, start, end)}"]
+    seen += [f"detail: {shown(error.detail)}"] if error.detail else []
+    seen += [f"hint: {shown(error.hint)}"] if error.hint else []
+    seen += [f"context: {shown(error.context.splitlines()[0])}"] if error.context else []
+    seen += [f"{RETRIABLE[error.sqlstate]}, tried {tries} times"] if error.sqlstate in RETRIABLE else []
+    seen += ["blocked by " + "; ".join(map(str, blocked_by))] if blocked_by else []
+    seen += [f"left an INVALID index {index}" for index in invalid]
+    seen.append(failure.rest.value)
+    what = f"interrupted by {signal}" if signal else f"{shown(error.message)} (SQLSTATE {error.sqlstate})"
+    after = State(step.target, dirty=True) if dirty else State(step.start, dirty=False)
+    return MigrationError(
+        f"{failure.path}:{line}:{column}: {what}",
+        where=f"{failure.where}, now at version {after}",
+        seen="; ".join(seen),
+        run=repair(step, failure.rest, invalid) if dirty else _again(step),
+    )
+
+
+def caught(failure: Failure, what: str, invalid: Sequence[str] = ()) -> MigrationError:
+    """Build the error for a file that the server accepted, and that did what no migration may do."""
+    return MigrationError(
+        f"{failure.path}: {what}",
+        where=f"{failure.where}, now at version {State(failure.step.target, dirty=True)}",
+        seen=failure.rest.value,
+        allowed="files that leave the run alone: its transaction, its locks, its tables",
+        run=repair(failure.step, failure.rest, invalid),
+    )
+
+
+def _again(step: Step) -> str:
+    return "provision migrate up" if step.direction == "up" else "provision migrate down 1"
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}... ({len(text)} characters)"
+
+
+def repair(step: Step, rest: Kept, invalid: Sequence[str] = ()) -> str:
+    """Name the commands that clear the dirty state, given what was kept; without an INVALID index nothing was."""
+    back, onward = f"provision migrate force {step.start}", f"provision migrate force {step.target}"
+    drops = "".join(f"DROP INDEX CONCURRENTLY {index}; " for index in invalid)
+    if rest is Kept.NOTHING or invalid:
+        return f"{drops}{back}; then mend the file and: {_again(step)}"
+    if rest is Kept.ALL:
+        return f"{onward}; what it should have done belongs into a new migration"
+    return f"finish the rest by hand and {onward}, or undo it by hand and {back}"
+
+
+def dirty(state: State, last: Record | None, before: int, *, where: str) -> MigrationError:
+    """Build the error for a database that a failed or killed run left dirty.
+
+    `last` is what history knows of that run, `before` the version before the dirty one in the directory.
+    """
+    seen = "history knows nothing of it: another tool was at work"
+    complete, undone = state.version, before
+    if last is not None:
+        how = {"failed": "failed", "interrupted": "was interrupted"}.get(
+            last.outcome, "was started and never finished: its runner, its connection or the server went away"
+        )
+        seen = f"{last.version}_{last.name}.{last.direction}.sql {how}; started {last.at} by {last.by}"
+        seen += f"; {last.detail}" if last.detail else ""
+        undone = before if last.direction == "up" else last.version
+    run = (
+        f"provision migrate force {undone}"
+        if last is not None and Kept.NOTHING.value in (last.detail or "")
+        else f"look at what is there (docs/migration-is-dirty.md); if all of the file is: "
+        f"provision migrate force {complete}; if nothing of it is: provision migrate force {undone}"
+    )
+    return MigrationError(
+        f"Dirty database version {state.version}. Fix and force version.",
+        where=where,
+        seen=seen,
+        allowed="up, down and goto on a clean version",
+        run=run,
+    )

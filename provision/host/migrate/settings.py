@@ -1,0 +1,125 @@
+"""What a run is told: options of ours, and those that golang-migrate reads from the database URL. Pure.
+
+golang-migrate's URL may carry `x-migrations-table`, `x-migrations-table-quoted`, `x-statement-timeout` (ms) and
+`x-multi-statement`, and, through lib/pq, settings of the server such as `search_path`; libpq knows neither.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+from urllib.parse import parse_qsl, quote
+
+import psycopg
+
+from provision.errors import UsageError
+from provision.host.migrate.evidence import BACKUP
+
+SECONDS = {"": 1.0, "ms": 0.001, "s": 1.0, "min": 60.0, "m": 60.0, "h": 3600.0}
+
+WAIT_S = 60.0
+"""Longest wait for another runner: deploys that start together wait for the first, and a stuck one is soon named."""
+
+LOCK_TIMEOUT_S = 5.0
+"""Longest wait of a statement for a lock: whoever comes after it in the queue, readers too, waits as long."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Times in seconds; 0 means no limit."""
+
+    url: str
+    path: Path
+    schema: str | None = None
+    table: str = "schema_migrations"
+    wait_s: float = WAIT_S
+    lock_timeout_s: float = LOCK_TIMEOUT_S
+    statement_timeout_s: float = 0.0
+    retries: int = 3
+    multi_statement: bool = False
+    compatible: bool = False
+    without_backup: bool = False
+    evidence: Path = BACKUP
+
+
+def seconds(text: str) -> float:
+    """Read `5`, `5s`, `500ms`, `2min` or `1h`. Raises UsageError."""
+    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*(|ms|s|min|m|h)", text.strip())
+    if match is None:
+        raise UsageError("not a length of time", seen=text, allowed="5, 5s, 500ms, 2min, 1h")
+    return float(match[1]) * SECONDS[match[2]]
+
+
+def from_url(url: str, settings: Settings) -> Settings:
+    """Take golang-migrate's options out of a URL and leave one that libpq reads. Raises UsageError."""
+    if "://" not in url:
+        return replace(settings, url=url)
+    # libpq takes everything up to an @ before the first / for user and password, a ? too.
+    credentials = re.match(r"\w+://[^@/]*@", url)
+    start = credentials.end() if credentials else 0
+    head, _, tail = url[start:].partition("?")
+    head = url[:start] + head
+    ours: dict[str, str] = {}
+    libpq: list[tuple[str, str]] = []
+    server: list[str] = []
+    known = {option.keyword.decode() for option in psycopg.pq.Conninfo.get_defaults()} | {"ssl", "requiressl"}
+    for name, value in parse_qsl(tail, keep_blank_values=True):
+        if name.startswith("x-"):
+            ours[name] = value
+        elif name in known:
+            libpq.append((name, value))
+        else:
+            server.append(f"-c {name}={_escaped(value)}")
+    if server:
+        given = [value for name, value in libpq if name == "options"]
+        libpq = [(name, value) for name, value in libpq if name != "options"]
+        libpq.append(("options", " ".join([*given, *server])))
+    query = "&".join(f"{name}={quote(value, safe='')}" for name, value in libpq)
+    settings = replace(settings, url=f"{head}?{query}" if query else head)
+    unknown = set(ours) - {*_READERS, "x-migrations-table-quoted", "x-multi-statement-max-size"}
+    if unknown:
+        allowed = ", ".join(sorted({*_READERS, "x-migrations-table-quoted"}))
+        raise UsageError("unknown option in the database URL", seen=", ".join(sorted(unknown)), allowed=allowed)
+    quoted = _boolean(ours.get("x-migrations-table-quoted", ""), "x-migrations-table-quoted")
+    for name, reader in _READERS.items():
+        if ours.get(name):
+            settings = reader(settings, ours[name], quoted)
+    return settings
+
+
+def _table(settings: Settings, value: str, quoted: bool) -> Settings:
+    if not quoted:
+        return replace(settings, table=value)
+    names = re.findall(r'"(.*?)"', value)
+    if not (value.startswith('"') and value.endswith('"') and 1 <= len(names) <= 2):
+        allowed = '"schema"."table" or "table" with x-migrations-table-quoted'
+        raise UsageError("x-migrations-table is not quoted", seen=value, allowed=allowed)
+    return replace(settings, table=names[-1], schema=names[0] if len(names) == 2 else settings.schema)
+
+
+def _statement_timeout(settings: Settings, value: str, _quoted: bool) -> Settings:
+    if not value.isdecimal():
+        raise UsageError("x-statement-timeout is not a number", seen=value, allowed="milliseconds")
+    return replace(settings, statement_timeout_s=int(value) / 1000)
+
+
+def _multi_statement(settings: Settings, value: str, _quoted: bool) -> Settings:
+    return replace(settings, multi_statement=_boolean(value, "x-multi-statement"))
+
+
+_READERS = {
+    "x-migrations-table": _table,
+    "x-statement-timeout": _statement_timeout,
+    "x-multi-statement": _multi_statement,
+}
+
+
+def _boolean(value: str, name: str) -> bool:
+    if value.lower() not in ("", "1", "t", "true", "0", "f", "false"):
+        raise UsageError(f"{name} is neither true nor false", seen=value, allowed="true, false")
+    return value.lower() in ("1", "t", "true")
+
+
+def _escaped(value: str) -> str:
+    return value.replace("\\", "\\\\").replace(" ", "\\ ")

@@ -1,0 +1,117 @@
+"""What is applied, pending or wrong, without changing anything and without a lock. Does IO, read-only.
+
+Works on a standby, through a pooler, and for a role that may only read.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from provision.database import connect, profile
+from provision.errors import MigrationError
+from provision.host.migrate import drift, explain, steps
+from provision.host.migrate.directory import Directory
+from provision.host.migrate.files import NONE, Catalogue, Problem, Severity
+from provision.host.migrate.ledger import Ledger, Record, State
+from provision.host.migrate.session import explaining
+from provision.host.migrate.settings import Settings
+from provision.host.migrate.steps import Route
+
+
+@dataclass(frozen=True)
+class Row:
+    """One version: `state` is applied, adopted, forced, pending, dirty, deleted or out of order."""
+
+    version: int
+    name: str
+    state: str
+    applied_at: str = ""
+    by: str = ""
+    seconds: float | None = None
+    checksum: str = ""
+    """ok, edited, line ends, unknown (nothing was recorded), or empty for what is not applied."""
+
+
+@dataclass(frozen=True)
+class Situation:
+    """A database beside a directory."""
+
+    database: str
+    state: State
+    rows: tuple[Row, ...]
+    problems: tuple[Problem, ...]
+    route: Route
+    profile: str = ""
+
+    @property
+    def pending(self) -> list[Row]:
+        """What `up` would apply."""
+        return [row for row in self.rows if row.state == "pending"]
+
+    @property
+    def settled(self) -> bool:
+        """Say whether there is nothing to do and nothing wrong."""
+        wrong = any(problem.severity is not Severity.WARNING for problem in self.problems)
+        return not (self.pending or wrong)
+
+
+def version(settings: Settings) -> State:
+    """Read only the version table."""
+    with connect(settings.url, application="provision migrate") as connection, explaining(connection, settings.url):
+        ledger = Ledger(connection, settings.schema, settings.table)
+        ledger.check(write=False)
+        return ledger.state()
+
+
+def look(settings: Settings) -> Situation:
+    """Compare files, version table and history; `route` is what `up` would run, empty when it could not."""
+    directory = Directory(settings.path)
+    catalogue = directory.catalogue()
+    with connect(settings.url, application="provision migrate") as connection, explaining(connection, settings.url):
+        ledger = Ledger(connection, settings.schema, settings.table)
+        ledger.check(write=False)
+        marker = profile(connection)
+        state, records = ledger.state(), ledger.records()
+        unfinished = ledger.unfinished(state) if state.dirty else None
+    problems = []
+    if state.dirty:
+        before = max((v for v in catalogue.versions if v < state.version), default=NONE)
+        dirty = explain.dirty(state, unfinished, before, where=ledger.database)
+        problems.append(Problem("dirty", f"version {state}", dirty.seen, dirty.run, Severity.ERROR))
+    route = Route(())
+    try:
+        route = steps.up(catalogue, state.version) if not state.dirty else route
+    except MigrationError as error:
+        problems.append(Problem("no file", str(state.version), error.what, error.run, Severity.ERROR))
+    problems += drift.all_problems(catalogue, records, state.version, route.steps, directory)
+    rows = _rows(catalogue, state, records, problems, unfinished)
+    return Situation(ledger.database, state, tuple(rows), tuple(problems), route, marker)
+
+
+def _rows(
+    catalogue: Catalogue, state: State, records: dict[int, Record], problems: list[Problem], unfinished: Record | None
+) -> list[Row]:
+    applied = drift.known(records, state.version)
+    highest = max(applied, default=NONE)
+    kinds = {problem.file: problem.kind for problem in problems if problem.kind in ("edited", "line ends")}
+    rows = []
+    for number in sorted({*catalogue.versions, *applied, *([state.version] if state.version != NONE else [])}):
+        pair, record = catalogue.by_version.get(number), applied.get(number)
+        name = pair.title if pair else record.name if record else ""
+        if state.dirty and number == state.version:
+            at, by = (unfinished.at, unfinished.by) if unfinished else ("", "")
+            rows.append(Row(number, name, "dirty", at, by))
+        elif record:
+            gone = pair is None or pair.up is None
+            known = {"done": "applied"}.get(record.outcome, record.outcome)
+            checksum = kinds.get(pair.up.name, "ok") if pair and pair.up else "unknown"
+            checksum = checksum if record.checksum else "unknown"
+            state_name = "deleted" if gone and record.checksum else known
+            rows.append(Row(number, name, state_name, record.at, record.by, record.seconds, checksum))
+        elif number < highest:
+            rows.append(Row(number, name, "out of order"))
+        elif number <= state.version:
+            rows.append(Row(number, name, "applied" if pair else "deleted", checksum="unknown"))
+        else:
+            rows.append(Row(number, name, "pending"))
+    return rows
