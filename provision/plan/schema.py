@@ -1,0 +1,420 @@
+"""What one host should be, as one immutable value: `Plan`. Pure; standard library only, for hosts read it too.
+
+`build.build` makes it on the controller, `load.load` reads it from /etc/provision/plan.json on the host. It holds no
+secret and nothing that a run changes (installed packages, what serves now): the same inputs give the same bytes, so a
+second run writes nothing. What a host is like at the moment is `State`, which no file keeps.
+
+Sizes end in `_mb` (MiB), times in `_s`, `_ms`, `_h` or `_days`; 0 is "no limit" or "never" where a field says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+SCHEMA = 2
+"""Version of plan.json. Version 1 was the three files host.json, backup.json and maintenance.json."""
+
+
+@dataclass(frozen=True)
+class Host:
+    """The machine as the probe found it, where it decides what is built."""
+
+    os: str
+    codename: str
+    architecture: str
+    """Debian's name of it: amd64, arm64."""
+    cpus: int
+    memory_mb: int
+    container: bool
+    systemd: bool
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where apt finds packages. `kind` is distribution, pgdg, mirror or bundle; the rest is "" where it does not apply.
+
+    `hints` say what to set when apt cannot read a part: uri, suite, component, key.
+    """
+
+    kind: str
+    uri: str = ""
+    suite: str = ""
+    component: str = ""
+    key: str = ""
+    pin: str = ""
+    pinned: tuple[str, ...] = ()
+    bundle_sha256: str = ""
+    bundle_pgvector_file: str = ""
+    hints: Mapping[str, str] | None = None
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One line of postgresql.conf with its reason; `restart` where a running server cannot take it."""
+
+    name: str
+    text: str
+    line: str
+    reason: str
+    group: str
+    restart: bool
+
+
+@dataclass(frozen=True)
+class Budget:
+    """One part of the worst case of memory."""
+
+    label: str
+    mb: int
+    reckoning: str
+
+
+@dataclass(frozen=True)
+class Ident:
+    """One line of pg_ident.conf, columns as they are written."""
+
+    map: str
+    system: str
+    role: str
+
+
+@dataclass(frozen=True)
+class Server:
+    """PostgreSQL: its cluster VERSION/main, settings and access rules."""
+
+    major: int
+    port: int
+    address: str
+    """Where the server is reached by TCP on the host itself."""
+    listen_addresses: tuple[str, ...]
+    locale: str
+    data_directory: str
+    configuration_directory: str
+    socket_directory: str
+    restart_allowed: bool
+    settings: tuple[Setting, ...]
+    overrides: Mapping[str, str]
+    """What of `settings` the user set (postgresql_settings), as text."""
+    budget: tuple[Budget, ...]
+    max_connections: int
+    kernel: Mapping[str, str]
+    """sysctl values; empty in a container."""
+    hba: tuple[str, ...]
+    ident: tuple[Ident, ...]
+    archive_command: str
+    """Empty: archiving is off."""
+    archive_timeout_s: int
+
+    @property
+    def programs(self) -> str:
+        """The folder of the server's programs."""
+        return f"/usr/lib/postgresql/{self.major}/bin"
+
+    @property
+    def unit(self) -> str:
+        """The server's systemd unit."""
+        return f"postgresql@{self.major}-main.service"
+
+    @property
+    def settings_file(self) -> str:
+        """The file with our settings."""
+        return f"{self.configuration_directory}/conf.d/50-provision.conf"
+
+    def url(self, database: str, user: str = "postgres", *, port: int = 0, socket: str = "") -> str:
+        """Give the libpq connection string of a database over the socket."""
+        return f"host={socket or self.socket_directory} port={port or self.port} dbname={database} user={user}"
+
+
+@dataclass(frozen=True)
+class Pgvector:
+    """pgvector's files. `version` is the one that the host will have; `sha256` and `url` are for a source build."""
+
+    install_method: str
+    version: str
+    url: str
+    sha256: str
+    keep_build_packages: bool
+    accept_advisories: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """One certificate on the host and its key. `purpose` is server or client; `names` must all be in it."""
+
+    name: str
+    certificate: str
+    key: str
+    purpose: str
+    common_name: str
+    names: tuple[str, ...]
+    own_names: bool
+    """Add the host's own names and addresses."""
+
+
+@dataclass(frozen=True)
+class Tls:
+    """Certificates of the host. All paths are on the host, but for `client_ca`."""
+
+    enabled: bool
+    minimum_version: str
+    name: str
+    """How clients know this host: the name that its certificate must have."""
+    provided: bool
+    """The certificate is the user's own, not of our authority."""
+    ca: str
+    certificates: tuple[Certificate, ...]
+    """Empty where TLS is off."""
+    client_ca: str
+    """The authority's certificate on the controller, for clients."""
+    valid_days: int
+
+    def certificate(self, name: str) -> Certificate:
+        """Give one certificate: server, or pooler-client. Raises KeyError."""
+        return {each.name: each for each in self.certificates}[name]
+
+
+@dataclass(frozen=True)
+class Role:
+    """A login role of the database; `has_password` where the vault has one for it."""
+
+    name: str
+    kind: str
+    connection_limit: int
+    valid_until: str | None
+    settings: Mapping[str, str]
+    state: str
+    has_password: bool
+
+
+@dataclass(frozen=True)
+class Access:
+    """Databases, login roles and extensions. `databases` is name -> owner, the main one first."""
+
+    database: str
+    owner: str
+    databases: Mapping[str, str]
+    roles: tuple[Role, ...]
+    extensions: tuple[str, ...]
+    guard: bool
+    """Destructive commands ask for the database's typed name and a fresh backup (profile key)."""
+
+    @property
+    def application(self) -> str:
+        """The role that applications log in as."""
+        return f"{self.owner}_app"
+
+    @property
+    def backup(self) -> str:
+        """The role that reads everything, for dumps and metrics."""
+        return f"{self.owner}_backup"
+
+    @property
+    def monitor(self) -> str:
+        """The exporter's role."""
+        return f"{self.owner}_monitor"
+
+    @property
+    def pooler(self) -> str:
+        """The role as which the pooler looks up users."""
+        return f"{self.owner}_pooler"
+
+
+@dataclass(frozen=True)
+class Pooler:
+    """PgBouncer in front of the server on the same host."""
+
+    enabled: bool
+    port: int
+    address: str
+    listen_addresses: tuple[str, ...]
+    networks: tuple[str, ...]
+    """Networks that may log in, written out (no samenet), the loopback first."""
+    socket_directory: str
+    server: str
+    """The server's address (then TLS with verify-full), or its socket directory."""
+    version: str
+    per_role_limits: bool
+    """PgBouncer 1.23 and newer limit server connections by role; older ones by database alone."""
+    prepared_statements: int
+    """Statements prepared for clients on each server connection; 0 where PgBouncer cannot, or must not."""
+    pools: Mapping[str, int]
+    total: int
+    lookups: int
+    max_clients: int
+    open_files: int
+    query_wait_timeout_s: int
+    server_connect_timeout_s: int
+    server_login_retry_s: int
+    client_login_timeout_s: int
+    restart_allowed: bool
+    accept_advisories: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Repository:
+    """Where pgBackRest keeps backups. `kind` is local, host or s3; `host` and `inventory_name` for host alone."""
+
+    kind: str
+    path: str
+    host: str
+    inventory_name: str
+    user: str
+    s3: Mapping[str, str]
+    """bucket, endpoint, region, uri_style, port, ca_file; never the keys."""
+
+
+@dataclass(frozen=True)
+class Backup:
+    """Physical and logical backups and their restore test."""
+
+    physical: bool
+    logical: bool
+    stanza: str
+    repository: Repository
+    retention_full: int
+    retention_diff: int
+    compress_level: int
+    processes: int
+    archive_timeout_s: int
+    queue_max_mb: int
+    age_limit_h: int
+    drill_age_limit_h: int
+    dump_directory: str
+    dump_keep: int
+    dump_keep_days: int
+    minimum_pgbackrest: str
+
+
+@dataclass(frozen=True)
+class Monitoring:
+    """Exporters, log rotation, the journal's limit."""
+
+    exporters: bool
+    address: str
+    loopback: bool
+    node_port: int
+    postgres_port: int
+    log_max_mb: int
+    log_keep: int
+    journal_max_mb: int
+    runbooks: str
+
+
+@dataclass(frozen=True)
+class Retention:
+    """Which rows of a table are due: `column` orders them, and an index serves it; 0 days keeps them for ever."""
+
+    name: str
+    table: str
+    column: str
+    due: str
+    """SQL condition with {cutoff} for the moment before which a row is due."""
+    days: int
+    action: str
+    """delete or archive."""
+
+
+@dataclass(frozen=True)
+class Maintenance:
+    """Retention, expired sessions, bloated indexes."""
+
+    retention: tuple[Retention, ...]
+    cleanup: bool
+    batch_rows: int
+    lock_timeout_ms: int
+    migration_wait_s: int
+    bloat_percent: int
+    bloat_mb: int
+    age_limit_h: int
+
+
+@dataclass(frozen=True)
+class Migrations:
+    """How migrations are applied."""
+
+    directory: str
+    lock_timeout_s: int
+
+
+@dataclass(frozen=True)
+class Timer:
+    """A systemd timer: `schedule` is a calendar expression (systemd.time(7)), or "" for one that is off."""
+
+    name: str
+    schedule: str
+    starts: str
+    jitter_s: int
+    role: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that roles, templates and the command on the host may ask."""
+
+    schema: int
+    name: str
+    """The host's name in the inventory."""
+    address: str
+    """How the controller, and so a client, reaches the host."""
+    profile: str
+    inventory: tuple[str, ...]
+    """The inventories of the run, relative to the project where they lie in it."""
+    host: Host
+    source: Source
+    server: Server
+    pgvector: Pgvector
+    tls: Tls
+    access: Access
+    pooler: Pooler
+    backup: Backup
+    monitoring: Monitoring
+    maintenance: Maintenance
+    migrations: Migrations
+    timers: tuple[Timer, ...]
+    warnings: tuple[str, ...]
+
+    def site(self, tags: str = "", *, playbook: str = "site.yml", extra: str = "") -> str:
+        """Give the command, run on the controller, that converges this host or a part of it again.
+
+        Every fix that names a playbook comes from here: inventory and limit are those of the run that built the plan.
+        """
+        words = ["ansible-playbook", playbook, *(f"-i {path}" for path in self.inventory), f"--limit {self.name}"]
+        words += [f"--tags {tags}"] if tags else []
+        return " ".join([*words, *([extra] if extra else [])])
+
+    def url(self) -> str:
+        """Give the owner's URL over TCP, without its password, as a client uses it."""
+        host = self.address if self.server.listen_addresses != ("localhost",) else "127.0.0.1"
+        shown = f"[{host}]" if ":" in host else host
+        tls = f"?sslmode=verify-full&sslrootcert={self.tls.client_ca}" if self.tls.enabled else ""
+        return f"postgresql://{self.access.owner}@{shown}:{self.server.port}/{self.access.database}{tls}"
+
+
+@dataclass(frozen=True)
+class State:
+    """What the probe saw that a run changes: published beside the plan, never written to a file."""
+
+    missing_packages: tuple[str, ...]
+    """Packages of the roles of this play that are not installed."""
+    update_lists: bool
+    """apt's lists are missing or older than an hour."""
+    packages_interrupted: bool
+    serving_port: int
+    """Where the server serves now, which is not `server.port` while a new port waits for a restart."""
+    serving: bool
+    cluster: str
+    """absent, half-made or present."""
+    adopting: bool
+    proved: bool
+    """An earlier run proved this host: there is a database to ask in check mode."""
+    old_layout: bool
+    """The host has host.json of version 1."""
+    pgvector_built: str
+    """What the stamp of a source build says, "" where there is none."""
+    huge_pages: int
+    new_build_packages: tuple[str, ...]
+    """Compiler and headers that a source build would install and could remove again."""
+    details: Mapping[str, Any]
+    """The probe itself, for messages."""
