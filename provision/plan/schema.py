@@ -398,6 +398,8 @@ class State:
 
     missing_packages: tuple[str, ...]
     """Packages of the roles of this play that are not installed."""
+    missing_key_packages: tuple[str, ...]
+    """Packages that carry the key of the package source, needed before it."""
     update_lists: bool
     """apt's lists are missing or older than an hour."""
     packages_interrupted: bool
@@ -410,11 +412,13 @@ class State:
     proved: bool
     """An earlier run proved this host: there is a database to ask in check mode."""
     old_layout: bool
-    """The host has host.json of version 1."""
-    pgvector_built: str
-    """What the stamp of a source build says, "" where there is none."""
+    """The host has the files of schema version 1."""
+    pgvector_built: bool
+    """The host has this very source build."""
     huge_pages: int
     new_build_packages: tuple[str, ...]
-    """Compiler and headers that a source build would install and could remove again."""
-    details: Mapping[str, Any]
-    """The probe itself, for messages."""
+    """Compiler and headers that a source build installs and may remove again."""
+    bundle_sha256: str
+    """Checksum of the manifest of the bundle on the host, "" where there is none."""
+    installed: tuple[str, ...]
+    """Every installed package."""
