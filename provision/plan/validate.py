@@ -12,19 +12,14 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
-from provision import compatibility
+from provision import compatibility, distributions
+from provision.distributions import ARCHITECTURES
 from provision.errors import UsageError
 from provision.plan import adoption, hba, secrets
 from provision.tuning import pools
 
-TESTED = {("debian", "12"), ("debian", "13")}
-UNTESTED = {("ubuntu", "24.04")}
-# What each distribution ships: PostgreSQL's major, and the version of pgvector that is packaged for it, if any.
-SHIPPED = {"bookworm": (15, ""), "trixie": (17, "0.8.0"), "noble": (16, "0.6.0")}
 DEVELOPMENT_PASSWORD = "minion_secret"  # noqa: S105 - the published one, known so that prod can refuse it
 MINIMUM_PASSWORD_LENGTH = 20
-# What Debian calls the machines that the kernel names.
-ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 SMALL_SHM_MB = 64
 SMALL_MEMORY_MB = 1024
 OUR_CLUSTER = adoption.OUR_CLUSTER
@@ -148,11 +143,11 @@ def _certificates(tls: dict[str, Any], profile: str, verdict: Verdict) -> None:
 
 
 def _system(host: dict[str, Any], wanted: dict[str, Any], verdict: Verdict) -> None:
-    system = (host["distribution"], host["distribution_version"])
-    if system in UNTESTED:
+    distribution = distributions.of(host["distribution"], host["distribution_version"])
+    if distribution and not distribution.tested:
         verdict.warnings.append(f"{host['os']}: takes the same path as Debian, but nobody has tested it")
-    elif system not in TESTED:
-        verdict.refusals.append(f"operating system {host['os']}: allowed are Debian 12 and 13, and Ubuntu 24.04")
+    elif not distribution:
+        verdict.refusals.append(f"operating system {host['os']}: allowed are {distributions.supported()}")
     if not host["root"]:
         verdict.refusals.append("not root: the run needs sudo; run: provision bootstrap HOST")
     if not host["systemd"] and wanted["systemd_required"]:
@@ -213,7 +208,9 @@ def _versions(host: dict[str, Any], wanted: dict[str, Any], verdict: Verdict, to
     if wanted["postgresql"]["repository"] == "bundle":
         _bundle(host, wanted, verdict)
     if wanted["postgresql"]["repository"] == "distribution":
-        shipped, packaged = SHIPPED.get(host["distribution_codename"], (major, "?"))
+        distribution = distributions.by_codename(host["distribution_codename"])
+        shipped = distribution.postgresql if distribution else major
+        packaged = distribution is None or distribution.pgvector
         if shipped != major:
             verdict.refusals.append(
                 f"postgresql_version {major}: {host['os']} ships {shipped} only; set postgresql_version: {shipped}, or "
@@ -233,8 +230,9 @@ def _pgbackrest(host: dict[str, Any], wanted: dict[str, Any], verdict: Verdict) 
     """Refuse a pgBackRest that is too old where it is known already which it will be; else the role asks it later."""
     major, backup = wanted["postgresql"]["version"], wanted["backup"]
     codename = host["distribution_codename"]
+    distribution = distributions.by_codename(codename)
     # A fresh host's apt has no lists yet.
-    found = host["package_versions"]["pgbackrest"] or compatibility.DISTRIBUTION_PGBACKREST.get(codename, "")
+    found = host["package_versions"]["pgbackrest"] or (distribution.pgbackrest if distribution else "")
     newer = wanted["postgresql"]["repository"] in ("pgdg", "mirror")
     if newer and "pgbackrest" in compatibility.pgdg_packages(major, codename):
         return
@@ -299,7 +297,8 @@ def _pgvector_version(host: dict[str, Any], wanted: dict[str, Any]) -> str:
     if wanted["pgvector"]["install_method"] == "source":
         return str(wanted["pgvector"]["version"])
     if wanted["postgresql"]["repository"] == "distribution":
-        return SHIPPED.get(host["distribution_codename"], (0, ""))[1]
+        distribution = distributions.by_codename(host["distribution_codename"])
+        return distribution.pgvector if distribution else ""
     if wanted["postgresql"]["repository"] == "bundle":
         return str(wanted["postgresql"]["bundle"].get("pgvector_version", ""))
     return list(compatibility.PGVECTOR)[-1]
