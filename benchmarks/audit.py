@@ -36,7 +36,7 @@ def audit(*hosts: str) -> float:
 def main() -> None:
     """Make the hosts, run the rounds, print the table, remove the hosts."""
     provision, playbook = str(BIN / "provision"), str(BIN / "ansible-playbook")
-    timed(provision, "sandbox", "up", *HOSTS, "--os", "debian13", "--memory", "1g")
+    timed(provision, "sandbox", "up", *HOSTS, "--memory", "1g")
     try:
         site = (playbook, "site.yml", *INVENTORIES, "--limit", ",".join(HOSTS))
         timed(*site)

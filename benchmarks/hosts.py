@@ -53,7 +53,7 @@ def production_host(name: str, memory: str, variables: Mapping[str, object]) -> 
         key.write_text(new_password())
         run(str(BIN / "provision"), "secrets", "init", str(inventory), "--vault-password-file", str(key))
         try:
-            run(str(BIN / "provision"), "sandbox", "up", name, "--os", "debian13", "--memory", memory)
+            run(str(BIN / "provision"), "sandbox", "up", name, "--memory", memory)
             site = ("site.yml", "-i", str(inventory), "-i", ".provision/sandbox/inventory.yml", "--limit", name)
             secret = ("--vault-password-file", str(key))
             run(str(BIN / "ansible-playbook"), *site, *secret, "-e", json.dumps(dict(variables)))

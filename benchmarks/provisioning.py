@@ -47,7 +47,7 @@ def main() -> None:
     site = (str(BIN / "ansible-playbook"), "site.yml", *inventories, "--limit", HOSTS[1])
     rows = []
     for number in range(1, (int(sys.argv[1]) if len(sys.argv) > 1 else ROUNDS) + 1):
-        run(sandbox, "sandbox", "up", *HOSTS, "--os", "debian13")
+        run(sandbox, "sandbox", "up", *HOSTS)
         try:
             bare, _ = timed(sandbox, "sandbox", "exec", HOSTS[0], "--", "sh", "-c", INSTALL)
             first, first_output = timed(*site)

@@ -17,6 +17,7 @@ from datetime import date, timedelta
 from enum import Enum
 from itertools import zip_longest
 
+from provision import distributions
 from provision.errors import UsageError
 
 DEFAULT_POSTGRESQL = 14
@@ -113,8 +114,7 @@ PGVECTOR = {
     )
 }
 
-# What each distribution ships, for a host whose package lists are not there yet.
-PGBOUNCER = {"bookworm": "1.18.0", "trixie": "1.24.1", "noble": "1.22.0"}
+OLDEST_PGBOUNCER = "1.18.0"  # assumed on an unknown distribution
 
 FEATURES = {"hnsw": "0.5.0", "parallel_hnsw_build": "0.6.0", "halfvec": "0.7.0", "iterative_scan": "0.8.0"}
 
@@ -160,9 +160,6 @@ ADVISORIES = (
 )  # fmt: skip
 
 
-# pgBackRest of the distributions that we know; of another, PGDG's is taken.
-DISTRIBUTION_PGBACKREST = {"bookworm": "2.45", "trixie": "2.55.1"}
-
 # The first release that takes a backup into a repository on another host (pgbackrest/pgbackrest#2512): older ones leave
 # that to the repository's host, which would then need a way into the database host.
 REMOTE_REPOSITORY_PGBACKREST = "2.55"
@@ -181,8 +178,9 @@ def pgdg_packages(postgresql: int, codename: str) -> list[str]:
     repository's host has the distribution's.
     """
     major = POSTGRESQL[postgresql]
-    shipped = DISTRIBUTION_PGBACKREST.get(codename, "0")
-    too_old = not _at_least(version_key(shipped), version_key(major.minimum_pgbackrest))
+    distribution = distributions.by_codename(codename)
+    shipped = distribution.pgbackrest if distribution else ""
+    too_old = not _at_least(version_key(shipped or "0"), version_key(major.minimum_pgbackrest))
     return [
         f"postgresql-{postgresql}",
         f"postgresql-client-{postgresql}",
@@ -271,7 +269,9 @@ def pooler_warnings(version: str, accepted: Collection[str] = ()) -> list[str]:
 
 def pgbouncer_version(package: str, codename: str) -> str:
     """Give the upstream version of a package, or what the distribution ships where the package is not known yet."""
-    return ".".join(map(str, version_key(package or PGBOUNCER.get(codename, "1.18.0"))))
+    distribution = distributions.by_codename(codename)
+    shipped = distribution.pgbouncer if distribution else ""
+    return ".".join(map(str, version_key(package or shipped or OLDEST_PGBOUNCER)))
 
 
 def has_feature(feature: str, pgvector: str) -> bool:

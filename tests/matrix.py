@@ -25,7 +25,7 @@ from typing import Any
 import yaml
 
 from provision import compatibility
-from provision.controller.image import RELEASES
+from provision.distributions import DISTRIBUTIONS, Distribution, by_key
 from tests.sandboxes import Host, Hosts
 from tests.system.playbooks import ROOT, Run, play
 from tests.system.production import Production
@@ -33,8 +33,7 @@ from tests.system.production import Production
 RESULTS = ROOT / "docs/tested.json"
 PROFILES = ("dev", "prod")
 READERS: dict[str, Callable[[bytes], bytes]] = {"": bytes, ".gz": gzip.decompress, ".xz": lzma.decompress}
-# Its pgBackRest cannot keep a repository on another host: what prod refuses there is allowed, and noted as such.
-LOCAL_BACKUPS_ONLY = ("debian12",)
+SANDBOXES: list[Distribution] = [each for each in DISTRIBUTIONS if each.has_sandbox]
 ON_THE_HOST_ITSELF = {
     "backup_repository_inventory_name": "",
     "backup_repository_host": "",
@@ -54,8 +53,10 @@ class Combination:
 
     @property
     def allowed(self) -> dict[str, Any]:
-        """What must be set beside them because the profile refuses it."""
-        return ON_THE_HOST_ITSELF if self.profile == "prod" and self.os in LOCAL_BACKUPS_ONLY else {}
+        """Overrides that prod requires where pgBackRest is too old for a repository on another host."""
+        key, needed = compatibility.version_key, compatibility.REMOTE_REPOSITORY_PGBACKREST
+        too_old = key(by_key(self.os).pgbackrest) < key(needed)
+        return ON_THE_HOST_ITSELF if self.profile == "prod" and too_old else {}
 
 
 @dataclass(frozen=True)
@@ -77,13 +78,13 @@ class Outcome:
 
 def combinations() -> Iterator[Combination]:
     """Name the distributions' own majors, then the mirror's."""
-    for name in RELEASES:
+    for each in SANDBOXES:
         for profile in PROFILES:
-            yield Combination(name, profile, "distribution", {})
-    for name, release in RELEASES.items():
-        for variables in mirrored(release.codename):
+            yield Combination(each.key, profile, "distribution", {})
+    for each in SANDBOXES:
+        for variables in mirrored(each.codename):
             for profile in PROFILES:
-                yield Combination(name, profile, "mirror", variables)
+                yield Combination(each.key, profile, "mirror", variables)
 
 
 def mirrored(codename: str) -> Iterator[dict[str, Any]]:

@@ -13,9 +13,10 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+from provision.controller.mirror import PGVECTOR_SUITES
+
 CACHE = Path(__file__).parent.parent / ".provision/cache/pgvector"
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
-SUITES = ("sid", "trixie")  # newest first; a mirror may list a source package in its index and yet not hold it
 
 
 def built(major: str) -> Path:
@@ -52,7 +53,7 @@ def fetch_source(folder: Path) -> Path:
     options = [word for setting in (*settings, f"Cache={folder}") for word in ("-o", f"Dir::{setting}")]
     options += ["-q", "-o", "APT::Sandbox::User="]  # apt's own user may not enter our folder
     failures = []
-    for suite in SUITES:
+    for suite in PGVECTOR_SUITES:
         (folder / "sources.list").write_text(f"deb-src [signed-by={KEYRING}] {mirrors[0]} {suite} main\n")
         try:
             run(folder, "apt-get", *options, "update", "--error-on=any")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from provision import distributions
 from provision.cli._narration import Stderr
 
 if TYPE_CHECKING:
@@ -44,7 +45,9 @@ def _show(bundle: "Bundle", as_json: bool) -> None:
 
 @command.command()
 @click.argument("path", type=FILE)
-@click.option("--os", "os", default="debian13", show_default=True, help="debian12 or debian13.")
+@click.option(
+    "--os", "os", default=distributions.DEFAULT_KEY, show_default=True, help=" or ".join(distributions.keys())
+)
 @click.option("--architecture", default="", help="amd64 or arm64 [default: this machine's].")
 @click.option("--postgresql", type=int, default=0, help="Major [default: the release's own].")
 @click.option(
@@ -74,7 +77,6 @@ def make(
     as_json: bool,
 ) -> None:
     """Write the bundle PATH from this machine's Debian mirror, and print the variables that use it."""
-    from provision.controller import image
     from provision.controller.bundle.make import Repository, Wish
     from provision.controller.bundle.make import make as make_bundle
 
@@ -82,7 +84,7 @@ def make(
     if repository_uri:
         if repository_key is None:
             raise click.UsageError("--repository-uri needs --repository-key, the public key that signs it")
-        suite = repository_suite or f"{image.release(os).codename}-pgdg"
+        suite = repository_suite or f"{distributions.by_key(os).codename}-pgdg"
         extra = Repository(repository_uri, suite, repository_component, repository_key)
     wish = Wish(os, architecture, postgresql, method, pgvector_version, pgvector_url, mirror, extra)
     _show(make_bundle(path, wish, Stderr()), as_json)

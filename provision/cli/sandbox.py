@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from provision import distributions
 from provision.cli._narration import Stderr
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ def _show(hosts: "list[Container]", *, as_json: bool) -> None:
 @command.command()
 @click.argument("names", nargs=-1)
 @click.option("--hosts", default="", help="Names separated by commas, as a different way to give NAMES.")
-@click.option("--os", "os", help="debian12 or debian13 [default: debian13].")
+@click.option("--os", "os", help=f"{' or '.join(distributions.keys())} [default: {distributions.DEFAULT_KEY}].")
 @click.option("--memory", help="Memory limit [default: 2g].")
 @click.option("--shm-size", help="Size of /dev/shm, which parallel index builds need [default: 1g].")
 @click.option("--group", help="Inventory group: database, backup or client [default: database].")

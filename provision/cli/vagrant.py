@@ -5,6 +5,7 @@ from pathlib import Path
 
 import click
 
+from provision import distributions
 from provision.cli._narration import Stderr
 
 
@@ -17,7 +18,7 @@ def command() -> None:
 @click.argument("machines", nargs=-1, required=True)
 @click.option("--provider", required=True, help="Vagrant's name of it: docker, libvirt, virtualbox.")
 @click.option("--profile", default="dev", show_default=True, help="dev or prod.")
-@click.option("--os", "os_name", default="debian13", show_default=True, help="debian12 or debian13.")
+@click.option("--os", "os_name", default="", help=f"{' or '.join(distributions.keys())} [default: by provider].")
 @click.option("--memory", default=2048, show_default=True, help="Memory of a container in MB.")
 @click.option("--cpus", default=2, show_default=True, help="CPUs of a container.")
 @click.option(
@@ -41,5 +42,6 @@ def prepare(
     """Make the image (containers only), the inventory of MACHINES and the secrets (prod only); print JSON."""
     from provision.controller import vagrant
 
+    os_name = os_name or vagrant.default_os(provider)
     wanted = vagrant.Wanted(provider, profile, os_name, memory, cpus, machines, public_key, repository, driver, box)
     click.echo(json.dumps(vagrant.values(vagrant.prepare(Path(), wanted, Stderr()))))

@@ -19,6 +19,7 @@ from pyinfra.api.facts import FactBase
 from pyinfra.api.operation import operation
 
 from provision.controller.image import ADMIN
+from provision.distributions import DEFAULT_KEY
 from provision.errors import HostError, UsageError
 
 LABEL = "provision.project"
@@ -35,7 +36,7 @@ class Spec:
     """What a host was asked to be, and the inventory variables that follow from it."""
 
     name: str = ""
-    os: str = "debian13"
+    os: str = DEFAULT_KEY
     memory: str = "2g"
     shm_size: str = "1g"
     group: str = "database"

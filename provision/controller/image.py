@@ -7,14 +7,12 @@ makes a new one. Only a complete tarball is imported; PostgreSQL is never in it,
 import hashlib
 import shlex
 from collections.abc import Generator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from pyinfra.api.operation import operation
 
 from provision.controller.mirror import Mirror
-from provision.errors import UsageError
+from provision.distributions import Distribution
 
 REPOSITORY = "localhost/provision-sandbox"
 VAGRANT_REPOSITORY = "localhost/provision-vagrant"  # made of the former, with Vagrant's user
@@ -60,42 +58,6 @@ HOOKS = (
 )
 
 
-@dataclass(frozen=True)
-class Release:
-    """A Debian release, and what of PostgreSQL and pgvector its own archive offers."""
-
-    codename: str
-    postgresql_version: int
-    pgvector_install_method: str
-
-    def variables(self) -> dict[str, Any]:
-        """Return the inventory variables of a host that reaches its own archive and nothing else."""
-        return {
-            "postgresql_version": self.postgresql_version,
-            "postgresql_repository": "distribution",
-            "pgvector_install_method": self.pgvector_install_method,
-        }
-
-
-RELEASES = {
-    "debian12": Release("bookworm", 15, "source"),  # this release has no package of pgvector
-    "debian13": Release("trixie", 17, "package"),
-}
-
-
-def release(os_name: str) -> Release:
-    """Return the release of that name. Raises UsageError for any other name."""
-    if os_name not in RELEASES:
-        raise UsageError(
-            "unknown operating system",
-            where="--os",
-            seen=os_name,
-            allowed=", ".join(RELEASES),
-            run="provision sandbox up --os debian13",
-        )
-    return RELEASES[os_name]
-
-
 def build_command(mirror: Mirror, codename: str) -> list[str]:
     """Return mmdebstrap's words without the target file. Pure."""
     options = ('Acquire::Languages "none"', *mirror.apt_options)
@@ -110,12 +72,12 @@ def build_command(mirror: Mirror, codename: str) -> list[str]:
     ]
 
 
-def tag(os_name: str, mirror: Mirror, certificates: dict[str, bytes]) -> str:
+def tag(distribution: Distribution, mirror: Mirror, certificates: dict[str, bytes]) -> str:
     """Return the image's full name: its hash changes with every word of the recipe and every local CA. Pure."""
-    digest = hashlib.sha256("\0".join(build_command(mirror, release(os_name).codename)).encode())
+    digest = hashlib.sha256("\0".join(build_command(mirror, distribution.codename)).encode())
     for name, content in sorted(certificates.items()):
         digest.update(name.encode() + b"\0" + content)
-    return f"{REPOSITORY}:{os_name}-{digest.hexdigest()[:12]}"
+    return f"{REPOSITORY}:{distribution.key}-{digest.hexdigest()[:12]}"
 
 
 def local_certificates() -> dict[str, bytes]:

@@ -10,13 +10,16 @@ import platform
 from pathlib import Path
 from typing import Any
 
-from provision.plan.validate import DEFAULT_MAJOR, SHIPPED
+from provision.compatibility import DEFAULT_POSTGRESQL
+from provision.distributions import by_codename
 
 
 def release(project: Path) -> dict[str, Any]:
     """Return postgresql_version and what begins with pgvector_. Raises HostError when a mirror does not answer."""
     codename = platform.freedesktop_os_release().get("VERSION_CODENAME", "")
-    major, packaged = SHIPPED.get(codename, (DEFAULT_MAJOR, "0"))
+    distribution = by_codename(codename)
+    major = distribution.postgresql if distribution else DEFAULT_POSTGRESQL
+    packaged = distribution.pgvector if distribution else "0"
     source = {"pgvector_version": packaged, "pgvector_source_url": "", "pgvector_source_sha256": ""}
     if not packaged:
         source = _source(project / ".provision/local" / f"pgvector-{codename}.json", codename)

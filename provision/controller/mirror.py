@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from provision.controller.machine import PATH, run
+from provision.distributions import DEFAULT_KEY, by_key
 from provision.errors import HostError
 
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
@@ -22,7 +23,7 @@ DOWNLOAD = (
     "Acquire::Retries=1",
     "download-file",
 )  # with the proxies and the CA of this machine's apt
-PGVECTOR_SUITES = ("sid", "trixie")  # the newest first; sid may be missing on a partial mirror
+PGVECTOR_SUITES = ("sid", by_key(DEFAULT_KEY).codename)  # newest first; a partial mirror may lack sid
 OVERRIDE = "provision sandbox up --mirror http://HOST/debian"
 
 

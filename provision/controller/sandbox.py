@@ -22,6 +22,7 @@ from provision.controller.containers import Container, Containers, Json, Spec
 from provision.controller.inventory import Folder
 from provision.controller.machine import Machine, run
 from provision.controller.narration import Narration
+from provision.distributions import Distribution, by_key
 from provision.errors import HostError
 
 DEV_INVENTORY = Path("inventories/dev")
@@ -65,7 +66,7 @@ class Sandbox:
         spec = containers.spec_of(wanted)
         for name in names:
             containers.check_name(name)
-        release = image.release(spec.os)
+        distribution = by_key(spec.os)
         self.machine.install_packages()
         with self.machine.locked(self.project):
             info = self._require_names_on_the_network()
@@ -76,7 +77,7 @@ class Sandbox:
             self.folder.make_key(self.prefix)
             missing = [name for name in names if name not in there]
             if missing:
-                spec, tag = self._prepare(spec, release, mirror_url, info)
+                spec, tag = self._prepare(spec, distribution, mirror_url, info)
                 self._make_network()
             with self.machine.locked():  # a port that was free is taken only when its host has started
                 for name in missing:
@@ -111,21 +112,23 @@ class Sandbox:
         self.machine.install_packages()
         with self.machine.locked(self.project):
             info = self._require_names_on_the_network()
-            return self._prepare(spec, image.release(spec.os), "", info)
+            return self._prepare(spec, by_key(spec.os), "", info)
 
-    def _prepare(self, spec: Spec, release: image.Release, mirror_url: str, info: dict[str, Any]) -> tuple[Spec, str]:
+    def _prepare(
+        self, spec: Spec, distribution: Distribution, mirror_url: str, info: dict[str, Any]
+    ) -> tuple[Spec, str]:
         """Make the image unless it is there; return the specification with its variables, and the image's tag."""
         if "memory" not in info["host"].get("cgroupControllers", []):
             self.narration.note("this machine has no memory controller: --memory does not bind")
             spec = replace(spec, memory="")
         source = this_mirror(mirror_url)
-        variables = versions(release, self.narration, mirror_url)
-        tag = image.tag(spec.os, source, image.local_certificates())
+        variables = versions(distribution, self.narration, mirror_url)
+        tag = image.tag(distribution, source, image.local_certificates())
         if not self._exists("image", tag):
-            mirror.require_release(source, release.codename)
+            mirror.require_release(source, distribution.codename)
             with self.narration.stage(f"making the image of {spec.os} (once; it is kept)"):
                 failure = f"cannot make the image of {spec.os} from {source.archive}"
-                self.machine.apply(failure, image.build, tag, source, release.codename)
+                self.machine.apply(failure, image.build, tag, source, distribution.codename)
         return replace(spec, variables=variables), tag
 
     def _make_network(self) -> None:
@@ -274,13 +277,13 @@ def this_mirror(mirror_url: str = "") -> mirror.Mirror:
     return mirror.find(platform.freedesktop_os_release().get("VERSION_CODENAME", ""), mirror_url)
 
 
-def versions(release: image.Release, narration: Narration, mirror_url: str = "") -> dict[str, Any]:
+def versions(distribution: Distribution, narration: Narration, mirror_url: str = "") -> dict[str, Any]:
     """Return the variables of a host that does with what its Debian release has. Raises HostError without a mirror.
 
     The mirror is asked only where pgvector must be built.
     """
-    variables = release.variables()
-    if release.pgvector_install_method == "source":
+    variables: dict[str, Any] = distribution.variables()
+    if distribution.pgvector_install_method == "source":
         with narration.stage("looking up pgvector's source in the Debian mirror"):
             found = mirror.pgvector_source(this_mirror(mirror_url))
         narration.note(f"pgvector {found.version} will be built from {found.url}")

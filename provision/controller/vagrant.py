@@ -23,6 +23,7 @@ from provision.controller.machine import Machine
 from provision.controller.narration import Narration
 from provision.controller.sandbox import Sandbox, versions
 from provision.controller.vault import Vault, initialise
+from provision.distributions import DEFAULT_KEY, DEFAULT_VM_KEY, by_key
 from provision.errors import HostError, UsageError
 from provision.plan.secrets import new_password
 
@@ -67,6 +68,11 @@ class Prepared:
     arguments: list[str] = field(default_factory=list)
 
 
+def default_os(provider: str) -> str:
+    """Return the key of the default distribution: a container's differs from a virtual machine's."""
+    return DEFAULT_KEY if provider == CONTAINER_PROVIDER else DEFAULT_VM_KEY
+
+
 def check(wanted: Wanted, remembered: dict[str, Any]) -> None:
     """Raise UsageError for a profile that there is not, or that is not the one that the machines were made with."""
     if wanted.profile not in PROFILES:
@@ -96,7 +102,7 @@ def prepare(project: Path, wanted: Wanted, narration: Narration) -> Prepared:
     if wanted.provider == CONTAINER_PROVIDER:
         prepared, variables = _container(project, wanted, Machine(narration))
     elif wanted.repository == "distribution":
-        variables = versions(image.release(wanted.os), narration)
+        variables = versions(by_key(wanted.os, "MINION_OS"), narration)
     if wanted.profile == "prod":
         write_prod(project, folder)
     hosts = {name: dict(variables) for name in wanted.machines}

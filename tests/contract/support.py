@@ -6,13 +6,14 @@ import json
 import re
 
 from provision import compatibility
+from provision.distributions import DISTRIBUTIONS
 from tests.contract.repository import ROOT
 
 BEGIN, END = "<!-- tested: made by `make docs` -->", "<!-- end of tested -->"
-SYSTEMS = ("Debian 12", "Debian 13")
-# What takes the same path as the rest, and has never been run.
+SYSTEMS = tuple(each.name for each in DISTRIBUTIONS if each.tested)
+# Accepted combinations that have never been run.
 UNTESTED = (
-    ("Ubuntu 24.04", "any"),
+    *((each.name, "any") for each in DISTRIBUTIONS if not each.tested),
     ("any system, packages from PGDG itself", "any"),
     ("any system on arm64", "any"),
 )

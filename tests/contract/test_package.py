@@ -58,8 +58,8 @@ def test_library_does_not_know_the_command_line(path: Path) -> None:
 
 LAYERS = {
     "errors": set(),
-    "compatibility": {"errors"},
-    "distributions": {"errors", "compatibility"},
+    "distributions": {"errors"},
+    "compatibility": {"errors", "distributions"},
     "system": {"errors"},
     "database": {"errors", "system"},
     "tuning": {"errors", "compatibility", "distributions", "system"},

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from provision.distributions import DISTRIBUTIONS
 from tests.sandboxes import Hosts
 
 NEEDED = {
@@ -18,7 +19,7 @@ NEEDED = {
     "PROVISION_PG14_MIRROR_KEY": "path of the mirror's public key",
     "PROVISION_PGVECTOR_URL": "the tarball of pgvector 0.5.1, as sandbox hosts reach it",
 }
-RELEASES = {"debian12": "bookworm", "debian13": "trixie"}
+RELEASES = {each.key: each.codename for each in DISTRIBUTIONS if each.has_sandbox}
 
 
 @dataclass(frozen=True)

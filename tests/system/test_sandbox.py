@@ -238,7 +238,7 @@ def test_killed_build_leaves_no_image() -> None:
     tag = f"{image.REPOSITORY}:killed"
     script = f"""
 from provision.errors import HostError
-from provision.host import image, machine, mirror
+from provision.controller import image, machine, mirror
 source = mirror.{source!r}
 machine.Machine().apply("failed", image.build, {tag!r}, source, "trixie")
 """

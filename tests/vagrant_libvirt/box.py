@@ -18,6 +18,7 @@ from pathlib import Path
 
 from provision.controller import image, mirror, vagrant
 from provision.controller.bootstrap import read_public_key
+from provision.distributions import by_key
 
 DISK_GB = 10  # sparse: only what is written takes room
 PARTITION_START = 2048 * 512  # of the first and only one, in bytes: where every partitioner begins
@@ -79,7 +80,7 @@ def mounted(disk: Path, root: Path) -> Iterator[tuple[Path, str]]:
 def install(os_name: str, public_key: str, root: Path, uuid: str) -> None:
     """Install Debian with a boot loader, a network and Vagrant's user."""
     source = mirror.find(platform.freedesktop_os_release()["VERSION_CODENAME"])
-    codename = image.release(os_name).codename
+    codename = by_key(os_name).codename
     hooks = (
         *image.HOST_KEY_HOOKS,
         *image.CERTIFICATE_HOOKS,

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from provision.distributions import DEFAULT_KEY
 from tests.vagrant_libvirt import box
 
 SYSTEM = "qemu:///system"
@@ -101,7 +102,7 @@ def libvirt(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Libvirt]:
 
 @pytest.fixture(scope="session")
 def os_name() -> str:
-    return os.environ.get("MINION_OS", "debian13")
+    return os.environ.get("MINION_OS", DEFAULT_KEY)
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from provision.controller import image
+from provision.distributions import by_key
 from tests.system import checkouts
 from tests.system.test_vagrant import URL, Vagrant, recap
 from tests.vagrant_libvirt.conftest import Libvirt
@@ -83,7 +83,7 @@ def test_url_leads_to_the_database_through_a_port_that_was_free(vagrant: Vagrant
     urls = URL.findall(vagrant.up.stdout)
     assert len(urls) == 1, vagrant.up.stdout
     assert ":5432/" not in urls[0]
-    major = image.RELEASES[os_name].postgresql_version
+    major = by_key(os_name).postgresql
     assert f"PostgreSQL {major} of the distribution, not the default 14: PGDG is not used" in vagrant.up.stdout
     words = ["psql", urls[0], "-XAtc", "SELECT current_setting('provision.profile'), count(*) FROM agents"]
     asked = subprocess.run(words, capture_output=True, text=True, check=True)
@@ -97,7 +97,7 @@ def test_url_leads_to_the_database_through_a_port_that_was_free(vagrant: Vagrant
 def test_guest_is_an_emulated_machine_of_the_release(vagrant: Vagrant, os_name: str, libvirt: Libvirt) -> None:
     asked = vagrant.run("ssh", "db1", "-c", "systemctl is-system-running; cat /etc/os-release; sudo -n id -un")
     assert asked.returncode == 0, asked.stdout
-    for word in ("running", image.RELEASES[os_name].codename, "root"):
+    for word in ("running", by_key(os_name).codename, "root"):
         assert word in asked.stdout
     machine = (vagrant.clone / ".vagrant/machines/db1/libvirt/id").read_text()
     assert "<domain type='qemu'" in libvirt.virsh("dumpxml", machine).stdout

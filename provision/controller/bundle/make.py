@@ -18,12 +18,13 @@ from pathlib import Path
 from typing import Any
 
 from provision import compatibility
-from provision.controller import image, mirror, packages
+from provision.controller import mirror, packages
 from provision.controller.bundle import contents, verify
 from provision.controller.bundle.contents import COMPONENT, KEY, MANIFEST, SCHEMA, SIGNATURE, SUITE, Bundle
 from provision.controller.bundle.repository import TOOLS, Key, publish, run
 from provision.controller.machine import Machine
 from provision.controller.narration import Narration
+from provision.distributions import by_key
 from provision.errors import HostError, UsageError
 
 PREFERENCES = """Package: *
@@ -62,13 +63,13 @@ class Wish:
 
 def make(target: Path, wish: Wish, narration: Narration) -> Bundle:
     """Write the bundle and return what it holds. Raises UsageError, or HostError with what apt said."""
-    release = image.release(wish.os)
+    distribution = by_key(wish.os)
     _judge(target, wish)
     about = Bundle(
-        release=release.codename,
+        release=distribution.codename,
         architecture=wish.architecture or run("dpkg", "--print-architecture").strip(),
-        postgresql=wish.postgresql or release.postgresql_version,
-        pgvector_install_method=wish.pgvector_install_method or release.pgvector_install_method,
+        postgresql=wish.postgresql or distribution.postgresql,
+        pgvector_install_method=wish.pgvector_install_method or distribution.pgvector_install_method,
         pgvector_version="",
     )
     if not all(Path(file).exists() for file in TOOLS.values()):  # only this needs the rights of root
@@ -77,7 +78,7 @@ def make(target: Path, wish: Wish, narration: Narration) -> Bundle:
     with tempfile.TemporaryDirectory(prefix="provision-bundle-") as folder:
         work, root = Path(folder), Path(folder, "bundle")
         (root / "pool").mkdir(parents=True)
-        with narration.stage(f"reading the package lists of {release.codename}"):
+        with narration.stage(f"reading the package lists of {distribution.codename}"):
             apt = _apt(work, about, source, wish.repository)
         with narration.stage("fetching the packages, with all that they depend on"):
             versions = _fetch(apt, work, root, contents.packages(about.postgresql, about.pgvector_install_method))
