@@ -1,13 +1,13 @@
 """Make the plan of a host from variables, a probe and a profile. Pure: the same inputs give the same plan.
 
 `build` reports every problem at once and gives no plan then. Variables come typed from `plan.variables`, with the
-roles' defaults filled in; the probe is what the module host_probe prints; the profile is a file of profiles/.
+roles' defaults filled in; the probe is what the module host_plan prints; the profile is a file of profiles/.
 """
 
 from __future__ import annotations
 
 import datetime
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
@@ -66,10 +66,23 @@ class Built:
     notices: tuple[str, ...]
 
 
-def build(v: Mapping[str, Any], probe: Mapping[str, Any], profile: Mapping[str, Any], context: Context) -> Built:
-    """Build and judge. `v` is every option of every role, typed."""
+Judge = Callable[
+    [Mapping[str, Any], Mapping[str, Any], Mapping[str, Any], "Context", str],
+    validate.Verdict,
+]
+
+
+def build(
+    v: Mapping[str, Any],
+    probe: Mapping[str, Any],
+    profile: Mapping[str, Any],
+    context: Context,
+    *,
+    judge: Judge = validate.judge,
+) -> Built:
+    """Build and judge. `v` is every option of every role, typed; `judge` is one of validate's, by the kind of play."""
     version = _pgvector_version(v, probe, context)
-    verdict = validate.judge(v, probe, profile, context, version)
+    verdict = judge(v, probe, profile, context, version)
     try:
         tuning = _tuning(v, probe, profile, version)
     except UsageError as error:
@@ -497,7 +510,7 @@ def _state(
     plan: schema.Plan, v: Mapping[str, Any], probe: Mapping[str, Any], context: Context, verdict: validate.Verdict
 ) -> schema.State:
     installed = set(probe["packages"])
-    built = str(probe.get("pgvector_builds", {}).get(str(plan.server.major), ""))
+    built = str(probe["pgvector_build"])
     needed = packages(plan, built)
     names = dict.fromkeys(name for role in context.roles for name in needed.get(role, ()))
     key = ("postgresql-common",) if plan.source.kind == "pgdg" else ()
@@ -516,6 +529,6 @@ def _state(
         pgvector_built=built == stamp(plan),
         huge_pages=probe["huge_pages"],
         new_build_packages=tuple(name for name in needed["pgvector"] if name not in installed),
-        bundle_sha256=probe.get("bundle_sha256", ""),
+        bundle_sha256=probe["bundle_sha256"],
         installed=tuple(probe["packages"]),
     )

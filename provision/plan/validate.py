@@ -1,6 +1,6 @@
 """Judge variables and a probe before anything changes: refusals, then warnings. Pure.
 
-The input is typed variables, what the module host_probe saw and what the controller read; the output is sentences that
+The input is typed variables, what the module host_plan saw and what the controller read; the output is sentences that
 name the variable, the value seen, what is allowed, and the next step. The same inputs give the same verdict.
 """
 
@@ -84,12 +84,23 @@ def judge(
     return verdict
 
 
-def judge_other(v: Mapping[str, Any], host: Mapping[str, Any], context: Context) -> Verdict:
+def judge_other(
+    v: Mapping[str, Any], host: Mapping[str, Any], profile: Mapping[str, Any], context: Context, pgvector: str
+) -> Verdict:
     """Judge a host beside the databases, such as the one that keeps backups: it gets certificates only."""
+    del profile, pgvector
     verdict = Verdict()
     _system(v, host, verdict)
     certificates(v, context, verdict)
     return verdict
+
+
+def judge_nothing(
+    v: Mapping[str, Any], host: Mapping[str, Any], profile: Mapping[str, Any], context: Context, pgvector: str
+) -> Verdict:
+    """Let a play through that uses a converged host: a restore must work on a host that is in a bad state."""
+    del v, host, profile, context, pgvector
+    return Verdict()
 
 
 def shipped(codename: str) -> tuple[int, str]:
