@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
-"""Judge certificates before a server meets them: the key, its keeper, the time, the names, the authority.
+"""Judge certificates before a server loads them: key, owner, mode, validity, names and chain.
 
-`judge` and `due` are pure. `look` reads files with the `openssl` command, on the host, with the standard library alone
-(the Ansible module `host_certificates` carries this file). Nothing here shows a key, and nothing is changed.
-Names are compared as RFC 6125 has it: a wildcard stands for one label, and an address only for itself.
+`judge`, `due` and `inspect` are pure; `look` reads files. Nothing here prints a key or changes a file. Uses
+python3-cryptography (38 or newer, so it verifies chains itself: x509.verification came with 42) beside the standard
+library, because the Ansible module `tls_certificates` carries this file to the host.
+Names are compared as in RFC 6125: a wildcard matches one label, an IP address matches only itself.
 """
 
 from __future__ import annotations
@@ -13,20 +14,37 @@ import grp
 import ipaddress
 import pwd
 import re
-import ssl
-import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, padding, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
+
+Extension = TypeVar("Extension", bound=x509.ExtensionType)
 
 RENEW_BELOW = 1 / 3
-"""Share of its life that a certificate has left when it is renewed: of 397 days the last 132."""
+"""Renew when less than this share of the lifetime is left: of 397 days the last 132."""
 DAY_S = 86400
-PURPOSES = {"server": "sslserver", "client": "sslclient"}
+MINIMUM_RSA_BITS = 2048
+"""OpenSSL's security level 2, Debian's default, refuses shorter RSA keys and SHA-1 signatures."""
+WEAK_HASHES = ("md5", "sha1")
+MAXIMUM_DEPTH = 8
+"""Intermediate certificates in a chain; longer chains are loops."""
+PURPOSES = {"server": ExtendedKeyUsageOID.SERVER_AUTH, "client": ExtendedKeyUsageOID.CLIENT_AUTH}
 
 
 @dataclass(frozen=True)
 class Leaf:
-    """What a certificate and its key are to be: where, for whom, and who keeps the key ("": anybody)."""
+    """What a certificate and its key must be. `keeper` is the key's OWNER:GROUP, "" for any."""
 
     certificate: Path
     key: Path
@@ -38,7 +56,7 @@ class Leaf:
 
 @dataclass(frozen=True)
 class Certificate:
-    """What is in a certificate; times are seconds since 1970, `untrusted` says why the authority does not vouch."""
+    """Contents of a certificate file; times in seconds since 1970. `untrusted` and `weakness` are reasons, or ""."""
 
     common_name: str
     names: tuple[str, ...]
@@ -48,11 +66,13 @@ class Certificate:
     fingerprint: str
     key_type: str = "ecdsa"
     untrusted: str = ""
+    weakness: str = ""
+    intermediates_end: float = float("inf")
 
 
 @dataclass(frozen=True)
 class Key:
-    """Who keeps a key, and the public half of it; `unreadable` says why there is none."""
+    """Owner, mode and public half of a key; `unreadable` is the reason why there is no public half."""
 
     keeper: str
     mode: int
@@ -62,7 +82,7 @@ class Key:
 
 @dataclass(frozen=True)
 class Seen:
-    """What is on disk, and when the authority ends. A text instead of a value says why it could not be read."""
+    """Authority's end, certificate and key as found. A text instead of a value is the reason why it cannot be read."""
 
     authority: float | str
     certificate: Certificate | str
@@ -70,7 +90,7 @@ class Seen:
 
 
 def judge(leaf: Leaf, authority: Path, seen: Seen, now: float) -> list[str]:
-    """Name everything for which a server must not take these files, each with the file and the reason."""
+    """Give every reason why a server must not load these files, each with its file."""
     found = []
     if isinstance(seen.authority, str):
         found.append(f"{authority}: {seen.authority}")
@@ -86,18 +106,18 @@ def judge(leaf: Leaf, authority: Path, seen: Seen, now: float) -> list[str]:
     if not isinstance(seen.authority, str) and seen.certificate.untrusted:
         problems.append(f"not issued by {authority} for a {leaf.purpose}: {seen.certificate.untrusted}")
     if isinstance(seen.key, Key) and seen.key.public_key and seen.key.public_key != seen.certificate.public_key:
-        problems.append(f"does not belong to the key {leaf.key}")
+        problems.append(f"does not match the key {leaf.key}")
     return found + [f"{leaf.certificate}: {problem}" for problem in problems]
 
 
 def _keeping(leaf: Leaf, key: Key) -> list[str]:
     found = []
     if key.mode & 0o007:
-        found.append(f"mode {key.mode:04o} lets others at the key: allowed is 0640 or less")
+        found.append(f"mode {key.mode:04o} gives other users access to the key; allowed: 0640 or less")
     elif key.mode & 0o137:
-        found.append(f"mode {key.mode:04o}: allowed is 0640 or less")
+        found.append(f"mode {key.mode:04o}; allowed: 0640 or less")
     if leaf.keeper and key.keeper != leaf.keeper:
-        found.append(f"belongs to {key.keeper}, allowed is {leaf.keeper}")
+        found.append(f"owner {key.keeper}; expected {leaf.keeper}")
     return found + ([key.unreadable] if key.unreadable else [])
 
 
@@ -107,17 +127,20 @@ def _content(leaf: Leaf, certificate: Certificate, now: float) -> list[str]:
         found.append(f"not valid before {day(certificate.begins)}; this host's clock says {day(now)}")
     if now >= certificate.ends:
         found.append(f"expired on {day(certificate.ends)}")
-    missing = [name for name in leaf.names if not covers(certificate.names, name)]
-    if missing:
-        names = ", ".join(certificate.names) or "no name at all"
-        found.append(f"is for {names}, and not for {', '.join(missing)}")
+    if now >= certificate.intermediates_end:
+        found.append(f"an intermediate certificate expired on {day(certificate.intermediates_end)}")
+    missing = ", ".join(name for name in leaf.names if not covers(certificate.names, name))
+    if missing and certificate.names:
+        found.append(f"valid for {', '.join(certificate.names)}, not for {missing}")
+    elif missing:
+        found.append(f"no subject alternative name; expected {missing}")
     if leaf.common_name and certificate.common_name != leaf.common_name:
-        found.append(f"its common name is {certificate.common_name!r}, wanted is {leaf.common_name!r}")
-    return found
+        found.append(f"common name {certificate.common_name!r}; expected {leaf.common_name!r}")
+    return found + ([certificate.weakness] if certificate.weakness else [])
 
 
 def covers(names: tuple[str, ...], wanted: str) -> bool:
-    """Say whether one of a certificate's names stands for the wanted name or address."""
+    """Say whether one of a certificate's names matches a host name or address."""
     if canonical(wanted) in names or _is_address(wanted):
         return canonical(wanted) in names
     parent = wanted.lower().partition(".")[2]
@@ -125,7 +148,7 @@ def covers(names: tuple[str, ...], wanted: str) -> bool:
 
 
 def canonical(name: str) -> str:
-    """Write an address in its shortest form, and a name in lower case."""
+    """Write an address in its shortest form and a name in lower case."""
     try:
         return str(ipaddress.ip_address(name))
     except ValueError:
@@ -141,124 +164,150 @@ def _is_address(name: str) -> bool:
 
 
 def due(certificate: Certificate, now: float) -> bool:
-    """Say whether less than a third of a certificate's life is left."""
+    """Say whether less than a third of a certificate's lifetime is left."""
     return certificate.ends - now < (certificate.ends - certificate.begins) * RENEW_BELOW
 
 
 def days_left(certificate: Certificate, now: float) -> int:
-    """Give the whole days that are left; negative once it has expired."""
+    """Give the whole days left; negative after expiry."""
     return int((certificate.ends - now) // DAY_S)
 
 
 def day(moment: float) -> str:
-    """Write a moment for a person, in UTC."""
+    """Format a moment in UTC for a message."""
     return datetime.datetime.fromtimestamp(moment, datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
 def look(leaf: Leaf, authority: Path) -> Seen:
-    """Read what is on disk."""
-    ends = _authority(authority)
-    trusted = None if isinstance(ends, str) else authority
-    return Seen(ends, read_certificate(leaf.certificate, trusted, leaf.purpose), read_key(leaf.key))
+    """Read the files of a certificate, its key and the authority."""
+    about = _stat(leaf.key)
+    keeper, mode = ("", 0) if isinstance(about, str) else about
+    return inspect(read(authority), read(leaf.certificate), read(leaf.key), leaf.purpose, keeper, mode)
 
 
-def read_certificate(path: Path, authority: Path | None, purpose: str) -> Certificate | str:
-    """Read the first certificate of a file, and ask whether the authority vouches for it, whatever the time."""
-    form = ("-nameopt", "multiline,utf8,-esc_msb", "-subject", "-dates", "-ext", "subjectAltName")
-    if (text := _text(path)) is None:
-        return "cannot be read"
-    if "-----BEGIN CERTIFICATE-----" not in text:
-        return "holds no certificate (PEM)"
-    code, said = _openssl("x509", "-in", path, "-noout", *form, "-fingerprint", "-sha256", "-pubkey")
-    if code:
-        return f"holds no certificate that openssl can read: {_last(said)}"
-    untrusted = ""
-    if authority:
-        trust = ("-CAfile", authority, "-no-CApath", "-no-CAstore", "-untrusted", path)
-        code, told = _openssl("verify", "-no_check_time", "-purpose", PURPOSES[purpose], *trust, path)
-        untrusted = _reason(told) if code else ""
-    names = re.findall(r"(?:DNS|IP Address):([^,\s]+)", said)
-    return Certificate(
-        common_name=_find(r"commonName\s+= (.*)", said),
-        names=tuple(canonical(name) for name in names),
-        begins=ssl.cert_time_to_seconds(_find("notBefore=(.*)", said)),
-        ends=ssl.cert_time_to_seconds(_find("notAfter=(.*)", said)),
-        public_key=_public(said),
-        fingerprint=_find(r"Fingerprint=([0-9A-F:]+)", said),
-        key_type=_key_type(path),
-        untrusted=untrusted,
+def read(path: Path) -> bytes | str:
+    """Read a file; a text is the reason why it cannot be read."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        return f"cannot be read: {error.strerror}"
+
+
+def inspect(
+    authority: bytes | str, certificate: bytes | str, key: bytes | str, purpose: str, keeper: str, mode: int
+) -> Seen:
+    """Read the three texts (PEM). A str is the reason why there is none. `mode` and `keeper` are the key's."""
+    roots = authority if isinstance(authority, str) else parse(authority)
+    anchors = [] if isinstance(roots, str) else roots
+    return Seen(
+        authority=roots if isinstance(roots, str) else _authority_end(roots),
+        certificate=certificate if isinstance(certificate, str) else _certificate(certificate, anchors, purpose),
+        key=key if isinstance(key, str) else _key(key, keeper, mode),
     )
 
 
-def _key_type(path: Path) -> str:
-    _, said = _openssl("x509", "-in", path, "-noout", "-text", "-certopt", "no_sigdump,no_extensions")
-    found = _find(r"Public Key Algorithm: (\S+)", said)
-    return {"rsaEncryption": "rsa", "id-ecPublicKey": "ecdsa"}.get(found, found)
+def parse(text: bytes) -> list[x509.Certificate] | str:
+    """Read every certificate of a PEM text; a text is the reason why there is none."""
+    blocks = re.findall(rb"-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", text, re.DOTALL)
+    try:  # load_pem_x509_certificates came with cryptography 39
+        found = [x509.load_pem_x509_certificate(block) for block in blocks]
+        for each in found:
+            _ = each.extensions  # read when first used: a damaged one must fail here
+    except (ValueError, TypeError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as error:
+        return f"contains a damaged certificate: {error}"
+    return found or "contains no certificate (PEM)"
 
 
-def read_key(path: Path) -> Key | str:
-    """Read who keeps a key, and its public half."""
+def _certificate(text: bytes, roots: list[x509.Certificate], purpose: str) -> Certificate | str:
+    found = parse(text)
+    if isinstance(found, str):
+        return found
+    leaf, *others = found
+    common = leaf.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    begins, ends = validity(leaf)
+    try:
+        key = leaf.public_key()
+    except (ValueError, UnsupportedAlgorithm) as error:
+        return f"contains a public key that cannot be read: {error}"
+    return Certificate(
+        common_name=str(common[0].value) if common else "",
+        names=_names(leaf),
+        begins=begins,
+        ends=ends,
+        public_key=_public_text(key),
+        fingerprint=leaf.fingerprint(hashes.SHA256()).hex(),
+        key_type=_key_type(key),
+        untrusted=_unfit(leaf, purpose) or _chain(leaf, others, roots, purpose),
+        weakness=_weakness(leaf, key),
+        intermediates_end=min((validity(each)[1] for each in others), default=float("inf")),
+    )
+
+
+def validity(certificate: x509.Certificate) -> tuple[float, float]:
+    """Give begin and end in seconds since 1970. The attributes with a time zone came with cryptography 42."""
+    moments = (_moment(certificate, "not_valid_before"), _moment(certificate, "not_valid_after"))
+    return moments[0].timestamp(), moments[1].timestamp()
+
+
+def _moment(certificate: x509.Certificate, name: str) -> datetime.datetime:
+    found: datetime.datetime | None = getattr(certificate, f"{name}_utc", None)
+    if found is None:
+        naive: datetime.datetime = getattr(certificate, name)
+        return naive.replace(tzinfo=datetime.UTC)
+    return found
+
+
+def _names(certificate: x509.Certificate) -> tuple[str, ...]:
+    found = _extension(certificate, x509.SubjectAlternativeName) or ()
+    return tuple(canonical(str(each.value)) for each in found if isinstance(each, x509.DNSName | x509.IPAddress))
+
+
+def _extension(certificate: x509.Certificate, kind: type[Extension]) -> Extension | None:
+    try:
+        return certificate.extensions.get_extension_for_class(kind).value
+    except x509.ExtensionNotFound:
+        return None
+
+
+def _public_text(key: PublicKeyTypes) -> str:
+    return key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode().strip()
+
+
+def _key_type(key: PublicKeyTypes) -> str:
+    kinds = {"rsa": rsa.RSAPublicKey, "ecdsa": ec.EllipticCurvePublicKey, "ed25519": ed25519.Ed25519PublicKey}
+    return next((name for name, kind in kinds.items() if isinstance(key, kind)), type(key).__name__)
+
+
+def _weakness(certificate: x509.Certificate, key: PublicKeyTypes) -> str:
+    if isinstance(key, rsa.RSAPublicKey) and key.key_size < MINIMUM_RSA_BITS:
+        return f"RSA key of {key.key_size} bits; allowed: {MINIMUM_RSA_BITS} or more"
+    try:
+        digest = certificate.signature_hash_algorithm
+    except UnsupportedAlgorithm:
+        return ""
+    if digest and digest.name in WEAK_HASHES:
+        return f"signed with {digest.name}; allowed: sha256 or stronger"
+    return ""
+
+
+def _key(text: bytes, keeper: str, mode: int) -> Key:
+    # An old openssl writes the curve's parameters in a block before the key.
+    block = re.search(rb"-----BEGIN ([A-Z]+ )*PRIVATE KEY-----.*?-----END [A-Z ]*PRIVATE KEY-----", text, re.DOTALL)
+    try:
+        key = load_pem_private_key(block[0] if block else text, None)
+    except TypeError:
+        return Key(keeper, mode, unreadable="encrypted; expected a key without a passphrase")
+    except (ValueError, UnsupportedAlgorithm):
+        return Key(keeper, mode, unreadable="contains no private key (PEM)")
+    return Key(keeper, mode, public_key=_public_text(key.public_key()))
+
+
+def _stat(path: Path) -> tuple[str, int] | str:
     try:
         about = path.stat()
     except OSError as error:
         return f"{error.strerror}"
-    keeper = f"{_name(pwd.getpwuid, about.st_uid)}:{_name(grp.getgrgid, about.st_gid)}"
-    # An empty passphrase, so that an encrypted key is an error and not a question.
-    code, said = _openssl("pkey", "-in", path, "-passin", "pass:", "-pubout")
-    if code:
-        return Key(keeper, about.st_mode & 0o7777, unreadable="holds no key that can be read without a passphrase")
-    return Key(keeper, about.st_mode & 0o7777, public_key=_public(said))
-
-
-def _authority(path: Path) -> float | str:
-    """Give the moment at which the first of a file's authorities ends, or why they are none."""
-    if (text := _text(path)) is None:
-        return "cannot be read: there is no certificate of an authority"
-    blocks = re.findall(r"-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", text, re.DOTALL)
-    if not blocks:
-        return "holds no certificate of an authority (PEM)"
-    ends = float("inf")
-    for block in blocks:
-        code, said = _openssl("x509", "-noout", "-enddate", "-ext", "basicConstraints", text=block + "\n")
-        if code:
-            return f"holds a certificate that openssl cannot read: {_last(said)}"
-        if "CA:TRUE" not in said:
-            return "holds a certificate that is no authority's (CA:TRUE is missing)"
-        ends = min(ends, ssl.cert_time_to_seconds(_find("notAfter=(.*)", said)))
-    return ends
-
-
-def _openssl(*words: str | Path, text: str | None = None) -> tuple[int, str]:
-    command = ["openssl", *map(str, words)]
-    try:
-        done = subprocess.run(command, input=text, capture_output=True, text=True, check=False)  # noqa: S603
-    except FileNotFoundError:
-        return 127, "the command openssl is not installed"
-    return done.returncode, done.stdout + done.stderr
-
-
-def _text(path: Path) -> str | None:
-    try:
-        return path.read_text(errors="replace")
-    except OSError:
-        return None
-
-
-def _find(pattern: str, text: str) -> str:
-    found = re.search(pattern, text)
-    return found[1].strip() if found else ""
-
-
-def _public(text: str) -> str:
-    return _find(r"(?s)(-----BEGIN PUBLIC KEY-----.*?-----END PUBLIC KEY-----)", text)
-
-
-def _reason(said: str) -> str:
-    return _find(r"depth lookup: (.*)", said) or _last(said)
-
-
-def _last(said: str) -> str:
-    return (said.strip().splitlines() or [""])[-1]
+    return f"{_name(pwd.getpwuid, about.st_uid)}:{_name(grp.getgrgid, about.st_gid)}", about.st_mode & 0o7777
 
 
 def _name(look_up: object, number: int) -> str:
@@ -266,3 +315,84 @@ def _name(look_up: object, number: int) -> str:
         return str(look_up(number)[0])  # type: ignore[operator]
     except KeyError:
         return str(number)
+
+
+def _authority_end(roots: list[x509.Certificate]) -> float | str:
+    for each in roots:
+        constraints = _extension(each, x509.BasicConstraints)
+        if not (constraints and constraints.ca):
+            return "contains a certificate that is not a CA certificate (CA:TRUE is missing)"
+    return min(validity(each)[1] for each in roots)
+
+
+def _unfit(certificate: x509.Certificate, purpose: str) -> str:
+    """Say why a certificate must not be used for a purpose; RFC 5280, sections 4.2.1.3 and 4.2.1.12."""
+    uses = _extension(certificate, x509.ExtendedKeyUsage)
+    if uses and PURPOSES[purpose] not in uses:
+        return f"extended key usage excludes {purpose} authentication"
+    usage = _extension(certificate, x509.KeyUsage)
+    if usage:
+        encipherment = purpose == "server" and usage.key_encipherment
+        if not (usage.digital_signature or usage.key_agreement or encipherment):
+            return f"key usage excludes {purpose} authentication"
+    return ""
+
+
+def _chain(
+    certificate: x509.Certificate,
+    others: Sequence[x509.Certificate],
+    roots: Sequence[x509.Certificate],
+    purpose: str,
+    below: int = 0,
+) -> str:
+    """Give "" where a chain leads to a self-signed root, or the reason why none does; validity is judged elsewhere."""
+    reason = f"issuer {certificate.issuer.rfc4514_string()} not found"
+    for issuer in [*roots, *others]:
+        if issuer.subject != certificate.issuer:
+            continue
+        if not _signed(certificate, issuer):
+            reason = f"the signature is not one of issuer {certificate.issuer.rfc4514_string()}"
+        elif problem := _no_issuer(issuer, purpose, below):
+            reason = problem
+        elif issuer in roots and issuer.subject == issuer.issuer:
+            return ""
+        else:
+            above = below + 1
+            reason = _chain(issuer, others, roots, purpose, above) if above <= MAXIMUM_DEPTH else "the chain is a loop"
+            if not reason:
+                return ""
+    return reason
+
+
+def _no_issuer(issuer: x509.Certificate, purpose: str, below: int) -> str:
+    name = issuer.subject.rfc4514_string()
+    constraints = _extension(issuer, x509.BasicConstraints)
+    if not (constraints and constraints.ca):
+        return f"issuer {name} is not a CA"
+    if constraints.path_length is not None and below > constraints.path_length:
+        return f"issuer {name} allows {constraints.path_length} intermediate certificates"
+    usage, uses = _extension(issuer, x509.KeyUsage), _extension(issuer, x509.ExtendedKeyUsage)
+    if usage and not usage.key_cert_sign:
+        return f"issuer {name} may not sign certificates (key usage)"
+    if uses and PURPOSES[purpose] not in uses:
+        return f"issuer {name} may not issue {purpose} certificates (extended key usage)"
+    return ""
+
+
+def _signed(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
+    """Verify a signature; cryptography 40 has verify_directly_issued_by for it, 38 does not."""
+    signature, content = certificate.signature, certificate.tbs_certificate_bytes
+    try:
+        key, digest = issuer.public_key(), certificate.signature_hash_algorithm
+        if isinstance(key, rsa.RSAPublicKey) and digest:
+            form = getattr(certificate, "signature_algorithm_parameters", None) or padding.PKCS1v15()
+            key.verify(signature, content, form, digest)
+        elif isinstance(key, ec.EllipticCurvePublicKey) and digest:
+            key.verify(signature, content, ec.ECDSA(digest))
+        elif isinstance(key, ed25519.Ed25519PublicKey | ed448.Ed448PublicKey):
+            key.verify(signature, content)
+        else:
+            return False
+    except (InvalidSignature, UnsupportedAlgorithm, ValueError, TypeError):
+        return False
+    return True

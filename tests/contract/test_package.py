@@ -12,8 +12,8 @@ from provision.controller.archive import CONTROLLER
 from tests.contract.repository import ROOT
 
 PACKAGE = ROOT / "provision"
-# A host has the distribution's psycopg and click beside the standard library.
-ON_A_HOST = set(sys.stdlib_module_names) | {"psycopg", "click", "provision"}
+# A host has the distribution's psycopg, click and cryptography beside the standard library.
+ON_A_HOST = set(sys.stdlib_module_names) | {"psycopg", "click", "cryptography", "provision"}
 MODULES = sorted(path for path in PACKAGE.rglob("*.py"))
 HOST_MODULES = [path for path in MODULES if not path.relative_to(PACKAGE).as_posix().startswith(CONTROLLER)]
 
