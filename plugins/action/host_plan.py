@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from ansible.utils.display import Display
 from ..plugin_utils.lock import Holder
 from ..plugin_utils.project import ROOT
 
-from provision.controller import inputs  # isort: skip - found by the line above
+from provision.controller import archive, inputs  # isort: skip - found by the line above
 from provision.errors import UsageError  # isort: skip
 from provision.plan import build, load, validate  # isort: skip
 
@@ -39,6 +40,7 @@ class ActionModule(ActionBase):
             sources, playbooks, values["plan_profile_name"]
         )
         name = str(given["inventory_hostname"])
+        toolkit = archive.pack(ROOT / "provision", playbooks / ".provision" / "toolkit")
         context = inputs.context(
             values,
             name=name,
@@ -47,9 +49,9 @@ class ActionModule(ActionBase):
             roles=given.get("ansible_role_names") or (),
             groups=given.get("groups") or {},
             root=playbooks.resolve(),
+            toolkit=hashlib.sha256(toolkit.read_bytes()).hexdigest(),
         )
-        roles = set(context.roles)
-        database = bool(roles - inputs.BESIDE)
+        roles, database = set(context.roles), context.database
         ports = [values["postgresql_port"], values["pgbouncer_port"]] if database else []
         probe, failed = self._probe(values, ports, given)
         if failed:
@@ -61,7 +63,7 @@ class ActionModule(ActionBase):
             return self._refused(built.problems, given)
         result = inputs.published(built.plan, built.state)
         result |= {"warnings": [*read.warnings, *built.notices], "text": load.text(built.plan)}
-        result |= {"tls_directory": values["tls_directory"], "changed": False}
+        result |= {"tls_directory": values["tls_directory"], "toolkit": str(toolkit), "changed": False}
         return result
 
     @staticmethod

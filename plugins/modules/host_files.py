@@ -55,6 +55,11 @@ options:
       mode: {description: Octal mode in quotes., default: "0644", type: str}
       secret: {description: Leave the text out of the diff., default: false, type: bool}
       tracked: {description: List the file in the manifest (not if the host updates it)., default: true, type: bool}
+  replaces:
+    description: Sets of older versions that this one takes over. Their manifests are removed.
+    default: []
+    type: list
+    elements: str
   check:
     description: Commands (lists of words) that must succeed with the new files in place. They run if a file changed.
     default: []
@@ -156,7 +161,9 @@ class Set:
             for row in rows or []
         }
         self.secret = {Path(row["path"]) for row in rows or [] if row["secret"]}
-        listed = file_set.read_json(self.manifest).get("files", []) if rows is not None else []
+        self.replaced = [path for name in given["replaces"] if (path := MANIFESTS / f"{name}.json").exists()]
+        manifests = [self.manifest, *self.replaced] if rows is not None else []
+        listed = [row for path in manifests for row in file_set.read_json(path).get("files", [])]
         self.target = {**{Path(row["path"]): State(None) for row in listed}, **self.requested}
         self.before = {path: State.read(path) for path in self.target}
         self.changed = [path for path, state in self.target.items() if not state.same(self.before[path])]
@@ -220,6 +227,8 @@ class Set:
             kept = State(file_set.manifest(tracked))
             if not kept.same(State.read(self.manifest)):
                 kept.write(self.manifest)
+        for path in self.replaced:
+            path.unlink()
         self.journal.unlink(missing_ok=True)
 
 

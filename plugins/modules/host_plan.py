@@ -15,6 +15,7 @@ import os
 import platform
 import re
 import shutil
+import stat
 import struct
 import subprocess
 import time
@@ -80,6 +81,7 @@ PACKAGE_LOCKS = (
 PLAN = Path("/etc/provision/plan.json")
 OLD_PLAN = Path("/etc/provision/host.json")
 """What version 1 of the plan was called."""
+TOOLKIT = Path("/usr/local/bin/provision")
 VERIFIED = Path("/var/lib/provision/verified.json")
 BUILD_STAMP = "/usr/local/src/pgvector-for-{major}.built"
 BUNDLE_MANIFEST = Path("/var/cache/provision/bundle/bundle.json")
@@ -253,6 +255,16 @@ def _json(path: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
+def _toolkit() -> str:
+    """Give the checksum of the installed command, or "" when its owner or mode is not what it should be."""
+    try:
+        about = TOOLKIT.lstat()
+    except OSError:
+        return ""
+    right = stat.S_ISREG(about.st_mode) and (about.st_uid, about.st_gid, about.st_mode & 0o7777) == (0, 0, 0o755)
+    return hashlib.sha256(TOOLKIT.read_bytes()).hexdigest() if right else ""
+
+
 def earlier(major: int) -> dict[str, Any]:
     """Tell what earlier runs left: whether the host was proved, the pooler's port, builds and bundles."""
     plan, old = _json(PLAN), _json(OLD_PLAN)
@@ -265,6 +277,7 @@ def earlier(major: int) -> dict[str, Any]:
         "old_layout": OLD_PLAN.exists(),
         "pooler_port": (plan.get("pooler") or old.get("pooler") or {}).get("port", 0),
         "pgvector_build": stamp[0].strip() if stamp else "",
+        "toolkit_sha256": _toolkit(),
         "bundle_sha256": hashlib.sha256(manifest).hexdigest() if manifest else "",
     }
 

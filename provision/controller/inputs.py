@@ -129,19 +129,23 @@ def context(
     roles: Iterable[str],
     groups: Mapping[str, Sequence[str]],
     root: Path,
+    toolkit: str,
 ) -> build.Context:
     """Read what is judged besides variables: vault files, the bundle, the user's own certificate."""
+    names = {role.rpartition(".")[2] for role in roles}
     provided = {part: str(values.get(f"tls_provided_{part}", "")) for part in ("certificate", "key", "ca")}
     return build.Context(
         name=name,
         address=address,
         inventory=tuple(relative(path, root) for path in sources),
-        roles=tuple(role.rpartition(".")[2] for role in roles),
+        roles=tuple(sorted(names)),
         today=datetime.datetime.now(datetime.UTC).date(),
         bundle=_bundle(values) if values.get("postgresql_repository") == "bundle" else {},
         provided=tuple(_provided(provided) if all(provided.values()) else ()),
         plain_vaults=tuple(vault.plain_vaults(list(sources))),
         groups=groups,
+        database=bool(names - BESIDE),
+        toolkit_sha256=toolkit,
     )
 
 

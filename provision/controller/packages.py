@@ -6,8 +6,14 @@ of apt 2.6 (Debian 12, gpgv) and 3.0 (Debian 13, sqv) in the locale C.
 
 from __future__ import annotations
 
+import base64
 import re
-from collections.abc import Mapping
+import textwrap
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from provision.errors import HostError
 
 MOST_SHOWN = 1200  # characters of apt's own words: a long list of hashes helps nobody
 
@@ -60,3 +66,38 @@ def quote(said: str) -> str:
     text = re.sub(r"\s+", " ", said).strip()
     told = [part.strip(" ,") for part in re.split(r"(?=\b[EW]: ?)", text) if re.match(r"[EW]:", part)]
     return " ".join(dict.fromkeys(told or [text]))[:MOST_SHOWN].rstrip(". ")
+
+
+def unreadable(said: str, plan: Mapping[str, Any]) -> str:
+    """Say why the package source of a plan (plan.source) cannot be read, and what else could be set."""
+    return (
+        f"cannot read the package source {plan['uri']} (suite {plan['suite']}, component {plan['component']}): "
+        f"{source(said, plan['hints'])} The host's previous source is restored, nothing was installed, and a running server "
+        "goes on. Other values of postgresql_repository: distribution, pgdg, mirror, bundle."
+    )
+
+
+def not_installed(said: str, names: Sequence[str], plan: Mapping[str, Any]) -> str:
+    """Say why packages cannot be installed, where they come from (plan.source), and what to set instead."""
+    place = "the distribution" if plan["kind"] == "distribution" else plan["uri"]
+    return (
+        f"cannot install {', '.join(names)}: {failure(said)} PostgreSQL's packages come from {place}: set "
+        "postgresql_repository or postgresql_version to a source that has them; where pgvector's package is missing, set "
+        "pgvector_install_method to source. The other packages of this host are as they were, and a running server goes "
+        "on. Run again when it is fixed."
+    )
+
+
+def armoured(path: Path) -> str:
+    """Read an OpenPGP public key, ASCII-armoured or binary, as armoured text. Raises HostError."""
+    try:
+        key = path.read_bytes()
+    except OSError as error:
+        raise HostError(f"the public key '{path}' cannot be read: {error.strerror}") from None
+    if key.lstrip().startswith(b"-----BEGIN PGP PUBLIC KEY BLOCK-----"):
+        return key.decode()
+    if key[:1] < b"\x80":  # every binary OpenPGP packet begins with this bit (RFC 9580, section 4.2)
+        raise HostError(f"'{path}' holds no OpenPGP public key")
+    # No checksum line: it is optional, and apt's own reader leaves it out.
+    body = "\n".join(textwrap.wrap(base64.b64encode(key).decode(), 64))
+    return f"-----BEGIN PGP PUBLIC KEY BLOCK-----\n\n{body}\n-----END PGP PUBLIC KEY BLOCK-----\n"

@@ -42,7 +42,8 @@ class Context:
     """What is known of the run beside variables: the host's names, inventories, and what the controller read.
 
     `roles` are those of the play, whose packages are installed. `bundle` is what `controller.bundle.verify` found (and
-    `problem`), `provided` and `plain_vaults` name files of the controller that must not be used as they are.
+    `problem`), `provided` and `plain_vaults` name files of the controller that must not be used as they are. `database` is false for
+    a host beside the databases, `toolkit_sha256` the checksum of the packed command.
     """
 
     name: str
@@ -54,6 +55,8 @@ class Context:
     provided: tuple[str, ...] = ()
     plain_vaults: tuple[str, ...] = ()
     groups: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    database: bool = True
+    toolkit_sha256: str = ""
 
 
 @dataclass(frozen=True)
@@ -530,5 +533,6 @@ def _state(
         huge_pages=probe["huge_pages"],
         new_build_packages=tuple(name for name in needed["pgvector"] if name not in installed),
         bundle_sha256=probe["bundle_sha256"],
-        installed=tuple(probe["packages"]),
+        toolkit_current=probe["toolkit_sha256"] == context.toolkit_sha256,
+        database=context.database,
     )

@@ -420,5 +420,7 @@ class State:
     """Compiler and headers that a source build installs and may remove again."""
     bundle_sha256: str
     """Checksum of the manifest of the bundle on the host, "" where there is none."""
-    installed: tuple[str, ...]
-    """Every installed package."""
+    toolkit_current: bool
+    """The host has the very command that this run would install."""
+    database: bool
+    """The play is for a database host, not for one beside them."""

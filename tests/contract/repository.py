@@ -28,7 +28,7 @@ class Role:
     def options(self) -> dict[str, dict[str, Any]]:
         """Options by name, as the argument specification orders them."""
         text = (self.path / "meta/argument_specs.yml").read_text()
-        options: dict[str, dict[str, Any]] = yaml.safe_load(text)["argument_specs"]["main"]["options"]
+        options: dict[str, dict[str, Any]] = yaml.safe_load(text)["argument_specs"]["variables"].get("options") or {}
         return options
 
     @property
