@@ -22,9 +22,11 @@ from ansible.module_utils.basic import AnsibleModule
 DOCUMENTATION = r"""
 module: host_lock
 short_description: Let one run at a time change a host
+description:
+  - Takes or releases the host lock. A lock of a run that has ended, or whose connection has ended, is free.
 options:
   state:
-    description: Take the lock or give it back.
+    description: Take the lock or release it.
     choices: [held, released]
     default: held
     type: str
@@ -33,7 +35,7 @@ options:
     default: 60
     type: int
   run:
-    description: Who asks (set by the action plugin).
+    description: The run that asks (set by the action plugin).
     type: dict
     default: {}
   take_from:
@@ -44,7 +46,7 @@ author: The provision developers
 """
 
 EXAMPLES = r"""
-- name: Keep other runs away
+- name: Take the host lock
   host_lock: {state: held, wait: 60}
 """
 
