@@ -11,7 +11,7 @@ import subprocess
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 
 from .listeners import holder, listening, members, owns
@@ -86,7 +86,7 @@ def _second(timestamp: str) -> int:
     words = timestamp.split()
     if len(words) != 4:
         return 0
-    return int(datetime.fromisoformat(f"{words[1]} {words[2]}").replace(tzinfo=timezone.utc).timestamp())  # noqa: UP017
+    return int(datetime.fromisoformat(f"{words[1]} {words[2]}").replace(tzinfo=UTC).timestamp())
 
 
 def decide(unit: Unit, seen: Seen, newest: int, *, created: bool = True) -> tuple[str, ...]:
