@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from typing import Any
 
 import click
 
 from provision.host.backup import drill as drills
-from provision.host.backup import dump, plan, show, status, take, tool
+from provision.host.backup import dump, key, plan, show, status, take, tool
+from provision.plan import load
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
 @click.group("backup")
-def command() -> None:
+@click.pass_context
+def command(context: click.Context) -> None:
     """Take, prove and watch backups."""
-    tool.be_postgres()
+    if context.invoked_subcommand != "key":  # makes a folder as root before it becomes postgres
+        tool.be_postgres()
 
 
 @command.command("take")
@@ -64,6 +68,14 @@ def verify_command(as_json: bool) -> None:
 def drill_command(label: str, as_json: bool) -> None:
     """Restore the newest backup into a scratch cluster, compare it, and remove it again."""
     _print(drills.run(plan.read(), label, narrate=lambda text: click.echo(text, err=True)), as_json, show.drilled)
+
+
+@command.command("key")
+@as_json
+def key_command(as_json: bool) -> None:
+    """Make this host's SSH key for the repository where it is missing, and print its public half."""
+    made = key.make(load.load().backup.stanza)
+    _print(asdict(made), as_json, lambda result: [result["public_key"]])
 
 
 def _print(result: dict[str, Any], as_json: bool, human: Any) -> None:
