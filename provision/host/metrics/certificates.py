@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import ssl
-import subprocess
 from pathlib import Path
 
+from provision import system
 from provision.errors import HostError
 from provision.host.metrics.exposition import Metric
 
@@ -20,9 +20,8 @@ def metrics(folder: Path = FOLDER) -> list[Metric]:
 
 def end(path: Path) -> float:
     """Give the moment at which a file's first certificate ends."""
-    words = ["openssl", "x509", "-in", str(path), "-noout", "-enddate"]
-    done = subprocess.run(words, capture_output=True, text=True, check=False)  # noqa: S603
-    if done.returncode != 0:
+    done = system.run("openssl", "x509", "-in", path, "-noout", "-enddate", check=False)
+    if not done.ok:
         said = done.stderr.strip().partition("\n")[0]
         raise HostError("a certificate cannot be read", where=str(path), seen=said, run="ls -l /etc/provision/tls")
     return float(ssl.cert_time_to_seconds(done.stdout.strip().partition("=")[2]))
