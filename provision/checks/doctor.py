@@ -14,8 +14,8 @@ from provision.checks.finding import Finding, Severity
 from provision.checks.place import Place, examine
 from provision.database import connect_pinned, unreadable
 from provision.errors import DatabaseError
-from provision.host.backup.tool import as_postgres
 from provision.plan import record
+from provision.system import as_user
 
 HOST_CHECKS = (*units.CHECKS, *files.CHECKS, *host.CHECKS)
 SQL_CHECKS = (*hardening.CHECKS, *schema.CHECKS)
@@ -44,7 +44,7 @@ def this_host() -> Place | None:
 def look_at(place: Place) -> Report:
     """Look at this host and its server; as root it sees everything."""
     found = examine(place, HOST_CHECKS) + certificates.examine() + pooler.examine()
-    with as_postgres():
+    with as_user():
         try:
             found += _server(place)
         except DatabaseError as error:

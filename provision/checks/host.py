@@ -9,13 +9,11 @@ from collections.abc import Iterator
 from datetime import UTC, date, datetime
 from pathlib import Path
 
-from provision import compatibility
+from provision import compatibility, system
 from provision.checks.finding import Severity
 from provision.checks.place import HostCheck, Place, Row, ask
 from provision.errors import HostError
-from provision.host.backup import plan as backup
-from provision.host.maintain import plan as maintenance
-from provision.plan import record
+from provision.plan import load
 
 PACKAGES = ("postgresql-{major}", "postgresql-client-{major}", "postgresql-{major}-pgvector", "postgresql-common",
             "python3-psycopg", "pgbackrest", "pgbouncer")  # fmt: skip
@@ -75,7 +73,7 @@ def huge_pages(place: Place) -> Iterator[Row]:
 
 def packages(place: Place) -> Iterator[Row]:
     """Compare installed packages with those that were there when the host was proved."""
-    known = place.record.get("verified", {}).get("packages", {})
+    known = system.evidence("verified").get("packages", {})
     now = installed(list(known))
     for name, version in known.items():
         if name not in now:
@@ -95,13 +93,13 @@ def installed(names: list[str]) -> dict[str, str]:
 
 def ours() -> dict[str, str]:
     """Give the versions of the packages that make this host a database, for its record."""
-    major = record.read()["postgresql"]["major"]
+    major = load.load().server.major
     return installed([name.format(major=major) for name in PACKAGES])
 
 
 def advisories(place: Place) -> Iterator[Row]:
     """Name known defects of what is installed, but for those that the inventory accepts by name."""
-    about, vector = place.record.get("pgvector", {}), place.record.get("verified", {}).get("extensions", {})
+    about, vector = place.record.get("pgvector", {}), system.evidence("verified").get("extensions", {})
     accepted = set(about.get("accept_advisories", []))
     package = f"postgresql-{place.major}-pgvector"
     found = installed([package])
@@ -119,18 +117,18 @@ def backups(place: Place) -> Iterator[Row]:
     """Repeat what the watch saw last, and say where it has not looked for long."""
     del place
     try:
-        wanted = backup.read()
+        wanted = load.load().backup
     except HostError:
         return
-    seen = backup.evidence("backup")
+    seen = system.evidence("backup")
     if not (wanted.physical or wanted.age_limit_h):
         return
     if not seen:
-        if time.time() - backup.PATH.stat().st_mtime < WATCH_S:
+        if time.time() - load.PATH.stat().st_mtime < WATCH_S:
             return  # a host that was just made: its watch has yet to look
         yield "the watch has left no evidence", "systemctl start provision-backup-watch.service"
         return
-    age = time.time() - backup.moment(seen["when"])
+    age = time.time() - system.moment(seen["when"])
     if age > WATCH_S:
         words = f"the watch looked {age / 3600:.1f} h ago, and should every five minutes"
         yield (
@@ -150,10 +148,10 @@ def drills(place: Place) -> Iterator[Row]:
     """Say when the last drill failed, or is too old."""
     del place
     try:
-        wanted = backup.read()
+        wanted = load.load().backup
     except HostError:
         return
-    last = backup.evidence("drill")
+    last = system.evidence("drill")
     if not wanted.physical or not last:
         return
     if not last.get("passed"):
@@ -163,7 +161,7 @@ def drills(place: Place) -> Iterator[Row]:
         )
         return
     passed = (last.get("last_passed") or last)["when"]
-    age = (time.time() - backup.moment(passed)) / 3600
+    age = (time.time() - system.moment(passed)) / 3600
     if wanted.drill_age_limit_h and age > wanted.drill_age_limit_h:
         words = f"the last drill that passed is {age:.1f} h old, {wanted.drill_age_limit_h} are allowed"
         yield words, "systemctl start provision-drill.service"
@@ -172,18 +170,18 @@ def drills(place: Place) -> Iterator[Row]:
 def house_keeping(place: Place) -> Iterator[Row]:
     """Say when a job of the house-keeping failed, or was put off for too long."""
     del place
-    jobs = backup.evidence("maintain").get("jobs", {})
+    jobs = system.evidence("maintain").get("jobs", {})
     for job, last in jobs.items():
         fix = f"systemctl start provision-maintain@{job}.service"
         if last.get("outcome") == "failed":
             yield f"{job} failed: {last.get('why', '')}", fix
     try:
-        limit = maintenance.read().age_limit_h
+        limit = load.load().maintenance.age_limit_h
     except HostError:
         return
     done = jobs.get("retention", {}).get("last_done")
-    if limit and done and time.time() - backup.moment(done) > 3600 * limit:
-        age = (time.time() - backup.moment(done)) / 3600
+    if limit and done and time.time() - system.moment(done) > 3600 * limit:
+        age = (time.time() - system.moment(done)) / 3600
         words = f"retention was last applied {age:.1f} h ago, {limit} are allowed"
         yield words, "systemctl start provision-maintain@retention.service"
 

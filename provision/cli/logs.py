@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import click
 
 from provision.host import logs
-from provision.plan import record
+from provision.plan import load
 
 CUT = 300  # characters of a line: a statement may carry a vector of 20 kB
 
@@ -26,7 +26,7 @@ def command(slow: bool, locks: bool, errors: bool, after: str, full: bool, as_js
     asked = {kind for kind, so in zip(logs.KINDS, (slow, locks, errors), strict=True) if so}
     wanted = asked or set(logs.KINDS)
     found = 0
-    for entry in logs.read(logs.files(int(record.read()["postgresql"]["major"]), begin), begin):
+    for entry in logs.read(logs.files(load.load().server.major, begin), begin):
         if not entry.kinds & wanted:
             continue
         found += 1

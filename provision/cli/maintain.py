@@ -6,8 +6,9 @@ import json
 
 import click
 
-from provision.host.backup import tool
-from provision.host.maintain import plan, run
+from provision import system
+from provision.host.maintain import run
+from provision.plan import load
 
 
 @click.command("maintain")
@@ -21,11 +22,11 @@ def command(jobs: tuple[str, ...], dry: bool, as_json: bool) -> None:
     without a name. Each is kept in /var/lib/provision/maintain.json. Exit 3 when one failed; standing back from a
     migration, a standby or another run is no failure.
     """
-    tool.be_postgres()
-    wanted = plan.read()
+    system.become()
+    plan = load.load()
     done = []
     for job in jobs or run.JOBS:
-        facts = run.run(wanted, job, dry=dry, say=lambda text: click.echo(text, err=True))
+        facts = run.run(plan, job, dry=dry, say=lambda text: click.echo(text, err=True))
         done.append(facts)
         if not dry:
             run.keep(facts)

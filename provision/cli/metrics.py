@@ -7,9 +7,8 @@ from pathlib import Path
 
 import click
 
-from provision.host.backup import tool
+from provision import system
 from provision.host.metrics.collect import collect
-from provision.host.metrics.exposition import write
 
 
 @click.command("metrics")
@@ -20,12 +19,12 @@ def command(output: Path | None) -> None:
     On the host, as root or postgres. What cannot be asked is left out, said on stderr and marked by
     provision_collector_success 0; exit 1 then, after everything else was written.
     """
-    tool.be_postgres()
+    system.become()
     found = collect()
     if output is None:
         click.echo(found.text, nl=False)
     else:
-        write(output, found.text)
+        system.write(output, found.text, mode=0o644)
     for failure in found.failures:
         click.echo(f"not collected: {failure}", err=True)
     sys.exit(1 if found.failures else 0)

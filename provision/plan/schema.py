@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 SCHEMA = 2
@@ -106,6 +107,16 @@ class Server:
     archive_command: str
     """Empty: archiving is off."""
     archive_timeout_s: int
+
+    @property
+    def data(self) -> Path:
+        """The data directory."""
+        return Path(self.data_directory)
+
+    @property
+    def configuration(self) -> Path:
+        """The directory of postgresql.conf and pg_hba.conf."""
+        return Path(self.configuration_directory)
 
     @property
     def programs(self) -> str:
@@ -263,6 +274,11 @@ class Repository:
     user: str
     s3: Mapping[str, str]
     """bucket, endpoint, region, uri_style, port, ca_file; never the keys."""
+
+    @property
+    def place(self) -> str:
+        """The repository's location, for messages."""
+        return f"{self.host if self.kind == 'host' else self.kind}:{self.path}"
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import psycopg
 import pytest
@@ -10,10 +11,13 @@ import pytest
 from provision.database import connect_pinned
 from provision.errors import DatabaseError
 from provision.host.metrics import database
+from provision.plan.schema import Maintenance
 from tests.clusters import Cluster
 from tests.integration.conftest import copy_of
+from tests.plans import sample
 
 ROLE = "minion_backup"
+MAINTENANCE = sample().maintenance
 
 
 @pytest.fixture
@@ -25,10 +29,10 @@ def name(cluster: Cluster, migrated: str) -> Iterator[str]:
     cluster.psql(f"DROP ROLE {ROLE}")
 
 
-def told(cluster: Cluster, name: str, promised: dict[str, int] | None = None) -> dict[str, dict[str, float]]:
+def told(cluster: Cluster, name: str, maintenance: Maintenance = MAINTENANCE) -> dict[str, dict[str, float]]:
     """Samples by metric and by the value of their only label ("" without one)."""
     with connect_pinned(cluster.url(name, ROLE), application="test") as session:
-        found = database.metrics(session, promised)
+        found = database.metrics(session, maintenance)
     return {each.name: {"".join(labels.values()): value for labels, value in each.samples} for each in found}
 
 
@@ -140,7 +144,9 @@ def test_retention_tells_the_oldest_row_and_the_promise(cluster: Cluster, name: 
         " (VALUES ('closed', NULL), ('active', -1), ('active', 1)) v (s, d)",
         name,
     )
-    found = told(cluster, name, {"activities": 10, "metrics": 0})
+    days = {"activities": 10, "metrics": 0, "closed sessions": 7}
+    rules = tuple(replace(rule, days=days[rule.name]) for rule in MAINTENANCE.retention)
+    found = told(cluster, name, replace(MAINTENANCE, retention=rules))
     oldest = {rule: round(age / 86400, 2) for rule, age in found["provision_retention_oldest_seconds"].items()}
     assert oldest == {"activities": 93, "closed sessions": 8, "expired sessions": 1}
     promised = {"activities": 864000, "closed sessions": 604800, "expired sessions": 0}

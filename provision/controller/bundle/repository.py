@@ -7,25 +7,19 @@ Refuses nothing: what is published here is judged by apt on the host.
 from __future__ import annotations
 
 import contextlib
-import subprocess
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from provision.errors import HostError
+from provision import system
 
 TOOLS = {"apt-utils": "/usr/bin/apt-ftparchive", "gpg": "/usr/bin/gpg", "gpgconf": "/usr/bin/gpgconf"}
 """Packages that must be there, and a file that only each of them brings."""
 
 
 def run(*words: str | Path, where: Path | None = None) -> str:
-    """Run a program in a folder and return its output. Raises HostError with the end of what it said."""
-    command = [str(word) for word in words]
-    done = subprocess.run(command, cwd=where, capture_output=True, text=True, check=False)  # noqa: S603 - fixed words
-    if done.returncode:
-        said = [line for line in (done.stderr or done.stdout).splitlines() if line.strip()]
-        raise HostError(f"{command[0]} failed", where=str(where or ""), seen="\n           ".join(said[-8:]))
-    return done.stdout
+    """Run a program in a folder and return its output. Raises HostError with its last lines."""
+    return system.run(*words, directory=where).stdout
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from provision.host.backup import targets, tool, wal
-from provision.host.backup.plan import Plan
 from provision.host.backup.targets import Target, Window
 from provision.host.backup.tool import Archive, BackupError, Repository, Set
+from provision.plan.schema import Plan
 
 
 @dataclass(frozen=True)
@@ -22,9 +22,9 @@ class Catalogue:
     timeline: int = 0
 
     @classmethod
-    def read(cls, wanted: Plan, stanza: str = "", timeline: int = 0) -> Catalogue:
+    def read(cls, plan: Plan, stanza: str = "", timeline: int = 0) -> Catalogue:
         """Ask the repository. Raises BackupError where it cannot be read."""
-        repository = tool.info(stanza or wanted.stanza)
+        repository = tool.info(stanza or plan.backup.stanza)
         rows = tool.listing(f"archive/{repository.stanza}/{repository.archive_id(repository.current)}")
         times = {Path(name).name[:24]: int(row["time"]) for name, row in rows.items() if row["type"] == "file"}
         return cls(repository, tool.archive(repository, repository.current, rows), times, timeline)

@@ -9,9 +9,10 @@ import shutil
 import socket
 from pathlib import Path
 
+from provision import system
 from provision.errors import UsageError
-from provision.host.backup import recovery, tool
-from provision.host.backup.plan import Plan
+from provision.host.backup import recovery
+from provision.plan.schema import Plan
 
 PREFIX = "restored"
 HOME = Path("/var/lib/postgresql")
@@ -32,9 +33,9 @@ def tablespaces(port: int) -> Path:
     return HOME / f"{name(port)}.tablespaces"
 
 
-def unit(wanted: Plan, port: int) -> str:
+def unit(plan: Plan, port: int) -> str:
     """Give its unit."""
-    return f"postgresql@{wanted.major}-{name(port)}.service"
+    return f"postgresql@{plan.server.major}-{name(port)}.service"
 
 
 def free_port(port: int) -> None:
@@ -46,21 +47,22 @@ def free_port(port: int) -> None:
             )
 
 
-def configure(wanted: Plan, port: int) -> None:
+def configure(plan: Plan, port: int) -> None:
     """Write its configuration: the original's, but for its places, its port and its archive."""
-    target = wanted.configuration.with_name(name(port))
-    shutil.copytree(wanted.configuration, target, dirs_exist_ok=True)
-    text = (target / "postgresql.conf").read_text().replace(str(wanted.configuration), str(target))
-    (target / "postgresql.conf").write_text(text.replace(str(wanted.data), str(data(port))))
+    target = plan.server.configuration.with_name(name(port))
+    shutil.copytree(plan.server.configuration, target, dirs_exist_ok=True)
+    text = (target / "postgresql.conf").read_text().replace(str(plan.server.configuration), str(target))
+    (target / "postgresql.conf").write_text(text.replace(str(plan.server.data), str(data(port))))
     (target / "start.conf").write_text("manual\n")  # a forgotten copy does not come back with the next boot
-    limits = "".join(f"{key} = {value}\n" for key, value in recovery.limits(wanted.programs, data(port)).items())
+    limits = "".join(f"{key} = {value}\n" for key, value in recovery.limits(plan.server.programs, data(port)).items())
     (target / "conf.d/90-restored.conf").write_text(
         "# Made by provision restore: a copy, which must never archive into the original's repository.\n"
         f"port = {port}\nlisten_addresses = 'localhost'\narchive_mode = off\narchive_command = ''\n"
-        f"cluster_name = '{name(port)}'\nexternal_pid_file = '/var/run/postgresql/{wanted.major}-{name(port)}.pid'\n"
+        f"cluster_name = '{name(port)}'\n"
+        f"external_pid_file = '/var/run/postgresql/{plan.server.major}-{name(port)}.pid'\n"
         f"shared_buffers = 128MB\nhuge_pages = off\nwal_retrieve_retry_interval = 500ms\n"
         f"primary_conninfo = ''\n{limits}"
     )
     for path in [target, *target.rglob("*")]:
-        shutil.chown(path, tool.USER, tool.USER)
+        shutil.chown(path, system.POSTGRES, system.POSTGRES)
     recovery.systemctl("daemon-reload")

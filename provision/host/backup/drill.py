@@ -19,13 +19,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from provision import system
 from provision.database import Connection, connect_pinned
 from provision.errors import ProvisionError
-from provision.host.backup import figures, journal, plan, recovery, show, tool, wal
+from provision.host.backup import figures, journal, recovery, show, tool, wal
 from provision.host.backup.catalogue import Catalogue
-from provision.host.backup.plan import Plan
 from provision.host.backup.targets import Target
 from provision.host.backup.tool import BackupError
+from provision.plan.schema import Plan
 
 SCRATCH = Path("/var/lib/postgresql/provision-drill")
 PORT = 5432  # of the socket alone
@@ -35,29 +36,29 @@ LOCK = "drill"
 KILLED = "it was begun and has not ended"
 
 
-def run(wanted: Plan, label: str = "", *, narrate: Callable[[str], None] = lambda _: None) -> dict[str, Any]:
+def run(plan: Plan, label: str = "", *, narrate: Callable[[str], None] = lambda _: None) -> dict[str, Any]:
     """Drill a set; give the evidence. Raises BackupError for the first thing that is not as it should be.
 
     Leaves the evidence alone where it does not begin (HostError): another drill, or a restore in place, has not ended.
     """
-    wanted.need_physical()
-    journal.refuse_unfinished(wanted.data)
+    tool.need_physical(plan)
+    journal.refuse_unfinished(plan.server.data)
     with journal.held(LOCK, "another drill runs on this host"):
-        return _run(wanted, label, narrate)
+        return _run(plan, label, narrate)
 
 
-def _run(wanted: Plan, label: str, narrate: Callable[[str], None]) -> dict[str, Any]:
+def _run(plan: Plan, label: str, narrate: Callable[[str], None]) -> dict[str, Any]:
     begun = time.time()
-    facts: dict[str, Any] = {"when": plan.stamp(begun), "host": os.uname().nodename, "stanza": wanted.stanza}
+    facts: dict[str, Any] = {"when": system.stamp(begun), "host": os.uname().nodename, "stanza": plan.backup.stanza}
     # So that one that is killed, or whose host is, does not leave the evidence of the one before.
-    last = plan.evidence("drill").get("last_passed")
-    plan.keep("drill", {**facts, "passed": False, "failure": KILLED, "last_passed": last})
+    last = system.evidence("drill").get("last_passed")
+    system.keep("drill", {**facts, "passed": False, "failure": KILLED, "last_passed": last})
     signal.signal(signal.SIGTERM, _stopped)
-    effect = Effect(wanted.url("postgres"))
+    effect = Effect(plan.server.url("postgres"))
     facts["passed"] = False
     try:
         effect.start()
-        _drill(wanted, label, begun, narrate, effect, facts)
+        _drill(plan, label, begun, narrate, effect, facts)
         facts["passed"] = True
     except BaseException as error:
         facts["failure"] = str(error) or type(error).__name__
@@ -68,8 +69,8 @@ def _run(wanted: Plan, label: str, narrate: Callable[[str], None]) -> dict[str, 
         counts = facts["passed"] and facts["newest"]
         keys = ("when", "set", "host", "stanza", "system", "rto_s", "rpo_s")
         facts["last_passed"] = {key: facts[key] for key in keys} if counts else last
-        plan.keep("drill", facts)
-        _remove(wanted)
+        system.keep("drill", facts)
+        _remove(plan)
     return facts
 
 
@@ -78,11 +79,11 @@ def _stopped(signum: int, _frame: object) -> None:
 
 
 def _drill(
-    wanted: Plan, label: str, begun: float, narrate: Callable[[str], None], effect: Effect, facts: dict[str, Any]
+    plan: Plan, label: str, begun: float, narrate: Callable[[str], None], effect: Effect, facts: dict[str, Any]
 ) -> None:
     """Do it, and note in `facts` what was found so far: a failure names its set, too."""
-    known = plan.evidence("backup-figures").get("sets", {})
-    catalogue = Catalogue.read(wanted)
+    known = system.evidence("backup-figures").get("sets", {})
+    catalogue = Catalogue.read(plan)
     facts["system"] = catalogue.repository.systems[catalogue.repository.current]
     provable = catalogue.provable({name: wal.position(row["lsn"]) for name, row in known.items()})
     if not provable or label not in ("", *provable):
@@ -94,10 +95,10 @@ def _drill(
     chosen = catalogue.pick(label or provable[-1])
     expected = known[chosen.set.label]
     facts |= {"window": str(chosen), "point": expected["point"], "extensions": expected["extensions"]}
-    facts["rpo_s"] = _rpo(wanted)
+    facts["rpo_s"] = _rpo(plan)
     if chosen.gap:
         raise BackupError("WAL is missing from the archive", where=chosen.gap.name, seen=str(chosen))
-    _remove(wanted)
+    _remove(plan)
     _room(chosen.set.size)
     effect.during()
     narrate(f"restoring {chosen.set.label} into {SCRATCH}")
@@ -105,16 +106,16 @@ def _drill(
     for folder in (SCRATCH, data, SCRATCH / "socket", SCRATCH / "tablespaces"):
         folder.mkdir(mode=0o700)
     restore(
-        wanted.stanza, chosen.set.label, data, Target("name", expected["point"]),
+        plan.backup.stanza, chosen.set.label, data, Target("name", expected["point"]),
         *chosen.options,
         f"--tablespace-map-all={SCRATCH / 'tablespaces'}",
     )  # fmt: skip
     facts["restore_s"] = round(time.time() - begun, 1)
-    server = Scratch(wanted, data)
+    server = Scratch(plan, data)
     try:
         narrate(f"replaying to {expected['point']}")
         server.start({})
-        url = wanted.url(socket=str(SCRATCH / "socket"), port=PORT)
+        url = plan.server.url(plan.access.database, socket=str(SCRATCH / "socket"), port=PORT)
         recovery.await_target(url, Target("name", expected["point"]), chosen.reached, server.log, narrate)
         with connect_pinned(url, application="provision drill") as session:
             different = figures.differences(expected, figures.read(session))
@@ -132,7 +133,7 @@ def _drill(
         facts["rto_s"] = round(time.time() - begun, 1)
         narrate("checking every table and index of every database")
         tool.run(
-            wanted.programs / "pg_amcheck", "--all", "--install-missing", "--heapallindexed",
+            f"{plan.server.programs}/pg_amcheck", "--all", "--install-missing", "--heapallindexed",
             f"--host={SCRATCH / 'socket'}", f"--port={PORT}", "--username=postgres",
         )  # fmt: skip
         with connect_pinned(url, application="provision drill") as session:
@@ -168,15 +169,15 @@ def restore(stanza: str, label: str, data: Path, target: Target, *extra: str) ->
 class Scratch:
     """A server on a restored directory: reached by its socket alone, with limits not below its primary's."""
 
-    def __init__(self, wanted: Plan, data: Path) -> None:
+    def __init__(self, plan: Plan, data: Path) -> None:
         """Write its files; nothing is started."""
-        self.programs, self.data = wanted.programs, data
+        self.programs, self.data = plan.server.programs, data
         self.path = SCRATCH / "log"
         (SCRATCH / "postgresql.conf").write_text("")
         (SCRATCH / "pg_hba.conf").write_text("local all postgres peer\n")
         (SCRATCH / "pg_ident.conf").write_text("")
         self.settings = {
-            **recovery.limits(wanted.programs, data),
+            **recovery.limits(plan.server.programs, data),
             "config_file": f"{SCRATCH}/postgresql.conf", "hba_file": f"{SCRATCH}/pg_hba.conf",
             "ident_file": f"{SCRATCH}/pg_ident.conf", "listen_addresses": "", "port": str(PORT),
             "unix_socket_directories": f"{SCRATCH}/socket", "archive_mode": "off", "primary_conninfo": "", "ssl": "off",
@@ -192,13 +193,13 @@ class Scratch:
         options = " ".join(f"-c {name}='{value}'" for name, value in {**self.settings, **more}.items())
         self.log = recovery.Log(self.path)
         tool.run(
-            self.programs / "pg_ctl", "start", "--no-wait", f"--pgdata={self.data}", f"--log={self.path}",
+            f"{self.programs}/pg_ctl", "start", "--no-wait", f"--pgdata={self.data}", f"--log={self.path}",
             f"--options={options}",
         )  # fmt: skip
 
     def stop(self) -> None:
         """Stop it, if it runs."""
-        tool.run(self.programs / "pg_ctl", "stop", "--mode=fast", f"--pgdata={self.data}", quiet=True)
+        tool.run(f"{self.programs}/pg_ctl", "stop", "--mode=fast", f"--pgdata={self.data}", quiet=True)
 
 
 def search(session: Connection) -> dict[str, int]:
@@ -231,7 +232,7 @@ def search(session: Connection) -> dict[str, int]:
     return found
 
 
-def _rpo(wanted: Plan) -> float | None:
+def _rpo(plan: Plan) -> float | None:
     """Give the seconds of work that would be lost if the host died now; None where the primary does not answer.
 
     While archiving works, WAL waits for archive_timeout at most: an older last segment only says that nothing was
@@ -239,7 +240,7 @@ def _rpo(wanted: Plan) -> float | None:
     """
     with (
         suppress(ProvisionError),
-        connect_pinned(wanted.url("postgres"), application="provision drill") as session,
+        connect_pinned(plan.server.url("postgres"), application="provision drill") as session,
     ):
         row = session.execute(
             "SELECT extract(epoch FROM now() - last_archived_time),"
@@ -247,16 +248,16 @@ def _rpo(wanted: Plan) -> float | None:
         ).fetchone()
         if row is not None and row[0] is not None:
             age = float(str(row[0]))
-            return round(min(age, wanted.archive_timeout_s or age) if row[1] else age, 1)
+            return round(min(age, plan.backup.archive_timeout_s or age) if row[1] else age, 1)
     return None
 
 
-def _remove(wanted: Plan) -> None:
+def _remove(plan: Plan) -> None:
     """Remove the scratch cluster, also one whose drill was killed."""
     if SCRATCH.exists():
         data = SCRATCH / "data"
         if (data / "postmaster.pid").exists():
-            tool.run(wanted.programs / "pg_ctl", "stop", "--mode=immediate", f"--pgdata={data}", quiet=True)
+            tool.run(f"{plan.server.programs}/pg_ctl", "stop", "--mode=immediate", f"--pgdata={data}", quiet=True)
         shutil.rmtree(SCRATCH)
 
 

@@ -14,8 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from provision import system
 from provision.errors import HostError
-from provision.host.backup import plan
 
 IN_PLACE, COPY = "restore", "restore-copy"
 RESTORING, REPLAYING, PROMOTING, PROMOTED = "restoring", "replaying", "promoting", "promoted"
@@ -27,14 +27,14 @@ OPEN = (RESTORING, REPLAYING, PROMOTING, PAUSED, CAUGHT_UP)
 @contextmanager
 def held(name: str, busy: str) -> Iterator[None]:
     """Hold a lock of this host for as long as this process lives. Raises HostError where another one has it."""
-    plan.EVIDENCE.mkdir(parents=True, exist_ok=True)
-    handle = os.open(plan.EVIDENCE / f"{name}.lock", os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    system.EVIDENCE.mkdir(parents=True, exist_ok=True)
+    handle = os.open(system.EVIDENCE / f"{name}.lock", os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise HostError(
-                busy, where=f"{plan.EVIDENCE}/{name}.lock is locked", run="wait for it, or provision backup status"
+                busy, where=f"{system.EVIDENCE}/{name}.lock is locked", run="wait for it, or provision backup status"
             ) from None
         yield
     finally:
@@ -52,13 +52,13 @@ def is_held(name: str) -> bool:
 
 def read(name: str) -> dict[str, Any]:
     """Give a journal; {} where no restore was ever begun."""
-    return plan.evidence(name)
+    return system.evidence(name)
 
 
 def write(name: str, facts: dict[str, Any], data: Path) -> dict[str, Any]:
     """Keep a journal, with the identity of the data directory that the restore fills."""
     facts = {**facts, "data": str(data), "inode": data.stat().st_ino}
-    plan.keep(name, facts)
+    system.keep(name, facts)
     return facts
 
 

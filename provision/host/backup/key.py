@@ -12,8 +12,8 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
+from provision import system
 from provision.errors import HostError
-from provision.host.backup import tool
 
 PATH = Path("/etc/pgbackrest/ssh/id_ed25519")
 PUBLIC = re.compile(r"ssh-ed25519 [A-Za-z0-9+/]{68} \S+\n")
@@ -22,10 +22,11 @@ PUBLIC = re.compile(r"ssh-ed25519 [A-Za-z0-9+/]{68} \S+\n")
 
 @dataclass(frozen=True)
 class PublicKey:
-    """The public half, one line with its comment; `changed` where the key was made now."""
+    """The public half, one line with its comment; `changed` where the key was made now. `version` is pgBackRest's."""
 
     changed: bool
     public_key: str
+    version: str
 
 
 def make(stanza: str, path: Path = PATH) -> PublicKey:
@@ -34,11 +35,11 @@ def make(stanza: str, path: Path = PATH) -> PublicKey:
     Becomes postgres for good. Raises HostError where the key cannot be made or read.
     """
     if os.geteuid() == 0:
-        owner = pwd.getpwnam(tool.USER)
+        owner = pwd.getpwnam(system.USER)
         path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
         path.parent.chmod(0o755)
         os.chown(path.parent, owner.pw_uid, owner.pw_gid, follow_symlinks=False)
-    tool.be_postgres()
+    system.become()
     public = path.with_name(f"{path.name}.pub")
     missing = not (public.exists() and public.stat().st_size)
     if missing:
@@ -53,7 +54,7 @@ def make(stanza: str, path: Path = PATH) -> PublicKey:
             allowed="one line: ssh-ed25519 BASE64 COMMENT",
             run=f"rm {public}, then run again: a new key is made",
         )
-    return PublicKey(missing, text.strip())
+    return PublicKey(missing, text.strip(), system.run("pgbackrest", "version").stdout.strip())
 
 
 def _generate(path: Path, comment: str) -> None:

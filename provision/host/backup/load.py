@@ -11,11 +11,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from provision import system
 from provision.database import Connection, connect_pinned
 from provision.errors import HostError, UsageError
-from provision.host.backup import dump, plan, show, tool
-from provision.host.backup.plan import Plan
+from provision.host.backup import dump, show, tool
 from provision.host.backup.tool import BackupError
+from provision.plan.schema import Plan
 
 _SETTINGS = """
 SELECT format('ALTER DATABASE %%I SET %%s = %%L', %s::text, split_part(entry, '=', 1), substr(entry, strpos(entry,
@@ -38,35 +39,36 @@ FROM pg_database, aclexplode(datacl) WHERE datname = %s
 
 
 def load(
-    wanted: Plan, name: str, into: str, confirm: str, narrate: Callable[[str], None] = lambda _: None
+    plan: Plan, name: str, into: str, confirm: str, narrate: Callable[[str], None] = lambda _: None
 ) -> dict[str, Any]:
     """Restore a dump (`''`: the newest) into a new database `into`, or in place of the dumped one for `''`.
 
     Raises UsageError, HostError, BackupError; the target is then as it was.
     """
     begun = time.time()
-    folder = dump.pick(wanted, name)
+    folder = dump.pick(plan, name)
     narrate(f"checking every file of {folder.name}")
     facts = dump.check(folder)
     database = facts["database"]
-    if int(facts["major"]) > wanted.major:
+    if int(facts["major"]) > plan.server.major:
         raise HostError(
             "this dump is of a newer major of PostgreSQL",
-            seen=f"{facts['major']}, this host has {wanted.major}", allowed=f"a host with {facts['major']} or newer",
+            seen=f"{facts['major']}, this host has {plan.server.major}",
+            allowed=f"a host with {facts['major']} or newer",
         )  # fmt: skip
     if not into and confirm != database:
         raise UsageError(
             f"this puts the dump in the place of database {database}, which is kept under another name",
             seen=repr(confirm), allowed=f"-e restore_confirm={database}, or -e restore_into=NEW_NAME",
         )  # fmt: skip
-    fresh = plan.named(into, "name of a database") if into else f"{database}_restoring"
-    with connect_pinned(wanted.url("postgres"), application="provision restore") as session:
-        _ready(session, fresh, bool(into), facts["extensions"])
-        _room(wanted, int(facts.get("database_bytes", 0)))
-        _create(session, fresh, wanted.owner)
+    fresh = dump.safe_name(into) if into else f"{database}_restoring"
+    with connect_pinned(plan.server.url("postgres"), application="provision restore") as session:
+        _ready(plan, session, fresh, bool(into), facts["extensions"])
+        _room(plan, int(facts.get("database_bytes", 0)))
+        _create(session, fresh, plan.access.owner)
         try:
-            _fill(wanted, folder, fresh, session, narrate)
-            _compare(wanted, fresh, facts)
+            _fill(plan, folder, fresh, session, narrate)
+            _compare(plan, fresh, facts)
             for (statement,) in session.execute(_SETTINGS, (fresh, database) * 4).fetchall():
                 session.execute(str(statement))  # quoted by the server
         except BaseException:
@@ -74,14 +76,14 @@ def load(
             raise
         kept = "" if into else _take_place(session, database, fresh)
     return {
-        "when": plan.stamp(begun), "dump": folder.name, "taken": facts["taken"], "database": into or database,
+        "when": system.stamp(begun), "dump": folder.name, "taken": facts["taken"], "database": into or database,
         "rows": sum(facts["rows"].values()), "tables": len(facts["rows"]), "kept": kept,
         "seconds": round(time.time() - begun, 1),
         "next": [f'DROP DATABASE "{kept}" once you are sure'] if kept else [],
     }  # fmt: skip
 
 
-def _ready(session: Connection, fresh: str, named: bool, extensions: dict[str, str]) -> None:
+def _ready(plan: Plan, session: Connection, fresh: str, named: bool, extensions: dict[str, str]) -> None:
     there = session.execute("SELECT 1 FROM pg_database WHERE datname = %s", (fresh,)).fetchone()
     if there and named:
         raise UsageError("the target database exists already", seen=fresh, allowed="the name of one that does not")
@@ -92,7 +94,7 @@ def _ready(session: Connection, fresh: str, named: bool, extensions: dict[str, s
     if lacking:
         raise HostError(
             f"extension {lacking[0]} is not on this host, and the dump needs it",
-            run="ansible-playbook site.yml -i INVENTORY --tags pgvector",
+            run=plan.site("pgvector"),
         )
 
 
@@ -100,12 +102,13 @@ def _create(session: Connection, fresh: str, owner: str) -> None:
     session.execute(f'CREATE DATABASE "{fresh}" OWNER "{owner}" TEMPLATE template0')
 
 
-def _fill(wanted: Plan, folder: Path, fresh: str, session: Connection, narrate: Callable[[str], None]) -> None:
+def _fill(plan: Plan, folder: Path, fresh: str, session: Connection, narrate: Callable[[str], None]) -> None:
     narrate(f"restoring into {fresh}")
     row = session.execute("SHOW maintenance_work_mem").fetchone()
     done = tool.run(
-        wanted.programs / "pg_restore", "--exit-on-error", f"--jobs={wanted.processes}", "--dbname", wanted.url(fresh),
-        folder / "data", environment={"PGOPTIONS": f"-c maintenance_work_mem={row[0] if row else '256MB'}"}, quiet=True,
+        f"{plan.server.programs}/pg_restore", "--exit-on-error", f"--jobs={plan.backup.processes}",
+        "--dbname", plan.server.url(fresh), folder / "data",
+        environment={"PGOPTIONS": f"-c maintenance_work_mem={row[0] if row else '256MB'}"}, quiet=True,
     )  # fmt: skip
     if done.returncode != 0:
         seen = tool.reason(done)
@@ -114,11 +117,11 @@ def _fill(wanted: Plan, folder: Path, fresh: str, session: Connection, narrate: 
             run=f"runuser -u postgres -- psql -f {folder}/roles.sql makes the roles, without passwords; then again"
             if "role" in seen and "does not exist" in seen else "",
         )  # fmt: skip
-    tool.run(wanted.programs / "vacuumdb", "--analyze-only", "--quiet", "--dbname", wanted.url(fresh))
+    tool.run(f"{plan.server.programs}/vacuumdb", "--analyze-only", "--quiet", "--dbname", plan.server.url(fresh))
 
 
-def _compare(wanted: Plan, fresh: str, facts: dict[str, Any]) -> None:
-    with connect_pinned(wanted.url(fresh), application="provision restore") as restored:
+def _compare(plan: Plan, fresh: str, facts: dict[str, Any]) -> None:
+    with connect_pinned(plan.server.url(fresh), application="provision restore") as restored:
         seen = dump.contents(restored)
     wrong = [
         f"{name}: {facts['rows'].get(name)} rows were dumped, {seen['rows'].get(name)} are there"
@@ -129,13 +132,13 @@ def _compare(wanted: Plan, fresh: str, facts: dict[str, Any]) -> None:
         raise BackupError("not every row came back; the target is as it was", seen="; ".join(wrong[:5]))
 
 
-def _room(wanted: Plan, size: int) -> None:
+def _room(plan: Plan, size: int) -> None:
     """Raise HostError where a second copy of the database would fill the server's disk."""
-    need, free = size + tool.reserve(wanted.data), tool.free_bytes(wanted.data)
+    need, free = size + tool.reserve(plan.server.data), tool.free_bytes(plan.server.data)
     if free < need:
         raise HostError(
             "there is too little space for the dump beside what is there",
-            where=str(wanted.data), seen=f"{show.size(free)} free",
+            where=str(plan.server.data), seen=f"{show.size(free)} free",
             allowed=f"{show.size(need)}: the database, and a tenth of the file system", run="make room",
         )  # fmt: skip
 
@@ -143,7 +146,7 @@ def _room(wanted: Plan, size: int) -> None:
 def _take_place(session: Connection, database: str, fresh: str) -> str:
     """Put the new database in the old one's place; give the old one's new name. Leaves both as they were on failure."""
     there = session.execute("SELECT 1 FROM pg_database WHERE datname = %s", (database,)).fetchone()
-    kept = f"{database}_before_{plan.compact().lower()}" if there else ""  # needs no quotes
+    kept = f"{database}_before_{system.compact().lower()}" if there else ""  # needs no quotes
     done = False
     try:
         if kept:  # or a pool of connections would be back before the database is renamed

@@ -7,13 +7,13 @@ end of WAL" promotes itself at the first segment that it cannot read, and calls 
 from __future__ import annotations
 
 import re
-import subprocess
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from provision import system
 from provision.database import Connection, connect_pinned
 from provision.errors import DatabaseError
 from provision.host.backup import tool, wal
@@ -40,15 +40,15 @@ class End:
     paused: bool
 
 
-def control(programs: Path, data: Path) -> dict[str, str]:
+def control(programs: str, data: Path) -> dict[str, str]:
     """Read pg_controldata. Raises BackupError for a directory that cannot be started."""
-    done = tool.run(programs / "pg_controldata", "-D", data)
+    done = tool.run(f"{programs}/pg_controldata", "-D", data)
     return {
         name.strip(): value.strip() for name, _, value in (line.partition(":") for line in done.stdout.splitlines())
     }
 
 
-def limits(programs: Path, data: Path) -> dict[str, str]:
+def limits(programs: str, data: Path) -> dict[str, str]:
     """Give the settings that a standby must not have less of than its primary had."""
     names = ("max_connections", "max_worker_processes", "max_wal_senders", "max_prepared_xacts", "max_locks_per_xact")
     seen = control(programs, data)
@@ -56,14 +56,14 @@ def limits(programs: Path, data: Path) -> dict[str, str]:
     return {renamed.get(name, name): seen[f"{name} setting"] for name in names if f"{name} setting" in seen}
 
 
-def raise_limits(programs: Path, configuration: Path, data: Path) -> list[str]:
+def raise_limits(programs: str, configuration: Path, data: Path) -> list[str]:
     """Give a restored server the limits that its WAL needs, where its configuration has less; name them.
 
     A standby with less than its primary had does not start. They are taken back by `forget` after the promotion.
     """
     raised = {}
     for name, value in limits(programs, data).items():
-        have = tool.run(programs / "postgres", "-C", name, "-D", configuration).stdout.strip()
+        have = tool.run(f"{programs}/postgres", "-C", name, "-D", configuration).stdout.strip()
         if int(have) < int(value):
             raised[name] = value
     if raised:
@@ -160,7 +160,7 @@ class _Progress:
 
 def _try(url: str) -> Connection | None:
     try:
-        with tool.as_postgres():
+        with system.as_user():
             return connect_pinned(url, application="provision restore")
     except DatabaseError:
         return None
@@ -185,7 +185,7 @@ def _look(session: Connection) -> tuple[End, str, str]:
 
 
 def _ask(url: str, query: str) -> tuple[object, ...]:
-    with tool.as_postgres(), connect_pinned(url, application="provision restore") as session:
+    with system.as_user(), connect_pinned(url, application="provision restore") as session:
         row = session.execute(query).fetchone()
     assert row is not None  # noqa: S101 - these queries give a row or raise
     return row
@@ -223,13 +223,13 @@ def promote(url: str) -> None:
     """End recovery. Raises DatabaseError."""
     if not _ask(url, "SELECT pg_promote(true, 600)")[0]:
         raise DatabaseError("the server was not promoted within 600 s", where=url)
-    with tool.as_postgres(), connect_pinned(url, application="provision restore") as session:
+    with system.as_user(), connect_pinned(url, application="provision restore") as session:
         session.execute("CHECKPOINT")
 
 
 def forget(url: str, names: tuple[str, ...]) -> None:
     """Take settings out of postgresql.auto.conf."""
-    with tool.as_postgres(), connect_pinned(url, application="provision restore") as session:
+    with system.as_user(), connect_pinned(url, application="provision restore") as session:
         for name in names:
             session.execute(f"ALTER SYSTEM RESET {name}")
 
@@ -243,9 +243,7 @@ def _why(log: str) -> str:
 
 def systemctl(*words: str) -> None:
     """Run systemctl. Raises BackupError."""
-    done = subprocess.run(["systemctl", *words], capture_output=True, text=True, check=False)  # noqa: S603, S607
-    if done.returncode != 0:
-        raise BackupError(f"systemctl {' '.join(words)} failed", seen=done.stderr.strip()[-500:])
+    system.run("systemctl", *words, error=BackupError)
 
 
 class Log:

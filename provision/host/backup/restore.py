@@ -17,16 +17,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from provision import system
 from provision.database import connect_pinned
 from provision.errors import HostError, ProvisionError, UsageError
-from provision.host.backup import copies, journal, plan, recovery, show, targets, tool, wal
+from provision.host.backup import copies, journal, recovery, show, targets, tool, wal
 from provision.host.backup.catalogue import Catalogue
 from provision.host.backup.drill import restore as restore_beside
-from provision.host.backup.plan import Plan
 from provision.host.backup.recovery import systemctl
 from provision.host.backup.targets import Target, Window
 from provision.host.backup.tool import BackupError
 from provision.host.pooler import console
+from provision.plan.schema import Plan
 
 ARCHIVE_WAIT_S = 60
 PAUSE_S = 10  # for transactions to end before the server is stopped under them
@@ -35,7 +36,7 @@ HELPERS = ("provision-backup@*.service", "provision-drill.service")  # what work
 
 
 @dataclass(frozen=True)
-class Wish:
+class Request:
     """What was asked for. `beside` is the port of a copy, 0 is in place; `stanza` is another host's, '' our own."""
 
     target: str = "latest"
@@ -53,7 +54,7 @@ class Wish:
 class Prepared:
     """What will be done: the window, and each stage as a sentence."""
 
-    wish: Wish
+    request: Request
     target: Target
     window: Window
     stages: tuple[str, ...]
@@ -62,67 +63,67 @@ class Prepared:
     @property
     def journal(self) -> str:
         """The name of its journal, and of its lock."""
-        return journal.COPY if self.wish.beside else journal.IN_PLACE
+        return journal.COPY if self.request.beside else journal.IN_PLACE
 
 
-def prepare(wanted: Plan, wish: Wish) -> Prepared:
-    """Judge a wish against the repository and this host; changes nothing but that the server archives what it has.
+def prepare(plan: Plan, request: Request) -> Prepared:
+    """Judge a request against the repository and this host; changes nothing but that the server archives what it has.
 
     Raises UsageError, HostError and BackupError.
     """
-    wanted.need_physical()
-    target = targets.parse(wish.target)
-    if wish.delta and wish.beside:
+    tool.need_physical(plan)
+    target = targets.parse(request.target)
+    if request.delta and request.beside:
         raise UsageError(
             "a copy beside has no data directory to reuse", seen="mode delta with a port", allowed="one of them"
         )
-    _pgvector(wanted)
-    data = copies.data(wish.beside) if wish.beside else wanted.data
-    resumed = journal.state(journal.COPY if wish.beside else journal.IN_PLACE, data)
+    _pgvector(plan)
+    data = copies.data(request.beside) if request.beside else plan.server.data
+    resumed = journal.state(journal.COPY if request.beside else journal.IN_PLACE, data)
     if resumed == journal.PROMOTING:
         raise HostError(
             "an earlier restore was killed when its promotion had begun: the server may hold new data",
             where=str(data), run="provision restore promote, which ends it; then this again",
         )  # fmt: skip
-    if wish.beside:
+    if request.beside:
         if not resumed:
-            copies.free_port(wish.beside)
+            copies.free_port(request.beside)
         if data.exists() and any(data.iterdir()) and not resumed:
             raise HostError(
                 "the directory of the copy is not empty", where=str(data), allowed="another port, or an empty directory"
             )
-    elif not wish.delta and not resumed:
+    elif not request.delta and not resumed:
         _movable(data)
-    flushed = "" if wish.stanza else _flush(wanted)
-    catalogue = Catalogue.read(wanted, wish.stanza, wish.timeline)
+    flushed = "" if request.stanza else _flush(plan)
+    catalogue = Catalogue.read(plan, request.stanza, request.timeline)
     stanza = catalogue.repository.stanza
     version = catalogue.repository.majors[catalogue.repository.current]
-    if version != str(wanted.major):
+    if version != str(plan.server.major):
         raise HostError(
             "this backup is of another major of PostgreSQL",
-            where=f"stanza {stanza}", seen=f"the backup is of {version}, this host has {wanted.major}",
+            where=f"stanza {stanza}", seen=f"the backup is of {version}, this host has {plan.server.major}",
             allowed=f"a host with PostgreSQL {version}", run="docs/move-to-another-major.md",
         )  # fmt: skip
-    window = catalogue.choose(target, wish.set)
-    if target.kind == "latest" and flushed and not wish.timeline and not catalogue.holds(flushed):
+    window = catalogue.choose(target, request.set)
+    if target.kind == "latest" and flushed and not request.timeline and not catalogue.holds(flushed):
         raise UsageError(
             "the latest cannot be reached: WAL was given up, and the server has what it held",
             where=flushed, seen="it left the server and is not in the archive", allowed=str(window),
             run=f"provision backup take --type full; or --target lsn:{wal.text(window.reached.end)}, without it",
         )  # fmt: skip
-    if not (wish.beside or wish.delta or resumed):
+    if not (request.beside or request.delta or resumed):
         _tablespaces_free(stanza, window.set.label)
-    need = 0 if wish.delta or resumed else int(window.set.size * SPARE)
+    need = 0 if request.delta or resumed else int(window.set.size * SPARE)
     # The original serves on beside a copy: it needs room for its own WAL.
-    spare = tool.reserve(data) if wish.beside else 0
+    spare = tool.reserve(data) if request.beside else 0
     if tool.free_bytes(data) - spare < need:
         raise HostError(
             "there is too little space for the restored data beside what is there",
             where=str(data.parent), seen=f"{show.size(tool.free_bytes(data))} free",
             allowed=f"{show.size(need)}" + (f", and {show.size(spare)} for the original" if spare else ""),
-            run="make room" + ("" if wish.beside else ", or -e restore_mode=delta, which reuses the data directory"),
+            run="make room" + ("" if request.beside else ", or -e restore_mode=delta, which reuses the data directory"),
         )  # fmt: skip
-    return Prepared(wish, target, window, tuple(_stages(wanted, wish, target, window, data, resumed)), resumed)
+    return Prepared(request, target, window, tuple(_stages(plan, request, target, window, data, resumed)), resumed)
 
 
 def _movable(data: Path) -> None:
@@ -145,40 +146,39 @@ def _tablespaces_free(stanza: str, label: str) -> None:
             )  # fmt: skip
 
 
-def _stages(wanted: Plan, wish: Wish, target: Target, window: Window, data: Path, resumed: str) -> list[str]:
-    ends = "promote it, which begins a new timeline" if wish.action == "promote" else "leave it paused, read-only"
+def _stages(plan: Plan, request: Request, target: Target, window: Window, data: Path, resumed: str) -> list[str]:
+    ends = "promote it, which begins a new timeline" if request.action == "promote" else "leave it paused, read-only"
     killed = resumed in (journal.RESTORING, journal.REPLAYING)
     reuse = f"{'go on with the restore that was killed' if killed else 'reuse what an earlier restore left'}, in {data}"
-    if wish.beside:
-        made = (
-            f"make cluster {wanted.major}/{copies.name(wish.beside)} on port {wish.beside}, {data}; it archives nothing"
-        )
+    if request.beside:
+        cluster = f"{plan.server.major}/{copies.name(request.beside)}"
+        made = f"make cluster {cluster} on port {request.beside}, {data}; it archives nothing"
         begin = [reuse if resumed else made]
     else:
-        aside = "reuse what is right of" if wish.delta else "move aside and keep"
+        aside = "reuse what is right of" if request.delta else "move aside and keep"
         begin = [
-            f"stop {wanted.unit}: every connection ends; backups and drills that run are stopped",
+            f"stop {plan.server.unit}: every connection ends; backups and drills that run are stopped",
             reuse if resumed else f"{aside} {data}",
         ]
     return [
         *begin,
-        f"restore set {window.set.label} ({show.size(window.set.size)}) from {wanted.place}",
+        f"restore set {window.set.label} ({show.size(window.set.size)}) from {plan.backup.repository.place}",
         f"replay WAL to {target}; reachable: {window}",
         ends,
         "check the end of recovery against the archive's, and that the database answers",
     ]
 
 
-def run(wanted: Plan, prepared: Prepared, narrate: Callable[[str], None]) -> dict[str, Any]:
+def run(plan: Plan, prepared: Prepared, narrate: Callable[[str], None]) -> dict[str, Any]:
     """Do it; give what became of it. Raises UsageError without the confirmation, BackupError when it did not work.
 
     In place, the pooler of the host keeps its clients away meanwhile: they would else meet a server that replays.
     """
-    _confirm(prepared.wish)
+    _confirm(prepared.request)
     with journal.held(prepared.journal, "another restore runs on this host"):
         try:
-            with nullcontext() if prepared.wish.beside else _pooler_paused(narrate):
-                return _run(wanted, prepared, narrate)
+            with nullcontext() if prepared.request.beside else _pooler_paused(narrate):
+                return _run(plan, prepared, narrate)
         except ProvisionError as error:
             aside = journal.read(prepared.journal).get("aside")
             error.run = f"{error.run}; " if error.run else ""
@@ -199,22 +199,22 @@ def _pooler_paused(narrate: Callable[[str], None]) -> Iterator[None]:
             narrate("the pooler serves again")
 
 
-def _run(wanted: Plan, prepared: Prepared, narrate: Callable[[str], None]) -> dict[str, Any]:
-    wish, target, window = prepared.wish, prepared.target, prepared.window
+def _run(plan: Plan, prepared: Prepared, narrate: Callable[[str], None]) -> dict[str, Any]:
+    request, target, window = prepared.request, prepared.target, prepared.window
     begun = time.time()
-    stanza = wish.stanza or wanted.stanza
-    data = copies.data(wish.beside) if wish.beside else wanted.data
-    aside = _clear(wanted, wish, data, prepared.resumed, narrate)
+    stanza = request.stanza or plan.backup.stanza
+    data = copies.data(request.beside) if request.beside else plan.server.data
+    aside = _clear(plan, request, data, prepared.resumed, narrate)
     facts: dict[str, Any] = {
-        "when": plan.stamp(begun), "stanza": stanza, "set": window.set.label, "target": str(target), "aside": aside,
-        "beside": wish.beside, "raised": [],
+        "when": system.stamp(begun), "stanza": stanza, "set": window.set.label, "target": str(target), "aside": aside,
+        "beside": request.beside, "raised": [],
     }  # fmt: skip
     journal.write(prepared.journal, {**facts, "state": journal.RESTORING}, data)
     narrate(f"restoring {window.set.label} into {data}")
-    extra = window.options + (["--delta"] if prepared.resumed or wish.delta else [])
-    if wish.beside:
-        extra.append(f"--tablespace-map-all={copies.tablespaces(wish.beside)}")
-    if wish.beside or wish.stanza:
+    extra = window.options + (["--delta"] if prepared.resumed or request.delta else [])
+    if request.beside:
+        extra.append(f"--tablespace-map-all={copies.tablespaces(request.beside)}")
+    if request.beside or request.stanza:
         # Of another host's stanza, too: its archive is read by name, and nothing is ever pushed into it.
         restore_beside(stanza, window.set.label, data, target, *extra)
     else:
@@ -224,15 +224,17 @@ def _run(wanted: Plan, prepared: Prepared, narrate: Callable[[str], None]) -> di
             *(f"--recovery-option={name}={value}" for name, value in options.items()), *extra, "restore",
         )  # fmt: skip
     restored = time.time()
-    if wish.beside:
-        copies.configure(wanted, wish.beside)
+    if request.beside:
+        copies.configure(plan, request.beside)
     else:
-        facts["raised"] = recovery.raise_limits(wanted.programs, wanted.configuration, data)
+        facts["raised"] = recovery.raise_limits(plan.server.programs, plan.server.configuration, data)
     facts = journal.write(prepared.journal, {**facts, "state": journal.REPLAYING}, data)
     narrate(f"replaying to {target}")
-    port, unit = (wish.beside, copies.unit(wanted, wish.beside)) if wish.beside else (wanted.port, wanted.unit)
+    port, unit = (
+        (request.beside, copies.unit(plan, request.beside)) if request.beside else (plan.server.port, plan.server.unit)
+    )
     log = recovery.Log(Path(f"/var/log/postgresql/{unit.removeprefix('postgresql@').removesuffix('.service')}.log"))
-    url = wanted.url("postgres", port=port)
+    url = plan.server.url("postgres", port=port)
     systemctl("start", "--no-block", unit)
     end = recovery.await_target(url, target, window.reached, log, narrate)
     facts |= {
@@ -240,19 +242,19 @@ def _run(wanted: Plan, prepared: Prepared, narrate: Callable[[str], None]) -> di
         "replayed_to": wal.text(end.lsn), "archive_ends_at": wal.text(window.reached.end),
         "last_transaction": end.last_transaction or "none after the backup", "port": port,
     }  # fmt: skip
-    if wish.action == "promote":
-        facts |= _promote(wanted, prepared.journal, facts, data, narrate)
+    if request.action == "promote":
+        facts |= _promote(plan, prepared.journal, facts, data, narrate)
     facts |= {
         "restore_seconds": round(restored - begun, 1), "seconds": round(time.time() - begun, 1),
-        "checked": _check(wanted, port), "stages": prepared.stages, "next": _next(wanted, wish, aside),
+        "checked": _check(plan, port), "stages": prepared.stages, "next": _next(plan, request, aside),
     }  # fmt: skip
-    return journal.write(prepared.journal, {**facts, "finished": plan.stamp()}, data)
+    return journal.write(prepared.journal, {**facts, "finished": system.stamp()}, data)
 
 
-def promote(wanted: Plan, beside: int, narrate: Callable[[str], None]) -> dict[str, Any]:
+def promote(plan: Plan, beside: int, narrate: Callable[[str], None]) -> dict[str, Any]:
     """End a restore that was left read-only, or was killed when it was about to end. Raises HostError, BackupError."""
     name = journal.COPY if beside else journal.IN_PLACE
-    data = copies.data(beside) if beside else wanted.data
+    data = copies.data(beside) if beside else plan.server.data
     with journal.held(name, "another restore runs on this host"):
         state = journal.state(name, data)
         if state not in (journal.PAUSED, journal.CAUGHT_UP, journal.PROMOTING):
@@ -263,28 +265,26 @@ def promote(wanted: Plan, beside: int, narrate: Callable[[str], None]) -> dict[s
             )  # fmt: skip
         facts = journal.read(name)
         if beside:
-            systemctl("start", copies.unit(wanted, beside))
+            systemctl("start", copies.unit(plan, beside))
         else:
-            systemctl("start", wanted.unit)
-        facts |= _promote(wanted, name, facts, data, narrate)
-        facts |= {"checked": _check(wanted, int(facts["port"])), "finished": plan.stamp()}
-        facts["next"] = _next(
-            wanted, Wish(beside=beside, stanza=_foreign(wanted, facts)), str(facts.get("aside") or "")
-        )
+            systemctl("start", plan.server.unit)
+        facts |= _promote(plan, name, facts, data, narrate)
+        facts |= {"checked": _check(plan, int(facts["port"])), "finished": system.stamp()}
+        facts["next"] = _next(plan, Request(beside=beside, stanza=_foreign(plan, facts)), str(facts.get("aside") or ""))
         return journal.write(name, facts, data)
 
 
-def _foreign(wanted: Plan, facts: dict[str, Any]) -> str:
-    return str(facts["stanza"]) if facts["stanza"] != wanted.stanza else ""
+def _foreign(plan: Plan, facts: dict[str, Any]) -> str:
+    return str(facts["stanza"]) if facts["stanza"] != plan.backup.stanza else ""
 
 
 def _promote(
-    wanted: Plan, name: str, facts: dict[str, Any], data: Path, narrate: Callable[[str], None]
+    plan: Plan, name: str, facts: dict[str, Any], data: Path, narrate: Callable[[str], None]
 ) -> dict[str, Any]:
     """End recovery; a second run goes on where a killed one was. Gives the new state and timeline."""
     beside, port = bool(facts["beside"]), int(facts["port"])
-    unit = copies.unit(wanted, port) if beside else wanted.unit
-    url = wanted.url("postgres", port=port)
+    unit = copies.unit(plan, port) if beside else plan.server.unit
+    url = plan.server.url("postgres", port=port)
     facts = journal.write(name, {**facts, "state": journal.PROMOTING}, data)
     if recovery.recovering(url):
         if facts["target"] != "latest" and not recovery.paused(url):
@@ -298,11 +298,11 @@ def _promote(
     # They are read at a start only: without one, every later reload would say that they wait for it. A host that has
     # taken over from another one archives again by its own configuration: into its own stanza, which refuses a database
     # that it does not know until `provision backup prepare` has been run.
-    archive = () if beside or not _foreign(wanted, facts) else ("archive_mode", "restore_command")
+    archive = () if beside or not _foreign(plan, facts) else ("archive_mode", "restore_command")
     recovery.forget(url, (*recovery.TARGETS, *facts.get("raised", []), *archive))
     systemctl("restart", unit)
-    timeline, system = recovery.identity(url)
-    ended = {"state": journal.PROMOTED, "timeline": timeline, "system": system}
+    timeline, identifier = recovery.identity(url)
+    ended = {"state": journal.PROMOTED, "timeline": timeline, "system": identifier}
     journal.write(name, {**facts, **ended}, data)  # before the backup looks whether it may begin
     if not beside and not archive:
         # On the new timeline, so that the next drill has figures of it.
@@ -310,15 +310,15 @@ def _promote(
     return ended
 
 
-def _flush(wanted: Plan) -> str:
+def _flush(plan: Plan) -> str:
     """Let a server that runs archive what it has; give the last segment that left it, '' where none is known to have.
 
     One that does not run, or does not archive, is no error.
     """
     try:
         with (
-            tool.as_postgres(),
-            connect_pinned(wanted.url("postgres"), application="provision restore") as session,
+            system.as_user(),
+            connect_pinned(plan.server.url("postgres"), application="provision restore") as session,
         ):
             row = session.execute("SELECT pg_is_in_recovery()").fetchone()
             if row and row[0]:
@@ -335,53 +335,53 @@ def _flush(wanted: Plan) -> str:
     return ""
 
 
-def _pgvector(wanted: Plan) -> None:
-    control = Path(f"/usr/share/postgresql/{wanted.major}/extension/vector.control")
+def _pgvector(plan: Plan) -> None:
+    control = Path(f"/usr/share/postgresql/{plan.server.major}/extension/vector.control")
     if not control.exists():
         raise HostError(
             "pgvector is not on this host, and the backup needs it", where=str(control),
-            run="ansible-playbook site.yml -i INVENTORY --tags pgvector",
+            run=plan.site("pgvector"),
         )  # fmt: skip
 
 
-def _confirm(wish: Wish) -> None:
-    if wish.beside:
+def _confirm(request: Request) -> None:
+    if request.beside:
         return
     host = os.uname().nodename
-    if wish.confirm != host:
+    if request.confirm != host:
         raise UsageError(
             "a restore in place replaces this host's data, and nobody confirmed it",
-            where=host, seen=repr(wish.confirm), allowed=f"-e restore_confirm={host}",
+            where=host, seen=repr(request.confirm), allowed=f"-e restore_confirm={host}",
         )  # fmt: skip
-    if wish.delta and wish.confirm_delta != "overwrite":
+    if request.delta and request.confirm_delta != "overwrite":
         raise UsageError(
             "restore_mode=delta overwrites the data directory: no copy of it is kept",
-            where=host, seen=repr(wish.confirm_delta), allowed="-e restore_confirm_delta=overwrite",
+            where=host, seen=repr(request.confirm_delta), allowed="-e restore_confirm_delta=overwrite",
             run="leave restore_mode out to move the old data aside",
         )  # fmt: skip
 
 
-def _clear(wanted: Plan, wish: Wish, data: Path, resumed: str, narrate: Callable[[str], None]) -> str:
+def _clear(plan: Plan, request: Request, data: Path, resumed: str, narrate: Callable[[str], None]) -> str:
     """Stop the server and make room; give where the old data is."""
-    if wish.beside:
+    if request.beside:
         if resumed:
-            systemctl("stop", copies.unit(wanted, wish.beside))
+            systemctl("stop", copies.unit(plan, request.beside))
         _own(data)
-        _own(copies.tablespaces(wish.beside))
+        _own(copies.tablespaces(request.beside))
         return ""
-    narrate(f"stopping {wanted.unit}")
+    narrate(f"stopping {plan.server.unit}")
     systemctl("stop", *HELPERS)
-    systemctl("stop", wanted.unit)
+    systemctl("stop", plan.server.unit)
     if (data / "postmaster.pid").exists() and _alive(data):
         raise BackupError("the server still runs after it was stopped", where=str(data / "postmaster.pid"))
     if resumed:
         return str(journal.read(journal.IN_PLACE).get("aside") or "")
-    if wish.delta:
+    if request.delta:
         _own(data)
         return ""
     aside = ""
     if data.exists() and any(data.iterdir()):
-        aside = f"{data}.before-{plan.compact()}"
+        aside = f"{data}.before-{system.compact()}"
         data.rename(aside)
         narrate(f"the old data is kept in {aside}")
     _own(data)
@@ -399,55 +399,55 @@ def _alive(data: Path) -> bool:
 def _own(data: Path) -> None:
     data.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
     data.mkdir(mode=0o700, exist_ok=True)
-    shutil.chown(data, tool.USER, tool.USER)
+    shutil.chown(data, system.POSTGRES, system.POSTGRES)
     data.chmod(0o700)
 
 
-def _check(wanted: Plan, port: int) -> str:
+def _check(plan: Plan, port: int) -> str:
     """Ask the restored database what it holds."""
     with (
-        tool.as_postgres(),
-        connect_pinned(wanted.url("postgres", port=port), application="provision restore") as session,
+        system.as_user(),
+        connect_pinned(plan.server.url("postgres", port=port), application="provision restore") as session,
     ):
-        there = session.execute("SELECT 1 FROM pg_database WHERE datname = %s", (wanted.database,)).fetchone()
+        there = session.execute("SELECT 1 FROM pg_database WHERE datname = %s", (plan.access.database,)).fetchone()
         mode = session.execute("SHOW archive_mode").fetchone()
     assert mode is not None  # noqa: S101 - the server has this setting
     if there is None:
-        return f"there was no database {wanted.database} at that moment; archive_mode {mode[0]}"
+        return f"there was no database {plan.access.database} at that moment; archive_mode {mode[0]}"
     with (
-        tool.as_postgres(),
-        connect_pinned(wanted.url(port=port), application="provision restore") as session,
+        system.as_user(),
+        connect_pinned(plan.server.url(plan.access.database, port=port), application="provision restore") as session,
     ):
         row = session.execute(
             "SELECT count(*), (SELECT string_agg(extname || ' ' || extversion, ', ' ORDER BY 1) FROM pg_extension)"
             " FROM pg_tables WHERE schemaname = 'public'"
         ).fetchone()
     assert row is not None  # noqa: S101 - an aggregate gives a row
-    return f"{wanted.database} answers: {row[0]} tables, {row[1]}; archive_mode {mode[0]}"
+    return f"{plan.access.database} answers: {row[0]} tables, {row[1]}; archive_mode {mode[0]}"
 
 
-def _next(wanted: Plan, wish: Wish, aside: str) -> list[str]:
+def _next(plan: Plan, request: Request, aside: str) -> list[str]:
     found = []
-    if wish.action == "pause":
-        which = f" --beside {wish.beside}" if wish.beside else ""
+    if request.action == "pause":
+        which = f" --beside {request.beside}" if request.beside else ""
         found.append(f"provision restore promote{which} ends recovery here; or restore again, to another target")
-    if wish.beside:
+    if request.beside:
         found.append(
-            f"when it is not needed any more: pg_dropcluster --stop {wanted.major} {copies.name(wish.beside)};"
-            f" rm -rf {copies.tablespaces(wish.beside)}"
+            f"when it is not needed any more: pg_dropcluster --stop {plan.server.major} {copies.name(request.beside)};"
+            f" rm -rf {copies.tablespaces(request.beside)}"
         )
-    elif wish.action == "promote" and not wish.stanza:
+    elif request.action == "promote" and not request.stanza:
         found.append("an incremental backup of the new timeline was started: provision backup status")
-    if wish.stanza and not wish.beside:
+    if request.stanza and not request.beside:
         found.append("provision backup prepare: this host archives into its own stanza, never into the original's")
     if aside:
         found.append(f"provision restore release --confirm {os.uname().nodename}: removes {aside} once you are sure")
     return found
 
 
-def release(wanted: Plan, confirm: str) -> list[str]:
+def release(plan: Plan, confirm: str) -> list[str]:
     """Remove the old data directories that restores moved aside. Raises UsageError, and HostError in mid-restore."""
-    found = sorted(wanted.data.parent.glob(f"{wanted.data.name}.before-*Z"))
+    found = sorted(plan.server.data.parent.glob(f"{plan.server.data.name}.before-*Z"))
     host = os.uname().nodename
     if found and confirm != host:
         raise UsageError(
@@ -455,7 +455,7 @@ def release(wanted: Plan, confirm: str) -> list[str]:
             where=", ".join(map(str, found)),
             allowed=f"--confirm {host}",
         )
-    if found and (seen := journal.unfinished(wanted.data)):
+    if found and (seen := journal.unfinished(plan.server.data)):
         raise HostError(
             "a restore was begun and has not ended: the old data may still be needed",
             where=str(found[-1]), seen=seen, run="provision restore run, as before, or provision restore promote",
@@ -469,5 +469,5 @@ def as_facts(prepared: Prepared) -> dict[str, Any]:
     """Give what will be done as plain values."""
     return {
         "stages": list(prepared.stages), "set": prepared.window.set.label, "reachable": str(prepared.window),
-        "wish": asdict(prepared.wish),
+        "wish": asdict(prepared.request),
     }  # fmt: skip

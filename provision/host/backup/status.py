@@ -14,11 +14,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from provision import system
 from provision.database import connect_pinned
 from provision.errors import DriftError, ProvisionError
-from provision.host.backup import drill, dump, journal, plan, show, tool, wal
+from provision.host.backup import drill, dump, journal, show, tool, wal
 from provision.host.backup.catalogue import Catalogue
-from provision.host.backup.plan import Plan
+from provision.plan import load
+from provision.plan.schema import Plan
 
 QUEUE_ALARM_SHARE = 4  # a quarter of what may wait: three quarters of the way are left to act in
 DISK_ALARM_DAYS = 7  # until the repository is full, as fast as it has grown so far
@@ -31,26 +33,30 @@ NAMES_SHOWN = 5
 HISTORY = 400  # sizes that are remembered, to tell how fast the repository grows
 
 
-def look(wanted: Plan) -> dict[str, Any]:
+def look(plan: Plan) -> dict[str, Any]:
     """Give everything that `provision backup status` shows; `alarms` are sentences, [] when all is well."""
     alarms: list[str] = []
-    seen: dict[str, Any] = {"when": plan.stamp(), "stanza": wanted.stanza, "repository": {"place": wanted.place}}
-    if wanted.physical:
-        archiver = _archiver(wanted, alarms)  # before the repository is listed: what it calls archived must be in there
-        catalogue = _repository(wanted, seen, alarms)
-        _archiving(wanted, archiver, catalogue, seen, alarms)
-        _drill(wanted, seen, alarms)
-        unfinished = journal.unfinished(wanted.data)
+    seen: dict[str, Any] = {
+        "when": system.stamp(),
+        "stanza": plan.backup.stanza,
+        "repository": {"place": plan.backup.repository.place},
+    }
+    if plan.backup.physical:
+        archiver = _archiver(plan, alarms)  # before the repository is listed: what it calls archived must be in there
+        catalogue = _repository(plan, seen, alarms)
+        _archiving(plan, archiver, catalogue, seen, alarms)
+        _drill(plan, seen, alarms)
+        unfinished = journal.unfinished(plan.server.data)
         alarms += [unfinished] if unfinished else []
-    if wanted.logical:
-        _dumps(wanted, seen, alarms)
+    if plan.backup.logical:
+        _dumps(plan, seen, alarms)
     seen["alarms"] = alarms
     return seen
 
 
-def _repository(wanted: Plan, seen: dict[str, Any], alarms: list[str]) -> Catalogue | None:
+def _repository(plan: Plan, seen: dict[str, Any], alarms: list[str]) -> Catalogue | None:
     try:
-        catalogue = Catalogue.read(wanted)
+        catalogue = Catalogue.read(plan)
     except ProvisionError as error:
         alarms.append(f"{error.what}: {error.seen or error.where}")
         return None
@@ -68,17 +74,17 @@ def _repository(wanted: Plan, seen: dict[str, Any], alarms: list[str]) -> Catalo
         "last_wal": newest.reached.name if newest else "",
         "system": catalogue.repository.systems.get(catalogue.repository.current),
     }
-    space = _space(wanted)
+    space = _space(plan)
     seen["repository"] |= {"encrypted": catalogue.repository.encrypted, "sets": len(sets), **space}
     if "free_bytes" in space:
         fulls = [each["repository_size"] for each in sets if each["kind"] == "full"]
-        days, more = filling(space, fulls, plan.evidence("backup").get("sizes", []), time.time())
+        days, more = filling(space, fulls, system.evidence("backup").get("sizes", []), time.time())
         seen["repository"] |= {} if days is None else {"days_until_full": days}
         alarms += more
     if not sets:
         alarms.append("no backup has been taken yet")
     elif age is not None:
-        alarms += old("the newest backup", age, wanted.age_limit_h)
+        alarms += old("the newest backup", age, plan.backup.age_limit_h)
     alarms += [f"set {label} cannot be restored: WAL that it needs is missing" for label in catalogue.broken]
     alarms += (
         [f"WAL segment {seen['gap']} is missing from the archive: nothing behind it can be restored"]
@@ -89,16 +95,16 @@ def _repository(wanted: Plan, seen: dict[str, Any], alarms: list[str]) -> Catalo
     return catalogue
 
 
-def _space(wanted: Plan) -> dict[str, int]:
+def _space(plan: Plan) -> dict[str, int]:
     """Give the repository's size, and the free space of its file system where it has one that can be asked."""
     try:
         found = {"bytes": sum(int(row.get("size", 0)) for row in tool.listing("").values())}
     except ProvisionError:
         return {}
-    if wanted.repository["kind"] == "local":
-        found["free_bytes"] = tool.free_bytes(Path(wanted.repository["path"]))
-    elif wanted.repository["kind"] == "host":
-        where = f"{wanted.repository['user']}@{wanted.repository['host']}"
+    if plan.backup.repository.kind == "local":
+        found["free_bytes"] = tool.free_bytes(Path(plan.backup.repository.path))
+    elif plan.backup.repository.kind == "host":
+        where = f"{plan.backup.repository.user}@{plan.backup.repository.host}"
         # The one word that the key understands beside pgBackRest's own.
         done = tool.run("ssh", where, "space", timeout=SPACE_TIMEOUT_S, quiet=True)
         words = done.stdout.split()  # a heading, then the number
@@ -130,9 +136,9 @@ def filling(
     return days, alarms
 
 
-def _archiver(wanted: Plan, alarms: list[str]) -> tuple[object, ...]:
+def _archiver(plan: Plan, alarms: list[str]) -> tuple[object, ...]:
     try:
-        with connect_pinned(wanted.url("postgres"), application="provision backup") as session:
+        with connect_pinned(plan.server.url("postgres"), application="provision backup") as session:
             return session.execute(
                 "SELECT last_archived_wal, extract(epoch FROM last_archived_time)::bigint, last_failed_wal,"
                 " extract(epoch FROM last_failed_time)::bigint, current_setting('archive_mode') FROM pg_stat_archiver"
@@ -143,19 +149,23 @@ def _archiver(wanted: Plan, alarms: list[str]) -> tuple[object, ...]:
 
 
 def _archiving(
-    wanted: Plan, archiver: tuple[object, ...], catalogue: Catalogue | None, seen: dict[str, Any], alarms: list[str]
+    plan: Plan, archiver: tuple[object, ...], catalogue: Catalogue | None, seen: dict[str, Any], alarms: list[str]
 ) -> None:
-    ready = list((wanted.data / "pg_wal/archive_status").glob("*.ready"))
+    ready = list((plan.server.data / "pg_wal/archive_status").glob("*.ready"))
     waiting = len(ready) * wal.SEGMENT_BYTES // 2**20
-    free = tool.free_bytes(wanted.data)
-    seen["wal"] = {"waiting_mb": waiting, "queue_max_mb": wanted.queue_max_mb, "disk_free_mb": free // 2**20}
-    if free < tool.reserve(wanted.data):
+    free = tool.free_bytes(plan.server.data)
+    seen["wal"] = {"waiting_mb": waiting, "queue_max_mb": plan.backup.queue_max_mb, "disk_free_mb": free // 2**20}
+    if free < tool.reserve(plan.server.data):
         alarms.append(f"the data's file system has {show.size(free)} free: docs/the-disk-is-full-of-wal.md")
     choice = (
         "mend the repository; or give WAL up by switching archiving off (no moment before the next full backup); "
         "or let the disk fill (the server stops): docs/the-disk-is-full-of-wal.md"
     )
-    limit = wanted.queue_max_mb // QUEUE_ALARM_SHARE if wanted.queue_max_mb else free // 2**20 // QUEUE_ALARM_SHARE
+    limit = (
+        plan.backup.queue_max_mb // QUEUE_ALARM_SHARE
+        if plan.backup.queue_max_mb
+        else free // 2**20 // QUEUE_ALARM_SHARE
+    )
     if waiting > limit:
         alarms.append(f"{waiting} MB of WAL wait to be archived, {limit} are allowed; choose: {choice}")
     if not archiver:
@@ -166,9 +176,9 @@ def _archiving(
     if mode != "on":
         alarms.append("archive_mode is off: it waits for a restart of the server")
     elif failing:
-        why = tool.not_archived(wanted.stanza)
+        why = tool.not_archived(plan.backup.stanza)
         alarms.append(
-            f"archiving fails since {plan.stamp(int(str(failed_time)))} at {failed} ({waiting} MB wait)"
+            f"archiving fails since {system.stamp(int(str(failed_time)))} at {failed} ({waiting} MB wait)"
             f"{f', {why}' if why else ''}: {choice}"
         )
     if catalogue and wal.is_segment(str(last)) and not catalogue.holds(str(last)):
@@ -185,61 +195,66 @@ def old(what: str, age_h: float, limit_h: float) -> list[str]:
     return [f"{what} is {age_h:.1f} h old, {limit_h} are allowed"] if limit_h and age_h > limit_h else []
 
 
-def _drill(wanted: Plan, seen: dict[str, Any], alarms: list[str]) -> None:
-    last = _own(plan.evidence("drill"), wanted, seen)
-    proof = _own(last.get("last_passed") or {}, wanted, seen)
+def _drill(plan: Plan, seen: dict[str, Any], alarms: list[str]) -> None:
+    last = _own(system.evidence("drill"), plan, seen)
+    proof = _own(last.get("last_passed") or {}, plan, seen)
     running = last.get("failure") == drill.KILLED and journal.is_held(drill.LOCK)
     seen["drill"] = {key: last.get(key) for key in ("when", "set", "passed", "rto_s", "rpo_s", "failure")}
     seen["drill"] |= {"last_passed": proof or None, "running": running}
     if last and not last.get("passed") and not running:
         alarms.append(f"the last drill failed: {str(last.get('failure')).splitlines()[0]}")
     if proof:
-        age = (time.time() - plan.moment(proof["when"])) / HOUR_S
-        alarms += old("the last drill that passed", age, wanted.drill_age_limit_h)
-    elif wanted.drill_age_limit_h:
+        age = (time.time() - system.moment(proof["when"])) / HOUR_S
+        alarms += old("the last drill that passed", age, plan.backup.drill_age_limit_h)
+    elif plan.backup.drill_age_limit_h:
         first = min((each["stop"] for each in seen.get("sets", [])), default=time.time())
-        if time.time() - first > HOUR_S * wanted.drill_age_limit_h:
+        if time.time() - first > HOUR_S * plan.backup.drill_age_limit_h:
             alarms.append("no drill has ever passed: nothing proves that these backups can be restored")
 
 
-def _own(evidence: dict[str, Any], wanted: Plan, seen: dict[str, Any]) -> dict[str, Any]:
+def _own(evidence: dict[str, Any], plan: Plan, seen: dict[str, Any]) -> dict[str, Any]:
     """Give evidence of this host and very cluster; {} for that of another one, which a copied disk carries along."""
-    now = (os.uname().nodename, wanted.stanza, seen.get("system", evidence.get("system")))
+    now = (os.uname().nodename, plan.backup.stanza, seen.get("system", evidence.get("system")))
     return evidence if (evidence.get("host"), evidence.get("stanza"), evidence.get("system", now[2])) == now else {}
 
 
-def _dumps(wanted: Plan, seen: dict[str, Any], alarms: list[str]) -> None:
-    found = dump.find(wanted)
+def _dumps(plan: Plan, seen: dict[str, Any], alarms: list[str]) -> None:
+    found = dump.find(plan)
     seen["dumps"] = [
-        {"name": path.name, "bytes": tool.folder_size(path), "taken": plan.stamp(dump.taken_at(path))} for path in found
+        {"name": path.name, "bytes": tool.folder_size(path), "taken": system.stamp(dump.taken_at(path))}
+        for path in found
     ]
-    begun = dump.taken_at(found[-1]) if found else plan.PATH.stat().st_mtime
+    begun = dump.taken_at(found[-1]) if found else load.PATH.stat().st_mtime
     what = "the newest dump" if found else "this host takes dumps and has none; its plan for them"
-    alarms += old(what, (time.time() - begun) / HOUR_S, wanted.age_limit_h)
+    alarms += old(what, (time.time() - begun) / HOUR_S, plan.backup.age_limit_h)
 
 
 def keep(seen: dict[str, Any]) -> None:
     """Write what was seen as evidence: `verified` is what the last drill that passed has proved, and when."""
-    past = plan.evidence("backup").get("sizes", [])
+    past = system.evidence("backup").get("sizes", [])
     size = seen["repository"].get("bytes")
     sizes = [*past, [int(time.time()), size]] if size is not None else past
     if len(sizes) > HISTORY:
         sizes = sizes[::2]
-    plan.keep("backup", {**seen, "verified": seen.get("drill", {}).get("last_passed"), "sizes": sizes})
+    system.keep("backup", {**seen, "verified": seen.get("drill", {}).get("last_passed"), "sizes": sizes})
 
 
-def verify(wanted: Plan) -> dict[str, Any]:
+def verify(plan: Plan) -> dict[str, Any]:
     """Read every file of the repository and every dump; `alarms` name what is damaged.
 
     pgBackRest's verify exits 0 when it finds damage: what it prints decides. It looks at no WAL that is not there: the
     archive's listing does.
     """
     alarms: list[str] = []
-    seen: dict[str, Any] = {"when": plan.stamp(), "stanza": wanted.stanza, "repository": {"place": wanted.place}}
-    if wanted.physical:
+    seen: dict[str, Any] = {
+        "when": system.stamp(),
+        "stanza": plan.backup.stanza,
+        "repository": {"place": plan.backup.repository.place},
+    }
+    if plan.backup.physical:
         # Its report counts; only its log has the files' names.
         done = tool.program(
-            wanted.stanza, "--output=text", "--verbose", "--log-level-stderr=info", "verify", quiet=True
+            plan.backup.stanza, "--output=text", "--verbose", "--log-level-stderr=info", "verify", quiet=True
         )  # fmt: skip
         lines = [line.strip() for line in done.stdout.splitlines()]
         seen["pgbackrest"] = lines
@@ -248,9 +263,9 @@ def verify(wanted: Plan) -> dict[str, Any]:
         named = list(dict.fromkeys(NAMED.findall(done.stderr)))  # a bundle is named for each file in it
         more = [f"and {len(named) - NAMES_SHOWN} files more"] if len(named) > NAMES_SHOWN else []
         alarms += [f"the repository is damaged: {text}" for text in [*damage(lines), *named[:NAMES_SHOWN], *more]]
-        _repository(wanted, seen, alarms)
+        _repository(plan, seen, alarms)
     checked = []
-    for path in dump.find(wanted):
+    for path in dump.find(plan):
         try:
             dump.check(path)
             checked.append(path.name)

@@ -7,21 +7,21 @@ necessary, never sufficient: callers parse and compare.
 from __future__ import annotations
 
 import json
-import os
-import pwd
 import re
 import shutil
-import subprocess
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from provision import system
 from provision.errors import HostError, ProvisionError
 from provision.host.backup import wal
+from provision.plan import load
+from provision.plan.schema import Plan
+from provision.system import Finished
 
-USER = "postgres"
 RESERVE_SHARE, RESERVE_MAX = 10, 20 * 2**30  # a tenth, but of a large disk 20 GB is time enough to act
 SPOOL = Path("/var/spool/pgbackrest/archive")
 INFO_TIMEOUT_S = 120  # a repository that does not answer must not hang the watch
@@ -36,77 +36,40 @@ def run(
     timeout: float | None = None,
     environment: Mapping[str, str] | None = None,
     quiet: bool = False,
-    directory: Path = Path("/"),
-) -> subprocess.CompletedProcess[str]:
-    """Run a program as postgres. Raises BackupError with its own words, unless `quiet`."""
-    become = ["setpriv", f"--reuid={USER}", f"--regid={USER}", "--init-groups"] if os.geteuid() == 0 else []
-    settings = {**os.environ, "LC_ALL": "C.UTF-8", **(environment or {})}
-    if become:
-        settings["HOME"] = pwd.getpwnam(USER).pw_dir
+) -> Finished:
+    """Run a program as postgres. Raises BackupError with the program's own message unless `quiet`."""
     try:
-        done = subprocess.run(  # noqa: S603
-            [*become, *map(str, words)],
-            capture_output=True, text=True, errors="replace", check=False, timeout=timeout, env=settings, cwd=directory,
+        done = system.run(
+            *words, user=system.POSTGRES, timeout=timeout, environment={"LC_ALL": "C.UTF-8", **(environment or {})},
+            directory=Path("/"), check=False, error=BackupError,
         )  # fmt: skip
-    except subprocess.TimeoutExpired:
-        raise BackupError(f"{words[0]} did not answer within {timeout:.0f} s", where=_shown(words)) from None
-    except FileNotFoundError as error:
-        raise HostError(
-            f"{error.filename} is not on this host", run="ansible-playbook site.yml --tags backup"
-        ) from None
-    if done.returncode != 0 and not quiet:
-        raise BackupError(
-            f"{Path(words[0]).name} failed (exit {done.returncode})", where=_shown(words), seen=reason(done)
-        )
+    except HostError as error:
+        error.run = "ansible-playbook site.yml -i INVENTORY --tags backup"
+        raise
+    if not done.ok and not quiet:
+        raise system.failure(done, BackupError, seen=reason(done))
     return done
 
 
-def _shown(words: Sequence[str | Path]) -> str:
-    return " ".join(map(str, words))[:300]
-
-
-def reason(done: subprocess.CompletedProcess[str]) -> str:
-    """Pick the lines of a program's output that say why."""
+def reason(done: Finished) -> str:
+    """Select the lines of a program's output that explain its failure."""
     if done.returncode < 0:
-        return f"killed by signal {-done.returncode}"
+        return done.last
     lines = (done.stderr + "\n" + done.stdout).splitlines()
     told = [line.strip() for line in lines if re.search(r"ERROR|FATAL|error:|failed|HINT|unable", line)]
     return "; ".join(told[:6])[:1500] or (done.stderr or done.stdout).strip()[-500:]
 
 
-def be_postgres() -> None:
-    """Become the user postgres for good. Raises HostError for anybody who may not."""
-    entry = pwd.getpwnam(USER)
-    if os.geteuid() == entry.pw_uid:
-        return
-    if os.geteuid() != 0:
+def need_physical(plan: Plan) -> None:
+    """Raise HostError if this host has no physical backups."""
+    if not plan.backup.physical:
         raise HostError(
-            "backups are taken and read as postgres", seen=f"user id {os.geteuid()}", run="sudo provision ..."
+            "physical backups are off on this host",
+            where=str(load.PATH),
+            seen="backup_physical is false",
+            allowed="logical dumps: --type logical, or --source dump",
+            run="set backup_physical: true, then " + plan.site("backup"),
         )
-    os.initgroups(USER, entry.pw_gid)
-    os.setgid(entry.pw_gid)
-    os.setuid(entry.pw_uid)
-    os.environ["HOME"] = entry.pw_dir
-    os.chdir("/")
-
-
-@contextmanager
-def as_postgres() -> Iterator[None]:
-    """Be the user postgres for a moment: the server's socket asks the operating system who connects."""
-    if os.geteuid() != 0:
-        yield
-        return
-    entry = pwd.getpwnam(USER)
-    groups = os.getgroups()
-    os.setgroups(os.getgrouplist(USER, entry.pw_gid))
-    os.setegid(entry.pw_gid)
-    os.seteuid(entry.pw_uid)
-    try:
-        yield
-    finally:
-        os.seteuid(0)
-        os.setegid(0)
-        os.setgroups(groups)
 
 
 @dataclass(frozen=True)
@@ -163,7 +126,7 @@ class Repository:
         return f"{self.majors[database]}-{database}"
 
 
-def program(stanza: str, *words: str, **options: Any) -> subprocess.CompletedProcess[str]:
+def program(stanza: str, *words: str, **options: Any) -> Finished:
     """Run pgbackrest for a stanza."""
     return run("pgbackrest", f"--stanza={stanza}", "--log-level-console=warn", *words, **options)
 

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from psycopg import sql
 
 from provision.database import Connection
-from provision.host.maintain.plan import Plan
+from provision.plan.schema import Maintenance
 
 PAGE, USABLE = 8192, 8192 - 24  # bytes; without the header of a page
 FULL = 0.9  # B-tree's default fillfactor
@@ -42,9 +42,9 @@ class Index:
     waste: float
     by: str
 
-    def due(self, plan: Plan) -> bool:
+    def due(self, maintenance: Maintenance) -> bool:
         """Say whether it is worth a new build."""
-        return 100 * self.waste >= plan.bloat_percent and self.bytes * self.waste >= plan.bloat_mb * 2**20
+        return 100 * self.waste >= maintenance.bloat_percent and self.bytes * self.waste >= maintenance.bloat_mb * 2**20
 
 
 _INDEXES = """

@@ -7,10 +7,11 @@ and also fires when the evidence itself is no longer renewed.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime
 from typing import Any
 
 from provision.host.metrics.exposition import Metric, single
+from provision.plan.schema import Backup
+from provision.system import moment
 
 MB = 2**20
 HOUR_S, DAY_S = 3600, 86400
@@ -19,28 +20,28 @@ UNFINISHED = "it was begun and has not ended"
 _TAKEN = "provision_backup_last_completed_timestamp_seconds"
 
 
-def metrics(plan: Mapping[str, Any], backup: Mapping[str, Any], drill: Mapping[str, Any]) -> list[Metric]:
-    """Read /etc/provision/backup.json, and the evidence backup.json and drill.json ({} where there is none)."""
-    return [*_wanted(plan), *_backups(plan, backup), *_archiving(plan, backup), *_drill(drill)]
+def metrics(plan: Backup, backup: Mapping[str, Any], drill: Mapping[str, Any]) -> list[Metric]:
+    """Convert the plan and the evidence files `backup` and `drill` ({} if there is none)."""
+    return [*_limits(plan), *_backups(plan, backup), *_archiving(plan, backup), *_drill(drill)]
 
 
-def _wanted(plan: Mapping[str, Any]) -> list[Metric]:
+def _limits(plan: Backup) -> list[Metric]:
     return [
         single("provision_backup_age_limit_seconds", "Age that the newest backup may reach; no sample is no limit.",
-               HOUR_S * plan["age_limit_h"] or None),
+               HOUR_S * plan.age_limit_h or None),
         single("provision_drill_age_limit_seconds", "Age that the last passed drill may reach; no sample is no limit.",
-               HOUR_S * plan["drill_age_limit_h"] or None),
+               HOUR_S * plan.drill_age_limit_h or None),
     ]  # fmt: skip
 
 
-def _backups(plan: Mapping[str, Any], backup: Mapping[str, Any]) -> list[Metric]:
+def _backups(plan: Backup, backup: Mapping[str, Any]) -> list[Metric]:
     sets, dumps, place = backup.get("sets", []), backup.get("dumps", []), backup.get("repository", {})
     newest: dict[str, float] = {}
     for each in sets:
         newest[each["kind"]] = max(float(each["stop"]), newest.get(each["kind"], 0.0))
     if dumps:
         newest["logical"] = max(moment(each["taken"]) for each in dumps)
-    physical = bool(plan["physical"]) and "sets" in backup
+    physical = plan.physical and "sets" in backup
     damaged = [each["label"] for each in sets if each["damaged"]]
     return [
         single("provision_backup_evidence_timestamp_seconds", "When `provision backup status` last looked.",
@@ -67,13 +68,13 @@ def _backups(plan: Mapping[str, Any], backup: Mapping[str, Any]) -> list[Metric]
     ]  # fmt: skip
 
 
-def _archiving(plan: Mapping[str, Any], backup: Mapping[str, Any]) -> list[Metric]:
+def _archiving(plan: Backup, backup: Mapping[str, Any]) -> list[Metric]:
     wal = backup.get("wal", {})
     return [
         single("provision_wal_waiting_bytes", "WAL that waits to be archived.",
                MB * wal["waiting_mb"] if "waiting_mb" in wal else None),
         single("provision_wal_queue_limit_bytes", "WAL that may wait before it is dropped; no sample is never.",
-               MB * plan["queue_max_mb"] or None),
+               MB * plan.queue_max_mb or None),
     ]  # fmt: skip
 
 
@@ -92,8 +93,3 @@ def _drill(drill: Mapping[str, Any]) -> list[Metric]:
         single("provision_drill_lost_seconds", "Work that would have been lost at the last drill (RPO).",
                drill.get("rpo_s")),
     ]  # fmt: skip
-
-
-def moment(text: str) -> float:
-    """Read a moment of the evidence."""
-    return datetime.fromisoformat(text).timestamp()

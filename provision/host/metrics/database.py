@@ -9,10 +9,15 @@ wants them; a table that was never analyzed has none. It knows nothing of paddin
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Sequence
+
+from psycopg import sql
 
 from provision.database import Connection, ask
+from provision.host.maintain.batches import EXPIRED
 from provision.host.metrics.exposition import Metric, single
+from provision.plan.schema import Maintenance, Retention
 
 DAY_S = 86400
 SCHEMAS = "n.nspname NOT LIKE ALL (ARRAY['pg\\_%', 'information\\_schema'])"
@@ -54,17 +59,12 @@ _SHARED_BUFFERS = "SELECT setting::float8 * 8192 FROM pg_settings WHERE name = '
 _IS_TABLE = "SELECT EXISTS (SELECT FROM pg_class WHERE oid = to_regclass(%s) AND relkind IN ('r', 'p'))"
 _MIGRATION = "SELECT version::float8, dirty::int FROM public.schema_migrations"
 
-RETENTION = {
-    "activities": ("activities", "created_at", "", 90),
-    "metrics": ("metrics", '"timestamp"', "", 30),
-    "closed sessions": ("sessions", "updated_at", "WHERE status = 'closed'", 7),
-    "expired sessions": ("sessions", "expires_at", "WHERE expires_at < now()", 0),
-}
-"""What is promised (the contract's retention rules): table, column, which rows, days. An index serves each."""
+_DUE = re.compile(r"(?:(?P<rows>.+) AND )?(?P<column>\w+) < \{(?P<limit>cutoff|now)\}")
+"""The form of a retention rule's condition: which rows, and the column whose age decides."""
 
 
-def metrics(connection: Connection, promised: Mapping[str, int] | None = None) -> list[Metric]:
-    """Ask the session's database. `promised`: days by name of RETENTION that differ; 0 or less keeps for ever."""
+def metrics(connection: Connection, maintenance: Maintenance) -> list[Metric]:
+    """Query the session's database. `maintenance` has the retention rules, whose ages are reported."""
     tables = ask(connection, _TABLES)
     counters = ask(connection, _COUNTERS)
     return [
@@ -87,7 +87,7 @@ def metrics(connection: Connection, promised: Mapping[str, int] | None = None) -
         Metric("provision_hnsw_index_bytes", "Size of an HNSW index, all of which searches touch.",
                _by("index", ask(connection, _HNSW))),
         single("provision_shared_buffers_bytes", "The server's own cache.", _number(ask(connection, _SHARED_BUFFERS))),
-        *_retention(connection, {**{name: rule[3] for name, rule in RETENTION.items()}, **(promised or {})}),
+        *_retention(connection, maintenance),
     ]  # fmt: skip
 
 
@@ -99,23 +99,34 @@ def _migrations(connection: Connection) -> list[Metric]:
     ]
 
 
-def _retention(connection: Connection, promised: Mapping[str, int]) -> list[Metric]:
+def _retention(connection: Connection, maintenance: Maintenance) -> list[Metric]:
     ages, limits = [], []
-    for name, (table, column, which, _) in RETENTION.items():
-        days = promised[name]
-        if days < 0 or (days == 0 and name != "expired sessions"):
+    kept = [(rule, rule.days) for rule in maintenance.retention if rule.days]
+    for rule, days in [*kept, *([(EXPIRED, 0)] if maintenance.cleanup else [])]:
+        if not _there(connection, rule.table):
             continue
-        if not _there(connection, table):
-            continue
-        query = f"SELECT coalesce(extract(epoch FROM now() - min({column})), 0)::float8 FROM public.{table} {which}"  # noqa: S608
-        ages.append((name, ask(connection, query)[0][0]))
-        limits.append((name, float(days * DAY_S)))
+        ages.append((rule.name, ask(connection, _oldest(rule).as_string(connection))[0][0]))
+        limits.append((rule.name, float(days * DAY_S)))
     return [
         Metric("provision_retention_oldest_seconds", "Age of the oldest row that a retention rule looks at.",
                _by("rule", ages)),
         Metric("provision_retention_promised_seconds", "Age at which the rule promises to take it.",
                _by("rule", limits)),
     ]  # fmt: skip
+
+
+def _oldest(rule: Retention) -> sql.Composed:
+    """Build the query for the age in seconds of the oldest row that the rule applies to."""
+    found = _DUE.fullmatch(rule.due)
+    column, rows, limit = found.group("column", "rows", "limit") if found else (rule.column, None, "cutoff")
+    name = sql.Identifier(column)
+    where: list[sql.Composable] = [sql.SQL(rows)] if rows else []
+    where += [sql.SQL("{} < now()").format(name)] if limit == "now" else []
+    return sql.SQL("SELECT coalesce(extract(epoch FROM now() - min({})), 0)::float8 FROM {}{}").format(
+        name,
+        sql.Identifier("public", rule.table),
+        sql.SQL(" WHERE ") + sql.SQL(" AND ").join(where) if where else sql.SQL(""),
+    )
 
 
 def _there(connection: Connection, table: str) -> bool:

@@ -1,4 +1,4 @@
-"""Prometheus' text format 0.0.4: metrics as values, rendered and written. Pure but for `write`.
+"""Prometheus' text format 0.0.4: metrics as values, rendered. Pure.
 
 Debian's python3-prometheus-client would do the same with a registry, processes and a server that a file does not need,
 and be one more package on every host for these few lines.
@@ -6,12 +6,9 @@ and be one more package on every host for these few lines.
 
 from __future__ import annotations
 
-import os
 import re
-import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from provision.errors import UsageError
 
@@ -60,16 +57,3 @@ def _labels(labels: Mapping[str, str]) -> str:
 
 def _value(text: str) -> str:
     return _text(text).replace('"', r"\"")
-
-
-def write(path: Path, text: str) -> None:
-    """Replace a file atomically, readable by everybody: a scrape sees the old one or the new one, never half of one."""
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=f".{path.name}.", delete=False) as stream:
-        try:
-            stream.write(text)
-            stream.flush()
-            os.fchmod(stream.fileno(), 0o644)
-            Path(stream.name).replace(path)
-        except BaseException:
-            Path(stream.name).unlink(missing_ok=True)
-            raise

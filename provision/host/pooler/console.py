@@ -18,8 +18,8 @@ import psycopg
 
 from provision.database import Connection, connect, send_within
 from provision.errors import HostError
-from provision.host.backup.tool import as_postgres
-from provision.plan import record
+from provision.plan import load
+from provision.system import as_user
 
 UNIT = "pgbouncer.service"
 WATCHDOG = "provision-pool-resume"
@@ -36,9 +36,9 @@ class Place:
 
     @classmethod
     def read(cls) -> Place | None:
-        """Give this host's, as host.json has it; None where there is no pooler."""
-        found = record.read().get("pooler")
-        return cls(found["socket_directory"], int(found["port"])) if found else None
+        """Return this host's console; None if the plan has no pooler."""
+        pooler = load.load().pooler
+        return cls(pooler.socket_directory, pooler.port) if pooler.enabled else None
 
     @property
     def socket(self) -> Path:
@@ -49,7 +49,7 @@ class Place:
     def console(self) -> Iterator[Connection]:
         """Open a session of the console. Raises DatabaseError."""
         where = f"host={self.directory} port={self.port} dbname=pgbouncer user=pgbouncer"
-        with as_postgres():
+        with as_user():
             session = connect(where, application="provision pool")
         try:
             yield session

@@ -18,8 +18,8 @@ from pathlib import Path
 
 from provision.database import connect
 from provision.errors import DatabaseError, HostError
-from provision.host.backup.tool import as_postgres
 from provision.host.pooler import configuration
+from provision.system import as_user
 
 PROGRAM = "/usr/sbin/pgbouncer"
 PORT = 6432  # names the socket; nothing listens on it
@@ -86,7 +86,7 @@ def _ready(pooler: subprocess.Popen[bytes], scratch: Path, log: Path, path: Path
 def _look_up(scratch: Path, database: str, log: Path, path: Path) -> None:
     where = f"host={scratch} port={PORT} dbname={database} user={NOBODY} password={NOBODY}"
     try:
-        with as_postgres():
+        with as_user():
             connect(where, application="provision rehearse").close()
         said = f"a user who does not exist ({NOBODY}) was let in"
     except DatabaseError as error:
