@@ -184,11 +184,14 @@ class Access:
             sql.SQL("DROP OWNED BY {}; DROP ROLE {}").format(name, name),
         )
 
-    def database(self, name: str, owner: str, profile: str) -> bool:
-        """Make a database and let it carry its profile; False where it is only planned, so there is no going in."""
+    def database(self, name: str, owner: str, guard: bool) -> bool:
+        """Create a database and record its guard; False if it does not exist yet because this is only a plan.
+
+        `guard` makes destructive commands ask for confirmation (see database.guarded).
+        """
         rows = self.ask(
-            "SELECT r.rolname, (SELECT split_part(e, '=', 2) FROM pg_db_role_setting s, unnest(s.setconfig) e"
-            " WHERE s.setdatabase = d.oid AND s.setrole = 0 AND e LIKE 'provision.profile=%%')"
+            "SELECT r.rolname, (SELECT setconfig FROM pg_db_role_setting s"
+            " WHERE s.setdatabase = d.oid AND s.setrole = 0)"
             " FROM pg_database d JOIN pg_roles r ON r.oid = d.datdba WHERE d.datname = %s",
             name,
         )
@@ -197,16 +200,23 @@ class Access:
             statement = sql.SQL("CREATE DATABASE {} OWNER {} ENCODING 'UTF8' TEMPLATE template0")
             self.change(f"database {name}", statement.format(mine, sql.Identifier(owner)))
             rows = [(owner, None)]
-        holder, carried = rows[0]
+        holder, settings = rows[0]
         if holder != owner:
             self.change(
                 f"database {name}: owner {holder} -> {owner}",
                 sql.SQL("ALTER DATABASE {} OWNER TO {}").format(mine, sql.Identifier(owner)),
             )
-        if carried != profile:
+        found = dict(entry.split("=", 1) for entry in settings or [])
+        value = "on" if guard else "off"
+        if found.get("provision.guard") != value:
             self.change(
-                f"database {name}: provision.profile = {profile}",
-                sql.SQL("ALTER DATABASE {} SET provision.profile = {}").format(mine, sql.Literal(profile)),
+                f"database {name}: provision.guard = {value}",
+                sql.SQL("ALTER DATABASE {} SET provision.guard = {}").format(mine, sql.Literal(value)),
+            )
+        if "provision.profile" in found:  # set by earlier versions
+            self.change(
+                f"database {name}: provision.profile reset",
+                sql.SQL("ALTER DATABASE {} RESET provision.profile").format(mine),
             )
         return bool(self.ask("SELECT 1 FROM pg_database WHERE datname = %s", name))
 
@@ -365,7 +375,7 @@ def converge(server: str, wanted: Mapping[str, Any], *, plan: bool = False) -> l
         with _session(server, "postgres") as connection:
             access = Access(connection, plan=plan)
             access.roles([role for role in roles if role.present])
-            there = [name for name, owner in databases.items() if access.database(name, owner, wanted["profile"])]
+            there = [name for name, owner in databases.items() if access.database(name, owner, wanted["guard"])]
             for name in there:
                 access.connect_privileges(name, databases[name], set(users) - {databases[name]})
         changes += access.changes

@@ -23,7 +23,7 @@ def wanted(**changed: Any) -> dict[str, Any]:
     return {
         "database": "access",
         "owner": "keeper",
-        "profile": "prod",
+        "guard": True,
         "extensions": ["vector", "uuid-ossp"],
         "roles": [
             {"name": "keeper", "kind": "owner", "connection_limit": 20},
@@ -131,7 +131,9 @@ def test_each_role_may_do_its_work_and_no_more(cluster: Cluster, server: str) ->
         ("ALTER ROLE keeper_app VALID UNTIL '2020-01-01'", "role keeper_app: valid until for ever"),
         ("GRANT pg_read_all_data TO keeper_app", "role keeper_app: member of pg_read_all_data no more"),
         ("REVOKE pg_monitor FROM keeper_monitor", "role keeper_monitor: member of pg_monitor"),
-        ("ALTER DATABASE access RESET provision.profile", "database access: provision.profile = prod"),
+        ("ALTER DATABASE access RESET provision.guard", "database access: provision.guard = on"),
+        ("ALTER DATABASE access SET provision.guard = 'off'", "database access: provision.guard = on"),
+        ("ALTER DATABASE access SET provision.profile = 'prod'", "database access: provision.profile reset"),
         ("DROP EXTENSION vector", "extension vector"),
         (
             "GRANT EXECUTE ON FUNCTION pgbouncer.lookup(text) TO keeper_app",
