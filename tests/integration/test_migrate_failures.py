@@ -221,7 +221,7 @@ def test_an_invalid_index_is_named_with_its_drop(project: Project) -> None:
     done = project.run("up")
     assert (done.code, project.state()) == (1, (2, True))
     assert "left an INVALID index public.a_id" in done.err
-    assert "run:     DROP INDEX CONCURRENTLY public.a_id; provision migrate force 1; then mend the file and" in done.err
+    assert "run:     DROP INDEX CONCURRENTLY public.a_id; provision migrate force 1; then fix the file and" in done.err
     project.run("force", "1")
     project.put("2_i.up.sql", "CREATE UNIQUE INDEX CONCURRENTLY IF NOT EXISTS a_id ON a (id);")
     again = project.run("up")

@@ -32,7 +32,7 @@ def tables(project: Project) -> set[str]:
         ("2_b.up.sql", "ROLLBACK", "contains ROLLBACK, which reverts the file"),
         ("2_b.up.sql", "SET ROLE minion", "contains a SET ROLE without RESET ROLE"),
         ("2_b.up.sql", "DISCARD ALL", "contains DISCARD ALL, which releases the migration lock"),
-        ("2_b.up.sql", "\\i x.sql", "holds a psql command"),
+        ("2_b.up.sql", "\\i x.sql", "contains a psql command"),
         ("2_b.up.sql", "COPY a FROM stdin;\n", "contains COPY FROM STDIN or TO STDOUT"),
         ("18446744073709551615_b.up.sql", "", "has a version that does not fit a bigint"),
     ],
@@ -128,7 +128,7 @@ def test_other_line_ends_are_a_warning(project: Project) -> None:
     project.put("001_a.up.sql", "CREATE TABLE a (id int);\r\n")
     done = project.run("up")
     assert done.code == 0
-    assert "warning: 001_a.up.sql only its line ends differ" in done.err
+    assert "warning: 001_a.up.sql differs from the applied file only in line endings" in done.err
 
 
 def test_a_missing_down_half_is_refused_only_when_it_is_asked_for(project: Project) -> None:
