@@ -105,17 +105,19 @@ def describe(url: str) -> str:
     return " ".join(shown) or "the PG* environment"
 
 
-def profile(connection: Connection) -> str:
-    """Read the profile that the database carries (ALTER DATABASE ... SET provision.profile); '' when it has none.
+def guarded(connection: Connection) -> bool:
+    """Say whether destructive commands on this database need a confirmation (ALTER DATABASE ... SET provision.guard).
 
-    Read from the catalogue, not from the session, for a session can be told otherwise by its URL.
+    Reads the catalogue, because a connection URL can override the session's value. A database that has only
+    provision.profile, the setting of earlier versions, counts as guarded.
     """
     row = connection.execute(
-        "SELECT split_part(entry, '=', 2) FROM pg_db_role_setting s JOIN pg_database d ON d.oid = s.setdatabase,"
-        " unnest(s.setconfig) entry"
-        " WHERE d.datname = current_database() AND s.setrole = 0 AND entry LIKE 'provision.profile=%'"
+        "SELECT coalesce(max(split_part(entry, '=', 2)) FILTER (WHERE entry LIKE 'provision.guard=%') <> 'off',"
+        " count(*) > 0) FROM pg_db_role_setting s JOIN pg_database d ON d.oid = s.setdatabase,"
+        " unnest(s.setconfig) entry WHERE d.datname = current_database() AND s.setrole = 0"
+        " AND (entry LIKE 'provision.guard=%' OR entry LIKE 'provision.profile=%')"
     ).fetchone()
-    return str(row[0]) if row else ""
+    return row != (False,)
 
 
 def through_pooler(connection: Connection) -> bool:

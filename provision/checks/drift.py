@@ -48,7 +48,7 @@ def access(place: Place, connection: Connection) -> list[Finding]:
     present = [role for role in roles if role.present]
     plan = _Plan(connection)
     plan.roles(present)
-    plan.database(place.database, place.owner, place.record["profile"])
+    plan.database(place.database, place.owner, place.record.get("guard", True))
     plan.connect_privileges(place.database, place.owner, {role.name for role in present} - {place.owner})
     plan.extensions(wanted["extensions"])
     plan.schema(place.owner, roles)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import psycopg
 
 from provision.checks.finding import Finding, Severity, psql
-from provision.database import Connection, profile
+from provision.database import Connection, guarded
 
 
 @dataclass(frozen=True)
@@ -230,7 +230,7 @@ CHECKS = (
 
 def examine(connection: Connection, checks: Sequence[Check] = CHECKS) -> list[Finding]:
     """Run every check, and give what is wrong; what this role may not see comes as unseen. Changes nothing."""
-    dev = profile(connection) != "prod"
+    dev = not guarded(connection)
     database = connection.info.dbname
     found = []
     for check in checks:

@@ -11,13 +11,13 @@ from provision.cli._narration import Stderr
 
 @click.group(name="vagrant")
 def command() -> None:
-    """Prepare what the Vagrantfile needs. It calls this by itself: you need not."""
+    """Prepare machines for the Vagrantfile, which calls this."""
 
 
 @command.command()
 @click.argument("machines", nargs=-1, required=True)
 @click.option("--provider", required=True, help="Vagrant's name of it: docker, libvirt, virtualbox.")
-@click.option("--profile", default="dev", show_default=True, help="dev or prod.")
+@click.option("--profile", default="dev", show_default=True, help="Name of a file in profiles/.")
 @click.option("--os", "os_name", default="", help=f"{' or '.join(distributions.keys())} [default: by provider].")
 @click.option("--memory", default=2048, show_default=True, help="Memory of a container in MB.")
 @click.option("--cpus", default=2, show_default=True, help="CPUs of a container.")
@@ -39,7 +39,10 @@ def prepare(
     box: str,
     public_key: Path,
 ) -> None:
-    """Make the image (containers only), the inventory of MACHINES and the secrets (prod only); print JSON."""
+    """Create the image (containers only), the inventory of MACHINES, and secrets if the profile needs its own.
+
+    Prints JSON.
+    """
     from provision.controller import vagrant
 
     os_name = os_name or vagrant.default_os(provider)

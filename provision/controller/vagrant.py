@@ -1,7 +1,7 @@
-"""What `vagrant up` needs of this project: the image of a container, the variables of its hosts, prod's secrets.
+"""Preparation of `vagrant up`: the image of a container, the variables of its hosts, secrets of its own.
 
-Does IO on this machine. All of it lives in `.provision/vagrant`, which goes with the last machine; only the image is
-kept, as the sandbox keeps its own. Refuses to read a private key and to touch the user's own inventories.
+Does IO on this machine. Everything is in `.provision/vagrant`, which is removed with the last machine; only the image
+is kept, like those of the sandbox. Never reads a private key or changes the user's inventories.
 """
 
 import hashlib
@@ -27,14 +27,13 @@ from provision.distributions import DEFAULT_KEY, DEFAULT_VM_KEY, by_key
 from provision.errors import HostError, UsageError
 from provision.plan.secrets import new_password
 
-PROFILES = ("dev", "prod")
 REPOSITORIES = ("inventory", "distribution")
 CONTAINER_PROVIDER = "docker"
-USER = "vagrant"  # Vagrant logs in by this name everywhere
+USER = "vagrant"  # the login name in all of Vagrant's boxes
 REMEMBERED = ("profile", "os", "memory", "cpus", "repository", "driver", "box")
 SHM_SIZE = "1g"  # parallel index builds need it
-# A machine behind a forwarded port: its clients come in through its own network, and its backups stay on it.
-PROD_OVERRIDES = {
+# A machine behind a forwarded port: clients connect from its own network, and its backups stay on it.
+OVERRIDES = {
     "postgresql_listen_addresses": ["*"],
     "postgresql_allowed_networks": ["samenet"],
     "backup_allow_local_only": True,
@@ -43,9 +42,9 @@ PROD_OVERRIDES = {
 
 @dataclass(frozen=True)
 class Wanted:
-    """What the Vagrantfile was asked for; `public_key` is the one that Vagrant logs in with at first.
+    """Options of the Vagrantfile. `public_key` is the key of Vagrant's first login.
 
-    `repository` says where a virtual machine's versions come from: the inventory, or what its Debian release has.
+    `repository` selects the versions of a virtual machine: those of the inventory, or those of its Debian release.
     """
 
     provider: str
@@ -62,7 +61,7 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Prepared:
-    """What a container is made of; both empty for a virtual machine, whose box is Vagrant's own matter."""
+    """Image and arguments of a container; both empty for a virtual machine, whose box Vagrant provides."""
 
     image: str = ""
     arguments: list[str] = field(default_factory=list)
@@ -73,10 +72,38 @@ def default_os(provider: str) -> str:
     return DEFAULT_KEY if provider == CONTAINER_PROVIDER else DEFAULT_VM_KEY
 
 
-def check(wanted: Wanted, remembered: dict[str, Any]) -> None:
-    """Raise UsageError for a profile that there is not, or that is not the one that the machines were made with."""
-    if wanted.profile not in PROFILES:
-        raise UsageError("unknown profile", where="MINION_PROFILE", seen=wanted.profile, allowed=", ".join(PROFILES))
+def profiles(project: Path) -> list[str]:
+    """List the profiles: the names of the files in profiles/."""
+    return sorted(path.stem for path in (project / "profiles").glob("*.yml"))
+
+
+def published_passwords(project: Path, profile: str) -> bool:
+    """Return a profile's `access.published_passwords`: hosts may have the passwords in the project's inventory.
+
+    Raises UsageError if the profile file does not have the key.
+    """
+    path = project / "profiles" / f"{profile}.yml"
+    value = (yaml.safe_load(path.read_text()).get("access") or {}).get("published_passwords")
+    if not isinstance(value, bool):
+        raise UsageError(
+            "key missing from a profile", where=f"{path}: access.published_passwords", allowed="true, false"
+        )
+    return value
+
+
+def check(project: Path, wanted: Wanted, remembered: dict[str, Any]) -> None:
+    """Raise UsageError for an unknown profile or repository, and for another profile than the machines have."""
+    names = profiles(project)
+    if wanted.profile not in names:
+        raise UsageError("unknown profile", where="MINION_PROFILE", seen=wanted.profile, allowed=", ".join(names))
+    variables = project / "inventories" / wanted.profile / "group_vars/all/main.yml"
+    if not variables.exists():
+        raise UsageError(
+            "the profile has no inventory",
+            where=str(variables),
+            seen="no such file",
+            allowed=f"an inventory that selects profile {wanted.profile}",
+        )
     if wanted.repository not in REPOSITORIES:
         allowed = ", ".join(REPOSITORIES)
         raise UsageError("unknown repository", where="MINION_REPOSITORY", seen=wanted.repository, allowed=allowed)
@@ -92,10 +119,10 @@ def check(wanted: Wanted, remembered: dict[str, Any]) -> None:
 
 
 def prepare(project: Path, wanted: Wanted, narration: Narration) -> Prepared:
-    """Make what the machines need before they are there; what is there already stays. Raises ProvisionError."""
+    """Create what the machines need before they start; keep what exists. Raises ProvisionError."""
     folder = project / ".provision/vagrant"
     choices = folder / "choices.json"
-    check(wanted, json.loads(choices.read_text()) if choices.exists() else {})
+    check(project, wanted, json.loads(choices.read_text()) if choices.exists() else {})
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     variables: dict[str, Any] = {}
     prepared = Prepared()
@@ -103,8 +130,8 @@ def prepare(project: Path, wanted: Wanted, narration: Narration) -> Prepared:
         prepared, variables = _container(project, wanted, Machine(narration))
     elif wanted.repository == "distribution":
         variables = versions(by_key(wanted.os, "MINION_OS"), narration)
-    if wanted.profile == "prod":
-        write_prod(project, folder)
+    if not published_passwords(project, wanted.profile):
+        write_inventory(project, folder, wanted.profile)
     hosts = {name: dict(variables) for name in wanted.machines}
     (folder / "hosts.yml").write_text(yaml.safe_dump({"all": {"hosts": hosts}}, width=1000))
     remembered = {key: getattr(wanted, key) for key in REMEMBERED}
@@ -112,14 +139,14 @@ def prepare(project: Path, wanted: Wanted, narration: Narration) -> Prepared:
     return prepared
 
 
-def write_prod(project: Path, folder: Path) -> None:
-    """Write an inventory for prod on machines of Vagrant: the project's own variables, other hosts, other secrets."""
-    inventory, password = folder / "prod", folder / "vault-password"
+def write_inventory(project: Path, folder: Path, profile: str) -> None:
+    """Write an inventory for Vagrant's machines: the variables of the profile's inventory, other hosts and secrets."""
+    inventory, password = folder / profile, folder / "vault-password"
     variables = inventory / "group_vars/all"
     variables.mkdir(parents=True, exist_ok=True)
     (inventory / "hosts.yml").write_text(yaml.safe_dump({"all": {"children": {"database": {}}}}))
-    shutil.copyfile(project / "inventories/prod/group_vars/all/main.yml", variables / "main.yml")
-    (variables / "vagrant.yml").write_text(yaml.safe_dump(PROD_OVERRIDES))
+    shutil.copyfile(project / "inventories" / profile / "group_vars/all/main.yml", variables / "main.yml")
+    (variables / "vagrant.yml").write_text(yaml.safe_dump(OVERRIDES))
     if not password.exists():
         descriptor = os.open(password, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
         with os.fdopen(descriptor, "w") as stream:
@@ -130,9 +157,9 @@ def write_prod(project: Path, folder: Path) -> None:
 def _container(project: Path, wanted: Wanted, machine: Machine) -> tuple[Prepared, dict[str, Any]]:
     if not machine.is_root:
         raise HostError(
-            "Vagrant's containers are made by root's podman",
+            "Vagrant's containers need root's podman",
             where=f"user id {os.geteuid()}",
-            allowed="vagrant run by root, or `make up`, for which sudo is enough",
+            allowed="vagrant as root, or `make up`, which only needs sudo",
             run="sudo vagrant up --provider=docker",
         )
     spec, base = Sandbox(project, machine).prepare(containers.spec_of({"os": wanted.os, "memory": f"{wanted.memory}m"}))
@@ -141,7 +168,7 @@ def _container(project: Path, wanted: Wanted, machine: Machine) -> tuple[Prepare
 
 
 def make_image(machine: Machine, base: str, os_name: str, public_key: str) -> str:
-    """Make the image of a Vagrant machine of a sandbox's image, unless it is there; return its name."""
+    """Build the image of a Vagrant machine from a sandbox image unless it exists; return its name."""
     recipe = containerfile(base, public_key)
     tag = f"{image.VAGRANT_REPOSITORY}:{os_name}-{hashlib.sha256(recipe.encode()).hexdigest()[:12]}"
     with machine.narration.stage(f"making the image {tag} (once; it is kept)"):
@@ -150,12 +177,12 @@ def make_image(machine: Machine, base: str, os_name: str, public_key: str) -> st
 
 
 def containerfile(base: str, public_key: str) -> str:
-    """Return the recipe: a sandbox's image and the user that Vagrant logs in as, with sudo. Pure."""
+    """Return the Containerfile: a sandbox image with the login user of Vagrant and sudo. Pure."""
     return f"FROM {base}\nRUN {user_script(public_key)}\n"
 
 
 def user_script(public_key: str) -> str:
-    """Return the shell command that makes the user that Vagrant logs in as, on a machine that has sudo. Pure."""
+    """Return the shell command that creates the login user of Vagrant, on a machine with sudo. Pure."""
     home = f"/home/{USER}/.ssh"
     steps = (
         f"useradd --create-home --shell /bin/bash {USER}",
@@ -169,18 +196,18 @@ def user_script(public_key: str) -> str:
 
 
 def arguments(memory: str, cpus: int) -> list[str]:
-    """Return what `docker run` gets beside image, name and ports: systemd, limits, and a runtime that works. Pure."""
+    """Return the options of `docker run` besides image, name and ports: systemd, limits, runtime. Pure."""
     limited = [f"--memory={memory}", f"--cpus={cpus}"] if memory else []
     return [*containers.runtime(), "--systemd=always", f"--shm-size={SHM_SIZE}", *containers.limits(), *limited]
 
 
 @operation()
 def build(tag: str, recipe: str) -> Generator[str]:
-    """Make the image from a recipe on standard input, without any files beside it."""
+    """Build the image from a Containerfile on standard input, without a build context."""
     words = ["podman", "build", "--quiet", "--isolation=chroot", f"--tag={tag}", "-"]
     yield f"podman image exists {tag} || printf %s {shlex.quote(recipe)} | {shlex.join(words)}"
 
 
 def values(prepared: Prepared) -> dict[str, Any]:
-    """Return what the Vagrantfile reads."""
+    """Return the values that the Vagrantfile reads."""
     return asdict(prepared)

@@ -39,6 +39,8 @@ _BUILT_IN = {
     ),
 }
 
+NAMES = tuple(_BUILT_IN)
+
 
 def built_in(profile: str) -> Choices:
     """Return what a profile decides. Raises UsageError for a name that is neither dev nor prod."""

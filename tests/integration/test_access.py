@@ -23,7 +23,7 @@ def wanted(**changed: Any) -> dict[str, Any]:
     return {
         "database": "access",
         "owner": "keeper",
-        "profile": "prod",
+        "guard": True,
         "extensions": ["vector", "uuid-ossp"],
         "roles": [
             {"name": "keeper", "kind": "owner", "connection_limit": 20},
@@ -128,10 +128,12 @@ def test_each_role_may_do_its_work_and_no_more(cluster: Cluster, server: str) ->
         ("ALTER ROLE keeper_app CONNECTION LIMIT 1", "role keeper_app: connection limit 1 -> 60"),
         ("ALTER ROLE keeper_app SET work_mem = '1GB'", "role keeper_app: work_mem reset"),
         ("ALTER ROLE keeper_app RESET lock_timeout", "role keeper_app: lock_timeout = 5s"),
-        ("ALTER ROLE keeper_app VALID UNTIL '2020-01-01'", "role keeper_app: valid until for ever"),
-        ("GRANT pg_read_all_data TO keeper_app", "role keeper_app: member of pg_read_all_data no more"),
+        ("ALTER ROLE keeper_app VALID UNTIL '2020-01-01'", "role keeper_app: valid until infinity"),
+        ("GRANT pg_read_all_data TO keeper_app", "role keeper_app: no longer member of pg_read_all_data"),
         ("REVOKE pg_monitor FROM keeper_monitor", "role keeper_monitor: member of pg_monitor"),
-        ("ALTER DATABASE access RESET provision.profile", "database access: provision.profile = prod"),
+        ("ALTER DATABASE access RESET provision.guard", "database access: provision.guard = on"),
+        ("ALTER DATABASE access SET provision.guard = 'off'", "database access: provision.guard = on"),
+        ("ALTER DATABASE access SET provision.profile = 'prod'", "database access: provision.profile reset"),
         ("DROP EXTENSION vector", "extension vector"),
         (
             "GRANT EXECUTE ON FUNCTION pgbouncer.lookup(text) TO keeper_app",
@@ -146,7 +148,7 @@ def test_each_role_may_do_its_work_and_no_more(cluster: Cluster, server: str) ->
         ("ALTER SCHEMA pgbouncer OWNER TO keeper", "schema pgbouncer: owner"),
         (
             "CREATE FUNCTION pgbouncer.lookup(int) RETURNS int LANGUAGE sql SECURITY DEFINER AS 'SELECT 1'",
-            "function pgbouncer.lookup(integer): not ours, dropped",
+            "function pgbouncer.lookup(integer): unexpected, dropped",
         ),
         (
             "ALTER DEFAULT PRIVILEGES FOR ROLE keeper IN SCHEMA public GRANT DELETE ON TABLES TO keeper_readonly",

@@ -95,7 +95,7 @@ def test_an_empty_schema_has_no_version(cluster: Cluster, database: str) -> None
 
 def test_first_and_newest_version_are_recognised_whoever_owns_the_tables(cluster: Cluster, database: str) -> None:
     cluster.psql(FIRST, database)
-    assert recognised(cluster, database) == Recognised(1, "the schema is that of version 1", record=True)
+    assert recognised(cluster, database) == Recognised(1, "the schema matches version 1", record=True)
     for path in sorted(MIGRATIONS.glob("*.up.sql"))[1:]:
         cluster.psql(path.read_text(), database)
     assert recognised(cluster, database).version == NEWEST
@@ -106,10 +106,10 @@ def test_version_of_golang_migrate_is_believed_only_if_the_schema_is_that(cluste
     cluster.psql(f"{FIRST} {table} INSERT INTO schema_migrations VALUES (1, false)", database, "minion")
     assert recognised(cluster, database).record is False
     cluster.psql(f"UPDATE schema_migrations SET version = {NEWEST}", database)
-    with pytest.raises(MigrationError, match=f"schema_migrations says version {NEWEST}, and the schema is not that"):
+    with pytest.raises(MigrationError, match=f"schema_migrations records version {NEWEST}, but the schema differs"):
         recognised(cluster, database)
     cluster.psql("UPDATE schema_migrations SET dirty = true", database)
-    with pytest.raises(MigrationError, match="in the middle of a migration"):
+    with pytest.raises(MigrationError, match="a migration of this database is unfinished"):
         recognised(cluster, database)
 
 
@@ -126,8 +126,8 @@ def test_schema_that_differs_is_refused_with_the_difference(
     cluster: Cluster, database: str, change: str, line: str
 ) -> None:
     cluster.psql(f"{FIRST} {change}", database)
-    with pytest.raises(MigrationError, match="is not guessed") as refused:
+    with pytest.raises(MigrationError, match="the schema matches no migration version") as refused:
         recognised(cluster, database)
-    assert "the least difference, from version 1" in refused.value.seen
+    assert "difference from the closest version, 1" in refused.value.seen
     assert line in refused.value.seen
     assert "docs/adopt-an-existing-database.md" in refused.value.run

@@ -25,7 +25,7 @@ CHECKED = len(SQL_CHECKS) + len(certificates.CHECKS) + len(pooler.CHECKS) + 1
 @pytest.fixture
 def patient(cluster: Cluster) -> Iterator[str]:
     cluster.psql(f"CREATE DATABASE {NAME}")
-    cluster.psql(f"REVOKE ALL ON DATABASE {NAME} FROM PUBLIC; ALTER DATABASE {NAME} SET provision.profile = prod")
+    cluster.psql(f"REVOKE ALL ON DATABASE {NAME} FROM PUBLIC; ALTER DATABASE {NAME} SET provision.guard = 'on'")
     cluster.psql("CREATE EXTENSION vector; REVOKE CREATE ON SCHEMA public FROM PUBLIC", NAME)
     yield cluster.url(NAME)
     cluster.psql(f"DROP DATABASE {NAME} WITH (FORCE)")
@@ -99,7 +99,7 @@ def test_names_a_way_in_from_outside_without_tls(cluster: Cluster, patient: str)
 
 
 def test_development_is_excused_by_name_and_not_in_silence(cluster: Cluster, patient: str) -> None:
-    cluster.psql(f"ALTER DATABASE {NAME} SET provision.profile = dev")
+    cluster.psql(f"ALTER DATABASE {NAME} SET provision.guard = 'off'")
     with psycopg.connect(patient, autocommit=True) as connection:
         severities = {each.id: each.severity for each in examine(connection, SQL_CHECKS)}
     assert severities["archiving"] is Severity.ACCEPTED

@@ -1,4 +1,4 @@
-"""The command line: what is printed, as text and as JSON, what it exits with, and what prod asks for."""
+"""The command line: what is printed, as text and as JSON, what it exits with, and what a guarded database needs."""
 
 from __future__ import annotations
 
@@ -131,14 +131,14 @@ def test_status_and_version_change_nothing(project: Project) -> None:
     [
         (["up", "-1"], "No such option"),
         (["up", "many"], "'many' is not a valid integer range"),
-        (["down"], "how many?"),
-        (["down", "1", "--all"], "how many?"),
+        (["down"], "number of migrations missing"),
+        (["down", "1", "--all"], "number of migrations missing"),
         (["goto"], "Missing argument 'V'"),
         (["goto", "-1"], "No such option"),
         (["force", "-2"], "-2 is not in the range -1<=x<=9223372036854775807"),
-        (["up", "--lock-timeout", "soon"], "not a length of time"),
+        (["up", "--lock-timeout", "soon"], "invalid duration"),
         (["up", "--database", "postgres://h/d?x-migration-table=a"], "unknown option in the database URL"),
-        (["drop"], "drop destroys data, and nothing was confirmed"),
+        (["drop"], "drop destroys data and was not confirmed"),
         (["drop", "--yes-destroy", "other"], "allowed: typing the database's name, migrations"),
     ],
 )
@@ -150,58 +150,80 @@ def test_a_wrong_call_exits_2_and_touches_nothing(project: Project, words: list[
 
 
 @pytest.fixture
-def prod(project: Project) -> Iterator[Project]:
-    """A database that carries the profile prod, as the bundle marks it."""
-    project.cluster.psql(f"ALTER DATABASE {project.database} SET provision.profile = 'prod'")
+def guarded(project: Project) -> Iterator[Project]:
+    """A guarded database, as `provision access` marks it."""
+    project.cluster.psql(f"ALTER DATABASE {project.database} SET provision.guard = 'on'")
     project.tables("a", "b")
     project.run("up")
     yield project
-    project.cluster.psql(f"ALTER DATABASE {project.database} RESET provision.profile")
+    project.cluster.psql(f"ALTER DATABASE {project.database} RESET provision.guard")
 
 
 @pytest.mark.parametrize("words", [("down", "1"), ("down", "--all"), ("goto", "1"), ("drop",)])
-def test_prod_wants_its_name_before_data_is_destroyed(prod: Project, words: tuple[str, ...]) -> None:
-    refused = prod.run(*words)
-    assert (refused.code, prod.state(), prod.made()) == (2, (2, False), {"a", "b"})
-    assert "destroys data, and nothing was confirmed" in refused.err
-    assert f"database {prod.database}, profile prod" in refused.err
-    assert f"--yes-destroy {prod.database}" in refused.err
-    assert prod.run(*words, "--yes-destroy", "postgres").code == 2
-    assert prod.made() == {"a", "b"}
-    unproved = prod.run(*words, "--yes-destroy", prod.database)
+def test_guarded_database_needs_its_name_before_data_is_destroyed(guarded: Project, words: tuple[str, ...]) -> None:
+    refused = guarded.run(*words)
+    assert (refused.code, guarded.state(), guarded.made()) == (2, (2, False), {"a", "b"})
+    assert "destroys data and was not confirmed" in refused.err
+    assert f"database {guarded.database}, guarded" in refused.err
+    assert f"--yes-destroy {guarded.database}" in refused.err
+    assert guarded.run(*words, "--yes-destroy", "postgres").code == 2
+    assert guarded.made() == {"a", "b"}
+    unproved = guarded.run(*words, "--yes-destroy", guarded.database)
     assert unproved.code == 2
-    assert "destroys data, and no fresh backup is known to bring it back" in unproved.err
-    assert prod.run(*words, "--yes-destroy", prod.database, "--without-backup").code == 0
-    assert "b" not in prod.made()
+    assert "destroys data, but no recent restore-tested backup is known" in unproved.err
+    assert guarded.run(*words, "--yes-destroy", guarded.database, "--without-backup").code == 0
+    assert "b" not in guarded.made()
 
 
 @pytest.mark.parametrize(("hours", "reverted"), [(1, True), (30, False)])
-def test_prod_goes_down_with_a_fresh_proved_backup_alone(
-    prod: Project, tmp_path: Path, hours: int, reverted: bool
+def test_guarded_database_goes_down_only_after_a_recent_restore_test(
+    guarded: Project, tmp_path: Path, hours: int, reverted: bool
 ) -> None:
     when = datetime.datetime.now(datetime.UTC) - datetime.timedelta(hours=hours)
     evidence = tmp_path / "backup.json"
     evidence.write_text(json.dumps({"verified": {"when": when.isoformat(), "set": "20261123-010000F"}}))
-    settings = Settings(f"{prod.cluster.url(prod.database, 'minion')}", prod.path, evidence=evidence)
+    settings = Settings(f"{guarded.cluster.url(guarded.database, 'minion')}", guarded.path, evidence=evidence)
     if reverted:
-        Runner(settings, confirmed=prod.database).down(1)
+        Runner(settings, confirmed=guarded.database).down(1)
     else:
-        with pytest.raises(UsageError, match="no fresh backup is known") as refused:
-            Runner(settings, confirmed=prod.database).down(1)
-        assert "the last backup that a drill restored is 30 h old" in str(refused.value)
-    assert prod.state() == ((1, False) if reverted else (2, False))
+        with pytest.raises(UsageError, match="no recent restore-tested backup is known") as refused:
+            Runner(settings, confirmed=guarded.database).down(1)
+        assert "the last restore test was 30 h ago" in str(refused.value)
+    assert guarded.state() == ((1, False) if reverted else (2, False))
 
 
-def test_prod_cannot_be_talked_out_of_it_by_the_url(prod: Project) -> None:
-    prod.query = "&options=-c%20provision.profile=dev"
-    assert prod.run("down", "1").code == 2
-    assert prod.made() == {"a", "b"}
+def test_url_cannot_switch_the_guard_off(guarded: Project) -> None:
+    guarded.query = "&options=-c%20provision.guard=off"
+    assert guarded.run("down", "1").code == 2
+    assert guarded.made() == {"a", "b"}
 
 
-def test_prod_goes_up_without_questions(prod: Project) -> None:
-    prod.tables("a", "b", "c")
-    assert prod.run("up").code == 0
-    assert "(prod): version 3" in prod.run("status").out
+@pytest.mark.parametrize(
+    ("settings", "code"),
+    [
+        (("SET provision.profile = 'dev'",), 2),
+        (("SET provision.profile = 'prod'", "SET provision.guard = 'off'"), 0),
+        (("SET provision.guard = 'off'",), 0),
+        ((), 0),
+    ],
+)
+def test_database_with_only_the_old_profile_setting_is_guarded(
+    project: Project, settings: tuple[str, ...], code: int
+) -> None:
+    project.tables("a")
+    project.run("up")
+    try:
+        for setting in settings:
+            project.cluster.psql(f"ALTER DATABASE {project.database} {setting}")
+        assert project.run("down", "1").code == code
+    finally:
+        project.cluster.psql(f"ALTER DATABASE {project.database} RESET ALL")
+
+
+def test_guarded_database_goes_up_without_confirmation(guarded: Project) -> None:
+    guarded.tables("a", "b", "c")
+    assert guarded.run("up").code == 0
+    assert "(guarded): version 3" in guarded.run("status").out
 
 
 def on_terminal(project: Project, *words: str, typed: str = "") -> tuple[int, str]:
@@ -224,10 +246,10 @@ def on_terminal(project: Project, *words: str, typed: str = "") -> tuple[int, st
 
 
 @pytest.mark.parametrize(("typed", "code"), [("migrations\n", 0), ("y\n", 2)])
-def test_prod_asks_for_its_name_on_a_terminal(prod: Project, typed: str, code: int) -> None:
-    ended, output = on_terminal(prod, "down", "1", "--without-backup", typed=typed)
-    assert (ended, "Type the database's name to go on" in output) == (code, True)
-    assert prod.state() == ((1, False) if code == 0 else (2, False))
+def test_guarded_database_asks_for_its_name_on_a_terminal(guarded: Project, typed: str, code: int) -> None:
+    ended, output = on_terminal(guarded, "down", "1", "--without-backup", typed=typed)
+    assert (ended, "Type the database's name to continue" in output) == (code, True)
+    assert guarded.state() == ((1, False) if code == 0 else (2, False))
 
 
 def test_a_terminal_shows_what_runs_and_how_far_an_index_is(project: Project) -> None:
@@ -281,9 +303,9 @@ def test_plan_shows_locks_of_what_is_pending(project: Project) -> None:
         " gen_random_uuid() differs for every row",
         "  line 5: ALTER TABLE b ADD COLUMN y int",
         "  line 6: DO $$ BEGIN END $$",
-        "      locks unknown: runs code, which may do anything",
+        "      locks unknown: runs code, which may take any lock",
         "  line 7: CREATE INDEX a_id ON a (id)",
-        "      a: SHARE (blocks writes): reads the whole table",
+        "      a: SHARE (blocks writes): scans the whole table",
     ]
     values = json.loads(project.run("plan", "--json").out)
     assert values["parser"] is True
@@ -304,7 +326,7 @@ def test_plan_without_the_parser_says_so(project: Project, monkeypatch: pytest.M
     monkeypatch.setattr(locks, "_parser", lambda: None)
     done = project.run("plan")
     assert done.code == 3
-    assert "Locks are not shown: pglast is not installed here" in done.out
+    assert "Locks are not shown: pglast is not installed (on the controller: pip install pglast)." in done.out
     assert "  line 1: CREATE TABLE a (id int)" in done.out
 
 
@@ -313,7 +335,7 @@ def test_plan_of_what_up_would_refuse_exits_1(project: Project) -> None:
     project.put("1_b.up.sql", "")
     done = project.run("plan")
     assert done.code == 1
-    assert "refused: 1_b.up.sql has the version and direction of 001_a.up.sql" in done.out
+    assert "refused: 1_b.up.sql has the same version and direction as 001_a.up.sql" in done.out
     assert project.run("plan").code == project.run("up").code
 
 
@@ -340,10 +362,10 @@ def test_verify_shows_what_a_down_leaves_behind(project: Project) -> None:
     project.put("1_a.down.sql", "DROP TABLE a;")
     done = project.run("verify", scratch(project))
     assert done.code == 1
-    assert "after up and down, against before:" in done.out
+    assert "after up and down, compared with before:" in done.out
     assert "+CREATE TYPE public.mood AS ENUM (" in done.out
     values = json.loads(project.run("verify", "--json", scratch(project)).out)
-    assert values["differences"][0]["when"] == "after up and down, against before"
+    assert values["differences"][0]["when"] == "after up and down, compared with before"
 
 
 def test_verify_shows_a_second_way_up_that_differs(project: Project) -> None:
@@ -357,7 +379,7 @@ def test_verify_shows_a_second_way_up_that_differs(project: Project) -> None:
     finally:
         project.cluster.psql("DROP ROLE IF EXISTS verify_mark")
     assert done.code == 1
-    assert "after up, down and up, against after up:" in done.out
+    assert "after up, down and up, compared with after up:" in done.out
     assert "-CREATE TABLE public.b (" in done.out
 
 
@@ -365,7 +387,7 @@ def test_verify_without_the_right_to_make_databases_is_refused(project: Project)
     project.tables("a")
     done = project.run("verify", f"--scratch-url={project.url}")
     assert done.code == 1
-    assert "cannot make a scratch database" in done.err
+    assert "cannot create a scratch database" in done.err
 
 
 def test_a_file_of_20_mb_runs_in_four_times_its_size(project: Project, tmp_path: Path) -> None:
@@ -409,5 +431,5 @@ def test_the_plan_of_our_own_migrations_leaves_no_kind_of_statement_out(project:
     project.path = OWN
     done = project.run("plan")
     assert done.code == 3
-    assert "not known to the planner" not in done.out
-    assert "does not parse" not in done.out
+    assert "this statement type is not supported" not in done.out
+    assert "not valid PostgreSQL" not in done.out

@@ -24,7 +24,7 @@ def test_a_syntax_error_is_shown_where_it_is(project: Project) -> None:
     assert f'{project.path}/1_a.up.sql:5:12: syntax error at or near "," (SQLSTATE 42601)' in done.err
     assert "in statement: CREATE TABLE c (" in done.err
     assert "rolled back: nothing of the file was kept" in done.err
-    assert "provision migrate force -1; then mend the file and: provision migrate up" in done.err
+    assert "provision migrate force -1; then fix the file and: provision migrate up" in done.err
     assert (done.code, project.state(), project.made()) == (1, (1, True), set())
     again = project.run("up")
     assert "Dirty database version 1. Fix and force version." in again.err
@@ -44,10 +44,9 @@ def test_what_was_committed_before_an_error_is_said_to_be_kept(project: Project)
     project.put("1_a.up.sql", "BEGIN;\nCREATE TABLE a ();\nCOMMIT;\nSELECT 1/0;\n")
     done = project.run("up")
     assert "1_a.up.sql:4:1: division by zero" in done.err
-    assert "not rolled back as a whole: what came before its last COMMIT was kept" in done.err
-    assert (
-        "finish the rest by hand and provision migrate force 1, or undo it by hand and provision migrate force -1"
-        in (done.err)
+    assert "rolled back in part: everything before the last COMMIT was kept" in done.err
+    assert "complete it by hand and provision migrate force 1, or revert it by hand and provision migrate force -1" in (
+        done.err
     )
     assert (project.state(), project.made()) == ((1, True), {"a"})
 
@@ -67,14 +66,14 @@ def test_a_failed_down_says_how_to_go_back(project: Project) -> None:
     project.run("up")
     done = project.run("down", "1")
     assert (done.code, project.state()) == (1, (1, True))
-    assert "provision migrate force 2; then mend the file and: provision migrate down 1" in done.err
+    assert "provision migrate force 2; then fix the file and: provision migrate down 1" in done.err
 
 
 @pytest.mark.parametrize(
     ("body", "what", "kept"),
     [
-        ("SELECT pg_advisory_unlock_all(); CREATE TABLE a ();", "gave up the migration lock", {"a"}),
-        ("DO $$ BEGIN PERFORM pg_advisory_unlock_all(); END $$;", "gave up the migration lock", set()),
+        ("SELECT pg_advisory_unlock_all(); CREATE TABLE a ();", "released the migration lock", {"a"}),
+        ("DO $$ BEGIN PERFORM pg_advisory_unlock_all(); END $$;", "released the migration lock", set()),
         ("DROP TABLE schema_migrations; CREATE TABLE a ();", 'dropped "public"."schema_migrations"', {"a"}),
         ("DROP SCHEMA public CASCADE; CREATE SCHEMA public;", 'dropped "public"."schema_migrations"', set()),
         ("UPDATE schema_migrations SET version = 7;", 'changed "public"."schema_migrations"', set()),
@@ -87,7 +86,7 @@ def test_catches_what_the_server_let_pass(project: Project, body: str, what: str
     done = project.run("up")
     assert done.code == 1
     assert f"{project.path}/1_a.up.sql: {what}" in done.err
-    assert "not rolled back: all of the file was kept" in done.err
+    assert "not rolled back: the whole file was kept" in done.err
     assert (project.state(), project.made()) == ((1, True), kept)
     assert "provision migrate force 1" in done.err
     assert "Dirty database version 1" in project.run("up").err
@@ -103,7 +102,7 @@ def test_catches_a_rollback_that_the_text_hides(project: Project) -> None:
     finally:
         project.execute("ALTER ROLE CURRENT_USER RESET standard_conforming_strings")
     assert done.code == 1
-    assert "2_b.up.sql: holds a ROLLBACK, so that some or all of it was undone" in done.err
+    assert "2_b.up.sql: contains a ROLLBACK that reverted all or part of it" in done.err
     assert (project.state(), project.made()) == ((2, True), set())
 
 
@@ -179,7 +178,7 @@ def test_a_lock_timeout_is_survived_when_the_blocker_goes(project: Project) -> N
     timer.join()
     assert (done.code, project.state(), project.made()) == (0, (2, False), {"a", "b"})
     assert "2_b.up.sql: lock timeout, blocked by pid" in done.err
-    assert "rolled back, will be tried again" in done.err
+    assert "rolled back, retrying" in done.err
 
 
 def test_a_lock_timeout_after_a_commit_is_not_tried_again(project: Project) -> None:
@@ -190,7 +189,7 @@ def test_a_lock_timeout_after_a_commit_is_not_tried_again(project: Project) -> N
     done = project.run("up", "--lock-timeout", "300ms")
     blocker.connection.close()
     assert (done.code, project.state(), project.made()) == (1, (2, True), {"a", "b"})
-    assert "what came before its last COMMIT was kept" in done.err
+    assert "everything before the last COMMIT was kept" in done.err
 
 
 def test_a_statement_timeout_is_named(project: Project) -> None:
@@ -222,7 +221,7 @@ def test_an_invalid_index_is_named_with_its_drop(project: Project) -> None:
     done = project.run("up")
     assert (done.code, project.state()) == (1, (2, True))
     assert "left an INVALID index public.a_id" in done.err
-    assert "run:     DROP INDEX CONCURRENTLY public.a_id; provision migrate force 1; then mend the file and" in done.err
+    assert "run:     DROP INDEX CONCURRENTLY public.a_id; provision migrate force 1; then fix the file and" in done.err
     project.run("force", "1")
     project.put("2_i.up.sql", "CREATE UNIQUE INDEX CONCURRENTLY IF NOT EXISTS a_id ON a (id);")
     again = project.run("up")
@@ -236,12 +235,11 @@ def test_a_lost_connection_leaves_dirty_and_the_next_run_explains(project: Proje
     done = project.run("up")
     assert (done.code, project.state(), project.made()) == (1, (1, True), set())
     assert "terminating connection" in done.err
-    assert "it is not known what was kept" in done.err
+    assert "unknown: the file may have been kept in whole or in part" in done.err
     again = project.run("up")
-    assert "1_a.up.sql was started and never finished" in again.err
-    assert (
-        "if all of the file is: provision migrate force 1; if nothing of it is: provision migrate force -1" in again.err
-    )
+    assert "1_a.up.sql never finished" in again.err
+    assert "if the whole file is applied: provision migrate force 1;" in again.err
+    assert "; if nothing of it is applied: provision migrate force -1" in again.err
 
 
 def test_a_file_that_changes_while_it_waits_is_refused(project: Project) -> None:
@@ -287,7 +285,11 @@ def test_a_run_goes_on_when_no_second_connection_is_to_be_had(project: Project) 
     ("body", "kept", "state"),
     [
         ("DO $$ BEGIN CREATE TABLE b (); PERFORM 1/0; END $$", "nothing of the file was kept", set[str]()),
-        ("DO $$ BEGIN CREATE TABLE b (); COMMIT; PERFORM 1/0; END $$", "it is not known what was kept", {"b"}),
+        (
+            "DO $$ BEGIN CREATE TABLE b (); COMMIT; PERFORM 1/0; END $$",
+            "unknown: the file may have been kept in whole or in part",
+            {"b"},
+        ),
     ],
 )
 def test_says_what_a_block_of_code_kept(project: Project, body: str, kept: str, state: set[str]) -> None:
@@ -301,7 +303,7 @@ def test_a_version_table_with_too_long_a_name_is_refused(project: Project) -> No
     project.tables("a")
     done = project.run("up", "--table", "v" * 56)
     assert done.code == 2
-    assert "the name of the version table is too long" in done.err
+    assert "the version table's name is too long" in done.err
     assert project.run("up", "--table", "v" * 55).code == 0
 
 
@@ -331,7 +333,7 @@ def test_a_transaction_left_open_after_a_commit_is_said_to_have_kept_a_part(proj
     project.put("1_a.down.sql", "DROP TABLE a;")
     done = project.run("up", "--compatible")
     assert (done.code, project.state(), project.made()) == (1, (1, True), {"a"})
-    assert "what came before its last COMMIT was kept" in done.err
+    assert "everything before the last COMMIT was kept" in done.err
 
 
 COMMITS = """
@@ -352,7 +354,7 @@ def test_a_procedure_that_committed_is_not_tried_again(project: Project) -> None
     blocker.connection.close()
     assert project.query_all("SELECT count(*) FROM runs") == [(1,)]
     assert (done.code, project.state()) == (1, (2, True))
-    assert "it is not known what was kept" in done.err
+    assert "unknown: the file may have been kept in whole or in part" in done.err
 
 
 def test_an_invalid_index_among_statements_sent_one_by_one_leaves_dirty(project: Project) -> None:

@@ -402,7 +402,7 @@ def test_dump_round_trip_gives_every_row_and_index_back(site: Site) -> None:
     assert sql(site.one, ROWS) == wanted[0]
     kept = json.loads(restored.stdout)["kept"]
     assert sql(site.one, "SELECT count(*) FROM memories", database=kept) == "0"
-    assert sql(site.one, "SHOW provision.profile") == "prod"
+    assert sql(site.one, "SHOW provision.guard") == "on"
     kept_for_role = "SELECT count(*) FROM pg_db_role_setting s JOIN pg_database d ON d.oid = s.setdatabase"
     assert sql(site.one, f"{kept_for_role} WHERE d.datname = 'minion' AND 'work_mem=5MB' = ANY (setconfig)") == "1"
     sql(site.one, f'DROP DATABASE "{kept}"; DROP DATABASE copy', database="postgres")

@@ -115,7 +115,7 @@ def test_application_sees_nine_tables_and_the_extensions(fleet: Fleet, name: str
         assert {"vector", "uuid-ossp", "pg_stat_statements"} <= extensions
         assert connection.execute("SHOW data_checksums").fetchone() == ("on",)
         assert connection.execute("SHOW server_encoding").fetchone() == ("UTF8",)
-        assert connection.execute("SELECT current_setting('provision.profile')").fetchone() == ("dev",)
+        assert connection.execute("SELECT current_setting('provision.guard')").fetchone() == ("off",)
         # Loads the library, so that its own settings are there to be shown.
         assert connection.execute("SELECT '[1]'::vector <=> '[1]'::vector").fetchone() == (0,)
         assert connection.execute("SHOW hnsw.ef_search").fetchone() == ("100",)

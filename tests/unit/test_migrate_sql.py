@@ -26,7 +26,7 @@ WHOLE = [
 ]
 
 
-DO_ROLLBACK = "DO with a ROLLBACK, which undoes what came before it"
+DO_ROLLBACK = "DO with a ROLLBACK, which reverts the statements before it"
 
 
 @pytest.mark.parametrize("text", WHOLE)
@@ -55,24 +55,24 @@ def test_nothing_is_no_statement(text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "line", "seen"),
     [
-        ("SELECT 1;\nROLLBACK;", 2, "ROLLBACK, which undoes the file"),
-        ("abort", 1, "ABORT, which undoes the file"),
-        ("BEGIN;\nSELECT 1;\nROLLBACK AND NO CHAIN;", 3, "ROLLBACK, which undoes the file"),
-        ("\nBEGIN;\nSELECT 1;", 2, "a transaction that is not committed"),
-        ("START TRANSACTION ISOLATION LEVEL SERIALIZABLE;", 1, "a transaction that is not committed"),
-        ("BEGIN; SELECT 1; COMMIT AND CHAIN; SELECT 2", 1, "a transaction that is not committed"),
-        ("BEGIN; PREPARE TRANSACTION 'x';", 1, "PREPARE TRANSACTION, which leaves its locks"),
+        ("SELECT 1;\nROLLBACK;", 2, "ROLLBACK, which reverts the file"),
+        ("abort", 1, "ABORT, which reverts the file"),
+        ("BEGIN;\nSELECT 1;\nROLLBACK AND NO CHAIN;", 3, "ROLLBACK, which reverts the file"),
+        ("\nBEGIN;\nSELECT 1;", 2, "a transaction without COMMIT"),
+        ("START TRANSACTION ISOLATION LEVEL SERIALIZABLE;", 1, "a transaction without COMMIT"),
+        ("BEGIN; SELECT 1; COMMIT AND CHAIN; SELECT 2", 1, "a transaction without COMMIT"),
+        ("BEGIN; PREPARE TRANSACTION 'x';", 1, "PREPARE TRANSACTION, which keeps its locks"),
         ("DO $$ BEGIN CREATE TABLE t (); ROLLBACK; END $$", 1, DO_ROLLBACK),
         ("DO $$ BEGIN ROLLBACK -- all of it\n; END $$", 1, DO_ROLLBACK),
         ("do 'begin rollback/* x */and chain; end'", 1, DO_ROLLBACK),
-        ("discard all", 1, "DISCARD ALL, which drops the migration lock"),
-        ("COPY t (a, b) FROM STDIN WITH (FORMAT csv);\n1,'\n\\.", 1, "COPY from or to the client"),
-        ("COPY (SELECT 1) TO STDOUT", 1, "COPY from or to the client"),
+        ("discard all", 1, "DISCARD ALL, which releases the migration lock"),
+        ("COPY t (a, b) FROM STDIN WITH (FORMAT csv);\n1,'\n\\.", 1, "COPY FROM STDIN or TO STDOUT"),
+        ("COPY (SELECT 1) TO STDOUT", 1, "COPY FROM STDIN or TO STDOUT"),
         ("SELECT 1;\n\\i other.sql", 2, "a psql command (\\)"),
         ("\\set x 1\nSELECT :x", 1, "a psql command (\\)"),
-        ("SET ROLE other;\nCREATE TABLE t()", 1, "a role that is set and not reset"),
-        ("SET SESSION AUTHORIZATION other", 1, "a role that is set and not reset"),
-        ("SET SESSION ROLE other", 1, "a role that is set and not reset"),
+        ("SET ROLE other;\nCREATE TABLE t()", 1, "a SET ROLE without RESET ROLE"),
+        ("SET SESSION AUTHORIZATION other", 1, "a SET ROLE without RESET ROLE"),
+        ("SET SESSION ROLE other", 1, "a SET ROLE without RESET ROLE"),
     ],
 )
 def test_names_what_no_migration_may_hold(text: str, line: int, seen: str) -> None:

@@ -41,12 +41,12 @@ def refuse(connection: Connection, *, confirmed: bool) -> str:
     if row is not None and row[0] != MARK:
         raise UsageError(f"schema {SCHEMA} is not ours", where=where, seen=str(row[0]), allowed="no such schema")
     full = connection.execute("SELECT EXISTS (SELECT FROM agents) OR EXISTS (SELECT FROM memories)").fetchone()
-    if database.profile(connection) == "prod" and full and full[0] and not confirmed:
+    if database.guarded(connection) and full and full[0] and not confirmed:
         raise UsageError(
-            "a production database that holds data: a benchmark takes its CPUs, memory and disk",
+            "a benchmark would compete for CPU, memory and disk with a guarded database that holds data",
             where=where,
-            seen="provision.profile = prod, and rows",
-            allowed="--yes, when nobody needs the server meanwhile",
+            seen="provision.guard is on, and the tables have rows",
+            allowed="--yes, while no application uses the server",
         )
     return str(found[0])
 
