@@ -5,13 +5,19 @@ from __future__ import annotations
 import subprocess
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from provision.checks import certificates
 from provision.checks.certificate import Certificate, Leaf, days_left, due, judge, look
+from provision.checks.certificates import leaves, overdue
+from provision.checks.certificates import problems as problems_of
+from provision.checks.registry import Scope, examine, get
+from provision.plan.schema import Certificate as TlsCertificate
+from provision.plan.schema import Plan
 from tests.authority import Authority, Pair
+from tests.plans import sample
 
 AUTHORITY, STRANGER = Authority(), Authority("a stranger")
 NAMES = ("db1", "db1.example.com", "10.0.0.5", "::1")
@@ -88,24 +94,43 @@ def test_an_authority_beside_another_is_believed(leaf: Leaf) -> None:
     assert problems(leaf) == []
 
 
-def test_doctor_warns_at_a_third_and_is_alarmed_by_what_is_bad(tmp_path: Path) -> None:
-    record = tmp_path / "host.json"
-    paths = f'"certificate": "{tmp_path}/server.crt", "key": "{tmp_path}/server.key"'
-    row = f'{{{paths}, "purpose": "server", "name": "db1", "keeper": ""}}'
-    record.write_text(f'{{"tls": {{"ca": "{tmp_path}/ca.crt", "certificates": [{row}]}}}}')
-    (tmp_path / "ca.crt").write_text(AUTHORITY.text)
+def plan_of(folder: Path) -> Plan:
+    described = TlsCertificate("server", str(folder / "server.crt"), str(folder / "server.key"), "server", "db1",
+                               ("db1",), own_names=True)  # fmt: skip
+    return sample(tls={"enabled": True, "name": "db1", "ca": str(folder / "ca.crt"), "certificates": (described,)})
 
-    def said(pair: Pair) -> list[str]:
+
+def test_doctor_warns_at_a_third_of_the_lifetime_and_reports_problems_as_critical(tmp_path: Path) -> None:
+    (leaf,) = leaves(plan_of(tmp_path))
+    leaf, authority = replace(leaf, keeper=""), tmp_path / "ca.crt"
+    authority.write_text(AUTHORITY.text)
+
+    def found(pair: Pair) -> list[str]:
         pair.write(tmp_path, "server")
-        return [f"{each.severity}: {each.seen}" for each in certificates.examine(record)]
+        rows = {"certificate": problems_of(leaf, authority), "certificate-age": overdue(leaf, authority)}
+        return [f"{get(name).severity}: {row}" for name, texts in rows.items() for row in texts]
 
-    assert said(AUTHORITY.issue("db1")) == []
-    assert said(AUTHORITY.issue("db1", begins=-300, ends=97)) == [f"warning: {tmp_path}/server.crt: 96 days left"]
-    (expired,) = said(AUTHORITY.issue("db1", begins=-400, ends=-3))
+    assert found(AUTHORITY.issue("db1")) == []
+    assert found(AUTHORITY.issue("db1", begins=-300, ends=97)) == [f"warning: {tmp_path}/server.crt: 96 days left"]
+    (expired,) = found(AUTHORITY.issue("db1", begins=-400, ends=-3))
     assert expired.startswith(f"critical: {tmp_path}/server.crt: expired on")
 
 
-def test_a_machine_that_is_no_host_of_ours_has_nothing_to_be_found(tmp_path: Path) -> None:
-    assert certificates.examine(tmp_path / "host.json") == []
-    (tmp_path / "host.json").write_text('{"profile": "dev", "tls": {}}')
-    assert certificates.examine(tmp_path / "host.json") == []
+def test_fix_of_a_certificate_names_inventory_and_host_of_the_plan(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path)
+    found = [each for each in examine(Scope.LOCAL, plan, site=plan.site) if each.id == "certificate"]
+    assert f"{tmp_path}/server.crt: cannot be read" in {each.seen for each in found}
+    assert {each.fix for each in found} == {
+        "ansible-playbook site.yml -i inventories/prod --limit db1 --tags tls (docs/the-certificate-expired.md)"
+    }
+
+
+def test_pooler_certificate_is_judged_by_its_common_name(tmp_path: Path) -> None:
+    described = TlsCertificate("pooler-client", f"{tmp_path}/p.crt", f"{tmp_path}/p.key", "client", "minion_pooler", (),
+                               own_names=False)  # fmt: skip
+    (leaf,) = leaves(sample(tls={"certificates": (described,)}))
+    assert (leaf.names, leaf.common_name, leaf.purpose) == ((), "minion_pooler", "client")
+
+
+def test_a_host_without_tls_has_no_findings() -> None:
+    assert leaves(sample()) == []
