@@ -83,7 +83,11 @@ class ActionModule(ActionBase):
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         """Probe the host and take its lock, or say why not."""
         holder = Holder(task_vars["inventory_hostname"], values["plan_lock_wait"])
-        arguments = {"ports": ports, "packages_wait": values["plan_packages_wait"], "major": values["postgresql_version"]}
+        arguments = {
+            "ports": ports,
+            "packages_wait": values["plan_packages_wait"],
+            "major": values["postgresql_version"],
+        }
         while True:
             result = self._execute_module(
                 module_name="minion.provision.host_plan",

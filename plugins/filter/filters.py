@@ -21,7 +21,10 @@ def access(plan: dict[str, Any], credentials: dict[str, Any]) -> dict[str, Any]:
     try:
         roles = [
             {
-                **{name: role[name] for name in ("name", "kind", "connection_limit", "valid_until", "settings", "state")},
+                **{
+                    name: role[name]
+                    for name in ("name", "kind", "connection_limit", "valid_until", "settings", "state")
+                },
                 "verifier": _verifier(credentials.get(role["name"])),
             }
             for role in plan["roles"]

@@ -1,8 +1,8 @@
-"""Look at the whole fleet at once, with a second pair of eyes: read-only facts over SSH, and each host's own doctor.
+"""Audit of a fleet: facts read over SSH, and the findings of each host's own doctor. Read-only.
 
-Does IO on every host in parallel through pyinfra. Files, packages and services are compared with what the last run of
-site.yml recorded on the host, from outside: so drift is named even where the host's own command is broken or gone. A
-host that cannot be reached, or is not one of ours, is a finding, never a failure of the audit.
+Does IO on every host in parallel through pyinfra. Files, packages and services are also compared from the controller,
+with the plan and the manifests on the host, so that drift is reported where the host's own command is broken or gone.
+A host that cannot be reached, or has no plan, is a finding, never a failure of the audit.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ import json
 import tempfile
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,74 +29,88 @@ from pyinfra.facts.deb import DebPackages
 from pyinfra.facts.systemd import SystemdStatus
 
 from provision.checks.finding import Finding, Severity
+from provision.checks.outside import COMMAND, Outside
+from provision.checks.registry import Scope, examine, unknown_site
 from provision.controller import archive
 from provision.controller.fleet import Target
+from provision.errors import HostError
+from provision.plan import load
+from provision.plan.schema import SCHEMA
 
 CONNECT_TIMEOUT_S = 10
 AS_ROOT = {"_sudo": True}
+VERIFIED = "/var/lib/provision/verified.json"
 
 
 class Doctor(FactBase[dict[str, Any]]):
-    """What the host's own doctor says, or {} with the reason."""
+    """The findings of the host's own doctor, or {"failed": reason}."""
 
     default = dict
 
     def command(self) -> str:
-        """Run it; what it prints beside JSON is kept as the reason."""
+        """Run it; output other than JSON is kept as the reason."""
         return "provision doctor --json 2>&1 || true"
 
     def process(self, output: Iterable[str]) -> dict[str, Any]:
-        """Read it."""
+        """Parse the output."""
         text = "\n".join(output)
         try:
             found: dict[str, Any] = json.loads(text[text.index("{") :])
         except ValueError:
-            return {"failed": text.strip()[-400:] or "it printed nothing"}
+            return {"failed": text.strip()[-400:] or "no output"}
         return found
 
 
-class Left(FactBase[dict[str, Any]]):
-    """What the last run left: the host's record, and every file that it placed with its checksum then and now."""
+class Placed(FactBase[dict[str, Any]]):
+    """The traces of the last run: plan, evidence of `provision verify`, placed files with their checksums.
+
+    `plan` and `verified` are {} where the file is missing or damaged; `files` is path -> (manifest, checksum), `sums`
+    the checksums of these files now; `damaged` are unreadable manifests.
+    """
 
     default = dict
 
     def command(self) -> str:
-        """Print the record, the manifests, and the checksums of the files that these name, and of the command."""
+        """Print plan, evidence and manifests, and the checksums of the command and of every file in a manifest."""
         names = 'cat /etc/provision/files.d/*.json 2>/dev/null | sed -n \'s/^ *"path": "\\(.*\\)",$/\\1/p\''
         return (
-            "echo == record; cat /etc/provision/host.json 2>/dev/null; echo; "
+            f"echo == plan; cat {load.PATH} 2>/dev/null; echo; echo == verified; cat {VERIFIED} 2>/dev/null; echo; "
             'for set in /etc/provision/files.d/*.json; do echo "== $set"; cat "$set" 2>/dev/null; echo; done; '
-            f"echo == sums; {{ {names}; echo /usr/local/bin/provision; }} | xargs -d '\\n' sha256sum 2>/dev/null; true"
+            f"echo == sums; {{ {names}; echo {COMMAND}; }} | xargs -d '\\n' sha256sum 2>/dev/null; true"
         )
 
     def process(self, output: Iterable[str]) -> dict[str, Any]:
-        """Split the parts."""
+        """Split and parse the parts."""
         parts: dict[str, list[str]] = {}
         for line in output:
             if line.startswith("== "):
                 parts[line[3:]] = []
             elif parts:
                 parts[list(parts)[-1]].append(line)
-        wanted, damaged = {}, []
+        files, damaged = {}, []
         for path, lines in parts.items():
             if path.startswith("/") and "".join(lines).strip():
                 try:
                     for row in json.loads("\n".join(lines))["files"]:
-                        wanted[row["path"]] = (Path(path).stem, row["sha256"])
+                        files[row["path"]] = (Path(path).stem, row["sha256"])
                 except (ValueError, KeyError, TypeError):
                     damaged.append(path)
-        record = "\n".join(parts.get("record", []))
         sums = {line[66:]: line[:64] for line in parts.get("sums", []) if line[64:66] == "  "}
-        try:
-            known = json.loads(record) if record.strip() else {}
-        except ValueError:
-            known = {}
-        return {"record": known, "files": wanted, "damaged": damaged, "there": sums}
+        known = {name: _object("\n".join(parts.get(name, []))) for name in ("plan", "verified")}
+        return {**known, "files": files, "damaged": damaged, "sums": sums}
+
+
+def _object(text: str) -> dict[str, Any]:
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 @dataclass
 class Seen:
-    """One host of the fleet: what it is, and what is wrong with it."""
+    """One host of the fleet with its findings."""
 
     name: str
     address: str
@@ -104,18 +119,18 @@ class Seen:
 
     @property
     def counted(self) -> list[Finding]:
-        """Those for which somebody has to do something."""
+        """The findings that need action."""
         return [each for each in self.findings if each.counts]
 
     @property
     def state(self) -> str:
-        """Say in one word how the host is."""
+        """The worst severity: critical, warning or ok."""
         critical = any(each.severity is Severity.CRITICAL for each in self.findings)
         return "critical" if critical else "warning" if self.counted else "ok"
 
 
 class _Failures(BaseStateCallback):
-    """Keeps why a host could not be reached; pyinfra only logs it."""
+    """Keeps the errors of connections, which pyinfra only logs."""
 
     def __init__(self) -> None:
         self.reasons: dict[Host, str] = {}
@@ -125,14 +140,17 @@ class _Failures(BaseStateCallback):
         self.reasons[host] = str(error)
 
 
-def audit(targets: Sequence[Target], package: Path) -> tuple[list[Seen], float]:
-    """Look at every host; give them in the inventory's order, with the seconds that it took. `package` is our own."""
+def audit(targets: Sequence[Target], package: Path, inventories: Sequence[str]) -> tuple[list[Seen], float]:
+    """Check every host; return them in the inventory's order, and the duration in seconds.
+
+    `package` is the directory of this package; fixes name `inventories`.
+    """
     begun = time.monotonic()
     config = Config(CONNECT_TIMEOUT=CONNECT_TIMEOUT_S, PARALLEL=len(targets), ENV={"LC_ALL": "C"})  # type: ignore[no-untyped-call]
     inventory = Inventory(([(each.name, each.data) for each in targets], {}))  # type: ignore[no-untyped-call]
     state, failures = State(inventory, config), _Failures()
     state.add_callback_handler(failures)  # type: ignore[no-untyped-call]
-    _whoever_is_left(state, connect_all)
+    _on_active_hosts(state, connect_all)
     greenlets = {host: state.pool.spawn(_look, state, host) for host in list(state.active_hosts)}
     facts = {host: greenlet.get() for host, greenlet in greenlets.items()}
     with tempfile.TemporaryDirectory() as folder:
@@ -140,31 +158,26 @@ def audit(targets: Sequence[Target], package: Path) -> tuple[list[Seen], float]:
     seen = []
     for target in targets:
         host = inventory.get_host(target.name)
-        one = Seen(target.name, str(target.data["ssh_hostname"]))
         known = facts.get(host, failures.reasons.get(host, "the connection was lost"))
-        if isinstance(known, str):
-            one.findings.append(_unreachable(one, known))
-        else:
-            _judge(one, known, ours)
-        seen.append(one)
-    _whoever_is_left(state, disconnect_all)
+        seen.append(judge(_outside(target, known, ours, inventories), inventories))
+    _on_active_hosts(state, disconnect_all)
     return seen, time.monotonic() - begun
 
 
 def _look(state: State, host: Host) -> dict[str, Any] | str:
-    """Read every fact of one host, or say why not: whatever one host does, the others are looked at."""
+    """Read every fact of one host, or give the error: a failure on one host must not stop the audit of the others."""
     known = {}
     try:
         with ctx_state.use(state), ctx_host.use(host):
-            for fact in (Left, DebPackages, SystemdStatus, Doctor):
+            for fact in (Placed, DebPackages, SystemdStatus, Doctor):
                 known[fact.__name__] = get_fact(state, host, fact, kwargs=AS_ROOT)
-    except Exception as error:  # of SSH, of pyinfra, or of a host that answers nonsense
+    except Exception as error:  # of SSH, of pyinfra, or of parsing what a host sent
         return f"{type(error).__name__}: {error}"
     return known
 
 
-def _whoever_is_left(state: State, step: Any) -> None:
-    """Run a step on all hosts: pyinfra raises only to say that none is left, and each has its own reason."""
+def _on_active_hosts(state: State, step: Any) -> None:
+    """Run a step on all hosts. pyinfra raises when no host is left; each host then has its own error."""
     try:
         step(state)
     except PyinfraError:
@@ -172,132 +185,50 @@ def _whoever_is_left(state: State, step: Any) -> None:
             raise
 
 
-def _judge(one: Seen, known: dict[str, Any], ours: str) -> None:
-    left, doctor = known["Left"], known.get("Doctor") or {"failed": "no answer"}
-    record = left["record"]
-    if not record:
-        one.findings.append(
-            Finding(
-                "not-converged",
-                "host",
-                Severity.CRITICAL,
-                "there is no /etc/provision/host.json",
-                "a host that site.yml has converged",
-                "nothing is known of it",
-                _site(one),
-            )
-        )
-        return
-    verified = record.get("verified", {})
-    one.about = {
-        "os": str(record.get("about", {}).get("host", {}).get("os", "")),
-        "profile": str(record.get("profile", "")),
-        "PostgreSQL": str(verified.get("server", "")).partition(" ")[0],
-        "pgvector": str(verified.get("extensions", {}).get("vector", "")),
-        "migration": str(verified.get("migration", "")),
-        "checks": str(doctor.get("checks", "none")),
-    }
-    if "failed" in doctor:
-        one.findings.append(
-            Finding(
-                "doctor-failed",
-                "host",
-                Severity.CRITICAL,
-                str(doctor["failed"]),
-                "a doctor that answers",
-                "what only the host can see is not seen",
-                _site(one, "toolkit"),
-            )
-        )
-    one.findings += [Finding(**{**each, "severity": Severity(each["severity"])}) for each in doctor.get("findings", [])]
-    one.findings += [each for each in _drift(one, known, ours) if not _told(one, each)]
-
-
-def _drift(one: Seen, known: dict[str, Any], ours: str) -> Iterable[Finding]:
-    """Compare from outside what was left with what is there."""
-    left, record = known["Left"], known["Left"]["record"]
-    for path, (name, checksum) in sorted(left["files"].items()):
-        now = left["there"].get(path)
-        if now != checksum:
-            seen = f"{path} was changed by hand" if now else f"{path} is gone"
-            yield Finding(
-                "files-changed" if now else "files-missing",
-                "files",
-                Severity.WARNING,
-                seen,
-                "what the last run placed",
-                "the next run takes it back, and until then nobody knows of it",
-                _site(one, name.partition("-")[0]),
-            )
-    for path in left["damaged"]:
-        yield Finding(
-            "manifest-damaged",
-            "files",
-            Severity.WARNING,
-            f"{path} cannot be read",
-            "what the last run noted",
-            "what it names is compared with nothing",
-            _site(one, Path(path).stem.partition("-")[0]),
-        )
-    if left["there"].get("/usr/local/bin/provision") != ours:
-        yield Finding(
-            "command-differs",
-            "files",
-            Severity.WARNING,
-            "/usr/local/bin/provision is not this checkout's",
-            "the command of this checkout",
-            "the host was converged by another version",
-            _site(one, "toolkit"),
-        )
-    packages = known.get("DebPackages") or {}
-    for package, version in record.get("verified", {}).get("packages", {}).items():
-        there = sorted(packages.get(package, []))
-        if version not in there:
-            seen = (
-                f"package {package} is {there[0]}, {version} was proved"
-                if there
-                else f"package {package} is gone; {version} was proved"
-            )
-            yield Finding(
-                "packages",
-                "host",
-                Severity.WARNING,
-                seen,
-                "the packages that were proved",
-                "what was proved is not what runs",
-                _site(one, "toolkit,verify"),
-            )
-    units = known.get("SystemdStatus") or {}
-    server = f"postgresql@{record['postgresql']['major']}-main.service"
-    if not units.get(server):
-        yield Finding(
-            "service",
-            "services",
-            Severity.CRITICAL,
-            f"{server} is down",
-            "services that run",
-            "what they serve is not served",
-            f"ssh {one.address} sudo systemctl start {server}",
-        )
-
-
-def _told(one: Seen, finding: Finding) -> bool:
-    """Say whether the host's own doctor has told it already."""
-    return any(each.id == finding.id and each.seen.startswith(finding.seen) for each in one.findings)
-
-
-def _unreachable(one: Seen, reason: str) -> Finding:
-    return Finding(
-        "unreachable",
-        "host",
-        Severity.CRITICAL,
-        reason.strip().splitlines()[-1],
-        "a host that answers over SSH",
-        "nothing is known of it, and nothing can be mended",
-        f"ssh {one.address} true; ansible {one.name} -m ping",
+def _outside(target: Target, known: dict[str, Any] | str, ours: str, inventories: Sequence[str]) -> Outside:
+    """Make the facts of one host; fixes name the inventories of this audit, not those of the last run."""
+    about = Outside(target.name, str(target.data["ssh_hostname"]), command=ours)
+    if isinstance(known, str):
+        return replace(about, unreachable=known)
+    placed = known["Placed"]
+    plan, problem = None, f"cannot read {load.PATH}"
+    if placed["plan"].get("schema", SCHEMA) != SCHEMA:
+        problem = f"{load.PATH} was written by another version"
+    elif placed["plan"]:
+        try:
+            plan = replace(load.of(placed["plan"]), inventory=tuple(inventories))
+        except HostError as error:
+            problem = f"{load.PATH}: {error.seen}"
+    return replace(
+        about,
+        plan=plan,
+        no_plan=problem,
+        doctor=known.get("Doctor") or {},
+        files=placed["files"],
+        damaged=tuple(placed["damaged"]),
+        sums=placed["sums"],
+        verified=placed["verified"],
+        packages=known.get("DebPackages") or {},
+        units=known.get("SystemdStatus") or {},
     )
 
 
-def _site(one: Seen, tags: str = "") -> str:
-    more = f" --tags {tags}" if tags else ""
-    return f"ansible-playbook site.yml -i INVENTORY --limit {one.name}{more}"
+def judge(host: Outside, inventories: Sequence[str]) -> Seen:
+    """Judge the facts of one host. A finding of its own doctor is not repeated from outside. Pure."""
+    one = Seen(host.name, host.address)
+    if host.plan:
+        one.about = {
+            "os": host.plan.host.os,
+            "profile": host.plan.profile,
+            "PostgreSQL": str(host.verified.get("server", "")).partition(" ")[0],
+            "pgvector": str(host.verified.get("extensions", {}).get("vector", "")),
+            "migration": str(host.verified.get("migration", "")),
+            "checks": str(host.doctor.get("checks", "none")),
+        }
+        one.findings += [] if host.failure() else host.findings()
+    site = host.plan.site if host.plan else partial(unknown_site, inventories=inventories, limit=host.name)
+    own = list(one.findings)
+    for each in examine(Scope.AUDIT, host, site=site):
+        if not any(told.id == each.id and told.seen.startswith(each.seen) for told in own):
+            one.findings.append(each)
+    return one

@@ -98,7 +98,7 @@ def read(
         if option in every:
             try:
                 known[option] = template(every, every[option])
-            except Exception as error:  # noqa: BLE001 - whatever a template raises is the user's mistake, told as such
+            except Exception as error:
                 problems.append(f"{option} cannot be evaluated: {str(error).splitlines()[0]}")
     typed, wrong = variables.judge(specs, known)
     names = {*specs, *PUBLISHED, *variables.RENAMED}

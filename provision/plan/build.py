@@ -93,7 +93,10 @@ def build(
         problem = f"{where}{error.what}: {error.seen}; allowed: {error.allowed}"
         return Built(None, None, (*verdict.refusals, problem), ())
     fitted = pools.fit(
-        int(tuning["max_connections"].value), _requested_pools(v, profile), v["pgbouncer_pools"], pools.limits(_roles(v))
+        int(tuning["max_connections"].value),
+        _requested_pools(v, profile),
+        v["pgbouncer_pools"],
+        pools.limits(_roles(v)),
     )
     refusals = (*verdict.refusals, *fitted.refusals)
     if refusals:

@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 SCHEMA = 2
 """Version of plan.json. Version 1 was the three files host.json, backup.json and maintenance.json."""

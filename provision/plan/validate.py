@@ -213,15 +213,15 @@ def _resources(v: Mapping[str, Any], host: Mapping[str, Any], verdict: Verdict) 
         )
 
 
-def _versions(
-    v: Mapping[str, Any], host: Mapping[str, Any], context: Context, pgvector: str, verdict: Verdict
-) -> None:
+def _versions(v: Mapping[str, Any], host: Mapping[str, Any], context: Context, pgvector: str, verdict: Verdict) -> None:
     major, method, repository = v["postgresql_version"], v["pgvector_install_method"], v["postgresql_repository"]
     for finding in compatibility.check(
         major, pgvector, method, today=context.today, accepted=v["pgvector_accept_advisories"]
     ):
         refused = finding.level is compatibility.Level.REFUSAL
-        (verdict.refusals if refused else verdict.warnings).append(f"{finding.message}; {finding.remedy} ({finding.id})")
+        (verdict.refusals if refused else verdict.warnings).append(
+            f"{finding.message}; {finding.remedy} ({finding.id})"
+        )
     _pgbackrest(v, host, verdict)
     if repository == "mirror":
         _mirror(v, host, verdict)
@@ -365,9 +365,7 @@ def _pooler(v: Mapping[str, Any], host: Mapping[str, Any], verdict: Verdict) -> 
         verdict.notices += compatibility.pooler_warnings(package, v["pgbouncer_accept_advisories"])
 
 
-def _credentials(
-    v: Mapping[str, Any], profile: Mapping[str, Any], context: Context, verdict: Verdict
-) -> None:
+def _credentials(v: Mapping[str, Any], profile: Mapping[str, Any], context: Context, verdict: Verdict) -> None:
     credentials, owner = v["database_credentials"], v["database_owner"]
     strict = not profile["access"]["published_passwords"]
     inventory = _inventory(context)

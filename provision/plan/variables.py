@@ -30,9 +30,7 @@ RENAMED = {
 """Old names that are still read, with a warning, and the new ones."""
 
 
-def judge(
-    specs: Mapping[str, Mapping[str, Any]], given: Mapping[str, Any]
-) -> tuple[dict[str, Any], list[str]]:
+def judge(specs: Mapping[str, Mapping[str, Any]], given: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """Give typed values by name, and the problems; `specs` is option name -> its specification.
 
     A value that is missing, or that has a problem, is left out of the values.

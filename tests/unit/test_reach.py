@@ -1,4 +1,4 @@
-"""What libpq, the server and the pooler say is told apart, and each gets the command that mends it."""
+"""Each message of libpq, the server and the pooler is recognised, and gets the command that fixes it."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ URL = "host=192.0.2.9 port=5432 dbname=minion user=minion_app"
         ("a message of the future", "reach-unknown", "provision doctor"),
     ],
 )
-def test_tells_which_it_is_with_the_command_that_mends_it(message: str, check: str, fix: str) -> None:
+def test_recognises_the_cause_and_gives_the_command_that_fixes_it(message: str, check: str, fix: str) -> None:
     found = explain(message, URL)
     assert found.id == check
     assert fix in found.fix
