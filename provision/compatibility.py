@@ -1,11 +1,11 @@
-"""Which PostgreSQL goes with which pgvector, pgBackRest and PgBouncer, and what is known to be wrong with each.
+"""Compatible versions of PostgreSQL, pgvector, pgBackRest and PgBouncer, and the known defects of each.
 
-Pure data and pure functions: no clock (`today` is an argument), no network. Refuses to guess: a version that is
-not recorded is compared with the ranges below, but never gets a source checksum.
+Pure: no clock (`today` is an argument), no network. An unrecorded version is compared with the ranges below, but
+never gets a source checksum.
 
 Sources: postgresql.org/support/versioning (dates); pgvector's CHANGELOG, CI matrix and code at each tag;
 pgBackRest's release notes and src/build/postgres/postgres.yaml; PgBouncer's NEWS; changelog.Debian of the packages
-named below.
+below.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from provision.errors import UsageError
 
 DEFAULT_POSTGRESQL = 14
 DEFAULT_PGVECTOR = "0.5.1"
-END_OF_LIFE_NOTICE = timedelta(days=180)  # a major move by backup and restore needs planning
+END_OF_LIFE_NOTICE = timedelta(days=180)  # a major upgrade needs planning
 
 
 @dataclass(frozen=True)
 class Postgresql:
-    """One major. `minimum_pgbackrest` is the first release that knows the major's final on-disk format."""
+    """One major. `minimum_pgbackrest` is the first release that supports the major's final on-disk format."""
 
     major: int
     released: date
@@ -37,7 +37,7 @@ class Postgresql:
 
 @dataclass(frozen=True)
 class Pgvector:
-    """One release: majors that its own CI covered, majors that it compiles on, SHA-256 of the tag's tarball."""
+    """One release: majors tested by its CI, majors that it compiles on, SHA-256 of the tag's tarball."""
 
     version: str
     tested: tuple[int, ...]
@@ -47,7 +47,7 @@ class Pgvector:
 
 @dataclass(frozen=True)
 class Advisory:
-    """A defect of versions `since` <= v < `fixed`. `backports` are distribution packages that carry the fix."""
+    """A defect of versions `since` <= v < `fixed`. `backports` lists distribution packages with the fix."""
 
     id: str
     product: str
@@ -57,11 +57,11 @@ class Advisory:
     remedy: str
     backports: tuple[str, ...] = ()
     covered: bool = False
-    """This bundle's own configuration keeps the defect away, as `remedy` says."""
+    """The configuration of this project already prevents it, as `remedy` says."""
 
 
 class Level(Enum):
-    """What a finding does to a run."""
+    """Effect of a finding on a run."""
 
     REFUSAL = "refusal"
     WARNING = "warning"
@@ -69,7 +69,7 @@ class Level(Enum):
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing to say about a combination: why, and what to set instead. A user may accept it by its `id`."""
+    """One problem of a combination, with its remedy. A user may accept it by `id`."""
 
     id: str
     level: Level
@@ -88,8 +88,8 @@ POSTGRESQL = {
     )
 }
 
-# PostgreSQL 18 gave vacuum_delay_point() a parameter; 0.8.1 is the first release that passes it. On 17, 0.5.1 was
-# never in pgvector's CI; we compiled it there and built, searched and vacuumed an HNSW index.
+# PostgreSQL 18 added a parameter to vacuum_delay_point(); 0.8.1 is the first release that passes it. pgvector's CI
+# never tested 0.5.1 on 17; we compiled it there and built, searched and vacuumed an HNSW index.
 _TO_16, _TO_17, _ALL = (14, 15, 16), (14, 15, 16, 17), (14, 15, 16, 17, 18)
 PGVECTOR = {
     row.version: row
@@ -122,60 +122,60 @@ PARALLEL_BUILD = "CVE-2026-3172"
 ADVISORIES = (
     Advisory(
         PARALLEL_BUILD, "pgvector", "0.6.0", "0.8.2",
-        "a parallel HNSW build can overflow a buffer, leak other tables' data or crash the server",
-        "pgvector 0.8.2 or newer; until then builds are not parallel",
+        "a parallel HNSW build can overflow a buffer, leak data of other tables or crash the server",
+        "use pgvector 0.8.2 or newer; builds are serial until then",
     ),
     Advisory(
         "pgvector-hnsw-vacuum", "pgvector", "0.5.0", "0.8.4",
-        "VACUUM of an HNSW index can corrupt it or fail with 'hnsw graph not repaired' beside concurrent inserts",
-        "pgvector 0.8.4 or newer, then REINDEX INDEX CONCURRENTLY",
+        "VACUUM of an HNSW index during inserts can corrupt it or fail with 'hnsw graph not repaired'",
+        "use pgvector 0.8.4 or newer, then run REINDEX INDEX CONCURRENTLY",
     ),
     Advisory(
         "CVE-2025-2291", "pgbouncer", "0", "1.24.1",
-        "the default auth_query lets a password in after its VALID UNTIL",
-        "an auth_query that compares rolvaliduntil (ours does), or PgBouncer 1.24.1", ("1.18.0-1+deb12u1",),
+        "the default auth_query accepts a password after its VALID UNTIL",
+        "use an auth_query that checks rolvaliduntil (ours does), or PgBouncer 1.24.1", ("1.18.0-1+deb12u1",),
         covered=True,
     ),
     Advisory(
         "CVE-2025-12819", "pgbouncer", "0", "1.25.1",
-        "search_path in the start-up message can run SQL in auth_query where track_extra_parameters has it",
-        "keep search_path out of track_extra_parameters and qualify every name in auth_query, or 1.25.1",
+        "search_path in the start-up message can inject SQL into auth_query if track_extra_parameters lists it",
+        "keep search_path out of track_extra_parameters and qualify every name in auth_query, or use 1.25.1",
         ("1.18.0-1+deb12u1", "1.24.1-1+deb13u1"), covered=True,
     ),
     Advisory(
         "CVE-2026-6664", "pgbouncer", "0", "1.25.2",
-        "a malformed SCRAM packet from anybody crashes PgBouncer (with it CVE-2026-6665, -6666 and -6667)",
-        "PgBouncer 1.25.2; until then let only trusted networks reach its port", ("1.24.1-1+deb13u2",),
+        "an unauthenticated, malformed SCRAM packet crashes PgBouncer (also CVE-2026-6665, -6666 and -6667)",
+        "use PgBouncer 1.25.2; until then allow only trusted networks", ("1.24.1-1+deb13u2",),
     ),
     Advisory(
         "CVE-2026-107350", "pgbouncer", "1.17.0", "1.26.1",
-        "whoever knows one password of auth_file can log in as any other SCRAM user by a second start-up message",
-        "PgBouncer 1.26.1; until then keep auth_file to the pooler's own login", covered=True,
+        "a client with one password of auth_file can log in as any SCRAM user with a second start-up message",
+        "use PgBouncer 1.26.1; until then list only the pooler's own login in auth_file", covered=True,
     ),
     Advisory(
         "CVE-2026-107349", "pgbouncer", "1.20.0", "1.26.1",
-        "an empty option name makes PgBouncer spin where ignore_startup_parameters is set without 'options'",
-        "add options to ignore_startup_parameters, or PgBouncer 1.26.1", covered=True,
+        "an empty option name hangs PgBouncer if ignore_startup_parameters is set without 'options'",
+        "add options to ignore_startup_parameters, or use PgBouncer 1.26.1", covered=True,
     ),
 )  # fmt: skip
 
 
-# The first release that takes a backup into a repository on another host (pgbackrest/pgbackrest#2512): older ones leave
-# that to the repository's host, which would then need a way into the database host.
+# The first release whose database host can back up to a repository on another host (pgbackrest/pgbackrest#2512). With
+# older ones the repository host must run the backup, and would need access to the database host.
 REMOTE_REPOSITORY_PGBACKREST = "2.55"
 
 
 def minimum_pgbackrest(postgresql: int, *, remote: bool) -> str:
-    """Give the first release of pgBackRest that serves a major, with its repository here or (`remote`) elsewhere."""
+    """Return the oldest usable pgBackRest for a major, with a local or a `remote` repository."""
     known = POSTGRESQL[postgresql].minimum_pgbackrest
     return max(known, REMOTE_REPOSITORY_PGBACKREST, key=version_key) if remote else known
 
 
 def pgdg_packages(postgresql: int, codename: str) -> list[str]:
-    """Name what may come from PGDG, or from a mirror of it, although the distribution has it too; nothing else may.
+    """Return the packages that PGDG or its mirror may provide although the distribution has them; no others may.
 
-    pgBackRest only where the distribution's is older than the major needs: it speaks only to its own version, and the
-    repository's host has the distribution's.
+    Includes pgBackRest only if the distribution's is too old for the major: it works only with its own version on both
+    sides, and the repository host has the distribution's.
     """
     major = POSTGRESQL[postgresql]
     distribution = distributions.by_codename(codename)
@@ -192,7 +192,7 @@ def pgdg_packages(postgresql: int, codename: str) -> list[str]:
 
 
 def version_key(version: str) -> tuple[int, ...]:
-    """Turn '0.8.1', or the upstream part of '1:0.8.1-2+deb13u1', into (0, 8, 1). Raises UsageError."""
+    """Parse '0.8.1', or the upstream part of '1:0.8.1-2+deb13u1', into (0, 8, 1). Raises UsageError."""
     upstream = re.match(r"(?:\d+:)?(\d+(?:\.\d+)*)", version.strip())
     if upstream is None:
         raise UsageError("not a version", seen=repr(version), allowed="numbers with dots, such as 0.8.1")
@@ -210,7 +210,7 @@ def compare_packages(left: str, right: str) -> int:
 
 
 def _debian_key(part: str) -> list[tuple[list[int], int]]:
-    """Order one part of a Debian version: '~' before the end, the end before letters, letters before the rest."""
+    """Return the sort key of one part of a Debian version: '~', then the end, then letters, then the rest."""
     chunks = re.findall(r"(\D*)(\d*)", part)
     return [([*map(_debian_order, text), 0], int(number or 0)) for text, number in chunks]
 
@@ -220,10 +220,10 @@ def _debian_order(character: str) -> int:
 
 
 def applies(advisory: Advisory, version: str, package: str = "") -> bool:
-    """Tell whether a defect is in this upstream version, or in this full package version where one is given.
+    """Tell whether a defect affects this upstream version, or this full package version if given.
 
-    A package is fixed from a backport on only within that backport's own series: `1.24.1-2.pgdg12+1` is newer
-    than `1.24.1-1+deb13u2` to dpkg and yet lacks its patches.
+    A backport fixes only later packages of its own series: dpkg sorts `1.24.1-2.pgdg12+1` after `1.24.1-1+deb13u2`,
+    but it lacks the patches.
     """
     key = version_key(package or version)
     if not _at_least(key, version_key(advisory.since)) or _at_least(key, version_key(advisory.fixed)):
@@ -241,7 +241,7 @@ def _at_least(left: tuple[int, ...], right: tuple[int, ...]) -> bool:
 
 
 def advisories(product: str, version: str, package: str = "", accepted: Collection[str] = ()) -> list[Finding]:
-    """Return a warning for each known defect of a version that has not been accepted by name."""
+    """Return a warning for each known defect of a version whose id is not accepted."""
     found = (row for row in ADVISORIES if row.product == product and applies(row, version, package))
     shown = package or version
     return [
@@ -252,7 +252,7 @@ def advisories(product: str, version: str, package: str = "", accepted: Collecti
 
 
 def pooler_defects(version: str, accepted: Collection[str] = ()) -> tuple[list[str], list[str]]:
-    """Give what is wrong with a PgBouncer, by full package version, and the ids of what our configuration covers."""
+    """Return the defects of a PgBouncer package version, and the ids of those that our configuration prevents."""
     rows = {row.id: row for row in ADVISORIES}
     found = advisories("pgbouncer", version, version, accepted)
     bare = [f"{each.message}; {each.remedy} ({each.id})" for each in found if not rows[each.id].covered]
@@ -260,36 +260,36 @@ def pooler_defects(version: str, accepted: Collection[str] = ()) -> tuple[list[s
 
 
 def pooler_warnings(version: str, accepted: Collection[str] = ()) -> list[str]:
-    """Say what is wrong with a PgBouncer: what our configuration covers in one line."""
+    """Return warnings about a PgBouncer version, with the prevented defects in one line."""
     said, covered = pooler_defects(version, accepted)
     if covered:
-        said.append(f"pgbouncer {version}: {', '.join(covered)} are not fixed in it; the configuration keeps them away")
+        said.append(f"pgbouncer {version}: not fixed, but prevented by the configuration: {', '.join(covered)}")
     return said
 
 
 def pgbouncer_version(package: str, codename: str) -> str:
-    """Give the upstream version of a package, or what the distribution ships where the package is not known yet."""
+    """Return the upstream version of a package, or the distribution's version if the package is unknown."""
     distribution = distributions.by_codename(codename)
     shipped = distribution.pgbouncer if distribution else ""
     return ".".join(map(str, version_key(package or shipped or OLDEST_PGBOUNCER)))
 
 
 def has_feature(feature: str, pgvector: str) -> bool:
-    """Tell whether a pgvector version has one of FEATURES."""
+    """Tell whether a pgvector version has a feature of FEATURES."""
     return _at_least(version_key(pgvector), version_key(FEATURES[feature]))
 
 
 def parallel_build_allowed(pgvector: str, package: str = "", accepted: Collection[str] = ()) -> bool:
-    """Tell whether HNSW builds may be parallel: the version can, and its overflow is fixed or accepted by name."""
+    """Tell whether HNSW builds may be parallel: supported, and the overflow fixed or accepted by id."""
     vulnerable = any(applies(row, pgvector, package) for row in ADVISORIES if row.id == PARALLEL_BUILD)
     return has_feature("parallel_hnsw_build", pgvector) and (not vulnerable or PARALLEL_BUILD in accepted)
 
 
 def source_checksum(pgvector: str) -> str:
-    """Return the SHA-256 of a release's tarball (the archive of its tag). Raises UsageError for an unknown one."""
+    """Return the SHA-256 of a release's tag tarball. Raises UsageError for an unrecorded release."""
     if pgvector not in PGVECTOR:
         raise UsageError(
-            "no checksum is on record for this pgvector version",
+            "no recorded checksum for this pgvector version",
             where="pgvector_version",
             seen=pgvector,
             allowed=", ".join(PGVECTOR),
@@ -298,7 +298,7 @@ def source_checksum(pgvector: str) -> str:
 
 
 def nearest(postgresql: int, pgvector: str) -> str:
-    """Name the combination next to one that cannot work: same PostgreSQL, and where there is one same pgvector."""
+    """Suggest working alternatives: with the same PostgreSQL, and with the same pgvector if possible."""
     sound = [v for v, row in PGVECTOR.items() if postgresql in row.tested and not advisories("pgvector", v)]
     ways = [f"pgvector {sound[0]} on PostgreSQL {postgresql}"] if sound else []
     known = PGVECTOR.get(pgvector)
@@ -317,10 +317,10 @@ def check(
     package: str = "",
     accepted: Collection[str] = (),
 ) -> list[Finding]:
-    """Judge a combination before anything is changed; refusals come first.
+    """Check a combination of versions; refusals come first.
 
-    `method` is 'source' or 'package'; `pgvector` may be empty for a package whose version is not yet known, and
-    `package` is its full version once it is. `accepted` names the findings that the user has accepted.
+    `method` is 'source' or 'package'. `pgvector` is empty while a package's version is unknown; `package` is its full
+    version. `accepted` holds the ids of findings that the user accepts.
     """
     if postgresql not in POSTGRESQL:
         allowed = ", ".join(map(str, POSTGRESQL))
@@ -334,29 +334,31 @@ def check(
 
 
 def _build(postgresql: int, pgvector: str, method: str) -> Iterable[Finding]:
-    """Judge a build from source; of a package its maintainers have judged that already."""
+    """Check a build from source. Packages are already checked by their maintainers."""
     if method != "source":
         return
     if pgvector[:1].isdigit() and version_key(pgvector) > max(map(version_key, PGVECTOR)):
-        message = f"pgvector {pgvector} is newer than this toolkit knows: nothing is on record for or against it"
-        yield Finding("pgvector-newer", Level.WARNING, message, "compare pgvector_source_sha256 with its publisher's")
+        message = f"pgvector {pgvector} is newer than any recorded version: its defects are unknown"
+        yield Finding(
+            "pgvector-newer", Level.WARNING, message, "compare pgvector_source_sha256 with the publisher's checksum"
+        )
     elif pgvector not in PGVECTOR:
-        message = f"pgvector {pgvector or '(none)'} has no recorded checksum, so it is not built from source"
+        message = f"pgvector {pgvector or '(none)'} has no recorded checksum and cannot be built from source"
         remedy = f"set pgvector_version to one of {', '.join(PGVECTOR)}"
         yield Finding("pgvector-unknown", Level.REFUSAL, message, remedy)
     elif postgresql not in PGVECTOR[pgvector].compiles:
         message = f"pgvector {pgvector} does not compile on PostgreSQL {postgresql}"
         yield Finding("pgvector-does-not-compile", Level.REFUSAL, message, nearest(postgresql, pgvector))
     elif postgresql not in PGVECTOR[pgvector].tested:
-        message = f"pgvector {pgvector} was never tested on PostgreSQL {postgresql} by its authors"
+        message = f"pgvector {pgvector} on PostgreSQL {postgresql} was never tested by pgvector's authors"
         yield Finding("pgvector-untested", Level.WARNING, message, nearest(postgresql, pgvector))
 
 
 def _age(postgresql: Postgresql, today: date) -> Iterable[Finding]:
     major, end = postgresql.major, postgresql.end_of_life
-    remedy = "new hosts: set postgresql_version to a newer major; existing ones: move by backup and restore"
+    remedy = "new hosts: set postgresql_version to a newer major; existing hosts: upgrade by dump and restore"
     if today >= end:
-        message = f"PostgreSQL {major} reached its end of life on {end}: no more fixes of any kind"
+        message = f"PostgreSQL {major} reached its end of life on {end}: it gets no more fixes"
         yield Finding("postgresql-end-of-life", Level.WARNING, message, remedy)
     elif end - today <= END_OF_LIFE_NOTICE:
         message = f"PostgreSQL {major} reaches its end of life on {end}"
@@ -365,5 +367,5 @@ def _age(postgresql: Postgresql, today: date) -> Iterable[Finding]:
 
 def _features(pgvector: str) -> Iterable[Finding]:
     if not has_feature("iterative_scan", pgvector):
-        message = f"pgvector {pgvector} filters after it has searched: a filtered search can return too few rows"
-        yield Finding("pgvector-no-iterative-scan", Level.WARNING, message, "pgvector 0.8.0 or newer")
+        message = f"pgvector {pgvector} filters after the search: a filtered search can return too few rows"
+        yield Finding("pgvector-no-iterative-scan", Level.WARNING, message, "use pgvector 0.8.0 or newer")

@@ -1,7 +1,7 @@
-"""The only door to psycopg: connections with time limits and a name, and advisory locks that never wait blindly.
+"""The only module that opens psycopg connections: time limits, application names, and polled advisory locks.
 
-Does IO. Refuses to hold a password: it comes from the URL, the environment or a password file and is never
-printed. Works with the psycopg of Debian 12 (3.1) and newer.
+Does IO. Stores no password: it comes from the URL, the environment or a password file and is never printed.
+Works with the psycopg of Debian 12 (3.1) and newer.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Connection = psycopg.Connection[tuple[object, ...]]
 
 CONNECT_TIMEOUT_S = 10
 POLL_S = (0.05, 0.5)
-"""First and longest pause between two tries for an advisory lock: quick for a short hold, cheap for a long one."""
+"""First and longest pause between attempts to take an advisory lock."""
 
 
 def connect(
@@ -34,10 +34,10 @@ def connect(
     statement_timeout_ms: int | None = None,
     lock_timeout_ms: int | None = None,
 ) -> Connection:
-    """Open a session to a libpq URL or key=value string; empty means the `PG*` environment.
+    """Open a session to a libpq URL or key=value string; an empty string means the `PG*` environment.
 
-    Time-outs are set after the connection is up, so that they work through any proxy. Raises DatabaseError that names
-    host, port and database, never the password.
+    Time-outs are set after connecting, so that they work through any proxy. Raises DatabaseError with host, port and
+    database, never the password.
     """
     return _limited(_open(url, application, autocommit), statement_timeout_ms, lock_timeout_ms)
 
@@ -50,13 +50,15 @@ def connect_pinned(
     statement_timeout_ms: int | None = None,
     lock_timeout_ms: int | None = None,
 ) -> Connection:
-    """Open a session, as `connect` does, that takes functions and operators from pg_catalog alone.
+    """Open a session like `connect`, with search_path limited to pg_catalog.
 
-    For every role that may do or read more than those who create objects in the database: the operator || or the
-    function format of a stranger would else run with its rights (CVE-2018-1058).
+    For every role with more privileges than the roles that create objects in the database: otherwise another role's
+    operator || or function format would run with its privileges (CVE-2018-1058).
     """
     connection = _open(url, application, autocommit)
-    connection.execute("SET search_path = pg_catalog, pg_temp")  # by no function, which could be another's
+    connection.execute(
+        "SET search_path = pg_catalog, pg_temp"
+    )  # SET, not set_config(): the function name could resolve to another role's
     return _limited(connection, statement_timeout_ms, lock_timeout_ms)
 
 
@@ -65,15 +67,15 @@ def _open(url: str, application: str, autocommit: bool) -> Connection:
         parameters = conninfo_to_dict(url)
         parameters.setdefault("connect_timeout", CONNECT_TIMEOUT_S)
         parameters.setdefault("application_name", application)
-        parameters["client_encoding"] = "UTF8"  # without it a database in SQL_ASCII answers in bytes
+        parameters["client_encoding"] = "UTF8"  # otherwise a SQL_ASCII database returns bytes
         connection = psycopg.connect(make_conninfo("", **parameters), autocommit=autocommit)
-        connection.prepare_threshold = None  # a prepared statement would not survive a pooler, nor DISCARD ALL
+        connection.prepare_threshold = None  # prepared statements do not survive a pooler or DISCARD ALL
     except psycopg.Error as error:
         raise DatabaseError(
             "cannot connect to PostgreSQL",
             where=describe(url),
-            # libpq quotes what it cannot parse, and that may be the password.
-            seen="percent-encode signs such as % @ / ? in it" if unreadable(url) else str(error).strip(),
+            # libpq's message quotes the unparsable part, which may be the password.
+            seen="percent-encode characters such as % @ / ? in it" if unreadable(url) else str(error).strip(),
             allowed="a libpq URL (postgresql://user@host:port/database) or the PG* environment variables",
             run="pg_isready with that host and port; on the host: systemctl status 'postgresql@*'",
         ) from None
@@ -88,7 +90,7 @@ def _limited(connection: Connection, statement_timeout_ms: int | None, lock_time
 
 
 def unreadable(url: str) -> bool:
-    """Say whether libpq cannot read a URL; what it would say of it may quote the password."""
+    """Tell whether libpq cannot parse a URL. Its error message may quote the password."""
     try:
         conninfo_to_dict(url)
     except psycopg.Error:
@@ -97,9 +99,9 @@ def unreadable(url: str) -> bool:
 
 
 def describe(url: str) -> str:
-    """Say where a URL leads (user, host, port, database) without its password."""
+    """Describe a URL (host, port, database, user) without its password."""
     if unreadable(url):
-        return "a URL that libpq cannot read"
+        return "a URL that libpq cannot parse"
     parameters = conninfo_to_dict(url)
     shown = [f"{key}={parameters[key]}" for key in ("host", "port", "dbname", "user") if parameters.get(key)]
     return " ".join(shown) or "the PG* environment"
@@ -121,11 +123,11 @@ def guarded(connection: Connection) -> bool:
 
 
 def through_pooler(connection: Connection) -> bool:
-    """Tell whether something stands between this session and its server process.
+    """Tell whether a connection pooler is between this session and its server process.
 
-    A server tells its client the process id to cancel; a pooler cannot pass that on, since client and server
-    session are not the same for long, and makes one up. So the id that libpq was told differs from
-    pg_backend_pid() behind PgBouncer (any pool mode), Odyssey, pgcat or RDS Proxy, and never behind plain TCP.
+    A server sends its client a process id for cancel requests. A pooler sends an id of its own, because a client's
+    server session changes. So libpq's id differs from pg_backend_pid() behind PgBouncer (any pool mode), Odyssey,
+    pgcat or RDS Proxy, and never behind a TCP proxy.
     """
     row = connection.execute("SELECT pg_backend_pid()").fetchone()
     return row is None or row[0] != connection.pgconn.backend_pid
@@ -138,34 +140,34 @@ def refuse_pooler(connection: Connection) -> None:
     raise DatabaseError(
         "connected through a connection pooler",
         where=_address(connection),
-        seen="the server process is not the one that the connection was promised",
-        allowed="a direct connection: behind a pooler locks leak and settings reach other clients",
-        run="use the port of PostgreSQL itself (5432 rather than 6432)",
+        seen="pg_backend_pid() differs from the process id of the connection",
+        allowed="a direct connection: behind a pooler, locks and settings leak to other clients",
+        run="use PostgreSQL's own port (5432, not 6432)",
     )
 
 
 def require_pooler(connection: Connection) -> None:
-    """Raise DatabaseError where nothing stands between this session and its server process."""
+    """Raise DatabaseError on a direct connection."""
     if not through_pooler(connection):
         raise DatabaseError(
             "not connected through a connection pooler",
             where=_address(connection),
-            seen="the server process is the one that the connection was promised",
+            seen="pg_backend_pid() is the process id of the connection",
             allowed="the pooler's port (6432)",
         )
 
 
 def refuse_read_only(connection: Connection) -> None:
-    """Raise DatabaseError on a standby, and where transactions are read-only by default."""
+    """Raise DatabaseError on a standby, and if transactions are read-only by default."""
     row = connection.execute("SELECT pg_is_in_recovery(), current_setting('transaction_read_only')").fetchone()
     if row is None or row[0] or row[1] == "on":
         standby = row is None or row[0]
         raise DatabaseError(
-            "connected to a standby" if standby else "transactions are read-only here",
+            "connected to a standby" if standby else "transactions are read-only",
             where=_address(connection),
             seen="pg_is_in_recovery() is true" if standby else "default_transaction_read_only is on",
-            allowed="the primary, writable",
-            run="use the primary's address, or add target_session_attrs=read-write to a URL that lists all hosts"
+            allowed="a writable primary",
+            run="use the primary's address, or list all hosts in the URL with target_session_attrs=read-write"
             if standby
             else "unset default_transaction_read_only for this role or database",
         )
@@ -178,7 +180,7 @@ def _address(connection: Connection) -> str:
 
 @dataclass(frozen=True)
 class Session:
-    """Another session, as pg_stat_activity shows it; an empty field is hidden from us or not set."""
+    """Another session in pg_stat_activity; an empty field is hidden or not set."""
 
     pid: int
     application: str
@@ -188,7 +190,7 @@ class Session:
     since: str
 
     def __str__(self) -> str:
-        """Name it for a message."""
+        """Describe the session for a message."""
         parts = [f"pid {self.pid}"]
         parts += [f"application {self.application!r}"] if self.application else []
         parts += [f"user {self.user}"] if self.user else []
@@ -210,17 +212,17 @@ def _sessions(rows: Sequence[tuple[object, ...]]) -> list[Session]:
 
 
 def blockers(connection: Connection, pid: int) -> list[Session]:
-    """Name the sessions that keep the server process `pid` waiting for a lock. Ask from another session."""
+    """Return the sessions that block the server process `pid`. `connection` must be another session."""
     query = f"SELECT {_SESSION} FROM unnest(pg_blocking_pids(%s)) b(pid) JOIN pg_stat_activity a USING (pid)"  # noqa: S608
     return _sessions(connection.execute(query, (pid,)).fetchall())
 
 
 _ADVISORY = "l.locktype = 'advisory' AND l.granted AND l.objsubid = 1 AND l.classid = 0 AND l.objid::bigint = ANY({})"
-"""Session-level locks by one key of up to 32 bits, as golang-migrate's are."""
+"""Session-level locks with one key of up to 32 bits, like golang-migrate's."""
 
 
 def holders(connection: Connection, keys: Sequence[int]) -> list[Session]:
-    """Name the other sessions that hold one of these advisory locks; since: when they began."""
+    """Return the other sessions that hold any of these advisory locks."""
     query = sql.SQL(
         f"SELECT DISTINCT {_SESSION} FROM pg_locks l JOIN pg_stat_activity a USING (pid) JOIN pg_database d"  # noqa: S608
         f" ON d.oid = l.database WHERE {_ADVISORY} AND d.datname = current_database() AND l.pid <> pg_backend_pid()"
@@ -229,15 +231,15 @@ def holders(connection: Connection, keys: Sequence[int]) -> list[Session]:
 
 
 def locks_held(keys: Sequence[int]) -> sql.Composed:
-    """Give the query that says whether a session itself still holds all of these advisory locks."""
+    """Return a query that tells whether its own session still holds all of these advisory locks."""
     query = sql.SQL(f"SELECT count(*) = {{}} AS held FROM pg_locks l WHERE {_ADVISORY} AND l.pid = pg_backend_pid()")  # noqa: S608
     return query.format(sql.Literal(len(set(keys))), sql.Literal(list(keys)))
 
 
 def send_message(connection: Connection, message: bytes) -> list[tuple[bytes | None, ...]]:
-    """Run statements of our own as one message and return the rows of the last one, as text.
+    """Run trusted statements as one message and return the rows of the last one, as text.
 
-    Several times cheaper than a cursor, which matters to what is done once for every file. Raises psycopg.Error.
+    Several times faster than a cursor, which matters for statements run once per file. Raises psycopg.Error.
     """
     result = connection.pgconn.exec_(message)
     if result.status not in (ExecStatus.COMMAND_OK, ExecStatus.TUPLES_OK):
@@ -246,9 +248,9 @@ def send_message(connection: Connection, message: bytes) -> list[tuple[bytes | N
 
 
 def send_within(connection: Connection, message: bytes, seconds: float) -> bool:
-    """Send one statement and wait for its end for so many seconds; False when it still runs then.
+    """Send one statement and wait up to `seconds` for its end; return False if it is still running.
 
-    The statement goes on all the same, and the connection is good for nothing but to be closed. Raises psycopg.Error.
+    The statement then continues on the server; the connection can only be closed. Raises psycopg.Error.
     """
     raw = connection.pgconn
     raw.send_query(message)
@@ -264,7 +266,7 @@ def send_within(connection: Connection, message: bytes, seconds: float) -> bool:
 
 
 def try_locks(connection: Connection, keys: Sequence[int]) -> bool:
-    """Take all of these advisory locks in this order, or none; never waits."""
+    """Take all of these advisory locks in this order, or none, without waiting."""
     for taken, key in enumerate(keys):
         row = connection.execute("SELECT pg_try_advisory_lock(%s)", (key,)).fetchone()
         if row is None or not row[0]:
@@ -287,11 +289,11 @@ def hold_locks(
     what: str,
     waiting: Callable[[float, list[Session]], None] = lambda _seconds, _sessions: None,
 ) -> Iterator[None]:
-    """Hold session-level advisory locks, in this order, for the length of a `with` block.
+    """Hold session-level advisory locks, taken in this order, during a `with` block.
 
-    Polls instead of queueing: a session that waits inside pg_advisory_lock() keeps a snapshot, for which CREATE
-    INDEX CONCURRENTLY in the holder's session waits in turn. `waiting` is called after each try in vain and may
-    raise. After `wait_s` seconds (0: never) raises DatabaseError that names the holders.
+    Polls instead of queueing: a session waiting in pg_advisory_lock() keeps a snapshot, and CREATE INDEX
+    CONCURRENTLY in the holder's session would wait for it: a deadlock. `waiting` is called after each failed attempt
+    and may raise. After `wait_s` seconds (0: wait forever) raises DatabaseError with the holders.
     """
     begun = time.monotonic()
     pause, longest = POLL_S
@@ -302,9 +304,9 @@ def hold_locks(
             raise DatabaseError(
                 f"another session holds {what}",
                 where=_address(connection),
-                seen=f"waited {waited:.0f} s for " + ("; ".join(map(str, others)) or "a session that is gone by now"),
-                allowed="one at a time",
-                run="wait for it and try again; if it is an orphan: "
+                seen=f"waited {waited:.0f} s for " + ("; ".join(map(str, others)) or "a session that has ended"),
+                allowed="one holder at a time",
+                run="wait and try again; if the session is orphaned: "
                 + " ".join(f"SELECT pg_terminate_backend({other.pid});" for other in others),
             )
         waiting(waited, others)
@@ -313,23 +315,23 @@ def hold_locks(
     try:
         yield
     finally:
-        with suppress(psycopg.Error):  # a broken session has released them by itself
+        with suppress(psycopg.Error):  # a broken session has already released them
             _release(connection, keys)
 
 
 def environment(url: str) -> dict[str, str]:
-    """Give the PG* variables that mean the same as a libpq URL, for programs that must not show its password."""
+    """Return the PG* variables equivalent to a libpq URL, which keep the password off the command line."""
     options = psycopg.pq.Conninfo.parse(url.encode())
     return {option.envvar.decode(): option.val.decode() for option in options if option.envvar and option.val}
 
 
 def describe_connection(connection: Connection) -> str:
-    """Say where a session is: host, port, database, user."""
+    """Describe a session: host, port, database, user."""
     return _address(connection)
 
 
 def ask(connection: Connection, query: str, parameters: Sequence[object] = ()) -> list[tuple[object, ...]]:
-    """Run one query of our own and return its rows, for callers that do not know psycopg. Raises DatabaseError."""
+    """Run one trusted query and return its rows, for callers without psycopg. Raises DatabaseError."""
     try:
         return connection.execute(query.encode(), parameters or None).fetchall()
     except psycopg.Error as error:

@@ -24,7 +24,7 @@ class ActionModule(ActionBase):
         hint = f" Did you mean the group {near[0]}, which has hosts?" if near else ""
         sources = ", ".join(str(path) for path in given.get("ansible_inventory_sources") or ())
         raise AnsibleActionFail(
-            f"The group {group} of the inventory {sources} has no hosts, so there is nothing to do.{hint} Add a host to the "
-            f"group in its hosts.yml, or name another inventory with -i. The hosts of make up are in "
+            f"The group {group} of the inventory {sources} has no hosts, so there is nothing to do.{hint} Add a host "
+            "to the group in its hosts.yml, or name another inventory with -i. The hosts of make up are in "
             "-i inventories/dev -i .provision/sandbox/inventory.yml."
         )

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from provision.checks import drift, pooler, reach
 from provision.checks.finding import Finding, Severity
 from provision.checks.registry import Scope, examine, get, of, unknown_site
-from provision.database import Connection, connect_pinned, profile, unreadable
+from provision.database import Connection, connect_pinned, guarded, unreadable
 from provision.errors import DatabaseError, HostError
 from provision.plan import load
 from provision.plan.schema import Plan
@@ -87,7 +87,7 @@ def fix(findings: list[Finding]) -> list[tuple[str, bool, str]]:
 
 def _development(session: Connection) -> bool:
     """Whether the database accepts the deviations of a development host."""
-    return profile(session) != "prod"
+    return not guarded(session)
 
 
 def _count(*scopes: Scope) -> int:

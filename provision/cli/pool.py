@@ -9,8 +9,10 @@ from pathlib import Path
 
 import click
 
+from provision.host.pooler import apply as applying
 from provision.host.pooler import console, login, rehearsal
 from provision.host.pooler import take as taking
+from provision.plan import load
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
@@ -69,6 +71,18 @@ def take(as_json: bool) -> None:
     """Reload the pooler if its files changed, and report pending restarts."""
     taken = taking.take()
     click.echo(json.dumps(asdict(taken)) if as_json else "\n".join(_lines(taken)))
+
+
+@command.command()
+@as_json
+def apply(as_json: bool) -> None:
+    """Start or reload the pooler, restart it if that is pending and allowed, and log in as each role.
+
+    Standard input: a JSON object, role to password.
+    """
+    done = applying.apply(load.load(), json.load(sys.stdin))
+    facts = {"changed": done.changed, **asdict(done), "warnings": list(done.warnings)}
+    click.echo(json.dumps(facts) if as_json else "\n".join([*done.actions, *done.warnings] or ["no change"]))
 
 
 def _lines(taken: taking.Taken) -> list[str]:

@@ -43,17 +43,19 @@ def apply(restart_allowed: bool | None, as_json: bool) -> None:
     """
     done = configuration.apply(_plan(), restart_allowed, _narrate)
     lines = [word for word in ("started", "reloaded", "restarted") if getattr(done, word)] or ["no change"]
-    lines += [f"pending restart: {name}" for name in done.pending]
-    lines += [f"set by ALTER SYSTEM instead: {name}" for name in done.shadowed]
-    _print({"changed": done.changed, **asdict(done)}, [*lines, *done.overruled], as_json)
+    warnings = list(configuration.warnings(done))
+    _print({"changed": done.changed, **asdict(done), "warnings": warnings}, [*lines, *warnings], as_json)
 
 
 @command.command()
+@click.option("--enable", is_flag=True, help="Enable them. The server is stopped for about a minute for each 100 GB.")
 @as_json
-def checksums(as_json: bool) -> None:
-    """Enable data checksums. The server is stopped for minutes to hours, depending on the size of the data."""
-    changed = cluster.enable_checksums(_plan(), _narrate)
-    _print({"changed": changed}, ["checksums enabled" if changed else "no change"], as_json)
+def checksums(enable: bool, as_json: bool) -> None:
+    """Tell whether the data has checksums, or enable them."""
+    plan = _plan()
+    changed = cluster.enable_checksums(plan, _narrate) if enable else False
+    warnings = [] if cluster.has_checksums(plan) else [cluster.NO_CHECKSUMS]
+    _print({"changed": changed, "warnings": warnings}, warnings or ["checksums are on"], as_json)
 
 
 @command.command("kernel")
@@ -63,7 +65,8 @@ def apply_kernel(again: bool, as_json: bool) -> None:
     """Apply the kernel settings for the server and count the huge pages."""
     done = kernel.apply(_plan(), again=again)
     lines = ["applied" if done.changed else "no change", f"huge pages: {done.huge_pages} of {done.expected}"]
-    _print(asdict(done), lines, as_json)
+    warnings = [kernel.FRAGMENTED.format(**asdict(done))] if done.huge_pages < done.expected else []
+    _print({**asdict(done), "warnings": warnings}, [*lines, *warnings], as_json)
 
 
 def _plan() -> schema.Plan:

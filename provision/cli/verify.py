@@ -13,6 +13,7 @@ from provision import system
 from provision.checks import host
 from provision.cli._database import database_option
 from provision.database import connect, describe, require_pooler
+from provision.host import status
 from provision.host.verify import prove
 
 
@@ -21,8 +22,9 @@ from provision.host.verify import prove
 @click.option("--password-stdin", is_flag=True, help="Read the password from standard input instead of the URL.")
 @click.option("--pooler", default="", help="Verify again through a pooler; the parameters that differ (port=6432).")
 @click.option("--record", "keep", is_flag=True, help="Keep the result in /var/lib/provision/verified.json.")
+@click.option("--status", "with_status", is_flag=True, help="Add this host's status to the JSON object.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def command(url: str, password_stdin: bool, pooler: str, keep: bool, as_json: bool) -> None:
+def command(url: str, password_stdin: bool, pooler: str, keep: bool, with_status: bool, as_json: bool) -> None:
     """Log in, write a memory, find it by vector, roll back; check tables and extensions."""
     shown = describe(url)
     if password_stdin:
@@ -37,7 +39,9 @@ def command(url: str, password_stdin: bool, pooler: str, keep: bool, as_json: bo
     facts = {key: result[key] for key in ("server", "extensions", "migration", "tables")}
     changed = system.keep("verified", {**facts, "packages": host.ours()}) if keep else False
     if as_json:
-        click.echo(json.dumps({**result, "record_changed": changed}))
+        facts = status.gather() if with_status else {}
+        told = {**facts, "lines": status.lines(facts)} if facts else {}
+        click.echo(json.dumps({**result, **told, "changed": changed}))
         return
     click.echo(
         f"{shown}: PostgreSQL {proof.server}, migration {proof.migration}, {len(proof.tables)} tables, "

@@ -72,8 +72,8 @@ def unreadable(said: str, plan: Mapping[str, Any]) -> str:
     """Say why the package source of a plan (plan.source) cannot be read, and what else could be set."""
     return (
         f"cannot read the package source {plan['uri']} (suite {plan['suite']}, component {plan['component']}): "
-        f"{source(said, plan['hints'])} The host's previous source is restored, nothing was installed, and a running server "
-        "goes on. Other values of postgresql_repository: distribution, pgdg, mirror, bundle."
+        f"{source(said, plan['hints'])} The host's previous source is restored, nothing was installed, and a running "
+        "server goes on. Other values of postgresql_repository: distribution, pgdg, mirror, bundle."
     )
 
 
@@ -82,9 +82,9 @@ def not_installed(said: str, names: Sequence[str], plan: Mapping[str, Any]) -> s
     place = "the distribution" if plan["kind"] == "distribution" else plan["uri"]
     return (
         f"cannot install {', '.join(names)}: {failure(said)} PostgreSQL's packages come from {place}: set "
-        "postgresql_repository or postgresql_version to a source that has them; where pgvector's package is missing, set "
-        "pgvector_install_method to source. The other packages of this host are as they were, and a running server goes "
-        "on. Run again when it is fixed."
+        "postgresql_repository or postgresql_version to a source that has them; where pgvector's package is missing, "
+        "set pgvector_install_method to source. The other packages of this host are as they were, and a running server "
+        "goes on. Run again when it is fixed."
     )
 
 

@@ -42,8 +42,8 @@ class Context:
     """What is known of the run beside variables: the host's names, inventories, and what the controller read.
 
     `roles` are those of the play, whose packages are installed. `bundle` is what `controller.bundle.verify` found (and
-    `problem`), `provided` and `plain_vaults` name files of the controller that must not be used as they are. `database` is false for
-    a host beside the databases, `toolkit_sha256` the checksum of the packed command.
+    `problem`), `provided` and `plain_vaults` name files of the controller that must not be used as they are. `database`
+    is false for a host beside the databases, `toolkit_sha256` the checksum of the packed command.
     """
 
     name: str
@@ -103,7 +103,7 @@ def build(
         return Built(None, None, refusals, ())
     warnings = (*verdict.warnings, *fitted.warnings, *tuning.warnings)
     plan = _plan(v, probe, profile, context, tuning, fitted, version, warnings)
-    return Built(plan, _state(plan, v, probe, context, verdict), (), (*warnings, *verdict.notices))
+    return Built(plan, _state(plan, probe, context, verdict), (), (*warnings, *verdict.notices))
 
 
 def _plan(
@@ -512,9 +512,7 @@ def stamp(plan: schema.Plan) -> str:
     return f"{plan.pgvector.version} {plan.pgvector.sha256}"
 
 
-def _state(
-    plan: schema.Plan, v: Mapping[str, Any], probe: Mapping[str, Any], context: Context, verdict: validate.Verdict
-) -> schema.State:
+def _state(plan: schema.Plan, probe: Mapping[str, Any], context: Context, verdict: validate.Verdict) -> schema.State:
     installed = set(probe["packages"])
     built = str(probe["pgvector_build"])
     needed = packages(plan, built)

@@ -120,8 +120,8 @@ def _names(v: Mapping[str, Any], verdict: Verdict) -> None:
         name = v[variable]
         if not NAME.fullmatch(name) or name in RESERVED or name.startswith("pg_"):
             verdict.refusals.append(
-                f"{variable} is {name!r}: expected 1 to 63 of a to z, digits, _ and -, beginning with a letter or _, and "
-                f"none of {', '.join(sorted(RESERVED))}"
+                f"{variable} is {name!r}: expected 1 to 63 of a to z, digits, _ and -, beginning with a letter or _, "
+                f"and none of {', '.join(sorted(RESERVED))}"
             )
     for setting in sorted(set(v["postgresql_settings"]) & set(OWNED)):
         verdict.refusals.append(f"postgresql_settings.{setting}: set {OWNED[setting]} instead")
@@ -254,11 +254,12 @@ def _pgbackrest(v: Mapping[str, Any], host: Mapping[str, Any], verdict: Verdict)
         return
     least = compatibility.minimum_pgbackrest(major, remote=remote)
     key = compatibility.version_key
+    where = " with a repository on another host" if remote else ""
     if v["backup_physical"] and found and key(found) < key(least):
         verdict.refusals.append(
-            f"pgBackRest {found} is too old for PostgreSQL {major}{' with a repository on another host' if remote else ''}: "
-            f"{least} or newer is required; install a newer one, the same on both hosts (Debian 13 has 2.55.1, PGDG newer "
-            "ones), keep the repository in S3 (backup_s3), which older ones can do, or set backup_physical to false"
+            f"pgBackRest {found} is too old for PostgreSQL {major}{where}: {least} or newer is required; install a "
+            "newer one, the same on both hosts (Debian 13 has 2.55.1, PGDG newer ones), keep the repository in S3 "
+            "(backup_s3), which older ones can do, or set backup_physical to false"
         )
 
 
@@ -311,8 +312,8 @@ def _clusters(v: Mapping[str, Any], host: Mapping[str, Any], pgvector: str, verd
         if cluster["major"] == major and cluster["name"] == OUR_CLUSTER:
             if cluster["version_file"] not in ("", major):
                 verdict.refusals.append(
-                    f"cluster {label} holds data of PostgreSQL {cluster['version_file']}, postgresql_version is {major}: "
-                    "see docs/move-to-another-major.md"
+                    f"cluster {label} holds data of PostgreSQL {cluster['version_file']}, postgresql_version is "
+                    f"{major}: see docs/move-to-another-major.md"
                 )
             elif not host["ours"] and not host["cluster_half_made"] and not verdict.adopting:
                 verdict.refusals.append(
@@ -411,26 +412,28 @@ def _backup(v: Mapping[str, Any], context: Context, verdict: Verdict) -> None:
         )
     elif local:
         verdict.warnings.append(
-            "the backup repository is on the host that it protects, and is lost with it: put a host into the group backup "
-            "of the inventory, or set backup_s3"
+            "the backup repository is on the host that it protects, and is lost with it: put a host into the group "
+            "backup of the inventory, or set backup_s3"
         )
     length = len(v["backup_repository_passphrase"])
     if v["backup_physical"] and length < MINIMUM_PASSWORD_LENGTH:
         verdict.refusals.append(
             f"backup_repository_passphrase has {length} characters: expected at least {MINIMUM_PASSWORD_LENGTH}; "
-            f"provision secrets init {_inventory(context)} generates it; keep a copy away from this host and the repository"
+            f"provision secrets init {_inventory(context)} generates it; keep a copy away from this host "
+            "and the repository"
         )
     for name in ("backup_retention_full", "backup_retention_diff", "backup_dump_keep"):
         if v[name] < 1:
             verdict.refusals.append(f"{name} is {v[name]}: expected 1 or more, for the last backup never expires")
     if not STANZA.fullmatch(v["backup_stanza"]):
         verdict.refusals.append(
-            f"backup_stanza is {v['backup_stanza']!r}: expected letters, digits, _ . and -, beginning with a letter or digit"
+            f"backup_stanza is {v['backup_stanza']!r}: expected letters, digits, _ . and -, a letter or digit first"
         )
     name = v["backup_repository_inventory_name"]
     if repository_kind(v) == "host" and name not in context.groups.get("all", ()):
         verdict.refusals.append(
-            f"backup_repository_inventory_name is {name!r}: expected the inventory's name of {v['backup_repository_host']}"
+            f"backup_repository_inventory_name is {name!r}: expected the name of {v['backup_repository_host']} in the "
+            "inventory"
         )
 
 
@@ -438,8 +441,8 @@ def _monitoring(v: Mapping[str, Any], verdict: Verdict) -> None:
     where = v["monitoring_listen_address"]
     if v["monitoring_exporters"] and where not in LOOPBACKS and not v["tls_enabled"]:
         verdict.refusals.append(
-            f"monitoring_listen_address is {where}, where metrics would travel unencrypted: set tls_enabled to true, or "
-            "listen on 127.0.0.1 and scrape through a tunnel (docs/monitoring.md)"
+            f"monitoring_listen_address is {where}, where metrics would travel unencrypted: set tls_enabled to true, "
+            "or listen on 127.0.0.1 and scrape through a tunnel (docs/monitoring.md)"
         )
     if where in ("", "*", "0.0.0.0", "::"):  # noqa: S104 - refused, not bound
         verdict.refusals.append(f"monitoring_listen_address is {where!r}: expected one address of this host")

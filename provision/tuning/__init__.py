@@ -1,7 +1,7 @@
-"""Settings computed from a host and a profile: each with its value, unit and reason, inside a memory budget.
+"""PostgreSQL settings computed from host and profile, with value, unit and reason, within a memory budget.
 
-Pure but for `detect`, which reads what the host is. Refuses a host, version or max_connections that cannot work.
-Every path to settings (Ansible's filter, `provision tune`, the audit) goes through `tune`.
+Pure, except `detect`, which reads host facts. Refuses a host, version or max_connections that cannot work.
+The Ansible filter, `provision tune` and the audit all call `tune`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ __all__ = ["BudgetLine", "Choices", "Host", "Setting", "Tuning", "as_facts", "tu
 
 
 _PRELOAD = "shared_preload_libraries"
-SMALLEST_POOL = 25  # the contract: 25 to 50 connections in production
+SMALLEST_POOL = 25  # connections; the contract requires 25 to 50 in production
 
 
 def tune(
@@ -40,11 +40,11 @@ def tune(
 ) -> Tuning:
     """Compute every setting for a host.
 
-    `pgvector_package` is the full package version and `accepted` the advisories accepted by name: both decide
-    whether builds may be parallel. `has_lz4` is whether pg_settings.enumvals offers it, `preload` the user's
-    libraries, `overrides` the user's settings: name to value, or to {value, reason}. They win as they are, except
-    that shared_preload_libraries is joined with ours; what depends on them (other sizes on max_connections, huge
-    pages on shared_buffers, the worst case on all) follows. Raises UsageError.
+    `pgvector_package` is the full package version and `accepted` the ids of accepted advisories: both decide
+    whether builds may be parallel. `has_lz4` tells whether pg_settings.enumvals lists lz4. `preload` holds the
+    user's libraries, `overrides` the user's settings: name to value, or to {value, reason}. Overrides win, except
+    that shared_preload_libraries is merged. Dependent values follow them: sizes follow max_connections, huge pages
+    follow shared_buffers, the worst case follows all. Raises UsageError.
     """
     if postgresql_major not in compatibility.POSTGRESQL:
         allowed = ", ".join(map(str, compatibility.POSTGRESQL))
@@ -82,7 +82,7 @@ def tune(
         *logs.settings(request),
         *extensions.settings(request),
     ]
-    worst = memory.told(request, planned, given)
+    worst = memory.with_overrides(request, planned, given)
     marked = [replace(setting, restart=needs_restart(setting.name, postgresql_major)) for setting in found]
     return Tuning(
         settings=tuple(_override(marked, overrides or {}, postgresql_major)),
@@ -96,9 +96,9 @@ def tune(
 
 
 def as_facts(host: Mapping[str, object], profile: str, **options: object) -> dict[str, object]:
-    """Do what `tune` does with plain values in and out, for Ansible and JSON.
+    """Call `tune` with plain values and return plain values, for Ansible and JSON.
 
-    `host` is what `detect` prints, and may hold more; `choices` is the section `postgresql` of a profile file.
+    `host` is the output of `detect`; extra keys are ignored. `choices` is section `postgresql` of a profile file.
     """
     if isinstance(options.get("choices"), Mapping):
         options["choices"] = Choices.of(options["choices"])  # type: ignore[arg-type]
@@ -118,59 +118,61 @@ def as_facts(host: Mapping[str, object], profile: str, **options: object) -> dic
 
 
 def _override(settings: list[Setting], overrides: Mapping[str, object], postgresql: int) -> list[Setting]:
-    """Put the user's values in place of ours, and those that we do not compute at the end."""
+    """Replace computed values with the user's, and append settings that are not computed."""
     ours = {setting.name: setting for setting in settings}
     for name, given in overrides.items():
-        if name == _PRELOAD:  # joined with ours already
+        if name == _PRELOAD:  # already merged
             continue
         value, reason = _given(name, given)
         value = value if isinstance(value, (bool, int, float)) else str(value)
         old = ours.get(name)
         computed = f" (computed: {old.text}, {old.reason})" if old else ""
-        title = old.group if old else "of the user"
+        title = old.group if old else "user settings"
         restart = needs_restart(name, postgresql)
         ours[name] = Setting(name, value, "", (reason or "postgresql_settings") + computed, title, restart)
     return list(ours.values())
 
 
 def _text(value: object) -> str:
-    """Return a value as it may be written in postgresql.conf."""
+    """Return a value in postgresql.conf syntax."""
     return ("on" if value else "off") if isinstance(value, bool) else str(value)
 
 
 def _exceeded(request: Request, worst: memory.Memory) -> list[str]:
-    """Warn where the user's own sizes break the budget; ours never do."""
+    """Warn if the user's sizes exceed the budget; computed sizes never do."""
     needed = sum(line.mb for line in worst.budget)
     if not request.computed or needed <= request.host.memory_mb:
         return []
-    return [f"with your own settings the worst case is {needed} of {request.host.memory_mb} MB: memory may run out"]
+    return [f"postgresql_settings: the worst case needs {needed} of {request.host.memory_mb} MB: memory may run out"]
 
 
 def _given(name: str, given: object) -> tuple[object, str]:
-    """Return the user's value and reason, the latter in one line: it becomes a comment."""
+    """Return the user's value, and the reason on one line because it becomes a comment."""
     if not isinstance(given, Mapping):
         return given, ""
     if set(given) - {"value", "reason"} or "value" not in given:
         allowed = "a value, or a mapping of value and reason"
         raise UsageError(
-            "a setting is misspelt", where=f"postgresql_settings.{name}", seen=", ".join(given), allowed=allowed
+            "malformed setting", where=f"postgresql_settings.{name}", seen=", ".join(given), allowed=allowed
         )
     return given["value"], " ".join(str(given.get("reason") or "").split())
 
 
 def _kernel(request: Request, planned: memory.Memory) -> list[Setting]:
-    """Return sysctl values; a container has none of its own."""
+    """Return sysctl values; none in a container."""
     if request.host.container or not request.computed:
         return []
-    found = [Setting("vm.swappiness", 1, "", "a swapped-out shared buffer is worse than a small page cache", "kernel")]
+    found = [
+        Setting("vm.swappiness", 1, "", "swapping out shared buffers costs more than a smaller page cache", "kernel")
+    ]
     if planned.huge_pages:
-        reason = "2 MiB pages that hold the shared memory; huge_pages = try alone reserves none"
+        reason = "reserves 2 MiB pages for shared memory; huge_pages = try alone reserves none"
         found.append(Setting("vm.nr_hugepages", planned.huge_pages, "", reason, "kernel"))
     return found
 
 
 def _warnings(request: Request, planned: memory.Memory) -> list[str]:
-    """Name what had to be left out on this host."""
+    """List the limitations of this host."""
     host = request.host
     found: list[str] = []
     if not request.computed:
@@ -178,21 +180,20 @@ def _warnings(request: Request, planned: memory.Memory) -> list[str]:
     limit = connections.pool_limit(planned)
     if limit < SMALLEST_POOL:
         found.append(
-            f"{host.memory_mb} MB carry {planned.connections} connections, of which pools may open {limit}: "
-            f"less than the {SMALLEST_POOL} that are recommended for production"
+            f"{host.memory_mb} MB allow {planned.connections} connections, {limit} of them for pools: "
+            f"production should have at least {SMALLEST_POOL}"
         )
     if host.cpus == 1:
-        found.append("one CPU: neither queries nor index builds are parallel")
+        found.append("one CPU: no parallel queries or index builds")
     elif not parallel.per_query(request, planned):
-        found.append(f"shared memory (/dev/shm) of {host.shared_memory_mb} MB: queries are not parallel")
+        found.append(f"shared memory (/dev/shm) has only {host.shared_memory_mb} MB: no parallel queries")
     if host.container:
         wanted = planned.huge_pages
-        more = f" (vm.nr_hugepages = {wanted} there, and postgresql_settings.huge_pages = try here, would speed reads)"
-        found.append(
-            f"a container cannot set the kernel: no huge pages, swappiness as its host has it{more if wanted else ''}"
-        )
+        advice = f"; for huge pages set vm.nr_hugepages = {wanted} on its host and postgresql_settings.huge_pages = try"
+        kernel = "a container cannot change kernel settings: no huge pages, swappiness of its host"
+        found.append(kernel + (advice if wanted else ""))
     elif not planned.huge_pages and request.choices.huge_pages != "off":
-        found.append(f"no huge pages: {host.memory_mb} MB is too little to reserve any")
+        found.append(f"no huge pages: {host.memory_mb} MB of memory are too little")
     if not request.flash:
-        found.append("HNSW searches read at random: on a spinning disk keep the index in memory")
+        found.append("HNSW searches read randomly: on a spinning disk the index must fit in memory")
     return found

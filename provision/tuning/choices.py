@@ -1,6 +1,6 @@
-"""What the two profiles decide, for where no profile file is at hand (a host has no YAML parser).
+"""Built-in copies of the dev and prod profiles, for hosts, which have no profile files and no YAML parser.
 
-Pure. The same values as section `postgresql` of profiles/dev.yml and profiles/prod.yml, which hold the reasons;
+Pure. Same values as section `postgresql` of profiles/dev.yml and profiles/prod.yml, which state the reasons;
 a contract test compares them.
 """
 
@@ -43,7 +43,7 @@ NAMES = tuple(_BUILT_IN)
 
 
 def built_in(profile: str) -> Choices:
-    """Return what a profile decides. Raises UsageError for a name that is neither dev nor prod."""
+    """Return the choices of a built-in profile. Raises UsageError for any name but dev and prod."""
     if profile not in _BUILT_IN:
         raise UsageError("unknown profile", seen=profile, allowed="dev, prod")
     return _BUILT_IN[profile]

@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""What this host really is: memory and CPUs as its cgroups leave them, storage, container or not, /dev/shm.
+"""Host facts: memory and CPUs within cgroup limits, storage kind, container or not, /dev/shm.
 
 Does IO, read-only. Imports the standard library only, so that it runs on a bare host through standard input:
 
     python3 - /var/lib/postgresql < provision/tuning/detect.py
 
-prints the facts as JSON, with the keys of provision.tuning.Host; the argument is where the data will live. Refuses
-nothing: what cannot be read counts as not limited. Sources: cgroups(7), the kernel's cgroup-v1/memory.rst,
+prints the facts as JSON, with the keys of provision.tuning.Host; the argument is the data directory. Refuses
+nothing: an unreadable limit counts as no limit. Sources: cgroups(7), the kernel's cgroup-v1/memory.rst,
 cgroup-v2.rst and hugetlb.rst, systemd's CONTAINER_INTERFACE.
 """
 
@@ -18,7 +18,7 @@ from pathlib import Path
 
 MIB = 2**20
 UNLIMITED_V1 = 2**60  # cgroup v1 writes "no limit" as a number near 2^63
-# Disks of virtual machines call themselves rotating whatever is below; the cheaper mistake is to call them flash.
+# Virtual disks always report themselves as rotational. Treating them as flash is the cheaper mistake.
 VIRTUAL_DISKS = ("vd", "xvd")
 
 
@@ -30,7 +30,7 @@ def _read(path: Path) -> str:
 
 
 def _cgroup_directories(root: Path, controller: str) -> list[Path]:
-    """Return our own cgroup and every one above it, for version 2 and for a version 1 controller."""
+    """Return this process's cgroup and its ancestors, for version 2 and for a version 1 controller."""
     found = []
     for line in _read(root / "proc/self/cgroup").splitlines():
         hierarchy, controllers, own = line.split(":", 2)
@@ -47,7 +47,7 @@ def _cgroup_directories(root: Path, controller: str) -> list[Path]:
 
 
 def memory_mb(root: Path) -> int:
-    """Return MemTotal, or the lowest limit of any cgroup that we are in, in MiB."""
+    """Return MemTotal or the lowest cgroup limit of this process, in MiB."""
     limits = []
     for line in _read(root / "proc/meminfo").splitlines():
         if line.startswith("MemTotal:"):
@@ -61,7 +61,7 @@ def memory_mb(root: Path) -> int:
 
 
 def cpus(root: Path) -> int:
-    """Return the CPUs that we may run on, or fewer where a cgroup's quota is lower, rounded up."""
+    """Return the CPUs of this process's affinity mask, or a lower cgroup quota, rounded up."""
     counts = [float(len(os.sched_getaffinity(0)))]
     for directory in _cgroup_directories(root, "cpu"):
         quota, _, period = _read(directory / "cpu.max").partition(" ")
@@ -73,7 +73,7 @@ def cpus(root: Path) -> int:
 
 
 def container(root: Path) -> bool:
-    """Tell whether this is a container, by what systemd, podman and docker leave behind."""
+    """Tell whether this is a container, from the marks of systemd, podman and docker."""
     marks = ("run/systemd/container", "run/.containerenv", ".dockerenv")
     if any((root / mark).exists() for mark in marks):
         return True
@@ -85,13 +85,13 @@ def container(root: Path) -> bool:
 
 
 def storage(root: Path, device: int) -> str:
-    """Return hdd, ssd or nvme for a device number; what stacks on several disks is as slow as its slowest."""
+    """Return hdd, ssd or nvme for a device number; for a device on several disks, the slowest kind."""
     start = root / "sys/dev/block" / f"{os.major(device)}:{os.minor(device)}"
     kinds = [_disk_kind(disk) for disk in _disks(start.resolve())] if start.exists() else []
     for kind in ("hdd", "ssd", "nvme"):
         if kind in kinds:
             return kind
-    return "ssd"  # overlay, network: unknown; flash is the likelier
+    return "ssd"  # overlay or network: unknown; flash is more likely
 
 
 def _disks(block: Path) -> list[Path]:
@@ -109,7 +109,7 @@ def _disk_kind(disk: Path) -> str:
 
 
 def huge_pages(root: Path) -> int:
-    """Return the reserved pages of 2 MiB, or fewer where a hugetlb cgroup allows fewer."""
+    """Return the reserved 2 MiB pages, or a lower hugetlb cgroup limit."""
     text = _read(root / "sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages")
     pages = int(text) if text.isdigit() else 0
     for directory in _cgroup_directories(root, "hugetlb"):
@@ -129,7 +129,7 @@ def _file_system_mb(path: Path) -> "int | None":
 
 
 def detect(data: str = "/var/lib/postgresql", root: Path = Path("/")) -> "dict[str, object]":
-    """Return the facts; `data` (or its nearest parent that exists) is where the database will be."""
+    """Return the facts; `data` is the data directory, whose nearest existing parent is examined."""
     place = Path(data)
     while not place.exists():
         place = place.parent
@@ -145,7 +145,7 @@ def detect(data: str = "/var/lib/postgresql", root: Path = Path("/")) -> "dict[s
 
 
 def installed(root: Path = Path("/")) -> "dict[str, object]":
-    """Return the newest PostgreSQL major that is installed from packages and its pgvector; empty where none is."""
+    """Return the newest installed PostgreSQL major and its pgvector version; empty if none is installed."""
     majors = [int(path.name) for path in (root / "usr/lib/postgresql").glob("*") if path.name.isdigit()]
     if not majors:
         return {}
@@ -159,4 +159,4 @@ def installed(root: Path = Path("/")) -> "dict[str, object]":
 
 
 if __name__ == "__main__":
-    print(json.dumps(detect(sys.argv[1] if len(sys.argv) > 1 else "/var/lib/postgresql")))  # noqa: T201 - the one way out of a script on standard input
+    print(json.dumps(detect(sys.argv[1] if len(sys.argv) > 1 else "/var/lib/postgresql")))  # noqa: T201 - a script on standard input has no other output

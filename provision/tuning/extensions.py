@@ -1,7 +1,7 @@
-"""Preloaded libraries and their settings. Pure. CREATE EXTENSION belongs to the role `database`.
+"""Preloaded libraries and their settings. Pure. The Ansible role `database` runs CREATE EXTENSION.
 
-The list keeps what the user adds, in order and once each; a library that is not installed would keep the server
-from starting, which only a start proves.
+The list keeps the user's additions in order, without duplicates. The server does not start if a library is missing;
+this module cannot check that.
 """
 
 from collections.abc import Iterable
@@ -10,23 +10,23 @@ from provision.tuning.model import Request, Setting, group
 
 
 def preload(chosen: Iterable[str], added: Iterable[str] = ()) -> tuple[str, ...]:
-    """Join the profile's libraries and the user's, each once, in order."""
+    """Merge the libraries of profile and user in order, without duplicates."""
     return tuple(dict.fromkeys(name.strip() for name in (*chosen, *added) if name.strip()))
 
 
 def settings(request: Request) -> list[Setting]:
-    """Return the preload list and what the libraries in it take."""
+    """Return the preload list and the settings of its libraries."""
     title, choices, libraries = "extensions", request.choices, request.choices.preload
-    reason = "by the profile, and what the user adds"
+    reason = "from the profile, plus postgresql_preload_libraries"
     found = group(title, ("shared_preload_libraries", ",".join(libraries), "", reason))
     if "pg_stat_statements" in libraries:
         found += group(
             title,
-            ("pg_stat_statements.max", 10000, "", "generated SQL has many shapes"),
-            ("pg_stat_statements.track_utility", False, "", "ALTER ROLE would leave a password there"),
+            ("pg_stat_statements.max", 10000, "", "generated SQL has many distinct statements"),
+            ("pg_stat_statements.track_utility", False, "", "ALTER ROLE would store a password there"),
         )
     if "auto_explain" in libraries:
-        why = "timing every plan node slows every statement: on in dev only"
+        why = "timing every plan node slows every statement"
         found += group(
             title,
             ("auto_explain.log_min_duration", choices.auto_explain_ms, "ms", "plans of slow statements"),
@@ -35,5 +35,5 @@ def settings(request: Request) -> list[Setting]:
         if request.postgresql >= 16:
             cut = choices.log_parameter_bytes
             name = "auto_explain.log_parameter_max_length"
-            found += group(title, (name, cut, "B", "as log_parameter_max_length"))
+            found += group(title, (name, cut, "B", "same as log_parameter_max_length"))
     return found

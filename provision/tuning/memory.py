@@ -1,10 +1,10 @@
-"""The memory plan: how much goes where, so that the worst case fits. Every other group takes its sizes from here.
+"""The memory plan: sizes chosen so that the worst case fits. The other modules take their sizes from it.
 
-Pure. In prod the worst case never exceeds the host's memory: a max_connections that cannot fit is refused with the
-largest that does. In dev the contract's values stand and an exceeded budget is a warning.
+Pure. With computed sizes (prod) the worst case never exceeds the host's memory: a max_connections that cannot fit is
+refused, and the error states the largest that does. With the contract's sizes (dev) an exceeded budget is a warning.
 
-Reckoned as used at the same moment: shared memory, every allowed connection and parallel worker in one hash or two
-sorts, every autovacuum worker, and one index build or restore job. Sizes grow with memory and never fall.
+The worst case counts as simultaneous: shared memory, every connection and parallel worker in one hash or two sorts,
+every autovacuum worker, and one index build or restore job. More memory never makes a size smaller.
 """
 
 from __future__ import annotations
@@ -18,26 +18,31 @@ from provision.errors import UsageError
 from provision.tuning import vector
 from provision.tuning.model import NOMINAL_FACTOR, BudgetLine, Request, Setting, group
 
-SYSTEM_MB = (96, 4096)  # kernel, sshd, journal, pooler, exporters: 1/16 of the memory within these bounds
-BACKEND_MB = 5  # private memory of a busy session beside work_mem: catalogue caches, plans, pgvector's scan
-CONNECTION_MB = 34  # one connection for so much of the host, up to 100 or four per CPU
-WORK_MEM_FACTOR = 2  # one hash at hash_mem_multiplier 2, or two sorts, in each session at once
+SYSTEM_MB = (96, 4096)  # kernel, sshd, journal, pooler, exporters: 1/16 of memory within these bounds
+BACKEND_MB = 5  # private memory of a busy session without work_mem: catalogue caches, plans, pgvector's scan
+CONNECTION_MB = 34  # host memory per connection, up to 100 connections or four per CPU
+WORK_MEM_FACTOR = 2  # one hash at hash_mem_multiplier 2, or two sorts, in each session
 SHARED_OVERHEAD = 1.06  # buffer descriptors, locks, WAL buffers: `postgres -C shared_memory_size` of 15 to 18
 SHARED_FIXED_MB = 16  # the same for a server with few buffers
-SHARED_BUFFERS = (1 / 4, 2 / 5)  # a quarter; up to two fifths where the vectors need it and the budget allows it
+SHARED_BUFFERS = (1 / 4, 2 / 5)  # a quarter; up to two fifths if the vectors need it and the budget allows it
 WORK_MEM_MB = (1.0, 128.0)
-WORK_MEM_DIVISOR = 768  # 32 MB on 24 GiB, as the reference that we measured
-AUTOVACUUM_DIVISOR = 32  # of the memory, over all workers
+WORK_MEM_DIVISOR = 768  # 32 MB on 24 GiB, as in the measured reference
+AUTOVACUUM_DIVISOR = 32  # of memory, over all workers
 ROUNDING_MB = 4  # the printed parts are rounded up
-MAINTENANCE_LOW_MB = 4096  # more only where the expected vectors need it
-CONTRACT_MB = 2048  # the contract's values hold from here on
-BARE_KB = {"shared_buffers": 8, "work_mem": 1, "maintenance_work_mem": 1, "autovacuum_work_mem": 1}  # without a unit
+MAINTENANCE_LOW_MB = 4096  # exceeded only if the expected vectors need it
+CONTRACT_MB = 2048  # the contract's values apply from this size
+BARE_KB = {
+    "shared_buffers": 8,
+    "work_mem": 1,
+    "maintenance_work_mem": 1,
+    "autovacuum_work_mem": 1,
+}  # unit of a bare number
 UNIT_KB = {"B": 1 / 1024, "kB": 1, "MB": 1024, "GB": 1024**2, "TB": 1024**3}
 
 
 @dataclass(frozen=True)
 class Memory:
-    """The plan, in MiB; `work_mem_kb` is finer because it is multiplied."""
+    """The plan, in MiB; `work_mem_kb` is in kB because it is multiplied."""
 
     system: int
     shared_buffers: int
@@ -55,17 +60,17 @@ class Memory:
 
     @property
     def shared(self) -> int:
-        """Return the whole of the server's shared memory."""
+        """Return the server's total shared memory."""
         return math.ceil(_shared(self.shared_buffers))
 
     @property
     def budget(self) -> tuple[BudgetLine, ...]:
-        """Return the worst case, part by part."""
+        """Return the parts of the worst case."""
         sessions = self.connections + self.workers
         autovacuum = self.autovacuum_workers * self.autovacuum
         return (
-            BudgetLine("system", self.system, "kernel and the services beside the server"),
-            BudgetLine("shared memory", self.shared, f"shared_buffers {self.shared_buffers} MB and its overhead"),
+            BudgetLine("system", self.system, "kernel and other services"),
+            BudgetLine("shared memory", self.shared, f"shared_buffers {self.shared_buffers} MB and overhead"),
             BudgetLine(
                 "sessions",
                 math.ceil(sessions * _session(self.work_mem_kb / 1024)),
@@ -82,10 +87,10 @@ def plan(request: Request) -> Memory:
     return _computed(request) if request.computed else _contract(request)
 
 
-def told(request: Request, planned: Memory, given: Mapping[str, str]) -> Memory:
-    """Put the user's own values into a plan, so that huge pages and the worst case are reckoned with them.
+def with_overrides(request: Request, planned: Memory, given: Mapping[str, str]) -> Memory:
+    """Apply the user's values to a plan, so that huge pages and the worst case account for them.
 
-    What does not read as a size or a number is left out: the server's catalogue refuses it.
+    Values that are not sizes or numbers are ignored here: the server's catalogue refuses them later.
     """
     sizes = {name: size for name in BARE_KB if (size := _kilobytes(given.get(name, ""), BARE_KB[name])) is not None}
     buffers = sizes.get("shared_buffers", planned.shared_buffers * 1024) // 1024
@@ -114,7 +119,7 @@ def _number(text: str, otherwise: int) -> int:
 
 
 def _computed(request: Request) -> Memory:
-    """Divide by shares, with bounds reckoned before rounding, so that no part falls while the memory grows."""
+    """Divide by shares. Bounds apply before rounding, so that no part shrinks as memory grows."""
     host, total = request.host, request.host.steady_mb
     system = max(SYSTEM_MB[0], min(total / 16, SYSTEM_MB[1]))
     workers = max(1.0, min(host.cpus, total / 512))
@@ -137,10 +142,10 @@ def _computed(request: Request) -> Memory:
             "max_connections does not fit in this host's memory",
             where="max_connections",
             seen=f"{request.max_connections} on {total} MB",
-            allowed=f"up to {fits}; through PgBouncer many more clients share them",
+            allowed=f"up to {fits}; PgBouncer shares them among many more clients",
         )
     work_mem = max(WORK_MEM_MB[0], min(work_mem, (room / sessions - BACKEND_MB) / WORK_MEM_FACTOR))
-    hot = 2 * vector.index_mb(request)  # the index, and the embeddings in their table
+    hot = 2 * vector.index_mb(request)  # the index, and the embeddings in the table
     base, most = (total * share for share in SHARED_BUFFERS)
     left = (room - sessions * _session(work_mem)) / SHARED_OVERHEAD
     buffers = _floor(max(base, min(hot, most, base + left)), 8)
@@ -162,7 +167,7 @@ def _computed(request: Request) -> Memory:
 
 
 def _contract(request: Request) -> Memory:
-    """Give the contract's values; a smaller host gets the same shares of what it has."""
+    """Return the contract's values, scaled down on a smaller host."""
     host = request.host
     small = host.memory_mb < CONTRACT_MB * NOMINAL_FACTOR
     scale = host.steady_mb / CONTRACT_MB if small else 1.0
@@ -183,9 +188,9 @@ def _contract(request: Request) -> Memory:
     )
     worst, warnings = sum(line.mb for line in memory.budget), list(build.warnings)
     if small:
-        warnings.append(f"{host.memory_mb} MB: the contract's values need 2 GiB and are scaled down to {scale:.0%}")
+        warnings.append(f"the contract's values need 2 GiB; scaled to {scale:.0%} for {host.memory_mb} MB")
     if worst > host.memory_mb:
-        warnings.append(f"all connections at once could need {worst} of {host.memory_mb} MB: fine for development")
+        warnings.append(f"the worst case needs {worst} of {host.memory_mb} MB: acceptable for development")
     return Memory(**{**vars(memory), "warnings": tuple(warnings)})
 
 
@@ -202,23 +207,23 @@ def _floor(value: float, step: int) -> int:
 
 
 def _autovacuum_workers(cpus: int, memory_mb: int) -> int:
-    """Return three and one for each 16 CPUs, fewer where each would have less than 16 MB."""
+    """Return three plus one per 16 CPUs, or fewer so that each has at least 16 MB."""
     return min(8, 3 + cpus // 16, max(2, memory_mb // (16 * AUTOVACUUM_DIVISOR)))
 
 
 def _huge_pages(request: Request, shared_mb: float) -> int:
-    """Return how many 2 MiB pages hold the shared memory; 0 where they are not wanted or not worth it."""
+    """Return the number of 2 MiB pages for shared memory; 0 if disabled or not worthwhile."""
     worth_it = request.host.memory_mb >= 2048 * NOMINAL_FACTOR
     return math.ceil(shared_mb / 2) if worth_it and request.choices.huge_pages != "off" else 0
 
 
 def settings(request: Request, memory: Memory) -> list[Setting]:
-    """Return the sizes."""
+    """Return the memory settings."""
     if request.computed:
         total, connections = request.host.steady_mb, memory.connections
-        buffers = f"{memory.shared_buffers / total:.0%} of {total} MB; more only where the vectors fill it"
-        cache = "three quarters of the memory can cache pages; lower makes the planner leave indexes"
-        work = f"for each sort; {connections} connections may use it twice at once"
+        buffers = f"{memory.shared_buffers / total:.0%} of {total} MB; more only if the vectors fill it"
+        cache = "three quarters of memory can cache pages; a lower value discourages index scans"
+        work = f"per sort; each of {connections} connections may use it twice at once"
     else:
         buffers = cache = work = "the contract's value"
     return group(
@@ -226,8 +231,8 @@ def settings(request: Request, memory: Memory) -> list[Setting]:
         ("shared_buffers", memory.shared_buffers, "MB", buffers),
         ("effective_cache_size", memory.effective_cache, "MB", cache),
         ("work_mem", memory.work_mem_kb, "kB", work),
-        ("hash_mem_multiplier", 2.0, "", "hashes spill dearer than sorts; 14 still has 1"),
-        ("autovacuum_work_mem", memory.autovacuum, "MB", "per worker; otherwise each takes maintenance_work_mem"),
+        ("hash_mem_multiplier", 2.0, "", "spilling a hash costs more than spilling a sort; the default in 14 is 1"),
+        ("autovacuum_work_mem", memory.autovacuum, "MB", "per worker; the default is maintenance_work_mem each"),
         ("huge_pages", *_huge_setting(request, memory)),
     )
 
@@ -235,11 +240,11 @@ def settings(request: Request, memory: Memory) -> list[Setting]:
 def _huge_setting(request: Request, memory: Memory) -> tuple[str, str, str]:
     needed = memory.huge_pages
     if request.choices.huge_pages == "off":
-        return "off", "", "by the profile"
+        return "off", "", "from the profile"
     if not needed:
-        return "off", "", "too little shared memory to be worth a reservation"
-    # Not by what is reserved now: another run, or a restart, would find another number.
+        return "off", "", "too little shared memory to benefit"
+    # Not from the pages reserved now: the next run or a restart would see another number.
     if request.host.container:
-        return "off", "", "a container's kernel is its host's; where that reserves enough, set it to try"
-    reason = f"takes {needed} pages of 2 MB if vm.nr_hugepages has them reserved; starts without them too"
+        return "off", "", "a container cannot reserve them; set to try if its host reserves enough"
+    reason = f"uses {needed} pages of 2 MB if vm.nr_hugepages reserves them; starts without them too"
     return request.choices.huge_pages, "", reason

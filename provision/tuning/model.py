@@ -1,6 +1,6 @@
-"""What goes into tuning and what comes out: Host, Choices and Request in, Setting, BudgetLine and Tuning out.
+"""Types of tuning. Input: Host, Choices, Request. Output: Setting, BudgetLine, Tuning.
 
-Pure and frozen. Refuses a host or a choice that cannot be meant (no CPU, an unknown storage kind, a misspelt key).
+Pure and frozen. Refuses an impossible host or profile (no CPU, an unknown storage kind, a misspelt key).
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from typing import Literal
 from provision.errors import UsageError
 
 Value = str | int | float | bool
-MINIMUM_MEMORY_MB = 440  # what a 512 MB machine reports; below, ten sessions and an index build do not fit
-# What the kernel keeps of the nominal size of a small machine: a "2 GiB" host reports 1.9 GiB or a little less.
+MINIMUM_MEMORY_MB = 440  # reported by a 512 MB machine; less cannot hold ten sessions and an index build
+# Usable share of a small machine's nominal memory: a "2 GiB" host reports 1.9 GiB or slightly less.
 NOMINAL_FACTOR = 0.9
 
 
 @dataclass(frozen=True)
 class Host:
-    """A machine or container as it really is: `memory_mb` is what its cgroup leaves it, in MiB like all `_mb`.
+    """A machine or container. `memory_mb` is the memory within its cgroup limit; all `_mb` are MiB.
 
-    `shm_mb` is the size of /dev/shm (None: as Linux mounts it, half of the memory), `disk_mb` that of the data
-    directory's file system (None: unknown), `huge_pages` the 2 MiB pages reserved by its kernel at the moment.
+    `shm_mb` is the size of /dev/shm (None: the Linux default, half of memory), `disk_mb` the size of the data
+    directory's file system (None: unknown), `huge_pages` the number of 2 MiB pages currently reserved.
     """
 
     memory_mb: int
@@ -35,7 +35,7 @@ class Host:
     huge_pages: int = 0
 
     def __post_init__(self) -> None:
-        """Refuse what no host can be."""
+        """Refuse impossible values. Raises UsageError."""
         if self.memory_mb < MINIMUM_MEMORY_MB:
             raise UsageError(
                 "too little memory", seen=f"{self.memory_mb} MB", allowed=f"{MINIMUM_MEMORY_MB} MB or more"
@@ -47,7 +47,7 @@ class Host:
 
     @property
     def steady_mb(self) -> int:
-        """Return the memory in steps of 1/128 to 1/64: sizes must not move with the few MB that kernels differ by."""
+        """Return memory rounded down by up to 1/64, so that sizes ignore small differences between kernels."""
         step = 1 << max(0, self.memory_mb.bit_length() - 7)
         return self.memory_mb // step * step
 
@@ -59,7 +59,7 @@ class Host:
 
 @dataclass(frozen=True)
 class Choices:
-    """The section `postgresql` of a profile: what is decided rather than computed. Same keys as the file."""
+    """Section `postgresql` of a profile, with the same keys: settings that are chosen, not computed."""
 
     restart_allowed: bool
     sizes: str
@@ -94,7 +94,7 @@ class Choices:
 
 @dataclass(frozen=True)
 class Request:
-    """All that a value may depend on. `vectors` None means unknown; `lz4` whether the server offers it."""
+    """Every input of a setting. `vectors` None means unknown; `lz4` tells whether the server supports it."""
 
     host: Host
     profile: str
@@ -118,7 +118,7 @@ class Request:
         return self.host.storage != "hdd"
 
 
-# Values that a running server cannot take over (pg_settings.context = postmaster, 14 to 18).
+# Settings that need a restart (pg_settings.context = postmaster, 14 to 18).
 RESTART_ONLY = frozenset(
     (
         "autovacuum_max_workers",
@@ -137,7 +137,7 @@ RESTART_ONLY = frozenset(
 
 
 def needs_restart(name: str, postgresql: int) -> bool:
-    """Tell whether a value takes a restart; 18 takes over autovacuum_max_workers within its slots."""
+    """Tell whether a setting needs a restart; 18 can reload autovacuum_max_workers."""
     return name in RESTART_ONLY and not (name == "autovacuum_max_workers" and postgresql >= 18)
 
 
@@ -146,7 +146,7 @@ _STEPS = {"B": (1024, "kB"), "kB": (1024, "MB"), "MB": (1024, "GB"), "ms": (1000
 
 @dataclass(frozen=True)
 class Setting:
-    """One value with its unit (B, kB, MB, ms, s, min or none), the reason for it in one line, and its group."""
+    """One value with its unit (B, kB, MB, ms, s, min or none), a one-line reason, and its group."""
 
     name: str
     value: Value
@@ -157,7 +157,7 @@ class Setting:
 
     @property
     def text(self) -> str:
-        """Return the value as people write it: 1GB rather than 1024MB, on and off."""
+        """Return the value in its shortest form: 1GB for 1024MB, on and off."""
         if isinstance(self.value, bool):
             return "on" if self.value else "off"
         value, unit = self.value, self.unit if self.value else ""
@@ -168,7 +168,7 @@ class Setting:
 
     @property
     def line(self) -> str:
-        """Return the assignment for postgresql.conf; text is quoted where the parser needs it."""
+        """Return the assignment for postgresql.conf, quoted if the parser needs it."""
         plain = self.text.replace(".", "").replace("_", "").isalnum() and self.text != ""
         text = self.text if plain else "'" + self.text.replace("\\", "\\\\").replace("'", "''") + "'"
         return f"{self.name} = {text}"
@@ -178,13 +178,13 @@ Row = tuple[str, Value, str, str]
 
 
 def group(title: str, *rows: Row) -> list[Setting]:
-    """Make settings of (name, value, unit, reason) rows."""
+    """Create settings from (name, value, unit, reason) rows."""
     return [Setting(*row, group=title) for row in rows]
 
 
 @dataclass(frozen=True)
 class BudgetLine:
-    """One part of the worst case: what, how much, and how it is reckoned."""
+    """One part of the worst case: label, size in MiB, and calculation."""
 
     label: str
     mb: int
@@ -193,10 +193,10 @@ class BudgetLine:
 
 @dataclass(frozen=True)
 class Tuning:
-    """The whole answer. `role_settings` are for the application and read-only roles, `kernel` for sysctl.
+    """The result. `role_settings` apply to the application and read-only roles, `kernel` to sysctl.
 
-    `pool_limit` is how many connections poolers may open together: what administrators, backup, monitoring and
-    maintenance need of `max_connections` is left out.
+    `pool_limit` is the limit on connections of all pools together: `max_connections` less the connections of
+    administrators, backup, monitoring and maintenance.
     """
 
     settings: tuple[Setting, ...]
@@ -213,15 +213,15 @@ class Tuning:
         return sum(line.mb for line in self.budget)
 
     def __getitem__(self, name: str) -> Setting:
-        """Return a setting by its name. Raises KeyError."""
+        """Return a setting by name. Raises KeyError."""
         for setting in self.settings:
             if setting.name == name:
                 return setting
         raise KeyError(name)
 
     def as_conf(self) -> str:
-        """Render a drop-in for conf.d: grouped, each value under its reason, restart-only ones marked."""
-        lines = [f"# Worst case of memory: {self.budget_mb} of {self.memory_mb} MB", ""]
+        """Render a drop-in for conf.d: grouped, each value below its reason, with restarts marked."""
+        lines = [f"# Worst-case memory: {self.budget_mb} of {self.memory_mb} MB", ""]
         lines += [f"#   {line.mb:>7} MB  {line.label}: {line.reckoning}" for line in self.budget]
         lines += [f"# Warning: {warning}" for warning in self.warnings]
         group = ""

@@ -1,4 +1,4 @@
-"""A tuning as a table for people. Pure: returns text. Uses rich where it is installed (a host has none)."""
+"""A tuning as tables for the terminal. Pure: returns text. Uses rich if installed (hosts do not have it)."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from provision.tuning.model import Setting, Tuning
 
 
 def explained(tuning: Tuning, width: int = 110) -> str:
-    """Return the memory budget, every setting with its reason, role and kernel settings, as wide as `width`."""
+    """Return tables of the memory budget and of every setting with its reason, `width` columns wide."""
     budget = [(line.label, f"{line.mb} MB", line.reckoning) for line in tuning.budget]
     budget.append(("worst case", f"{tuning.budget_mb} MB", f"of {tuning.memory_mb} MB"))
-    parts = [_table("Memory budget", ("part", "size", "reckoning"), budget, width)]
+    parts = [_table("Memory budget", ("part", "size", "calculation"), budget, width)]
     groups: dict[str, list[Setting]] = {}
     for setting in tuning.settings:
         groups.setdefault(setting.group, []).append(setting)
@@ -22,7 +22,7 @@ def explained(tuning: Tuning, width: int = 110) -> str:
     for title, members in groups.items():
         rows = [(row.name + (" *" if row.restart else ""), row.text, row.reason) for row in members]
         parts.append(_table(title.capitalize(), ("setting", "value", "reason"), rows, width))
-    return "\n".join([*parts, "* takes a restart"]) + "\n"
+    return "\n".join([*parts, "* needs a restart"]) + "\n"
 
 
 def _table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> str:

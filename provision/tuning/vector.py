@@ -1,15 +1,15 @@
-"""Sizes for pgvector: what an HNSW build needs in memory, where it gets it, and how searches are set per role.
+"""Sizes for pgvector: memory of an HNSW build, /dev/shm, and search settings per role.
 
 Pure. Formula of a build: one element of the graph takes
 
-    4 x dimensions + 8            the vector with its header (VECTOR_SIZE in src/vector.h)
+    4 x dimensions + 8            the vector and its header (VECTOR_SIZE in src/vector.h)
   + 16 x 2m                       neighbours on layer 0, 16 bytes each (HnswCandidate in src/hnsw.h)
-  + 16 x m / (m - 1)              neighbours on the layers above, by their geometric frequency
-  + 270                           the element itself, array headers and rounding, fitted to a measurement
+  + 16 x m / (m - 1)              neighbours on higher layers, which are geometrically rarer
+  + 270                           the element itself, array headers and rounding, fitted to the measurement below
 
 pgvector 0.8.0 with 64 MB overflowed after 9,216 vectors of 1536 dimensions in a parallel build: 6,940 bytes each,
-for a parallel build keeps 3 MB back (HnswBeginParallel in src/hnswbuild.c); the formula says 6,951. A parallel
-build takes all of maintenance_work_mem as one segment of dynamic shared memory when it starts: /dev/shm must hold
+because a parallel build reserves 3 MB (HnswBeginParallel in src/hnswbuild.c); the formula gives 6,951. A parallel
+build allocates all of maintenance_work_mem as one segment of dynamic shared memory at its start: /dev/shm must hold
 it.
 """
 
@@ -21,21 +21,21 @@ from dataclasses import dataclass
 from provision import compatibility
 from provision.tuning.model import Request, Setting, group
 
-M = 16  # pgvector's default, which the schema keeps
+M = 16  # pgvector's default, used by the schema
 ELEMENT_OVERHEAD_BYTES = 270
 PARALLEL_RESERVE_MB = 3
-# 0.5.x counts its elements by formula but allocates them with palloc, which rounds 6,152 bytes up to 8,192.
+# 0.5.x counts elements by formula but allocates them with palloc, which rounds 6,152 bytes up to 8,192.
 PALLOC_FACTOR = 4 / 3
-SHM_RESERVE_MB = 16  # left in /dev/shm for parallel queries
-PARALLEL_MINIMUM_MB = 64  # plan_create_index_workers wants 32 MB for each of two participants
+SHM_RESERVE_MB = 16  # of /dev/shm, for parallel queries
+PARALLEL_MINIMUM_MB = 64  # plan_create_index_workers requires 32 MB for each of two participants
 MAXIMUM_BUILDERS = 16
 BLOCK_BYTES = 8192
-DEFAULT_VECTORS = 100_000  # assumed where nobody said how many memories to expect
+DEFAULT_VECTORS = 100_000  # assumed if the expected number of memories is not set
 
 
 @dataclass(frozen=True)
 class Build:
-    """What an index build gets; `used_mb` counts palloc's rounding, `worst_mb` is that before rounding down."""
+    """Resources of an index build. `used_mb` includes palloc's rounding, as does `worst_mb`, before rounding down."""
 
     maintenance_mb: int
     used_mb: int
@@ -45,29 +45,29 @@ class Build:
 
 
 def element_bytes(dimensions: int, m: int = M) -> float:
-    """Return what one vector takes in the graph of a build (module docstring)."""
+    """Return the bytes per vector in the graph of a build (see the module docstring)."""
     return 4 * dimensions + 8 + 16 * 2 * m + 16 * m / (m - 1) + ELEMENT_OVERHEAD_BYTES
 
 
 def build_mb(vectors: int, dimensions: int) -> int:
-    """Return the maintenance_work_mem with which a build of so many vectors stays in memory."""
+    """Return the maintenance_work_mem in MiB that keeps a build of that many vectors in memory."""
     return math.ceil(vectors * element_bytes(dimensions) / 2**20) + PARALLEL_RESERVE_MB
 
 
 def capacity(maintenance_mb: int, dimensions: int) -> int:
-    """Return how many vectors a build holds in memory before it spills."""
+    """Return the number of vectors that a build holds in memory before it spills."""
     return int((maintenance_mb - PARALLEL_RESERVE_MB) * 2**20 / element_bytes(dimensions))
 
 
 def index_mb(request: Request) -> int:
-    """Return the size of the HNSW index: elements do not cross pages, 1536 dimensions fill one. 0 if unknown."""
+    """Return the HNSW index size in MiB, 0 if unknown. Elements do not span pages; 1536 dimensions fill one page."""
     tuple_bytes = 4 * request.dimensions + 8 + 6 * 3 * M + 100
     per_page = max(1, BLOCK_BYTES // tuple_bytes)
     return (request.vectors or 0) * BLOCK_BYTES // per_page // 2**20
 
 
 def build_memory(request: Request, low: float, high: float) -> Build:
-    """Choose between `low` and `high` MiB what the expected vectors need, then make /dev/shm hold it."""
+    """Choose the memory for the expected vectors between `low` and `high` MiB, limited by /dev/shm."""
     vectors = DEFAULT_VECTORS if request.vectors is None else request.vectors
     wanted = _ceil(build_mb(vectors, request.dimensions))
     exact = max(low, min(wanted, high))
@@ -81,26 +81,26 @@ def build_memory(request: Request, low: float, high: float) -> Build:
         else:
             workers = 0
             warnings.append(
-                f"shared memory (/dev/shm) of {host.shared_memory_mb} MB cannot hold a parallel HNSW build of "
-                f"{maintenance} MB, so builds are serial; {maintenance + SHM_RESERVE_MB} MB would do (--shm-size)"
+                f"shared memory (/dev/shm) has only {host.shared_memory_mb} MB, but a parallel HNSW build uses "
+                f"{maintenance} MB: builds are serial; {maintenance + SHM_RESERVE_MB} MB would suffice (--shm-size)"
             )
     if request.vectors is not None and wanted > maintenance:
         held = capacity(maintenance, request.dimensions)
         warnings.append(
             f"an HNSW build of {vectors:,} vectors needs {wanted} MB and spills after {held:,}: "
-            f"build it with SET maintenance_work_mem = '{wanted}MB' while nothing else runs, or add memory"
+            f"build it with SET maintenance_work_mem = '{wanted}MB' on an idle host, or add memory"
         )
     factor = build_factor(request)
     return Build(maintenance, math.ceil(maintenance * factor), exact * factor, workers, tuple(warnings))
 
 
 def build_factor(request: Request) -> float:
-    """Return how far a build may exceed maintenance_work_mem."""
+    """Return the factor by which a build may exceed maintenance_work_mem."""
     return 1.0 if compatibility.has_feature("parallel_hnsw_build", request.pgvector) else PALLOC_FACTOR
 
 
 def _workers(request: Request) -> int:
-    """One per CPU up to four, then one per two: the leader builds too and other sessions go on."""
+    """Return one per CPU up to four, then one per two CPUs: the leader builds too, and other sessions need CPU."""
     cpus = request.host.cpus
     if cpus == 1 or not request.parallel_builds:
         return 0
@@ -114,22 +114,22 @@ def _floor(megabytes: float) -> int:
 
 
 def _ceil(megabytes: int) -> int:
-    """Round up to a size that rounding down keeps."""
+    """Round up to a multiple of 64 MB, which `_floor` keeps."""
     return -(-megabytes // 64) * 64
 
 
 def settings(request: Request, maintenance_mb: int, builders: int) -> list[Setting]:
-    """Return what index builds use."""
+    """Return the settings of index builds."""
     held = capacity(maintenance_mb, request.dimensions)
     if builders:
-        why = "HNSW builds share the work beside the leader"
+        why = "workers of an HNSW build beside its leader"
     elif request.host.cpus == 1:
-        why = "one CPU: parallel builds only cost memory"
+        why = "one CPU: parallel builds would only cost memory"
     elif not request.parallel_builds:
-        why = f"pgvector {request.pgvector} builds serially, or safely only so ({compatibility.PARALLEL_BUILD})"
+        why = f"pgvector {request.pgvector} cannot safely build in parallel ({compatibility.PARALLEL_BUILD})"
     else:
         why = "too little shared memory (/dev/shm) for parallel HNSW builds"
-    fits = f"an HNSW build of {held:,} vectors of {request.dimensions} stays in memory; decides restores too"
+    fits = f"holds an HNSW build of {held:,} vectors of {request.dimensions} dimensions; also speeds up restores"
     return group(
         "vector",
         ("maintenance_work_mem", maintenance_mb, "MB", fits),
@@ -138,12 +138,12 @@ def settings(request: Request, maintenance_mb: int, builders: int) -> list[Setti
 
 
 def role_settings(pgvector: str) -> list[Setting]:
-    """Return the defaults of searching roles; hnsw.* exist per version of the extension, not of the server."""
+    """Return the search settings of roles; which hnsw.* exist depends on the pgvector version."""
     if not compatibility.has_feature("iterative_scan", pgvector):
-        reason = "filters apply after the search: more candidates, so that WHERE agent_id = ... leaves enough"
+        reason = "filters apply after the search: more candidates leave enough rows for WHERE agent_id = ..."
         return group("vector", ("hnsw.ef_search", 200, "", reason))
     return group(
         "vector",
-        ("hnsw.ef_search", 100, "", "recall; 40 is the extension's default, 200 costs twice the time"),
-        ("hnsw.iterative_scan", "strict_order", "", "filtered searches go on until LIMIT is filled"),
+        ("hnsw.ef_search", 100, "", "better recall than the default of 40; 200 would take twice the time"),
+        ("hnsw.iterative_scan", "strict_order", "", "filtered searches continue until LIMIT is reached"),
     )

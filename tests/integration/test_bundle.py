@@ -174,8 +174,8 @@ def test_cut_file_and_what_is_no_bundle_are_refused(made: Made, tmp_path: Path) 
     ("wish", "expected"),
     [
         (["--pgvector-version", "0.5.1"], "belong together"),
-        (["--pgvector-version", "9.9", "--pgvector-url", "http://127.0.0.1:9/x"], "no checksum is on record"),
-        (["--os", "debian11"], "unknown operating system"),
+        (["--pgvector-version", "9.9", "--pgvector-url", "http://127.0.0.1:9/x"], "no recorded checksum"),
+        (["--os", "debian11"], "unknown distribution"),
         (["--repository-uri", "http://127.0.0.1:9/pg"], "needs --repository-key"),
     ],
 )

@@ -110,7 +110,7 @@ def test_summary_warns_of_end_of_life_and_of_searches_without_iterative_scan(fle
     _, _, summary = fleet.first.text().partition("Say what was built and what to do next")
     warnings = (
         "warning: PostgreSQL 14 reached its end of life on 2026-11-12",
-        "warning: pgvector 0.5.1 filters after it has searched: a filtered search can return too few rows",
+        "warning: pgvector 0.5.1 filters after the search: a filtered search can return too few rows",
     )
     assert [summary.count(text) for text in warnings] == [len(fleet.hosts)] * 2, fleet.first.output
 

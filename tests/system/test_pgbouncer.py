@@ -234,8 +234,11 @@ def test_refuses_pools_that_exceed_what_the_server_has_and_a_taken_port(producti
     run = production.play("--limit", "prod1", "-e", wish)
     assert run.code != 0
     assert "nothing was changed on this host" in run.text()
-    assert f"pgbouncer_pools.minion_app: {limit + 10} is more than the role's own connection limit, 60" in run.text()
-    assert f"but max_connections {limit} - 3 for administrators - 5 beside the pooler leaves {limit - 8}" in run.text()
+    assert f"pgbouncer_pools.minion_app: {limit + 10} exceeds the role's connection limit 60" in run.text()
+    assert (
+        f"but max_connections {limit} - 3 for administrators - 5 for direct connections leaves {limit - 8}"
+        in run.text()
+    )
     holder = "import socket, time; s = socket.create_server(('', 6433)); time.sleep(60)"
     on_host(production, f'python3 -c "{holder}" >/dev/null 2>&1 & echo $! >/run/holder')
     run = production.play("--limit", "prod1", "-e", "pgbouncer_port=6433", "-e", "pgbouncer_restart_allowed=true")

@@ -56,7 +56,7 @@ def test_warns_where_authors_never_tested() -> None:
 def test_refuses_source_without_checksum(version: str) -> None:
     (found,) = compatibility.check(16, version, "source", today=SUMMER_2024)
     assert (found.id, found.level) == ("pgvector-unknown", Level.REFUSAL)
-    with pytest.raises(UsageError, match="no checksum is on record"):
+    with pytest.raises(UsageError, match="no recorded checksum"):
         compatibility.source_checksum(version)
 
 

@@ -80,5 +80,5 @@ def test_says_which_other_port_answers(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_url_that_cannot_be_read_is_said_so_and_not_quoted(url: str) -> None:
     with pytest.raises(DatabaseError) as error:
         look_from_afar(url, "db1")
-    assert error.value.where == "a URL that libpq cannot read"
+    assert error.value.where == "a URL that libpq cannot parse"
     assert "cret" not in str(error.value)

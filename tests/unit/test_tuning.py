@@ -39,12 +39,12 @@ def test_dev_below_two_gigabytes_is_scaled_and_says_so() -> None:
         "8MB",
         "50",
     ]
-    assert "1024 MB: the contract's values need 2 GiB and are scaled down to 50%" in tuning.warnings
+    assert "the contract's values need 2 GiB; scaled to 50% for 1024 MB" in tuning.warnings
 
 
 def test_dev_warns_of_an_exceeded_budget_and_prod_does_not_exceed_it() -> None:
     dev, prod = tune(Host(2048, 2), "dev"), tune(Host(2048, 2), "prod")
-    assert any("fine for development" in warning for warning in dev.warnings)
+    assert any("acceptable for development" in warning for warning in dev.warnings)
     assert dev.budget_mb > 2048 >= prod.budget_mb
 
 
@@ -92,7 +92,7 @@ def test_budget_is_the_sum_that_a_reader_can_check() -> None:
         ("autovacuum", 3 * 256),
         ("maintenance", 1536),
     ]
-    assert "# Worst case of memory: 17407 of 24576 MB" in tuning.as_conf()
+    assert "# Worst-case memory: 17407 of 24576 MB" in tuning.as_conf()
 
 
 def test_smallest_host_starts_small_and_says_what_is_missing() -> None:
@@ -102,9 +102,9 @@ def test_smallest_host_starts_small_and_says_what_is_missing() -> None:
     assert tuning.kernel == ()
     assert tuning.pool_limit == 7
     assert [warning.split(":")[0] for warning in tuning.warnings] == [
-        "512 MB carry 15 connections, of which pools may open 7",
+        "512 MB allow 15 connections, 7 of them for pools",
         "one CPU",
-        "a container cannot set the kernel",
+        "a container cannot change kernel settings",
     ]
 
 
@@ -126,7 +126,7 @@ def test_small_shm_makes_builds_serial_and_keeps_queries_out_of_it() -> None:
     tuning = tune(Host(8192, 4, container=True, shm_mb=64), "prod", postgresql_major=17, pgvector_version="0.8.6")
     assert texts(tuning, "maintenance_work_mem", "max_parallel_maintenance_workers") == ["704MB", "0"]
     assert tuning["max_parallel_workers_per_gather"].text == "0"
-    assert "builds are serial; 720 MB would do (--shm-size)" in tuning.warnings[0]
+    assert "builds are serial; 720 MB would suffice (--shm-size)" in tuning.warnings[0]
 
 
 def test_shm_that_holds_the_expected_vectors_keeps_builds_parallel() -> None:
@@ -215,7 +215,7 @@ def test_overrides_win_and_keep_their_reason() -> None:
     assert tuning["shared_preload_libraries"].line == (
         "shared_preload_libraries = 'pg_stat_statements,auto_explain,pg_cron'"
     )
-    assert tuning["cron.database_name"].group == "of the user"
+    assert tuning["cron.database_name"].group == "user settings"
 
 
 def test_preload_names_each_library_once() -> None:
@@ -229,7 +229,7 @@ def test_containers_take_huge_pages_only_when_told_whatever_their_host_has_at_th
     told = tune(Host(24576, 2, container=True), "prod", overrides={"huge_pages": "try"})
     assert [one["huge_pages"].text for one in (few, enough, told)] == ["off", "off", "try"]
     assert few.as_conf() == enough.as_conf()
-    assert any("vm.nr_hugepages = 3265 there" in warning for warning in few.warnings)
+    assert any("vm.nr_hugepages = 3265 on its host" in warning for warning in few.warnings)
 
 
 @pytest.mark.parametrize("disk_mb", [5000, 20000])
@@ -287,9 +287,9 @@ def test_what_depends_on_the_users_sizes_follows_them() -> None:
 @pytest.mark.parametrize(
     ("overrides", "needed"),
     [
-        ({"work_mem": "1GB"}, "with your own settings the worst case is 2"),
-        ({"work_mem": 2097152}, "with your own settings the worst case is 4"),
-        ({"maintenance_work_mem": "20GB"}, "with your own settings the worst case is 4"),
+        ({"work_mem": "1GB"}, "postgresql_settings: the worst case needs 2"),
+        ({"work_mem": 2097152}, "postgresql_settings: the worst case needs 4"),
+        ({"maintenance_work_mem": "20GB"}, "postgresql_settings: the worst case needs 4"),
     ],
 )
 def test_warns_where_the_users_sizes_break_the_budget(overrides: dict[str, object], needed: str) -> None:

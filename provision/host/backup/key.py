@@ -35,7 +35,7 @@ def make(stanza: str, path: Path = PATH) -> PublicKey:
     Becomes postgres for good. Raises HostError where the key cannot be made or read.
     """
     if os.geteuid() == 0:
-        owner = pwd.getpwnam(system.USER)
+        owner = pwd.getpwnam(system.POSTGRES)
         path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
         path.parent.chmod(0o755)
         os.chown(path.parent, owner.pw_uid, owner.pw_gid, follow_symlinks=False)

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from provision.database import ask, connect_pinned
 from provision.errors import HostError
-from provision.host.backup.tool import as_postgres
 from provision.plan.schema import Plan
+from provision.system import as_user
 
 MARKER = Path("/etc/provision/cluster-being-made")
 """Exists while a cluster is made: the run that finds it was preceded by one that was killed."""
@@ -134,17 +134,28 @@ def control(plan: Plan, action: str) -> None:
         ) from None
 
 
+NO_CHECKSUMS = (
+    "the cluster has no checksums, so damage on the disk is noticed late or never: -e adopt_enable_checksums=true or, "
+    "later, provision server checksums --enable turns them on, with the server stopped meanwhile"
+)
+
+
+def has_checksums(plan: Plan) -> bool:
+    """Ask the running server whether its data has checksums. Raises DatabaseError."""
+    with as_user():
+        session = connect_pinned(url(plan), application="provision server")
+    with session:
+        return ask(session, "SHOW data_checksums") == [("on",)]
+
+
 def enable_checksums(plan: Plan, say: Callable[[str], None] = lambda _text: None) -> bool:
     """Add checksums to a cluster without them; the server is down meanwhile and started again whatever happens.
 
     pg_checksums marks the cluster at its end alone, so that one that was interrupted is as good as before. False where
     the cluster has checksums. Raises HostError.
     """
-    with as_postgres():
-        session = connect_pinned(url(plan), application="provision server")
-    with session:
-        if ask(session, "SHOW data_checksums") == [("on",)]:
-            return False
+    if has_checksums(plan):
+        return False
     data = plan.server.data_directory
     say(f"writing checksums to {data}; the server is stopped meanwhile")
     try:

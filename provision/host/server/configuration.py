@@ -14,10 +14,10 @@ from pathlib import Path
 
 from provision.database import Connection, ask, connect_pinned
 from provision.errors import HostError
-from provision.host.backup.tool import as_postgres
 from provision.host.pooler import console
 from provision.host.server import cluster
 from provision.plan.schema import Plan
+from provision.system import as_user
 
 LOAD_S = 3.0
 """Time for the postmaster to load its files after the signal."""
@@ -88,6 +88,23 @@ def apply(plan: Plan, restart_allowed: bool | None = None, say: Callable[[str], 
     return Applied(started, reloaded, restarted, **found)
 
 
+def warnings(done: Applied) -> Iterator[str]:
+    """Say what is not in force, and what to do about it."""
+    if done.pending:
+        yield (
+            f"these settings wait for a restart, which postgresql_restart_allowed forbids: {', '.join(done.pending)}; "
+            "run again with -e postgresql_restart_allowed=true when connections may be cut"
+        )
+    if done.shadowed:
+        reset = " ".join(f"-c 'ALTER SYSTEM RESET {name}'" for name in done.shadowed)
+        yield (
+            "ALTER SYSTEM was used on this host and wins over the plan's settings. To remove it, run there: runuser -u "
+            f"postgres -- psql {reset} -c 'SELECT pg_reload_conf()'; or keep the values: put them in postgresql_settings"
+        )
+    if done.overruled:
+        yield f"{'; '.join(done.overruled)}, which wins: remove the line, or put the value in postgresql_settings"
+
+
 def files(plan: Plan) -> list[Path]:
     """Name the files that we place and the server loads: settings, access rules, user name maps."""
     folder = Path(plan.server.configuration_directory)
@@ -97,7 +114,7 @@ def files(plan: Plan) -> list[Path]:
 @contextmanager
 def _session(plan: Plan) -> Iterator[Connection]:
     where = cluster.url(plan)
-    with as_postgres():
+    with as_user():
         session = connect_pinned(where, application="provision server")
     with session:
         yield session

@@ -15,6 +15,12 @@ PROGRAM = "/usr/lib/systemd/systemd-sysctl"
 PAGES = "vm.nr_hugepages"
 
 
+FRAGMENTED = (
+    "the kernel reserved {huge_pages} of {expected} huge pages, because its memory is fragmented: the server starts with "
+    "ordinary pages until the host is rebooted, which reserves them first"
+)
+
+
 @dataclass(frozen=True)
 class Kernel:
     """The pages of 2 MiB that the kernel has reserved, and how many the plan expects."""
