@@ -47,7 +47,7 @@ def specifications(root: Path = ROOT) -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
     for path in sorted(root.glob("roles/*/meta/argument_specs.yml")):
         for entry in yaml.safe_load(path.read_text())["argument_specs"].values():
-            found |= entry.get("options", {})
+            found |= entry.get("options") or {}
     return found
 
 

@@ -16,8 +16,8 @@ PAGES = "vm.nr_hugepages"
 
 
 FRAGMENTED = (
-    "the kernel reserved {huge_pages} of {expected} huge pages, because its memory is fragmented: the server starts with "
-    "ordinary pages until the host is rebooted, which reserves them first"
+    "the kernel reserved {huge_pages} of {expected} huge pages, because its memory is fragmented: the server starts "
+    "with ordinary pages until the host is rebooted, which reserves them first"
 )
 
 
