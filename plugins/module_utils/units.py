@@ -90,7 +90,7 @@ def _second(timestamp: str) -> int:
 
 
 def decide(unit: Unit, seen: Seen, newest: int, *, created: bool = True) -> tuple[str, ...]:
-    """Say what to do with a unit: words of enable, disable, start, stop, restart, or pending for a forbidden restart.
+    """Say what to do with a unit: words of VERBS, or pending for a forbidden restart.
 
     `newest` is the second in which the last of its files was written, 0 where it has none. A file of the very second
     in which the unit started may be newer than the unit, so it counts as newer. `created` says that the file of
@@ -109,12 +109,15 @@ def decide(unit: Unit, seen: Seen, newest: int, *, created: bool = True) -> tupl
     if unit.creates:
         return tuple(actions) if created else (*actions, "start")
     if unit.state == "started" and not running:
-        actions.append("start")
+        # Without a reset systemd refuses to start a unit that failed five times in ten seconds.
+        actions += ["reset-failed", "start"] if seen.active == "failed" else ["start"]
     elif running and newest and seen.since <= newest:
         actions.append("restart" if unit.restart else "pending")
     return tuple(actions)
 
 
+VERBS = ("disable", "stop", "enable", "reset-failed", "start", "restart")
+"""Commands of systemctl, in the order in which they are run."""
 DONE = {"enable": "enabled", "disable": "disabled", "start": "started", "stop": "stopped", "restart": "restarted"}
 
 
@@ -169,9 +172,9 @@ def plan(
 
 def apply(planned: Sequence[tuple[Unit, tuple[str, ...]]]) -> list[str]:
     """Do what `plan` decided, one call of systemctl for each kind of action. Raises UnitError."""
-    names = {verb: [unit.name for unit, actions in planned if verb in actions] for verb in DONE}
+    names = {verb: [unit.name for unit, actions in planned if verb in actions] for verb in VERBS}
     _next_second([newest(unit) for unit, actions in planned if {"start", "restart"} & set(actions)])
-    for verb in ("disable", "stop", "enable", "start", "restart"):
+    for verb in VERBS:
         if names[verb]:
             try:
                 systemctl(verb, *names[verb])
@@ -210,7 +213,10 @@ def _listens(seen: Seen, port: int) -> bool:
 
 
 def last_words(name: str) -> str:
-    """Give the last line of a unit's journal."""
-    words = ["journalctl", "--unit", name, "--lines=1", "--output=cat", "--no-pager", "--quiet"]
-    done = subprocess.run(words, capture_output=True, text=True, check=False)  # noqa: S603
-    return done.stdout.strip() or "its journal is empty"
+    """Give the last line that a unit wrote to the journal, else the last one that systemd wrote about it."""
+    for which in (f"_SYSTEMD_UNIT={name}", f"--unit={name}"):
+        words = ["journalctl", which, "--lines=1", "--output=cat", "--no-pager", "--quiet"]
+        done = subprocess.run(words, capture_output=True, text=True, check=False)  # noqa: S603
+        if text := done.stdout.strip():
+            return text
+    return "its journal is empty"
