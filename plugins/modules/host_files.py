@@ -294,6 +294,7 @@ def arguments() -> dict[str, Any]:
                 "tracked": {"type": "bool", "default": True},
             },
         },
+        "replaces": {"type": "list", "elements": "str", "default": []},
         "check": {"type": "list", "elements": "list", "default": []},
         "apt_source": {
             "type": "dict",

@@ -79,6 +79,7 @@ PACKAGE_LOCKS = (
     "/var/cache/apt/archives/lock",
 )
 PLAN = Path("/etc/provision/plan.json")
+MANIFESTS = Path("/etc/provision/files.d")
 OLD_PLAN = Path("/etc/provision/host.json")
 """What version 1 of the plan was called."""
 TOOLKIT = Path("/usr/local/bin/provision")
@@ -272,7 +273,7 @@ def earlier(major: int) -> dict[str, Any]:
     manifest = BUNDLE_MANIFEST.read_bytes() if BUNDLE_MANIFEST.exists() else b""
     return {
         # Our manifest is placed before the cluster is made: a run that was killed in between is still ours.
-        "ours": Path("/etc/provision/files.d/postgresql-cluster.json").exists(),
+        "ours": any((MANIFESTS / f"{name}.json").exists() for name in ("packages", "postgresql-cluster")),
         "proved": VERIFIED.exists() or bool(old.get("verified")),
         "old_layout": OLD_PLAN.exists(),
         "pooler_port": (plan.get("pooler") or old.get("pooler") or {}).get("port", 0),

@@ -41,6 +41,7 @@ def command(url: str, password_stdin: bool, pooler: str, keep: bool, with_status
     if as_json:
         facts = status.gather() if with_status else {}
         told = {**facts, "lines": status.lines(facts)} if facts else {}
+        told.pop("warnings", None)  # its lines have them
         click.echo(json.dumps({**result, **told, "changed": changed}))
         return
     click.echo(

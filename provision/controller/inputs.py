@@ -195,7 +195,9 @@ def _published(value: Any) -> Any:
     if is_dataclass(value) and not isinstance(value, type):
         fields = {name: _published(getattr(value, name)) for name in value.__dataclass_fields__}
         kinds = {name for name, each in vars(type(value)).items() if isinstance(each, property)}
-        return fields | {name: getattr(value, name) for name in kinds}
+        return fields | {name: _published(getattr(value, name)) for name in kinds}
     if isinstance(value, tuple):
         return [_published(each) for each in value]
+    if isinstance(value, Path):
+        return str(value)
     return dict(value) if isinstance(value, Mapping) else value

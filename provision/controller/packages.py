@@ -70,6 +70,8 @@ def quote(said: str) -> str:
 
 def unreadable(said: str, plan: Mapping[str, Any]) -> str:
     """Say why the package source of a plan (plan.source) cannot be read, and what else could be set."""
+    if not plan["hints"]:  # the distribution's own: only files of ours were placed
+        return said
     return (
         f"cannot read the package source {plan['uri']} (suite {plan['suite']}, component {plan['component']}): "
         f"{source(said, plan['hints'])} The host's previous source is restored, nothing was installed, and a running "
