@@ -106,7 +106,7 @@ class Repository:
         self.module, self.changes = module, list[str]()
         for name, form in NAMES.items():
             if not form.fullmatch(module.params[name]):
-                self.fail(f"{name} {module.params[name]!r}: allowed is {form.pattern}")
+                self.fail(f"{name}: {module.params[name]!r} is not allowed; expected {form.pattern}")
         self.user, self.home = module.params["user"], Path(module.params["path"])
         self.keys = self.home / ".ssh" / "authorized_keys"
         self.line = ""

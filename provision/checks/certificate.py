@@ -17,14 +17,14 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, padding, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID, SignatureAlgorithmOID
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
@@ -37,6 +37,7 @@ DAY_S = 86400
 MINIMUM_RSA_BITS = 2048
 """OpenSSL's security level 2, Debian's default, refuses shorter RSA keys and SHA-1 signatures."""
 WEAK_HASHES = ("md5", "sha1")
+PSS_HASHES = (hashes.SHA256(), hashes.SHA384(), hashes.SHA512())
 MAXIMUM_DEPTH = 8
 """Intermediate certificates in a chain; longer chains are loops."""
 PURPOSES = {"server": ExtendedKeyUsageOID.SERVER_AUTH, "client": ExtendedKeyUsageOID.CLIENT_AUTH}
@@ -141,10 +142,11 @@ def _content(leaf: Leaf, certificate: Certificate, now: float) -> list[str]:
 
 def covers(names: tuple[str, ...], wanted: str) -> bool:
     """Say whether one of a certificate's names matches a host name or address."""
-    if canonical(wanted) in names or _is_address(wanted):
-        return canonical(wanted) in names
-    parent = wanted.lower().partition(".")[2]
-    return bool(parent) and f"*.{parent}" in names
+    try:
+        return str(ipaddress.ip_address(wanted)) in names
+    except ValueError:
+        parent = wanted.lower().partition(".")[2]
+    return wanted.lower() in names or (bool(parent) and f"*.{parent}" in names)
 
 
 def canonical(name: str) -> str:
@@ -153,14 +155,6 @@ def canonical(name: str) -> str:
         return str(ipaddress.ip_address(name))
     except ValueError:
         return name.lower()
-
-
-def _is_address(name: str) -> bool:
-    try:
-        ipaddress.ip_address(name)
-    except ValueError:
-        return False
-    return True
 
 
 def due(certificate: Certificate, now: float) -> bool:
@@ -180,8 +174,7 @@ def day(moment: float) -> str:
 
 def look(leaf: Leaf, authority: Path) -> Seen:
     """Read the files of a certificate, its key and the authority."""
-    about = _stat(leaf.key)
-    keeper, mode = ("", 0) if isinstance(about, str) else about
+    keeper, mode = _keeper(leaf.key)
     return inspect(read(authority), read(leaf.certificate), read(leaf.key), leaf.purpose, keeper, mode)
 
 
@@ -302,11 +295,11 @@ def _key(text: bytes, keeper: str, mode: int) -> Key:
     return Key(keeper, mode, public_key=_public_text(key.public_key()))
 
 
-def _stat(path: Path) -> tuple[str, int] | str:
+def _keeper(path: Path) -> tuple[str, int]:
     try:
         about = path.stat()
-    except OSError as error:
-        return f"{error.strerror}"
+    except OSError:  # `read` says why
+        return "", 0
     return f"{_name(pwd.getpwuid, about.st_uid)}:{_name(grp.getgrgid, about.st_gid)}", about.st_mode & 0o7777
 
 
@@ -383,11 +376,24 @@ def _signed(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
     """Verify a signature; cryptography 40 has verify_directly_issued_by for it, 38 does not."""
     signature, content = certificate.signature, certificate.tbs_certificate_bytes
     try:
-        key, digest = issuer.public_key(), certificate.signature_hash_algorithm
-        if isinstance(key, rsa.RSAPublicKey) and digest:
-            form = getattr(certificate, "signature_algorithm_parameters", None) or padding.PKCS1v15()
+        key = issuer.public_key()
+        if certificate.signature_algorithm_oid == SignatureAlgorithmOID.RSASSA_PSS:
+            # 38 does not give the parameters: one of these hashes, with any length of salt.
+            forms: list[tuple[Any, Any]] = [
+                (padding.PSS(padding.MGF1(each), padding.PSS.AUTO), each) for each in PSS_HASHES
+            ]
+        else:
+            forms = [(padding.PKCS1v15(), certificate.signature_hash_algorithm)]
+    except (UnsupportedAlgorithm, ValueError, TypeError):
+        return False
+    return any(_verified(key, signature, content, form, digest) for form, digest in forms)
+
+
+def _verified(key: PublicKeyTypes, signature: bytes, content: bytes, form: Any, digest: Any) -> bool:
+    try:
+        if isinstance(key, rsa.RSAPublicKey):
             key.verify(signature, content, form, digest)
-        elif isinstance(key, ec.EllipticCurvePublicKey) and digest:
+        elif isinstance(key, ec.EllipticCurvePublicKey):
             key.verify(signature, content, ec.ECDSA(digest))
         elif isinstance(key, ed25519.Ed25519PublicKey | ed448.Ed448PublicKey):
             key.verify(signature, content)
