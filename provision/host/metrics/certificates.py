@@ -1,4 +1,4 @@
-"""When certificates end. Reads PEM files with the `openssl` command, for Python's own reader is not a public one."""
+"""Expiry of certificates. Reads PEM files with the `openssl` command; Python's ssl module has no public parser."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ FOLDER = Path("/etc/provision/tls")
 
 
 def metrics(folder: Path = FOLDER) -> list[Metric]:
-    """Read every certificate of a folder. Raises HostError for a file that holds none."""
+    """Read every certificate of a folder. Raises HostError for a file without one."""
     ends = tuple(({"certificate": str(path)}, end(path)) for path in sorted(folder.glob("*.crt")))
-    return [Metric("provision_certificate_expiry_timestamp_seconds", "When a certificate ends.", ends)]
+    return [Metric("provision_certificate_expiry_timestamp_seconds", "When a certificate expires.", ends)]
 
 
 def end(path: Path) -> float:
-    """Give the moment at which a file's first certificate ends."""
+    """Return the expiry of the first certificate in a file, as Unix time."""
     done = system.run("openssl", "x509", "-in", path, "-noout", "-enddate", check=False)
     if not done.ok:
         said = done.stderr.strip().partition("\n")[0]
