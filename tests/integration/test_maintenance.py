@@ -184,7 +184,7 @@ def test_a_row_that_cannot_be_had_fails_the_run_and_names_the_table(
         holder.execute("UPDATE feedback SET comment = 'held'")  # what refers to the rows, not the rows
         facts = run.run(changed(plan, lock_timeout_ms=50), "retention")
     assert facts["outcome"] == "failed"
-    assert "the rule for activities comes to nothing" in facts["why"]
+    assert "the rule activities makes no progress" in facts["why"]
     assert "table activities" in facts["why"]
 
 
@@ -193,7 +193,7 @@ def test_two_runs_do_not_overlap(plan: Plan) -> None:
         assert try_locks(other, [run.LOCK])
         facts = run.run(plan, "retention")
     assert facts["outcome"] == "skipped"
-    assert "another run is at work" in facts["why"]
+    assert "another run is active" in facts["why"]
     assert "another" in facts["why"]
 
 
@@ -203,7 +203,7 @@ def test_it_stands_back_from_a_migration_and_a_migration_gets_in_between(schema:
         assert try_locks(migration, Ledger(migration).keys)
         facts = run.run(plan, "retention")
     assert facts["outcome"] == "skipped"
-    assert "a migration is at work" in facts["why"]
+    assert "a migration is running" in facts["why"]
     assert left(schema)["old activities"] == 20
     run.run(plan, "retention")
     with connect(owner(plan), application="provision migrate") as migration:

@@ -53,12 +53,12 @@ def test_drill_of_this_host_and_cluster_is_believed(host: Plan) -> None:
 def test_drill_of_a_former_host_or_cluster_proves_nothing(host: Plan, former: dict[str, Any]) -> None:
     found, alarms = drilled(host, {**former, "last_passed": {**PROOF, **former}})
     assert found["last_passed"] is None
-    assert alarms == ["no drill has ever passed: nothing proves that these backups can be restored"]
+    assert alarms == ["no restore test has ever passed"]
 
 
 def test_drill_that_was_killed_is_an_alarm_and_one_that_runs_is_none(host: Plan) -> None:
-    killed = {"passed": False, "failure": "it was begun and has not ended"}
-    assert drilled(host, killed)[1] == ["the last drill failed: it was begun and has not ended"]
+    killed = {"passed": False, "failure": "started but not finished"}
+    assert drilled(host, killed)[1] == ["the last restore test failed: started but not finished"]
     with journal.held("drill", "busy"):
         found, alarms = drilled(host, killed)
     assert (found["running"], alarms) == (True, [])
@@ -84,7 +84,7 @@ def begun(host: Plan, state: str) -> None:
 def test_restore_is_taken_up_again_only_in_the_directory_that_it_made(host: Plan) -> None:
     begun(host, journal.RESTORING)
     assert journal.state(journal.IN_PLACE, host.server.data) == journal.RESTORING
-    assert "it does not run any more: run it again" in journal.unfinished(host.server.data)
+    assert "is not running: repeat the same command to resume it" in journal.unfinished(host.server.data)
     # Somebody put the old data back.
     host.server.data.rename(host.server.data.with_name("half"))
     (host.server.data / "global").mkdir(parents=True)
@@ -96,8 +96,8 @@ def test_directory_that_was_promoted_by_hand_is_in_no_restore_s_hand(host: Plan)
     begun(host, journal.PAUSED)
     (host.server.data / "global/pg_control").touch()
     (host.server.data / "standby.signal").touch()
-    assert "provision restore promote ends it" in journal.unfinished(host.server.data)
-    with pytest.raises(HostError, match="nothing is backed up or drilled before a restore has ended"):
+    assert "end it with provision restore promote" in journal.unfinished(host.server.data)
+    with pytest.raises(HostError, match="no backup or restore test before the restore has finished"):
         journal.refuse_unfinished(host.server.data)
     (host.server.data / "standby.signal").unlink()
     assert journal.state(journal.IN_PLACE, host.server.data) == ""
@@ -144,13 +144,13 @@ def dumps(host: Plan) -> list[str]:
 
 def test_dump_is_as_old_as_its_name_says_whatever_touched_it(host: Plan) -> None:
     made(host, f"minion-{system.compact(time.time() - 30 * 3600)}")
-    assert dumps(host) == ["the newest dump is 30.0 h old, 26 are allowed"]
+    assert dumps(host) == ["the newest dump is 30.0 h old, 26 h are allowed"]
 
 
 def test_host_that_never_had_a_dump_is_an_alarm_once_it_should_have(host: Plan) -> None:
     assert dumps(host) == []
     os.utime(load.PATH, (time.time() - 27 * 3600,) * 2)
-    assert dumps(host) == ["this host takes dumps and has none; its plan for them is 27.0 h old, 26 are allowed"]
+    assert dumps(host) == ["there is no dump yet; the plan for dumps is 27.0 h old, 26 h are allowed"]
 
 
 @pytest.mark.usefixtures("host")

@@ -53,7 +53,7 @@ def test_moments_keep_their_seconds() -> None:
     "bad", [[single("a-b", "", 1)], [Metric("a", "", (({"x-y": "1"}, 1),))], [single("a", "", 1)] * 2]
 )
 def test_what_prometheus_would_refuse_is_refused(bad: list[Metric]) -> None:
-    with pytest.raises(UsageError, match="Prometheus would refuse this metric"):
+    with pytest.raises(UsageError, match="Prometheus would reject this metric"):
         render(bad)
 
 

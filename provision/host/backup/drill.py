@@ -1,9 +1,9 @@
-"""The drill: a backup counts once it was restored, compared and used.
+"""The restore test (`provision backup drill`): restore a backup, compare it and use it.
 
-Does IO as postgres. A scratch cluster beside the real one: reached by its socket alone, archiving nothing, small in
-memory, in a directory of its own which is removed whatever happens. It pauses at the restore point at which the figures
-were taken, is compared with them, replays everything that came after, is promoted, and checked by pg_amcheck and by
-searching vectors. Leaves evidence in /var/lib/provision/drill.json whether it passed or failed.
+Does IO as postgres. The scratch cluster runs beside the real one: socket only, no archiving, little memory, in its own
+directory, which is always removed. Recovery pauses at the restore point of the reference counts, the tables are
+compared, the remaining WAL is replayed, the cluster is promoted, and pg_amcheck and vector searches check it. The
+result, passed or failed, is kept in /var/lib/provision/drill.json.
 """
 
 from __future__ import annotations
@@ -29,28 +29,30 @@ from provision.host.backup.tool import BackupError
 from provision.plan.schema import Plan
 
 SCRATCH = Path("/var/lib/postgresql/provision-drill")
-PORT = 5432  # of the socket alone
+PORT = 5432  # used in the socket's name only
 SHARED_BUFFERS = "128MB"
-SPARE = 1.1  # a set's size, and some WAL
+SPARE = 1.1  # the set's size plus some WAL
 LOCK = "drill"
-KILLED = "it was begun and has not ended"
+KILLED = "started but not finished"
+"""The failure in the evidence while a restore test is running, and after one was killed."""
 
 
 def run(plan: Plan, label: str = "", *, narrate: Callable[[str], None] = lambda _: None) -> dict[str, Any]:
-    """Drill a set; give the evidence. Raises BackupError for the first thing that is not as it should be.
+    """Run a restore test of the set `label` ('' is the newest) and return its evidence.
 
-    Leaves the evidence alone where it does not begin (HostError): another drill, or a restore in place, has not ended.
+    Raises BackupError for the first check that fails. Raises HostError, without new evidence, if another restore test
+    or a restore in place has not finished.
     """
     tool.need_physical(plan)
     journal.refuse_unfinished(plan.server.data)
-    with journal.held(LOCK, "another drill runs on this host"):
+    with journal.held(LOCK, "another restore test is running on this host"):
         return _run(plan, label, narrate)
 
 
 def _run(plan: Plan, label: str, narrate: Callable[[str], None]) -> dict[str, Any]:
     begun = time.time()
     facts: dict[str, Any] = {"when": system.stamp(begun), "host": os.uname().nodename, "stanza": plan.backup.stanza}
-    # So that one that is killed, or whose host is, does not leave the evidence of the one before.
+    # Written first: a killed restore test must not leave the evidence of the one before.
     last = system.evidence("drill").get("last_passed")
     system.keep("drill", {**facts, "passed": False, "failure": KILLED, "last_passed": last})
     signal.signal(signal.SIGTERM, _stopped)
@@ -65,7 +67,7 @@ def _run(plan: Plan, label: str, narrate: Callable[[str], None]) -> dict[str, An
         raise
     finally:
         facts |= {"seconds": round(time.time() - begun, 1), "effect": effect.stop(), "limits": resource_limits()}
-        # An older set that was asked for by its name proves nothing of the newest.
+        # A test of an older set says nothing about the newest one.
         counts = facts["passed"] and facts["newest"]
         keys = ("when", "set", "host", "stanza", "system", "rto_s", "rpo_s")
         facts["last_passed"] = {key: facts[key] for key in keys} if counts else last
@@ -75,20 +77,20 @@ def _run(plan: Plan, label: str, narrate: Callable[[str], None]) -> dict[str, An
 
 
 def _stopped(signum: int, _frame: object) -> None:
-    raise BackupError("the drill was stopped", seen=signal.Signals(signum).name)
+    raise BackupError("the restore test was stopped", seen=signal.Signals(signum).name)
 
 
 def _drill(
     plan: Plan, label: str, begun: float, narrate: Callable[[str], None], effect: Effect, facts: dict[str, Any]
 ) -> None:
-    """Do it, and note in `facts` what was found so far: a failure names its set, too."""
+    """Run the stages and add results to `facts`, so that the evidence of a failure names its set."""
     known = system.evidence("backup-figures").get("sets", {})
     catalogue = Catalogue.read(plan)
     facts["system"] = catalogue.repository.systems[catalogue.repository.current]
     provable = catalogue.provable({name: wal.position(row["lsn"]) for name, row in known.items()})
     if not provable or label not in ("", *provable):
         raise BackupError(
-            "no figures were taken with this set" if label else "no set has figures to be compared with",
+            "this set has no reference counts" if label else "no set has reference counts",
             where=label, allowed=", ".join(provable), run="provision backup take --type incr",
         )  # fmt: skip
     facts |= {"set": label or provable[-1], "newest": label in ("", provable[-1])}
@@ -121,10 +123,10 @@ def _drill(
             different = figures.differences(expected, figures.read(session))
         if different:
             raise BackupError(
-                "what was restored is not what was backed up", where=chosen.set.label, seen="; ".join(different[:5])
+                "the restored data differs from the backup", where=chosen.set.label, seen="; ".join(different[:5])
             )
         facts["tables"] = {name: row["rows"] for name, row in expected["tables"].items()}
-        narrate(f"{len(expected['tables'])} tables are as they were; replaying the rest")
+        narrate(f"{len(expected['tables'])} tables match; replaying the remaining WAL")
         server.stop()
         server.start({"recovery_target_name": ""})
         end = recovery.await_target(url, Target("latest"), chosen.reached, server.log, narrate)
@@ -144,20 +146,20 @@ def _drill(
 
 
 def _room(size: int) -> None:
-    """Raise BackupError where the scratch cluster would take what the server needs for its WAL."""
+    """Raise BackupError if the scratch cluster would use space that the server needs for WAL."""
     need, free = int(size * SPARE) + tool.reserve(SCRATCH), tool.free_bytes(SCRATCH)
     if free < need:
         raise BackupError(
-            "there is too little space for a drill beside the server's own data",
+            "too little disk space for a restore test",
             where=str(SCRATCH.parent), seen=f"{show.size(free)} free",
-            allowed=f"{show.size(need)}: the set, some WAL, and a tenth of the file system for the server",
-            run="make room: until then nothing proves that the backups can be restored",
+            allowed=f"{show.size(need)} (the set, some WAL and a reserve for the server)",
+            run="free space; until then no restore test is possible",
         )  # fmt: skip
 
 
 def restore(stanza: str, label: str, data: Path, target: Target, *extra: str) -> None:
-    """Restore a set to a directory beside the real one, as a standby that archives nothing."""
-    # Not asynchronous: the archive's lock and spool belong to the real server, which goes on archiving.
+    """Restore a set into another directory, as a standby that archives nothing."""
+    # Not asynchronous: the lock and the spool belong to the real server, which continues to archive.
     command = f'pgbackrest --stanza={stanza} --pg1-path={data} --no-archive-async archive-get %f "%p"'
     options = {"restore_command": command, **target.options}
     tool.program(
@@ -167,10 +169,10 @@ def restore(stanza: str, label: str, data: Path, target: Target, *extra: str) ->
 
 
 class Scratch:
-    """A server on a restored directory: reached by its socket alone, with limits not below its primary's."""
+    """A server on a restored directory: socket only, with limits at least as high as its primary's."""
 
     def __init__(self, plan: Plan, data: Path) -> None:
-        """Write its files; nothing is started."""
+        """Write its configuration files."""
         self.programs, self.data = plan.server.programs, data
         self.path = SCRATCH / "log"
         (SCRATCH / "postgresql.conf").write_text("")
@@ -189,7 +191,7 @@ class Scratch:
         self.log = recovery.Log(self.path)
 
     def start(self, more: dict[str, str]) -> None:
-        """Start it, whether or not it lets anybody in yet."""
+        """Start it without waiting for connections."""
         options = " ".join(f"-c {name}='{value}'" for name, value in {**self.settings, **more}.items())
         self.log = recovery.Log(self.path)
         tool.run(
@@ -198,12 +200,12 @@ class Scratch:
         )  # fmt: skip
 
     def stop(self) -> None:
-        """Stop it, if it runs."""
+        """Stop it if it is running."""
         tool.run(f"{self.programs}/pg_ctl", "stop", "--mode=fast", f"--pgdata={self.data}", quiet=True)
 
 
 def search(session: Connection) -> dict[str, int]:
-    """Search by every vector index; give the rows that each found. Raises BackupError where an index is not used."""
+    """Search with every vector index. Return the rows found by index. Raises BackupError if an index is not used."""
     indexes = session.execute(
         "SELECT i.indexrelid::regclass::text, i.indrelid::regclass::text, quote_ident(a.attname),"
         " format('OPERATOR(%s.%s)', o.oprnamespace::regnamespace, o.oprname), a.atttypmod"
@@ -221,22 +223,21 @@ def search(session: Connection) -> dict[str, int]:
         query = f"SELECT 1 FROM {table} ORDER BY {column} {operator} %s LIMIT 10"  # noqa: S608 - quoted by the server
         lines = session.execute(f"EXPLAIN {query}", (probe,)).fetchall()
         if not any(str(index).split(".")[-1].strip('"') in str(line[0]) for line in lines):
-            raise BackupError("a vector search does not use its index", where=str(index), seen=str(lines[-1][0]))
+            raise BackupError("a vector search did not use its index", where=str(index), seen=str(lines[-1][0]))
         rows = len(session.execute(query, (probe,)).fetchall())
         there = session.execute(
             f"SELECT count(*) FROM (SELECT FROM {table} WHERE {column} IS NOT NULL LIMIT 10) t"  # noqa: S608
         ).fetchone()
         if there is None or rows < int(str(there[0])):
-            raise BackupError("a vector search finds too few rows", where=str(index), seen=f"{rows} of {there}")
+            raise BackupError("a vector search found too few rows", where=str(index), seen=f"{rows} of {there}")
         found[str(index)] = rows
     return found
 
 
 def _rpo(plan: Plan) -> float | None:
-    """Give the seconds of work that would be lost if the host died now; None where the primary does not answer.
+    """Return the seconds of work that would be lost if the host failed now (RPO); None if the primary does not answer.
 
-    While archiving works, WAL waits for archive_timeout at most: an older last segment only says that nothing was
-    written.
+    While archiving works, archive_timeout bounds it: an older last segment means that nothing was written.
     """
     with (
         suppress(ProvisionError),
@@ -253,7 +254,7 @@ def _rpo(plan: Plan) -> float | None:
 
 
 def _remove(plan: Plan) -> None:
-    """Remove the scratch cluster, also one whose drill was killed."""
+    """Remove the scratch cluster, also that of a killed restore test."""
     if SCRATCH.exists():
         data = SCRATCH / "data"
         if (data / "postmaster.pid").exists():
@@ -262,10 +263,10 @@ def _remove(plan: Plan) -> None:
 
 
 class Effect(threading.Thread):
-    """What production feels of a drill: the time of a small query, four times a second, before and during it."""
+    """The effect of a restore test on production: the time of a small query, measured four times a second."""
 
     def __init__(self, url: str) -> None:
-        """Nothing is measured yet."""
+        """Prepare; `start` begins to measure."""
         super().__init__(daemon=True)
         self.url = url
         self.before: list[float] = []
@@ -274,7 +275,7 @@ class Effect(threading.Thread):
         self.over = threading.Event()
 
     def run(self) -> None:
-        """Measure until told to stop."""
+        """Measure until `stop`."""
         with suppress(Exception), connect_pinned(self.url, application="provision drill") as session:
             while not self.over.wait(0.25):
                 begun = time.perf_counter()
@@ -282,12 +283,12 @@ class Effect(threading.Thread):
                 self.now.append(1000 * (time.perf_counter() - begun))
 
     def during(self) -> None:
-        """Let what follows count as during the drill."""
+        """Count what follows as during the restore test."""
         time.sleep(2)
         self.now = self.meanwhile
 
     def stop(self) -> dict[str, float | str]:
-        """Give the medians in ms."""
+        """Return the medians and the maximum in ms."""
         self.over.set()
         if self.is_alive():
             self.join(5)
@@ -301,7 +302,7 @@ class Effect(threading.Thread):
 
 
 def resource_limits() -> dict[str, str]:
-    """Tell which limits really bind: what this process's cgroup says, or that it says nothing."""
+    """Return the resource limits that this process's cgroup applies."""
     found = {}
     line = Path("/proc/self/cgroup").read_text().splitlines()[-1] if Path("/proc/self/cgroup").exists() else ""
     group = Path("/sys/fs/cgroup") / line.rpartition(":")[2].lstrip("/")
@@ -309,6 +310,6 @@ def resource_limits() -> dict[str, str]:
         try:
             found[name] = (group / name).read_text().strip()
         except OSError:
-            found[name] = "unavailable: this host's cgroup does not bind it"
+            found[name] = "unavailable in this host's cgroup"
     found["nice"] = str(os.nice(0))
     return found

@@ -1,9 +1,9 @@
-"""Bring the whole cluster back to a moment: in place, or beside the original on another port.
+"""Restore the whole cluster to a point in time: in place, or beside the original on another port.
 
-Does IO as root. In place: the server is stopped, its data directory is moved aside (or with `delta` reused), the set is
-restored as a standby, recovery is watched to its very end, and only then is the server promoted. Never deletes data
-that it did not restore itself, and never lets a copy archive into the original's repository. A journal in
-/var/lib/provision lets a run that was killed be run again, and lets nothing else touch the data meanwhile.
+Does IO as root. In place: the server is stopped, its data directory is moved aside (or reused with `delta`), the set is
+restored as a standby, recovery is monitored to its end, and then the server is promoted. Never deletes data that it did
+not restore, and never lets a copy archive into the original's repository. A journal in /var/lib/provision lets the same
+command resume a killed restore and keeps backups away meanwhile.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from provision.host.pooler import console
 from provision.plan.schema import Plan
 
 ARCHIVE_WAIT_S = 60
-PAUSE_S = 10  # for transactions to end before the server is stopped under them
-SPARE = 1.1  # a restore needs the set's size and some WAL
-HELPERS = ("provision-backup@*.service", "provision-drill.service")  # what works with the server's data beside it
+PAUSE_S = 10  # how long open transactions may take before the server is stopped
+SPARE = 1.1  # the set's size plus some WAL
+HELPERS = ("provision-backup@*.service", "provision-drill.service")  # units that use the data directory
 
 
 @dataclass(frozen=True)
 class Request:
-    """What was asked for. `beside` is the port of a copy, 0 is in place; `stanza` is another host's, '' our own."""
+    """A requested restore. `beside` is the port of a copy (0: in place), `stanza` another host's ('': our own)."""
 
     target: str = "latest"
     set: str = ""
@@ -52,7 +52,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Prepared:
-    """What will be done: the window, and each stage as a sentence."""
+    """A checked restore: the window, and a description of each stage. `resumed` is the state of a killed restore."""
 
     request: Request
     target: Target
@@ -62,28 +62,28 @@ class Prepared:
 
     @property
     def journal(self) -> str:
-        """The name of its journal, and of its lock."""
+        """The name of its journal and its lock."""
         return journal.COPY if self.request.beside else journal.IN_PLACE
 
 
 def prepare(plan: Plan, request: Request) -> Prepared:
-    """Judge a request against the repository and this host; changes nothing but that the server archives what it has.
+    """Check a request against the repository and this host. Changes nothing except that the server switches WAL.
 
-    Raises UsageError, HostError and BackupError.
+    Raises UsageError, HostError, BackupError.
     """
     tool.need_physical(plan)
     target = targets.parse(request.target)
     if request.delta and request.beside:
         raise UsageError(
-            "a copy beside has no data directory to reuse", seen="mode delta with a port", allowed="one of them"
+            "a copy beside has no data directory to reuse", seen="--delta with --beside", allowed="one of the two"
         )
     _pgvector(plan)
     data = copies.data(request.beside) if request.beside else plan.server.data
     resumed = journal.state(journal.COPY if request.beside else journal.IN_PLACE, data)
     if resumed == journal.PROMOTING:
         raise HostError(
-            "an earlier restore was killed when its promotion had begun: the server may hold new data",
-            where=str(data), run="provision restore promote, which ends it; then this again",
+            "an earlier restore was killed during promotion: the server may hold new data",
+            where=str(data), run="provision restore promote, then retry",
         )  # fmt: skip
     if request.beside:
         if not resumed:
@@ -100,64 +100,64 @@ def prepare(plan: Plan, request: Request) -> Prepared:
     version = catalogue.repository.majors[catalogue.repository.current]
     if version != str(plan.server.major):
         raise HostError(
-            "this backup is of another major of PostgreSQL",
-            where=f"stanza {stanza}", seen=f"the backup is of {version}, this host has {plan.server.major}",
+            "this backup is from another major of PostgreSQL",
+            where=f"stanza {stanza}", seen=f"the backup is from {version}, this host has {plan.server.major}",
             allowed=f"a host with PostgreSQL {version}", run="docs/move-to-another-major.md",
         )  # fmt: skip
     window = catalogue.choose(target, request.set)
     if target.kind == "latest" and flushed and not request.timeline and not catalogue.holds(flushed):
         raise UsageError(
-            "the latest cannot be reached: WAL was given up, and the server has what it held",
-            where=flushed, seen="it left the server and is not in the archive", allowed=str(window),
-            run=f"provision backup take --type full; or --target lsn:{wal.text(window.reached.end)}, without it",
+            "the latest state cannot be reached: WAL is missing from the archive",
+            where=flushed, seen="the server reports it as archived, but the repository lacks it", allowed=str(window),
+            run=f"provision backup take --type full; or restore to --target lsn:{wal.text(window.reached.end)}",
         )  # fmt: skip
     if not (request.beside or request.delta or resumed):
         _tablespaces_free(stanza, window.set.label)
     need = 0 if request.delta or resumed else int(window.set.size * SPARE)
-    # The original serves on beside a copy: it needs room for its own WAL.
+    # The original keeps running beside a copy and needs space for its own WAL.
     spare = tool.reserve(data) if request.beside else 0
     if tool.free_bytes(data) - spare < need:
         raise HostError(
-            "there is too little space for the restored data beside what is there",
+            "too little disk space for the restored data",
             where=str(data.parent), seen=f"{show.size(tool.free_bytes(data))} free",
-            allowed=f"{show.size(need)}" + (f", and {show.size(spare)} for the original" if spare else ""),
-            run="make room" + ("" if request.beside else ", or -e restore_mode=delta, which reuses the data directory"),
+            allowed=f"{show.size(need)}" + (f" plus a reserve of {show.size(spare)} for the original" if spare else ""),
+            run="free space" + ("" if request.beside else ", or -e restore_mode=delta, which keeps no copy"),
         )  # fmt: skip
     return Prepared(request, target, window, tuple(_stages(plan, request, target, window, data, resumed)), resumed)
 
 
 def _movable(data: Path) -> None:
-    """Raise HostError for a data directory that cannot be moved aside."""
+    """Raise HostError if the data directory cannot be moved aside."""
     if data.is_symlink() or data.is_mount():
         raise HostError(
             "the data directory cannot be moved aside",
-            where=str(data), seen="a symbolic link" if data.is_symlink() else "a file system of its own",
-            allowed="a plain directory", run="-e restore_mode=delta, which reuses it",
+            where=str(data), seen="a symbolic link" if data.is_symlink() else "a mount point",
+            allowed="a plain directory", run="-e restore_mode=delta, which overwrites it",
         )  # fmt: skip
 
 
 def _tablespaces_free(stanza: str, label: str) -> None:
-    """Raise HostError where a tablespace of the set is in use: its files are not moved aside."""
+    """Raise HostError if a tablespace directory of the set is not empty: tablespaces are not moved aside."""
     for name, place in tool.tablespaces(stanza, label).items():
         if Path(place).is_dir() and any(Path(place).iterdir()):
             raise HostError(
-                "the directory of a tablespace is not empty, and it is not moved aside", where=f"{name}: {place}",
-                allowed="an empty directory", run="move its contents away yourself, or -e restore_mode=delta",
+                "a tablespace directory is not empty; tablespaces are not moved aside", where=f"{name}: {place}",
+                allowed="an empty directory", run="move its contents away, or -e restore_mode=delta",
             )  # fmt: skip
 
 
 def _stages(plan: Plan, request: Request, target: Target, window: Window, data: Path, resumed: str) -> list[str]:
-    ends = "promote it, which begins a new timeline" if request.action == "promote" else "leave it paused, read-only"
+    ends = "promote it to a new timeline" if request.action == "promote" else "leave it paused, read-only"
     killed = resumed in (journal.RESTORING, journal.REPLAYING)
-    reuse = f"{'go on with the restore that was killed' if killed else 'reuse what an earlier restore left'}, in {data}"
+    reuse = f"{'resume the killed restore' if killed else 'reuse the data of an earlier restore'} in {data}"
     if request.beside:
         cluster = f"{plan.server.major}/{copies.name(request.beside)}"
-        made = f"make cluster {cluster} on port {request.beside}, {data}; it archives nothing"
+        made = f"create cluster {cluster} on port {request.beside} in {data}, without archiving"
         begin = [reuse if resumed else made]
     else:
-        aside = "reuse what is right of" if request.delta else "move aside and keep"
+        aside = "overwrite" if request.delta else "move aside and keep"
         begin = [
-            f"stop {plan.server.unit}: every connection ends; backups and drills that run are stopped",
+            f"stop {plan.server.unit} (ends all connections) and any running backup or restore test",
             reuse if resumed else f"{aside} {data}",
         ]
     return [
@@ -165,25 +165,25 @@ def _stages(plan: Plan, request: Request, target: Target, window: Window, data: 
         f"restore set {window.set.label} ({show.size(window.set.size)}) from {plan.backup.repository.place}",
         f"replay WAL to {target}; reachable: {window}",
         ends,
-        "check the end of recovery against the archive's, and that the database answers",
+        "compare the end of recovery with the end of the archive, and query the database",
     ]
 
 
 def run(plan: Plan, prepared: Prepared, narrate: Callable[[str], None]) -> dict[str, Any]:
-    """Do it; give what became of it. Raises UsageError without the confirmation, BackupError when it did not work.
+    """Restore and return the result. Raises UsageError without confirmation, BackupError if a stage fails.
 
-    In place, the pooler of the host keeps its clients away meanwhile: they would else meet a server that replays.
+    In place, the host's pooler is paused meanwhile, so that clients wait instead of reaching a server in recovery.
     """
     _confirm(prepared.request)
-    with journal.held(prepared.journal, "another restore runs on this host"):
+    with journal.held(prepared.journal, "another restore is running on this host"):
         try:
             with nullcontext() if prepared.request.beside else _pooler_paused(narrate):
                 return _run(plan, prepared, narrate)
         except ProvisionError as error:
             aside = journal.read(prepared.journal).get("aside")
             error.run = f"{error.run}; " if error.run else ""
-            error.run += "the same again goes on where this stopped"
-            error.run += f"; the data from before is in {aside}" if aside else ""
+            error.run += "repeat the command to resume"
+            error.run += f"; the old data is in {aside}" if aside else ""
             raise
 
 
@@ -196,7 +196,7 @@ def _pooler_paused(narrate: Callable[[str], None]) -> Iterator[None]:
         yield
     finally:
         if paused.pooler and console.resume():
-            narrate("the pooler serves again")
+            narrate("the pooler has resumed")
 
 
 def _run(plan: Plan, prepared: Prepared, narrate: Callable[[str], None]) -> dict[str, Any]:
@@ -215,7 +215,7 @@ def _run(plan: Plan, prepared: Prepared, narrate: Callable[[str], None]) -> dict
     if request.beside:
         extra.append(f"--tablespace-map-all={copies.tablespaces(request.beside)}")
     if request.beside or request.stanza:
-        # Of another host's stanza, too: its archive is read by name, and nothing is ever pushed into it.
+        # Also for another host's stanza: its archive is read by name and never written.
         restore_beside(stanza, window.set.label, data, target, *extra)
     else:
         options = {**target.options, "wal_retrieve_retry_interval": "500ms"}
@@ -252,16 +252,16 @@ def _run(plan: Plan, prepared: Prepared, narrate: Callable[[str], None]) -> dict
 
 
 def promote(plan: Plan, beside: int, narrate: Callable[[str], None]) -> dict[str, Any]:
-    """End a restore that was left read-only, or was killed when it was about to end. Raises HostError, BackupError."""
+    """Promote a restore that was left read-only or killed during promotion. Raises HostError, BackupError."""
     name = journal.COPY if beside else journal.IN_PLACE
     data = copies.data(beside) if beside else plan.server.data
-    with journal.held(name, "another restore runs on this host"):
+    with journal.held(name, "another restore is running on this host"):
         state = journal.state(name, data)
         if state not in (journal.PAUSED, journal.CAUGHT_UP, journal.PROMOTING):
             raise HostError(
-                "no restore waits here to be promoted",
-                where=str(data), seen=state or "none has this directory in hand",
-                allowed="one that was left read-only (-e restore_action=pause)", run="provision restore plan",
+                "no restore is waiting for promotion",
+                where=str(data), seen=state or "no unfinished restore of this directory",
+                allowed="a restore that was left read-only (-e restore_action=pause)", run="provision restore plan",
             )  # fmt: skip
         facts = journal.read(name)
         if beside:
@@ -281,39 +281,38 @@ def _foreign(plan: Plan, facts: dict[str, Any]) -> str:
 def _promote(
     plan: Plan, name: str, facts: dict[str, Any], data: Path, narrate: Callable[[str], None]
 ) -> dict[str, Any]:
-    """End recovery; a second run goes on where a killed one was. Gives the new state and timeline."""
+    """End recovery; can be repeated after a kill. Return the new state and timeline."""
     beside, port = bool(facts["beside"]), int(facts["port"])
     unit = copies.unit(plan, port) if beside else plan.server.unit
     url = plan.server.url("postgres", port=port)
     facts = journal.write(name, {**facts, "state": journal.PROMOTING}, data)
     if recovery.recovering(url):
         if facts["target"] != "latest" and not recovery.paused(url):
-            # Nothing stopped it: no transaction came after that moment. A server that still has a target that it did
-            # not meet refuses to be promoted. It must not leave its timeline for a newer one, though.
-            narrate("everything that the archive holds is replayed")
+            # No transaction came after the target, so recovery did not pause. A server with an unreached target refuses
+            # promotion, so its target is reset; the timeline setting stays, or it would follow a newer timeline.
+            narrate("all archived WAL is replayed")
             recovery.forget(url, recovery.POINTS)
             systemctl("restart", unit)
             recovery.await_position(url, str(facts["replayed_to"]))
         recovery.promote(url)
-    # They are read at a start only: without one, every later reload would say that they wait for it. A host that has
-    # taken over from another one archives again by its own configuration: into its own stanza, which refuses a database
-    # that it does not know until `provision backup prepare` has been run.
+    # These settings need a restart; without it every later reload would report them as pending. A cluster from another
+    # host's stanza archives into this host's own stanza again, which refuses it until `provision backup prepare`.
     archive = () if beside or not _foreign(plan, facts) else ("archive_mode", "restore_command")
     recovery.forget(url, (*recovery.TARGETS, *facts.get("raised", []), *archive))
     systemctl("restart", unit)
     timeline, identifier = recovery.identity(url)
     ended = {"state": journal.PROMOTED, "timeline": timeline, "system": identifier}
-    journal.write(name, {**facts, **ended}, data)  # before the backup looks whether it may begin
+    journal.write(name, {**facts, **ended}, data)  # before the backup starts, which checks the journal
     if not beside and not archive:
-        # On the new timeline, so that the next drill has figures of it.
+        # A backup on the new timeline, with reference counts for the next restore test.
         systemctl("start", "--no-block", "provision-backup@incr.service")
     return ended
 
 
 def _flush(plan: Plan) -> str:
-    """Let a server that runs archive what it has; give the last segment that left it, '' where none is known to have.
+    """Archive the current WAL of a running server. Return the last archived segment, '' if unknown.
 
-    One that does not run, or does not archive, is no error.
+    A server that does not run or does not archive is no error.
     """
     try:
         with (
@@ -339,7 +338,7 @@ def _pgvector(plan: Plan) -> None:
     control = Path(f"/usr/share/postgresql/{plan.server.major}/extension/vector.control")
     if not control.exists():
         raise HostError(
-            "pgvector is not on this host, and the backup needs it", where=str(control),
+            "the backup needs pgvector, which is not installed", where=str(control),
             run=plan.site("pgvector"),
         )  # fmt: skip
 
@@ -350,19 +349,19 @@ def _confirm(request: Request) -> None:
     host = os.uname().nodename
     if request.confirm != host:
         raise UsageError(
-            "a restore in place replaces this host's data, and nobody confirmed it",
+            "a restore in place replaces this host's data and must be confirmed",
             where=host, seen=repr(request.confirm), allowed=f"-e restore_confirm={host}",
         )  # fmt: skip
     if request.delta and request.confirm_delta != "overwrite":
         raise UsageError(
-            "restore_mode=delta overwrites the data directory: no copy of it is kept",
+            "restore_mode=delta overwrites the data directory; no copy is kept",
             where=host, seen=repr(request.confirm_delta), allowed="-e restore_confirm_delta=overwrite",
-            run="leave restore_mode out to move the old data aside",
+            run="omit restore_mode to keep the old data",
         )  # fmt: skip
 
 
 def _clear(plan: Plan, request: Request, data: Path, resumed: str, narrate: Callable[[str], None]) -> str:
-    """Stop the server and make room; give where the old data is."""
+    """Stop the server and prepare the directory. Return the path of the old data, '' if there is none."""
     if request.beside:
         if resumed:
             systemctl("stop", copies.unit(plan, request.beside))
@@ -373,7 +372,7 @@ def _clear(plan: Plan, request: Request, data: Path, resumed: str, narrate: Call
     systemctl("stop", *HELPERS)
     systemctl("stop", plan.server.unit)
     if (data / "postmaster.pid").exists() and _alive(data):
-        raise BackupError("the server still runs after it was stopped", where=str(data / "postmaster.pid"))
+        raise BackupError("the server did not stop", where=str(data / "postmaster.pid"))
     if resumed:
         return str(journal.read(journal.IN_PLACE).get("aside") or "")
     if request.delta:
@@ -404,16 +403,16 @@ def _own(data: Path) -> None:
 
 
 def _check(plan: Plan, port: int) -> str:
-    """Ask the restored database what it holds."""
+    """Query the restored database and describe it."""
     with (
         system.as_user(),
         connect_pinned(plan.server.url("postgres", port=port), application="provision restore") as session,
     ):
         there = session.execute("SELECT 1 FROM pg_database WHERE datname = %s", (plan.access.database,)).fetchone()
         mode = session.execute("SHOW archive_mode").fetchone()
-    assert mode is not None  # noqa: S101 - the server has this setting
+    assert mode is not None  # noqa: S101 - the setting exists
     if there is None:
-        return f"there was no database {plan.access.database} at that moment; archive_mode {mode[0]}"
+        return f"database {plan.access.database} did not exist at that time; archive_mode {mode[0]}"
     with (
         system.as_user(),
         connect_pinned(plan.server.url(plan.access.database, port=port), application="provision restore") as session,
@@ -422,7 +421,7 @@ def _check(plan: Plan, port: int) -> str:
             "SELECT count(*), (SELECT string_agg(extname || ' ' || extversion, ', ' ORDER BY 1) FROM pg_extension)"
             " FROM pg_tables WHERE schemaname = 'public'"
         ).fetchone()
-    assert row is not None  # noqa: S101 - an aggregate gives a row
+    assert row is not None  # noqa: S101 - an aggregate returns a row
     return f"{plan.access.database} answers: {row[0]} tables, {row[1]}; archive_mode {mode[0]}"
 
 
@@ -430,35 +429,35 @@ def _next(plan: Plan, request: Request, aside: str) -> list[str]:
     found = []
     if request.action == "pause":
         which = f" --beside {request.beside}" if request.beside else ""
-        found.append(f"provision restore promote{which} ends recovery here; or restore again, to another target")
+        found.append(f"provision restore promote{which} to end recovery here; or restore to another target")
     if request.beside:
         found.append(
-            f"when it is not needed any more: pg_dropcluster --stop {plan.server.major} {copies.name(request.beside)};"
+            f"when it is no longer needed: pg_dropcluster --stop {plan.server.major} {copies.name(request.beside)};"
             f" rm -rf {copies.tablespaces(request.beside)}"
         )
     elif request.action == "promote" and not request.stanza:
-        found.append("an incremental backup of the new timeline was started: provision backup status")
+        found.append("an incremental backup of the new timeline is running: provision backup status")
     if request.stanza and not request.beside:
-        found.append("provision backup prepare: this host archives into its own stanza, never into the original's")
+        found.append("provision backup prepare, to archive into this host's own stanza")
     if aside:
-        found.append(f"provision restore release --confirm {os.uname().nodename}: removes {aside} once you are sure")
+        found.append(f"provision restore release --confirm {os.uname().nodename} removes {aside}")
     return found
 
 
 def release(plan: Plan, confirm: str) -> list[str]:
-    """Remove the old data directories that restores moved aside. Raises UsageError, and HostError in mid-restore."""
+    """Remove the data directories that restores moved aside. Raises UsageError, or HostError during a restore."""
     found = sorted(plan.server.data.parent.glob(f"{plan.server.data.name}.before-*Z"))
     host = os.uname().nodename
     if found and confirm != host:
         raise UsageError(
-            "this removes the data from before the restore",
+            "this removes the data from before the restore and must be confirmed",
             where=", ".join(map(str, found)),
             allowed=f"--confirm {host}",
         )
     if found and (seen := journal.unfinished(plan.server.data)):
         raise HostError(
-            "a restore was begun and has not ended: the old data may still be needed",
-            where=str(found[-1]), seen=seen, run="provision restore run, as before, or provision restore promote",
+            "a restore has not finished; the old data may still be needed",
+            where=str(found[-1]), seen=seen, run="repeat provision restore run, or provision restore promote",
         )  # fmt: skip
     for path in found:
         shutil.rmtree(path)
@@ -466,7 +465,7 @@ def release(plan: Plan, confirm: str) -> list[str]:
 
 
 def as_facts(prepared: Prepared) -> dict[str, Any]:
-    """Give what will be done as plain values."""
+    """Return the stages, set, window and request as plain values."""
     return {
         "stages": list(prepared.stages), "set": prepared.window.set.label, "reachable": str(prepared.window),
         "wish": asdict(prepared.request),

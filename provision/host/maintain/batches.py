@@ -1,8 +1,8 @@
-"""Retention in batches: each is one statement in a transaction of its own, of bounded length. Does IO.
+"""Retention in batches: each batch is one statement in its own transaction, with a time limit. Does IO.
 
-Rows that somebody holds are left for the next run (SKIP LOCKED), so a batch waits only for what refers to its rows. The
-same time-out bounds that wait and the batch as a whole: a batch that reaches it is rolled back and tried again with a
-quarter of its rows. So nobody ever waits longer than that for a row that a batch holds.
+Locked rows are skipped (SKIP LOCKED) and left for the next run, so a batch waits only for rows that reference its own.
+The same timeout limits that wait and the whole batch; a batch that exceeds it is rolled back and retried with a quarter
+of its rows. No session waits longer than this timeout for a row that a batch has locked.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from provision.database import Connection
 from provision.errors import DatabaseError
 from provision.plan.schema import Maintenance, Retention
 
-AIM = 0.25  # of the time-out: a batch that takes longer is followed by a smaller one
+AIM = 0.25  # share of the timeout: after a longer batch the next one is smaller
 FEWEST = 1
-PATIENCE = 20  # batches of a single row that come to nothing, before the rule gives up
+PATIENCE = 20  # failed batches of a single row before the rule fails
 WAITED = (
     psycopg.errors.LockNotAvailable, psycopg.errors.QueryCanceled, psycopg.errors.DeadlockDetected,
 )  # fmt: skip
@@ -33,7 +33,7 @@ _ACTIONS = {
 
 
 def count(connection: Connection, rule: Retention) -> int:
-    """Count the rows that are due now."""
+    """Count the rows that are due."""
     row = connection.execute(
         sql.SQL("SELECT count(*) FROM {} WHERE {}").format(sql.Identifier(rule.table), _due(rule, _now(connection)))
     ).fetchone()
@@ -41,13 +41,13 @@ def count(connection: Connection, rule: Retention) -> int:
 
 
 class Batches:
-    """Applies one rule; `rows` is how many were taken so far."""
+    """Applies one rule. `rows` counts the rows that were deleted or archived."""
 
     def __init__(self, connection: Connection, rule: Retention, maintenance: Maintenance) -> None:
-        """Fix the moment that ages are counted from, so that the run ends."""
+        """Fix the time that ages are computed from, so that the run ends."""
         self.connection, self.rule, self.maintenance = connection, rule, maintenance
         self.now = _now(connection)
-        self.size, self.from_ = max(FEWEST, maintenance.batch_rows // 8), "-infinity"  # find out what this host can do
+        self.size, self.from_ = max(FEWEST, maintenance.batch_rows // 8), "-infinity"  # start small and adapt
         self.rows = self.batches = self.given_way = self.failures = 0
         self.longest_ms = 0.0
         limit = f"{maintenance.lock_timeout_ms}ms"
@@ -55,7 +55,7 @@ class Batches:
             connection.execute("SELECT set_config(%s, %s, false)", (name, limit))
 
     def take(self) -> bool:
-        """Take one batch; False when nothing more is due. Raises DatabaseError when not even one row can be had."""
+        """Process one batch. False if nothing more is due. Raises DatabaseError if single rows time out repeatedly."""
         begun = time.monotonic()
         try:
             row = self.connection.execute(self._statement()).fetchone()
@@ -64,9 +64,9 @@ class Batches:
             self.failures += self.size == FEWEST
             if self.failures >= PATIENCE:
                 raise DatabaseError(
-                    f"the rule for {self.rule.name} comes to nothing",
+                    f"the rule {self.rule.name} makes no progress",
                     where=f"table {self.rule.table}", seen=str(error).partition("\n")[0],
-                    allowed=f"{self.maintenance.lock_timeout_ms} ms for one row and what refers to it",
+                    allowed=f"{self.maintenance.lock_timeout_ms} ms for one row and the rows that reference it",
                     run="SELECT * FROM pg_stat_activity WHERE xact_start < now() - interval '1 minute'",
                 ) from None  # fmt: skip
             self.size = max(FEWEST, self.size // 4)
@@ -83,7 +83,7 @@ class Batches:
             self.size = min(self.maintenance.batch_rows, self.size * 2)
         if whole:
             self.from_ = str(last)
-            time.sleep(took / 1000)  # half of the time is the application's
+            time.sleep(took / 1000)  # leave half of the time to the application
         return whole
 
     def _statement(self) -> sql.Composed:
