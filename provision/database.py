@@ -108,7 +108,7 @@ def describe(url: str) -> str:
 
 
 def guarded(connection: Connection) -> bool:
-    """Say whether destructive commands on this database need a confirmation (ALTER DATABASE ... SET provision.guard).
+    """Return whether destructive commands on this database need confirmation (its setting provision.guard).
 
     Reads the catalogue, because a connection URL can override the session's value. A database that has only
     provision.profile, the setting of earlier versions, counts as guarded.

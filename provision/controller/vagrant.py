@@ -110,9 +110,9 @@ def check(project: Path, wanted: Wanted, remembered: dict[str, Any]) -> None:
     made = remembered.get("profile", wanted.profile)
     if made != wanted.profile:
         raise UsageError(
-            "the machines of this directory were made with another profile",
+            "the machines of this directory were created with another profile",
             where="MINION_PROFILE",
-            seen=f"{wanted.profile}; they have {made}",
+            seen=f"{wanted.profile}; the machines have {made}",
             allowed=made,
             run="vagrant destroy -f, then the same command again",
         )

@@ -1,4 +1,4 @@
-"""Roles and privileges on a real server: made, kept by a second call, repaired after drift, and what they allow."""
+"""Roles and grants on a real server: created, unchanged by a second call, repaired after drift, and effective."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_a_second_call_changes_nothing(cluster: Cluster, server: str) -> None:
     assert run(cluster) == []
 
 
-def test_a_plan_changes_nothing_and_names_what_it_would(cluster: Cluster, server: str) -> None:
+def test_plan_lists_changes_without_making_them(cluster: Cluster, server: str) -> None:
     del server
     planned = converge(conninfo(cluster), wanted(), plan=True)
     assert "database access" in planned
@@ -88,7 +88,7 @@ def test_a_plan_changes_nothing_and_names_what_it_would(cluster: Cluster, server
         assert converge(conninfo(cluster), wanted(), plan=True) == ["schema public: GRANT USAGE TO keeper_app"]
 
 
-def test_each_role_may_do_its_work_and_no_more(cluster: Cluster, server: str) -> None:
+def test_each_role_has_the_least_privileges(cluster: Cluster, server: str) -> None:
     del server
     run(cluster)
     ask(cluster, "keeper", "CREATE TABLE t (id serial PRIMARY KEY, n int)")
@@ -117,7 +117,7 @@ def test_each_role_may_do_its_work_and_no_more(cluster: Cluster, server: str) ->
 
 
 @pytest.mark.parametrize(
-    ("drift", "mended"),
+    ("drift", "expected"),
     [
         ("GRANT DELETE ON t TO keeper_readonly", "table t: REVOKE DELETE FROM keeper_readonly"),
         ("REVOKE INSERT ON t FROM keeper_app", "table t: GRANT INSERT TO keeper_app"),
@@ -156,14 +156,14 @@ def test_each_role_may_do_its_work_and_no_more(cluster: Cluster, server: str) ->
         ),
     ],
 )
-def test_drift_is_named_and_repaired(cluster: Cluster, server: str, drift: str, mended: str) -> None:
+def test_drift_is_reported_and_repaired(cluster: Cluster, server: str, drift: str, expected: str) -> None:
     del server
     run(cluster)
     ask(cluster, "keeper", "CREATE TABLE t (id int)")
     assert run(cluster) == []
     cluster.psql(drift, "access")
     (change,) = run(cluster)
-    assert change.startswith(mended)
+    assert change.startswith(expected)
     assert run(cluster) == []
 
 
@@ -179,7 +179,7 @@ def test_a_password_is_changed_by_its_verifier_and_written_nowhere(cluster: Clus
     assert "SCRAM-SHA-256$" not in log
 
 
-def test_an_absent_role_goes_unless_it_owns_something(cluster: Cluster, server: str) -> None:
+def test_absent_role_is_dropped_unless_it_owns_objects(cluster: Cluster, server: str) -> None:
     del server
     extra = {"name": "gone", "kind": "read"}
     run(cluster, roles=[*wanted()["roles"], extra])
@@ -193,7 +193,7 @@ def test_an_absent_role_goes_unless_it_owns_something(cluster: Cluster, server: 
     cluster.psql("ALTER SCHEMA public OWNER TO keeper", "access")
 
 
-def test_another_database_gets_the_same(cluster: Cluster, server: str) -> None:
+def test_extra_database_is_converged_too(cluster: Cluster, server: str) -> None:
     del server
     run(cluster, extra_databases={"second": "keeper"})
     assert run(cluster, extra_databases={"second": "keeper"}) == []
@@ -205,14 +205,14 @@ def test_another_database_gets_the_same(cluster: Cluster, server: str) -> None:
     ("role", "seen"),
     [({"name": "a", "kind": "king"}, "kind 'king'"), ({"name": "a", "kind": "read", "limit": 1}, "limit")],
 )
-def test_refuses_a_role_that_is_described_wrongly(cluster: Cluster, server: str, role: Any, seen: str) -> None:
+def test_refuses_an_invalid_role(cluster: Cluster, server: str, role: Any, seen: str) -> None:
     del server
     with pytest.raises(UsageError) as error:
         run(cluster, roles=[role])
     assert error.value.seen == seen
 
 
-def test_the_pooler_alone_may_look_users_up_and_never_finds_a_superuser(cluster: Cluster, server: str) -> None:
+def test_only_the_pooler_may_call_the_lookup_which_never_returns_a_superuser(cluster: Cluster, server: str) -> None:
     del server
     roles = wanted()["roles"]
     for role in roles[:3]:
@@ -251,7 +251,7 @@ def test_the_pooler_alone_may_look_users_up_and_never_finds_a_superuser(cluster:
         "DROP FUNCTION pgbouncer.lookup(text)",
     ],
 )
-def test_a_lookup_that_was_changed_is_put_back(cluster: Cluster, server: str, drift: str) -> None:
+def test_changed_lookup_is_restored(cluster: Cluster, server: str, drift: str) -> None:
     del server
     run(cluster)
     cluster.psql(drift, "access")
@@ -261,7 +261,7 @@ def test_a_lookup_that_was_changed_is_put_back(cluster: Cluster, server: str, dr
     assert refused(cluster, "keeper_app", "SELECT * FROM pgbouncer.lookup('keeper_app')")
 
 
-def test_the_lookup_does_not_follow_the_search_path_of_its_caller(cluster: Cluster, server: str) -> None:
+def test_lookup_ignores_the_search_path_of_its_caller(cluster: Cluster, server: str) -> None:
     del server
     roles = wanted()["roles"]
     roles[1]["verifier"] = scram_verifier(new_password(), new_salt())
@@ -302,17 +302,17 @@ def superusers(cluster: Cluster) -> str:
 
 
 @pytest.mark.parametrize("planted", [PLANTED, VIEWED])
-def test_what_the_owner_plants_never_runs_as_the_superuser(cluster: Cluster, server: str, planted: str) -> None:
+def test_objects_of_the_owner_never_run_as_the_superuser(cluster: Cluster, server: str, planted: str) -> None:
     run(cluster)
     ask(cluster, "keeper", planted.format(role="keeper"))
     run(cluster)
     assert superusers(cluster) == "postgres"
     report = look_from_afar(f"{server} dbname=access", "access")
-    assert len(report.findings) > 1  # it was let in, and asked
+    assert len(report.findings) > 1  # it could log in and run queries
     assert superusers(cluster) == "postgres"
 
 
-def test_what_anybody_could_plant_beside_us_in_14_never_runs_as_the_superuser(cluster: Cluster, server: str) -> None:
+def test_objects_that_any_role_can_create_in_14_never_run_as_the_superuser(cluster: Cluster, server: str) -> None:
     del server
     run(cluster)
     try:
@@ -335,7 +335,7 @@ def test_what_anybody_could_plant_beside_us_in_14_never_runs_as_the_superuser(cl
         cluster.psql("REVOKE CREATE ON SCHEMA public FROM PUBLIC", "template1")
 
 
-def test_rights_on_columns_and_rights_to_grant_further_are_taken_back(cluster: Cluster, server: str) -> None:
+def test_column_privileges_and_grant_options_are_revoked(cluster: Cluster, server: str) -> None:
     del server
     run(cluster)
     ask(cluster, "keeper", "CREATE TABLE t (id int, n int)")

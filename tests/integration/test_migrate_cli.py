@@ -1,4 +1,4 @@
-"""The command line: what is printed, as text and as JSON, what it exits with, and what a guarded database needs."""
+"""The command line: text and JSON output, exit codes, and confirmations of a guarded database."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_up_prints_each_step_and_the_version(project: Project) -> None:
     assert re.fullmatch(r"reverted 002_b.down.sql in \d+\.\d{3} s\nversion 1\n", project.run("down", "1").out)
 
 
-def test_json_is_all_there_is_on_stdout(project: Project) -> None:
+def test_stdout_is_json_only(project: Project) -> None:
     project.tables("a", "b")
     up = json.loads(project.run("up", "--json").out)
     assert (up["version"], up["dirty"], up["before"]) == (2, False, {"version": None, "dirty": False})
@@ -48,7 +48,7 @@ def test_json_is_all_there_is_on_stdout(project: Project) -> None:
     assert json.loads(project.run("force", "-1", "--json").out)["version"] is None
 
 
-def test_json_of_a_failure_holds_the_error_and_what_was_done(project: Project) -> None:
+def test_json_of_a_failure_has_the_error_and_the_finished_steps(project: Project) -> None:
     project.tables("a")
     project.put("2_b.up.sql", "SELECT 1/0;")
     done = project.run("up", "--json")
@@ -92,7 +92,7 @@ def test_status_is_a_table(project: Project) -> None:
         ("force", 0, "forced", "ok"),
     ],
 )
-def test_status_tells_what_is_wrong(project: Project, change: str, code: int, state: str, checksum: str) -> None:
+def test_status_shows_problems(project: Project, change: str, code: int, state: str, checksum: str) -> None:
     project.tables("a", "b")
     project.run("up")
     match change:
@@ -142,7 +142,7 @@ def test_status_and_version_change_nothing(project: Project) -> None:
         (["drop", "--yes-destroy", "other"], "allowed: typing the database's name, migrations"),
     ],
 )
-def test_a_wrong_call_exits_2_and_touches_nothing(project: Project, words: list[str], message: str) -> None:
+def test_usage_error_exits_2_and_changes_nothing(project: Project, words: list[str], message: str) -> None:
     project.tables("a")
     done = project.run(*words)
     assert (done.code, project.state()) == (2, NOTHING)
@@ -239,7 +239,7 @@ def on_terminal(project: Project, *words: str, typed: str = "") -> tuple[int, st
         try:
             while piece := os.read(ours, 4096):
                 output += piece
-        except OSError:  # the other side is closed
+        except OSError:  # the other end is closed
             pass
     os.close(ours)
     return process.returncode, output.decode()
@@ -252,7 +252,7 @@ def test_guarded_database_asks_for_its_name_on_a_terminal(guarded: Project, type
     assert guarded.state() == ((1, False) if code == 0 else (2, False))
 
 
-def test_a_terminal_shows_what_runs_and_how_far_an_index_is(project: Project) -> None:
+def test_terminal_shows_the_running_step_and_index_progress(project: Project) -> None:
     project.put(
         "1_a.up.sql",
         "CREATE TABLE a AS SELECT g AS id, repeat('x', 2000) AS words FROM generate_series(1, 400) g;"
@@ -276,13 +276,13 @@ def test_create_numbers_the_next_files(project: Project) -> None:
     assert project.run("create", "!!").code == 2
 
 
-def test_created_files_run_as_they_are(project: Project) -> None:
+def test_created_files_run_unchanged(project: Project) -> None:
     project.run("create", "first")
     assert project.run("up").code == 0
     assert project.run("down", "1").code == 0
 
 
-def test_plan_shows_locks_of_what_is_pending(project: Project) -> None:
+def test_plan_shows_locks_of_pending_migrations(project: Project) -> None:
     project.tables("a")
     project.run("up")
     project.put(
@@ -321,7 +321,7 @@ def test_plan_shows_locks_of_what_is_pending(project: Project) -> None:
     assert project.state() == (1, False)
 
 
-def test_plan_without_the_parser_says_so(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_plan_without_parser_reports_it(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     project.tables("a")
     monkeypatch.setattr(locks, "_parser", lambda: None)
     done = project.run("plan")
@@ -330,7 +330,7 @@ def test_plan_without_the_parser_says_so(project: Project, monkeypatch: pytest.M
     assert "  line 1: CREATE TABLE a (id int)" in done.out
 
 
-def test_plan_of_what_up_would_refuse_exits_1(project: Project) -> None:
+def test_plan_exits_1_if_up_would_refuse(project: Project) -> None:
     project.tables("a")
     project.put("1_b.up.sql", "")
     done = project.run("plan")
@@ -339,7 +339,7 @@ def test_plan_of_what_up_would_refuse_exits_1(project: Project) -> None:
     assert project.run("plan").code == project.run("up").code
 
 
-def test_plan_of_nothing_exits_0(project: Project) -> None:
+def test_plan_without_pending_migrations_exits_0(project: Project) -> None:
     project.tables("a")
     project.run("up")
     assert project.run("plan").code == 0
@@ -349,7 +349,7 @@ def scratch(project: Project) -> str:
     return f"--scratch-url={project.cluster.url('postgres')}"
 
 
-def test_verify_accepts_what_can_be_undone(project: Project) -> None:
+def test_verify_accepts_reversible_migrations(project: Project) -> None:
     project.put("1_a.up.sql", "CREATE TABLE a (id int, v vector(3)); CREATE INDEX a_id ON a (id);")
     project.put("1_a.down.sql", "DROP TABLE a;")
     done = project.run("verify", scratch(project))
@@ -357,7 +357,7 @@ def test_verify_accepts_what_can_be_undone(project: Project) -> None:
     assert project.cluster.psql("SELECT count(*) FROM pg_database WHERE datname LIKE 'provision_verify%'") == "0"
 
 
-def test_verify_shows_what_a_down_leaves_behind(project: Project) -> None:
+def test_verify_shows_leftovers_of_a_down_file(project: Project) -> None:
     project.put("1_a.up.sql", "CREATE TABLE a (id int); CREATE TYPE mood AS ENUM ('good');")
     project.put("1_a.down.sql", "DROP TABLE a;")
     done = project.run("verify", scratch(project))
@@ -368,7 +368,7 @@ def test_verify_shows_what_a_down_leaves_behind(project: Project) -> None:
     assert values["differences"][0]["when"] == "after up and down, compared with before"
 
 
-def test_verify_shows_a_second_way_up_that_differs(project: Project) -> None:
+def test_verify_shows_a_different_second_up(project: Project) -> None:
     project.put("1_a.up.sql", "CREATE TABLE IF NOT EXISTS a (id int);")
     project.put("1_a.down.sql", "DROP TABLE IF EXISTS a;")
     project.put("2_b.up.sql", "DO $$ BEGIN IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'verify_mark') THEN"
@@ -383,7 +383,7 @@ def test_verify_shows_a_second_way_up_that_differs(project: Project) -> None:
     assert "-CREATE TABLE public.b (" in done.out
 
 
-def test_verify_without_the_right_to_make_databases_is_refused(project: Project) -> None:
+def test_verify_needs_a_role_that_can_create_databases(project: Project) -> None:
     project.tables("a")
     done = project.run("verify", f"--scratch-url={project.url}")
     assert done.code == 1
@@ -403,7 +403,7 @@ def test_a_file_of_20_mb_runs_in_four_times_its_size(project: Project, tmp_path:
 
 
 def _most_memory(project: Project, folder: Path, command: str) -> int:
-    """Run ours and return the most memory that it held, in KB."""
+    """Run the runner and return its peak memory in KB."""
     program = [sys.executable, "-c", "from provision.cli import main; main()", *project.arguments(command)]
     with (folder / "output").open("w") as output:
         pid = os.posix_spawn(
@@ -420,14 +420,14 @@ def _most_memory(project: Project, folder: Path, command: str) -> int:
 OWN = Path(__file__).parents[2] / "migrations"
 
 
-def test_our_own_migrations_can_be_undone_and_done_again(project: Project) -> None:
+def test_project_migrations_are_reversible(project: Project) -> None:
     project.path = OWN
     done = project.run("verify", scratch(project))
     assert done.code == 0, done.out
     assert done.out.endswith("steps up, down and up again: 0 differences\n")
 
 
-def test_the_plan_of_our_own_migrations_leaves_no_kind_of_statement_out(project: Project) -> None:
+def test_plan_knows_every_statement_of_the_project_migrations(project: Project) -> None:
     project.path = OWN
     done = project.run("plan")
     assert done.code == 3

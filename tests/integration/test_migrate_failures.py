@@ -1,4 +1,4 @@
-"""What a file can do to a run, and what the person on call is then told: where, what was kept, and what to do."""
+"""Failures of a file, and the report: location, committed part, repair command."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.integration.migrations import NOTHING, Project, project, shared_datab
 __all__ = ["project", "shared_database"]  # fixtures
 
 
-def test_a_syntax_error_is_shown_where_it_is(project: Project) -> None:
+def test_syntax_error_is_located(project: Project) -> None:
     body = (
         "CREATE TABLE a (id int);\nCREATE TABLE b (id int);\n"
         "-- größe 表\nCREATE TABLE c (\n    id int,,\n    x int\n);\nCREATE TABLE d ();\nCREATE TABLE e ();\n"
@@ -32,7 +32,7 @@ def test_a_syntax_error_is_shown_where_it_is(project: Project) -> None:
     assert "run:     provision migrate force -1" in again.err
 
 
-def test_an_error_without_a_position_is_shown_at_its_statement(project: Project) -> None:
+def test_error_without_position_is_located_at_its_statement(project: Project) -> None:
     project.put("1_a.up.sql", "CREATE TABLE a (id int PRIMARY KEY);\n\n  INSERT INTO a\n  VALUES (1), (1);\nSELECT 1;")
     done = project.run("up")
     assert "1_a.up.sql:3:3: duplicate key value violates unique constraint" in done.err
@@ -40,7 +40,7 @@ def test_an_error_without_a_position_is_shown_at_its_statement(project: Project)
     assert "in statement: INSERT INTO a;" in done.err
 
 
-def test_what_was_committed_before_an_error_is_said_to_be_kept(project: Project) -> None:
+def test_report_names_the_part_committed_before_an_error(project: Project) -> None:
     project.put("1_a.up.sql", "BEGIN;\nCREATE TABLE a ();\nCOMMIT;\nSELECT 1/0;\n")
     done = project.run("up")
     assert "1_a.up.sql:4:1: division by zero" in done.err
@@ -60,7 +60,7 @@ def test_an_error_shows_no_password(project: Project) -> None:
     assert "geheim" not in str(project.query_all("SELECT * FROM schema_migrations_history"))
 
 
-def test_a_failed_down_says_how_to_go_back(project: Project) -> None:
+def test_failed_down_names_the_repair(project: Project) -> None:
     project.tables("a", "b")
     project.put("002_b.down.sql", "DROP TABLE nowhere;")
     project.run("up")
@@ -80,7 +80,7 @@ def test_a_failed_down_says_how_to_go_back(project: Project) -> None:
         ("DELETE FROM schema_migrations;", 'changed "public"."schema_migrations"', set()),
     ],
 )
-def test_catches_what_the_server_let_pass(project: Project, body: str, what: str, kept: set[str]) -> None:
+def test_detects_damage_that_the_server_accepted(project: Project, body: str, what: str, kept: set[str]) -> None:
     project.put("1_a.up.sql", body)
     project.put("2_b.up.sql", "CREATE TABLE b ();")
     done = project.run("up")
@@ -92,7 +92,7 @@ def test_catches_what_the_server_let_pass(project: Project, body: str, what: str
     assert "Dirty database version 1" in project.run("up").err
 
 
-def test_catches_a_rollback_that_the_text_hides(project: Project) -> None:
+def test_detects_a_rollback_hidden_in_a_literal(project: Project) -> None:
     # Without standard_conforming_strings the backslash escapes the quote, and the literal ends elsewhere.
     project.put("1_a.up.sql", "SET standard_conforming_strings = off;")
     project.put("2_b.up.sql", "CREATE TABLE b (); SELECT '\\'' ; ROLLBACK; SELECT ''")
@@ -106,7 +106,7 @@ def test_catches_a_rollback_that_the_text_hides(project: Project) -> None:
     assert (project.state(), project.made()) == ((2, True), set())
 
 
-def test_a_transaction_that_the_text_hides_is_rolled_back(project: Project) -> None:
+def test_transaction_hidden_in_a_literal_is_rolled_back(project: Project) -> None:
     project.put("1_a.up.sql", "CREATE TABLE b (); SELECT '\\'' ; BEGIN; CREATE TABLE c (); SELECT ''")
     project.execute("ALTER ROLE CURRENT_USER SET standard_conforming_strings = off")
     try:
@@ -139,7 +139,7 @@ def test_a_role_set_by_a_function_does_not_reach_the_next_file(project: Project)
 
 
 class Blocker:
-    """A session of the application that holds a table, until it is let go."""
+    """An application session that locks a table until it is closed."""
 
     def __init__(self, project: Project, statement: str) -> None:
         self.connection = psycopg.connect(project.cluster.url(project.database, "minion", application_name="web"))
@@ -169,7 +169,7 @@ def test_a_lock_timeout_names_the_blocker_and_leaves_the_database_clean(project:
     assert project.run("up").code == 0
 
 
-def test_a_lock_timeout_is_survived_when_the_blocker_goes(project: Project) -> None:
+def test_lock_timeout_is_retried_until_the_blocker_ends(project: Project) -> None:
     project.tables("a")
     project.run("up")
     project.put("2_b.up.sql", "CREATE TABLE b (); ALTER TABLE a ADD COLUMN x int;")
@@ -181,7 +181,7 @@ def test_a_lock_timeout_is_survived_when_the_blocker_goes(project: Project) -> N
     assert "rolled back, retrying" in done.err
 
 
-def test_a_lock_timeout_after_a_commit_is_not_tried_again(project: Project) -> None:
+def test_lock_timeout_after_a_commit_is_not_retried(project: Project) -> None:
     project.tables("a")
     project.run("up")
     project.put("2_b.up.sql", "BEGIN; CREATE TABLE b (); COMMIT; ALTER TABLE a ADD COLUMN x int;")
@@ -199,12 +199,12 @@ def test_a_statement_timeout_is_named(project: Project) -> None:
     assert (project.state(), project.made()) == ((1, True), set())
 
 
-def test_a_deadlock_is_tried_again(project: Project) -> None:
+def test_deadlock_is_retried(project: Project) -> None:
     project.put("1_a.up.sql", "CREATE TABLE a (); CREATE TABLE b ();")
     project.run("up")
     project.put("2_b.up.sql", "LOCK TABLE a; SELECT pg_sleep(0.5); LOCK TABLE b; CREATE TABLE c ();")
     other = Blocker(project, "LOCK TABLE b")
-    # The application asks for `a` after the migration asked for `b`: the older wait is the one that is checked first.
+    # The application requests `a` after the migration requested `b`: the older waiter detects the deadlock.
     worker = threading.Timer(0.9, lambda: other.connection.execute("LOCK TABLE a"))
     worker.start()
     threading.Timer(2.5, other.connection.close).start()
@@ -226,7 +226,7 @@ def test_an_invalid_index_is_named_with_its_drop(project: Project) -> None:
     project.put("2_i.up.sql", "CREATE UNIQUE INDEX CONCURRENTLY IF NOT EXISTS a_id ON a (id);")
     again = project.run("up")
     assert again.code == 1
-    assert "2_i.up.sql: left an INVALID index public.a_id behind" in again.err
+    assert "2_i.up.sql: left an INVALID index public.a_id" in again.err
     assert "run:     DROP INDEX CONCURRENTLY public.a_id; provision migrate force 1; then" in again.err
 
 
@@ -242,7 +242,7 @@ def test_a_lost_connection_leaves_dirty_and_the_next_run_explains(project: Proje
     assert "; if nothing of it is applied: provision migrate force -1" in again.err
 
 
-def test_a_file_that_changes_while_it_waits_is_refused(project: Project) -> None:
+def test_file_that_changes_during_the_run_is_refused(project: Project) -> None:
     project.tables("a")
     project.put("2_b.up.sql", "CREATE TABLE b ();")
     project.put("001_a.up.sql", "CREATE TABLE a (); SELECT pg_sleep(1);")

@@ -64,7 +64,7 @@ def test_a_link_to_a_file_is_followed(project: Project) -> None:
     assert (project.run("up").code, project.made()) == (0, {"a"})
 
 
-def test_refuses_what_is_not_a_file_without_waiting_for_it(project: Project) -> None:
+def test_refuses_a_fifo_without_blocking(project: Project) -> None:
     import os
 
     project.tables("a")
@@ -95,7 +95,7 @@ def slip_in(project: Project) -> None:
         (slip_in, "is below version 2, which is already applied", "rename it to a version above 3"),
     ],
 )
-def test_refuses_when_the_past_has_changed(
+def test_refuses_changed_history(
     project: Project, change: Callable[[Project], None], message: str, next_command: str
 ) -> None:
     project.tables("a", "b")
@@ -112,7 +112,7 @@ def test_refuses_when_the_past_has_changed(
     assert "warning:" in warned.err
 
 
-def test_force_takes_the_present_files_for_the_truth(project: Project) -> None:
+def test_force_records_the_current_files(project: Project) -> None:
     project.tables("a")
     project.run("up")
     edit(project)
@@ -122,7 +122,7 @@ def test_force_takes_the_present_files_for_the_truth(project: Project) -> None:
     assert "forced" in project.run("status").out
 
 
-def test_other_line_ends_are_a_warning(project: Project) -> None:
+def test_different_line_endings_are_a_warning(project: Project) -> None:
     project.tables("a")
     project.run("up")
     project.put("001_a.up.sql", "CREATE TABLE a (id int);\r\n")
@@ -131,7 +131,7 @@ def test_other_line_ends_are_a_warning(project: Project) -> None:
     assert "warning: 001_a.up.sql differs from the applied file only in line endings" in done.err
 
 
-def test_a_missing_down_half_is_refused_only_when_it_is_asked_for(project: Project) -> None:
+def test_missing_down_file_is_refused_only_for_its_down(project: Project) -> None:
     project.tables("a", "b")
     (project.path / "002_b.down.sql").unlink()
     done = project.run("up")
@@ -142,7 +142,7 @@ def test_a_missing_down_half_is_refused_only_when_it_is_asked_for(project: Proje
     assert "2_b.down.sql is refused" in done.err
 
 
-def test_what_golang_migrate_applied_is_adopted_and_then_guarded(project: Project) -> None:
+def test_migrations_of_golang_migrate_are_adopted_and_then_checked(project: Project) -> None:
     project.tables("a", "b", "c")
     project.execute(
         "CREATE TABLE schema_migrations (version bigint not null primary key, dirty boolean not null)",
@@ -196,7 +196,7 @@ def test_an_unreadable_directory_is_an_error(project: Project, words: tuple[str,
         ("ALTER ROLE CURRENT_USER IN DATABASE migrations SET search_path = app", "database user"),
     ],
 )
-def test_refuses_to_begin_anew_when_the_version_table_is_out_of_sight(
+def test_refuses_a_first_run_if_the_version_table_is_in_another_schema(
     project: Project, change: str, source: str
 ) -> None:
     project.put("1_a.up.sql", f"CREATE SCHEMA app; {change};")
@@ -218,7 +218,7 @@ def test_refuses_to_begin_anew_when_the_version_table_is_out_of_sight(
         )
 
 
-def test_a_schema_that_the_url_names_begins_anew(project: Project) -> None:
+def test_first_run_in_a_schema_named_by_the_url(project: Project) -> None:
     project.tables("a")
     assert project.run("up").code == 0
     project.execute("CREATE SCHEMA app")
@@ -227,7 +227,7 @@ def test_a_schema_that_the_url_names_begins_anew(project: Project) -> None:
     assert project.query_all("SELECT to_regclass('app.schema_migrations') IS NOT NULL") == [(True,)]
 
 
-def test_drop_empties_the_schema_that_is_named_and_no_other(project: Project) -> None:
+def test_drop_empties_only_the_named_schema(project: Project) -> None:
     project.tables("a")
     project.run("up")
     project.execute("CREATE SCHEMA app", "CREATE TABLE app.b ()")
@@ -246,7 +246,7 @@ def test_refuses_a_history_table_of_another_tool(project: Project) -> None:
 
 
 @pytest.mark.parametrize("table", ["schema_migrations", "schema_migrations_history"])
-def test_refuses_before_a_file_runs_what_it_could_not_write_down(project: Project, table: str) -> None:
+def test_refuses_missing_write_privileges_before_a_file_runs(project: Project, table: str) -> None:
     project.tables("a")
     project.run("up")
     project.put("2_b.up.sql", "CREATE TABLE b ();")
@@ -258,7 +258,7 @@ def test_refuses_before_a_file_runs_what_it_could_not_write_down(project: Projec
     assert project.query_all("SELECT to_regclass('b') IS NULL") == [(True,)]
 
 
-def test_refuses_a_history_that_it_could_not_write_beside_a_missing_version_table(project: Project) -> None:
+def test_refuses_an_unwritable_history_with_a_missing_version_table(project: Project) -> None:
     project.tables("a")
     project.run("up")
     project.execute("DROP TABLE schema_migrations, a", "REVOKE UPDATE ON schema_migrations_history FROM minion")
@@ -267,7 +267,7 @@ def test_refuses_a_history_that_it_could_not_write_beside_a_missing_version_tabl
     assert 'GRANT SELECT, INSERT, UPDATE ON "public"."schema_migrations_history" TO "minion"' in done.err
 
 
-def test_a_directory_of_unusable_names_says_so(project: Project) -> None:
+def test_directory_with_only_invalid_names_is_reported(project: Project) -> None:
     project.put("1-a.up.sql", "")
     done = project.run("up")
     assert "1-a.up.sql is refused" in done.err
@@ -275,13 +275,13 @@ def test_a_directory_of_unusable_names_says_so(project: Project) -> None:
 
 
 @pytest.mark.parametrize("command", ["force", "goto"])
-def test_refuses_versions_that_no_table_can_hold(project: Project, command: str) -> None:
+def test_refuses_versions_above_bigint(project: Project, command: str) -> None:
     project.tables("a")
     done = project.run(command, str(2**63))
     assert done.code == 2
 
 
-def test_create_refuses_to_pass_the_largest_version(project: Project) -> None:
+def test_create_refuses_versions_above_the_largest(project: Project) -> None:
     project.put(f"{2**63 - 1}_a.up.sql", "")
     done = project.run("create", "more")
     assert done.code == 2
@@ -303,7 +303,7 @@ def test_a_database_of_any_encoding_is_migrated(project: Project, encoding: str)
         project.cluster.psql("DROP DATABASE encoded WITH (FORCE)")
 
 
-def test_a_title_that_no_encoding_holds_is_written_down_escaped(project: Project) -> None:
+def test_title_with_invalid_bytes_is_recorded_escaped(project: Project) -> None:
     project.put("1_\udce4\u8868.up.sql", "CREATE TABLE a ();")
     project.put("1_\udce4\u8868.down.sql", "DROP TABLE a;")
     done = project.run("up")

@@ -1,4 +1,4 @@
-"""Finding statements in SQL text, and those that no migration may hold."""
+"""Splitting SQL text into statements, and detecting forbidden ones."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ DO_ROLLBACK = "DO with a ROLLBACK, which reverts the statements before it"
 
 
 @pytest.mark.parametrize("text", WHOLE)
-def test_one_statement_is_one(text: str) -> None:
+def test_single_statement_is_not_split(text: str) -> None:
     assert [text.encode()[s.start : s.end].decode() for s in sql.statements(text.encode())] == [text]
 
 
@@ -48,7 +48,7 @@ def test_no_text_breaks_the_splitter(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["", " \n", "-- only a comment", "/* /* ; */ */", ";;;"])
-def test_nothing_is_no_statement(text: str) -> None:
+def test_empty_text_has_no_statement(text: str) -> None:
     assert list(sql.statements(text.encode())) == []
 
 
@@ -75,7 +75,7 @@ def test_nothing_is_no_statement(text: str) -> None:
         ("SET SESSION ROLE other", 1, "a SET ROLE without RESET ROLE"),
     ],
 )
-def test_names_what_no_migration_may_hold(text: str, line: int, seen: str) -> None:
+def test_detects_forbidden_statements(text: str, line: int, seen: str) -> None:
     (hazard,) = sql.hazards(text.encode())
     assert (sql.place(text.encode(), hazard.offset)[0], hazard.seen) == (line, seen)
 
@@ -102,12 +102,12 @@ def test_names_what_no_migration_may_hold(text: str, line: int, seen: str) -> No
         "BEGIN; COMMIT AND NO CHAIN",
     ],
 )
-def test_leaves_good_statements_alone(text: str) -> None:
+def test_allows_other_statements(text: str) -> None:
     assert sql.hazards(text.encode()) == []
 
 
 @given(st.text(alphabet="aé表😀\n", min_size=1, max_size=50), st.data())
-def test_the_servers_position_is_found_again(text: str, data: st.DataObject) -> None:
+def test_server_position_is_converted_back(text: str, data: st.DataObject) -> None:
     position = data.draw(st.integers(1, len(text)))
     before = text[: position - 1]
     body = text.encode()
@@ -116,7 +116,7 @@ def test_the_servers_position_is_found_again(text: str, data: st.DataObject) -> 
     assert sql.place(body, offset) == (before.count("\n") + 1, len(before.rpartition("\n")[2]) + 1)
 
 
-def test_shows_no_password_and_no_endless_line() -> None:
+def test_first_line_is_masked_and_truncated() -> None:
     role = b"CREATE ROLE a PASSWORD 'geheim' LOGIN\n IN ROLE b; SELECT 1"
     assert sql.first_line(role, 0, 49) == "CREATE ROLE a PASSWORD '...'"
     assert sql.first_line(b"SELECT " + b"1" * 1000, 0, 1007) == "SELECT " + 93 * "1" + "..."
@@ -133,6 +133,6 @@ def test_shows_no_password_and_no_endless_line() -> None:
         ("CREATE TABLE t ()", False),
     ],
 )
-def test_knows_what_commits_in_the_middle(text: str, survives: bool) -> None:
+def test_recognises_statements_that_commit_internally(text: str, survives: bool) -> None:
     (statement,) = sql.statements(text.encode())
     assert statement.survives_rollback is survives

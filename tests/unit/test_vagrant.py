@@ -72,7 +72,7 @@ def test_refuses_a_repository_that_there_is_not(project: Path) -> None:
 
 def test_refuses_another_profile_than_the_machines_have(project: Path) -> None:
     prepare(project, wanted(), Narration())
-    with pytest.raises(UsageError, match="made with another profile") as refused:
+    with pytest.raises(UsageError, match="created with another profile") as refused:
         prepare(project, wanted(profile="staging"), Narration())
     assert "vagrant destroy -f" in refused.value.run
 

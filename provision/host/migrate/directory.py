@@ -96,7 +96,7 @@ class Directory:
         return body
 
     def same_but_line_ends(self, file: File, checksum: str) -> bool:
-        """Say whether the file matches the checksum apart from its line endings (LF or CRLF)."""
+        """Return whether the file matches the checksum apart from its line endings (LF or CRLF)."""
         unix = (self.path / file.name).read_bytes().replace(b"\r\n", b"\n")
         return checksum in (hashlib.sha256(text).hexdigest() for text in (unix, unix.replace(b"\n", b"\r\n")))
 

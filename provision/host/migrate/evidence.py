@@ -17,12 +17,12 @@ LOCAL = ("", "localhost", "127.0.0.1", "::1")
 
 
 def is_here(host: str) -> bool:
-    """Say whether libpq's `host` (a name, an address, or the directory of a socket) is this machine."""
+    """Return whether libpq's `host` (a name, an address, or the directory of a socket) is this machine."""
     return host.startswith("/") or host in LOCAL
 
 
 def doubt(host: str, path: Path = BACKUP, now: datetime.datetime | None = None) -> str:
-    """Say why there is no recent restore-tested backup of the database on `host`; empty if there is one.
+    """Return why there is no recent restore-tested backup of the database on `host`; empty if there is one.
 
     The evidence covers this host only.
     """

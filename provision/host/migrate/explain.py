@@ -135,7 +135,10 @@ def _cut(text: str) -> str:
 
 
 def repair(step: Step, rest: Kept, invalid: Sequence[str] = ()) -> str:
-    """Return the commands that clear the dirty state. An INVALID index is dropped, and nothing else was kept then."""
+    """Return the commands that clear the dirty state.
+
+    A file that left an INVALID index kept nothing else, so the commands drop the index and force the previous version.
+    """
     back, onward = f"provision migrate force {step.start}", f"provision migrate force {step.target}"
     drops = "".join(f"DROP INDEX CONCURRENTLY {index}; " for index in invalid)
     if rest is Kept.NOTHING or invalid:

@@ -77,7 +77,7 @@ class Record:
 
     @property
     def applied(self) -> bool:
-        """Say whether the version is applied after this entry."""
+        """Return whether the version is applied after this entry."""
         return self.direction == "up"
 
 
@@ -175,7 +175,7 @@ class Ledger:
         )
 
     def has_history(self) -> bool:
-        """Say whether the history table exists."""
+        """Return whether the history table exists."""
         return bool(self._columns(self.history_table))
 
     @property

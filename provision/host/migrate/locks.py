@@ -82,7 +82,7 @@ def _parser() -> Any:
 
 
 def available() -> bool:
-    """Say whether the parser is installed."""
+    """Return whether the parser is installed."""
     return _parser() is not None
 
 
