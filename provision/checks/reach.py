@@ -133,7 +133,7 @@ _cause(
     fix="on the host: provision doctor; systemctl status pgbouncer 'postgresql@*'; or connect directly to port 5432",
 )
 _cause(
-    "reach-tls-wanted",
+    "reach-tls-required",
     r"no pg_hba\.conf entry .*(no encryption|SSL off)|SSL required|connection requires a valid client certificate",
     expected="an encrypted connection",
     why="the access rule for this address requires TLS",

@@ -19,6 +19,7 @@ import psycopg
 from provision import checks as package
 from provision.checks.finding import Finding, Severity, psql
 from provision.database import Connection
+from provision.errors import DatabaseError
 
 Row = str | tuple[str, str] | tuple[str, str, Severity]
 """The state seen; the fix, where it is not the check's own; the severity, where it is not the check's own."""
@@ -164,12 +165,15 @@ def of(scope: Scope) -> list[tuple[Check, Callable[..., Iterable[Row]]]]:
 def examine(
     scope: Scope, *arguments: object, site: Site, development: bool = False, every_database: bool = False
 ) -> list[Finding]:
-    """Run the checks of a scope and return their findings; whatever the caller may not read is UNSEEN.
+    """Run the checks of a scope and return their findings.
 
-    `every_database` runs only the checks that apply to every database of a server.
+    A check that the caller lacks the privilege for is UNSEEN; one that fails is a finding, for an object's owner must
+    not be able to hide it. `every_database` runs only the checks that apply to every database of a server. Raises
+    DatabaseError where the connection is lost.
     """
     found = []
     for each, look in of(scope):
+        rows: list[Row]
         if every_database and not each.every_database:
             continue
         try:
@@ -177,9 +181,17 @@ def examine(
         except PermissionError as error:
             rows = [(f"{error.filename}: {error.strerror}", "run it as root", Severity.UNSEEN)]
         except psycopg.errors.InsufficientPrivilege as error:
-            rows = [(str(error).strip().partition("\n")[0], "", Severity.UNSEEN)]
+            rows = [(_first_line(error), "", Severity.UNSEEN)]
+        except psycopg.Error as error:
+            if any(isinstance(given, psycopg.Connection) and given.closed for given in arguments):
+                raise DatabaseError("the connection was lost", seen=str(error).strip()) from None
+            rows = [f"the check failed: {_first_line(error)}"]
         found += [each.finding(row, site, development=development) for row in rows]
     return found
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]
 
 
 def unknown_site(tags: str = "", *, extra: str = "", limit: str = "", inventories: Sequence[str] = ()) -> str:

@@ -159,7 +159,7 @@ def audit(targets: Sequence[Target], package: Path, inventories: Sequence[str]) 
     for target in targets:
         host = inventory.get_host(target.name)
         known = facts.get(host, failures.reasons.get(host, "the connection was lost"))
-        seen.append(judge(_outside(target, known, ours, inventories), inventories))
+        seen.append(judge(facts_of(target, known, ours, inventories), inventories))
     _on_active_hosts(state, disconnect_all)
     return seen, time.monotonic() - begun
 
@@ -185,7 +185,7 @@ def _on_active_hosts(state: State, step: Any) -> None:
             raise
 
 
-def _outside(target: Target, known: dict[str, Any] | str, ours: str, inventories: Sequence[str]) -> Outside:
+def facts_of(target: Target, known: dict[str, Any] | str, ours: str, inventories: Sequence[str]) -> Outside:
     """Make the facts of one host; fixes name the inventories of this audit, not those of the last run."""
     about = Outside(target.name, str(target.data["ssh_hostname"]), command=ours)
     if isinstance(known, str):

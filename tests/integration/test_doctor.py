@@ -14,6 +14,7 @@ from provision.checks.doctor import look_from_afar
 from provision.checks.finding import Finding, Severity
 from provision.checks.registry import Scope, examine, of, unknown_site
 from provision.cli import root
+from provision.errors import DatabaseError
 from tests.clusters import Cluster
 
 NAME = "patient"
@@ -143,6 +144,13 @@ def test_reports_why_a_connection_fails(cluster: Cluster, patient: str, role: st
     (found,) = json.loads(done.output)["findings"]
     assert found["id"] == check
     assert found["fix"]
+
+
+def test_a_lost_connection_ends_the_checks(cluster: Cluster, patient: str) -> None:
+    with psycopg.connect(patient, autocommit=True) as session:
+        cluster.psql(f"SELECT pg_terminate_backend({session.info.backend_pid}), pg_sleep(0.2)")
+        with pytest.raises(DatabaseError, match="the connection was lost"):
+            examine(Scope.DATABASE, session, site=unknown_site)
 
 
 def test_reports_a_port_without_a_server() -> None:

@@ -22,7 +22,7 @@ URL = "host=192.0.2.9 port=5432 dbname=minion user=minion_app"
         ("connection failed: connection timeout expired", "reach-timeout", "nc -vz 192.0.2.9 5432"),
         (
             'FATAL:  no pg_hba.conf entry for host "198.51.100.7", user "minion_app", database "minion", no encryption',
-            "reach-tls-wanted",
+            "reach-tls-required",
             "sslmode=verify-full",
         ),
         (
