@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from ansible.parsing.dataloader import DataLoader
+from ansible.plugins.loader import init_plugin_loader
 from ansible.template import Templar, trust_as_template
 
 from provision.controller import inputs
@@ -52,6 +53,7 @@ SECRET = {"backup-secrets.conf"}
 @functools.cache
 def _roles() -> dict[str, Any]:
     """Give what every role keeps in vars/main.yml: a template may name its own role's."""
+    init_plugin_loader()  # lookups and filters of Ansible and of this collection
     loader, found = DataLoader(), {}
     for path in sorted((ROOT / "roles").glob("*/vars/main.yml")):
         found |= loader.load_from_file(str(path), trusted_as_template=True) or {}
@@ -156,4 +158,3 @@ def test_timer_without_a_schedule_never_starts() -> None:
     (off,) = [each for each in plans.plan("dev", GIVEN, probe=PROBE).timers if each.name == "provision-drill"]
     text = render(template("toolkit/provision-timer.timer.j2"), "dev", timer=vars(off))
     assert "OnCalendar=*" not in text
-
