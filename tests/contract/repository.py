@@ -34,7 +34,7 @@ class Role:
     @property
     def defaults(self) -> dict[str, Any]:
         """Default values by name, in the file's order."""
-        found: dict[str, Any] = yaml.safe_load((self.path / "defaults/main.yml").read_text())
+        found: dict[str, Any] = yaml.safe_load((self.path / "defaults/main.yml").read_text()) or {}
         return found
 
     def texts(self) -> dict[str, str]:

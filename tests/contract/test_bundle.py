@@ -1,84 +1,55 @@
-"""A bundle holds what every role installs, and nothing that no role asks for."""
+"""A bundle holds the packages of every role, and none that no role asks for."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
-from typing import Any
+import ast
 
 import pytest
-import yaml
-from jinja2 import Environment, nodes
 
 from provision.controller.bundle.contents import PACKAGES, PGVECTOR, packages
-from tests.contract.repository import ROOT, Role, roles
+from provision.plan import build
+from tests import plans
+from tests.contract.repository import ROOT
 
-MAJOR = re.compile(r"\{\{ \w+_version \}\}")
-NAME = re.compile(r"[a-z0-9][a-z0-9+.-]+(?:\{major\})?[a-z0-9+.-]*")
-
-
-def named(role: Role) -> set[str]:
-    """Every package that a role's tasks and templates hand to apt."""
-    found: set[str] = set()
-    variables = {**role.defaults, **_variables(role)}
-    for path in sorted((role.path / "tasks").glob("*.yml")):
-        for task in _tasks(yaml.safe_load(path.read_text()) or []):
-            found |= _words((task.get("vars") or {}).get("packages_names", []), variables)
-            apt = task.get("ansible.builtin.apt") or {}
-            if role.name != "packages" and apt.get("state") != "absent":
-                found |= _words(apt.get("name", []), variables)
-    for template in sorted((ROOT / "templates" / role.name).glob("*.j2")):
-        for line in re.findall(r"apt-get .*install (.*)", template.read_text()):
-            found |= {word for word in re.sub(r">.*", "", line).split() if not word.startswith("-")}
-    return found
+PLANS = [
+    plans.plan("dev"),
+    plans.plan("prod", {"backup_repository_host": "192.0.2.7", "backup_repository_inventory_name": "backup1"}),
+    plans.plan("prod", {**plans.SAMPLE, "postgresql_version": 17}),
+]
+"""Together they need every package that a plan can need."""
 
 
-def _variables(role: Role) -> dict[str, Any]:
-    path = role.path / "vars/main.yml"
-    return yaml.safe_load(path.read_text()) if path.exists() else {}
+def needed(role: str) -> set[str]:
+    found = {(name, plan.server.major) for plan in PLANS for name in build.packages(plan)[role]}
+    return {name.replace(str(major), "{major}") for name, major in found}
 
 
-def _tasks(tasks: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    for task in tasks:
-        yield task
-        for part in ("block", "rescue", "always"):
-            yield from _tasks(task.get(part) or [])
+@pytest.mark.parametrize("role", sorted(set(build.packages(PLANS[0])) - {"pgvector", "backup"}))
+def test_bundle_has_the_packages_of_the_role(role: str) -> None:
+    assert needed(role) == set(PACKAGES[role]), "change provision/controller/bundle/contents.py"
 
 
-def _words(value: Any, variables: dict[str, Any]) -> set[str]:
-    """Names in a list, in the lists within an expression, and in the variables that it reads."""
-    if isinstance(value, list):
-        return {word for item in value for word in _words(item, variables)}
-    text = MAJOR.sub("{major}", str(value))
-    if "{{" not in text:
-        assert NAME.fullmatch(text), text
-        return {text}
-    tree = Environment(autoescape=True).parse(text)
-    found = set()
-    for each in tree.find_all(nodes.List):
-        found |= {item.value for item in each.items if isinstance(item, nodes.Const)}
-    for name in {each.name for each in tree.find_all(nodes.Name)} & set(variables):
-        if name.endswith(("_packages", "_package")):
-            found |= _words(variables[name], variables)
-    return found
+def test_bundle_has_the_packages_of_both_methods_of_pgvector() -> None:
+    assert needed("pgvector") == {name for rows in PGVECTOR.values() for name in rows}
 
 
-@pytest.mark.parametrize("role", roles(), ids=lambda role: role.name)
-def test_bundle_has_what_the_role_installs(role: Role) -> None:
-    declared = set(PACKAGES.get(role.name, ()))
-    if role.name == "pgvector":
-        declared = {name for rows in PGVECTOR.values() for name in rows}
-    if role.name == "preflight":  # what Ansible needs of a host before any role runs
-        assert declared == {"python3", "python3-apt", "sudo"}
-        return
-    assert named(role) == declared, "change provision/controller/bundle/contents.py"
+def test_bundle_has_the_packages_of_a_host_and_of_its_backup_host() -> None:
+    tree = ast.parse((ROOT / "plugins/modules/host_repository.py").read_text())
+    values = [node.value for node in tree.body if isinstance(node, ast.Assign) and "PACKAGES" in ast.unparse(node)]
+    on_backup_host = set(ast.literal_eval(values[0]))
+    assert needed("backup") | on_backup_host == set(PACKAGES["backup"])
+    assert on_backup_host == {"pgbackrest", "openssh-server"}
 
 
-def test_the_reading_of_roles_finds_what_is_known_to_be_there() -> None:
-    found = {role.name: named(role) for role in roles()}
-    assert {"postgresql-{major}", "postgresql-client-{major}", "postgresql-common"} <= found["postgresql"]
-    assert {"pgbackrest", "openssh-client", "openssh-server"} <= found["backup"]
-    assert {"gcc", "postgresql-server-dev-{major}", "postgresql-{major}-pgvector"} <= found["pgvector"]
+def test_bundle_has_what_ansible_needs_and_the_key_of_the_archive() -> None:
+    assert set(PACKAGES["plan"]) == {"python3", "python3-apt", "sudo"}
+    state = plans.built("prod", plans.SAMPLE | {"postgresql_repository": "pgdg"}).state
+    assert state
+    assert set(PACKAGES["packages"]) == set(state.missing_key_packages) == {"postgresql-common"}
+
+
+def test_no_other_role_has_packages() -> None:
+    assert set(PACKAGES) == {"plan", "packages", *build.packages(PLANS[0])} - {"pgvector"}
 
 
 def test_major_is_filled_in() -> None:

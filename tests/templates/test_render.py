@@ -54,7 +54,8 @@ SECRET = {"backup-secrets.conf"}
 def _roles() -> dict[str, Any]:
     """Give what every role keeps in vars/main.yml: a template may name its own role's."""
     init_plugin_loader()  # lookups and filters of Ansible and of this collection
-    loader, found = DataLoader(), {}
+    loader = DataLoader()
+    found: dict[str, Any] = {}
     for path in sorted((ROOT / "roles").glob("*/vars/main.yml")):
         found |= loader.load_from_file(str(path), trusted_as_template=True) or {}
     return found

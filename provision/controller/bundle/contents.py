@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 
 # Debian packages by the role that installs them; {major} is PostgreSQL's.
 PACKAGES = {
-    "preflight": ("python3", "python3-apt", "sudo"),  # what Ansible itself needs of a host
-    "tls": ("openssl", "ssl-cert"),
-    "postgresql": ("postgresql-{major}", "postgresql-client-{major}", "postgresql-common"),
+    "plan": ("python3", "python3-apt", "sudo"),  # what Ansible itself needs of a host
+    "packages": ("postgresql-common",),  # has the public key of PGDG's archive
+    "tls": ("python3-cryptography", "ssl-cert"),
+    "postgresql": ("postgresql-{major}", "postgresql-client-{major}"),
     "toolkit": ("python3-psycopg", "python3-click"),
     "pgbouncer": ("pgbouncer",),
     "backup": ("pgbackrest", "openssh-client", "openssh-server"),
