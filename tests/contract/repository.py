@@ -46,7 +46,7 @@ class Role:
         """The README's table of variables."""
         rows = ["| variable | type | default | meaning |", "|---|---|---|---|"]
         for name, option in self.options.items():
-            choices = " or ".join(str(choice) for choice in option.get("choices", []))
+            choices = " or ".join(str(choice) or "empty" for choice in option.get("choices", []))
             default = self.defaults[name]
             shown = "" if default in ("", [], {}) else f"`{default}`".replace("|", "\\|").replace("\n", " ")
             meaning = option["description"] + (f" One of {choices}." if choices else "")
