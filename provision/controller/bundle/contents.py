@@ -1,35 +1,12 @@
-"""What belongs in a bundle: the packages of every role, and what its manifest says. Pure.
-
-A contract test compares the list with the roles, so that none is forgotten.
-"""
+"""What a bundle's manifest says. Pure. Its packages are those of provision.plan.packages."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-# Debian packages by the role that installs them; {major} is PostgreSQL's.
-PACKAGES = {
-    "preflight": ("python3", "python3-apt", "sudo"),  # what Ansible itself needs of a host
-    "tls": ("openssl", "ssl-cert"),
-    "postgresql": ("postgresql-{major}", "postgresql-client-{major}", "postgresql-common"),
-    "toolkit": ("python3-psycopg", "python3-click"),
-    "pgbouncer": ("pgbouncer",),
-    "backup": ("pgbackrest", "openssh-client", "openssh-server"),
-    "monitoring": ("logrotate", "prometheus-node-exporter", "prometheus-postgres-exporter"),
-}
-PGVECTOR = {
-    "package": ("postgresql-{major}-pgvector",),
-    "source": ("gcc", "libc6-dev", "make", "postgresql-server-dev-{major}"),
-}
 SUITE, COMPONENT = "bundle", "main"
 KEY, MANIFEST, SIGNATURE = "key.gpg", "bundle.json", "bundle.json.sig"
 SCHEMA = 1
-
-
-def packages(major: int, pgvector_install_method: str) -> list[str]:
-    """Name every package that a run may ask of apt, without what these depend on."""
-    rows = [*PACKAGES.values(), PGVECTOR[pgvector_install_method]]
-    return sorted({name.format(major=major) for row in rows for name in row})
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from provision.controller.packages import failure, source
+from provision.controller.apt import failure, source
 
 CHANGE = {
     "uri": "postgresql_mirror_uri",
