@@ -97,11 +97,10 @@ def judged(row: dict[str, Any], authority: Path, root: bytes, key_type: str) -> 
         keeper=row["keeper"],
     )
     now = time.time()
-    seen = certificate.look(leaf, authority)
+    seen = certificate.look(leaf, root)
     problems = certificate.judge(leaf, authority, seen, now) + kept(leaf.certificate, 0o644) + closed(leaf, seen)
-    if authority.exists():
-        differs = authority.read_bytes() != root
-        problems += [f"{authority}: differs from the inventory's authority"] if differs else kept(authority, 0o644)
+    differs = content(authority) != root
+    problems += [f"{authority}: differs from the inventory's authority"] if differs else kept(authority, 0o644)
     known = seen.certificate if isinstance(seen.certificate, certificate.Certificate) else None
     renew = known is None or certificate.due(known, now) or (bool(key_type) and known.key_type != key_type)
     refused: list[str] = []

@@ -172,10 +172,11 @@ def day(moment: float) -> str:
     return datetime.datetime.fromtimestamp(moment, datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
-def look(leaf: Leaf, authority: Path) -> Seen:
-    """Read the files of a certificate, its key and the authority."""
+def look(leaf: Leaf, authority: Path | bytes) -> Seen:
+    """Read the files of a certificate, its key and the authority, whose text may be given instead."""
     keeper, mode = _keeper(leaf.key)
-    return inspect(read(authority), read(leaf.certificate), read(leaf.key), leaf.purpose, keeper, mode)
+    root = read(authority) if isinstance(authority, Path) else authority
+    return inspect(root, read(leaf.certificate), read(leaf.key), leaf.purpose, keeper, mode)
 
 
 def read(path: Path) -> bytes | str:
@@ -238,16 +239,11 @@ def _certificate(text: bytes, roots: list[x509.Certificate], purpose: str) -> Ce
 
 def validity(certificate: x509.Certificate) -> tuple[float, float]:
     """Give begin and end in seconds since 1970. The attributes with a time zone came with cryptography 42."""
-    moments = (_moment(certificate, "not_valid_before"), _moment(certificate, "not_valid_after"))
-    return moments[0].timestamp(), moments[1].timestamp()
-
-
-def _moment(certificate: x509.Certificate, name: str) -> datetime.datetime:
-    found: datetime.datetime | None = getattr(certificate, f"{name}_utc", None)
-    if found is None:
-        naive: datetime.datetime = getattr(certificate, name)
-        return naive.replace(tzinfo=datetime.UTC)
-    return found
+    begins, ends = (
+        getattr(certificate, f"{name}_utc", None) or getattr(certificate, name).replace(tzinfo=datetime.UTC)
+        for name in ("not_valid_before", "not_valid_after")
+    )
+    return begins.timestamp(), ends.timestamp()
 
 
 def _names(certificate: x509.Certificate) -> tuple[str, ...]:
