@@ -14,8 +14,10 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
+from ..module_utils import certificate
+
 try:
-    from ..module_utils import provision_certificate as certificate
+    from ..module_utils import certificate_reader
 except ImportError as error:  # python3-cryptography, on a host whose packages are not installed yet
     MISSING = str(error)
 else:
@@ -105,7 +107,7 @@ def judged(row: dict[str, Any], authority: Path, root: bytes, key_type: str) -> 
     renew = known is None or certificate.due(known, now) or (bool(key_type) and known.key_type != key_type)
     refused: list[str] = []
     if texts := row["texts"]:
-        new = certificate.inspect(
+        new = certificate_reader.inspect(
             root, texts["certificate"].encode(), texts["key"].encode(), leaf.purpose, leaf.keeper, 0o600
         )
         refused = certificate.judge(leaf, authority, new, now)
@@ -195,7 +197,7 @@ def main() -> None:
     )
     rows = module.params["leaves"]
     if MISSING and not module.check_mode:
-        module.fail_json(msg=f"{MISSING}: install python3-cryptography (role packages: --tags packages)")
+        module.fail_json(msg=f"{MISSING}: install python3-cryptography")
     if MISSING:
         module.exit_json(
             changed=False,

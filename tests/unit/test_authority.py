@@ -13,7 +13,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.x509.oid import NameOID
 
-from provision.checks.certificate import Leaf, days_left, inspect, judge
+from provision.checks.certificate import Leaf, days_left, judge
+from provision.checks.certificate_reader import inspect
 from provision.controller import authority
 from provision.errors import HostError, UsageError
 from tests.contract.repository import ROOT
