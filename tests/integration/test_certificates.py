@@ -25,7 +25,7 @@ NAMES = ("db1", "db1.example.com", "10.0.0.5", "::1")
 
 @pytest.fixture
 def leaf(tmp_path: Path) -> Leaf:
-    """A good certificate on disk, and what is wanted of it."""
+    """A good certificate on disk."""
     AUTHORITY.issue(*NAMES, common_name="db1").write(tmp_path, "server")
     (tmp_path / "ca.crt").write_text(AUTHORITY.text)
     return Leaf(tmp_path / "server.crt", tmp_path / "server.key", NAMES, keeper="")
@@ -48,7 +48,7 @@ def encrypt(leaf: Leaf) -> None:
     Path(f"{leaf.key}.new").replace(leaf.key)
 
 
-def test_a_good_one_is_read_whole(leaf: Leaf) -> None:
+def test_a_good_certificate_is_read(leaf: Leaf) -> None:
     assert problems(leaf) == []
     seen = look(leaf, leaf.certificate.with_name("ca.crt")).certificate
     assert isinstance(seen, Certificate)
@@ -63,7 +63,8 @@ def test_a_good_one_is_read_whole(leaf: Leaf) -> None:
         (lambda leaf: leaf.key.chmod(0o644), "server.key: mode 0644 gives other users access to the key"),
         (lambda leaf: leaf.key.chmod(0o660), "server.key: mode 0660; allowed: 0640 or less"),
         (lambda leaf: leaf.key.unlink(), "server.key: cannot be read: No such file or directory"),
-        (lambda leaf: leaf.key.write_text("-----BEGIN PRIVATE KEY-----\nAAAA\n"), "server.key: contains no private"),
+        (lambda leaf: leaf.key.write_text("-----BEGIN PRIVATE KEY-----\nAAAA\n"),
+         "server.key: contains no private key (PEM)"),
         (encrypt, "server.key: encrypted; expected a key without a passphrase"),
         (lambda leaf: leaf.key.write_text(AUTHORITY.issue().key), "server.crt: does not match the key"),
         (lambda leaf: leaf.certificate.unlink(), "server.crt: cannot be read"),
@@ -90,7 +91,7 @@ def test_each_defect_is_reported_with_its_file(leaf: Leaf, spoil: Callable[[Leaf
     assert said in found[0]
 
 
-def test_an_authority_beside_another_is_believed(leaf: Leaf) -> None:
+def test_any_authority_of_the_file_is_trusted(leaf: Leaf) -> None:
     leaf.certificate.with_name("ca.crt").write_text(STRANGER.text + AUTHORITY.text)
     assert problems(leaf) == []
 
