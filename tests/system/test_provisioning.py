@@ -76,7 +76,7 @@ def test_plan_of_fresh_hosts_succeeds_and_names_every_file_role_and_package(flee
         "conf.d/50-provision.conf",
         "pg_hba.conf",
         "pg_ident.conf",
-        "/etc/provision/host.json",
+        "/etc/provision/plan.json",
         "/usr/local/share/provision/migrations/001_initial_schema.up.sql",
     ):
         assert path in fleet.plan.output, path
@@ -145,7 +145,7 @@ def test_summary_tells_versions_url_without_password_and_warnings(fleet: Fleet) 
     saved = (ROOT / ".provision/runs/db1.json").read_text()
     assert '"vector"' in saved
     assert "minion_secret" not in saved
-    assert '"verified"' in fleet.one.run("cat /etc/provision/host.json").stdout
+    assert '"migration"' in fleet.one.run("cat /var/lib/provision/verified.json").stdout
 
 
 def test_small_host_got_settings_that_work_and_a_warning(fleet: Fleet) -> None:
