@@ -136,17 +136,17 @@ def test_evidence_becomes_figures(production: Production) -> None:
 
 def test_a_source_that_fails_hides_nothing_else_and_is_told(production: Production) -> None:
     host = production.database
-    host.run("echo nothing > /etc/provision/tls/broken.crt; chmod 0644 /etc/provision/tls/broken.crt")
+    host.run("echo damaged > /etc/provision/tls/damaged.crt")
     try:
         failed = host.run("provision metrics")
         assert failed.returncode == 1
-        assert "not collected: certificates: a certificate cannot be read" in failed.stderr
+        assert "not collected: certificates: cannot read a certificate" in failed.stderr
         assert 'provision_collector_success{collector="certificates"} 0\n' in failed.stdout
         assert 'provision_collector_success{collector="database"} 1\n' in failed.stdout
         assert "provision_shared_buffers_bytes " in failed.stdout
         assert "provision_certificate_expiry_timestamp_seconds" not in failed.stdout
     finally:
-        host.run("rm /etc/provision/tls/broken.crt")
+        host.run("rm /etc/provision/tls/damaged.crt")
 
 
 def test_the_monitor_sees_statistics_and_no_row(production: Production) -> None:
