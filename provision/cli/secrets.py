@@ -15,6 +15,7 @@ from typing import NoReturn
 
 import click
 
+from provision import system
 from provision.errors import ProvisionError, UsageError
 
 LOOKS = ("--check", "--list-hosts", "--list-tags", "--list-tasks", "--syntax-check")
@@ -42,7 +43,7 @@ def _only_looks(option: str) -> bool:
 
 def _need_hosts(playbook: list[str]) -> None:
     # ansible-playbook ends well where it finds no host; of what the first play means, there must be one.
-    listed = subprocess.run([*playbook, "--list-hosts"], capture_output=True, text=True, check=False)  # noqa: S603
+    listed = system.run(*playbook, "--list-hosts", check=False)
     found = re.search(r"hosts \((\d+)\)", listed.stdout)
     if listed.returncode or not found or found[1] == "0":
         raise UsageError(

@@ -199,7 +199,7 @@ def test_what_is_older_than_its_limit_is_an_alarm(site: Site) -> None:
         seen = site.one.run("provision backup status")
         assert seen.returncode == 3
         assert "the newest backup is 0." in seen.stdout
-        assert "the last drill that passed is 0." in seen.stdout
+        assert "the last passed restore test is 0." in seen.stdout
     finally:
         site.one.run(f"cp -a /root/plan {path}")
 
