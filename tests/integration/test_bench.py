@@ -26,7 +26,7 @@ def schemas(cluster: Cluster, name: str) -> str:
     return cluster.psql("SELECT count(*) FROM pg_namespace WHERE nspname = 'provision_bench'", name)
 
 
-def test_measures_a_production_database_with_data_only_when_told_and_cleans_up(
+def test_measures_a_guarded_database_with_data_only_with_yes_and_cleans_up(
     cluster: Cluster, migrated: str, tmp_path: Path
 ) -> None:
     with copy_of(cluster, migrated) as name:

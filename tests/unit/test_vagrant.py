@@ -57,14 +57,14 @@ def test_virtual_machine_keeps_the_versions_of_the_inventory(project: Path) -> N
     assert not (project / ".provision/vagrant/vault-password").exists()
 
 
-def test_virtual_machine_takes_the_versions_of_its_release_where_that_is_asked_for(project: Path) -> None:
+def test_virtual_machine_takes_the_versions_of_its_release_on_request(project: Path) -> None:
     prepare(project, wanted(repository="distribution"), Narration())
     hosts = yaml.safe_load((project / ".provision/vagrant/hosts.yml").read_text())
     versions = {"postgresql_version": 17, "postgresql_repository": "distribution", "pgvector_install_method": "package"}
     assert hosts == {"all": {"hosts": {"db1": versions, "db2": versions}}}
 
 
-def test_refuses_a_repository_that_there_is_not(project: Path) -> None:
+def test_refuses_an_unknown_repository(project: Path) -> None:
     with pytest.raises(UsageError) as refused:
         prepare(project, wanted(repository="mirror"), Narration())
     assert (refused.value.where, refused.value.allowed) == ("MINION_REPOSITORY", "inventory, distribution")
@@ -77,7 +77,7 @@ def test_refuses_another_profile_than_the_machines_have(project: Path) -> None:
     assert "vagrant destroy -f" in refused.value.run
 
 
-def test_refuses_a_profile_that_there_is_not(project: Path) -> None:
+def test_refuses_an_unknown_profile(project: Path) -> None:
     with pytest.raises(UsageError) as refused:
         prepare(project, wanted(profile="prod"), Narration())
     assert (refused.value.where, refused.value.allowed) == ("MINION_PROFILE", "bare, dev, staging")
@@ -89,7 +89,7 @@ def test_refuses_a_profile_without_an_inventory(project: Path) -> None:
     assert refused.value.where.endswith("inventories/bare/group_vars/all/main.yml")
 
 
-def test_refuses_a_profile_that_does_not_say_whether_published_passwords_are_allowed(project: Path) -> None:
+def test_refuses_a_profile_without_the_key_published_passwords(project: Path) -> None:
     (project / "profiles/dev.yml").write_text("access:\n  listen_addresses: []\n")
     with pytest.raises(UsageError, match="key missing from a profile") as refused:
         prepare(project, wanted(), Narration())
