@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.parsing.dataloader import DataLoader
-from ansible.template import Templar
+from ansible.template import Templar, trust_as_template
 
 from provision.controller import inputs
 from provision.plan import build, load, schema, validate, variables
@@ -77,6 +77,15 @@ CONTEXT = build.Context(
     today=TODAY,
     groups={"all": ["db1", "backup1"], "database": ["db1"]},
 )
+OF_ANSIBLE: dict[str, Any] = {
+    "inventory_hostname": "db1",
+    "inventory_hostname_short": "db1",
+    "groups": CONTEXT.groups,
+    "hostvars": {"backup1": {"ansible_host": "192.0.2.7"}},
+    "playbook_dir": str(inputs.ROOT),
+    "role_path": str(inputs.ROOT / "roles/plan"),
+}
+"""Variables that Ansible itself sets for db1."""
 SAMPLE: dict[str, Any] = {
     "postgresql_version": 17,
     "postgresql_repository": "distribution",
@@ -87,12 +96,19 @@ SAMPLE: dict[str, Any] = {
 
 
 @functools.cache
-def _defaults() -> dict[str, Any]:
+def defaults() -> dict[str, Any]:
+    """Give every role's defaults, whose templates Ansible will evaluate."""
     loader = DataLoader()
     return inputs.defaults(lambda path: loader.load_from_file(path, trusted_as_template=True))
 
 
-class _Template:
+def trusted(text: str) -> str:
+    """Mark a text as a template, as one in an inventory is."""
+    marked: str = trust_as_template(text)
+    return marked
+
+
+class Template:
     """Evaluates values with Ansible's own engine, which is made once for a set of variables."""
 
     def __init__(self) -> None:
@@ -114,16 +130,8 @@ def read(profile: str = "prod", given: Mapping[str, Any] | None = None, folder: 
 @functools.lru_cache(maxsize=256)
 def _read(shown: str) -> inputs.Inputs:
     profile, own, folder = json.loads(shown)
-    of_ansible = {
-        "inventory_hostname": "db1",
-        "inventory_hostname_short": "db1",
-        "groups": CONTEXT.groups,
-        "hostvars": {"backup1": {"ansible_host": "192.0.2.7"}},
-        "playbook_dir": str(inputs.ROOT),
-        "role_path": str(inputs.ROOT / "roles/plan"),
-    }
-    given = {**of_ansible, "plan_profile_name": profile, **SECRETS, **own}
-    found = inputs.read(given, _defaults(), _Template(), (Path(folder), inputs.ROOT))
+    given = {**OF_ANSIBLE, "plan_profile_name": profile, **SECRETS, **own}
+    found = inputs.read(given, defaults(), Template(), (Path(folder), inputs.ROOT))
     if "tls_directory" in found.values:
         found.values["tls_directory"] = found.values["tls_directory"] or f"inventories/{profile}/tls"
     return found
@@ -132,7 +140,7 @@ def _read(shown: str) -> inputs.Inputs:
 def values(profile: str = "prod", given: Mapping[str, Any] | None = None) -> inputs.Inputs:
     """Give typed variables. Only those that a default refers to need all templates evaluated again."""
     given = given or {}
-    if set(re.findall(r"\w+", str(_defaults()))) & set(given):
+    if set(re.findall(r"\w+", str(defaults()))) & set(given):
         found = read(profile, given)
         assert found.problems == ()
         return found

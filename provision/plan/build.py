@@ -90,7 +90,7 @@ def build(
     version = _pgvector_version(v, probe, context)
     verdict = judge(v, probe, profile, context, version)
     try:
-        tuning = _tuning(v, probe, profile, version)
+        tuning = _tuning(v, probe, profile, version or list(compatibility.PGVECTOR)[-1])
     except UsageError as error:
         where = f"{error.where}: " if error.where else ""
         problem = f"{where}{error.what}: {error.seen}; allowed: {error.allowed}"
@@ -102,7 +102,7 @@ def build(
         pools.limits(_roles(v)),
     )
     refusals = (*verdict.refusals, *fitted.refusals)
-    if refusals:
+    if refusals and judge is not validate.judge_nothing:
         return Built(None, None, refusals, ())
     warnings = (*verdict.warnings, *fitted.warnings, *tuning.warnings)
     plan = _plan(v, probe, profile, context, tuning, fitted, version, warnings)

@@ -351,7 +351,9 @@ def _ports(v: Mapping[str, Any], host: Mapping[str, Any], verdict: Verdict) -> N
     ours = {cluster["running_port"] for cluster in host["clusters"]} | {host["pooler_port"]}
     for row in host["listeners"]:
         if row["port"] not in ours:
-            holder = f"process {row['pid']} ({row['command']})" if row["pid"] else "a process that this host hides"
+            holder = (
+                f"process {row['pid']} ({row['command']})" if row["pid"] else "a process that the host does not show"
+            )
             verdict.refusals.append(f"port {row['port']} is taken by {holder}: stop it, or choose another port")
 
 
@@ -398,7 +400,8 @@ def _weakness(password: str, credentials: Mapping[str, Any]) -> str:
         return "is the published one of development"
     if len(password) < MINIMUM_PASSWORD_LENGTH:
         return f"has {len(password)} characters, at least {MINIMUM_PASSWORD_LENGTH} are required"
-    if sum(str(other.get("password")) == password for other in credentials.values()) > 1:
+    others = [str(other.get("password")) for other in credentials.values() if isinstance(other, Mapping)]
+    if others.count(password) > 1:
         return "is also the password of another role"
     return ""
 
@@ -425,6 +428,9 @@ def _backup(v: Mapping[str, Any], context: Context, verdict: Verdict) -> None:
     for name in ("backup_retention_full", "backup_retention_diff", "backup_dump_keep"):
         if v[name] < 1:
             verdict.refusals.append(f"{name} is {v[name]}: expected 1 or more, for the last backup never expires")
+    for name in ("bucket", "endpoint", "region", "key", "key_secret") if v["backup_s3"] else ():
+        if not v["backup_s3"].get(name):
+            verdict.refusals.append(f"backup_s3.{name} is empty: a bucket needs it")
     if not STANZA.fullmatch(v["backup_stanza"]):
         verdict.refusals.append(
             f"backup_stanza is {v['backup_stanza']!r}: expected letters, digits, _ . and -, a letter or digit first"

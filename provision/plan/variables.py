@@ -1,7 +1,7 @@
 """Judge the variables of a run against the roles' argument specifications: names, types, choices. Pure.
 
-Every problem is reported, each in one sentence: the variable, the value that was seen, what is allowed. A scalar where
-a list belongs is refused rather than split, for Ansible would split "0.0.0.0" at commas and a string into characters.
+Every problem is reported, each in one sentence: the variable, the value seen (of a secret, its type), the values
+allowed. A scalar where a list belongs is refused, for Ansible would split a string at commas.
 """
 
 from __future__ import annotations
@@ -66,15 +66,13 @@ def unknown(names: Collection[str], known: Collection[str], prefixes: Collection
 
 
 def _value(where: str, value: Any, spec: Mapping[str, Any], problems: list[str]) -> Any:
-    kind = spec.get("type", "str")
-    if value is None and not spec.get("required") and spec.get("default") is None:
-        return None
+    kind, secret = spec.get("type", "str"), bool(spec.get("no_log"))
     read = {"list": _list, "dict": _dict}.get(kind)
     if read:
         return read(where, value, spec, problems)
     plain = _scalar(value, kind)
     if plain is None:
-        problems.append(_message(where, value, KINDS[kind]))
+        problems.append(_message(where, value, KINDS[kind], secret=secret))
         return None
     choices = spec.get("choices")
     if choices and plain not in choices:
@@ -103,8 +101,9 @@ def _scalar(value: Any, kind: str) -> Any:
 
 def _list(where: str, value: Any, spec: Mapping[str, Any], problems: list[str]) -> Any:
     if isinstance(value, (str, Mapping)) or not isinstance(value, Sequence):
-        hint = f"; write [{_shown(value)}]" if isinstance(value, (str, int, float)) else ""
-        problems.append(_message(where, value, KINDS["list"]) + hint)
+        secret = bool(spec.get("no_log"))
+        hint = f"; write [{_shown(value)}]" if isinstance(value, (str, int, float)) and not secret else ""
+        problems.append(_message(where, value, KINDS["list"], secret=secret) + hint)
         return None
     inner = {"type": spec.get("elements", "raw"), "options": spec.get("options")}
     if inner["type"] == "raw":
@@ -114,7 +113,7 @@ def _list(where: str, value: Any, spec: Mapping[str, Any], problems: list[str]) 
 
 def _dict(where: str, value: Any, spec: Mapping[str, Any], problems: list[str]) -> Any:
     if not isinstance(value, Mapping):
-        problems.append(_message(where, value, KINDS["dict"]))
+        problems.append(_message(where, value, KINDS["dict"], secret=bool(spec.get("no_log"))))
         return None
     options: Mapping[str, Any] | None = spec.get("options")
     if not options:
@@ -126,7 +125,9 @@ def _dict(where: str, value: Any, spec: Mapping[str, Any], problems: list[str]) 
             problems.append(f"{where}.{key}: unknown key; {allowed}")
     found = {}
     for key, inner in options.items():
-        if key in value:
+        if key in value and value[key] is None and not inner.get("required"):
+            found[key] = inner.get("default")  # as if it were left out
+        elif key in value:
             found[key] = _value(f"{where}.{key}", value[key], inner, problems)
         elif inner.get("required"):
             problems.append(f"{where}.{key} is required: {inner['description']}")
@@ -150,12 +151,13 @@ def plain(value: Any) -> Any:
     return str(value)
 
 
-def _message(where: str, value: Any, allowed: str) -> str:
-    return f"{where} is {_shown(value)!s}: expected {allowed}"
+def _message(where: str, value: Any, allowed: str, *, secret: bool = False) -> str:
+    seen = f"a secret of type {type(plain(value)).__name__}" if secret else _shown(value)
+    return f"{where} is {seen}: expected {allowed}"
 
 
 def _shown(value: Any) -> str:
-    """Show a value, unless it may be a secret that the type error should not print: mappings show their keys."""
+    """Show a value shortened; of a mapping its keys alone, for its values may be secrets."""
     if isinstance(value, Mapping):
         return "a mapping of " + (", ".join(map(str, value)) or "nothing")
     text = repr(plain(value))

@@ -1,4 +1,4 @@
-"""Which clusters can be taken over as they are, and what is said of the others."""
+"""A cluster can be adopted as it is, or the refusal names the change that it needs."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ CLUSTER: dict[str, Any] = {
 
 
 def said(adopt: str = "17/main", method: str = "package", host: dict[str, Any] | None = None, **changed: Any) -> str:
-    wanted = {"postgresql": {"adopt": adopt, "version": 17}, "pgvector": {"install_method": method}}
+    given = {"adopt_cluster": adopt, "postgresql_version": 17, "pgvector_install_method": method}
     seen = {"ours": False, "clusters": [{**CLUSTER, **changed}], "pgvector_version": "0.8.0", **(host or {})}
-    return "; ".join(refusals(seen, wanted, "0.5.1"))
+    return "; ".join(refusals(given, seen, "0.5.1"))
 
 
 @pytest.mark.parametrize("adopt", ["", "17/main"])
-def test_says_nothing_of_a_plain_cluster(adopt: str) -> None:
+def test_accepts_a_plain_cluster(adopt: str) -> None:
     assert said(adopt) == ""
 
 
-def test_says_nothing_more_once_the_cluster_is_ours() -> None:
+def test_is_silent_once_the_cluster_is_ours() -> None:
     assert said(host={"ours": True}, running_pid=0) == ""
 
 
@@ -34,18 +34,18 @@ def test_says_nothing_more_once_the_cluster_is_ours() -> None:
     [
         ({"adopt": "16/main"}, "adopt_cluster 16/main: this host has 17/main"),
         ({"host": {"clusters": []}}, "adopt_cluster 17/main: this host has no cluster"),
-        ({"adopt": "15/main", "major": "15"}, "what can be adopted is 17/main; set postgresql_version to 15"),
-        ({"adopt": "17/old", "name": "old"}, "what can be adopted is 17/main; pg_renamecluster can rename it"),
+        ({"adopt": "15/main", "major": "15"}, "only 17/main can be adopted; set postgresql_version to 15"),
+        ({"adopt": "17/old", "name": "old"}, "only 17/main can be adopted; pg_renamecluster can rename it"),
         (
             {"running_pid": 0},
-            "it does not run, so it cannot be asked what it holds; on the host: pg_ctlcluster 17 main",
+            "the server does not run, so its contents cannot be read; on the host: pg_ctlcluster 17 main start",
         ),
         ({"data_directory": "/srv/pg"}, "its data is in /srv/pg; move it to /var/lib/postgresql/17/main"),
         ({"includes_conf_d": False}, "does not include conf.d, where the settings go; add include_dir = 'conf.d'"),
         ({"method": "source"}, "pgvector 0.8.0 is installed, and 0.5.1 would be built over it"),
     ],
 )
-def test_refuses_what_could_not_be_kept(case: dict[str, Any], expected: str) -> None:
+def test_refuses_a_cluster_that_could_not_be_kept(case: dict[str, Any], expected: str) -> None:
     assert expected in said(**case)
 
 
