@@ -68,8 +68,9 @@ def main() -> None:
     given = module.params
     argv = given["check_argv"] if module.check_mode else given["argv"]
     if not argv:
-        told = given["check_says"] if module.check_mode else ""
-        module.exit_json(**({"changed": True, "msg": told} if told else {"changed": False, "skipped": True}))
+        if not (module.check_mode and given["check_says"]):
+            module.exit_json(changed=False, skipped=True)
+        module.exit_json(changed=True, msg=given["check_says"], diff={"prepared": given["check_says"]})
     stdin = given["stdin"] or ""
     text = stdin if isinstance(stdin, str) else json.dumps(stdin)
     try:
