@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -28,7 +29,8 @@ VERIFIED = {
 def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A host with a plan and without evidence."""
     monkeypatch.setattr(system, "EVIDENCE", tmp_path / "evidence")
-    path = write(tmp_path / "plan.json", sample(server={"listen_addresses": ("localhost", "10.0.0.5")}))
+    plan = sample(server={"listen_addresses": ("localhost", "10.0.0.5")}, tls={"enabled": False})
+    path = write(tmp_path / "plan.json", replace(plan, warnings=("the disk is small",)))
     monkeypatch.setattr(load.load, "__defaults__", (path,))
     return path
 
@@ -39,6 +41,7 @@ def test_new_host_is_described_by_its_plan() -> None:
         "db1: Debian GNU/Linux 13 (trixie), 4 CPUs, 8192 MB",
         "not verified yet: run site.yml",
         "connect: psql 'postgresql://minion@db1:5432/minion'",
+        "warning: the disk is small",
         "next: point the application at this URL; run provision doctor on the host; see docs/ for the runbooks",
     ]
 
@@ -57,6 +60,7 @@ def test_evidence_is_part_of_the_summary() -> None:
         "backup alarm: too old",
         "restore test 2026-11-24T04:30:00+00:00: FAILED",
         "maintenance index: done 2026-11-24T05:00:00+00:00",
+        "warning: the disk is small",
     ]
 
 
