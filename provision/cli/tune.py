@@ -1,6 +1,6 @@
-"""`provision tune`: print the settings that a host gets, with the reason for each; without options, this host's.
+"""`provision tune`: print computed PostgreSQL settings with their reasons, by default for this host.
 
-Writes nothing but stdout. The role `postgresql` uses the same functions.
+Only prints. The Ansible role `postgresql` uses the same functions.
 """
 
 from __future__ import annotations
@@ -20,26 +20,26 @@ _MEGABYTES = {"": 1, "M": 1, "MB": 1, "MIB": 1, "G": 1024, "GB": 1024, "GIB": 10
 
 
 def _megabytes(text: str) -> int:
-    """Read 512MB, 64GB, 64 (MB) or 1.5GB."""
+    """Parse 512MB, 64GB, 64 (MB) or 1.5GB. Raises UsageError."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)", text.strip())
     if match is None or match[2].upper() not in _MEGABYTES:
-        raise UsageError("not a size of memory", where="--memory", seen=text, allowed="such as 512MB or 64GB")
+        raise UsageError("invalid memory size", where="--memory", seen=text, allowed="such as 512MB or 64GB")
     return int(float(match[1]) * _MEGABYTES[match[2].upper()])
 
 
 @click.command()
-@click.option("--memory", help="Memory, such as 64GB.  [default: this host's, as its cgroups limit it]")
+@click.option("--memory", help="Memory, such as 64GB.  [default: this host's, within cgroup limits]")
 @click.option("--cpus", type=click.IntRange(1), help="CPUs.  [default: this host's]")
 @click.option("--storage", type=click.Choice(["ssd", "hdd", "nvme"]), help="[default: this host's]")
-@click.option("--container/--no-container", default=None, help="[default: as this host]")
+@click.option("--container/--no-container", default=None, help="[default: this host's]")
 @click.option("--profile", type=click.Choice(["dev", "prod"]), default="prod", show_default=True)
-@click.option("--max-connections", type=click.IntRange(1), help="[default: what the memory carries]")
-@click.option("--vectors", type=click.IntRange(0), help="How many memories to expect.")
+@click.option("--max-connections", type=click.IntRange(1), help="[default: as many as fit in memory]")
+@click.option("--vectors", type=click.IntRange(0), help="Expected number of memories.")
 @click.option("--dimensions", type=click.IntRange(1, 2000), default=1536, show_default=True)
-@click.option("--postgresql", type=int, help="Major version.  [default: what is installed, else 14]")
-@click.option("--pgvector", help="[default: what is installed, else 0.5.1]")
-@click.option("--without-lz4", is_flag=True, help="For a server built without lz4.")
-@click.option("--explain", is_flag=True, help="A table of values and reasons, and the memory budget.")
+@click.option("--postgresql", type=int, help="Major version.  [default: the installed one, or 14]")
+@click.option("--pgvector", help="[default: the installed version, or 0.5.1]")
+@click.option("--without-lz4", is_flag=True, help="Assume a server built without lz4.")
+@click.option("--explain", is_flag=True, help="Print tables of values, reasons and the memory budget.")
 @click.option("--format", "form", type=click.Choice(["conf", "json"]), default="conf", show_default=True)
 def command(
     memory: str | None,
@@ -56,9 +56,9 @@ def command(
     explain: bool,
     form: str,
 ) -> None:
-    """Compute PostgreSQL's settings for a host and a profile, each with its reason."""
+    """Compute PostgreSQL settings for a host and profile, with reasons."""
     facts, options = detect(), installed()
-    if memory is not None:  # another host: what depends on the memory of this one does not hold there
+    if memory is not None:  # another host: memory-dependent facts of this one do not apply
         facts = {"cpus": facts["cpus"], "memory_mb": _megabytes(memory)}
     facts |= _given(cpus=cpus, storage=storage, container=container)
     options |= _given(postgresql_major=postgresql, pgvector_version=pgvector, max_connections=max_connections)

@@ -1,8 +1,8 @@
-"""Look at the whole fleet at once, with a second pair of eyes: read-only facts over SSH, and each host's own doctor.
+"""Audit all hosts in parallel: read-only facts over SSH, and the findings of each host's `provision doctor`.
 
-Does IO on every host in parallel through pyinfra. Files, packages and services are compared with what the last run of
-site.yml recorded on the host, from outside: so drift is named even where the host's own command is broken or gone. A
-host that cannot be reached, or is not one of ours, is a finding, never a failure of the audit.
+Does IO through pyinfra. Compares files, packages and services with the record of the last run of site.yml, so drift is
+found even if the host's own command is broken or missing. An unreachable or unknown host is a finding, not a failure
+of the audit.
 """
 
 from __future__ import annotations
@@ -36,31 +36,31 @@ AS_ROOT = {"_sudo": True}
 
 
 class Doctor(FactBase[dict[str, Any]]):
-    """What the host's own doctor says, or {} with the reason."""
+    """Output of the host's `provision doctor`, or the reason of its failure."""
 
     default = dict
 
     def command(self) -> str:
-        """Run it; what it prints beside JSON is kept as the reason."""
+        """Run it; output that is not JSON becomes the reason."""
         return "provision doctor --json 2>&1 || true"
 
     def process(self, output: Iterable[str]) -> dict[str, Any]:
-        """Read it."""
+        """Parse the JSON."""
         text = "\n".join(output)
         try:
             found: dict[str, Any] = json.loads(text[text.index("{") :])
         except ValueError:
-            return {"failed": text.strip()[-400:] or "it printed nothing"}
+            return {"failed": text.strip()[-400:] or "no output"}
         return found
 
 
 class Left(FactBase[dict[str, Any]]):
-    """What the last run left: the host's record, and every file that it placed with its checksum then and now."""
+    """State left by the last run: the host's record, and the recorded and current checksum of each managed file."""
 
     default = dict
 
     def command(self) -> str:
-        """Print the record, the manifests, and the checksums of the files that these name, and of the command."""
+        """Print the record, the manifests, and the checksums of the listed files and of the command."""
         names = 'cat /etc/provision/files.d/*.json 2>/dev/null | sed -n \'s/^ *"path": "\\(.*\\)",$/\\1/p\''
         return (
             "echo == record; cat /etc/provision/host.json 2>/dev/null; echo; "
@@ -69,7 +69,7 @@ class Left(FactBase[dict[str, Any]]):
         )
 
     def process(self, output: Iterable[str]) -> dict[str, Any]:
-        """Split the parts."""
+        """Parse the sections."""
         parts: dict[str, list[str]] = {}
         for line in output:
             if line.startswith("== "):
@@ -95,7 +95,7 @@ class Left(FactBase[dict[str, Any]]):
 
 @dataclass
 class Seen:
-    """One host of the fleet: what it is, and what is wrong with it."""
+    """One host with its facts and findings."""
 
     name: str
     address: str
@@ -104,18 +104,18 @@ class Seen:
 
     @property
     def counted(self) -> list[Finding]:
-        """Those for which somebody has to do something."""
+        """Return the findings that need action."""
         return [each for each in self.findings if each.counts]
 
     @property
     def state(self) -> str:
-        """Say in one word how the host is."""
+        """Return critical, warning or ok."""
         critical = any(each.severity is Severity.CRITICAL for each in self.findings)
         return "critical" if critical else "warning" if self.counted else "ok"
 
 
 class _Failures(BaseStateCallback):
-    """Keeps why a host could not be reached; pyinfra only logs it."""
+    """Keeps the reasons of connection failures, which pyinfra only logs."""
 
     def __init__(self) -> None:
         self.reasons: dict[Host, str] = {}
@@ -126,13 +126,13 @@ class _Failures(BaseStateCallback):
 
 
 def audit(targets: Sequence[Target], package: Path) -> tuple[list[Seen], float]:
-    """Look at every host; give them in the inventory's order, with the seconds that it took. `package` is our own."""
+    """Audit hosts; return them in inventory order, and the seconds taken. `package` is this package's folder."""
     begun = time.monotonic()
     config = Config(CONNECT_TIMEOUT=CONNECT_TIMEOUT_S, PARALLEL=len(targets), ENV={"LC_ALL": "C"})  # type: ignore[no-untyped-call]
     inventory = Inventory(([(each.name, each.data) for each in targets], {}))  # type: ignore[no-untyped-call]
     state, failures = State(inventory, config), _Failures()
     state.add_callback_handler(failures)  # type: ignore[no-untyped-call]
-    _whoever_is_left(state, connect_all)
+    _on_active_hosts(state, connect_all)
     greenlets = {host: state.pool.spawn(_look, state, host) for host in list(state.active_hosts)}
     facts = {host: greenlet.get() for host, greenlet in greenlets.items()}
     with tempfile.TemporaryDirectory() as folder:
@@ -147,24 +147,24 @@ def audit(targets: Sequence[Target], package: Path) -> tuple[list[Seen], float]:
         else:
             _judge(one, known, ours)
         seen.append(one)
-    _whoever_is_left(state, disconnect_all)
+    _on_active_hosts(state, disconnect_all)
     return seen, time.monotonic() - begun
 
 
 def _look(state: State, host: Host) -> dict[str, Any] | str:
-    """Read every fact of one host, or say why not: whatever one host does, the others are looked at."""
+    """Return every fact of one host, or the reason of a failure, which must not affect other hosts."""
     known = {}
     try:
         with ctx_state.use(state), ctx_host.use(host):
             for fact in (Left, DebPackages, SystemdStatus, Doctor):
                 known[fact.__name__] = get_fact(state, host, fact, kwargs=AS_ROOT)
-    except Exception as error:  # of SSH, of pyinfra, or of a host that answers nonsense
+    except Exception as error:  # from SSH, pyinfra, or invalid output of the host
         return f"{type(error).__name__}: {error}"
     return known
 
 
-def _whoever_is_left(state: State, step: Any) -> None:
-    """Run a step on all hosts: pyinfra raises only to say that none is left, and each has its own reason."""
+def _on_active_hosts(state: State, step: Any) -> None:
+    """Run a step on all hosts. pyinfra raises if none is left; each host's reason is already kept."""
     try:
         step(state)
     except PyinfraError:
@@ -181,9 +181,9 @@ def _judge(one: Seen, known: dict[str, Any], ours: str) -> None:
                 "not-converged",
                 "host",
                 Severity.CRITICAL,
-                "there is no /etc/provision/host.json",
-                "a host that site.yml has converged",
-                "nothing is known of it",
+                "/etc/provision/host.json is missing",
+                "a host converged by site.yml",
+                "the host cannot be checked",
                 _site(one),
             )
         )
@@ -204,29 +204,29 @@ def _judge(one: Seen, known: dict[str, Any], ours: str) -> None:
                 "host",
                 Severity.CRITICAL,
                 str(doctor["failed"]),
-                "a doctor that answers",
-                "what only the host can see is not seen",
+                "a working `provision doctor`",
+                "checks that run on the host are missing",
                 _site(one, "toolkit"),
             )
         )
     one.findings += [Finding(**{**each, "severity": Severity(each["severity"])}) for each in doctor.get("findings", [])]
-    one.findings += [each for each in _drift(one, known, ours) if not _told(one, each)]
+    one.findings += [each for each in _drift(one, known, ours) if not _reported(one, each)]
 
 
 def _drift(one: Seen, known: dict[str, Any], ours: str) -> Iterable[Finding]:
-    """Compare from outside what was left with what is there."""
+    """Compare the recorded state with the current state."""
     left, record = known["Left"], known["Left"]["record"]
     for path, (name, checksum) in sorted(left["files"].items()):
         now = left["there"].get(path)
         if now != checksum:
-            seen = f"{path} was changed by hand" if now else f"{path} is gone"
+            seen = f"{path} was changed by hand" if now else f"{path} is missing"
             yield Finding(
                 "files-changed" if now else "files-missing",
                 "files",
                 Severity.WARNING,
                 seen,
-                "what the last run placed",
-                "the next run takes it back, and until then nobody knows of it",
+                "the file as placed by the last run",
+                "the next run will overwrite the change",
                 _site(one, name.partition("-")[0]),
             )
     for path in left["damaged"]:
@@ -235,8 +235,8 @@ def _drift(one: Seen, known: dict[str, Any], ours: str) -> Iterable[Finding]:
             "files",
             Severity.WARNING,
             f"{path} cannot be read",
-            "what the last run noted",
-            "what it names is compared with nothing",
+            "the manifest as written by the last run",
+            "its files cannot be checked",
             _site(one, Path(path).stem.partition("-")[0]),
         )
     if left["there"].get("/usr/local/bin/provision") != ours:
@@ -244,7 +244,7 @@ def _drift(one: Seen, known: dict[str, Any], ours: str) -> Iterable[Finding]:
             "command-differs",
             "files",
             Severity.WARNING,
-            "/usr/local/bin/provision is not this checkout's",
+            "/usr/local/bin/provision differs from this checkout",
             "the command of this checkout",
             "the host was converged by another version",
             _site(one, "toolkit"),
@@ -254,17 +254,17 @@ def _drift(one: Seen, known: dict[str, Any], ours: str) -> Iterable[Finding]:
         there = sorted(packages.get(package, []))
         if version not in there:
             seen = (
-                f"package {package} is {there[0]}, {version} was proved"
+                f"package {package} is {there[0]}, but {version} was verified"
                 if there
-                else f"package {package} is gone; {version} was proved"
+                else f"package {package} is missing, but {version} was verified"
             )
             yield Finding(
                 "packages",
                 "host",
                 Severity.WARNING,
                 seen,
-                "the packages that were proved",
-                "what was proved is not what runs",
+                "the verified package versions",
+                "the installed version was never verified",
                 _site(one, "toolkit,verify"),
             )
     units = known.get("SystemdStatus") or {}
@@ -275,15 +275,20 @@ def _drift(one: Seen, known: dict[str, Any], ours: str) -> Iterable[Finding]:
             "services",
             Severity.CRITICAL,
             f"{server} is down",
-            "services that run",
-            "what they serve is not served",
+            "a running service",
+            "the database is not available",
             f"ssh {one.address} sudo systemctl start {server}",
         )
 
 
-def _told(one: Seen, finding: Finding) -> bool:
-    """Say whether the host's own doctor has told it already."""
-    return any(each.id == finding.id and each.seen.startswith(finding.seen) for each in one.findings)
+def _reported(one: Seen, finding: Finding) -> bool:
+    """Tell whether the host's doctor has already reported the same problem of the same subject."""
+    return any(each.id == finding.id and _subject(each) == _subject(finding) for each in one.findings)
+
+
+def _subject(finding: Finding) -> str:
+    """Return the file, package or unit, which begins the text of a finding."""
+    return finding.seen.removeprefix("package ").partition(" ")[0].rstrip(":,;")
 
 
 def _unreachable(one: Seen, reason: str) -> Finding:
@@ -292,8 +297,8 @@ def _unreachable(one: Seen, reason: str) -> Finding:
         "host",
         Severity.CRITICAL,
         reason.strip().splitlines()[-1],
-        "a host that answers over SSH",
-        "nothing is known of it, and nothing can be mended",
+        "a host reachable over SSH",
+        "the host can be neither checked nor fixed",
         f"ssh {one.address} true; ansible {one.name} -m ping",
     )
 

@@ -1,4 +1,4 @@
-"""An audit for people: a table for the terminal (rich) and one HTML page that opens without a network (jinja2)."""
+"""Audit reports: a table for the terminal (rich) and one self-contained HTML page (jinja2)."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ COLOURS = {"critical": "red", "warning": "yellow", "accepted": "dim", "unseen": 
 
 
 def table(seen: Sequence[Seen], stream: IO[str] | None = None) -> None:
-    """Print a row for each host, then one for each finding with the command that mends it."""
+    """Print a row per host, then each finding with the command that fixes it."""
     console = Console(file=stream, soft_wrap=False)
-    hosts = Table("host", "state", "to mend", "PostgreSQL", "pgvector", "profile", box=None, pad_edge=False)
+    hosts = Table("host", "state", "to fix", "PostgreSQL", "pgvector", "profile", box=None, pad_edge=False)
     for one in seen:
         about = [one.about.get(key, "") for key in ("PostgreSQL", "pgvector", "profile")]
         hosts.add_row(one.name, f"[{COLOURS[one.state]}]{one.state}[/]", str(len(one.counted)), *about)
@@ -31,7 +31,7 @@ def table(seen: Sequence[Seen], stream: IO[str] | None = None) -> None:
 
 
 def page(seen: Sequence[Seen], seconds: float, when: str = "") -> str:
-    """Give the report: a section for each host, no script, nothing that is fetched."""
+    """Return the HTML report: one section per host, no scripts, no external files."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string(files("provision.controller").joinpath("audit.html.j2").read_text())
     return template.render(

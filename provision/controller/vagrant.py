@@ -1,7 +1,7 @@
-"""What `vagrant up` needs of this project: the image of a container, the variables of its hosts, prod's secrets.
+"""Preparation for `vagrant up`: the container image, the inventory variables, and the secrets of prod.
 
-Does IO on this machine. All of it lives in `.provision/vagrant`, which goes with the last machine; only the image is
-kept, as the sandbox keeps its own. Refuses to read a private key and to touch the user's own inventories.
+Does IO on this machine. Files are in `.provision/vagrant`, which is removed with the last machine; the image is kept,
+like the sandbox's. Refuses a private key. Never changes the user's own inventories.
 """
 
 import hashlib
@@ -30,10 +30,10 @@ from provision.plan.secrets import new_password
 PROFILES = ("dev", "prod")
 REPOSITORIES = ("inventory", "distribution")
 CONTAINER_PROVIDER = "docker"
-USER = "vagrant"  # Vagrant logs in by this name everywhere
+USER = "vagrant"  # Vagrant's login user
 REMEMBERED = ("profile", "os", "memory", "cpus", "repository", "driver", "box")
-SHM_SIZE = "1g"  # parallel index builds need it
-# A machine behind a forwarded port: its clients come in through its own network, and its backups stay on it.
+SHM_SIZE = "1g"  # for parallel index builds
+# Clients connect through a forwarded port, that is from the machine's own network; backups stay on the machine.
 PROD_OVERRIDES = {
     "postgresql_listen_addresses": ["*"],
     "postgresql_allowed_networks": ["samenet"],
@@ -42,10 +42,10 @@ PROD_OVERRIDES = {
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """What the Vagrantfile was asked for; `public_key` is the one that Vagrant logs in with at first.
+class Request:
+    """Options of the Vagrantfile; `public_key` is the key of Vagrant's first login.
 
-    `repository` says where a virtual machine's versions come from: the inventory, or what its Debian release has.
+    `repository` selects the source of a virtual machine's versions: the inventory, or its distribution.
     """
 
     provider: str
@@ -62,7 +62,7 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Prepared:
-    """What a container is made of; both empty for a virtual machine, whose box is Vagrant's own matter."""
+    """Image and arguments of a container; empty for a virtual machine, which Vagrant creates from its box."""
 
     image: str = ""
     arguments: list[str] = field(default_factory=list)
@@ -73,47 +73,47 @@ def default_os(provider: str) -> str:
     return DEFAULT_KEY if provider == CONTAINER_PROVIDER else DEFAULT_VM_KEY
 
 
-def check(wanted: Wanted, remembered: dict[str, Any]) -> None:
-    """Raise UsageError for a profile that there is not, or that is not the one that the machines were made with."""
-    if wanted.profile not in PROFILES:
-        raise UsageError("unknown profile", where="MINION_PROFILE", seen=wanted.profile, allowed=", ".join(PROFILES))
-    if wanted.repository not in REPOSITORIES:
+def check(request: Request, remembered: dict[str, Any]) -> None:
+    """Raise UsageError for an unknown profile or repository, or another profile than the machines have."""
+    if request.profile not in PROFILES:
+        raise UsageError("unknown profile", where="MINION_PROFILE", seen=request.profile, allowed=", ".join(PROFILES))
+    if request.repository not in REPOSITORIES:
         allowed = ", ".join(REPOSITORIES)
-        raise UsageError("unknown repository", where="MINION_REPOSITORY", seen=wanted.repository, allowed=allowed)
-    made = remembered.get("profile", wanted.profile)
-    if made != wanted.profile:
+        raise UsageError("unknown repository", where="MINION_REPOSITORY", seen=request.repository, allowed=allowed)
+    made = remembered.get("profile", request.profile)
+    if made != request.profile:
         raise UsageError(
-            "the machines of this directory were made with another profile",
+            "the machines of this directory have another profile",
             where="MINION_PROFILE",
-            seen=f"{wanted.profile}; they have {made}",
+            seen=f"{request.profile}; they have {made}",
             allowed=made,
             run="vagrant destroy -f, then the same command again",
         )
 
 
-def prepare(project: Path, wanted: Wanted, narration: Narration) -> Prepared:
-    """Make what the machines need before they are there; what is there already stays. Raises ProvisionError."""
+def prepare(project: Path, request: Request, narration: Narration) -> Prepared:
+    """Create the image, inventory and secrets of machines; keep existing ones. Raises ProvisionError."""
     folder = project / ".provision/vagrant"
     choices = folder / "choices.json"
-    check(wanted, json.loads(choices.read_text()) if choices.exists() else {})
+    check(request, json.loads(choices.read_text()) if choices.exists() else {})
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     variables: dict[str, Any] = {}
     prepared = Prepared()
-    if wanted.provider == CONTAINER_PROVIDER:
-        prepared, variables = _container(project, wanted, Machine(narration))
-    elif wanted.repository == "distribution":
-        variables = versions(by_key(wanted.os, "MINION_OS"), narration)
-    if wanted.profile == "prod":
+    if request.provider == CONTAINER_PROVIDER:
+        prepared, variables = _container(project, request, Machine(narration))
+    elif request.repository == "distribution":
+        variables = versions(by_key(request.os, "MINION_OS"), narration)
+    if request.profile == "prod":
         write_prod(project, folder)
-    hosts = {name: dict(variables) for name in wanted.machines}
+    hosts = {name: dict(variables) for name in request.machines}
     (folder / "hosts.yml").write_text(yaml.safe_dump({"all": {"hosts": hosts}}, width=1000))
-    remembered = {key: getattr(wanted, key) for key in REMEMBERED}
-    choices.write_text(json.dumps({**remembered, "machines": len(wanted.machines)}))
+    remembered = {key: getattr(request, key) for key in REMEMBERED}
+    choices.write_text(json.dumps({**remembered, "machines": len(request.machines)}))
     return prepared
 
 
 def write_prod(project: Path, folder: Path) -> None:
-    """Write an inventory for prod on machines of Vagrant: the project's own variables, other hosts, other secrets."""
+    """Write a prod inventory for Vagrant: the project's variables, with other hosts and secrets."""
     inventory, password = folder / "prod", folder / "vault-password"
     variables = inventory / "group_vars/all"
     variables.mkdir(parents=True, exist_ok=True)
@@ -127,35 +127,37 @@ def write_prod(project: Path, folder: Path) -> None:
     initialise(Vault(inventory, password.read_text()))
 
 
-def _container(project: Path, wanted: Wanted, machine: Machine) -> tuple[Prepared, dict[str, Any]]:
+def _container(project: Path, request: Request, machine: Machine) -> tuple[Prepared, dict[str, Any]]:
     if not machine.is_root:
         raise HostError(
-            "Vagrant's containers are made by root's podman",
+            "Vagrant's containers run under root's podman",
             where=f"user id {os.geteuid()}",
-            allowed="vagrant run by root, or `make up`, for which sudo is enough",
+            allowed="vagrant run as root, or `make up`, which only needs sudo",
             run="sudo vagrant up --provider=docker",
         )
-    spec, base = Sandbox(project, machine).prepare(containers.spec_of({"os": wanted.os, "memory": f"{wanted.memory}m"}))
-    tag = make_image(machine, base, wanted.os, read_public_key(wanted.public_key))
-    return Prepared(tag, arguments(spec.memory, wanted.cpus)), spec.variables
+    spec, base = Sandbox(project, machine).prepare(
+        containers.spec_of({"os": request.os, "memory": f"{request.memory}m"})
+    )
+    tag = make_image(machine, base, request.os, read_public_key(request.public_key))
+    return Prepared(tag, arguments(spec.memory, request.cpus)), spec.variables
 
 
 def make_image(machine: Machine, base: str, os_name: str, public_key: str) -> str:
-    """Make the image of a Vagrant machine of a sandbox's image, unless it is there; return its name."""
+    """Build a Vagrant image from a sandbox image if missing; return its name."""
     recipe = containerfile(base, public_key)
     tag = f"{image.VAGRANT_REPOSITORY}:{os_name}-{hashlib.sha256(recipe.encode()).hexdigest()[:12]}"
-    with machine.narration.stage(f"making the image {tag} (once; it is kept)"):
-        machine.apply(f"cannot make the image of {os_name} for Vagrant", build, tag, recipe)
+    with machine.narration.stage(f"building the image {tag} (once)"):
+        machine.apply(f"cannot build the {os_name} image for Vagrant", build, tag, recipe)
     return tag
 
 
 def containerfile(base: str, public_key: str) -> str:
-    """Return the recipe: a sandbox's image and the user that Vagrant logs in as, with sudo. Pure."""
+    """Return the recipe: a sandbox image plus Vagrant's login user with sudo. Pure."""
     return f"FROM {base}\nRUN {user_script(public_key)}\n"
 
 
 def user_script(public_key: str) -> str:
-    """Return the shell command that makes the user that Vagrant logs in as, on a machine that has sudo. Pure."""
+    """Return the shell command that creates Vagrant's login user on a machine with sudo. Pure."""
     home = f"/home/{USER}/.ssh"
     steps = (
         f"useradd --create-home --shell /bin/bash {USER}",
@@ -169,18 +171,18 @@ def user_script(public_key: str) -> str:
 
 
 def arguments(memory: str, cpus: int) -> list[str]:
-    """Return what `docker run` gets beside image, name and ports: systemd, limits, and a runtime that works. Pure."""
+    """Return arguments of `docker run`: systemd, limits, and a supported runtime."""
     limited = [f"--memory={memory}", f"--cpus={cpus}"] if memory else []
     return [*containers.runtime(), "--systemd=always", f"--shm-size={SHM_SIZE}", *containers.limits(), *limited]
 
 
 @operation()
 def build(tag: str, recipe: str) -> Generator[str]:
-    """Make the image from a recipe on standard input, without any files beside it."""
+    """Build the image from a recipe on standard input, without a build context."""
     words = ["podman", "build", "--quiet", "--isolation=chroot", f"--tag={tag}", "-"]
     yield f"podman image exists {tag} || printf %s {shlex.quote(recipe)} | {shlex.join(words)}"
 
 
 def values(prepared: Prepared) -> dict[str, Any]:
-    """Return what the Vagrantfile reads."""
+    """Return the values that the Vagrantfile reads."""
     return asdict(prepared)

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from provision.controller.narration import Narration
-from provision.controller.vagrant import Wanted, containerfile, prepare, write_prod
+from provision.controller.vagrant import Request, containerfile, prepare, write_prod
 from provision.controller.vault import Vault
 from provision.errors import UsageError
 
@@ -24,9 +24,9 @@ def project(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def wanted(profile: str = "dev", repository: str = "inventory") -> Wanted:
+def request(profile: str = "dev", repository: str = "inventory") -> Request:
     rest = (Path("/nonexistent"), repository, "qemu", "debian/bookworm64")
-    return Wanted("libvirt", profile, "debian13", 2048, 2, ("db1", "db2"), *rest)
+    return Request("libvirt", profile, "debian13", 2048, 2, ("db1", "db2"), *rest)
 
 
 def test_prod_has_the_user_s_variables_but_neither_hosts_nor_secrets(project: Path) -> None:
@@ -44,7 +44,7 @@ def test_prod_has_the_user_s_variables_but_neither_hosts_nor_secrets(project: Pa
 
 
 def test_virtual_machine_keeps_the_versions_of_the_inventory(project: Path) -> None:
-    prepared = prepare(project, wanted(), Narration())
+    prepared = prepare(project, request(), Narration())
     assert (prepared.image, prepared.arguments) == ("", [])
     hosts = yaml.safe_load((project / ".provision/vagrant/hosts.yml").read_text())
     assert hosts == {"all": {"hosts": {"db1": {}, "db2": {}}}}
@@ -54,7 +54,7 @@ def test_virtual_machine_keeps_the_versions_of_the_inventory(project: Path) -> N
 
 
 def test_virtual_machine_takes_the_versions_of_its_release_where_that_is_asked_for(project: Path) -> None:
-    prepare(project, wanted(repository="distribution"), Narration())
+    prepare(project, request(repository="distribution"), Narration())
     hosts = yaml.safe_load((project / ".provision/vagrant/hosts.yml").read_text())
     versions = {"postgresql_version": 17, "postgresql_repository": "distribution", "pgvector_install_method": "package"}
     assert hosts == {"all": {"hosts": {"db1": versions, "db2": versions}}}
@@ -62,20 +62,20 @@ def test_virtual_machine_takes_the_versions_of_its_release_where_that_is_asked_f
 
 def test_refuses_a_repository_that_there_is_not(project: Path) -> None:
     with pytest.raises(UsageError) as refused:
-        prepare(project, wanted(repository="mirror"), Narration())
+        prepare(project, request(repository="mirror"), Narration())
     assert (refused.value.where, refused.value.allowed) == ("MINION_REPOSITORY", "inventory, distribution")
 
 
 def test_refuses_another_profile_than_the_machines_have(project: Path) -> None:
-    prepare(project, wanted(), Narration())
-    with pytest.raises(UsageError, match="made with another profile") as refused:
-        prepare(project, wanted(profile="prod"), Narration())
+    prepare(project, request(), Narration())
+    with pytest.raises(UsageError, match="have another profile") as refused:
+        prepare(project, request(profile="prod"), Narration())
     assert "vagrant destroy -f" in refused.value.run
 
 
 def test_refuses_a_profile_that_there_is_not(project: Path) -> None:
     with pytest.raises(UsageError) as refused:
-        prepare(project, wanted(profile="staging"), Narration())
+        prepare(project, request(profile="staging"), Narration())
     assert (refused.value.where, refused.value.allowed) == ("MINION_PROFILE", "dev, prod")
 
 

@@ -1,15 +1,15 @@
-"""What belongs in a bundle: the packages of every role, and what its manifest says. Pure.
+"""Contents of a bundle: the packages of every role, and the manifest. Pure.
 
-A contract test compares the list with the roles, so that none is forgotten.
+A contract test compares the list with the roles.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-# Debian packages by the role that installs them; {major} is PostgreSQL's.
+# Debian packages by role; {major} is PostgreSQL's.
 PACKAGES = {
-    "preflight": ("python3", "python3-apt", "sudo"),  # what Ansible itself needs of a host
+    "preflight": ("python3", "python3-apt", "sudo"),  # required by Ansible itself
     "tls": ("openssl", "ssl-cert"),
     "postgresql": ("postgresql-{major}", "postgresql-client-{major}", "postgresql-common"),
     "toolkit": ("python3-psycopg", "python3-click"),
@@ -27,14 +27,14 @@ SCHEMA = 1
 
 
 def packages(major: int, pgvector_install_method: str) -> list[str]:
-    """Name every package that a run may ask of apt, without what these depend on."""
+    """Return every package that a run may install, without dependencies."""
     rows = [*PACKAGES.values(), PGVECTOR[pgvector_install_method]]
     return sorted({name.format(major=major) for row in rows for name in row})
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """What a bundle was made for and what it holds: `files` maps each path in it to its SHA-256."""
+    """Target and contents of a bundle: `files` maps each path to its SHA-256."""
 
     release: str
     architecture: str
