@@ -46,7 +46,11 @@ def _show(bundle: "Bundle", as_json: bool) -> None:
 @command.command()
 @click.argument("path", type=FILE)
 @click.option(
-    "--os", "os", default=distributions.DEFAULT_KEY, show_default=True, help=" or ".join(distributions.keys())
+    "--os",
+    "os",
+    default=distributions.DEFAULT_KEY,
+    show_default=True,
+    help=f"Distribution: {', '.join(distributions.keys())}",
 )
 @click.option("--architecture", default="", help="amd64 or arm64 [default: this machine's].")
 @click.option("--postgresql", type=int, default=0, help="PostgreSQL major [default: the distribution's].")

@@ -64,7 +64,9 @@ def _show(hosts: "list[Container]", *, as_json: bool) -> None:
 @command.command()
 @click.argument("names", nargs=-1)
 @click.option("--hosts", default="", help="Comma-separated host names, an alternative to NAMES.")
-@click.option("--os", "os", help=f"{' or '.join(distributions.keys())} [default: {distributions.DEFAULT_KEY}].")
+@click.option(
+    "--os", "os", help=f"Distribution: {', '.join(distributions.keys())} [default: {distributions.DEFAULT_KEY}]."
+)
 @click.option("--memory", help="Memory limit [default: 2g].")
 @click.option("--shm-size", help="Size of /dev/shm, used by parallel index builds [default: 1g].")
 @click.option("--group", help="Inventory group: database, backup or client [default: database].")

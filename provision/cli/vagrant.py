@@ -18,7 +18,9 @@ def command() -> None:
 @click.argument("machines", nargs=-1, required=True)
 @click.option("--provider", required=True, help="Vagrant provider: docker, libvirt or virtualbox.")
 @click.option("--profile", default="dev", show_default=True, help="dev or prod.")
-@click.option("--os", "os_name", default="", help=f"{' or '.join(distributions.keys())} [default: by provider].")
+@click.option(
+    "--os", "os_name", default="", help=f"Distribution: {', '.join(distributions.keys())} [default: by provider]."
+)
 @click.option("--memory", default=2048, show_default=True, help="Memory of a container in MB.")
 @click.option("--cpus", default=2, show_default=True, help="CPUs of a container.")
 @click.option(
