@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from provision.checks.finding import Finding, Severity
 from provision.controller import fleet
-from provision.controller.audit import Doctor, Left
+from provision.controller.audit import Doctor, Left, Seen, _reported
 from provision.errors import UsageError
 
 INVENTORY = """
@@ -80,3 +81,21 @@ def test_nonsense_in_a_manifest_or_a_record_is_no_crash() -> None:
 def test_a_doctor_that_cannot_answer_says_why() -> None:
     assert Doctor().process(["sh: 1: provision: not found"]) == {"failed": "sh: 1: provision: not found"}
     assert Doctor().process([]) == {"failed": "no output"}
+
+
+@pytest.mark.parametrize(
+    ("doctor", "audit", "expected"),
+    [
+        ("/etc/x: changed by hand, since 10:00", "/etc/x was changed by hand", True),
+        ("/etc/x was changed by hand", "/etc/xy was changed by hand", False),
+        ("package etcd is 3.4, 3.5 was verified", "package etcd is 3.4, but 3.5 was verified", True),
+        ("package etcd is missing", "package patroni is missing", False),
+    ],
+)
+def test_problem_is_told_once_however_the_doctor_words_it(doctor: str, audit: str, expected: bool) -> None:
+    def finding(seen: str, check: str = "files-changed") -> Finding:
+        return Finding(check, "files", Severity.WARNING, seen, "", "", "")
+
+    host = Seen("db1", "192.0.2.1", findings=[finding(doctor)])
+    assert _reported(host, finding(audit)) is expected
+    assert not _reported(host, finding(audit, "files-missing"))

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import yaml
 
 from provision.controller.narration import Narration
-from provision.controller.vagrant import Request, containerfile, prepare, write_prod
+from provision.controller.vagrant import Request, containerfile, default_os, prepare, write_prod
 from provision.controller.vault import Vault
 from provision.errors import UsageError
+from tests.contract.repository import ROOT
 
 
 @pytest.fixture
@@ -77,6 +81,17 @@ def test_refuses_a_profile_that_there_is_not(project: Path) -> None:
     with pytest.raises(UsageError) as refused:
         prepare(project, request(profile="staging"), Narration())
     assert (refused.value.where, refused.value.allowed) == ("MINION_PROFILE", "dev, prod")
+
+
+def test_default_release_depends_on_the_provider() -> None:
+    assert [default_os(each) for each in ("docker", "libvirt", "virtualbox")] == ["debian13", "debian12", "debian12"]
+
+
+def test_vagrantfile_finds_the_box_without_a_virtual_environment() -> None:
+    (code,) = re.findall(r'^  code = "(.*)"$', (ROOT / "Vagrantfile").read_text(), re.M)
+    for arguments, box in ((["debian13"], "debian/trixie64"), ([], "debian/bookworm64")):
+        words = [sys.executable, "-I", "-S", "-c", f"import sys; sys.path.insert(0, '.'); {code}", *arguments]
+        assert subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True).stdout == f"{box}\n"
 
 
 def test_recipe_has_one_user_with_the_key_and_sudo() -> None:
