@@ -107,17 +107,19 @@ def describe(url: str) -> str:
     return " ".join(shown) or "the PG* environment"
 
 
-def profile(connection: Connection) -> str:
-    """Return the database's profile (ALTER DATABASE ... SET provision.profile), '' if it has none.
+def guarded(connection: Connection) -> bool:
+    """Return whether destructive commands on this database need confirmation (its setting provision.guard).
 
-    Reads the catalogue instead of the session setting, which the URL can override.
+    Reads the catalogue, because a connection URL can override the session's value. A database that has only
+    provision.profile, the setting of earlier versions, counts as guarded.
     """
     row = connection.execute(
-        "SELECT split_part(entry, '=', 2) FROM pg_db_role_setting s JOIN pg_database d ON d.oid = s.setdatabase,"
-        " unnest(s.setconfig) entry"
-        " WHERE d.datname = current_database() AND s.setrole = 0 AND entry LIKE 'provision.profile=%'"
+        "SELECT coalesce(max(split_part(entry, '=', 2)) FILTER (WHERE entry LIKE 'provision.guard=%') <> 'off',"
+        " count(*) > 0) FROM pg_db_role_setting s JOIN pg_database d ON d.oid = s.setdatabase,"
+        " unnest(s.setconfig) entry WHERE d.datname = current_database() AND s.setrole = 0"
+        " AND (entry LIKE 'provision.guard=%' OR entry LIKE 'provision.profile=%')"
     ).fetchone()
-    return str(row[0]) if row else ""
+    return row != (False,)
 
 
 def through_pooler(connection: Connection) -> bool:

@@ -77,9 +77,9 @@ class Server:
         return self._run("postgres", "-D", str(self.data), "-C", name)
 
     @contextlib.contextmanager
-    def running(self, port: int = 0) -> Iterator[psycopg.Connection[tuple[object, ...]]]:
-        """Start the server without TCP, or on a port of 127.0.0.1; yield a superuser's connection, stop it."""
-        address = "127.0.0.1" if port else ""
+    def running(self, port: int = 0, address: str = "127.0.0.1") -> Iterator[psycopg.Connection[tuple[object, ...]]]:
+        """Start the server without TCP, or on a port of an address; yield a superuser's connection, stop it."""
+        address = address if port else ""
         with (self.socket / "log").open("w") as log:
             options = ["-D", str(self.data), "-k", str(self.socket), "-c", f"listen_addresses={address}"]
             options += ["-c", "fsync=off", "-p", str(port or 5432)]

@@ -1,125 +1,178 @@
-"""A plan for tests that need one: a prod host on Debian 13 with PostgreSQL 17, changed where the test says."""
+"""Plans for tests, built as a run builds them: the roles' defaults, a profile, variables, and one fixed probe.
+
+`built` gives everything that `build.build` gives; `sample` a prod host on Debian 13 with PostgreSQL 17 from the
+distribution, changed where the test says. No host is needed and nothing is changed.
+"""
 
 from __future__ import annotations
 
+import copy
+import datetime
+import functools
+import json
+import re
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from provision.plan import load, schema
+from ansible.parsing.dataloader import DataLoader
+from ansible.template import Templar
+
+from provision.controller import inputs
+from provision.plan import build, load, schema, validate, variables
+
+TODAY = datetime.date(2026, 10, 1)
+"""PostgreSQL 14 is still maintained."""
+SALT = "c2FsdCBvZiBhIHRlc3QuLg=="
+SECRETS: dict[str, Any] = {
+    "database_credentials": {
+        role: {"password": f"a secret of the test for {role}", "salt": SALT}
+        for role in ("minion", "minion_app", "minion_readonly")
+    },
+    "backup_repository_passphrase": "the repository's secret of the test",
+    "tls_ca_passphrase": "the authority's secret of the test",
+}
+"""Secrets that every plan here is built from: no plan, no file for everybody and no message may hold one."""
+PROBE: dict[str, Any] = {
+    "distribution": "debian",
+    "distribution_version": "13",
+    "distribution_codename": "trixie",
+    "os": "Debian GNU/Linux 13 (trixie)",
+    "architecture": "x86_64",
+    "cpus": 4,
+    "memory_mb": 8192,
+    "disk_mb": 5000,
+    "disk_free_mb": 50000,
+    "shm_mb": 4096,
+    "storage": "ssd",
+    "huge_pages": 0,
+    "container": False,
+    "systemd": True,
+    "root": True,
+    "networks": ["192.0.2.0/24"],
+    "listeners": [],
+    "package_lock": None,
+    "packages": [],
+    "packages_interrupted": False,
+    "package_lists_age_s": 10,
+    "package_versions": {"pgbouncer": "1.24.1-1+deb13u2", "pgbackrest": "2.55.1-1"},
+    "clusters": [],
+    "unknown_clusters": [],
+    "cluster_half_made": False,
+    "ours": False,
+    "proved": False,
+    "old_layout": False,
+    "pooler_port": 0,
+    "pgvector_build": "",
+    "toolkit_sha256": "",
+    "bundle_sha256": "",
+}
+"""A fresh host as the module host_plan prints it."""
+CONTEXT = build.Context(
+    name="db1",
+    address="db1",
+    inventory=("inventories/prod",),
+    roles=("postgresql", "pgvector", "toolkit", "database", "pgbouncer", "backup", "monitoring", "migrations"),
+    today=TODAY,
+    groups={"all": ["db1", "backup1"], "database": ["db1"]},
+)
+SAMPLE: dict[str, Any] = {
+    "postgresql_version": 17,
+    "postgresql_repository": "distribution",
+    "pgvector_install_method": "package",
+    "tls_enabled": False,
+    "backup_allow_local_only": True,
+}
+
+
+@functools.cache
+def _defaults() -> dict[str, Any]:
+    loader = DataLoader()
+    return inputs.defaults(lambda path: loader.load_from_file(path, trusted_as_template=True))
+
+
+class _Template:
+    """Evaluates values with Ansible's own engine, which is made once for a set of variables."""
+
+    def __init__(self) -> None:
+        self.variables: Mapping[str, Any] = {}
+        self.engine = Templar(loader=DataLoader())
+
+    def __call__(self, variables: Mapping[str, Any], value: Any) -> Any:
+        if variables is not self.variables:
+            self.variables = variables
+            self.engine = Templar(loader=DataLoader(), variables=variables)
+        return self.engine.template(value)
+
+
+def read(profile: str = "prod", given: Mapping[str, Any] | None = None, folder: Path = inputs.ROOT) -> inputs.Inputs:
+    """Read and type every option, as the action plugin does, with Ansible's own templating."""
+    return copy.deepcopy(_read(json.dumps([profile, given or {}, str(folder)])))
+
+
+@functools.lru_cache(maxsize=256)
+def _read(shown: str) -> inputs.Inputs:
+    profile, own, folder = json.loads(shown)
+    of_ansible = {
+        "inventory_hostname": "db1",
+        "inventory_hostname_short": "db1",
+        "groups": CONTEXT.groups,
+        "hostvars": {"backup1": {"ansible_host": "192.0.2.7"}},
+        "playbook_dir": str(inputs.ROOT),
+        "role_path": str(inputs.ROOT / "roles/plan"),
+    }
+    given = {**of_ansible, "plan_profile_name": profile, **SECRETS, **own}
+    found = inputs.read(given, _defaults(), _Template(), (Path(folder), inputs.ROOT))
+    if "tls_directory" in found.values:
+        found.values["tls_directory"] = found.values["tls_directory"] or f"inventories/{profile}/tls"
+    return found
+
+
+def values(profile: str = "prod", given: Mapping[str, Any] | None = None) -> inputs.Inputs:
+    """Give typed variables. Only those that a default refers to need all templates evaluated again."""
+    given = given or {}
+    if set(re.findall(r"\w+", str(_defaults()))) & set(given):
+        found = read(profile, given)
+        assert found.problems == ()
+        return found
+    found = read(profile)
+    typed, problems = variables.judge(inputs.specifications(), given)
+    assert (found.problems, problems) == ((), [])
+    return replace(found, values={**found.values, **typed})
+
+
+def built(
+    profile: str = "prod",
+    given: Mapping[str, Any] | None = None,
+    probe: Mapping[str, Any] | None = None,
+    *,
+    judge: build.Judge = validate.judge,
+    **context: Any,
+) -> build.Built:
+    """Build a plan from a profile, variables, changes of the probe and of the context; nothing else is set."""
+    found = values(profile, given)
+    whole = {**copy.deepcopy(PROBE), **(probe or {})}
+    return build.build(found.values, whole, found.profile, replace(CONTEXT, **context), judge=judge)
+
+
+def plan(profile: str = "prod", given: Mapping[str, Any] | None = None, **changed: Any) -> schema.Plan:
+    """Build a plan that must not be refused."""
+    found = built(profile, given, **changed)
+    assert found.plan, found.problems
+    return found.plan
+
+
+@functools.cache
+def _sample() -> schema.Plan:
+    return plan("prod", SAMPLE)
 
 
 def sample(**sections: dict[str, Any]) -> schema.Plan:
     """Give a plan; `sample(server={"port": 5433}, backup={"physical": False})` replaces fields of sections."""
-    plan = schema.Plan(
-        schema=schema.SCHEMA,
-        name="db1",
-        address="db1",
-        profile="prod",
-        inventory=("inventories/prod",),
-        host=schema.Host("Debian GNU/Linux 13 (trixie)", "trixie", "amd64", 4, 8192, container=False, systemd=True),
-        source=schema.Source("distribution"),
-        server=schema.Server(
-            major=17,
-            port=5432,
-            address="127.0.0.1",
-            listen_addresses=("localhost",),
-            locale="C.UTF-8",
-            data_directory="/var/lib/postgresql/17/main",
-            configuration_directory="/etc/postgresql/17/main",
-            socket_directory="/var/run/postgresql",
-            restart_allowed=False,
-            settings=(),
-            overrides={},
-            budget=(),
-            max_connections=100,
-            kernel={},
-            hba=(),
-            ident=(),
-            archive_command="pgbackrest --stanza=db1 archive-push %p",
-            archive_timeout_s=60,
-        ),
-        pgvector=schema.Pgvector("package", "0.8.0", "", "", keep_build_packages=True, accept_advisories=()),
-        tls=schema.Tls(
-            False, "TLSv1.2", "db1", False, "/etc/provision/tls/ca.crt", (), "inventories/prod/tls/ca.crt", 397
-        ),
-        access=schema.Access(
-            database="minion",
-            owner="minion",
-            databases={"minion": "minion"},
-            roles=(),
-            extensions=("vector", "uuid-ossp", "pg_stat_statements"),
-            guard=True,
-        ),
-        pooler=schema.Pooler(
-            enabled=True,
-            port=6432,
-            address="127.0.0.1",
-            listen_addresses=("localhost",),
-            networks=("127.0.0.1/32", "::1/128"),
-            socket_directory="/var/run/postgresql",
-            server="/var/run/postgresql",
-            version="1.24.1",
-            per_role_limits=True,
-            prepared_statements=200,
-            pools={"minion": 5, "minion_app": 25, "minion_readonly": 5},
-            total=39,
-            lookups=4,
-            max_clients=1000,
-            open_files=1239,
-            query_wait_timeout_s=15,
-            server_connect_timeout_s=5,
-            server_login_retry_s=1,
-            client_login_timeout_s=15,
-            restart_allowed=False,
-            accept_advisories=(),
-        ),
-        backup=schema.Backup(
-            physical=True,
-            logical=True,
-            stanza="db1",
-            repository=schema.Repository("local", "/var/lib/pgbackrest", "", "", "pgbackrest", {}),
-            retention_full=2,
-            retention_diff=7,
-            compress_level=3,
-            processes=2,
-            archive_timeout_s=60,
-            queue_max_mb=1024,
-            age_limit_h=26,
-            drill_age_limit_h=50,
-            dump_directory="/var/backups/provision",
-            dump_keep=3,
-            dump_keep_days=14,
-            minimum_pgbackrest="2.53.1",
-        ),
-        monitoring=schema.Monitoring(True, "127.0.0.1", True, 9100, 9187, 200, 14, 500, "docs"),
-        maintenance=schema.Maintenance(
-            retention=(
-                schema.Retention("activities", "activities", "created_at", "created_at < {cutoff}", 90, "delete"),
-                schema.Retention("metrics", "metrics", "timestamp", "timestamp < {cutoff}", 30, "delete"),
-                schema.Retention(
-                    "closed sessions",
-                    "sessions",
-                    "created_at",
-                    "status = 'closed' AND updated_at < {cutoff}",
-                    7,
-                    "archive",
-                ),
-            ),
-            cleanup=True,
-            batch_rows=5000,
-            lock_timeout_ms=1000,
-            migration_wait_s=60,
-            bloat_percent=50,
-            bloat_mb=64,
-            age_limit_h=50,
-        ),
-        migrations=schema.Migrations("/usr/local/share/provision/migrations", 10),
-        timers=(),
-        warnings=(),
-    )
-    changed: dict[str, Any] = {name: replace(getattr(plan, name), **fields) for name, fields in sections.items()}
-    return replace(plan, **changed)
+    base = _sample()
+    changed: dict[str, Any] = {name: replace(getattr(base, name), **fields) for name, fields in sections.items()}
+    return replace(base, **changed)
 
 
 def write(path: Path, plan: schema.Plan) -> Path:

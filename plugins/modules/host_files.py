@@ -1,42 +1,50 @@
 #!/usr/bin/python
 """Place a set of files on a host as one step: all of them, checked by the program that reads them, or none.
 
-Runs on the host with the standard library alone. Beside each set it keeps a manifest (path, owner, mode, SHA-256)
-in /etc/provision/files.d, so that anybody can tell later what was changed by hand, and a journal while it works,
-so that a run that is killed half-way is undone by the next one.
+Runs on the host with the standard library alone. For each set it keeps a manifest (path, owner, mode, SHA-256) in
+/etc/provision/files.d, from which `provision doctor` tells later which file was changed by hand, and a journal while
+it works, from which the next run undoes a run that was killed half-way.
 """
 
 from __future__ import annotations
 
-import base64
-import errno
-import grp
-import hashlib
-import json
 import os
-import pwd
 import subprocess
-import tempfile
 from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
+from ..module_utils import apt_source, file_set, units
+from ..module_utils.file_set import State
+
 DOCUMENTATION = r"""
 module: host_files
-short_description: Place a set of files, checked as a whole, with a manifest
+short_description: Place a set of files, check them as a whole, and run the units that read them
 description:
-  - Writes every file atomically, then runs O(check). When a check fails, every file is as it was before.
-  - In check mode nothing is written, and owners and directories that do not exist yet are no error.
-  - Files of the set's last manifest that are no longer listed are removed.
+  - Makes O(directories), writes every file of O(files) atomically, then runs O(check) and reads O(apt_source). When one
+    of them fails, every file is restored.
+  - Then brings O(units) into the requested state. What to do is asked of systemd, not of what this run changed.
+  - In check mode nothing is written, and missing users, groups, directories and units are no error.
 options:
   name:
-    description: Name of the set; the manifest is C(/etc/provision/files.d/NAME.json).
+    description: Name of the set. Its manifest is C(/etc/provision/files.d/NAME.json).
     required: true
     type: str
+  directories:
+    description: Directories to make or correct before the files. Missing parents get root and 0755.
+    default: []
+    type: list
+    elements: dict
+    suboptions:
+      path: {description: Absolute path., required: true, type: path}
+      owner: {description: User name., default: root, type: str}
+      group: {description: Group name., default: root, type: str}
+      mode: {description: Octal mode in quotes., default: "0755", type: str}
   files:
-    description: Each with C(path), C(content), and C(owner), C(group), C(mode) (root, root, 0644).
-    required: true
+    description:
+      - The files of the set. Files of its last manifest that are not listed are removed.
+      - Without this option the files of the set stay as they are.
     type: list
     elements: dict
     suboptions:
@@ -46,238 +54,292 @@ options:
       group: {description: Group name., default: root, type: str}
       mode: {description: Octal mode in quotes., default: "0644", type: str}
       secret: {description: Leave the text out of the diff., default: false, type: bool}
-      tracked: {description: Name it in the manifest (not for one that the host updates)., default: true, type: bool}
+      tracked: {description: List the file in the manifest (not if the host updates it)., default: true, type: bool}
+  replaces:
+    description: Sets of older versions that this one takes over. Their manifests are removed.
+    default: []
+    type: list
+    elements: str
   check:
-    description: Commands (lists of words) that must succeed with the new files in place.
+    description: Commands (lists of words) that must succeed with the new files in place. They run if a file changed.
     default: []
     type: list
     elements: list
+  apt_source:
+    description: An apt source that must be readable with the new files in place. It is read if a file changed.
+    type: dict
+    suboptions:
+      file: {description: Its file in C(/etc/apt/sources.list.d)., default: "", type: str}
+      component: {description: The component that its suite must have., required: true, type: str}
+      config_file: {description: An apt configuration that names the source instead., default: "", type: str}
+      lists: {description: The directory of package lists of that configuration., default: "", type: str}
+  units:
+    description: Units of systemd. Stopped ones are stopped before the files change, the others are started after.
+    default: []
+    type: list
+    elements: dict
+    suboptions:
+      name: {description: Name of the unit with its suffix., required: true, type: str}
+      state:
+        description: V(ignored) never starts or stops the unit, but restarts it for O(units[].reload_files) if it runs.
+        choices: [started, stopped, ignored]
+        default: started
+        type: str
+      enabled:
+        description: Whether the unit starts at boot. The default follows O(units[].state), V(ignored) leaves it alone.
+        type: bool
+      reload_files:
+        description: Files that the unit reads at its start. It is restarted if one of them is not older than its start.
+        default: []
+        type: list
+        elements: path
+      restart:
+        description: Allow that restart. If false, the unit is returned in RV(pending_units).
+        default: true
+        type: bool
+      listens: {description: TCP port on which the unit itself must listen within 5 s., type: int}
+      only_if: {description: Leave the unit alone unless this file exists., default: "", type: str}
+      creates: {description: Start a oneshot unit only if this file is missing or empty., default: "", type: str}
 author: The provision developers
 """
 
 EXAMPLES = r"""
 - name: Place the server's settings
-  host_files:
+  minion.provision.host_files:
     name: postgresql
     files:
-      - path: /etc/postgresql/14/main/conf.d/50-provision.conf
-        content: "{{ lookup('ansible.builtin.template', 'postgresql/50-provision.conf.j2') }}"
+      - path: /etc/postgresql/17/main/conf.d/50-provision.conf
+        content: "{{ lookup('ansible.builtin.template', '50-provision.conf.j2') }}"
         owner: postgres
         group: postgres
         mode: "0640"
-    check: [[runuser, -u, postgres, --, /usr/lib/postgresql/14/bin/postgres, -C, port, -D, /etc/postgresql/14/main]]
+    check: [[runuser, -u, postgres, --, /usr/lib/postgresql/17/bin/postgres, -C, port, -D, /etc/postgresql/17/main]]
+
+- name: Place and run the node exporter
+  minion.provision.host_files:
+    name: monitoring
+    files:
+      - path: /etc/systemd/system/prometheus-node-exporter.service.d/50-provision.conf
+        content: "{{ lookup('ansible.builtin.template', 'prometheus-node-exporter.conf.j2') }}"
+    units:
+      - name: prometheus-node-exporter.service
+        reload_files: [/etc/systemd/system/prometheus-node-exporter.service.d/50-provision.conf]
+        listens: 9100
 """
 
 RETURN = r"""
-changed_paths: {description: Files that were written or removed., returned: always, type: list}
+changed_paths: {description: Files and directories that were written or removed., returned: always, type: list}
+changed_units: {description: What was done with units., returned: always, type: list}
+pending_units: {description: Units that run with older files than there are., returned: always, type: list}
+said: {description: What the program that refused the files wrote., returned: when a check fails, type: str}
 """
 
 MANIFESTS = Path("/etc/provision/files.d")
-
-
-class State:
-    """What is on disk at one path: bytes, owner, group and mode, or nothing."""
-
-    def __init__(self, content: bytes | None, owner: str = "root", group: str = "root", mode: int = 0o644) -> None:
-        """Keep the four; `content` None means that there is no file."""
-        self.content, self.owner, self.group, self.mode = content, owner, group, mode
-
-    @classmethod
-    def read(cls, path: Path) -> State:
-        """Look at a path. Raises OSError for what is neither a plain file nor absent: it is not ours to replace."""
-        if not os.path.lexists(path):
-            return cls(None)
-        if path.is_symlink() or not path.is_file():
-            raise OSError(errno.EEXIST, "is a link, a folder or a device, not a plain file: move it away", str(path))
-        about = path.stat()
-        return cls(
-            path.read_bytes(),
-            _name(pwd.getpwuid, about.st_uid),
-            _name(grp.getgrgid, about.st_gid),
-            about.st_mode & 0o7777,
-        )
-
-    def write(self, path: Path) -> None:
-        """Make the path be so, atomically and durably."""
-        if self.content is None:
-            path.unlink(missing_ok=True)
-            return
-        path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(handle, "wb") as stream:
-                stream.write(self.content)
-                os.fchown(stream.fileno(), _number(pwd.getpwnam, self.owner), _number(grp.getgrnam, self.group))
-                os.fchmod(stream.fileno(), self.mode)
-                stream.flush()
-                os.fsync(stream.fileno())
-            Path(temporary).replace(path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
-
-    def same(self, other: State) -> bool:
-        """Compare everything that this module is responsible for."""
-        return vars(self) == vars(other)
-
-    def dump(self) -> dict[str, Any]:
-        """Give the journal's form."""
-        text = None if self.content is None else base64.b64encode(self.content).decode()
-        return {**vars(self), "content": text}
-
-    @classmethod
-    def load(cls, dumped: dict[str, Any]) -> State:
-        """Read the journal's form."""
-        text = dumped["content"]
-        return cls(None if text is None else base64.b64decode(text), dumped["owner"], dumped["group"], dumped["mode"])
-
-
-def _name(look_up: Any, number: int) -> str:
-    try:
-        return str(look_up(number)[0])
-    except KeyError:
-        return str(number)
-
-
-def _number(look_up: Any, name: str) -> int:
-    return int(name) if name.isdigit() else int(look_up(name)[2])
-
-
-def _manifest(files: dict[Path, State]) -> bytes:
-    rows = [
-        {
-            "path": str(path),
-            "owner": state.owner,
-            "group": state.group,
-            "mode": f"{state.mode:04o}",
-            "sha256": hashlib.sha256(state.content or b"").hexdigest(),
-        }
-        for path, state in sorted(files.items())
-    ]
-    return (json.dumps({"schema": 1, "files": rows}, indent=2) + "\n").encode()
-
-
-def _roll_back(journal: Path) -> list[str]:
-    """Put back what a journal holds, each file for itself; name those that cannot be put back."""
-    failed = []
-    for path, dumped in _read(journal).items():
-        try:
-            State.load(dumped).write(Path(path))
-        except (OSError, KeyError, ValueError) as error:
-            failed.append(f"{path}: {error}")
-    if failed:
-        journal.replace(journal.with_suffix(".failed"))
-    else:
-        journal.unlink(missing_ok=True)
-    return failed
-
-
-def _read(path: Path) -> dict[str, Any]:
-    """Read a journal or a manifest; a damaged one is set aside, for it says nothing that could be relied on."""
-    try:
-        found = json.loads(path.read_text())
-    except FileNotFoundError:
-        return {}
-    except ValueError:
-        path.replace(path.with_suffix(".damaged"))
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def _diff(path: Path, before: State, after: State, secret: bool) -> dict[str, str]:
-    def head(state: State) -> str:
-        return "" if state.content is None else f"# {state.owner}:{state.group} {state.mode:04o}\n"
-
-    def body(state: State) -> str:
-        return "(secret)\n" if secret and state.content else (state.content or b"").decode(errors="replace")
-
-    return {
-        "before_header": str(path),
-        "after_header": str(path),
-        "before": head(before) + body(before),
-        "after": head(after) + body(after),
-    }
 
 
 class Module(AnsibleModule):
     """A module that does not write its files' contents into the host's log."""
 
     def _log_invocation(self) -> None:
-        """Name the files alone: Ansible notes every argument before anybody could tell which of them is a secret."""
-        self.log(f"places {self.params['name']}: {', '.join(row['path'] for row in self.params['files'])}")
+        """Log the paths alone: Ansible logs every argument before it could be told which of them is a secret."""
+        self.log(f"places {self.params['name']}: {', '.join(row['path'] for row in self.params['files'] or [])}")
+
+
+class Set:
+    """The set of one call: what is requested, what is on disk, and the paths that differ."""
+
+    def __init__(self, module: AnsibleModule) -> None:
+        """Read the disk. Raises OSError for a path that is not ours to replace."""
+        given = module.params
+        self.module = module
+        self.manifest, self.journal = MANIFESTS / f"{given['name']}.json", MANIFESTS / f".{given['name']}.journal"
+        if not module.check_mode and (failed := file_set.roll_back(self.journal)):
+            module.fail_json(msg=f"cannot restore files of a run that was killed: {'; '.join(failed)}")
+        rows = given["files"]
+        self.requested = {
+            Path(row["path"]): State(row["content"].encode(), row["owner"], row["group"], int(row["mode"], 8))
+            for row in rows or []
+        }
+        self.secret = {Path(row["path"]) for row in rows or [] if row["secret"]}
+        self.replaced = [path for name in given["replaces"] if (path := MANIFESTS / f"{name}.json").exists()]
+        manifests = [self.manifest, *self.replaced] if rows is not None else []
+        listed = [row for path in manifests for row in file_set.read_json(path).get("files", [])]
+        self.target = {**{Path(row["path"]): State(None) for row in listed}, **self.requested}
+        self.before = {path: State.read(path) for path in self.target}
+        self.changed = [path for path, state in self.target.items() if not state.same(self.before[path])]
+        self.directories = {
+            Path(row["path"]): State(b"", row["owner"], row["group"], int(row["mode"], 8))
+            for row in given["directories"]
+        }
+        self.found = {path: file_set.read_directory(path) for path in self.directories}
+        self.wrong = [path for path, state in self.directories.items() if not state.same(self.found[path])]
+
+    def result(self) -> dict[str, Any]:
+        """Give what differs, as Ansible shows it."""
+        changed = [*self.wrong, *self.changed]
+        before, after = {**self.found, **self.before}, {**self.directories, **self.target}
+        return {
+            "changed": bool(changed),
+            "changed_paths": [str(path) for path in changed],
+            "changed_units": [],
+            "pending_units": [],
+            "diff": [file_set.difference(path, before[path], after[path], path in self.secret) for path in changed],
+        }
+
+    def place(self) -> None:
+        """Make the directories, write the files and check them; restore every file where one of the steps fails."""
+        path = None
+        try:
+            for path in self.wrong:
+                file_set.make_directory(path, self.directories[path])
+        except (OSError, KeyError) as error:
+            self.module.fail_json(msg=f"cannot make {path}: {error}; no file of this set was changed")
+        if self.changed:
+            file_set.begin(self.journal, {path: self.before[path] for path in self.changed})
+            try:
+                for path in self.changed:
+                    self.target[path].write(path)
+            except (OSError, KeyError) as error:
+                self._refuse(f"cannot place {path}: {error}; every file of this set was restored")
+            self._check()
+        self._keep()
+
+    def _check(self) -> None:
+        for command in self.module.params["check"]:
+            done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
+            if done.returncode != 0:
+                said = (done.stderr or done.stdout).strip()
+                self._refuse(f"refused by {command[0]}: {said}", said=said, command=" ".join(command))
+        source = self.module.params["apt_source"]
+        if source and (said := apt_source.fault(**source)):
+            self._refuse(f"cannot read the package source: {said}", said=said)
+
+    def _refuse(self, text: str, **more: str) -> None:
+        restored = [str(path) for path in self.changed]
+        if failed := file_set.roll_back(self.journal):
+            text += f"; cannot restore {'; '.join(failed)}"
+        self.module.fail_json(msg=text, restored=restored, **more)
+
+    def _keep(self) -> None:
+        rows = self.module.params["files"]
+        if rows is not None:
+            tracked = {path: self.requested[path] for path in (Path(row["path"]) for row in rows if row["tracked"])}
+            kept = State(file_set.manifest(tracked))
+            if not kept.same(State.read(self.manifest)):
+                kept.write(self.manifest)
+        for path in self.replaced:
+            path.unlink()
+        self.journal.unlink(missing_ok=True)
+
+
+def run_units(module: AnsibleModule, files: Set, result: dict[str, Any]) -> None:
+    """Stop units, place the files, start the other units. Raises UnitError."""
+    requested = [units.Unit(**{**row, "reload_files": tuple(row["reload_files"])}) for row in module.params["units"]]
+    names = [unit.name for unit in requested]
+    described = [*files.target, *(Path(file) for unit in requested for file in unit.reload_files)]
+    names += [name for name in units.patterns(described) if name not in names]
+    systemd = Path("/run/systemd/system").is_dir()
+    if not requested or (module.check_mode and not systemd):
+        return None if module.check_mode else files.place()
+    if not systemd:
+        raise units.UnitError("this host was not started by systemd, so it cannot run units; no file was changed")
+    seen = units.show(names)
+    stopping = units.plan([unit for unit in requested if unit.state == "stopped"], seen)
+    starting = [unit for unit in requested if unit.state != "stopped"]
+    if module.check_mode:
+        _tell(result, [*stopping, *units.plan(starting, seen, [str(path) for path in files.changed])])
+        return None
+    # Before the files: without our drop-in a unit of a package could be restarted with the package's own settings.
+    stopped = units.apply(stopping)
+    files.place()
+    changed = any(path.is_relative_to(units.SYSTEM) for path in files.changed)
+    if changed or any(each.reload for each in seen.values()):
+        units.systemctl("daemon-reload")
+    if changed or files.changed or stopped or any(each.reload for each in seen.values()):
+        seen = units.show(names)
+    planned = units.plan(starting, seen)
+    _tell(result, [*stopping, *planned])
+    acted = units.apply(planned)
+    units.require_listening(starting, units.show(names) if acted else seen)
+    return None
+
+
+def _tell(result: dict[str, Any], planned: list[tuple[units.Unit, tuple[str, ...]]]) -> None:
+    result["changed_units"] = [text for unit, actions in planned for text in units.sentences(unit, actions)]
+    result["pending_units"] = [unit.name for unit, actions in planned if "pending" in actions]
+    result["changed"] = result["changed"] or bool(result["changed_units"])
+
+
+def arguments() -> dict[str, Any]:
+    """Give the argument specification; a test compares it with DOCUMENTATION."""
+    path, text = {"type": "path", "required": True}, {"type": "str", "default": ""}
+    owners = {"owner": {"type": "str", "default": "root"}, "group": {"type": "str", "default": "root"}}
+    return {
+        "name": {"type": "str", "required": True},
+        "directories": {
+            "type": "list",
+            "elements": "dict",
+            "default": [],
+            "options": {"path": path, **owners, "mode": {"type": "str", "default": "0755"}},
+        },
+        "files": {
+            "type": "list",
+            "elements": "dict",
+            "options": {
+                "path": path,
+                "content": {"type": "str", "required": True, "no_log": False},
+                **owners,
+                "mode": {"type": "str", "default": "0644"},
+                "secret": {"type": "bool", "default": False, "no_log": False},
+                "tracked": {"type": "bool", "default": True},
+            },
+        },
+        "replaces": {"type": "list", "elements": "str", "default": []},
+        "check": {"type": "list", "elements": "list", "default": []},
+        "apt_source": {
+            "type": "dict",
+            "options": {
+                "file": text,
+                "component": {"type": "str", "required": True},
+                "config_file": text,
+                "lists": text,
+            },
+        },
+        "units": {
+            "type": "list",
+            "elements": "dict",
+            "default": [],
+            "options": {
+                "name": {"type": "str", "required": True},
+                "state": {"type": "str", "default": "started", "choices": ["started", "stopped", "ignored"]},
+                "enabled": {"type": "bool"},
+                "reload_files": {"type": "list", "elements": "path", "default": []},
+                "restart": {"type": "bool", "default": True},
+                "listens": {"type": "int"},
+                "only_if": text,
+                "creates": text,
+            },
+        },
+    }
 
 
 def main() -> None:
     """Run the module."""
-    module = Module(
-        argument_spec={
-            "name": {"type": "str", "required": True},
-            "files": {
-                "type": "list",
-                "elements": "dict",
-                "required": True,
-                "options": {
-                    "path": {"type": "path", "required": True},
-                    "content": {"type": "str", "required": True, "no_log": False},
-                    "owner": {"type": "str", "default": "root"},
-                    "group": {"type": "str", "default": "root"},
-                    "mode": {"type": "str", "default": "0644"},
-                    "secret": {"type": "bool", "default": False, "no_log": False},
-                    "tracked": {"type": "bool", "default": True},
-                },
-            },
-            "check": {"type": "list", "elements": "list", "default": []},
-        },
-        supports_check_mode=True,
-    )
+    os.umask(0o022)  # of a hardened host it is 027: users of our files could not enter the directories that we make
+    module = Module(argument_spec=arguments(), supports_check_mode=True)
     # Masked in everything that Ansible shows of this call, its arguments included.
-    module.no_log_values.update(row["content"] for row in module.params["files"] if row["secret"] and row["content"])
-    name = module.params["name"]
-    manifest, journal = MANIFESTS / f"{name}.json", MANIFESTS / f".{name}.journal"
-    if not module.check_mode and (failed := _roll_back(journal)):
-        module.fail_json(msg=f"a run that was killed left files that cannot be put back: {'; '.join(failed)}")
-
-    wanted = {
-        Path(row["path"]): State(row["content"].encode(), row["owner"], row["group"], int(row["mode"], 8))
-        for row in module.params["files"]
-    }
-    secret = {Path(row["path"]) for row in module.params["files"] if row["secret"]}
-    listed = _read(manifest).get("files", [])
-    target = {**{Path(row["path"]): State(None) for row in listed}, **wanted}
+    module.no_log_values.update(
+        row["content"] for row in module.params["files"] or [] if row["secret"] and row["content"]
+    )
     try:
-        before = {path: State.read(path) for path in target}
+        files = Set(module)
     except OSError as error:
         module.fail_json(msg=f"{error.filename} {error.strerror}; nothing of this set was changed")
-    changed = [path for path, state in target.items() if not state.same(before[path])]
-    result = {
-        "changed": bool(changed),
-        "changed_paths": [str(path) for path in changed],
-        "diff": [_diff(path, before[path], target[path], path in secret) for path in changed],
-    }
-    if module.check_mode:
-        module.exit_json(**result)
-
-    MANIFESTS.mkdir(mode=0o755, parents=True, exist_ok=True)
-    if changed:
-        State(json.dumps({str(path): before[path].dump() for path in changed}).encode(), mode=0o600).write(journal)
-        try:
-            for path in changed:
-                target[path].write(path)
-        except (OSError, KeyError) as error:
-            _roll_back(journal)
-            module.fail_json(msg=f"cannot place {path}: {error}; every file of this set is as it was before")
-        for command in module.params["check"]:
-            done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
-            if done.returncode != 0:
-                _roll_back(journal)
-                module.fail_json(
-                    msg=f"refused by {command[0]}: {(done.stderr or done.stdout).strip()}",
-                    restored=[str(path) for path in changed],
-                    command=" ".join(command),
-                )
-    tracked = {Path(row["path"]) for row in module.params["files"] if row["tracked"]}
-    State(_manifest({path: wanted[path] for path in tracked})).write(manifest)
-    journal.unlink(missing_ok=True)
+    result = files.result()
+    try:
+        run_units(module, files, result)
+    except units.UnitError as error:
+        module.fail_json(msg=str(error), **{key: result[key] for key in ("changed", "changed_paths", "changed_units")})
     module.exit_json(**result)
 
 

@@ -1,5 +1,5 @@
 #!/usr/bin/python
-"""Let the server on a host judge settings before any file is placed; see provision.checks.catalogue."""
+"""Check settings against the server's own catalogue before any file is placed; see provision.checks.catalogue."""
 
 from __future__ import annotations
 
@@ -10,31 +10,33 @@ from ansible.module_utils.provision_catalogue import refusals
 
 DOCUMENTATION = r"""
 module: host_settings
-short_description: Refuse settings that the server's own catalogue does not know or allow
-description: Reads only, in check mode too. Where the server is not installed yet nothing is refused.
+short_description: Check settings against the catalogue of the installed server
+description:
+  - Fails for unknown names and for values that the server does not accept. Changes nothing.
+  - Accepts everything if the server is not installed yet.
 options:
   settings:
-    description: Name to value, as text.
+    description: Values by name, as text.
     required: true
     type: dict
   programs:
-    description: The server's folder of programs.
+    description: Directory of the server's programs.
     required: true
     type: path
   configuration:
-    description: The folder of postgresql.conf.
+    description: Directory of C(postgresql.conf).
     required: true
     type: path
   data:
-    description: The data directory, which tells whether a server runs.
+    description: The data directory. A server that runs there checks settings of extensions.
     required: true
     type: path
 author: The provision developers
 """
 
 EXAMPLES = r"""
-- name: Judge what the user set
-  host_settings:
+- name: Check postgresql_settings
+  minion.provision.host_settings:
     settings: {work_mem: 64MB}
     programs: /usr/lib/postgresql/17/bin
     configuration: /etc/postgresql/17/main
@@ -42,7 +44,7 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
-refused: {description: One line for each setting that is refused., returned: always, type: list}
+refused: {description: One line for each refused setting., returned: always, type: list}
 """
 
 

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Ask the server's own programs and catalogue whether settings are fit: name, type, range, unit, allowed values.
+"""Validate settings with the server's own programs and catalogue: name, type, range, unit, allowed values.
 
-Does IO, read-only, on the host, with the standard library alone (the Ansible module `host_settings` carries it).
-`postgres -C` judges the server's own settings without a running server. Those of extensions (a dot in the name) are
-known only to a server that has loaded them, so a running one is asked, in a transaction that is rolled back; without
-one they pass here, and the rehearsal judges them. Changes nothing.
+Does IO, read-only, on the host, with the standard library alone (the Ansible module `host_settings` embeds this file).
+`postgres -C` validates the server's own settings without a running server. Settings of extensions (a dot in the name)
+are known only to a server that has loaded the extension: a running server validates them in a transaction that is
+rolled back. Without a running server they pass here, and the rehearsal validates them. Changes nothing.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from pathlib import Path
 
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_$]*(\.[A-Za-z_][A-Za-z0-9_$]*)*")
 AS_POSTGRES = ("runuser", "-u", "postgres", "--")
-# What stops nothing in a catalogue: the setting exists and is well, only not for this session.
+# Complaints about a valid setting that this session may not change.
 NOT_HERE = ("cannot be changed", "permission denied")
 
 
 def refusals(settings: Mapping[str, str], programs: Path, configuration: Path, data: Path) -> list[str]:
-    """Return one line for each setting (name to text) that the server would refuse; empty when all are fit.
+    """Return one line for each setting (name -> text) that the server would refuse; empty when all are valid.
 
-    `programs` is the server's folder of programs; where it is not installed yet, nothing can be asked or refused.
+    `programs` is the directory of the server's programs; where the server is not installed, nothing is refused.
     """
     if not (programs / "postgres").exists():
         return []
@@ -34,13 +34,13 @@ def refusals(settings: Mapping[str, str], programs: Path, configuration: Path, d
 
 def _judge(name: str, text: str, programs: Path, configuration: Path, data: Path) -> str:
     if not NAME.fullmatch(name):
-        return f"{name}: is no name of a setting"
+        return f"{name}: is not a valid name of a setting"
     if "." in name:
         return _judge_extension(name, text, data)
     said = _run(programs / "postgres", "-C", "port", "-D", configuration, f"--{name}={text}")
     if "unrecognized configuration parameter" in said:
         return _unknown(name, _described(programs))
-    # A name that is known but may not stand in a file, or a value that the setting does not take.
+    # A setting that may not be in a file, or an invalid value.
     return f"{name}: {_words(said)}" if f'"{name}"' in said else ""
 
 
@@ -63,18 +63,18 @@ def _unknown(name: str, known: list[str]) -> str:
 
 
 def _described(programs: Path) -> list[str]:
-    """Return the names of the server's settings, as it lists them without running."""
+    """Return the names of the server's settings; the server need not run."""
     return [line.split("\t")[0] for line in _run(programs / "postgres", "--describe-config").splitlines()]
 
 
 def _ask(data: Path, library: str, sql: str, errors: bool = False) -> str:
-    """Return what a running server answers, or (`errors`) what it complains of; nothing where none runs."""
+    """Return the answer of a running server, or (`errors`) its complaint; empty where none runs."""
     try:
         port = (data / "postmaster.pid").read_text().splitlines()[3]
     except (OSError, IndexError):
         return ""
     place = ("psql", "-XAtq", "-v", "VERBOSITY=default", "-d", "postgres", "-p", port)
-    # Such as auto_explain, which a session may load; one that cannot be loaded now says so, and that is not asked here.
+    # Libraries such as auto_explain can be loaded by a session; a library that cannot be loaded is not an error here.
     _, loaded = _call(*place, "-c", f"LOAD '{library}'")
     words = ("-c", f"LOAD '{library}'") if not loaded else ()
     answer, complaint = _call(*place, *words, "-c", sql)
@@ -82,7 +82,7 @@ def _ask(data: Path, library: str, sql: str, errors: bool = False) -> str:
 
 
 def _words(said: str) -> str:
-    """Return the server's own words in one line, without what psql and the log put before them."""
+    """Return the server's message in one line, without the prefixes of psql and the log."""
     lines = [re.sub(r"^.*?(FATAL|ERROR):\s*", "", line) for line in said.splitlines() if line.strip()]
     return "; ".join(line.strip() for line in lines)
 

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Judge certificates before a server meets them: the key, its keeper, the time, the names, the authority.
+"""Judge certificates before a server loads them: key, owner, mode, validity, names and chain.
 
-`judge` and `due` are pure. `look` reads files with the `openssl` command, on the host, with the standard library alone
-(the Ansible module `host_certificates` carries this file). Nothing here shows a key, and nothing is changed.
-Names are compared as RFC 6125 has it: a wildcard stands for one label, and an address only for itself.
+`judge` and `due` are pure; `look` reads files. Nothing here prints a key or changes a file. Names are compared as in
+RFC 6125: a wildcard matches one label, an IP address matches only itself. The Ansible module `tls_certificates`
+carries this file and `certificate_reader` to the host, hence the relative imports.
 """
 
 from __future__ import annotations
@@ -12,21 +12,17 @@ import datetime
 import grp
 import ipaddress
 import pwd
-import re
-import ssl
-import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
 RENEW_BELOW = 1 / 3
-"""Share of its life that a certificate has left when it is renewed: of 397 days the last 132."""
+"""Renew when less than this share of the lifetime is left: of 397 days the last 132."""
 DAY_S = 86400
-PURPOSES = {"server": "sslserver", "client": "sslclient"}
 
 
 @dataclass(frozen=True)
 class Leaf:
-    """What a certificate and its key are to be: where, for whom, and who keeps the key ("": anybody)."""
+    """What a certificate and its key must be. `keeper` is the key's OWNER:GROUP, "" for any."""
 
     certificate: Path
     key: Path
@@ -38,7 +34,7 @@ class Leaf:
 
 @dataclass(frozen=True)
 class Certificate:
-    """What is in a certificate; times are seconds since 1970, `untrusted` says why the authority does not vouch."""
+    """Contents of a certificate file; times in seconds since 1970. `untrusted` and `weakness` are reasons, or ""."""
 
     common_name: str
     names: tuple[str, ...]
@@ -48,11 +44,13 @@ class Certificate:
     fingerprint: str
     key_type: str = "ecdsa"
     untrusted: str = ""
+    weakness: str = ""
+    intermediates_end: float = float("inf")
 
 
 @dataclass(frozen=True)
 class Key:
-    """Who keeps a key, and the public half of it; `unreadable` says why there is none."""
+    """Owner, mode and public half of a key; `unreadable` is the reason why there is no public half."""
 
     keeper: str
     mode: int
@@ -62,7 +60,7 @@ class Key:
 
 @dataclass(frozen=True)
 class Seen:
-    """What is on disk, and when the authority ends. A text instead of a value says why it could not be read."""
+    """Authority's end, certificate and key as found. A text instead of a value is the reason why it cannot be read."""
 
     authority: float | str
     certificate: Certificate | str
@@ -70,7 +68,7 @@ class Seen:
 
 
 def judge(leaf: Leaf, authority: Path, seen: Seen, now: float) -> list[str]:
-    """Name everything for which a server must not take these files, each with the file and the reason."""
+    """Give every reason why a server must not load these files, each with its file."""
     found = []
     if isinstance(seen.authority, str):
         found.append(f"{authority}: {seen.authority}")
@@ -86,18 +84,18 @@ def judge(leaf: Leaf, authority: Path, seen: Seen, now: float) -> list[str]:
     if not isinstance(seen.authority, str) and seen.certificate.untrusted:
         problems.append(f"not issued by {authority} for a {leaf.purpose}: {seen.certificate.untrusted}")
     if isinstance(seen.key, Key) and seen.key.public_key and seen.key.public_key != seen.certificate.public_key:
-        problems.append(f"does not belong to the key {leaf.key}")
+        problems.append(f"does not match the key {leaf.key}")
     return found + [f"{leaf.certificate}: {problem}" for problem in problems]
 
 
 def _keeping(leaf: Leaf, key: Key) -> list[str]:
     found = []
     if key.mode & 0o007:
-        found.append(f"mode {key.mode:04o} lets others at the key: allowed is 0640 or less")
+        found.append(f"mode {key.mode:04o} gives other users access to the key; allowed: 0640 or less")
     elif key.mode & 0o137:
-        found.append(f"mode {key.mode:04o}: allowed is 0640 or less")
+        found.append(f"mode {key.mode:04o}; allowed: 0640 or less")
     if leaf.keeper and key.keeper != leaf.keeper:
-        found.append(f"belongs to {key.keeper}, allowed is {leaf.keeper}")
+        found.append(f"owner {key.keeper}; expected {leaf.keeper}")
     return found + ([key.unreadable] if key.unreadable else [])
 
 
@@ -107,158 +105,73 @@ def _content(leaf: Leaf, certificate: Certificate, now: float) -> list[str]:
         found.append(f"not valid before {day(certificate.begins)}; this host's clock says {day(now)}")
     if now >= certificate.ends:
         found.append(f"expired on {day(certificate.ends)}")
-    missing = [name for name in leaf.names if not covers(certificate.names, name)]
-    if missing:
-        names = ", ".join(certificate.names) or "no name at all"
-        found.append(f"is for {names}, and not for {', '.join(missing)}")
+    if now >= certificate.intermediates_end:
+        found.append(f"an intermediate certificate expired on {day(certificate.intermediates_end)}")
+    missing = ", ".join(name for name in leaf.names if not covers(certificate.names, name))
+    if missing and certificate.names:
+        found.append(f"valid for {', '.join(certificate.names)}, not for {missing}")
+    elif missing:
+        found.append(f"no subject alternative name; expected {missing}")
     if leaf.common_name and certificate.common_name != leaf.common_name:
-        found.append(f"its common name is {certificate.common_name!r}, wanted is {leaf.common_name!r}")
-    return found
+        found.append(f"common name {certificate.common_name!r}; expected {leaf.common_name!r}")
+    return found + ([certificate.weakness] if certificate.weakness else [])
 
 
 def covers(names: tuple[str, ...], wanted: str) -> bool:
-    """Say whether one of a certificate's names stands for the wanted name or address."""
-    if canonical(wanted) in names or _is_address(wanted):
-        return canonical(wanted) in names
-    parent = wanted.lower().partition(".")[2]
-    return bool(parent) and f"*.{parent}" in names
+    """Say whether one of a certificate's names matches a host name or address."""
+    try:
+        return str(ipaddress.ip_address(wanted)) in names
+    except ValueError:
+        parent = wanted.lower().partition(".")[2]
+    return wanted.lower() in names or (bool(parent) and f"*.{parent}" in names)
 
 
 def canonical(name: str) -> str:
-    """Write an address in its shortest form, and a name in lower case."""
+    """Write an address in its shortest form and a name in lower case."""
     try:
         return str(ipaddress.ip_address(name))
     except ValueError:
         return name.lower()
 
 
-def _is_address(name: str) -> bool:
-    try:
-        ipaddress.ip_address(name)
-    except ValueError:
-        return False
-    return True
-
-
 def due(certificate: Certificate, now: float) -> bool:
-    """Say whether less than a third of a certificate's life is left."""
+    """Say whether less than a third of a certificate's lifetime is left."""
     return certificate.ends - now < (certificate.ends - certificate.begins) * RENEW_BELOW
 
 
 def days_left(certificate: Certificate, now: float) -> int:
-    """Give the whole days that are left; negative once it has expired."""
+    """Give the whole days left; negative after expiry."""
     return int((certificate.ends - now) // DAY_S)
 
 
 def day(moment: float) -> str:
-    """Write a moment for a person, in UTC."""
+    """Format a moment in UTC for a message."""
     return datetime.datetime.fromtimestamp(moment, datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
-def look(leaf: Leaf, authority: Path) -> Seen:
-    """Read what is on disk."""
-    ends = _authority(authority)
-    trusted = None if isinstance(ends, str) else authority
-    return Seen(ends, read_certificate(leaf.certificate, trusted, leaf.purpose), read_key(leaf.key))
+def look(leaf: Leaf, authority: Path | bytes) -> Seen:
+    """Read the files of a certificate, its key and the authority, whose text may be given instead."""
+    from .certificate_reader import inspect  # a host without TLS has no python3-cryptography
+
+    keeper, mode = _keeper(leaf.key)
+    root = read(authority) if isinstance(authority, Path) else authority
+    return inspect(root, read(leaf.certificate), read(leaf.key), leaf.purpose, keeper, mode)
 
 
-def read_certificate(path: Path, authority: Path | None, purpose: str) -> Certificate | str:
-    """Read the first certificate of a file, and ask whether the authority vouches for it, whatever the time."""
-    form = ("-nameopt", "multiline,utf8,-esc_msb", "-subject", "-dates", "-ext", "subjectAltName")
-    if (text := _text(path)) is None:
-        return "cannot be read"
-    if "-----BEGIN CERTIFICATE-----" not in text:
-        return "holds no certificate (PEM)"
-    code, said = _openssl("x509", "-in", path, "-noout", *form, "-fingerprint", "-sha256", "-pubkey")
-    if code:
-        return f"holds no certificate that openssl can read: {_last(said)}"
-    untrusted = ""
-    if authority:
-        trust = ("-CAfile", authority, "-no-CApath", "-no-CAstore", "-untrusted", path)
-        code, told = _openssl("verify", "-no_check_time", "-purpose", PURPOSES[purpose], *trust, path)
-        untrusted = _reason(told) if code else ""
-    names = re.findall(r"(?:DNS|IP Address):([^,\s]+)", said)
-    return Certificate(
-        common_name=_find(r"commonName\s+= (.*)", said),
-        names=tuple(canonical(name) for name in names),
-        begins=ssl.cert_time_to_seconds(_find("notBefore=(.*)", said)),
-        ends=ssl.cert_time_to_seconds(_find("notAfter=(.*)", said)),
-        public_key=_public(said),
-        fingerprint=_find(r"Fingerprint=([0-9A-F:]+)", said),
-        key_type=_key_type(path),
-        untrusted=untrusted,
-    )
+def read(path: Path) -> bytes | str:
+    """Read a file; a text is the reason why it cannot be read."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        return f"cannot be read: {error.strerror}"
 
 
-def _key_type(path: Path) -> str:
-    _, said = _openssl("x509", "-in", path, "-noout", "-text", "-certopt", "no_sigdump,no_extensions")
-    found = _find(r"Public Key Algorithm: (\S+)", said)
-    return {"rsaEncryption": "rsa", "id-ecPublicKey": "ecdsa"}.get(found, found)
-
-
-def read_key(path: Path) -> Key | str:
-    """Read who keeps a key, and its public half."""
+def _keeper(path: Path) -> tuple[str, int]:
     try:
         about = path.stat()
-    except OSError as error:
-        return f"{error.strerror}"
-    keeper = f"{_name(pwd.getpwuid, about.st_uid)}:{_name(grp.getgrgid, about.st_gid)}"
-    # An empty passphrase, so that an encrypted key is an error and not a question.
-    code, said = _openssl("pkey", "-in", path, "-passin", "pass:", "-pubout")
-    if code:
-        return Key(keeper, about.st_mode & 0o7777, unreadable="holds no key that can be read without a passphrase")
-    return Key(keeper, about.st_mode & 0o7777, public_key=_public(said))
-
-
-def _authority(path: Path) -> float | str:
-    """Give the moment at which the first of a file's authorities ends, or why they are none."""
-    if (text := _text(path)) is None:
-        return "cannot be read: there is no certificate of an authority"
-    blocks = re.findall(r"-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", text, re.DOTALL)
-    if not blocks:
-        return "holds no certificate of an authority (PEM)"
-    ends = float("inf")
-    for block in blocks:
-        code, said = _openssl("x509", "-noout", "-enddate", "-ext", "basicConstraints", text=block + "\n")
-        if code:
-            return f"holds a certificate that openssl cannot read: {_last(said)}"
-        if "CA:TRUE" not in said:
-            return "holds a certificate that is no authority's (CA:TRUE is missing)"
-        ends = min(ends, ssl.cert_time_to_seconds(_find("notAfter=(.*)", said)))
-    return ends
-
-
-def _openssl(*words: str | Path, text: str | None = None) -> tuple[int, str]:
-    command = ["openssl", *map(str, words)]
-    try:
-        done = subprocess.run(command, input=text, capture_output=True, text=True, check=False)  # noqa: S603
-    except FileNotFoundError:
-        return 127, "the command openssl is not installed"
-    return done.returncode, done.stdout + done.stderr
-
-
-def _text(path: Path) -> str | None:
-    try:
-        return path.read_text(errors="replace")
-    except OSError:
-        return None
-
-
-def _find(pattern: str, text: str) -> str:
-    found = re.search(pattern, text)
-    return found[1].strip() if found else ""
-
-
-def _public(text: str) -> str:
-    return _find(r"(?s)(-----BEGIN PUBLIC KEY-----.*?-----END PUBLIC KEY-----)", text)
-
-
-def _reason(said: str) -> str:
-    return _find(r"depth lookup: (.*)", said) or _last(said)
-
-
-def _last(said: str) -> str:
-    return (said.strip().splitlines() or [""])[-1]
+    except OSError:  # `read` says why
+        return "", 0
+    return f"{_name(pwd.getpwuid, about.st_uid)}:{_name(grp.getgrgid, about.st_gid)}", about.st_mode & 0o7777
 
 
 def _name(look_up: object, number: int) -> str:

@@ -1,59 +1,76 @@
-"""The certificates of the host that `doctor` runs on: what is wrong with them, and how long they still last.
+"""The certificates of the host: validity, key protection, and remaining lifetime.
 
-Does IO, read-only: the files that /etc/provision/host.json names (member tls), with the openssl command. On a machine
-that is no host of ours, or where TLS is off, there is nothing to find.
+Does IO, read-only: the certificates of the plan, which is empty where TLS is off.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from provision.checks.certificate import Certificate, Leaf, days_left, due, judge, look
-from provision.checks.finding import Finding, Severity
-from provision.errors import HostError
-from provision.plan import record
+from provision.checks.finding import Severity
+from provision.checks.registry import Row, Scope, check
+from provision.plan.schema import Plan
 
-CHECKS = ("certificate", "certificate-age")
-RENEW = "ansible-playbook site.yml -i inventories/prod --tags tls (docs/the-certificate-expired.md)"
-
-
-def examine(path: Path = record.PATH, now: float | None = None) -> list[Finding]:
-    """Judge each certificate that the record names. A record that may not be read comes as unseen."""
-    if not path.exists():
-        return []
-    try:
-        wanted = record.read(path).get("tls") or {}
-    except HostError as error:
-        return [Finding(CHECKS[0], "access", Severity.UNSEEN, error.seen, "", "", "ask as root or postgres")]
-    moment = time.time() if now is None else now
-    return [each for row in wanted.get("certificates", []) for each in _examine(row, Path(wanted["ca"]), moment)]
+PAGE = "docs/the-certificate-expired.md"
 
 
-def _examine(row: dict[str, str], authority: Path, now: float) -> list[Finding]:
-    leaf = Leaf(
-        certificate=Path(row["certificate"]),
-        key=Path(row["key"]),
-        names=(row["name"],) if row["purpose"] == "server" else (),
-        common_name="" if row["purpose"] == "server" else row["name"],
-        purpose=row["purpose"],
-        keeper=row.get("keeper", Leaf.keeper),
-    )
-    seen = look(leaf, authority)
-    found = [
-        Finding(
-            CHECKS[0], "access", Severity.CRITICAL, problem,
-            "a key that is kept, and a certificate that is valid, for this host, and of the authority",
-            "clients with verify-full are refused, or a stranger has the key", RENEW,
+@check(
+    "certificate",
+    scope=Scope.LOCAL,
+    area="access",
+    severity=Severity.CRITICAL,
+    expected="a protected key and a valid certificate of the authority for this host",
+    why="clients with verify-full are refused, or the key is exposed",
+    fix=f"{{site}} ({PAGE})",
+    tags="tls",
+)
+def certificates(plan: Plan) -> Iterator[Row]:
+    """Report every problem of each certificate and its key."""
+    for leaf in leaves(plan):
+        yield from problems(leaf, Path(plan.tls.ca))
+
+
+@check(
+    "certificate-age",
+    scope=Scope.LOCAL,
+    area="access",
+    expected="more than a third of the certificate's lifetime left",
+    why="the automatic renewal did not run when it was due; check its timer",
+    fix=f"{{site}} ({PAGE})",
+    tags="tls",
+)
+def ages(plan: Plan) -> Iterator[Row]:
+    """Report sound certificates that are overdue for renewal."""
+    for leaf in leaves(plan):
+        yield from overdue(leaf, Path(plan.tls.ca))
+
+
+def leaves(plan: Plan) -> list[Leaf]:
+    """Give the expected certificates of a plan; the host's own names and addresses are not among the names. Pure."""
+    return [
+        Leaf(
+            certificate=Path(each.certificate),
+            key=Path(each.key),
+            names=(plan.tls.name,) if each.purpose == "server" else (),
+            common_name="" if each.purpose == "server" else each.common_name,
+            purpose=each.purpose,
         )
-        for problem in judge(leaf, authority, seen, now)
-    ]  # fmt: skip
-    if isinstance(seen.certificate, Certificate) and not found and due(seen.certificate, now):
+        for each in plan.tls.certificates
+    ]
+
+
+def problems(leaf: Leaf, authority: Path) -> list[str]:
+    """Read a certificate and its key from disk and name their problems."""
+    return judge(leaf, authority, look(leaf, authority), time.time())
+
+
+def overdue(leaf: Leaf, authority: Path) -> list[str]:
+    """Name a sound certificate that should have been renewed; a certificate with problems is not reported again."""
+    seen, now = look(leaf, authority), time.time()
+    if isinstance(seen.certificate, Certificate) and not judge(leaf, authority, seen, now):
         left = days_left(seen.certificate, now)
-        seen_text, why = (
-            f"{leaf.certificate}: {left} days left",
-            "nothing renewed it when it was due: does the timer run?",
-        )
-        wanted = "more than a third of its life"
-        found.append(Finding(CHECKS[1], "access", Severity.WARNING, seen_text, wanted, why, RENEW))
-    return found
+        return [f"{leaf.certificate}: {left} days left"] if due(seen.certificate, now) else []
+    return []

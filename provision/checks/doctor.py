@@ -1,30 +1,28 @@
-"""Everything that can be asked about a host, or about a database behind a URL, in one look. Does IO, read-only.
+"""Run all checks that apply to this host, or to a database behind a URL, and the safe fixes. Does IO.
 
-`safe` findings can be mended here too: their commands lose nothing, cut nobody off and let nobody in.
+The checks are read-only; `fix` runs commands that lose no data, end no session and grant no access.
 """
 
 from __future__ import annotations
 
-import socket
 import subprocess
 from dataclasses import dataclass
 
-from provision.checks import certificates, drift, files, hardening, host, pooler, reach, schema, units
+from provision.checks import drift, pooler, reach
 from provision.checks.finding import Finding, Severity
-from provision.checks.place import Place, examine
-from provision.database import connect_pinned, unreadable
-from provision.errors import DatabaseError
-from provision.host.backup.tool import as_postgres
-from provision.plan import record
+from provision.checks.registry import Scope, examine, get, of, unknown_site
+from provision.database import Connection, connect_pinned, guarded, unreadable
+from provision.errors import DatabaseError, HostError
+from provision.plan import load
+from provision.plan.schema import Plan
+from provision.system import as_user
 
-HOST_CHECKS = (*units.CHECKS, *files.CHECKS, *host.CHECKS)
-SQL_CHECKS = (*hardening.CHECKS, *schema.CHECKS)
-DRIFT = 5  # connection, access, migrations, the running binary, other databases' extensions
+ON_HOST = (Scope.HOST, Scope.LOCAL, Scope.POOLER, Scope.SERVER, Scope.DATABASE)
 
 
 @dataclass(frozen=True)
 class Report:
-    """How many checks were made, of what, and what they found."""
+    """The findings, and how many checks ran on what; the connection counts as one check."""
 
     about: str
     checks: int
@@ -32,43 +30,54 @@ class Report:
 
     @property
     def counted(self) -> list[Finding]:
-        """Those for which somebody has to do something."""
+        """The findings that need action."""
         return [each for each in self.findings if each.counts]
 
 
-def this_host() -> Place | None:
-    """Give this host if it is one of ours."""
-    return Place(record.read(), socket.gethostname().partition(".")[0]) if record.PATH.exists() else None
+def this_host() -> Plan | None:
+    """Give the plan of this host; None on a machine without one. Raises HostError where it cannot be read."""
+    return load.load() if load.PATH.exists() else None
 
 
-def look_at(place: Place) -> Report:
-    """Look at this host and its server; as root it sees everything."""
-    found = examine(place, HOST_CHECKS) + certificates.examine() + pooler.examine()
-    with as_postgres():
+def look_at(plan: Plan) -> Report:
+    """Check this host, its pooler and its server. Root sees everything."""
+    found = examine(Scope.HOST, plan, site=plan.site) + examine(Scope.LOCAL, plan, site=plan.site)
+    found += pooler.examine_host(plan)
+    with as_user():
         try:
-            found += _server(place)
+            found += _server(plan)
         except DatabaseError as error:
-            found.append(reach.explain(error.seen, place.url(), place))
-    count = len(HOST_CHECKS) + len(certificates.CHECKS) + len(pooler.CHECKS) + len(SQL_CHECKS) + DRIFT
-    return Report(place.name, count, _once(found))
+            found.append(reach.explain(error.seen, plan.server.url(plan.access.database), plan))
+    return Report(plan.name, _count(*ON_HOST), _sorted(found))
 
 
 def look_from_afar(url: str, about: str) -> Report:
-    """Look at a database behind a URL, or say why it cannot be reached."""
+    """Check a database behind a URL, or find out why the connection fails.
+
+    On a host of ours, its certificates and its pooler are checked too. Raises DatabaseError for an unreadable URL.
+    """
+    scopes = [Scope.DATABASE]
     try:
-        with connect_pinned(url, application="provision doctor", statement_timeout_ms=30_000) as connection:
-            found = hardening.examine(connection, SQL_CHECKS)
+        with connect_pinned(url, application="provision doctor", statement_timeout_ms=30_000) as session:
+            found = examine(Scope.DATABASE, session, site=unknown_site, development=_development(session))
     except DatabaseError as error:
         if unreadable(url):
             raise
         found = [reach.explain(error.seen, url)]
-    found += certificates.examine() + pooler.examine()  # of this machine, if it is a host of ours
-    count = len(SQL_CHECKS) + len(certificates.CHECKS) + len(pooler.CHECKS) + 1
-    return Report(about, count, found)
+    try:
+        plan = this_host()
+    except HostError as error:
+        row = (error.seen, "run it as root or postgres", Severity.UNSEEN)
+        found += [get("certificate").finding(row, unknown_site), get("pooler").finding(row, unknown_site)]
+    else:
+        if plan:
+            scopes += [Scope.LOCAL, Scope.POOLER]
+            found += examine(Scope.LOCAL, plan, site=plan.site) + pooler.examine_host(plan)
+    return Report(about, _count(*scopes), found)
 
 
-def mend(findings: list[Finding]) -> list[tuple[str, bool, str]]:
-    """Run the commands of safe findings, as root; give each with whether it succeeded and what it said."""
+def fix(findings: list[Finding]) -> list[tuple[str, bool, str]]:
+    """Run the commands of safe findings, as root; give each command, its success and its output."""
     done = []
     for command in dict.fromkeys(each.fix for each in findings if each.safe and each.counts):
         answer = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False, cwd="/")  # noqa: S603, S607
@@ -76,31 +85,38 @@ def mend(findings: list[Finding]) -> list[tuple[str, bool, str]]:
     return done
 
 
-def _server(place: Place) -> list[Finding]:
-    with drift.open_as_superuser(place) as connection:
-        found = hardening.examine(connection, SQL_CHECKS)
-        found += drift.access(place, connection)
-        found += drift.binary(place, connection)
-        others = drift.other_databases(place, connection)
-    found += drift.migrations(place)
+def _development(session: Connection) -> bool:
+    """Whether the database accepts the deviations of a development host."""
+    return not guarded(session)
+
+
+def _count(*scopes: Scope) -> int:
+    return len({each.id for scope in scopes for each, _ in of(scope)}) + 1
+
+
+def _server(plan: Plan) -> list[Finding]:
+    with drift.open_as_superuser(plan) as session:
+        development = _development(session)
+        found = examine(Scope.DATABASE, session, site=plan.site, development=development)
+        own = examine(Scope.SERVER, plan, session, site=plan.site)
+        others = drift.other_databases(plan, session)
+    found = _without_doubles(found, own)
     for name in others:
-        with drift.open_as_superuser(place, name) as connection:
-            found += hardening.examine(connection, (schema.EXTENSION_FILES,))
+        with drift.open_as_superuser(plan, name) as session:
+            found += examine(Scope.DATABASE, session, site=plan.site, every_database=True)
     return found
 
 
-def _once(found: list[Finding]) -> list[Finding]:
-    """Keep one of two findings that name the same trouble, whose command mends it alone; the worst come first."""
-    better = {each.id for each in found if _exact(each)}
+def _without_doubles(found: list[Finding], own: list[Finding]) -> list[Finding]:
+    """Merge the findings of queries and of the plan: of two for the same problem, keep the more specific fix."""
     missing = any(each.id == "extensions-missing" for each in found)
-    kept = [
+    known = {each.id for each in own}
+    return [each for each in found if each.id not in known] + [
         each
-        for each in found
-        if (each.id not in better or _exact(each))
-        and not (missing and each.id == "access-drift" and each.seen.startswith("to be mended: extension "))
+        for each in own
+        if not (missing and each.id == drift.ACCESS and each.seen.startswith("to apply: extension "))
     ]
-    return sorted(kept, key=lambda each: list(Severity).index(each.severity))
 
 
-def _exact(finding: Finding) -> bool:
-    return finding.fix.startswith("runuser -u postgres -- provision migrate")
+def _sorted(found: list[Finding]) -> list[Finding]:
+    return sorted(found, key=lambda each: list(Severity).index(each.severity))

@@ -1,32 +1,35 @@
-"""What differs between this host's record and its server: login roles, privileges, migrations, the running binary.
+"""Differences between the plan of a host and its server: login roles, privileges, migrations, the running binary.
 
-Asks the superuser's session, changes nothing: roles and privileges are compared by the same code that makes them
-(provision.host.access), as a plan whose statements are the cure.
+Reads through a superuser session, changes nothing. Roles and privileges are compared by the code that converges them
+(provision.host.access) in its plan mode; the statements of that plan are the fixes.
 """
 
 from __future__ import annotations
 
 import re
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from psycopg import sql
 
-from provision.checks.finding import Finding, Severity, psql
-from provision.checks.place import Place, ask
+from provision.checks.finding import Severity, psql
+from provision.checks.placed import ask
+from provision.checks.registry import Row, Scope, also, check
 from provision.database import Connection, connect_pinned
 from provision.errors import ProvisionError
 from provision.host import lookup
 from provision.host.access import Access, Role
 from provision.host.migrate import status
 from provision.host.migrate.settings import Settings
+from provision.plan import schema
 
-MIGRATIONS = Path("/usr/local/share/provision/migrations")
+MIGRATE = "runuser -u postgres -- provision migrate"
+ACCESS = "access-drift"
 
 
-class _Plan(Access):
-    """Collects what would be done, as text that psql takes."""
+class _Statements(Access):
+    """Collects the statements that would converge access, as text for psql."""
 
     def __init__(self, connection: Connection) -> None:
         super().__init__(connection, plan=True)
@@ -37,121 +40,157 @@ class _Plan(Access):
         self.statements.append((what, statement.as_string(self.connection)))
 
 
-def access(place: Place, connection: Connection) -> list[Finding]:
-    """Compare login roles and privileges with the record; passwords are taken as they are."""
-    wanted = place.record.get("access")
-    if not wanted:
-        return []
-    rows = connection.execute("SELECT rolname::text, rolpassword FROM pg_authid").fetchall()
-    secrets = {str(name): verifier for name, verifier in rows}
-    roles = [Role.of(_described(each, secrets)) for each in wanted["roles"]]
+@check(
+    ACCESS,
+    scope=Scope.SERVER,
+    area="access",
+    expected="roles, grants and extensions as in the plan",
+    why="grants differ from the inventory",
+)
+def access(plan: schema.Plan, session: Connection) -> Iterator[Row]:
+    """Compare login roles, privileges and extensions with the plan. Passwords are not compared."""
+    rows = session.execute("SELECT rolname::text, rolpassword FROM pg_authid").fetchall()
+    verifiers = {str(name): None if verifier is None else str(verifier) for name, verifier in rows}
+    roles = [_role(each, verifiers.get(each.name)) for each in plan.access.roles]
     present = [role for role in roles if role.present]
-    plan = _Plan(connection)
-    plan.roles(present)
-    plan.database(place.database, place.owner, place.record["profile"])
-    plan.connect_privileges(place.database, place.owner, {role.name for role in present} - {place.owner})
-    plan.extensions(wanted["extensions"])
-    plan.schema(place.owner, roles)
-    lookup.align(plan, [role.name for role in present if role.kind == "pooler"])
-    return [
-        Finding(
-            "access-drift",
-            "access",
-            Severity.WARNING,
-            f"to be mended: {what}",
-            "roles and privileges as recorded",
-            "somebody may more, or less, than the inventory says",
-            psql(place.database, statement),
-        )
-        for what, statement in plan.statements
-    ]
+    database, owner = plan.access.database, plan.access.owner
+    needed = _Statements(session)
+    needed.roles(present)
+    needed.database(database, owner, plan.access.guard)
+    needed.connect_privileges(database, owner, {role.name for role in present} - {owner})
+    needed.extensions(plan.access.extensions)
+    needed.schema(owner, roles)
+    lookup.align(needed, [role.name for role in present if role.kind == "pooler"])
+    for what, statement in needed.statements:
+        yield f"to apply: {what}", psql(database, statement)
 
 
-def _described(role: dict[str, Any], secrets: dict[str, object]) -> dict[str, Any]:
-    return {**role, "connection_limit": int(role.get("connection_limit", -1)), "verifier": secrets.get(role["name"])}
+def _role(role: schema.Role, verifier: str | None) -> Role:
+    return Role(
+        role.name,
+        role.kind,
+        verifier,
+        role.connection_limit,
+        role.valid_until,
+        role.settings,
+        present=role.state == "present",
+    )
 
 
-def migrations(place: Place) -> list[Finding]:
-    """Compare the files on the host with the version table and its history."""
-    if not MIGRATIONS.is_dir():
-        return []
-    url = place.url(user=place.owner)
-    more = f" --path {MIGRATIONS} --database {shlex.quote(url)}"
-    as_postgres = "runuser -u postgres -- "
+@check(
+    "migrations-unreadable",
+    scope=Scope.SERVER,
+    area="schema",
+    severity=Severity.CRITICAL,
+    expected="a readable version table",
+    why="the schema version is unknown",
+)
+def unreadable(plan: schema.Plan, session: Connection) -> Iterator[Row]:
+    """Report a version table or a directory of migrations that cannot be read."""
+    del session
     try:
-        seen = status.look(Settings(url=url, path=MIGRATIONS))
+        _situation(plan)
     except ProvisionError as error:
-        return [
-            Finding(
-                "migrations-unreadable",
-                "schema",
-                Severity.CRITICAL,
-                f"{error.what}: {error.seen}",
-                "a version table that can be read",
-                "nobody can tell which schema this is",
-                error.run,
-            )
-        ]
-    found = []
-    for problem in seen.problems:
-        severity = Severity.WARNING if problem.severity.value == "warning" else Severity.CRITICAL
-        command = re.search(r"provision migrate [^;,]*", problem.fix)
-        fix = as_postgres + command[0].strip() + more if command else problem.fix
-        found.append(
-            Finding(
-                f"migrations-{problem.kind.replace(' ', '-')}",
-                "schema",
-                severity,
-                f"{problem.file}: {problem.seen}",
-                "files, version table and history that agree",
-                "nothing more is applied until somebody has looked",
-                fix,
-            )
-        )
-    if seen.pending and not seen.state.dirty:
+        yield f"{error.what}: {error.seen}", error.run
+
+
+@check(
+    "migrations-differ",
+    scope=Scope.SERVER,
+    area="schema",
+    severity=Severity.CRITICAL,
+    expected="files, version table and history that agree",
+    why="`provision migrate up` refuses to run until the difference is resolved",
+)
+def differing(plan: schema.Plan, session: Connection) -> Iterator[Row]:
+    """Report edited, deleted, misplaced and unreadable migration files."""
+    del session
+    for kind, row in _problems(plan):
+        if kind != "dirty":
+            yield row
+
+
+@also("migrations-dirty", Scope.SERVER)
+def dirty(plan: schema.Plan, session: Connection) -> Iterator[Row]:
+    """Report a dirty version with the command that resolves it, which the query of the same id cannot know."""
+    del session
+    for kind, row in _problems(plan):
+        if kind == "dirty":
+            yield row
+
+
+@check(
+    "migrations-pending",
+    scope=Scope.SERVER,
+    area="schema",
+    expected="every migration applied",
+    why="the application may need the newer schema",
+)
+def pending(plan: schema.Plan, session: Connection) -> Iterator[Row]:
+    """Report migrations that are not applied."""
+    del session
+    try:
+        seen = _situation(plan)
+    except ProvisionError:
+        return  # reported by migrations-unreadable
+    if seen and seen.pending and not seen.state.dirty:
         names = ", ".join(f"{row.version} {row.name}" for row in seen.pending)
-        found.append(
-            Finding(
-                "migrations-pending",
-                "schema",
-                Severity.WARNING,
-                f"not applied: {names}",
-                "every file applied",
-                "the application may expect it",
-                as_postgres + "provision migrate up" + more,
-            )
-        )
-    return found
+        yield f"not applied: {names}", f"{MIGRATE} up {_where(plan)}"
 
 
-def binary(place: Place, connection: Connection) -> list[Finding]:
-    """Say when the server still runs what a package has replaced."""
-    row = connection.execute("SELECT split_part(current_setting('server_version'), ' ', 1)").fetchone()
-    shown = ask(f"/usr/lib/postgresql/{place.major}/bin/postgres", "--version")
-    there = re.search(r"\(PostgreSQL\) (\S+)", shown)
-    if row is None or there is None or row[0] == there[1]:
-        return []
-    return [
-        Finding(
-            "server-binary",
-            "host",
-            Severity.WARNING,
-            f"the server runs {row[0]}, {there[1]} is installed",
-            "the installed server runs",
-            "its fixes are not in force",
-            f"systemctl restart {place.unit}",
-        )
-    ]
+def _problems(plan: schema.Plan) -> Iterator[tuple[str, Row]]:
+    """Give the kind and the row of each problem; none where the situation cannot be read."""
+    try:
+        seen = _situation(plan)
+    except ProvisionError:
+        return  # reported by migrations-unreadable
+    for problem in seen.problems if seen else ():
+        severity = Severity.WARNING if problem.severity.value == "warning" else Severity.CRITICAL
+        command = re.search(r"provision migrate ([^;,]*)", problem.fix)
+        fix = f"{MIGRATE} {command[1].strip()} {_where(plan)}" if command else problem.fix
+        yield problem.kind, (f"{problem.file}: {problem.seen} ({problem.kind})", fix, severity)
 
 
-def other_databases(place: Place, connection: Connection) -> list[str]:
-    """Name the databases beside ours that may be entered."""
-    rows = connection.execute(
-        "SELECT datname::text FROM pg_database WHERE datallowconn AND datname <> %s ORDER BY 1", (place.database,)
+def _situation(plan: schema.Plan) -> status.Situation | None:
+    """Compare the files with the version table; None on a host without migration files. Raises ProvisionError."""
+    directory = Path(plan.migrations.directory)
+    if not directory.is_dir():
+        return None
+    url = plan.server.url(plan.access.database, plan.access.owner)
+    return status.look(Settings(url=url, path=directory))
+
+
+def _where(plan: schema.Plan) -> str:
+    url = plan.server.url(plan.access.database, plan.access.owner)
+    return f"--path {plan.migrations.directory} --database {shlex.quote(url)}"
+
+
+@check(
+    "server-binary",
+    scope=Scope.SERVER,
+    area="host",
+    expected="the installed version runs",
+    why="the fixes of the installed version are not active",
+)
+def binary(plan: schema.Plan, session: Connection) -> Iterator[Row]:
+    """Report a server that still runs the binary of a replaced package."""
+    row = session.execute("SELECT split_part(current_setting('server_version'), ' ', 1)").fetchone()
+    shown = ask(f"{plan.server.programs}/postgres", "--version")
+    installed = re.search(r"\(PostgreSQL\) (\S+)", shown)
+    if row and installed and row[0] != installed[1]:
+        yield f"the server runs {row[0]}; {installed[1]} is installed", f"systemctl restart {plan.server.unit}"
+
+
+def other_databases(plan: schema.Plan, session: Connection) -> list[str]:
+    """Name the databases besides the application's that allow connections."""
+    rows = session.execute(
+        "SELECT datname::text FROM pg_database WHERE datallowconn AND datname <> %s ORDER BY 1",
+        (plan.access.database,),
     ).fetchall()
     return [str(row[0]) for row in rows]
 
 
-def open_as_superuser(place: Place, database: str = "") -> Connection:
-    """Open a session over the socket."""
-    return connect_pinned(place.url(database), application="provision doctor", statement_timeout_ms=30_000)
+def open_as_superuser(plan: schema.Plan, database: str = "") -> Connection:
+    """Open a superuser session over the socket. Raises DatabaseError."""
+    url = plan.server.url(database or plan.access.database)
+    return connect_pinned(url, application="provision doctor", statement_timeout_ms=30_000)

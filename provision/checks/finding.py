@@ -1,14 +1,20 @@
-"""What a check found: one value for the terminal, for JSON, and for whoever mends it. Pure."""
+"""The result of a check: one value for the terminal, for JSON and for the audit. Pure."""
 
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 
 class Severity(StrEnum):
-    """How bad it is. ACCEPTED: a development database may, production may not. UNSEEN: this role may not look."""
+    """How urgent a finding is.
+
+    ACCEPTED: allowed on a development host, or accepted by name in the inventory. UNSEEN: the caller lacks the
+    privilege to look.
+    """
 
     CRITICAL = "critical"
     WARNING = "warning"
@@ -18,33 +24,38 @@ class Severity(StrEnum):
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that is not as it should be: what was seen, what is wanted, why it matters, the command that mends it.
+    """One deviation: the state seen, the state expected, why it matters, the command that fixes it.
 
-    `safe` says that `doctor --fix` may run the command: it loses nothing, cuts nobody off and lets nobody in.
+    `safe`: `doctor --fix` may run the command. It loses no data, ends no session and grants no access.
     """
 
     id: str
     area: str
     severity: Severity
     seen: str
-    wanted: str
+    expected: str
     why: str
     fix: str
     safe: bool = False
 
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> Finding:
+        """Read a finding from the JSON of another host. Raises TypeError or ValueError for another version's form."""
+        return cls(**{**values, "severity": Severity(values.get("severity", ""))})
+
     @property
     def counts(self) -> bool:
-        """Say whether somebody has to do something."""
+        """Whether the finding needs action."""
         return self.severity in (Severity.CRITICAL, Severity.WARNING)
 
     def __str__(self) -> str:
-        """Print it for a terminal."""
-        rows = (("seen", self.seen), ("wanted", self.wanted), ("why", self.why), ("fix", self.fix))
+        """Format the finding for a terminal."""
+        rows = (("seen", self.seen), ("expected", self.expected), ("why", self.why), ("fix", self.fix))
         lines = [f"{self.severity.value}: {self.id} ({self.area}{', safe to fix' if self.safe else ''})"]
-        return "\n".join([*lines, *(f"  {label + ':':<8}{text}" for label, text in rows if text)])
+        return "\n".join([*lines, *(f"  {label + ':':<10}{text}" for label, text in rows if text)])
 
 
-def psql(database: str, *statements: str, user: str = "") -> str:
-    """Give the command that runs statements on the host itself, as the superuser or (`user`) as a login role."""
-    words = ["runuser", "-u", "postgres", "--", "psql", "-d", database, *(["-U", user] if user else [])]
+def psql(database: str, *statements: str) -> str:
+    """Give the command that runs statements on the host as the superuser."""
+    words = ["runuser", "-u", "postgres", "--", "psql", "-d", database]
     return shlex.join([*words, *(word for each in statements for word in ("-c", each))])

@@ -1,4 +1,7 @@
-"""The host around the server: room on its disks, the kernel's settings, packages, and the age of what was proved."""
+"""The host around the server: disk space, kernel settings, packages, and the age of backups and maintenance runs.
+
+Reads files, evidence in /var/lib/provision and dpkg's database. Changes nothing.
+"""
 
 from __future__ import annotations
 
@@ -11,81 +14,118 @@ from pathlib import Path
 
 from provision import compatibility
 from provision.checks.finding import Severity
-from provision.checks.place import HostCheck, Place, Row, ask
-from provision.errors import HostError
-from provision.host.backup import plan as backup
-from provision.host.maintain import plan as maintenance
-from provision.plan import record
+from provision.checks.placed import ask, manifests
+from provision.checks.registry import Row, check
+from provision.plan import load
+from provision.plan.schema import Plan
+from provision.system import evidence, moment
 
 PACKAGES = ("postgresql-{major}", "postgresql-client-{major}", "postgresql-{major}-pgvector", "postgresql-common",
             "python3-psycopg", "pgbackrest", "pgbouncer")  # fmt: skip
 KERNEL = Path("/etc/sysctl.d/60-provision-postgresql.conf")
 RESERVED = r"^vm\.nr_hugepages *= *([1-9]\d*)"
 TAKEN = r"^HugetlbPages:\s+(\d+) kB"
-FULL, NEARLY_FULL = 5, 12  # percent that is free: the server stops at none, and a large sort wants some
-WATCH_S = 1800  # the watch looks every five minutes
-ROOM = "/var/lib/postgresql", "/var/log", "/var/lib/provision", "/var/backups/provision", "/var/lib/pgbackrest", "/tmp"  # noqa: S108
+FULL, NEARLY_FULL = 5, 12  # percent free: the server stops at 0, and a large sort needs some
+WATCH_S = 1800  # the backup watch runs every five minutes
+WATCH = "provision-backup-watch"
+JUDGED_HERE = re.compile(r"the (newest backup|last passed restore test) is [\d.]+ h old|the last restore test failed")
+"""Alarms of the watch that the checks `backup` and `drill` judge anew."""
+DIRECTORIES = ("/var/lib/postgresql", "/var/log", "/var/lib/provision", "/var/backups/provision", "/var/lib/pgbackrest",
+               "/tmp")  # noqa: S108  # fmt: skip
 
 
-def disks(place: Place) -> Iterator[Row]:
-    """Look at the free space, and the free inodes, of every file system that the database lives on."""
-    seen = set()
-    for path in (place.data, place.data / "pg_wal", *map(Path, ROOM)):
+@check(
+    "disk",
+    area="host",
+    expected=f"at least {NEARLY_FULL} % free",
+    why="a full disk stops the server, and a restart needs space for WAL",
+)
+def disks(plan: Plan) -> Iterator[Row]:
+    """Check free space and free inodes of every file system that the database uses."""
+    data = Path(plan.server.data_directory)
+    devices = set()
+    for path in (data, data / "pg_wal", *map(Path, DIRECTORIES)):
         try:
-            device, room = path.stat().st_dev, os.statvfs(path)
+            device, usage = path.stat().st_dev, os.statvfs(path)
         except FileNotFoundError:
             continue
-        if device in seen:
+        if device in devices:
             continue
-        seen.add(device)
-        for what, free, all_ in (("space", room.f_bavail, room.f_blocks), ("inodes", room.f_favail, room.f_files)):
-            percent = 100 * free / all_ if all_ else 100
+        devices.add(device)
+        for what, free, total in (
+            ("space", usage.f_bavail, usage.f_blocks),
+            ("inodes", usage.f_favail, usage.f_files),
+        ):
+            percent = 100 * free / total if total else 100
             if percent < NEARLY_FULL:
                 severity = Severity.CRITICAL if percent < FULL else Severity.WARNING
-                words = f"the file system of {path} has {percent:.0f} % of its {what} left"
-                yield words, f"du -xhd2 {path} | sort -h | tail; docs/the-disk-is-full.md", severity
+                seen = f"the file system of {path} has {percent:.0f} % of its {what} left"
+                yield seen, f"du -xhd2 {path} | sort -h | tail; docs/the-disk-is-full.md", severity
 
 
-def kernel(place: Place) -> Iterator[Row]:
-    """Compare the kernel's settings with the files that we placed for them."""
-    for rows in place.manifests().values():
+@check(
+    "kernel",
+    area="host",
+    expected="kernel settings as placed in /etc/sysctl.d",
+    why="memory use differs from the plan",
+    safe=True,
+)
+def kernel(plan: Plan) -> Iterator[Row]:
+    """Compare the kernel's settings with the placed files."""
+    del plan
+    for rows in manifests().values():
         for path in (Path(row["path"]) for row in rows if row["path"].startswith("/etc/sysctl.d/")):
             for line in path.read_text().splitlines() if path.exists() else ():
-                name, _, wanted = (part.strip() for part in line.partition("="))
-                if not wanted or name.startswith("#"):
+                name, _, expected = (part.strip() for part in line.partition("="))
+                if not expected or name.startswith("#"):
                     continue
                 now = Path("/proc/sys", *name.split(".")).read_text().split()
-                if now != wanted.split():
+                if now != expected.split():
                     fix = f"/usr/lib/systemd/systemd-sysctl {path}"
-                    yield f"{name} is {' '.join(now)}, {path} says {wanted}", fix
+                    yield f"{name} is {' '.join(now)}, {path} sets {expected}", fix
 
 
-def huge_pages(place: Place) -> Iterator[Row]:
-    """Say when the server runs without the huge pages that were reserved for it: it starts all the same, in silence."""
+@check(
+    "huge-pages",
+    area="host",
+    expected="shared buffers in the reserved huge pages",
+    why="the reserved memory is lost to every process, and reads are slower",
+)
+def huge_pages(plan: Plan) -> Iterator[Row]:
+    """Report a server that started without its reserved huge pages; it does so without an error."""
     reserved = re.search(RESERVED, KERNEL.read_text(), re.M) if KERNEL.exists() else None
     try:
-        server = (place.data / "postmaster.pid").read_text().split()[0]
+        server = Path(plan.server.data_directory, "postmaster.pid").read_text().split()[0]
         taken = re.search(TAKEN, Path("/proc", server, "status").read_text(), re.M)
     except FileNotFoundError:
-        return  # it does not run, which another check says
+        return  # not running: the check `service` reports it
     if reserved and taken and not int(taken[1]):
-        words = f"the server has none of the {reserved[1]} huge pages that are reserved for it"
-        yield words, f"/usr/lib/systemd/systemd-sysctl {KERNEL} && systemctl restart {place.unit}, which ends sessions"
+        seen = f"the server uses none of the {reserved[1]} huge pages reserved for it"
+        yield (
+            seen,
+            f"/usr/lib/systemd/systemd-sysctl {KERNEL} && systemctl restart {plan.server.unit}  # ends all sessions",
+        )
 
 
-def packages(place: Place) -> Iterator[Row]:
-    """Compare installed packages with those that were there when the host was proved."""
-    known = place.record.get("verified", {}).get("packages", {})
-    now = installed(list(known))
-    for name, version in known.items():
+@check(
+    "packages",
+    area="host",
+    expected="the package versions of the last `provision verify`",
+    why="the installed versions are unverified",
+)
+def packages(plan: Plan) -> Iterator[Row]:
+    """Compare installed packages with those of the last verification."""
+    verified: dict[str, str] = evidence("verified").get("packages", {})
+    now = installed(list(verified))
+    for name, version in verified.items():
         if name not in now:
-            yield f"package {name} is gone; {version} was proved", f"apt-get install -y {name}"
+            yield f"package {name} is gone; {version} was verified", f"apt-get install -y {name}"
         elif now[name] != version:
-            yield f"package {name} is {now[name]}, {version} was proved", place.site("toolkit,verify")
+            yield f"package {name} is {now[name]}, {version} was verified", plan.site("toolkit,verify")
 
 
 def installed(names: list[str]) -> dict[str, str]:
-    """Give the versions of those packages that are installed."""
+    """Give the versions of the installed packages among `names`."""
     if not names:
         return {}
     shown = ask("dpkg-query", "-W", "-f", "${db:Status-Abbrev}\\t${Package}\\t${Version}\\n", *names)
@@ -94,115 +134,108 @@ def installed(names: list[str]) -> dict[str, str]:
 
 
 def ours() -> dict[str, str]:
-    """Give the versions of the packages that make this host a database, for its record."""
-    major = record.read()["postgresql"]["major"]
+    """Give the installed versions of the database packages, for the evidence of `provision verify`."""
+    major = load.load().server.major
     return installed([name.format(major=major) for name in PACKAGES])
 
 
-def advisories(place: Place) -> Iterator[Row]:
-    """Name known defects of what is installed, but for those that the inventory accepts by name."""
-    about, vector = place.record.get("pgvector", {}), place.record.get("verified", {}).get("extensions", {})
-    accepted = set(about.get("accept_advisories", []))
-    package = f"postgresql-{place.major}-pgvector"
-    found = installed([package])
-    method = about.get("install_method", "package")
+@check(
+    "advisories",
+    area="versions",
+    expected="versions without known defects, or defects accepted by name",
+    why="the defect is public",
+)
+def advisories(plan: Plan) -> Iterator[Row]:
+    """Report known defects of the installed versions; those accepted in the inventory as accepted."""
+    package = f"postgresql-{plan.server.major}-pgvector"
+    version = str(evidence("verified").get("extensions", {}).get("vector", ""))
     today: date = datetime.now(UTC).date()
     rows = compatibility.check(
-        place.major, vector.get("vector", ""), method, today=today, package=found.get(package, "")
+        plan.server.major,
+        version,
+        plan.pgvector.install_method,
+        today=today,
+        package=installed([package]).get(package, ""),
     )
     for row in rows:
-        severity = Severity.ACCEPTED if row.id in accepted else Severity.WARNING
-        yield f"{row.id}: {row.message}", row.remedy, severity
+        accepted = row.id in plan.pgvector.accept_advisories
+        yield f"{row.id}: {row.message}", row.remedy, Severity.ACCEPTED if accepted else Severity.WARNING
 
 
-def backups(place: Place) -> Iterator[Row]:
-    """Repeat what the watch saw last, and say where it has not looked for long."""
-    del place
-    try:
-        wanted = backup.read()
-    except HostError:
+@check(
+    "backup",
+    area="backup",
+    severity=Severity.CRITICAL,
+    expected="a backup younger than its limit, and WAL archiving that works",
+    why="changes after the last good backup are lost with the host",
+)
+def backups(plan: Plan) -> Iterator[Row]:
+    """Report the alarms of the backup watch, and a watch that has stopped."""
+    if not (plan.backup.physical or plan.backup.age_limit_h):
         return
-    seen = backup.evidence("backup")
-    if not (wanted.physical or wanted.age_limit_h):
-        return
+    seen = evidence("backup")
     if not seen:
-        if time.time() - backup.PATH.stat().st_mtime < WATCH_S:
-            return  # a host that was just made: its watch has yet to look
-        yield "the watch has left no evidence", "systemctl start provision-backup-watch.service"
+        if time.time() - load.PATH.stat().st_mtime >= WATCH_S:  # on a new host the watch has not run yet
+            yield "the backup watch has left no evidence", f"systemctl start {WATCH}.service"
         return
-    age = time.time() - backup.moment(seen["when"])
-    if age > WATCH_S:
-        words = f"the watch looked {age / 3600:.1f} h ago, and should every five minutes"
+    if (age := _hours_since(moment(seen["when"]))) > WATCH_S / 3600:
         yield (
-            words,
-            "systemctl enable --now provision-backup-watch.timer && systemctl start provision-backup-watch.service",
+            f"the backup watch ran {age:.1f} h ago; its interval is five minutes",
+            f"systemctl enable --now {WATCH}.timer && systemctl start {WATCH}.service",
         )
+    limit = plan.backup.age_limit_h
     stop = max((float(each["stop"]) for each in seen.get("sets", [])), default=None)
-    if stop is not None and wanted.age_limit_h and time.time() - stop > 3600 * wanted.age_limit_h:
-        words = f"the newest backup is {(time.time() - stop) / 3600:.1f} h old, {wanted.age_limit_h} are allowed"
-        yield words, "systemctl start provision-backup@full.service"
+    if stop is not None and limit and _hours_since(stop) > limit:
+        yield (
+            f"the newest backup is {_hours_since(stop):.1f} h old; the limit is {limit} h",
+            "systemctl start provision-backup@full.service",
+        )
     for alarm in seen.get("alarms", []):
-        if "newest backup" not in alarm and "drill" not in alarm:
+        if not JUDGED_HERE.match(alarm):
             yield alarm, "provision backup status"
 
 
-def drills(place: Place) -> Iterator[Row]:
-    """Say when the last drill failed, or is too old."""
-    del place
-    try:
-        wanted = backup.read()
-    except HostError:
+@check(
+    "drill",
+    area="backup",
+    severity=Severity.CRITICAL,
+    expected="a passed restore test younger than its limit",
+    why="an untested backup may not restore",
+)
+def drills(plan: Plan) -> Iterator[Row]:
+    """Report a failed or overdue restore test."""
+    last = evidence("drill")
+    if not plan.backup.physical or not last:
         return
-    last = backup.evidence("drill")
-    if not wanted.physical or not last:
-        return
+    fix = "systemctl start provision-drill.service"
     if not last.get("passed"):
-        yield (
-            f"the last drill failed: {last.get('failure', '')}".splitlines()[0],
-            "systemctl start provision-drill.service",
-        )
+        yield f"the last restore test failed: {last.get('failure', '')}".splitlines()[0], fix
         return
-    passed = (last.get("last_passed") or last)["when"]
-    age = (time.time() - backup.moment(passed)) / 3600
-    if wanted.drill_age_limit_h and age > wanted.drill_age_limit_h:
-        words = f"the last drill that passed is {age:.1f} h old, {wanted.drill_age_limit_h} are allowed"
-        yield words, "systemctl start provision-drill.service"
+    age = _hours_since(moment((last.get("last_passed") or last)["when"]))
+    limit = plan.backup.drill_age_limit_h
+    if limit and age > limit:
+        yield f"the last passed restore test is {age:.1f} h old; the limit is {limit} h", fix
 
 
-def house_keeping(place: Place) -> Iterator[Row]:
-    """Say when a job of the house-keeping failed, or was put off for too long."""
-    del place
-    jobs = backup.evidence("maintain").get("jobs", {})
+@check(
+    "maintenance",
+    area="maintenance",
+    expected="maintenance jobs that succeed on schedule",
+    why="tables grow, and expired rows are kept",
+)
+def maintenance(plan: Plan) -> Iterator[Row]:
+    """Report a failed maintenance job, and overdue retention."""
+    jobs = evidence("maintain").get("jobs", {})
     for job, last in jobs.items():
-        fix = f"systemctl start provision-maintain@{job}.service"
         if last.get("outcome") == "failed":
-            yield f"{job} failed: {last.get('why', '')}", fix
-    try:
-        limit = maintenance.read().age_limit_h
-    except HostError:
-        return
-    done = jobs.get("retention", {}).get("last_done")
-    if limit and done and time.time() - backup.moment(done) > 3600 * limit:
-        age = (time.time() - backup.moment(done)) / 3600
-        words = f"retention was last applied {age:.1f} h ago, {limit} are allowed"
-        yield words, "systemctl start provision-maintain@retention.service"
+            yield f"{job} failed: {last.get('why', '')}", f"systemctl start provision-maintain@{job}.service"
+    limit, done = plan.maintenance.age_limit_h, jobs.get("retention", {}).get("last_done")
+    if limit and done and (age := _hours_since(moment(done))) > limit:
+        yield (
+            f"retention last ran {age:.1f} h ago; the limit is {limit} h",
+            "systemctl start provision-maintain@retention.service",
+        )
 
 
-CHECKS = (
-    HostCheck("disk", "host", Severity.WARNING, f"at least {NEARLY_FULL} % free",
-              "a full disk stops the server, and a restart needs room for WAL", disks),
-    HostCheck("kernel", "host", Severity.WARNING, "the kernel's settings as they were placed",
-              "memory is used otherwise than it was computed", kernel, safe=True),
-    HostCheck("huge-pages", "host", Severity.WARNING, "shared buffers in the pages that were reserved for them",
-              "the reserved memory is lost to everybody, and reads are slower", huge_pages),
-    HostCheck("packages", "host", Severity.WARNING, "the packages that were proved",
-              "what was proved is not what runs", packages),
-    HostCheck("advisories", "versions", Severity.WARNING, "versions without known defects, or accepted by name",
-              "the defect is public", advisories),
-    HostCheck("backup", "backup", Severity.CRITICAL, "a backup younger than its limit, and WAL that is archived",
-              "what came after the last good backup is lost with the host", backups),
-    HostCheck("drill", "backup", Severity.CRITICAL, "a drill that passed, younger than its limit",
-              "a backup that nobody has restored may not be one", drills),
-    HostCheck("house-keeping", "maintenance", Severity.WARNING, "retention that is applied",
-              "tables grow, and what should be forgotten is kept", house_keeping),
-)  # fmt: skip
+def _hours_since(at: float) -> float:
+    return (time.time() - at) / 3600

@@ -1,30 +1,30 @@
-"""How a hardened pooler looks, asked of the one that runs on this host: its console, its files, its process.
+"""Hardening of the pooler on this host, judged by its console, its files and its process.
 
-Does IO, read-only, as root or postgres. On a machine that is no host of ours, or that has no pooler, nothing is to be
-found. What is judged is what is in force (SHOW CONFIG), not what the files say.
+Does IO, read-only, as root or postgres. The settings judged are those in effect (SHOW CONFIG), not those in files.
 """
 
 from __future__ import annotations
 
-import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from provision import compatibility
 from provision.checks.finding import Finding, Severity
+from provision.checks.placed import ask
+from provision.checks.registry import Row, Scope, check, examine, get
 from provision.errors import ProvisionError
 from provision.host import lookup
 from provision.host.pooler import configuration, console
 from provision.host.pooler.take import CONFIGURATION
-from provision.plan import record
+from provision.plan.schema import Plan
 
-SITE = "ansible-playbook site.yml -i inventories/prod --tags pgbouncer"
+AREA = "pooler"
 
 
 @dataclass(frozen=True)
 class Seen:
-    """What a pooler is: settings in force, hosts of its databases, its process's user, its package, unsafe files."""
+    """The state of a pooler: settings in effect, hosts of its databases, user id, package version, unsafe files."""
 
     settings: Mapping[str, str]
     servers: Mapping[str, str]
@@ -34,148 +34,235 @@ class Seen:
     secrets: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class Check:
-    """`wrong` says what is wrong, or nothing; `dev` says that development may do it."""
+@check(
+    "pooler",
+    scope=Scope.LOCAL,
+    area=AREA,
+    severity=Severity.CRITICAL,
+    expected="a running pooler",
+    why="clients of its port get no answer",
+    fix=f"journalctl -u {console.UNIT} -n 50; systemctl start {console.UNIT}",
+)
+def down(plan: Plan) -> Iterator[Row]:
+    """Report a pooler that does not run."""
+    if plan.pooler.enabled and not _running():
+        yield "the pooler is down"
 
-    id: str
-    wrong: Callable[[Seen], str]
-    wanted: str
-    why: str
-    fix: str = SITE
-    severity: Severity = Severity.WARNING
-    dev: bool = False
 
+def _unless(name: str, *allowed: str) -> Callable[[Seen], Iterator[Row]]:
+    """Make a check of one setting and its allowed values."""
 
-def _differs(name: str, *allowed: str) -> Callable[[Seen], str]:
-    def wrong(seen: Seen) -> str:
+    def look(seen: Seen) -> Iterator[Row]:
         value = seen.settings.get(name, "")
-        return "" if value in allowed else f"{name} = {value}"
+        if value not in allowed:
+            yield f"{name} = {value}"
 
-    return wrong
-
-
-def _servers(seen: Seen) -> str:
-    if seen.settings.get("server_tls_sslmode") == "verify-full":
-        return ""
-    return "; ".join(f"{name} is reached at {host} without verify-full" for name, host in seen.servers.items()
-                     if not host.startswith("/"))  # fmt: skip
+    return look
 
 
-def _endless(seen: Seen) -> str:
-    return "query_wait_timeout = 0" if float(seen.settings.get("query_wait_timeout") or 0) == 0 else ""
+check(
+    "pooler-client-tls",
+    scope=Scope.POOLER,
+    area=AREA,
+    severity=Severity.CRITICAL,
+    expected="client_tls_sslmode = require",
+    why="traffic is unencrypted",
+    tags="pgbouncer",
+    development=True,
+)(_unless("client_tls_sslmode", "require", "verify-ca", "verify-full"))
+
+check(
+    "pooler-tls-version",
+    scope=Scope.POOLER,
+    area=AREA,
+    expected="client_tls_protocols = secure (1.2 and newer)",
+    why="TLS 1.0 and 1.1 are deprecated as insecure (RFC 8996)",
+    tags="pgbouncer",
+)(_unless("client_tls_protocols", "secure", "tlsv1.2,tlsv1.3", "tlsv1.3"))
+
+check(
+    "pooler-auth-type",
+    scope=Scope.POOLER,
+    area=AREA,
+    severity=Severity.CRITICAL,
+    expected="auth_type = hba",
+    why="the method does not authenticate, or exposes the password",
+    tags="pgbouncer",
+)(_unless("auth_type", "hba", "scram-sha-256", "cert"))
+
+check(
+    "pooler-auth-query",
+    scope=Scope.POOLER,
+    area=AREA,
+    severity=Severity.CRITICAL,
+    expected=f"auth_query = {lookup.QUERY}",
+    why="another query may authenticate superusers or expired roles",
+    tags="pgbouncer",
+)(_unless("auth_query", lookup.QUERY))
+
+check(
+    "pooler-socket",
+    scope=Scope.POOLER,
+    area=AREA,
+    expected="unix_socket_mode = 0700",
+    why="every user of the host can try passwords",
+    tags="pgbouncer",
+)(_unless("unix_socket_mode", "0700"))
 
 
-CHECKS = (
-    Check(
-        "pooler-user", lambda seen: "the pooler runs as root" if seen.user == 0 else "",
-        "the user postgres", "a hole in it is a hole in the host", "systemctl cat pgbouncer shows who set User",
-        Severity.CRITICAL,
-    ),
-    Check(
-        "pooler-client-tls", _differs("client_tls_sslmode", "require", "verify-ca", "verify-full"),
-        "client_tls_sslmode = require", "rows travel in the clear", severity=Severity.CRITICAL, dev=True,
-    ),
-    Check(
-        "pooler-tls-version", _differs("client_tls_protocols", "secure", "tlsv1.2,tlsv1.3", "tlsv1.3"),
-        "client_tls_protocols = secure (1.2 and newer)", "1.0 and 1.1 are broken",
-    ),
-    Check(
-        "pooler-server-tls", _servers, "the server's socket, or server_tls_sslmode = verify-full",
-        "somebody else may stand in for the server", severity=Severity.CRITICAL,
-    ),
-    Check(
-        "pooler-auth-type", _differs("auth_type", "hba", "scram-sha-256", "cert"), "auth_type = hba",
-        "a method that lets in whom it does not know, or shows the password", severity=Severity.CRITICAL,
-    ),
-    Check(
-        "pooler-auth-query", _differs("auth_query", lookup.QUERY), f"auth_query = {lookup.QUERY}",
-        "another query may answer for superusers, or for roles that have expired", severity=Severity.CRITICAL,
-    ),
-    Check(
-        "pooler-secrets", lambda seen: "; ".join(seen.secrets), "no secret in a file of the pooler",
-        "whoever reads it is that role; a rotated password lives on in it", severity=Severity.CRITICAL,
-    ),
-    Check(
-        "pooler-admins", lambda seen: "; ".join(
-            f"{name} = {seen.settings[name]}" for name in ("admin_users", "stats_users") if seen.settings.get(name)),
-        "nobody: the console is for the system user postgres, over its socket",
-        "a role can stop or redirect every client",
-    ),
-    Check(
-        "pooler-socket", _differs("unix_socket_mode", "0700"), "unix_socket_mode = 0700",
-        "every user of the host may try passwords",
-    ),
-    Check(
-        "pooler-listen", lambda seen: "listen_addr = *" if "*" in seen.settings.get("listen_addr", "") else "",
-        "the addresses that applications use", "a new network card is a new door",
-        "name them in pgbouncer_listen_addresses", dev=True,
-    ),
-    Check(
-        "pooler-wait", _endless,
-        "a limit to how long clients wait", "an exhausted pool hangs every caller, without an error",
-    ),
-    Check(
-        "pooler-files", lambda seen: "; ".join(seen.open_files), "files of root that others neither read nor write",
-        "whoever writes them sends clients elsewhere", severity=Severity.CRITICAL,
-    ),
-    Check(
-        "pooler-version", lambda seen: "; ".join(compatibility.pooler_defects(seen.package)[0]) if seen.package else "",
-        "a version without known defects that the configuration does not keep away",
-        "anybody who reaches its port may use them",
-        "apt-get update && apt-get install pgbouncer; until a fixed one is there: pgbouncer_allowed_networks", dev=True,
-    ),
-)  # fmt: skip
+@check(
+    "pooler-user",
+    scope=Scope.POOLER,
+    area=AREA,
+    severity=Severity.CRITICAL,
+    expected="the system user postgres",
+    why="a vulnerability of the pooler gives control of the host",
+    fix=f"systemctl cat {console.UNIT}  # shows the file that sets User",
+)
+def user(seen: Seen) -> Iterator[Row]:
+    """Report a pooler that runs as root."""
+    if seen.user == 0:
+        yield "the pooler runs as root"
 
 
-def examine(path: Path = record.PATH) -> list[Finding]:
-    """Judge the pooler of this host. One that may not be looked at comes as unseen, one that is down as critical."""
-    if not path.exists():
+@check(
+    "pooler-server-tls",
+    scope=Scope.POOLER,
+    area=AREA,
+    severity=Severity.CRITICAL,
+    expected="the server's socket, or server_tls_sslmode = verify-full",
+    why="another host can impersonate the server",
+    tags="pgbouncer",
+)
+def servers(seen: Seen) -> Iterator[Row]:
+    """Report databases reached over TCP without verification of the server."""
+    remote = {name: host for name, host in seen.servers.items() if not host.startswith("/")}
+    if remote and seen.settings.get("server_tls_sslmode") != "verify-full":
+        yield "; ".join(f"{name} is reached at {host} without verify-full" for name, host in remote.items())
+
+
+@check(
+    "pooler-secrets",
+    scope=Scope.POOLER,
+    area=AREA,
+    severity=Severity.CRITICAL,
+    expected="no secrets in the pooler's files",
+    why="a reader of the file can log in as the role, also after the password was rotated",
+    tags="pgbouncer",
+)
+def secrets(seen: Seen) -> Iterator[Row]:
+    """Report passwords and verifiers in files."""
+    if seen.secrets:
+        yield "; ".join(seen.secrets)
+
+
+@check(
+    "pooler-admins",
+    scope=Scope.POOLER,
+    area=AREA,
+    expected="empty: only the system user postgres has access to the console, over its socket",
+    why="the role can stop the pooler or redirect every client",
+    tags="pgbouncer",
+)
+def admins(seen: Seen) -> Iterator[Row]:
+    """Report roles with access to the console."""
+    found = [f"{name} = {seen.settings[name]}" for name in ("admin_users", "stats_users") if seen.settings.get(name)]
+    if found:
+        yield "; ".join(found)
+
+
+@check(
+    "pooler-listen",
+    scope=Scope.POOLER,
+    area=AREA,
+    expected="only the addresses that applications use",
+    why="the pooler also listens on every interface added later",
+    fix="set pgbouncer_listen_addresses, then {site}",
+    tags="pgbouncer",
+    development=True,
+)
+def listen(seen: Seen) -> Iterator[Row]:
+    """Report a pooler that listens on all interfaces."""
+    if "*" in seen.settings.get("listen_addr", ""):
+        yield "listen_addr = *"
+
+
+@check(
+    "pooler-wait",
+    scope=Scope.POOLER,
+    area=AREA,
+    expected="a limit on the waiting time of clients",
+    why="clients of an exhausted pool wait for ever, without an error",
+    tags="pgbouncer",
+)
+def wait(seen: Seen) -> Iterator[Row]:
+    """Report an unlimited query_wait_timeout."""
+    if float(seen.settings.get("query_wait_timeout") or 0) == 0:
+        yield "query_wait_timeout = 0"
+
+
+@check(
+    "pooler-files",
+    scope=Scope.POOLER,
+    area=AREA,
+    severity=Severity.CRITICAL,
+    expected="files of root, closed to other users",
+    why="a user who can write them can redirect clients",
+    tags="pgbouncer",
+)
+def open_files(seen: Seen) -> Iterator[Row]:
+    """Report configuration files with a wrong owner or mode."""
+    if seen.open_files:
+        yield "; ".join(seen.open_files)
+
+
+@check(
+    "pooler-version",
+    scope=Scope.POOLER,
+    area=AREA,
+    expected="a version without known defects, apart from those that the configuration prevents",
+    why="any client that reaches the port can exploit the defect",
+    fix="apt-get update && apt-get install pgbouncer; without a fixed version: restrict pgbouncer_allowed_networks",
+    development=True,
+)
+def version(seen: Seen) -> Iterator[Row]:
+    """Report known defects of the installed version."""
+    found = compatibility.pooler_defects(seen.package)[0] if seen.package else []
+    if found:
+        yield "; ".join(found)
+
+
+def examine_host(plan: Plan) -> list[Finding]:
+    """Judge the running pooler of this host; one that the caller may not access is UNSEEN."""
+    if not plan.pooler.enabled or not _running():
         return []
     try:
-        known = record.read(path)
-    except ProvisionError as error:
-        return [_unseen(error.seen)]
-    if not known.get("pooler"):
-        return []
-    place = console.present()
-    if place is None:
-        words = "clients of port {port} get no answer".format(**known["pooler"])
-        fix = f"journalctl -u {console.UNIT} -n 50; systemctl start {console.UNIT}"
-        return [Finding("pooler", "pooler", Severity.CRITICAL, "no pooler runs", "it runs", words, fix)]
-    try:
-        seen = look(place)
+        seen = look(console.Place(plan.pooler.socket_directory, plan.pooler.port))
     except (ProvisionError, PermissionError) as error:
-        return [_unseen(str(error).partition("\n")[0])]
-    return judge(seen, dev=known.get("profile") != "prod")
-
-
-def judge(seen: Seen, *, dev: bool) -> list[Finding]:
-    """Run every check on what was seen. Pure."""
-    found = []
-    for check in CHECKS:
-        wrong = check.wrong(seen)
-        if wrong:
-            severity = Severity.ACCEPTED if dev and check.dev else check.severity
-            found.append(Finding(check.id, "pooler", severity, wrong, check.wanted, check.why, check.fix))
-    return found
+        row = (str(error).partition("\n")[0], "run it as root or postgres", Severity.UNSEEN)
+        return [get("pooler").finding(row, plan.site)]
+    return examine(Scope.POOLER, seen, site=plan.site, development=not plan.access.guard)
 
 
 def look(place: console.Place) -> Seen:
-    """Ask the pooler, its process and its files. Raises ProvisionError, and PermissionError where they are closed."""
+    """Read the state of the pooler. Raises ProvisionError, and PermissionError where the caller may not read it."""
     with place.console() as session:
         settings = {key: value for key, (value, _) in console.settings(session).items()}
         databases = [row for row in console.show(session, "DATABASES") if row["name"] != "pgbouncer"]
-    pid = _run("systemctl", "show", "--property=MainPID", "--value", console.UNIT)
+    pid = ask("systemctl", "show", "--property=MainPID", "--value", console.UNIT).strip()
     files = [CONFIGURATION, *sorted((CONFIGURATION.parent / "provision").glob("*"))]
     return Seen(
         settings=settings,
         servers={row["name"]: str(row["host"]) for row in databases},
         user=Path(f"/proc/{pid}").stat().st_uid,
-        package=_run("dpkg-query", "--show", "--showformat=${Version}", "pgbouncer"),
+        package=ask("dpkg-query", "--show", "--showformat=${Version}", "pgbouncer").strip(),
         open_files=tuple(_open(path) for path in files if _open(path)),
         secrets=tuple(_secrets(settings.get("auth_file", ""), configuration.databases_text(CONFIGURATION))),
     )
+
+
+def _running() -> bool:
+    return ask("systemctl", "is-active", console.UNIT).strip() in ("active", "reloading")
 
 
 def _open(path: Path) -> str:
@@ -190,11 +277,3 @@ def _secrets(auth_file: str, databases: list[str]) -> list[str]:
         names = [line.split('"')[1] for line in Path(auth_file).read_text().splitlines() if line.startswith('"')]
         found += [f"{auth_file} has {name}" for name in names]
     return found
-
-
-def _run(*words: str) -> str:
-    return subprocess.run(words, capture_output=True, text=True, check=False).stdout.strip()  # noqa: S603
-
-
-def _unseen(why: str) -> Finding:
-    return Finding("pooler", "pooler", Severity.UNSEEN, why, "", "", "ask as root or postgres")

@@ -1,211 +1,113 @@
-"""Why a database cannot be reached, told from what libpq, the server or the pooler said: one table, the first row wins.
+"""Causes of a failed connection, recognised in the message of libpq, the server or the pooler.
 
-Does IO only to look at the host of a refused connection: its unit when it is this host, else its ports.
+The causes are checks of scope CONNECTION; the first one that recognises the message wins, so their order matters.
+Does IO only for a refused connection: asks systemd on the host itself, probes ports of other hosts.
 """
 
 from __future__ import annotations
 
+import functools
 import re
 import socket
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from psycopg.conninfo import conninfo_to_dict
 
 from provision.checks.finding import Finding, Severity, psql
-from provision.checks.place import Place, ask
+from provision.checks.placed import ask
+from provision.checks.registry import Row, Scope, Site, check, of, unknown_site
+from provision.plan.schema import Plan
 
 PORTS = (5432, 6432)
 PROBE_S = 2.0
+JOURNAL = "journalctl -u 'postgresql@*'"
 
 
 @dataclass(frozen=True)
-class Cause:
-    """`pattern` is looked for in the message; its groups, and host, port, user and dbname, fill the texts."""
+class Refusal:
+    """A failed connection; `plan` only where the URL leads to this host's own server."""
 
-    id: str
-    pattern: str
-    wanted: str
-    why: str
-    fix: str
+    message: str
+    url: str
+    plan: Plan | None = None
 
+    @property
+    def last(self) -> str:
+        """The last line of the message, without libpq's introduction and its indented hints."""
+        lines = [line for line in self.message.strip().splitlines() if not line.startswith("\t")]
+        return re.sub(r"^(connection (failed: |to server [^:]*failed: ))+", "", lines[-1])
 
-_SITE = "ansible-playbook site.yml -i INVENTORY --limit {host} --tags {tags}"
-CAUSES = (
-    Cause(
-        "reach-name",
-        r"could not translate host name|Name or service not known",
-        "a name that resolves",
-        "nothing was asked of any server",
-        "getent hosts {host}",
-    ),
-    Cause(
-        "reach-pooler",
-        r"server login has been failing|query_wait_timeout|pgbouncer cannot connect|no more connections"
-        r" allowed|bouncer config error",
-        "a pooler whose server answers",
-        "the pooler answers, the server behind it does not",
-        "on the host: provision doctor; systemctl status pgbouncer 'postgresql@*'; or go around it with port 5432",
-    ),
-    Cause(
-        "reach-tls-wanted",
-        r"no pg_hba\.conf entry .*(no encryption|SSL off)|SSL required|connection requires a valid"
-        r" client certificate",
-        "an encrypted connection",
-        "the rule for this address wants TLS",
-        "add sslmode=verify-full (or require) to the URL",
-    ),
-    Cause(
-        "reach-hba",
-        r"no pg_hba\.conf entry|pg_hba\.conf rejects",
-        "a rule that lets this address in as this role",
-        "the server is there and answers, its access rules do not let you in",
-        "add the network to postgresql_allowed_networks in the inventory, then "
-        + _SITE.replace("{tags}", "postgresql"),
-    ),
-    Cause(
-        "reach-tls-missing",
-        r"server does not support SSL",
-        "a server with TLS",
-        "this server speaks no TLS",
-        "on a private network: sslmode=disable; else " + _SITE.replace("{tags}", "tls,postgresql"),
-    ),
-    Cause(
-        "reach-certificate",
-        r"certificate verify failed|root certificate file|does not match host name|certificate has"
-        r" expired|SSL error",
-        "a certificate that this client's CA vouches for",
-        "what answers cannot prove that it is the server",
-        "sslrootcert=PATH of the CA in the URL; on the host:"
-        " openssl x509 -noout -dates -ext subjectAltName -in"
-        " \"$(runuser -u postgres -- psql -XAtc 'SHOW ssl_cert_file')\"",
-    ),
-    Cause(
-        "reach-password",
-        r"password authentication failed|no password supplied|Peer authentication failed|SASL"
-        r" authentication failed",
-        "the role's own password (or, over the socket, its system user)",
-        "the server is there; it does not believe who you are",
-        "provision secrets rotate INVENTORY {user}; over the socket: runuser -u postgres -- ...",
-    ),
-    Cause(
-        "reach-nologin",
-        r"role \"(?P<role>[^\"]+)\" is not permitted to log in",
-        "a role that may log in",
-        "somebody shut this role out",
-        psql("postgres", 'ALTER ROLE "{role}" LOGIN'),
-    ),
-    Cause(
-        "reach-role",
-        r"role \"(?P<role>[^\"]+)\" does not exist|no such user",
-        "a login role of this server",
-        "the name is wrong, or the role was never made",
-        _SITE.replace("{tags}", "database"),
-    ),
-    Cause(
-        "reach-database",
-        r"database \"(?P<database>[^\"]+)\" does not exist|no such database",
-        "a database of this server",
-        "the name is wrong, or this is another server",
-        psql("postgres", "SELECT datname FROM pg_database"),
-    ),
-    Cause(
-        "reach-connect",
-        r"permission denied for database \"(?P<database>[^\"]+)\"",
-        "a role that may connect",
-        "only roles that are named get in",
-        _SITE.replace("{tags}", "database"),
-    ),
-    Cause(
-        "reach-limit",
-        r"too many connections for role|too many clients|remaining connection slots|too many connections"
-        r" for database",
-        "fewer connections than the limit",
-        "every connection that may be is there already",
-        psql("postgres", "SELECT usename, state, count(*) FROM pg_stat_activity GROUP BY 1, 2 ORDER BY 3 DESC")
-        + "; let the application go through the pooler (port 6432)",
-    ),
-    Cause(
-        "reach-starting",
-        r"starting up|not yet accepting|in recovery mode|shutting down",
-        "a server that is up",
-        "it replays its WAL, or ends",
-        "wait; on the host: journalctl -u 'postgresql@*' -n 20",
-    ),
-    Cause(
-        "reach-timeout",
-        r"timeout expired|timed out|No route to host|Network is unreachable",
-        "an answer, be it a refusal",
-        "packets are lost on the way: a firewall, a security group or a wrong address, not PostgreSQL",
-        "nc -vz {host} {port}; on the host: ss -ltn sport = :{port}; nft list ruleset",
-    ),
-    Cause(
-        "reach-socket",
-        r"No such file or directory",
-        "a server behind this socket",
-        "no server runs here, or it has another port or socket directory",
-        "systemctl start postgresql",
-    ),
-    Cause(
-        "reach-refused",
-        r"Connection refused",
-        "a server that listens there",
-        "the host answers, nothing listens: the server is down, has another port, or is not on this address",
-        "on the host: provision doctor; systemctl start postgresql",
-    ),
-    Cause(
-        "reach-closed",
-        r"server closed the connection unexpectedly|Connection reset",
-        "a server that speaks PostgreSQL",
-        "it ended while it was asked, or something else listens there",
-        "on the host: journalctl -u 'postgresql@*' -n 50",
-    ),
-)
+    @property
+    def target(self) -> dict[str, str]:
+        """The parameters of the URL, with defaults for texts."""
+        given = {key: str(value) for key, value in conninfo_to_dict(self.url).items() if value}
+        return {"host": "the host", "port": "5432", "user": "ROLE", "role": "ROLE", "database": "", **given}
+
+    @property
+    def site(self) -> Site:
+        """The playbook command for the host of the URL."""
+        if self.plan:
+            return self.plan.site
+        host = self.target["host"]
+        return functools.partial(unknown_site, limit="HOST" if " " in host else host)
 
 
-def explain(message: str, url: str, place: Place | None = None) -> Finding:
-    """Turn what was said into a finding. `place` is given when the server is this very host's."""
-    about = {"host": "the host", "port": "5432", "user": "ROLE", "role": "ROLE", "database": ""} | {
-        key: str(value) for key, value in conninfo_to_dict(url).items() if value
-    }
-    told = re.sub(r"^connection (failed: |to server [^:]*failed: )?", "", message.strip().splitlines()[-1])
-    for cause in CAUSES:
-        match = re.search(cause.pattern, message, re.IGNORECASE)
-        if match:
-            about |= {key: value for key, value in match.groupdict().items() if value}
-            fix, seen = cause.fix, told
-            if cause.id in ("reach-refused", "reach-socket"):
-                seen, fix = _nobody(told, fix, about, place)
-            for key, value in about.items():
-                fix = fix.replace("{" + key + "}", value)
-            return Finding(cause.id, "connection", Severity.CRITICAL, seen, cause.wanted, cause.why, fix)
-    return Finding(
-        "reach-unknown",
-        "connection",
-        Severity.CRITICAL,
-        told,
-        "a connection",
-        "it could not be made",
-        "on the host: provision doctor; journalctl -u 'postgresql@*' -n 50",
-    )
+def _cause(
+    id: str,  # noqa: A002
+    pattern: str,
+    *,
+    expected: str,
+    why: str,
+    fix: str = "{site}",
+    tags: str = "",
+    look: Callable[[Refusal], Iterator[Row]] | None = None,
+) -> None:
+    """Register a cause: `pattern` is searched in the message; its groups and the URL's parameters fill the fix."""
+
+    def recognise(refusal: Refusal) -> Iterator[Row]:
+        match = re.search(pattern, refusal.message, re.IGNORECASE)
+        if match is None:
+            return
+        if look:
+            yield from look(refusal)
+            return
+        filled = fix
+        for key, value in {**refusal.target, **{k: v for k, v in match.groupdict().items() if v}}.items():
+            filled = filled.replace("{" + key + "}", value)
+        yield refusal.last, filled
+
+    check(
+        id, Scope.CONNECTION, area="connection", severity=Severity.CRITICAL, expected=expected, why=why, fix=fix,
+        tags=tags,
+    )(recognise)  # fmt: skip
 
 
-def _nobody(told: str, fix: str, about: dict[str, str], place: Place | None) -> tuple[str, str]:
-    """Say more of a place where nothing listens."""
-    if place is not None:
-        active = ask("systemctl", "is-active", place.unit).strip()
-        if active != "active":
-            return f"{told}; {place.unit} is {active}", f"systemctl start {place.unit}"
-        try:
-            port = (place.data / "postmaster.pid").read_text().splitlines()[3]
-        except (OSError, IndexError):
-            return told, f"systemctl restart {place.unit}"
-        if port != str(place.record["postgresql"]["port"]):
-            return f"{told}; the server runs on port {port}", place.site("postgresql")
-        return told, f"journalctl -u {place.unit} -n 20"
-    others = [port for port in PORTS if str(port) != about["port"] and _listens(about["host"], port)]
-    if others:
-        return f"{told}; port {others[0]} of {about['host']} answers", f"use port {others[0]} in the URL"
-    return told, fix
+def _nothing_listens(refusal: Refusal) -> Iterator[Row]:
+    """Tell a stopped server from one on another port."""
+    plan, said = refusal.plan, refusal.last
+    if plan is None:
+        host, port = refusal.target["host"], refusal.target["port"]
+        other = next((each for each in PORTS if str(each) != port and _listens(host, each)), None)
+        if other is None:
+            yield said
+        else:
+            yield f"{said}; port {other} of {host} answers", f"use port {other} in the URL"
+        return
+    active = ask("systemctl", "is-active", plan.server.unit).strip()
+    if active != "active":
+        yield f"{said}; {plan.server.unit} is {active}", f"systemctl start {plan.server.unit}"
+        return
+    try:
+        port = Path(plan.server.data_directory, "postmaster.pid").read_text().splitlines()[3]
+    except (OSError, IndexError):
+        yield said, f"systemctl restart {plan.server.unit}"
+        return
+    if port != str(plan.server.port):
+        yield f"{said}; the server runs on port {port}", plan.site("postgresql")
+    else:
+        yield said, f"journalctl -u {plan.server.unit} -n 20"
 
 
 def _listens(host: str, port: int) -> bool:
@@ -214,3 +116,144 @@ def _listens(host: str, port: int) -> bool:
     except OSError:
         return False
     return True
+
+
+_cause(
+    "reach-name",
+    r"could not translate host name|Name or service not known",
+    expected="a host name that resolves",
+    why="no server was contacted",
+    fix="getent hosts {host}",
+)
+_cause(
+    "reach-pooler",
+    r"server login has been failing|query_wait_timeout|pgbouncer cannot connect|no more connections allowed"
+    r"|bouncer config error",
+    expected="a pooler with a working server",
+    why="the pooler answers, but its server does not",
+    fix="on the host: provision doctor; systemctl status pgbouncer 'postgresql@*'; or connect directly to port 5432",
+)
+_cause(
+    "reach-tls-required",
+    r"no pg_hba\.conf entry .*(no encryption|SSL off)|SSL required|connection requires a valid client certificate",
+    expected="an encrypted connection",
+    why="the access rule for this address requires TLS",
+    fix="add sslmode=verify-full (or require) to the URL",
+)
+_cause(
+    "reach-hba",
+    r"no pg_hba\.conf entry|pg_hba\.conf rejects",
+    expected="an access rule for this address and role",
+    why="the server runs, but its access rules reject this address",
+    fix="add the network to postgresql_allowed_networks in the inventory, then {site}",
+    tags="postgresql",
+)
+_cause(
+    "reach-tls-missing",
+    r"server does not support SSL",
+    expected="a server with TLS",
+    why="TLS is off on this server",
+    fix="on a private network: sslmode=disable; else {site}",
+    tags="tls,postgresql",
+)
+_cause(
+    "reach-certificate",
+    r"certificate verify failed|root certificate file|does not match host name|certificate has expired|SSL error",
+    expected="a certificate issued by the client's CA for this host",
+    why="the server's identity cannot be verified",
+    fix="sslrootcert=PATH of the CA in the URL; on the host: openssl x509 -noout -dates -ext subjectAltName -in"
+    " \"$(runuser -u postgres -- psql -XAtc 'SHOW ssl_cert_file')\"",
+)
+_cause(
+    "reach-password",
+    r"password authentication failed|no password supplied|Peer authentication failed|SASL authentication failed",
+    expected="the role's password, or over the socket its system user",
+    why="the server runs, but authentication failed",
+    fix="provision secrets rotate INVENTORY {user}; over the socket: runuser -u postgres -- ...",
+)
+_cause(
+    "reach-nologin",
+    r"role \"(?P<role>[^\"]+)\" is not permitted to log in",
+    expected="a role with LOGIN",
+    why="the login of this role was disabled",
+    fix=psql("postgres", 'ALTER ROLE "{role}" LOGIN'),
+)
+_cause(
+    "reach-role",
+    r"role \"(?P<role>[^\"]+)\" does not exist|no such user",
+    expected="a login role of this server",
+    why="the name is wrong, or the role was never created",
+    tags="database",
+)
+_cause(
+    "reach-database",
+    r"database \"(?P<database>[^\"]+)\" does not exist|no such database",
+    expected="a database of this server",
+    why="the name is wrong, or this is a different server",
+    fix=psql("postgres", "SELECT datname FROM pg_database"),
+)
+_cause(
+    "reach-connect",
+    r"permission denied for database \"(?P<database>[^\"]+)\"",
+    expected="a role with CONNECT on the database",
+    why="only named roles may connect",
+    tags="database",
+)
+_cause(
+    "reach-limit",
+    r"too many connections for role|too many clients|remaining connection slots|too many connections for database",
+    expected="fewer connections than the limit",
+    why="every allowed connection is in use",
+    fix=psql("postgres", "SELECT usename, state, count(*) FROM pg_stat_activity GROUP BY 1, 2 ORDER BY 3 DESC")
+    + "; connect the application through the pooler (port 6432)",
+)
+_cause(
+    "reach-starting",
+    r"starting up|not yet accepting|in recovery mode|shutting down",
+    expected="a server that accepts connections",
+    why="the server replays WAL, or is shutting down",
+    fix=f"wait; on the host: {JOURNAL} -n 20",
+)
+_cause(
+    "reach-timeout",
+    r"timeout expired|timed out|No route to host|Network is unreachable",
+    expected="an answer within the timeout",
+    why="packets are dropped: a firewall, a security group or a wrong address, not PostgreSQL",
+    fix="nc -vz {host} {port}; on the host: ss -ltn sport = :{port}; nft list ruleset",
+)
+_cause(
+    "reach-socket",
+    r"No such file or directory",
+    expected="a server behind this socket",
+    why="no server runs here, or it uses another port or socket directory",
+    fix="systemctl start postgresql",
+    look=_nothing_listens,
+)
+_cause(
+    "reach-refused",
+    r"Connection refused",
+    expected="a server that listens on this address and port",
+    why="the host answers, but the server is down, uses another port, or does not listen on this address",
+    fix="on the host: provision doctor; systemctl start postgresql",
+    look=_nothing_listens,
+)
+_cause(
+    "reach-closed",
+    r"server closed the connection unexpectedly|Connection reset",
+    expected="a PostgreSQL server on this port",
+    why="the server stopped during the connection, or another program listens here",
+    fix=f"on the host: {JOURNAL} -n 50",
+)
+_cause(
+    "reach-unknown",
+    r"",
+    expected="a connection",
+    why="the cause is not known to this check",
+    fix=f"on the host: provision doctor; {JOURNAL} -n 50",
+)
+
+
+def explain(message: str, url: str, plan: Plan | None = None) -> Finding:
+    """Find the cause of a failed connection. `plan` is given where the server is this host's own."""
+    refusal = Refusal(message, url, plan)
+    return next(each.finding(row, refusal.site) for each, look in of(Scope.CONNECTION) for row in look(refusal))

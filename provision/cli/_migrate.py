@@ -1,4 +1,4 @@
-"""What all commands of `provision migrate` share: options, narration on stderr, signals, JSON. Prints."""
+"""Shared by all commands of `provision migrate`: options, progress on stderr, signals, JSON. Prints."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ from provision.host.migrate.steps import Step
 T = TypeVar("T")
 
 SPEAK_AT_S = (10.0, 30.0, 60.0)
-"""Where stderr is not a terminal: seconds after which a long step is mentioned, then every last of these."""
+"""Seconds after which a running step is reported if stderr is no terminal; the last interval repeats."""
 
 
 class Call:
-    """One call of a command: its settings, where the results go, and the signal that came, if one did."""
+    """One call of a command: its settings, its output format, and the received signal, if any."""
 
     def __init__(self, settings: Settings, as_json: bool) -> None:
-        """Collects what happens, for the JSON of a call that fails half-way too."""
+        """Collect progress, which the JSON of a failed call reports too."""
         self.settings, self.as_json, self.signal = settings, as_json, ""
         self.schema: str | None = None  # as --schema named it
         self.narrator = Stderr(as_json)
@@ -48,19 +48,19 @@ class Call:
         click.echo(json.dumps(values, indent=2) if self.as_json else text)
 
     def confirming(self, given: str, action: Callable[[str], T]) -> T:
-        """Do what may destroy data: with the name that was given, or, on a terminal, the name that is typed."""
+        """Run a destructive action, confirmed by the given name or, on a terminal, by the typed name."""
         try:
             return action(given)
         except ConfirmationError as error:
             if given or self.as_json or not sys.stdin.isatty():
                 raise
             click.echo(f"{error.what} ({error.where})", err=True)
-            typed = click.prompt("Type the database's name to go on", default="", show_default=False, err=True)
+            typed = click.prompt("Type the database's name to continue", default="", show_default=False, err=True)
             return action(typed.strip())
 
     @contextmanager
     def catching_signals(self) -> Iterator[None]:
-        """Note SIGINT and SIGTERM instead of dying of them: the run ends by itself, the database in a known state."""
+        """Record SIGINT and SIGTERM, so that the run can stop with the database in a known state."""
 
         def note(number: int, _frame: FrameType | None) -> None:
             self.signal = signal.Signals(number).name
@@ -74,10 +74,10 @@ class Call:
 
 
 class Stderr(Narrator):
-    """Narrates on stderr: one line per step, and what is running, rewritten in place on a terminal."""
+    """Progress on stderr: one line per step, and a line about the running one, updated in place on a terminal."""
 
     def __init__(self, as_json: bool) -> None:
-        """When quiet, steps are not printed on stdout."""
+        """Print no steps on stdout if quiet."""
         self.quiet = as_json
         self.steps: list[tuple[Step, float]] = []
         self.problems: list[Problem] = []
@@ -101,7 +101,7 @@ class Stderr(Narrator):
         self._line(text)
 
     def running(self, label: str, seconds: float, detail: str) -> None:
-        """Show what runs, for how long, and how far it is."""
+        """Show the running step, its duration and its progress."""
         text = printable(f"{label}: {seconds:.0f} s{', ' if detail else ''}{detail}")
         if sys.stderr.isatty():
             if seconds >= 1:
@@ -116,7 +116,7 @@ class Stderr(Narrator):
             click.echo(text, err=True)
 
     def done(self, step: Step, seconds: float) -> None:
-        """Print a finished step; it is part of the result, so it goes to stdout."""
+        """Print a finished step on stdout, as part of the result."""
         self.steps.append((step, seconds))
         if self._shown:
             click.echo("\r" + " " * self._shown + "\r", nl=False, err=True)
@@ -127,28 +127,33 @@ class Stderr(Narrator):
 
 
 destroys = click.option(
-    "--yes-destroy", default="", metavar="DATABASE", help="Confirm, by its name, that its data may be destroyed."
+    "--yes-destroy", default="", metavar="DATABASE", help="Confirm the destruction of data in this database."
 )
-"""The option of commands that need it: `drop` always, `down` and `goto` a lower version on a prod database."""
+"""Needed by `drop`, and on a guarded database by `down` and by `goto` a lower version."""
 
 without_backup = click.option(
-    "--without-backup", is_flag=True, help="On a prod database: go on although no fresh, proved backup is known here."
+    "--without-backup", is_flag=True, help="Allow it on a guarded database without a recent restore-tested backup."
 )
-"""Its companion: on a prod database a backup that a drill has restored must be known."""
+"""A guarded database also needs a backup that a recent restore test restored."""
 
 
 def options(function: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the common options; it is called with a Call and its own arguments."""
+    """Add the common options to a command, which is called with a Call and its own arguments."""
 
     @database_option
-    @click.option("--path", type=click.Path(path_type=Path), default=Path("migrations"), show_default=True)
+    @click.option("--path", type=click.Path(path_type=Path), default=Path("migrations"), show_default=True,
+                  help="Directory of the migration files.")  # fmt: skip
     @click.option("--table", default=None, help="Version table [schema_migrations].")
-    @click.option("--schema", default=None, help="Its schema [the first of search_path].")
-    @click.option("--lock-timeout", help=f"Wait for a lock: 5, 500ms ... 0 is no limit [{LOCK_TIMEOUT_S:.0f}s].")
-    @click.option("--wait", help=f"Wait for another runner [--lock-timeout, or {WAIT_S:.0f}s].")
-    @click.option("--statement-timeout", help="End a statement after this time [no limit].")
-    @click.option("--retries", type=click.IntRange(0), default=3, show_default=True, help="After a lock timeout.")
-    @click.option("--compatible", is_flag=True, help="Only warn where golang-migrate would go on.")
+    @click.option("--schema", default=None, help="Schema of the version table [the first of search_path].")
+    @click.option(
+        "--lock-timeout", help=f"Longest wait for a table lock: 5, 500ms, 0 for no limit [{LOCK_TIMEOUT_S:.0f}s]."
+    )
+    @click.option("--wait", help=f"Longest wait for another runner [--lock-timeout, or {WAIT_S:.0f}s].")
+    @click.option("--statement-timeout", help="Cancel a statement after this time [no limit].")
+    @click.option(
+        "--retries", type=click.IntRange(0), default=3, show_default=True, help="Retries after a lock timeout."
+    )
+    @click.option("--compatible", is_flag=True, help="Only warn where golang-migrate would continue.")
     @click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
     @functools.wraps(function)
     def wrapped(

@@ -1,4 +1,4 @@
-"""`provision access`: make roles, a database and privileges what is wanted. On the host, as the user postgres."""
+"""`provision access`: converge roles, databases, extensions and grants. On the host, as the user postgres."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from provision.host.access import converge
 
 @click.command("access")
 @click.option("--server", default="host=/var/run/postgresql", show_default=True, help="libpq string of the superuser.")
-@click.option("--plan", is_flag=True, help="Say what would change, and change nothing.")
+@click.option("--plan", is_flag=True, help="Print the changes without making them.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(server: str, plan: bool, as_json: bool) -> None:
-    """Read what is wanted as JSON on stdin, and make it so: roles, databases, extensions, privileges.
+    """Converge roles, databases, extensions and grants to a JSON description on stdin.
 
-    Prints each change; a second call prints none. Passwords come as SCRAM verifiers and are never printed.
+    Prints each change; a second call changes nothing. Passwords are SCRAM verifiers and are never printed.
     """
     changes = converge(server, json.load(sys.stdin), plan=plan)
     click.echo(json.dumps({"changes": changes}, indent=2) if as_json else "\n".join(changes) or "no change")

@@ -1,4 +1,4 @@
-"""`provision adopt`: take over a database that was set up by hand. On the host, as the user postgres."""
+"""`provision adopt`: adopt a database that was set up by hand. On the host, as the user postgres."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from provision.cli._migrate import Call, options
 
 
 @click.command("adopt")
-@click.option("--owner", required=True, help="Role that owns every object afterwards; made if it is missing.")
+@click.option("--owner", required=True, help="New owner of every object; created if it does not exist.")
 @click.option(
     "--extension",
     "extensions",
     multiple=True,
     default=("vector", "uuid-ossp"),
     show_default=True,
-    help="To be created in the scratch database, if the server has it; may be repeated.",
+    help="Extension of the scratch database, if available; repeatable.",
 )
 @options
 def command(call: Call, owner: str, extensions: tuple[str, ...]) -> None:
-    """Recognise the version of the schema, record it, and give every object of schema public to the owner.
+    """Detect and record the version of the schema, and change the owner of every object in schema public.
 
-    The superuser's URL is needed. A schema that is equal to no version is refused, with the difference; rows are not
-    touched. A second call changes nothing.
+    Needs the superuser's URL. Refuses a schema that matches no version, and shows the difference. Does not change
+    rows. A second call changes nothing.
     """
     from provision.host.access import own
     from provision.host.migrate.narrate import Narrator

@@ -1,4 +1,4 @@
-"""`provision audit`: what is wrong in a whole fleet, asked from the controller over SSH, read-only."""
+"""`provision audit`: deviations in a whole fleet, read from the controller over SSH."""
 
 from __future__ import annotations
 
@@ -11,23 +11,25 @@ import click
 
 
 @click.command("audit")
-@click.option("-i", "--inventory", "inventories", multiple=True, required=True, help="As ansible-playbook takes it.")
-@click.option("-l", "--limit", default="", help="Only these hosts, as ansible-playbook takes it.")
-@click.option("--vault-password-file", type=click.Path(exists=True), help="Where the inventory's vault is encrypted.")
-@click.option("--html", type=click.Path(dir_okay=False, path_type=Path), help="Write a report that opens offline.")
+@click.option(
+    "-i", "--inventory", "inventories", multiple=True, required=True, help="Inventory, as for ansible-playbook."
+)
+@click.option("-l", "--limit", default="", help="Hosts to check, as for ansible-playbook.")
+@click.option("--vault-password-file", type=click.Path(exists=True), help="Password of the inventory's vault.")
+@click.option("--html", type=click.Path(dir_okay=False, path_type=Path), help="Write a report for offline viewing.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(
     inventories: tuple[str, ...], limit: str, vault_password_file: str | None, html: Path | None, as_json: bool
 ) -> None:
-    """Compare every database host with what its last run left, and let its own doctor look; change nothing.
+    """Compare every database host with its last run, and collect the findings of its doctor. Read-only.
 
-    Exit 3 when something is to be done on any host; one that cannot be reached is a finding.
+    Exit 3 while a finding needs action on any host; an unreachable host is a finding.
     """
     from provision.controller import audit, fleet, show
 
     vault = ["--vault-password-file", vault_password_file] if vault_password_file else []
     targets = fleet.read(inventories, limit, vault)
-    seen, seconds = audit.audit(targets, Path(__file__).parents[1])
+    seen, seconds = audit.audit(targets, Path(__file__).parents[1], inventories)
     if html:
         html.write_text(show.page(seen, seconds))
         click.echo(f"report: {html}", err=True)
@@ -36,5 +38,5 @@ def command(
         click.echo(json.dumps({"seconds": round(seconds, 2), "hosts": hosts}, indent=2))
     else:
         show.table(seen)
-    click.echo(f"{len(seen)} hosts in {seconds:.1f} s, {sum(len(one.counted) for one in seen)} to mend", err=True)
+    click.echo(f"{len(seen)} hosts in {seconds:.1f} s, {sum(len(one.counted) for one in seen)} to fix", err=True)
     sys.exit(3 if any(one.counted for one in seen) else 0)

@@ -1,22 +1,27 @@
-"""`provision backup`: take, prove and watch backups, on the database host as root or postgres."""
+"""`provision backup`: take, verify, restore-test and monitor backups, on the database host as root or postgres."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from typing import Any
 
 import click
 
+from provision import system
 from provision.host.backup import drill as drills
-from provision.host.backup import dump, plan, show, status, take, tool
+from provision.host.backup import dump, key, show, status, take
+from provision.plan import load
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
 @click.group("backup")
-def command() -> None:
-    """Take, prove and watch backups."""
-    tool.be_postgres()
+@click.pass_context
+def command(context: click.Context) -> None:
+    """Take, verify, restore-test and monitor backups."""
+    if context.invoked_subcommand != "key":  # makes a folder as root before it becomes postgres
+        system.become()
 
 
 @command.command("take")
@@ -24,25 +29,25 @@ def command() -> None:
 @as_json
 def take_command(kind: str, as_json: bool) -> None:
     """Take a backup now."""
-    wanted = plan.read()
-    result = dump.take(wanted) if kind == "logical" else take.physical(wanted, kind)
+    plan = load.load()
+    result = dump.take(plan) if kind == "logical" else take.physical(plan, kind)
     _print(result, as_json, show.taken)
 
 
 @command.command("prepare")
-@click.option("--take-over", default="", help="Continue this stanza, although it holds backups of another cluster.")
+@click.option("--take-over", default="", help="Continue this stanza although it holds backups of another cluster.")
 @as_json
 def prepare_command(take_over: str, as_json: bool) -> None:
-    """Make the stanza ready and see WAL arrive; the first backup is started where there is none."""
-    _print(take.prepare(plan.read(), take_over), as_json, show.prepared)
+    """Create or upgrade the stanza and check that WAL is archived."""
+    _print(take.prepare(load.load(), take_over), as_json, show.prepared)
 
 
 @command.command("status")
-@click.option("--record", is_flag=True, help="Keep what was seen in /var/lib/provision/backup.json.")
+@click.option("--record", is_flag=True, help="Keep the result in /var/lib/provision/backup.json.")
 @as_json
 def status_command(record: bool, as_json: bool) -> None:
-    """Show sets, ages, WAL and the last drill; exit 3 when a limit is passed."""
-    seen = status.look(plan.read())
+    """Show backup sets, ages, WAL and the last restore test; exit 3 if there are alarms."""
+    seen = status.look(load.load())
     if record:
         status.keep(seen)
     _print(seen, as_json, show.status)
@@ -52,18 +57,27 @@ def status_command(record: bool, as_json: bool) -> None:
 @command.command("verify")
 @as_json
 def verify_command(as_json: bool) -> None:
-    """Read every file of the repository and of the dumps and compare it with its checksum."""
-    seen = status.verify(plan.read())
+    """Read every file of the repository and of the dumps and compare checksums; exit 3 if any is damaged."""
+    seen = status.verify(load.load())
     _print(seen, as_json, show.verified)
     status.alarm(seen)
 
 
 @command.command("drill")
-@click.option("--set", "label", default="", help="Set to restore [default: the newest that has figures].")
+@click.option("--set", "label", default="", help="Set to restore [default: the newest with reference counts].")
 @as_json
 def drill_command(label: str, as_json: bool) -> None:
-    """Restore the newest backup into a scratch cluster, compare it, and remove it again."""
-    _print(drills.run(plan.read(), label, narrate=lambda text: click.echo(text, err=True)), as_json, show.drilled)
+    """Run a restore test: restore the newest backup into a scratch cluster, compare it, remove it."""
+    _print(drills.run(load.load(), label, narrate=lambda text: click.echo(text, err=True)), as_json, show.drilled)
+
+
+@command.command("key")
+@as_json
+def key_command(as_json: bool) -> None:
+    """Make this host's SSH key where it is missing; print its public half and the version of pgBackRest."""
+    made = key.make(load.load().backup.stanza)
+    version = system.run("pgbackrest", "version").stdout.strip()
+    _print({**asdict(made), "version": version}, as_json, lambda result: [result["public_key"]])
 
 
 def _print(result: dict[str, Any], as_json: bool, human: Any) -> None:

@@ -1,4 +1,4 @@
-"""`provision logs`: slow statements, lock waits and errors of this host's server."""
+"""`provision logs`: slow statements, lock waits and errors in this host's PostgreSQL log."""
 
 from __future__ import annotations
 
@@ -8,26 +8,28 @@ from datetime import UTC, datetime
 import click
 
 from provision.host import logs
-from provision.plan import record
+from provision.plan import load
 
-CUT = 300  # characters of a line: a statement may carry a vector of 20 kB
+CUT = 300  # longest line in characters: a statement may contain a 20 kB vector
 
 
 @click.command("logs")
-@click.option("--slow", is_flag=True, help="Statements above log_min_duration_statement.")
-@click.option("--locks", is_flag=True, help="Who waited for whom, deadlocks, lock timeouts.")
+@click.option("--slow", is_flag=True, help="Statements slower than log_min_duration_statement.")
+@click.option("--locks", is_flag=True, help="Lock waits, deadlocks and lock timeouts.")
 @click.option("--errors", is_flag=True, help="ERROR, FATAL and PANIC.")
-@click.option("--since", "after", default="1h", show_default=True, help='An age (30m, 2h, 7d) or "2026-11-24 14:05".')
-@click.option("--full", is_flag=True, help="Do not cut long lines.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
+@click.option(
+    "--since", "after", default="1h", show_default=True, help='Start: an age (30m, 2h, 7d) or "2026-11-24 14:05".'
+)
+@click.option("--full", is_flag=True, help="Do not truncate long lines.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per line.")
 def command(slow: bool, locks: bool, errors: bool, after: str, full: bool, as_json: bool) -> None:
-    """Find slow statements, lock waits and errors in the server's log, as root; without an option, all of them."""
+    """Find slow statements, lock waits and errors in the server's log, as root; all three by default."""
     begin = logs.since(after, datetime.now(UTC))
-    asked = {kind for kind, so in zip(logs.KINDS, (slow, locks, errors), strict=True) if so}
-    wanted = asked or set(logs.KINDS)
+    requested = {kind for kind, so in zip(logs.KINDS, (slow, locks, errors), strict=True) if so}
+    kinds = requested or set(logs.KINDS)
     found = 0
-    for entry in logs.read(logs.files(int(record.read()["postgresql"]["major"]), begin), begin):
-        if not entry.kinds & wanted:
+    for entry in logs.read(logs.files(load.load().server.major, begin), begin):
+        if not entry.kinds & kinds:
             continue
         found += 1
         if as_json:

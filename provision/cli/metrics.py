@@ -1,4 +1,4 @@
-"""`provision metrics`: what no exporter tells of this host, as Prometheus reads it; a timer writes it each minute."""
+"""`provision metrics`: metrics of this host that no exporter has; a timer writes them every minute."""
 
 from __future__ import annotations
 
@@ -7,25 +7,27 @@ from pathlib import Path
 
 import click
 
-from provision.host.backup import tool
+from provision import system
 from provision.host.metrics.collect import collect
-from provision.host.metrics.exposition import write
 
 
 @click.command("metrics")
-@click.option("--output", type=click.Path(path_type=Path), help="File that is replaced atomically [standard output].")
+@click.option(
+    "--output", type=click.Path(path_type=Path), help="File to replace atomically [default: standard output]."
+)
 def command(output: Path | None) -> None:
-    """Tell of backups, drills, archiving, certificates, migrations, headroom, bloat, HNSW, retention and pools.
+    """Print metrics in Prometheus' text format; on the host, as root or postgres.
 
-    On the host, as root or postgres. What cannot be asked is left out, said on stderr and marked by
-    provision_collector_success 0; exit 1 then, after everything else was written.
+    Covers backups, restore tests, archiving, certificates, migrations, counter headroom, bloat, HNSW, retention and
+    pools. A source that fails is reported on stderr and by provision_collector_success 0; the others are printed, and
+    the exit code is 1.
     """
-    tool.be_postgres()
+    system.become()
     found = collect()
     if output is None:
         click.echo(found.text, nl=False)
     else:
-        write(output, found.text)
+        system.write(output, found.text, mode=0o644)
     for failure in found.failures:
         click.echo(f"not collected: {failure}", err=True)
     sys.exit(1 if found.failures else 0)

@@ -1,7 +1,7 @@
-"""`provision migrate`: golang-migrate's commands on golang-migrate's table, and what is safer about ours.
+"""`provision migrate`: the commands of golang-migrate on its version table, with additional checks.
 
-Exit codes: 0 done, also when there was nothing to do; 1 failed or refused; 2 usage; 3 `status` and `plan` found
-something pending or drifted.
+Exit codes: 0 done, or nothing to do; 1 failed or refused; 2 usage; 3 `status` or `plan` found pending or faulty
+migrations.
 """
 
 from __future__ import annotations
@@ -40,14 +40,16 @@ def up(call: Call, limit: int | None) -> None:
 
 @command.command()
 @click.argument("limit", type=click.IntRange(0), required=False, metavar="N")
-@click.option("--all", "-all", "everything", is_flag=True, help="Revert everything.")
+@click.option("--all", "-all", "everything", is_flag=True, help="Revert all migrations.")
 @destroys
 @without_backup
 @options
 def down(call: Call, limit: int | None, everything: bool, yes_destroy: str) -> None:
     """Revert the last N migrations, or all."""
     if everything == (limit is not None):
-        raise UsageError("how many?", seen="down", allowed="down N, or down --all", run="provision migrate down 1")
+        raise UsageError(
+            "number of migrations missing", seen="down", allowed="down N, or down --all", run="provision migrate down 1"
+        )
     _report(call, "down", call.confirming(yes_destroy, lambda confirmed: _runner(call, confirmed).down(limit)))
 
 
@@ -57,7 +59,7 @@ def down(call: Call, limit: int | None, everything: bool, yes_destroy: str) -> N
 @without_backup
 @options
 def goto(call: Call, target: int, yes_destroy: str) -> None:
-    """Go up or down to version V."""
+    """Migrate up or down to version V."""
     _report(call, "goto", call.confirming(yes_destroy, lambda confirmed: _runner(call, confirmed).goto(target)))
 
 
@@ -65,7 +67,7 @@ def goto(call: Call, target: int, yes_destroy: str) -> None:
 @click.argument("target", type=click.IntRange(NONE, LARGEST_VERSION), metavar="V")
 @options
 def force(call: Call, target: int) -> None:
-    """Say that the database is at version V, clean (-1: nothing applied). Runs nothing."""
+    """Record version V as clean without running anything (-1: nothing applied)."""
     _report(call, "force", _runner(call).force(target))
 
 
@@ -74,7 +76,7 @@ def force(call: Call, target: int) -> None:
 @without_backup
 @options
 def drop(call: Call, yes_destroy: str) -> None:
-    """Drop every table of the schema (--schema, else the first of search_path), and the record of what was applied."""
+    """Drop every table of the schema (--schema, else the first of search_path), and the migration history."""
     _report(call, "drop", call.confirming(yes_destroy, lambda confirmed: _runner(call, confirmed).drop(call.schema)))
 
 
@@ -89,7 +91,7 @@ def show_version(call: Call) -> None:
 @command.command()
 @options
 def status(call: Call) -> None:
-    """Show every migration and its state; exit 3 when something is pending or wrong."""
+    """Show every migration and its state; exit 3 if any is pending or faulty."""
     situation = look(call.settings)
     call.result(shown.situation(situation), shown.table(situation))
     sys.exit(0 if situation.settled else 3)
@@ -98,7 +100,7 @@ def status(call: Call) -> None:
 @command.command()
 @options
 def plan(call: Call) -> None:
-    """Show what `up` would run, with the locks that each statement takes; exit 3 when something is pending."""
+    """Show the statements that `up` would run, with their locks; exit 3 if any is pending."""
     made = make_plan(call.settings)
     refused = drift.stopping(made.situation.problems, compatible=call.settings.compatible)
     call.result(plan_values(made), plan_text(made))
@@ -109,24 +111,24 @@ def plan(call: Call) -> None:
 @click.argument("name")
 @options
 def create(call: Call, name: str) -> None:
-    """Make the two files of a new migration."""
+    """Create the up and down files of a new migration."""
     paths = [str(path) for path in create_files(call.settings.path, name)]
     call.result({"created": paths}, "\n".join(paths))
 
 
 @command.command()
-@click.option("--scratch-url", required=True, help="libpq URL of a role that may create databases and extensions.")
+@click.option("--scratch-url", required=True, help="libpq URL whose role can create databases and extensions.")
 @click.option(
     "--extension",
     "extensions",
     multiple=True,
     default=("vector", "uuid-ossp"),
     show_default=True,
-    help="To be created in the scratch database, if the server has it; may be repeated.",
+    help="Extension of the scratch database, if available; repeatable.",
 )
 @options
 def verify(call: Call, scratch_url: str, extensions: tuple[str, ...]) -> None:
-    """Run all migrations up, down and up again on a scratch database; exit 1 where the schemas differ."""
+    """Run all migrations up, down and up again on a scratch database; exit 1 if the schemas differ."""
     from provision.host.migrate.verify import verify as verify_files
 
     call.narrator.quiet = True

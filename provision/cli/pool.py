@@ -1,4 +1,4 @@
-"""`provision pool`: the connection pooler of this host, as root."""
+"""`provision pool`: control the connection pooler of this host, as root."""
 
 from __future__ import annotations
 
@@ -9,21 +9,23 @@ from pathlib import Path
 
 import click
 
+from provision.host.pooler import apply as applying
 from provision.host.pooler import console, login, rehearsal
 from provision.host.pooler import take as taking
+from provision.plan import load
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
 @click.group("pool")
 def command() -> None:
-    """Look at the connection pooler of this host; pause it around a restart of the server."""
+    """Inspect and control the connection pooler of this host."""
 
 
 @command.command()
 @as_json
 def status(as_json: bool) -> None:
-    """Show clients and server connections by pool, and who waits."""
+    """Show active and waiting clients and server connections by pool."""
     seen = console.status()
     if as_json:
         click.echo(json.dumps(seen))
@@ -34,54 +36,71 @@ def status(as_json: bool) -> None:
 
 
 @command.command()
-@click.option("--wait", default=30.0, show_default=True, help="Seconds for transactions to end.")
-@click.option("--at-most", default=0, help="Resume by itself after so many seconds, which clients wait too [never].")
+@click.option("--wait", default=30.0, show_default=True, help="Seconds to wait for running transactions.")
+@click.option(
+    "--at-most", default=0, help="Resume automatically after this many seconds; clients wait as long [never]."
+)
 def pause(wait: float, at_most: int) -> None:
-    """Let clients wait, and close every server connection once its transaction has ended."""
+    """Hold clients, and close each server connection when its transaction ends."""
     done = console.pause(wait, at_most)
     if not done.pooler:
         click.echo("no pooler runs here: nothing to pause")
     elif done.running:
-        click.echo(f"paused; {done.running} transactions still run after {wait:.0f} s and will be cut with the server")
+        click.echo(
+            f"paused; {done.running} transactions still run after {wait:.0f} s and will be terminated with the server"
+        )
     else:
-        click.echo("paused: clients wait, no server connection is open")
+        click.echo("paused: clients wait, all server connections are closed")
 
 
 @command.command()
 def resume() -> None:
-    """Serve again. No error where nothing is paused, or no pooler runs."""
+    """Resume service; succeeds also if nothing is paused or no pooler runs."""
     click.echo("resumed" if console.resume() else "nothing was paused")
 
 
 @command.command()
 def reload() -> None:
-    """Let the pooler read its files and certificates again."""
+    """Reload the pooler's configuration and certificates."""
     click.echo("reloaded" if console.reload() else "no pooler runs here: nothing to reload")
 
 
 @command.command()
 @as_json
 def take(as_json: bool) -> None:
-    """Reload if something on disk is newer than what the pooler has read; say what waits for a restart."""
+    """Reload the pooler if its files changed, and report pending restarts."""
     taken = taking.take()
-    click.echo(json.dumps(asdict(taken)) if as_json else "\n".join(_told(taken)))
+    click.echo(json.dumps(asdict(taken)) if as_json else "\n".join(_lines(taken)))
 
 
-def _told(taken: taking.Taken) -> list[str]:
+@command.command()
+@as_json
+def apply(as_json: bool) -> None:
+    """Start or reload the pooler, restart it if that is pending and allowed, and log in as each role.
+
+    Standard input: a JSON object, role to password.
+    """
+    done = applying.apply(load.load(), json.load(sys.stdin))
+    facts = {"changed": done.changed, **asdict(done), "warnings": list(done.warnings)}
+    click.echo(json.dumps(facts) if as_json else "\n".join([*done.actions, *done.warnings] or ["no change"]))
+
+
+def _lines(taken: taking.Taken) -> list[str]:
     done = [word for word, was in (("reloaded", taken.reloaded), ("resumed", taken.resumed)) if was]
-    return [*(done or ["no change"]), *(f"waits for a restart: {name}" for name in taken.pending)]
+    return [*(done or ["no change"]), *(f"pending restart: {name}" for name in taken.pending)]
 
 
 @command.command()
-@click.option("--configuration", type=click.Path(path_type=Path), default=taking.CONFIGURATION, show_default=True)
+@click.option("--configuration", type=click.Path(path_type=Path), default=taking.CONFIGURATION, show_default=True,
+              help="Main configuration file.")  # fmt: skip
 def rehearse(configuration: Path) -> None:
-    """Start a scratch pooler with a configuration, log in through it, and stop it."""
+    """Test a configuration: start a scratch pooler, look up a user through it, and stop it."""
     rehearsal.rehearse(configuration)
-    click.echo(f"a pooler starts with {configuration} and looks users up")
+    click.echo(f"a pooler starts with {configuration} and can look up users")
 
 
 @command.command()
-@click.option("--database", "url", required=True, help="libpq string of a database through the pooler, without user.")
+@click.option("--database", "url", required=True, help="libpq string of a database behind the pooler, without a user.")
 def prove(url: str) -> None:
-    """Log each role of a JSON object on stdin (role to password) in through the pooler, to its very server session."""
+    """Log in through the pooler as each role of a JSON object (role to password) on stdin."""
     click.echo("\n".join(login.prove(url, json.load(sys.stdin))))

@@ -1,4 +1,4 @@
-"""`provision rehearse`: start a scratch server with a configuration before the real one meets it."""
+"""`provision rehearse`: test a server configuration with a scratch server before the real one uses it."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from provision.host.rehearsal import rehearse
 
 
 @click.command("rehearse")
-@click.option("--programs", type=click.Path(path_type=Path), required=True, help="The server's folder of programs.")
-@click.option("--configuration", type=click.Path(path_type=Path), required=True, help="The folder of postgresql.conf.")
+@click.option("--programs", type=click.Path(path_type=Path), required=True, help="Directory of the server's programs.")
+@click.option("--configuration", type=click.Path(path_type=Path), required=True, help="Directory of postgresql.conf.")
 def command(programs: Path, configuration: Path) -> None:
-    """Start a scratch server with a configuration, and stop it: found before a reload or a restart needs it."""
+    """Test a configuration: start and stop a scratch server before a reload or restart of the real one."""
     rehearse(programs, configuration)
     click.echo(f"a server starts with {configuration}")

@@ -1,4 +1,4 @@
-"""`provision restore`: bring back the cluster, or a database from a dump; on the database host, as root."""
+"""`provision restore`: restore the cluster, or a database from a dump; on the database host, as root."""
 
 from __future__ import annotations
 
@@ -8,21 +8,25 @@ from typing import Any
 
 import click
 
+from provision import system
 from provision.errors import HostError
-from provision.host.backup import load, plan, restore, show, tool
+from provision.host.backup import load as dumps
+from provision.host.backup import request as requests
+from provision.host.backup import restore, show
+from provision.plan import load
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
-def _wish(function: Any) -> Any:
+def _request(function: Any) -> Any:
     options = (
         click.option(
-            "--target", default="latest", show_default=True, help="latest, immediate, time:, xid:, name:, lsn:"
+            "--target", default="latest", show_default=True, help="latest, immediate, time:, xid:, name: or lsn:"
         ),
-        click.option("--set", "set_", default="", help="Set to begin with [default: the newest that fits]."),
-        click.option("--stanza", default="", help="Another host's stanza [default: this host's]."),
+        click.option("--set", "set_", default="", help="Backup set to restore [default: the newest that fits]."),
+        click.option("--stanza", default="", help="Stanza of another host [default: this host's]."),
         click.option("--timeline", type=int, default=0, help="Timeline to follow [default: the newest]."),
-        click.option("--delta", is_flag=True, help="Reuse the data directory: no copy of it is kept."),
+        click.option("--delta", is_flag=True, help="Overwrite the data directory; no copy is kept."),
         click.option("--beside", type=int, default=0, help="Port of a copy beside the original [default: in place]."),
         click.option("--action", type=click.Choice(["promote", "pause"]), default="promote", show_default=True),
     )
@@ -33,60 +37,63 @@ def _wish(function: Any) -> Any:
 
 @click.group("restore")
 def command() -> None:
-    """Bring back the cluster to a moment, or a database from a dump."""
+    """Restore the cluster to a point in time, or a database from a dump."""
     if os.geteuid() != 0:
         raise HostError(
-            "a restore stops and starts the server", seen=f"user id {os.geteuid()}", run="sudo provision restore"
+            "a restore stops and starts the server",
+            seen=f"user id {os.geteuid()}",
+            allowed="root",
+            run="sudo provision restore",
         )
 
 
 @command.command("plan")
-@_wish
+@_request
 @as_json
-def plan_command(as_json: bool, set_: str, **wish: Any) -> None:
-    """Say what would be stopped, moved and restored, and what can be reached; change nothing."""
-    found = restore.as_facts(restore.prepare(plan.read(), restore.Wish(set=set_, **wish)))
+def plan_command(as_json: bool, set_: str, **request: Any) -> None:
+    """List the stages of a restore and the reachable window; change nothing."""
+    found = requests.as_facts(requests.prepare(load.load(), requests.Request(set=set_, **request)))
     click.echo(json.dumps(found) if as_json else "\n".join(f"{n}. {text}" for n, text in enumerate(found["stages"], 1)))
 
 
 @command.command("run")
-@_wish
-@click.option("--confirm", default="", help="This host's name: its data is replaced.")
-@click.option("--confirm-delta", default="", help="overwrite: the data directory is, without a copy.")
+@_request
+@click.option("--confirm", default="", help="This host's name, to confirm that its data is replaced.")
+@click.option("--confirm-delta", default="", help='Type "overwrite" to confirm; no copy is kept.')
 @as_json
-def run_command(as_json: bool, set_: str, **wish: Any) -> None:
-    """Do it."""
-    wanted = plan.read()
-    prepared = restore.prepare(wanted, restore.Wish(set=set_, **wish))
+def run_command(as_json: bool, set_: str, **request: Any) -> None:
+    """Restore the cluster."""
+    plan = load.load()
+    prepared = requests.prepare(plan, requests.Request(set=set_, **request))
     for number, text in enumerate(prepared.stages, 1):
         click.echo(f"{number}. {text}", err=True)
-    _print(restore.run(wanted, prepared, lambda text: click.echo(text, err=True)), as_json)
+    _print(restore.run(plan, prepared, lambda text: click.echo(text, err=True)), as_json)
 
 
 @command.command("dump")
 @click.option("--name", default="", help="Dump to restore [default: the newest].")
-@click.option("--into", default="", help="New database [default: in place of the dumped one, which is kept renamed].")
-@click.option("--confirm", default="", help="The database's name, to put the dump in its place.")
+@click.option("--into", default="", help="New database [default: replace the dumped one, which is renamed and kept].")
+@click.option("--confirm", default="", help="The database's name, to confirm that it is replaced.")
 @as_json
 def dump_command(name: str, into: str, confirm: str, as_json: bool) -> None:
-    """Restore a dump, checked whole before anything is touched."""
-    tool.be_postgres()
-    _print(load.load(plan.read(), name, into, confirm, lambda text: click.echo(text, err=True)), as_json)
+    """Restore a dump after checking every file of it."""
+    system.become()
+    _print(dumps.load(load.load(), name, into, confirm, lambda text: click.echo(text, err=True)), as_json)
 
 
 @command.command("promote")
-@click.option("--beside", type=int, default=0, help="Port of the copy that is meant [default: in place].")
+@click.option("--beside", type=int, default=0, help="Port of the copy to promote [default: in place].")
 @as_json
 def promote_command(beside: int, as_json: bool) -> None:
-    """End a restore that was left read-only (--action pause), or was killed when it was about to end."""
-    _print(restore.promote(plan.read(), beside, lambda text: click.echo(text, err=True)), as_json)
+    """Promote a restore that was left read-only (--action pause) or was killed during promotion."""
+    _print(restore.promote(load.load(), beside, lambda text: click.echo(text, err=True)), as_json)
 
 
 @command.command("release")
-@click.option("--confirm", default="", help="This host's name.")
+@click.option("--confirm", default="", help="This host's name, to confirm the removal.")
 def release_command(confirm: str) -> None:
-    """Remove the data directories that restores moved aside."""
-    click.echo("\n".join(restore.release(plan.read(), confirm)) or "nothing was moved aside")
+    """Remove the data directories that earlier restores moved aside."""
+    click.echo("\n".join(restore.release(load.load(), confirm)) or "no data directory was moved aside")
 
 
 def _print(result: dict[str, Any], as_json: bool) -> None:

@@ -15,6 +15,7 @@ from typing import NoReturn
 
 import click
 
+from provision import system
 from provision.errors import ProvisionError, UsageError
 
 READ_ONLY = ("--check", "--list-hosts", "--list-tags", "--list-tasks", "--syntax-check")
@@ -44,7 +45,7 @@ def _is_read_only(option: str) -> bool:
 
 def _need_hosts(playbook: list[str]) -> None:
     # ansible-playbook exits 0 if no host matches, so require one in the first play.
-    listed = subprocess.run([*playbook, "--list-hosts"], capture_output=True, text=True, check=False)  # noqa: S603
+    listed = system.run(*playbook, "--list-hosts", check=False)
     found = re.search(r"hosts \((\d+)\)", listed.stdout)
     if listed.returncode or not found or found[1] == "0":
         raise UsageError(

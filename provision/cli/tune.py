@@ -1,6 +1,7 @@
 """`provision tune`: print computed PostgreSQL settings with their reasons, by default for this host.
 
-Only prints. The Ansible role `postgresql` uses the same functions.
+Only prints. The Ansible role `postgresql` uses the same functions. Profiles come from profiles/*.yml of the project; a
+host has neither these files nor a YAML parser and knows only the built-in profiles.
 """
 
 from __future__ import annotations
@@ -8,14 +9,17 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from pathlib import Path
 
 import click
 
 from provision.errors import UsageError
-from provision.tuning import Host, as_facts, tune
+from provision.tuning import Choices, Host, as_facts, tune
+from provision.tuning.choices import NAMES, built_in
 from provision.tuning.detect import detect, installed
 from provision.tuning.show import explained
 
+PROFILES = Path(__file__).parents[2] / "profiles"
 _MEGABYTES = {"": 1, "M": 1, "MB": 1, "MIB": 1, "G": 1024, "GB": 1024, "GIB": 1024, "TB": 1024**2}
 
 
@@ -27,20 +31,44 @@ def _megabytes(text: str) -> int:
     return int(float(match[1]) * _MEGABYTES[match[2].upper()])
 
 
+def _choices(profile: str) -> Choices:
+    """Read the section `postgresql` of a profile file. Raises UsageError for an invalid one."""
+    path = PROFILES / f"{profile}.yml"
+    try:
+        import yaml
+    except ImportError:  # on a host
+        return built_in(profile)
+    if not path.exists():
+        return built_in(profile)
+    return Choices.of(yaml.safe_load(path.read_text())["postgresql"])
+
+
 @click.command()
-@click.option("--memory", help="Memory, such as 64GB.  [default: this host's, within cgroup limits]")
+@click.option("--memory", help="Memory, such as 64GB.  [default: this host's, within its cgroup limit]")
 @click.option("--cpus", type=click.IntRange(1), help="CPUs.  [default: this host's]")
-@click.option("--storage", type=click.Choice(["ssd", "hdd", "nvme"]), help="[default: this host's]")
-@click.option("--container/--no-container", default=None, help="[default: this host's]")
-@click.option("--profile", type=click.Choice(["dev", "prod"]), default="prod", show_default=True)
-@click.option("--max-connections", type=click.IntRange(1), help="[default: as many as fit in memory]")
-@click.option("--vectors", type=click.IntRange(0), help="Expected number of memories.")
-@click.option("--dimensions", type=click.IntRange(1, 2000), default=1536, show_default=True)
-@click.option("--postgresql", type=int, help="Major version.  [default: the installed one, or 14]")
-@click.option("--pgvector", help="[default: the installed version, or 0.5.1]")
-@click.option("--without-lz4", is_flag=True, help="Assume a server built without lz4.")
-@click.option("--explain", is_flag=True, help="Print tables of values, reasons and the memory budget.")
-@click.option("--format", "form", type=click.Choice(["conf", "json"]), default="conf", show_default=True)
+@click.option("--storage", type=click.Choice(["ssd", "hdd", "nvme"]), help="Storage type.  [default: this host's]")
+@click.option("--container/--no-container", default=None, help="Tune for a container.  [default: as this host]")
+@click.option(
+    "--profile",
+    type=click.Choice(sorted({*NAMES, *(path.stem for path in PROFILES.glob("*.yml"))})),
+    default="prod",
+    show_default=True,
+    help="Profile: a file in profiles/ of the project, or built in.",
+)
+@click.option(
+    "--max-connections", type=click.IntRange(1), help="Connection limit.  [default: as many as the memory allows]"
+)
+@click.option("--vectors", type=click.IntRange(0), help="Expected number of vectors.")
+@click.option(
+    "--dimensions", type=click.IntRange(1, 2000), default=1536, show_default=True, help="Dimensions of a vector."
+)
+@click.option("--postgresql", type=int, help="Major version.  [default: the installed one, else 14]")
+@click.option("--pgvector", help="Version.  [default: the installed one, else 0.5.1]")
+@click.option("--without-lz4", is_flag=True, help="For a server built without lz4.")
+@click.option("--explain", is_flag=True, help="Print a table of values and reasons, and the memory budget.")
+@click.option(
+    "--format", "form", type=click.Choice(["conf", "json"]), default="conf", show_default=True, help="Output format."
+)
 def command(
     memory: str | None,
     cpus: int | None,
@@ -57,17 +85,17 @@ def command(
     form: str,
 ) -> None:
     """Compute PostgreSQL settings for a host and profile, with reasons."""
-    facts, options = detect(), installed()
+    facts, options, choices = detect(), installed(), _choices(profile)
     if memory is not None:  # another host: memory-dependent facts of this one do not apply
         facts = {"cpus": facts["cpus"], "memory_mb": _megabytes(memory)}
     facts |= _given(cpus=cpus, storage=storage, container=container)
     options |= _given(postgresql_major=postgresql, pgvector_version=pgvector, max_connections=max_connections)
     options |= _given(vectors=vectors, dimensions=dimensions, has_lz4=not without_lz4)
     if form == "json":
-        result = as_facts(facts, profile, **options)
+        result = as_facts(facts, profile, choices=choices, **options)
         click.echo(json.dumps({"host": facts, "profile": profile, "for": options} | result, indent=2))
         return
-    tuning = tune(Host(**facts), profile, **options)  # type: ignore[arg-type]
+    tuning = tune(Host(**facts), profile, choices=choices, **options)  # type: ignore[arg-type]
     text = explained(tuning, shutil.get_terminal_size((110, 24)).columns) if explain else tuning.as_conf()
     click.echo(text, nl=False)
     for warning in tuning.warnings:

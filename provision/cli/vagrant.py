@@ -17,7 +17,7 @@ def command() -> None:
 @command.command()
 @click.argument("machines", nargs=-1, required=True)
 @click.option("--provider", required=True, help="Vagrant provider: docker, libvirt or virtualbox.")
-@click.option("--profile", default="dev", show_default=True, help="dev or prod.")
+@click.option("--profile", default="dev", show_default=True, help="Name of a file in profiles/.")
 @click.option(
     "--os", "os_name", default="", help=f"Distribution: {', '.join(distributions.keys())} [default: by provider]."
 )
@@ -41,7 +41,10 @@ def prepare(
     box: str,
     public_key: Path,
 ) -> None:
-    """Create the image (containers), the inventory of MACHINES and the secrets (prod); print JSON."""
+    """Create the image (containers only), the inventory of MACHINES, and secrets if the profile needs its own.
+
+    Prints JSON.
+    """
     from provision.controller import vagrant
 
     os_name = os_name or vagrant.default_os(provider)

@@ -1,4 +1,4 @@
-"""`provision verify`: prove a database by using it."""
+"""`provision verify`: verify a database by using it."""
 
 from __future__ import annotations
 
@@ -9,21 +9,23 @@ from dataclasses import asdict
 import click
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
+from provision import system
 from provision.checks import host
 from provision.cli._database import database_option
 from provision.database import connect, describe, require_pooler
+from provision.host import status
 from provision.host.verify import prove
-from provision.plan import record
 
 
 @click.command("verify")
 @database_option
-@click.option("--password-stdin", is_flag=True, help="Read the password from standard input, not from the URL.")
-@click.option("--pooler", default="", help="Prove it again through a pooler: what of the URL differs (port=6432).")
-@click.option("--record", "keep", is_flag=True, help="Note what was proved in this host's /etc/provision/host.json.")
+@click.option("--password-stdin", is_flag=True, help="Read the password from standard input instead of the URL.")
+@click.option("--pooler", default="", help="Verify again through a pooler; the parameters that differ (port=6432).")
+@click.option("--record", "keep", is_flag=True, help="Keep the result in /var/lib/provision/verified.json.")
+@click.option("--status", "with_status", is_flag=True, help="Add this host's status to the JSON object.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def command(url: str, password_stdin: bool, pooler: str, keep: bool, as_json: bool) -> None:
-    """Log in, write a memory, find it by its vector, roll back; check tables and extensions."""
+def command(url: str, password_stdin: bool, pooler: str, keep: bool, with_status: bool, as_json: bool) -> None:
+    """Log in, write a memory, find it by vector, roll back; check tables and extensions."""
     shown = describe(url)
     if password_stdin:
         url = make_conninfo(url, password=sys.stdin.readline().rstrip("\n"))
@@ -35,9 +37,12 @@ def command(url: str, password_stdin: bool, pooler: str, keep: bool, as_json: bo
             prove(connection)
     result = {"database": shown, "pooler": pooler, **asdict(proof)}
     facts = {key: result[key] for key in ("server", "extensions", "migration", "tables")}
-    changed = record.note("verified", {**facts, "packages": host.ours()}) if keep else False
+    changed = system.keep("verified", {**facts, "packages": host.ours()}) if keep else False
     if as_json:
-        click.echo(json.dumps({**result, "record_changed": changed}))
+        facts = status.gather() if with_status else {}
+        told = {**facts, "lines": status.lines(facts)} if facts else {}
+        told.pop("warnings", None)  # its lines have them
+        click.echo(json.dumps({**result, **told, "changed": changed}))
         return
     click.echo(
         f"{shown}: PostgreSQL {proof.server}, migration {proof.migration}, {len(proof.tables)} tables, "

@@ -1,8 +1,8 @@
-"""Audit all hosts in parallel: read-only facts over SSH, and the findings of each host's `provision doctor`.
+"""Audit of a fleet: facts read over SSH, and the findings of each host's own doctor. Read-only.
 
-Does IO through pyinfra. Compares files, packages and services with the record of the last run of site.yml, so drift is
-found even if the host's own command is broken or missing. An unreachable or unknown host is a finding, not a failure
-of the audit.
+Does IO on every host in parallel through pyinfra. Files, packages and services are also compared from the controller,
+with the plan and the manifests on the host, so that drift is reported where the host's own command is broken or gone.
+A host that cannot be reached, or has no plan, is a finding, never a failure of the audit.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ import json
 import tempfile
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,24 +29,30 @@ from pyinfra.facts.deb import DebPackages
 from pyinfra.facts.systemd import SystemdStatus
 
 from provision.checks.finding import Finding, Severity
+from provision.checks.outside import COMMAND, Outside
+from provision.checks.registry import Scope, examine, unknown_site
 from provision.controller import archive
 from provision.controller.fleet import Target
+from provision.errors import HostError
+from provision.plan import load
+from provision.plan.schema import SCHEMA
 
 CONNECT_TIMEOUT_S = 10
 AS_ROOT = {"_sudo": True}
+VERIFIED = "/var/lib/provision/verified.json"
 
 
 class Doctor(FactBase[dict[str, Any]]):
-    """Output of the host's `provision doctor`, or the reason of its failure."""
+    """The findings of the host's own doctor, or {"failed": reason}."""
 
     default = dict
 
     def command(self) -> str:
-        """Run it; output that is not JSON becomes the reason."""
+        """Run it; output other than JSON is kept as the reason."""
         return "provision doctor --json 2>&1 || true"
 
     def process(self, output: Iterable[str]) -> dict[str, Any]:
-        """Parse the JSON."""
+        """Parse the output."""
         text = "\n".join(output)
         try:
             found: dict[str, Any] = json.loads(text[text.index("{") :])
@@ -54,48 +61,56 @@ class Doctor(FactBase[dict[str, Any]]):
         return found
 
 
-class Left(FactBase[dict[str, Any]]):
-    """State left by the last run: the host's record, and the recorded and current checksum of each managed file."""
+class Placed(FactBase[dict[str, Any]]):
+    """The traces of the last run: plan, evidence of `provision verify`, placed files with their checksums.
+
+    `plan` and `verified` are {} where the file is missing or damaged; `files` is path -> (manifest, checksum), `sums`
+    the checksums of these files now; `damaged` are unreadable manifests.
+    """
 
     default = dict
 
     def command(self) -> str:
-        """Print the record, the manifests, and the checksums of the listed files and of the command."""
+        """Print plan, evidence and manifests, and the checksums of the command and of every file in a manifest."""
         names = 'cat /etc/provision/files.d/*.json 2>/dev/null | sed -n \'s/^ *"path": "\\(.*\\)",$/\\1/p\''
         return (
-            "echo == record; cat /etc/provision/host.json 2>/dev/null; echo; "
+            f"echo == plan; cat {load.PATH} 2>/dev/null; echo; echo == verified; cat {VERIFIED} 2>/dev/null; echo; "
             'for set in /etc/provision/files.d/*.json; do echo "== $set"; cat "$set" 2>/dev/null; echo; done; '
-            f"echo == sums; {{ {names}; echo /usr/local/bin/provision; }} | xargs -d '\\n' sha256sum 2>/dev/null; true"
+            f"echo == sums; {{ {names}; echo {COMMAND}; }} | xargs -d '\\n' sha256sum 2>/dev/null; true"
         )
 
     def process(self, output: Iterable[str]) -> dict[str, Any]:
-        """Parse the sections."""
+        """Split and parse the parts."""
         parts: dict[str, list[str]] = {}
         for line in output:
             if line.startswith("== "):
                 parts[line[3:]] = []
             elif parts:
                 parts[list(parts)[-1]].append(line)
-        wanted, damaged = {}, []
+        files, damaged = {}, []
         for path, lines in parts.items():
             if path.startswith("/") and "".join(lines).strip():
                 try:
                     for row in json.loads("\n".join(lines))["files"]:
-                        wanted[row["path"]] = (Path(path).stem, row["sha256"])
+                        files[row["path"]] = (Path(path).stem, row["sha256"])
                 except (ValueError, KeyError, TypeError):
                     damaged.append(path)
-        record = "\n".join(parts.get("record", []))
         sums = {line[66:]: line[:64] for line in parts.get("sums", []) if line[64:66] == "  "}
-        try:
-            known = json.loads(record) if record.strip() else {}
-        except ValueError:
-            known = {}
-        return {"record": known, "files": wanted, "damaged": damaged, "there": sums}
+        known = {name: _object("\n".join(parts.get(name, []))) for name in ("plan", "verified")}
+        return {**known, "files": files, "damaged": damaged, "sums": sums}
+
+
+def _object(text: str) -> dict[str, Any]:
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 @dataclass
 class Seen:
-    """One host with its facts and findings."""
+    """One host of the fleet with its findings."""
 
     name: str
     address: str
@@ -104,18 +119,18 @@ class Seen:
 
     @property
     def counted(self) -> list[Finding]:
-        """Return the findings that need action."""
+        """The findings that need action."""
         return [each for each in self.findings if each.counts]
 
     @property
     def state(self) -> str:
-        """Return critical, warning or ok."""
+        """The worst severity: critical, warning or ok."""
         critical = any(each.severity is Severity.CRITICAL for each in self.findings)
         return "critical" if critical else "warning" if self.counted else "ok"
 
 
 class _Failures(BaseStateCallback):
-    """Keeps the reasons of connection failures, which pyinfra only logs."""
+    """Keeps the errors of connections, which pyinfra only logs."""
 
     def __init__(self) -> None:
         self.reasons: dict[Host, str] = {}
@@ -125,8 +140,11 @@ class _Failures(BaseStateCallback):
         self.reasons[host] = str(error)
 
 
-def audit(targets: Sequence[Target], package: Path) -> tuple[list[Seen], float]:
-    """Audit hosts; return them in inventory order, and the seconds taken. `package` is this package's folder."""
+def audit(targets: Sequence[Target], package: Path, inventories: Sequence[str]) -> tuple[list[Seen], float]:
+    """Check every host; return them in the inventory's order, and the duration in seconds.
+
+    `package` is the directory of this package; fixes name `inventories`.
+    """
     begun = time.monotonic()
     config = Config(CONNECT_TIMEOUT=CONNECT_TIMEOUT_S, PARALLEL=len(targets), ENV={"LC_ALL": "C"})  # type: ignore[no-untyped-call]
     inventory = Inventory(([(each.name, each.data) for each in targets], {}))  # type: ignore[no-untyped-call]
@@ -140,31 +158,26 @@ def audit(targets: Sequence[Target], package: Path) -> tuple[list[Seen], float]:
     seen = []
     for target in targets:
         host = inventory.get_host(target.name)
-        one = Seen(target.name, str(target.data["ssh_hostname"]))
         known = facts.get(host, failures.reasons.get(host, "the connection was lost"))
-        if isinstance(known, str):
-            one.findings.append(_unreachable(one, known))
-        else:
-            _judge(one, known, ours)
-        seen.append(one)
+        seen.append(judge(facts_of(target, known, ours, inventories), inventories))
     _on_active_hosts(state, disconnect_all)
     return seen, time.monotonic() - begun
 
 
 def _look(state: State, host: Host) -> dict[str, Any] | str:
-    """Return every fact of one host, or the reason of a failure, which must not affect other hosts."""
+    """Read every fact of one host, or give the error: a failure on one host must not stop the audit of the others."""
     known = {}
     try:
         with ctx_state.use(state), ctx_host.use(host):
-            for fact in (Left, DebPackages, SystemdStatus, Doctor):
+            for fact in (Placed, DebPackages, SystemdStatus, Doctor):
                 known[fact.__name__] = get_fact(state, host, fact, kwargs=AS_ROOT)
-    except Exception as error:  # from SSH, pyinfra, or invalid output of the host
+    except Exception as error:  # of SSH, of pyinfra, or of parsing what a host sent
         return f"{type(error).__name__}: {error}"
     return known
 
 
 def _on_active_hosts(state: State, step: Any) -> None:
-    """Run a step on all hosts. pyinfra raises if none is left; each host's reason is already kept."""
+    """Run a step on all hosts. pyinfra raises when no host is left; each host then has its own error."""
     try:
         step(state)
     except PyinfraError:
@@ -172,137 +185,53 @@ def _on_active_hosts(state: State, step: Any) -> None:
             raise
 
 
-def _judge(one: Seen, known: dict[str, Any], ours: str) -> None:
-    left, doctor = known["Left"], known.get("Doctor") or {"failed": "no answer"}
-    record = left["record"]
-    if not record:
-        one.findings.append(
-            Finding(
-                "not-converged",
-                "host",
-                Severity.CRITICAL,
-                "/etc/provision/host.json is missing",
-                "a host converged by site.yml",
-                "the host cannot be checked",
-                _site(one),
-            )
-        )
-        return
-    verified = record.get("verified", {})
-    one.about = {
-        "os": str(record.get("about", {}).get("host", {}).get("os", "")),
-        "profile": str(record.get("profile", "")),
-        "PostgreSQL": str(verified.get("server", "")).partition(" ")[0],
-        "pgvector": str(verified.get("extensions", {}).get("vector", "")),
-        "migration": str(verified.get("migration", "")),
-        "checks": str(doctor.get("checks", "none")),
-    }
-    if "failed" in doctor:
-        one.findings.append(
-            Finding(
-                "doctor-failed",
-                "host",
-                Severity.CRITICAL,
-                str(doctor["failed"]),
-                "a working `provision doctor`",
-                "checks that run on the host are missing",
-                _site(one, "toolkit"),
-            )
-        )
-    one.findings += [Finding(**{**each, "severity": Severity(each["severity"])}) for each in doctor.get("findings", [])]
-    one.findings += [each for each in _drift(one, known, ours) if not _reported(one, each)]
-
-
-def _drift(one: Seen, known: dict[str, Any], ours: str) -> Iterable[Finding]:
-    """Compare the recorded state with the current state."""
-    left, record = known["Left"], known["Left"]["record"]
-    for path, (name, checksum) in sorted(left["files"].items()):
-        now = left["there"].get(path)
-        if now != checksum:
-            seen = f"{path} was changed by hand" if now else f"{path} is missing"
-            yield Finding(
-                "files-changed" if now else "files-missing",
-                "files",
-                Severity.WARNING,
-                seen,
-                "the file as placed by the last run",
-                "the next run will overwrite the change",
-                _site(one, name.partition("-")[0]),
-            )
-    for path in left["damaged"]:
-        yield Finding(
-            "manifest-damaged",
-            "files",
-            Severity.WARNING,
-            f"{path} cannot be read",
-            "the manifest as written by the last run",
-            "its files cannot be checked",
-            _site(one, Path(path).stem.partition("-")[0]),
-        )
-    if left["there"].get("/usr/local/bin/provision") != ours:
-        yield Finding(
-            "command-differs",
-            "files",
-            Severity.WARNING,
-            "/usr/local/bin/provision differs from this checkout",
-            "the command of this checkout",
-            "the host was converged by another version",
-            _site(one, "toolkit"),
-        )
-    packages = known.get("DebPackages") or {}
-    for package, version in record.get("verified", {}).get("packages", {}).items():
-        there = sorted(packages.get(package, []))
-        if version not in there:
-            seen = (
-                f"package {package} is {there[0]}, but {version} was verified"
-                if there
-                else f"package {package} is missing, but {version} was verified"
-            )
-            yield Finding(
-                "packages",
-                "host",
-                Severity.WARNING,
-                seen,
-                "the verified package versions",
-                "the installed version was never verified",
-                _site(one, "toolkit,verify"),
-            )
-    units = known.get("SystemdStatus") or {}
-    server = f"postgresql@{record['postgresql']['major']}-main.service"
-    if not units.get(server):
-        yield Finding(
-            "service",
-            "services",
-            Severity.CRITICAL,
-            f"{server} is down",
-            "a running service",
-            "the database is not available",
-            f"ssh {one.address} sudo systemctl start {server}",
-        )
-
-
-def _reported(one: Seen, finding: Finding) -> bool:
-    """Tell whether the host's doctor has already reported the same problem of the same subject."""
-    return any(each.id == finding.id and _subject(each) == _subject(finding) for each in one.findings)
-
-
-def _subject(finding: Finding) -> str:
-    """Return the file, package or unit, which begins the text of a finding."""
-    return finding.seen.removeprefix("package ").partition(" ")[0].rstrip(":,;")
-
-
-def _unreachable(one: Seen, reason: str) -> Finding:
-    return Finding(
-        "unreachable",
-        "host",
-        Severity.CRITICAL,
-        reason.strip().splitlines()[-1],
-        "a host reachable over SSH",
-        "the host can be neither checked nor fixed",
-        f"ssh {one.address} true; ansible {one.name} -m ping",
+def facts_of(target: Target, known: dict[str, Any] | str, ours: str, inventories: Sequence[str]) -> Outside:
+    """Make the facts of one host; fixes name the inventories of this audit, not those of the last run."""
+    about = Outside(target.name, str(target.data["ssh_hostname"]), command=ours)
+    if isinstance(known, str):
+        return replace(about, unreachable=known)
+    placed = known["Placed"]
+    plan, problem = None, f"cannot read {load.PATH}"
+    if placed["plan"].get("schema", SCHEMA) != SCHEMA:
+        problem = f"{load.PATH} was written by another version"
+    elif placed["plan"]:
+        try:
+            plan = replace(load.of(placed["plan"]), inventory=tuple(inventories))
+        except HostError as error:
+            problem = f"{load.PATH}: {error.seen}"
+    return replace(
+        about,
+        plan=plan,
+        no_plan=problem,
+        doctor=known.get("Doctor") or {},
+        files=placed["files"],
+        damaged=tuple(placed["damaged"]),
+        sums=placed["sums"],
+        verified=placed["verified"],
+        packages=known.get("DebPackages") or {},
+        units=known.get("SystemdStatus") or {},
     )
 
 
-def _site(one: Seen, tags: str = "") -> str:
-    more = f" --tags {tags}" if tags else ""
-    return f"ansible-playbook site.yml -i INVENTORY --limit {one.name}{more}"
+def judge(host: Outside, inventories: Sequence[str]) -> Seen:
+    """Judge the facts of one host. A problem that its own doctor reported is not repeated. Pure."""
+    one = Seen(host.name, host.address)
+    if host.plan:
+        one.about = {
+            "os": host.plan.host.os,
+            "profile": host.plan.profile,
+            "PostgreSQL": str(host.verified.get("server", "")).partition(" ")[0],
+            "pgvector": str(host.verified.get("extensions", {}).get("vector", "")),
+            "migration": str(host.verified.get("migration", "")),
+            "checks": str(host.doctor.get("checks", "none")),
+        }
+        one.findings += [] if host.failure() else host.findings()
+    site = host.plan.site if host.plan else partial(unknown_site, inventories=inventories, limit=host.name)
+    reported = {_subject(each) for each in one.findings}
+    one.findings += [each for each in examine(Scope.AUDIT, host, site=site) if _subject(each) not in reported]
+    return one
+
+
+def _subject(finding: Finding) -> tuple[str, str]:
+    """Return the check and the file, package or unit that begins the finding's text."""
+    return finding.id, finding.seen.removeprefix("package ").partition(" ")[0].rstrip(":,;")

@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from provision import system
 from provision.controller.containers import SSH_PORT, Container
 from provision.controller.image import ADMIN
 from provision.controller.machine import run
@@ -41,8 +42,8 @@ class Folder:
     def write(self, hosts: Sequence[Container], host_keys: dict[str, str]) -> None:
         """Write known_hosts and the inventory, each atomically; `host_keys` maps host names to keys."""
         lines = [f"{each.spec.address} {host_keys[each.spec.name]}\n" for each in hosts]
-        _replace(self.known_hosts, "".join(lines))
-        _replace(self.inventory, render(hosts, self.key, self.known_hosts))
+        system.write(self.known_hosts, "".join(lines), mode=0o644)
+        system.write(self.inventory, render(hosts, self.key, self.known_hosts), mode=0o644)
 
     def remove(self) -> None:
         """Remove every file, and `.provision` if it is then empty."""
@@ -66,9 +67,3 @@ def render(hosts: Sequence[Container], key: Path, known_hosts: Path) -> str:
         }
         groups.setdefault(each.spec.group, {"hosts": {}})["hosts"][each.spec.name] = variables
     return HEADER + yaml.safe_dump({"all": {"children": groups}}, width=1000)
-
-
-def _replace(path: Path, text: str) -> None:
-    temporary = path.with_name(path.name + ".new")
-    temporary.write_text(text)
-    temporary.replace(path)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from importlib.resources import files
 from typing import IO
 
@@ -11,6 +10,7 @@ from jinja2 import Environment, StrictUndefined
 from rich.console import Console
 from rich.table import Table
 
+from provision import system
 from provision.controller.audit import Seen
 
 COLOURS = {"critical": "red", "warning": "yellow", "accepted": "dim", "unseen": "dim", "ok": "green"}
@@ -39,5 +39,5 @@ def page(seen: Sequence[Seen], seconds: float, when: str = "") -> str:
                 "about": {"PostgreSQL": "", "pgvector": "", "profile": "", **one.about}, "findings": one.findings}
                for one in seen],
         seconds=seconds, counted=sum(len(one.counted) for one in seen),
-        when=when or datetime.now(UTC).isoformat(timespec="seconds"),
+        when=when or system.stamp(),
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Preparation for `vagrant up`: the container image, the inventory variables, and the secrets of prod.
+"""Preparation for `vagrant up`: the container image, the inventory variables, and the secrets of a profile.
 
 Does IO on this machine. Files are in `.provision/vagrant`, which is removed with the last machine; the image is kept,
 like the sandbox's. Refuses a private key. Never changes the user's own inventories.
@@ -27,14 +27,13 @@ from provision.distributions import DEFAULT_KEY, DEFAULT_VM_KEY, by_key
 from provision.errors import HostError, UsageError
 from provision.plan.secrets import new_password
 
-PROFILES = ("dev", "prod")
 REPOSITORIES = ("inventory", "distribution")
 CONTAINER_PROVIDER = "docker"
 USER = "vagrant"  # Vagrant's login user
 REMEMBERED = ("profile", "os", "memory", "cpus", "repository", "driver", "box")
 SHM_SIZE = "1g"  # for parallel index builds
 # Clients connect through a forwarded port, that is from the machine's own network; backups stay on the machine.
-PROD_OVERRIDES = {
+OVERRIDES = {
     "postgresql_listen_addresses": ["*"],
     "postgresql_allowed_networks": ["samenet"],
     "backup_allow_local_only": True,
@@ -73,10 +72,38 @@ def default_os(provider: str) -> str:
     return DEFAULT_KEY if provider == CONTAINER_PROVIDER else DEFAULT_VM_KEY
 
 
-def check(request: Request, remembered: dict[str, Any]) -> None:
-    """Raise UsageError for an unknown profile or repository, or another profile than the machines have."""
-    if request.profile not in PROFILES:
-        raise UsageError("unknown profile", where="MINION_PROFILE", seen=request.profile, allowed=", ".join(PROFILES))
+def profiles(project: Path) -> list[str]:
+    """List the profiles: the names of the files in profiles/."""
+    return sorted(path.stem for path in (project / "profiles").glob("*.yml"))
+
+
+def published_passwords(project: Path, profile: str) -> bool:
+    """Return a profile's `access.published_passwords`: hosts may have the passwords in the project's inventory.
+
+    Raises UsageError if the profile file does not have the key.
+    """
+    path = project / "profiles" / f"{profile}.yml"
+    value = (yaml.safe_load(path.read_text()).get("access") or {}).get("published_passwords")
+    if not isinstance(value, bool):
+        raise UsageError(
+            "key missing from a profile", where=f"{path}: access.published_passwords", allowed="true, false"
+        )
+    return value
+
+
+def check(project: Path, request: Request, remembered: dict[str, Any]) -> None:
+    """Raise UsageError for an unknown profile or repository, and for another profile than the machines have."""
+    names = profiles(project)
+    if request.profile not in names:
+        raise UsageError("unknown profile", where="MINION_PROFILE", seen=request.profile, allowed=", ".join(names))
+    variables = project / "inventories" / request.profile / "group_vars/all/main.yml"
+    if not variables.exists():
+        raise UsageError(
+            "the profile has no inventory",
+            where=str(variables),
+            seen="no such file",
+            allowed=f"an inventory that selects profile {request.profile}",
+        )
     if request.repository not in REPOSITORIES:
         allowed = ", ".join(REPOSITORIES)
         raise UsageError("unknown repository", where="MINION_REPOSITORY", seen=request.repository, allowed=allowed)
@@ -92,10 +119,10 @@ def check(request: Request, remembered: dict[str, Any]) -> None:
 
 
 def prepare(project: Path, request: Request, narration: Narration) -> Prepared:
-    """Create the image, inventory and secrets of machines; keep existing ones. Raises ProvisionError."""
+    """Create what the machines need before they start; keep what exists. Raises ProvisionError."""
     folder = project / ".provision/vagrant"
     choices = folder / "choices.json"
-    check(request, json.loads(choices.read_text()) if choices.exists() else {})
+    check(project, request, json.loads(choices.read_text()) if choices.exists() else {})
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     variables: dict[str, Any] = {}
     prepared = Prepared()
@@ -103,8 +130,8 @@ def prepare(project: Path, request: Request, narration: Narration) -> Prepared:
         prepared, variables = _container(project, request, Machine(narration))
     elif request.repository == "distribution":
         variables = versions(by_key(request.os, "MINION_OS"), narration)
-    if request.profile == "prod":
-        write_prod(project, folder)
+    if not published_passwords(project, request.profile):
+        write_inventory(project, folder, request.profile)
     hosts = {name: dict(variables) for name in request.machines}
     (folder / "hosts.yml").write_text(yaml.safe_dump({"all": {"hosts": hosts}}, width=1000))
     remembered = {key: getattr(request, key) for key in REMEMBERED}
@@ -112,14 +139,14 @@ def prepare(project: Path, request: Request, narration: Narration) -> Prepared:
     return prepared
 
 
-def write_prod(project: Path, folder: Path) -> None:
-    """Write a prod inventory for Vagrant: the project's variables, with other hosts and secrets."""
-    inventory, password = folder / "prod", folder / "vault-password"
+def write_inventory(project: Path, folder: Path, profile: str) -> None:
+    """Write an inventory for Vagrant's machines: the variables of the profile's inventory, other hosts and secrets."""
+    inventory, password = folder / profile, folder / "vault-password"
     variables = inventory / "group_vars/all"
     variables.mkdir(parents=True, exist_ok=True)
     (inventory / "hosts.yml").write_text(yaml.safe_dump({"all": {"children": {"database": {}}}}))
-    shutil.copyfile(project / "inventories/prod/group_vars/all/main.yml", variables / "main.yml")
-    (variables / "vagrant.yml").write_text(yaml.safe_dump(PROD_OVERRIDES))
+    shutil.copyfile(project / "inventories" / profile / "group_vars/all/main.yml", variables / "main.yml")
+    (variables / "vagrant.yml").write_text(yaml.safe_dump(OVERRIDES))
     if not password.exists():
         descriptor = os.open(password, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
         with os.fdopen(descriptor, "w") as stream:

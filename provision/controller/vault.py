@@ -6,8 +6,6 @@ existing secret. Nothing here prints a secret.
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ import yaml
 from ansible.errors import AnsibleError
 from ansible.parsing.vault import VaultLib, VaultSecret
 
+from provision import system
 from provision.errors import DriftError, UsageError
 from provision.plan.secrets import new_password, new_salt
 
@@ -65,15 +64,10 @@ class Vault:
         return found if isinstance(found, dict) else {}
 
     def write(self, secrets: Mapping[str, Any]) -> None:
-        """Replace the file atomically, readable only by its owner."""
+        """Replace the file atomically, readable only by its owner (mode 0600)."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         text = self._library.encrypt(yaml.safe_dump(dict(secrets), sort_keys=True).encode())
-        handle, temporary = tempfile.mkstemp(dir=self.path.parent, prefix=".vault.")
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        Path(temporary).replace(self.path)
+        system.write(self.path, text, mode=0o600)
 
 
 def complete(secrets: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:

@@ -1,8 +1,8 @@
-"""Make login roles, a database and every privilege in it what is wanted, and say what had to change. Does IO.
+"""Converge login roles, databases, extensions and grants, and report the changes. Does IO.
 
-One look at the catalogue, then only the statements that are needed: a second run changes nothing, and drift is
-repaired. Works as the superuser over the socket. Refuses to drop a role that owns something. Passwords come as SCRAM
-verifiers, and the session keeps them out of the server's log and out of pg_stat_statements.
+Compares the catalogue with the request and runs only the statements needed: it repairs drift, and a second run changes
+nothing. Runs as the superuser over the socket. Refuses to drop a role that owns objects. Passwords are SCRAM verifiers,
+and the session keeps them out of the server's log and pg_stat_statements.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ SEQUENCE_PRIVILEGES: Mapping[str, frozenset[str]] = {
     "read": frozenset({"SELECT"}),
 }
 GROUPS = {"backup": ("pg_read_all_data",), "monitor": ("pg_monitor",)}
-"""Predefined roles (PostgreSQL 14 and newer) that give what pg_dump and an exporter need, and nothing more."""
+"""Predefined roles (PostgreSQL 14 and newer): the least that pg_dump and an exporter need."""
 
 KINDS = ("owner", "write", "read", "backup", "monitor", "pooler")
-RUNNERS_TABLES = ("schema_migrations", "schema_migrations_history")
-"""Nobody but the owner writes these, whatever the default privileges say."""
+MIGRATION_TABLES = ("schema_migrations", "schema_migrations_history")
+"""Only the owner may write these, regardless of default privileges."""
 
 MAINTAINED = ("postgres", "template1")
-"""Where superusers work and what new databases are copied from: every login role may connect, none may create."""
+"""Databases of superusers and the template of new databases: every role may connect, none may create objects."""
 
 APPLICATION = "provision access"
 UNSEEN = {
@@ -48,7 +48,7 @@ UNSEEN = {
 
 @dataclass(frozen=True)
 class Role:
-    """A login role. `kind` is one of KINDS; `verifier` None leaves it without a password; limits are connections."""
+    """A login role. `kind` is one of KINDS. Without a `verifier` the role has no password."""
 
     name: str
     kind: str
@@ -60,11 +60,11 @@ class Role:
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Role:
-        """Read one from JSON. Raises UsageError for a key or a kind that does not exist."""
+        """Parse a role from JSON. Raises UsageError for an unknown key or kind."""
         unknown = sorted(set(values) - set(cls.__dataclass_fields__) - {"state"})
         if unknown or values.get("kind") not in KINDS:
             raise UsageError(
-                "a login role is described wrongly",
+                "invalid login role",
                 where=f"database_roles, role {values.get('name')}",
                 seen=", ".join(unknown) or f"kind {values.get('kind')!r}",
                 allowed=", ".join([*cls.__dataclass_fields__]) if unknown else ", ".join(KINDS),
@@ -75,27 +75,27 @@ class Role:
 
 
 class Access:
-    """One connection of the superuser, and what was (or, when only planning, would be) changed."""
+    """A superuser connection that collects its changes; with `plan` it does not make them."""
 
     def __init__(self, connection: Connection, *, plan: bool = False) -> None:
-        """Keep passwords out of everything that the server writes down."""
+        """Keep passwords out of the server's log and statistics."""
         self.connection, self.plan = connection, plan
         self.changes: list[str] = []
         for name, value in UNSEEN.items():
             connection.execute("SELECT set_config(%s, %s, false)", (name, value))
 
     def ask(self, query: str, *parameters: object) -> list[tuple[Any, ...]]:
-        """Read the catalogue."""
+        """Query the catalogue."""
         return self.connection.execute(query, parameters).fetchall()
 
     def change(self, what: str, statement: sql.SQL | sql.Composed) -> None:
-        """Do one thing, or only say that it would be done."""
+        """Make one change, or only record it when planning."""
         self.changes.append(what)
         if not self.plan:
             self.connection.execute(statement)
 
-    def roles(self, wanted: Sequence[Role]) -> None:
-        """Make, change or drop login roles: attributes, password, limit, settings, memberships."""
+    def roles(self, requested: Sequence[Role]) -> None:
+        """Create, alter or drop login roles: attributes, password, limit, settings, memberships."""
         found = {
             row[0]: row[1:]
             for row in self.ask(
@@ -106,10 +106,10 @@ class Access:
                 " ARRAY(SELECT g.rolname FROM pg_auth_members m JOIN pg_roles g ON g.oid = m.roleid"
                 " WHERE m.member = r.oid ORDER BY 1)"
                 " FROM pg_roles r JOIN pg_authid a ON a.oid = r.oid WHERE r.rolname = ANY(%s)",
-                [role.name for role in wanted],
+                [role.name for role in requested],
             )
         }
-        for role in wanted:
+        for role in requested:
             if role.present:
                 self._role(role, found.get(role.name))
             elif role.name in found:
@@ -134,7 +134,7 @@ class Access:
             statement = sql.SQL("ALTER ROLE {} VALID UNTIL {}").format(
                 name, sql.Literal(role.valid_until or "infinity")
             )
-            self.change(f"role {role.name}: valid until {role.valid_until or 'for ever'}", statement)
+            self.change(f"role {role.name}: valid until {role.valid_until or 'infinity'}", statement)
         self._settings(role, dict(entry.split("=", 1) for entry in settings or []))
         allowed = GROUPS.get(role.kind, ())
         for group in sorted(set(allowed) - set(groups)):
@@ -143,7 +143,7 @@ class Access:
             )
         for group in sorted(set(groups) - set(allowed)):
             self.change(
-                f"role {role.name}: member of {group} no more",
+                f"role {role.name}: no longer member of {group}",
                 sql.SQL("REVOKE {} FROM {}").format(sql.Identifier(group), name),
             )
 
@@ -184,11 +184,14 @@ class Access:
             sql.SQL("DROP OWNED BY {}; DROP ROLE {}").format(name, name),
         )
 
-    def database(self, name: str, owner: str, profile: str) -> bool:
-        """Make a database and let it carry its profile; False where it is only planned, so there is no going in."""
+    def database(self, name: str, owner: str, guard: bool) -> bool:
+        """Create a database and record its guard; False if it does not exist yet because this is only a plan.
+
+        `guard` makes destructive commands ask for confirmation (see database.guarded).
+        """
         rows = self.ask(
-            "SELECT r.rolname, (SELECT split_part(e, '=', 2) FROM pg_db_role_setting s, unnest(s.setconfig) e"
-            " WHERE s.setdatabase = d.oid AND s.setrole = 0 AND e LIKE 'provision.profile=%%')"
+            "SELECT r.rolname, (SELECT setconfig FROM pg_db_role_setting s"
+            " WHERE s.setdatabase = d.oid AND s.setrole = 0)"
             " FROM pg_database d JOIN pg_roles r ON r.oid = d.datdba WHERE d.datname = %s",
             name,
         )
@@ -197,21 +200,28 @@ class Access:
             statement = sql.SQL("CREATE DATABASE {} OWNER {} ENCODING 'UTF8' TEMPLATE template0")
             self.change(f"database {name}", statement.format(mine, sql.Identifier(owner)))
             rows = [(owner, None)]
-        holder, carried = rows[0]
+        holder, settings = rows[0]
         if holder != owner:
             self.change(
                 f"database {name}: owner {holder} -> {owner}",
                 sql.SQL("ALTER DATABASE {} OWNER TO {}").format(mine, sql.Identifier(owner)),
             )
-        if carried != profile:
+        found = dict(entry.split("=", 1) for entry in settings or [])
+        value = "on" if guard else "off"
+        if found.get("provision.guard") != value:
             self.change(
-                f"database {name}: provision.profile = {profile}",
-                sql.SQL("ALTER DATABASE {} SET provision.profile = {}").format(mine, sql.Literal(profile)),
+                f"database {name}: provision.guard = {value}",
+                sql.SQL("ALTER DATABASE {} SET provision.guard = {}").format(mine, sql.Literal(value)),
+            )
+        if "provision.profile" in found:  # set by earlier versions
+            self.change(
+                f"database {name}: provision.profile reset",
+                sql.SQL("ALTER DATABASE {} RESET provision.profile").format(mine),
             )
         return bool(self.ask("SELECT 1 FROM pg_database WHERE datname = %s", name))
 
     def connect_privileges(self, name: str, owner: str, roles: Iterable[str]) -> None:
-        """Let the roles that are named connect to a database, and nobody else."""
+        """Grant CONNECT on a database to these roles only."""
         rows = self.ask(
             "SELECT coalesce(r.rolname, 'PUBLIC'), x.privilege_type FROM pg_database d,"
             " aclexplode(coalesce(d.datacl, acldefault('d', d.datdba))) x LEFT JOIN pg_roles r ON r.oid = x.grantee"
@@ -223,10 +233,10 @@ class Access:
                     {(role, "CONNECT") for role in roles})  # fmt: skip
 
     def extensions(self, names: Sequence[str], newest: Sequence[str] = ("vector",)) -> None:
-        """Make extensions in this database; those in `newest` follow the files on the host."""
+        """Create extensions in this database, and update those in `newest` to the version installed on the host."""
         rows = self.ask("SELECT e.extname, e.extversion, a.default_version FROM pg_extension e"
                         " JOIN pg_available_extensions a ON a.name = e.extname")  # fmt: skip
-        found = {name: (version, there) for name, version, there in rows}
+        found = {name: (version, available) for name, version, available in rows}
         for name in names:
             mine = sql.Identifier(name)
             if name not in found:
@@ -236,7 +246,7 @@ class Access:
                 self.change(f"extension {name}: {old} -> {new}", sql.SQL("ALTER EXTENSION {} UPDATE").format(mine))
 
     def closed(self, name: str) -> None:
-        """Let nobody create in schema public of a database where superusers work: PostgreSQL 14 lets everybody."""
+        """Revoke CREATE on schema public from PUBLIC, which PostgreSQL 14 grants by default."""
         if self.ask(
             "SELECT FROM pg_namespace n, aclexplode(coalesce(n.nspacl, acldefault('n', n.nspowner))) x"
             " WHERE n.nspname = 'public' AND x.grantee = 0 AND x.privilege_type = 'CREATE'"
@@ -245,7 +255,7 @@ class Access:
             self.change(f"database {name}, schema public: REVOKE CREATE FROM PUBLIC", statement)
 
     def schema(self, owner: str, roles: Sequence[Role]) -> None:
-        """Give schema public, what is in it and what will be made in it, to the owner and to the roles that use it."""
+        """Converge owner, grants and default privileges of schema public and its objects."""
         rows = self.ask("SELECT r.rolname FROM pg_namespace n JOIN pg_roles r ON r.oid = n.nspowner"
                         " WHERE n.nspname = 'public'")  # fmt: skip
         if rows and rows[0][0] != owner:
@@ -267,7 +277,7 @@ class Access:
         self._future(owner, users, managed)
 
     def _objects(self, users: Sequence[Role], managed: set[str]) -> None:
-        """Align tables, views and sequences, but for those of extensions and of identity columns (the table's own)."""
+        """Converge grants on tables, views and sequences, except those of extensions and identity columns."""
         rows = self.ask(
             "SELECT c.relname, c.relkind = 'S', ARRAY(SELECT coalesce(r.rolname, 'PUBLIC') || ' ' || x.privilege_type"
             " FROM aclexplode(c.relacl) x LEFT JOIN pg_roles r ON r.oid = x.grantee)"
@@ -279,14 +289,14 @@ class Access:
             found = {(who, kind) for who, kind in pairs if who in managed}
             kinds = SEQUENCE_PRIVILEGES if is_sequence else TABLE_PRIVILEGES
             wanted = {(role.name, kind) for role in users for kind in kinds[role.kind]}
-            if name in RUNNERS_TABLES:
+            if name in MIGRATION_TABLES:
                 wanted = {pair for pair in wanted if pair[1] == "SELECT"}
             word = "SEQUENCE" if is_sequence else "TABLE"
             object_ = sql.SQL(word + " {}").format(sql.Identifier("public", name))
             self.align(f"{word.lower()} {name}", object_, found, wanted)
 
     def _finer(self, managed: set[str]) -> None:
-        """Take back what a table's list of privileges does not show: rights to grant further, and those on columns."""
+        """Revoke grant options and column privileges, which the comparison of table grants does not cover."""
         rows = self.ask(
             "SELECT c.relname, c.relkind = 'S', NULL, coalesce(r.rolname, 'PUBLIC'), x.privilege_type FROM pg_class c,"
             " aclexplode(c.relacl) x LEFT JOIN pg_roles r ON r.oid = x.grantee WHERE x.is_grantable"
@@ -304,7 +314,7 @@ class Access:
             verb = f"REVOKE {right}" if column else f"REVOKE GRANT OPTION FOR {right}"
             whom = sql.SQL("PUBLIC") if who == "PUBLIC" else sql.Identifier(who)
             parts = [sql.Identifier(column)] if column else []
-            # What such a role has granted further goes with it: as the owner nobody else could take it back.
+            # CASCADE also revokes what the role granted to others: only the role itself could revoke that otherwise.
             statement = sql.SQL(f"{verb} ON {word} {{}} FROM {{}} CASCADE").format(
                 *parts, sql.Identifier("public", name), whom
             )
@@ -333,7 +343,7 @@ class Access:
         wanted: set[tuple[str, str]],
         prefix: sql.SQL | sql.Composed = sql.SQL(""),  # noqa: B008 - it is immutable
     ) -> None:
-        """Grant what is wanted and not found, revoke what is found and not wanted: pairs of role and privilege."""
+        """Grant missing and revoke extra privileges. `found` and `wanted` are pairs of role and privilege."""
         for verb, word, pairs in (("GRANT", "TO", wanted - found), ("REVOKE", "FROM", found - wanted)):
             for role in sorted({pair[0] for pair in pairs}):
                 kinds = sorted(kind for who, kind in pairs if who == role)
@@ -347,10 +357,11 @@ def _session(server: str, database: str) -> Connection:
 
 
 def converge(server: str, wanted: Mapping[str, Any], *, plan: bool = False) -> list[str]:
-    """Make everything of `wanted` so, in every database that it names, and give the changes in order.
+    """Converge every database of `wanted` and return the changes in order.
 
-    `server` is a libpq string of the superuser without a database. `wanted` has database, owner, profile, extensions,
-    roles (see Role) and extra_databases (name to owner). Raises DatabaseError and UsageError.
+    `server` is a libpq string of the superuser without a database. `wanted` has database, owner, guard (a boolean, see
+    database.guarded), extensions, roles (see Role) and extra_databases (name to owner). Raises DatabaseError and
+    UsageError.
     """
     roles = [Role.of(each) for each in wanted["roles"]]
     users = [role.name for role in roles if role.present]
@@ -365,11 +376,11 @@ def converge(server: str, wanted: Mapping[str, Any], *, plan: bool = False) -> l
         with _session(server, "postgres") as connection:
             access = Access(connection, plan=plan)
             access.roles([role for role in roles if role.present])
-            there = [name for name, owner in databases.items() if access.database(name, owner, wanted["profile"])]
-            for name in there:
+            existing = [name for name, owner in databases.items() if access.database(name, owner, wanted["guard"])]
+            for name in existing:
                 access.connect_privileges(name, databases[name], set(users) - {databases[name]})
         changes += access.changes
-        for name in there:
+        for name in existing:
             with _session(server, name) as connection:
                 access = Access(connection, plan=plan)
                 access.extensions(wanted["extensions"])
@@ -381,16 +392,16 @@ def converge(server: str, wanted: Mapping[str, Any], *, plan: bool = False) -> l
             access.roles([role for role in roles if not role.present])
     except psycopg.Error as error:
         raise DatabaseError(
-            "the server refused to change roles or privileges",
+            "the server rejected a change of roles or grants",
             where=server,
             seen=str(error).strip(),
-            run="mend what it names, then run site.yml --tags database again",
+            run="fix the reported problem, then run site.yml --tags database again",
         ) from None
     return changes + access.changes
 
 
 OWNED_OBJECTS = (
-    # Tables, views and sequences; a sequence or index that belongs to a table goes with it.
+    # Tables, views and sequences; indexes and owned sequences follow their table.
     "SELECT format('%s %s', CASE c.relkind WHEN 'v' THEN 'VIEW' WHEN 'm' THEN 'MATERIALIZED VIEW'"
     " WHEN 'S' THEN 'SEQUENCE' WHEN 'f' THEN 'FOREIGN TABLE' ELSE 'TABLE' END, c.oid::regclass), c.relowner"
     " FROM pg_class c WHERE c.relnamespace = 'public'::regnamespace AND c.relkind IN ('r', 'p', 'v', 'm', 'S', 'f')"
@@ -405,13 +416,16 @@ OWNED_OBJECTS = (
     " AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_type'::regclass AND d.objid = t.oid"
     " AND d.deptype = 'e')",
 )
-"""What of schema public can have another owner, but for what extensions brought: how SQL names it, and its owner."""
+"""Objects of schema public that have an owner, except those of extensions: SQL name and owner."""
 
-OWN_LOCK_MS = 10_000  # whoever comes later to a table waits as long as we do
+OWN_LOCK_MS = 10_000  # later sessions queue behind our lock request for as long
 
 
 def own(url: str, owner: str) -> list[str]:
-    """Give every object of schema public to a role, made if need be; say what had another owner. All or nothing."""
+    """Change the owner of every object in schema public in one transaction, and return the changes.
+
+    Creates the role if it does not exist. Raises DatabaseError.
+    """
     name = sql.Identifier(owner)
     changes = []
     try:
@@ -432,9 +446,9 @@ def own(url: str, owner: str) -> list[str]:
                     changes.append(f"{str(what).lower()}: owner {before} -> {owner}")
     except psycopg.Error as error:
         raise DatabaseError(
-            "cannot give the objects to their owner, and none was given",
+            "cannot change the owner; no object was changed",
             where=owner,
             seen=str(error).strip(),
-            run="the same again; for a lock that somebody holds, when long transactions have ended",
+            run="the same command again; after a lock timeout wait until long transactions have ended",
         ) from None
     return changes

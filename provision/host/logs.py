@@ -1,8 +1,7 @@
-"""Find slow statements, lock waits and errors in PostgreSQL's log. Reads files, rotated and compressed ones too.
+"""Find slow statements, lock waits and errors in PostgreSQL's log. Reads files, also rotated and compressed ones.
 
-The log's lines begin as provision.tuning.logs has them (%m [%p]), whatever comes then. What belongs to a message
-(DETAIL, STATEMENT, lines that begin with a tab) is kept with it. A moment in the log has the zone of log_timezone:
-UTC, or this host's own.
+Log lines start with the log_line_prefix of provision.tuning.logs (%m [%p]). DETAIL, STATEMENT and lines that start with
+a tab are part of the message before them. Timestamps are in the time zone of log_timezone: UTC or the host's own.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ KINDS = ("slow", "locks", "errors")
 
 @dataclass
 class Entry:
-    """One message with all that belongs to it. `duration_ms` is 0 where the message has none."""
+    """One message with its DETAIL, STATEMENT and continuation lines."""
 
     at: datetime
     pid: int
@@ -45,20 +44,20 @@ class Entry:
 
     @property
     def duration_ms(self) -> float:
-        """Milliseconds of a slow statement."""
+        """Duration of a slow statement in ms; 0 for other messages."""
         found = SLOW.match(self.lines[0])
         return float(found["ms"]) if found else 0.0
 
     @property
     def kinds(self) -> set[str]:
-        """Which of KINDS it is."""
+        """The kinds of the message, a subset of KINDS."""
         found = {"slow"} if SLOW.match(self.lines[0]) else set()
         found |= {"locks"} if LOCKS.match(self.lines[0]) else set()
         return found | ({"errors"} if self.level in ("ERROR", "FATAL", "PANIC") else set())
 
 
 def since(text: str, now: datetime) -> datetime:
-    """Read an age (90s, 30m, 2h, 7d) or a moment (2026-11-24 14:05, a zone may follow). Raises UsageError."""
+    """Parse an age (90s, 30m, 2h, 7d) or a time (2026-11-24 14:05, optionally with a zone). Raises UsageError."""
     age = re.fullmatch(r"(\d+)([smhd])", text.strip())
     if age:
         return now - timedelta(seconds=int(age[1]) * AGES[age[2]])
@@ -66,29 +65,29 @@ def since(text: str, now: datetime) -> datetime:
         return datetime.fromisoformat(text.strip()).astimezone()
     except ValueError:
         raise UsageError(
-            "this is no moment", where="--since", seen=text[:40], allowed='an age (30m, 2h, 7d) or "2026-11-24 14:05"'
+            "invalid time", where="--since", seen=text[:40], allowed='an age (30m, 2h, 7d) or "2026-11-24 14:05"'
         ) from None
 
 
 def files(major: int, after: datetime, folder: Path = FOLDER) -> list[Path]:
-    """Give the server's logs, oldest first, written to after a moment. Raises HostError where there is none."""
+    """List the server's log files modified after a time, oldest first. Raises HostError if no log exists."""
     found = sorted(folder.glob(f"postgresql-{major}-main.log*"), key=lambda path: path.stat().st_mtime)
     if not found:
         raise HostError(
-            "there is no log", where=f"{folder}/postgresql-{major}-main.log", run="systemctl status 'postgresql@*'"
+            "no log found", where=f"{folder}/postgresql-{major}-main.log", run="systemctl status 'postgresql@*'"
         )
     return [path for path in found if path.stat().st_mtime >= after.timestamp()]
 
 
 def read(paths: Iterable[Path], after: datetime) -> Iterator[Entry]:
-    """Give every message after a moment, in the order of the files."""
+    """Yield the messages after a time, in the order of the files."""
     for path in paths:
         with _open(path) as stream:
             yield from (entry for entry in entries(stream) if entry.at >= after)
 
 
 def entries(lines: Iterable[str]) -> Iterator[Entry]:
-    """Put lines together to messages. Lines before the first one belong to nobody and are left out. Pure."""
+    """Group lines into messages. Skips lines before the first message. Pure."""
     current: Entry | None = None
     for raw in lines:
         line = raw.rstrip("\n")

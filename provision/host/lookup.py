@@ -1,9 +1,9 @@
-"""The function by which the pooler looks up who may log in: made in each database, kept as it is here. Does IO.
+"""The user lookup function of PgBouncer (auth_query), converged in each database. Does IO.
 
-PgBouncer asks for a verifier each time a client logs in, so a password that was rotated, a role that was shut out and
-one that has expired count at once, and no file holds a secret. The function runs as the superuser, hence it sees the
-verifiers; so its search_path is pinned, only the pooler's role may call it, and it never answers for a superuser.
-One in each database, because PgBouncer 1.18 of Debian 12 asks in the database that the client wants.
+PgBouncer queries the SCRAM verifier at each client login. Rotated passwords, disabled and expired roles therefore take
+effect at once, and no file contains a secret. The function is SECURITY DEFINER and owned by the superuser, so that it
+can read verifiers. Its search_path is pinned, only the pooler's role may execute it, and it never returns a superuser.
+Every database has one, because PgBouncer 1.18 (Debian 12) runs auth_query in the client's database.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 SCHEMA, FUNCTION = "pgbouncer", "lookup"
 QUERY = f"SELECT username, secret FROM {SCHEMA}.{FUNCTION}($1)"  # noqa: S608 - names of our own
-"""What auth_query is. Every name in it is qualified: the pooler's session may have another search_path."""
+"""Value of auth_query. All names are qualified, because the pooler's session may have another search_path."""
 
 BODY = """
 SELECT r.rolname, r.rolpassword FROM pg_catalog.pg_authid AS r
@@ -41,7 +41,7 @@ FUNCTION_PRIVILEGES = (
 
 
 def align(access: Access, poolers: list[str]) -> None:
-    """Make schema and function what they must be in this database, executable by `poolers` alone; none: remove them."""
+    """Converge schema and function in this database, executable by `poolers` only; remove them if there are none."""
     owned = access.ask(
         "SELECT r.rolname = current_user FROM pg_namespace n JOIN pg_roles r ON r.oid = n.nspowner"
         " WHERE n.nspname = %s",
@@ -66,12 +66,12 @@ def align(access: Access, poolers: list[str]) -> None:
             "EXECUTE",
         ),
     ):
-        found = {(str(who), str(word)) for who, word in access.ask(query, SCHEMA)}
+        found = {(str(role), str(kind)) for role, kind in access.ask(query, SCHEMA)}
         access.align(label, what, found, {(role, privilege) for role in poolers})
 
 
 def _function(access: Access, function: sql.Identifier) -> None:
-    """Make the function, or put it back: its text, its rights, its path, and nothing else of that name beside it."""
+    """Create the function, or recreate it if it was changed; drop other functions in its schema."""
     rows = access.ask(
         "SELECT p.oid::regprocedure::text, p.prosrc, p.prosecdef, p.proconfig, r.rolname = current_user,"
         " pg_get_function_result(p.oid), l.lanname, pg_get_function_arguments(p.oid)"
@@ -83,8 +83,8 @@ def _function(access: Access, function: sql.Identifier) -> None:
     for row in rows:
         if tuple(row[1:]) != sound:
             access.change(
-                f"function {row[0]}: not ours, dropped",
-                sql.SQL("DROP ROUTINE " + str(row[0])),  # as the server itself spells it, quoted where need be
+                f"function {row[0]}: unexpected, dropped",
+                sql.SQL("DROP ROUTINE " + str(row[0])),  # quoted by the server
             )
     if not any(tuple(row[1:]) == sound for row in rows):
         statement = (

@@ -1,9 +1,8 @@
-"""Rehearse a server's start: a scratch instance with the configuration that is on disk, before the real one meets it.
+"""Test a server configuration by starting a scratch instance with it. Does IO.
 
-Does IO. `postgres -C` and pg_file_settings let through what stops a start: a missing preload library, huge pages
-that are not there, a line of pg_hba.conf that cannot be read. The scratch instance listens on no network, archives
-nothing, takes little memory and lives in a directory of its own, which is removed whatever happens. It never opens the
-real data.
+`postgres -C` and pg_file_settings do not find everything that prevents a start: a missing preload library, unavailable
+huge pages, an invalid line in pg_hba.conf. The scratch instance listens on no network, archives nothing and uses little
+memory. Its data directory is temporary and always removed; it never opens the real one.
 """
 
 from __future__ import annotations
@@ -20,10 +19,10 @@ from typing import IO
 from provision.errors import DatabaseError
 
 START_TIMEOUT_S = 60
-# Two starts: one with the real memory but ordinary pages (nothing of it is touched, so it is free), one with the real
-# kind of pages but little memory, because the running server holds the reserved ones.
+# Two starts. One has the real shared_buffers but no huge pages, since untouched memory costs nothing. The other has the
+# real huge_pages but little memory, because the running server holds the reserved pages.
 MEMORY: tuple[dict[str, str], ...] = ({"huge_pages": "off"}, {"shared_buffers": "16MB"})
-# What must not be the real server's: its data, its sockets, its archive, its pid file and its log.
+# Settings that must not affect the real server: network, archive, pid file, log.
 OVERRIDES = {
     "listen_addresses": "",
     "archive_mode": "off",
@@ -35,9 +34,9 @@ OVERRIDES = {
 
 
 def rehearse(programs: Path, configuration: Path) -> None:
-    """Start and stop a scratch server with the files of `configuration`, by the server's `programs` folder.
+    """Start and stop a scratch server with the files in `configuration`, using the server binaries in `programs`.
 
-    Raises DatabaseError with the server's own words when it does not start.
+    Raises DatabaseError with the server's log messages if it does not start.
     """
     home = Path("/var/lib/postgresql")
     scratch = Path(tempfile.mkdtemp(prefix=".rehearsal-", dir=home if home.is_dir() and os.geteuid() == 0 else None))
@@ -47,7 +46,7 @@ def rehearse(programs: Path, configuration: Path) -> None:
         data = scratch / "data"
         made = _run(programs / "initdb", "--pgdata", data, "--no-sync", "--auth=trust", "--username=postgres")
         if made.returncode != 0:
-            raise DatabaseError("cannot rehearse a start", where=str(scratch), seen=made.stderr.strip())
+            raise DatabaseError("cannot create a scratch server", where=str(scratch), seen=made.stderr.strip())
         for memory in MEMORY:
             _start(programs, configuration, scratch, data, memory)
     finally:
@@ -63,14 +62,14 @@ def _start(programs: Path, configuration: Path, scratch: Path, data: Path, memor
     log = scratch / "log"
     with log.open("w") as stream, _spawn(command, stream, scratch) as server:
         try:
-            # A server starts without its map of user names; what it says of that file is as good as a refusal.
+            # The server starts with an invalid pg_ident.conf and only logs the error, so the log decides.
             if not _ready(server, data) or "of configuration file" in log.read_text(errors="replace"):
                 raise DatabaseError(
-                    "the server would not start with this configuration",
+                    "the server does not start with this configuration",
                     where=str(configuration),
                     seen=_reason(log.read_text(errors="replace")),
-                    allowed="values with which it starts; the running server was not touched",
-                    run="correct the variable, then run again",
+                    allowed="a valid configuration; the running server was not changed",
+                    run="fix the variable, then run the playbook again",
                 )
         finally:
             server.send_signal(signal.SIGINT)
@@ -98,11 +97,11 @@ def _ready(server: subprocess.Popen[bytes], data: Path) -> bool:
 
 
 def _reason(log: str) -> str:
-    told = [
+    errors = [
         line for line in log.splitlines() if any(word in line for word in ("FATAL:", "ERROR:", "HINT:", "CONTEXT:"))
     ]
     causes = [line for line in log.splitlines() if "LOG:" in line and "starting PostgreSQL" not in line]
-    return "; ".join((told + causes)[:4]) or log.strip()[-500:] or f"not ready after {START_TIMEOUT_S} s"
+    return "; ".join((errors + causes)[:4]) or log.strip()[-500:] or f"not ready after {START_TIMEOUT_S} s"
 
 
 def _as_postgres(*words: str | Path) -> list[str]:

@@ -1,50 +1,52 @@
-"""What a host is and how it is doing, in a few lines: they end a run of site.yml and `provision status` shows them.
+"""Summarise a host in a few lines: for the end of a run of site.yml, and for `provision status`.
 
-`gather` reads the host's record and evidence, `lines` is pure.
+`gather` reads the plan and the evidence, `lines` is pure.
 """
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
-from provision.host.backup import plan as evidence
-from provision.plan import record
+from provision import system
+from provision.plan import load
 
 
-def gather(name: str) -> dict[str, Any]:
-    """Give a host's facts: what its last run recorded, and the evidence that its timers left. Raises HostError."""
-    known = record.read()
+def gather(name: str = "") -> dict[str, Any]:
+    """Return what the plan and the evidence say of this host; `name` replaces the plan's. Raises HostError."""
+    plan = load.load()
     return {
-        "name": name,
-        **known.get("about", {}),
-        "profile": known.get("profile", ""),
-        "verified": known.get("verified", {}),
-        "backup": evidence.evidence("backup"),
-        "drill": evidence.evidence("drill"),
-        "maintenance": evidence.evidence("maintain").get("jobs", {}),
+        "name": name or plan.name,
+        "host": asdict(plan.host),
+        "warnings": plan.warnings,
+        "url": plan.url(),
+        "profile": plan.profile,
+        "verified": system.evidence("verified"),
+        "backup": system.evidence("backup"),
+        "drill": system.evidence("drill"),
+        "maintenance": system.evidence("maintain").get("jobs", {}),
     }
 
 
 def lines(facts: dict[str, Any]) -> list[str]:
-    """Tell those facts; the URL has no password."""
-    host, verified = facts.get("host", {}), facts["verified"]
-    shown = [f"{facts['name']}: {host['os']}, {host['cpus']} CPUs, {host['memory_mb']} MB"] if host else [facts["name"]]
+    """Format those facts; the URL has no password."""
+    host, verified = facts["host"], facts["verified"]
+    shown = [f"{facts['name']}: {host['os']}, {host['cpus']} CPUs, {host['memory_mb']} MB"]
     if verified:
         extensions = ", ".join(f"{key} {value}" for key, value in sorted(verified["extensions"].items()))
         shown += [
             f"PostgreSQL {verified['server']} with {extensions}",
-            f"migration {verified['migration']}, {len(verified.get('tables', []))} tables; a memory was written,"
-            " found by its vector and rolled back",
+            f"migration {verified['migration']}, {len(verified.get('tables', []))} tables; verified by writing a memory"
+            " and finding it by vector (rolled back)",
         ]
     else:
-        shown.append("nothing has been proved here yet: run site.yml")
-    if facts.get("url"):
-        shown.append(f"connect: psql '{facts['url']}'")
+        shown.append("not verified yet: run site.yml")
     return [
         *shown,
+        f"connect: psql '{facts['url']}'",
         *_evidence(facts),
-        *(f"warning: {text}" for text in facts.get("warnings", [])),
-        "next: point the application at this URL; provision doctor on the host says what is wrong; docs/ has the pages",
+        *(f"warning: {text}" for text in facts["warnings"]),
+        "next: point the application at this URL; run provision doctor on the host; see docs/ for the runbooks",
     ]
 
 
@@ -55,9 +57,9 @@ def _evidence(facts: dict[str, Any]) -> list[str]:
         shown.append(f"backups: {len(backup['sets'])} sets, newest {backup['sets'][-1]['label']}; {backup['window']}")
     shown += [f"backup alarm: {text}" for text in backup.get("alarms", [])]
     if drill:
-        shown.append(f"drill of {drill.get('when', '?')}: {'passed' if drill.get('passed') else 'FAILED'}")
+        shown.append(f"restore test {drill.get('when', '?')}: {'passed' if drill.get('passed') else 'FAILED'}")
     shown += [
-        f"house-keeping, {job}: {last.get('outcome')} {last.get('when', '')}"
+        f"maintenance {job}: {last.get('outcome')} {last.get('when', '')}".rstrip()
         for job, last in sorted(facts["maintenance"].items())
     ]
     return shown

@@ -1,6 +1,6 @@
-"""Prove a database by using it as the application does: log in, write a memory, find it by vector, roll back.
+"""Verify a database by using it as the application does: log in, write a memory, find it by vector, roll back.
 
-Does IO and leaves nothing behind. Each claim that does not hold raises an error that says what to run next.
+Does IO and leaves nothing behind. The first failed check raises an error with the next command.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ TABLES = (
 )
 EXTENSIONS = ("uuid-ossp", "vector")
 DIMENSIONS = 1536
-MUTED_MS = 10_000
+TIMEOUT_MS = 10_000
 
 
 @dataclass(frozen=True)
 class Proof:
-    """What was found to be there: versions by extension, the server's version, the migration's version."""
+    """The verified facts: server version, extension versions, tables, migration version, TLS."""
 
     server: str
     extensions: dict[str, str]
@@ -40,13 +40,13 @@ class Proof:
 
 
 def prove(connection: psycopg.Connection[Any]) -> Proof:
-    """Use the database behind a fresh autocommit connection. Raises DatabaseError for the first claim that fails.
+    """Verify the database of a new autocommit connection. Raises DatabaseError for the first check that fails.
 
-    One transaction, whose settings end with it: behind a pooler they would else be the next client's.
+    Runs in one transaction so that its settings end with it: behind a pooler the next client would inherit them.
     """
     try:
         with connection.transaction():
-            connection.execute("SELECT set_config('statement_timeout', %s, true)", (f"{MUTED_MS}ms",))
+            connection.execute("SELECT set_config('statement_timeout', %s, true)", (f"{TIMEOUT_MS}ms",))
             return _prove(connection)
     except psycopg.Error as error:
         raise _failed(connection, str(error).strip(), "ansible-playbook site.yml -i INVENTORY") from None
@@ -56,7 +56,9 @@ def _prove(connection: psycopg.Connection[Any]) -> Proof:
     extensions = dict(connection.execute("SELECT extname, extversion FROM pg_extension ORDER BY 1").fetchall())
     missing = sorted(set(EXTENSIONS) - set(extensions))
     if missing:
-        raise _failed(connection, f"extension {missing[0]} is not in the database", "site.yml --tags pgvector,database")
+        raise _failed(
+            connection, f"extension {missing[0]} is not installed in the database", "site.yml --tags pgvector,database"
+        )
     tables = tuple(
         str(row[0])
         for row in connection.execute(
@@ -74,7 +76,7 @@ def _prove(connection: psycopg.Connection[Any]) -> Proof:
         extensions=extensions,
         tables=tables,
         migration=None if version is None else int(version[0]),
-        # Of our own connection: behind a pooler the server knows another one.
+        # Of this connection: behind a pooler the server sees the pooler's.
         encrypted=bool(connection.pgconn.ssl_in_use),
     )
 
@@ -83,7 +85,7 @@ def _remember_and_find(connection: psycopg.Connection[Any]) -> None:
     vector = "[" + ",".join(["1"] + ["0"] * (DIMENSIONS - 1)) + "]"
     with connection.transaction(force_rollback=True):
         agent = connection.execute("INSERT INTO agents (name) VALUES ('provision-verify') RETURNING id").fetchone()
-        assert agent is not None  # noqa: S101 - an INSERT ... RETURNING gives a row or raises
+        assert agent is not None  # noqa: S101 - INSERT ... RETURNING returns a row or raises
         written = connection.execute(
             "INSERT INTO memories (agent_id, content, embedding) VALUES (%s, 'verify', %s::vector) RETURNING id",
             (agent[0], vector),
@@ -95,15 +97,15 @@ def _remember_and_find(connection: psycopg.Connection[Any]) -> None:
     if found is None or found != written:
         raise _failed(
             connection,
-            "a memory that was just written was not found by its vector",
-            "psql -c 'REINDEX INDEX CONCURRENTLY ...' on the HNSW index of memories",
+            "a new memory was not found by its vector",
+            "psql -c 'REINDEX INDEX CONCURRENTLY memories_embedding_idx'",
         )
 
 
 def _failed(connection: psycopg.Connection[Any], seen: str, run: str) -> DatabaseError:
     info = connection.info
     return DatabaseError(
-        "the database cannot be used as it should",
+        "verification of the database failed",
         where=f"host={info.host} port={info.port} dbname={info.dbname} user={info.user}",
         seen=seen,
         run=run,

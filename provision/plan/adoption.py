@@ -7,14 +7,15 @@ pgvector than the run would build, and a server that does not run, for it could 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 OUR_CLUSTER = "main"
 
 
-def refusals(host: dict[str, Any], wanted: dict[str, Any], pgvector: str) -> list[str]:
-    """Say what forbids the adoption that is wanted, if one is; `pgvector` is the version that the run would install."""
-    adopt, major = wanted["postgresql"]["adopt"], str(wanted["postgresql"]["version"])
+def refusals(v: Mapping[str, Any], host: Mapping[str, Any], pgvector: str) -> list[str]:
+    """Say what forbids the adoption of adopt_cluster; `pgvector` is the version that the run would install."""
+    adopt, major = v["adopt_cluster"], str(v["postgresql_version"])
     ours = f"{major}/{OUR_CLUSTER}"
     there = {f"{each['major']}/{each['name']}": each for each in host["clusters"]}
     if not adopt or (host["ours"] and adopt == ours):
@@ -24,16 +25,16 @@ def refusals(host: dict[str, Any], wanted: dict[str, Any], pgvector: str) -> lis
     if adopt != ours:
         version = adopt.partition("/")[0]
         hint = f"set postgresql_version to {version}" if version != major else "pg_renamecluster can rename it"
-        return [f"adopt_cluster {adopt}: what can be adopted is {ours}; {hint}"]
+        return [f"adopt_cluster {adopt}: only {ours} can be adopted; {hint}"]
     if not there[adopt]["running_pid"]:
         start = f"pg_ctlcluster {adopt.replace('/', ' ')} start"
-        return [f"adopt_cluster {adopt}: it does not run, so it cannot be asked what it holds; on the host: {start}"]
+        return [f"adopt_cluster {adopt}: the server does not run, so its contents cannot be read; on the host: {start}"]
     return _of_running(there[adopt], f"adopt_cluster {adopt}", f"/var/lib/postgresql/{adopt}") + _of_pgvector(
-        str(host.get("pgvector_version") or ""), wanted["pgvector"]["install_method"], pgvector
+        str(host.get("pgvector_version") or ""), v["pgvector_install_method"], pgvector
     )
 
 
-def _of_running(cluster: dict[str, Any], label: str, place: str) -> list[str]:
+def _of_running(cluster: Mapping[str, Any], label: str, place: str) -> list[str]:
     found = []
     if cluster["data_directory"] != place:
         found.append(

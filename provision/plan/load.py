@@ -10,7 +10,7 @@ import functools
 import json
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -60,7 +60,7 @@ def of(values: Mapping[str, Any], where: str = "plan") -> Plan:
 
 def _make(kind: Any, value: Any) -> Any:
     """Make a value of a type annotation: a dataclass, a tuple of one type, a mapping, an optional, or a plain one."""
-    if is_dataclass(kind):
+    if isinstance(kind, type) and is_dataclass(kind):
         hints = _hints(kind)
         return kind(**{field.name: _make(hints[field.name], value[field.name]) for field in fields(kind)})
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
@@ -75,5 +75,5 @@ def _make(kind: Any, value: Any) -> Any:
 
 
 @functools.cache
-def _hints(kind: Any) -> dict[str, Any]:
+def _hints(kind: Hashable) -> dict[str, Any]:
     return typing.get_type_hints(kind)

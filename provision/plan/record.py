@@ -1,13 +1,8 @@
-"""What a host knows of itself: /etc/provision/host.json, written by the toolkit role and by `provision verify`.
-
-Reads and writes that one file. Holds no secrets.
-"""
+"""The record of the old layout, /etc/provision/host.json. Only provision.checks still reads it."""
 
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -31,22 +26,3 @@ def read(path: Path = PATH) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise HostError("this host's record is damaged", where=str(path), run="site.yml --tags toolkit")
     return found
-
-
-def note(member: str, value: Any, path: Path = PATH) -> bool:
-    """Set one member, atomically and with the file's owner and mode kept; False when it was so already."""
-    known = read(path)
-    value = json.loads(json.dumps(value))  # as it will be read: a tuple is a list by then
-    if known.get(member) == value:
-        return False
-    known[member] = value
-    about = path.stat()
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as stream:
-        # As Ansible's to_nice_json writes it, so that the role's next run finds its own file unchanged.
-        stream.write(json.dumps(known, indent=4, sort_keys=True) + "\n")
-        stream.flush()
-        os.fsync(stream.fileno())
-        os.fchown(stream.fileno(), about.st_uid, about.st_gid)
-        os.fchmod(stream.fileno(), about.st_mode & 0o7777)
-    Path(stream.name).replace(path)
-    return True

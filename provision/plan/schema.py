@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
 
 SCHEMA = 2
 """Version of plan.json. Version 1 was the three files host.json, backup.json and maintenance.json."""
@@ -106,6 +106,16 @@ class Server:
     archive_command: str
     """Empty: archiving is off."""
     archive_timeout_s: int
+
+    @property
+    def data(self) -> Path:
+        """The data directory."""
+        return Path(self.data_directory)
+
+    @property
+    def configuration(self) -> Path:
+        """The directory of postgresql.conf and pg_hba.conf."""
+        return Path(self.configuration_directory)
 
     @property
     def programs(self) -> str:
@@ -264,6 +274,11 @@ class Repository:
     s3: Mapping[str, str]
     """bucket, endpoint, region, uri_style, port, ca_file; never the keys."""
 
+    @property
+    def place(self) -> str:
+        """The repository's location, for messages."""
+        return f"{self.host if self.kind == 'host' else self.kind}:{self.path}"
+
 
 @dataclass(frozen=True)
 class Backup:
@@ -279,8 +294,8 @@ class Backup:
     processes: int
     archive_timeout_s: int
     queue_max_mb: int
-    age_limit_h: int
-    drill_age_limit_h: int
+    age_limit_h: float
+    drill_age_limit_h: float
     dump_directory: str
     dump_keep: int
     dump_keep_days: int
@@ -398,6 +413,8 @@ class State:
 
     missing_packages: tuple[str, ...]
     """Packages of the roles of this play that are not installed."""
+    missing_key_packages: tuple[str, ...]
+    """Packages that carry the key of the package source, needed before it."""
     update_lists: bool
     """apt's lists are missing or older than an hour."""
     packages_interrupted: bool
@@ -410,11 +427,15 @@ class State:
     proved: bool
     """An earlier run proved this host: there is a database to ask in check mode."""
     old_layout: bool
-    """The host has host.json of version 1."""
-    pgvector_built: str
-    """What the stamp of a source build says, "" where there is none."""
+    """The host has the files of schema version 1."""
+    pgvector_built: bool
+    """The host has this very source build."""
     huge_pages: int
     new_build_packages: tuple[str, ...]
-    """Compiler and headers that a source build would install and could remove again."""
-    details: Mapping[str, Any]
-    """The probe itself, for messages."""
+    """Compiler and headers that a source build installs and may remove again."""
+    bundle_sha256: str
+    """Checksum of the manifest of the bundle on the host, "" where there is none."""
+    toolkit_current: bool
+    """The host has the very command that this run would install."""
+    database: bool
+    """The play is for a database host, not for one beside them."""

@@ -1,415 +1,463 @@
-"""Judge a host and what is wanted of it before anything is changed: refusals, then warnings. Pure.
+"""Judge variables and a probe before anything changes: refusals, then warnings. Pure.
 
-Input is what the Ansible module host_probe saw and what the playbook wants; output is sentences that say what was
-seen, what is allowed and what to do next. The same facts always give the same answer, but for `today`.
+The input is typed variables, what the module host_plan saw and what the controller read; the output is sentences that
+name the variable, the value seen, what is allowed, and the next step. The same inputs give the same verdict.
 """
 
 from __future__ import annotations
 
-import datetime
-import difflib
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from provision import compatibility, distributions
-from provision.distributions import ARCHITECTURES
+from provision import compatibility
+from provision.distributions import ARCHITECTURES, by_codename, of, supported
 from provision.errors import UsageError
 from provision.plan import adoption, hba, secrets
-from provision.tuning import pools
 
-DEVELOPMENT_PASSWORD = "minion_secret"  # noqa: S105 - the published one, known so that prod can refuse it
+if TYPE_CHECKING:
+    from provision.plan.build import Context
+
+DEVELOPMENT_PASSWORD = "minion_secret"  # noqa: S105 - the published one, known so that it can be refused
 MINIMUM_PASSWORD_LENGTH = 20
 SMALL_SHM_MB = 64
 SMALL_MEMORY_MB = 1024
 OUR_CLUSTER = adoption.OUR_CLUSTER
-RESTORED = "restored"  # copies that `provision restore` makes beside it
+RESTORED = "restored"
+"""How copies begin that `provision restore` makes beside ours."""
 NAME = re.compile(r"[a-z_][a-z0-9_-]{0,62}")
+STANZA = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+IDENTIFIER = re.compile(r"[a-z_][a-z0-9_]{0,62}")
+BCRYPT = re.compile(r"[$]2[aby][$]\d\d[$].{53}")
 RESERVED = {"postgres", "template0", "template1", "all", "replication", "sameuser", "samerole", "public"}
-LONGEST_CERTIFICATE_DAYS = 825  # what clients on macOS take at most
-# Settings that roles write themselves, and the variable that changes each.
+LONGEST_CERTIFICATE_DAYS = 825  # the longest that clients on macOS accept
+PORTS = (1024, 65535)
+LOOPBACKS = ("127.0.0.1", "::1", "localhost")
+NODE_PORT, POSTGRES_PORT = 9100, 9187
 OWNED = {
     "port": "postgresql_port",
     "listen_addresses": "postgresql_listen_addresses",
     "shared_preload_libraries": "postgresql_preload_libraries",
     **dict.fromkeys(
         ("data_directory", "config_file", "hba_file", "ident_file", "external_pid_file", "unix_socket_directories"),
-        "nothing (Debian's places are relied on)",
+        "nothing (Debian's paths are required)",
     ),
-    "password_encryption": "nothing (SCRAM is relied on)",
+    "password_encryption": "nothing (SCRAM is required)",
     "ssl": "tls_enabled",
-    **dict.fromkeys(("ssl_cert_file", "ssl_key_file", "ssl_ca_file"), "tls_provided_certificate and its like"),
+    **dict.fromkeys(("ssl_cert_file", "ssl_key_file", "ssl_ca_file"), "tls_provided_certificate and related variables"),
     "ssl_min_protocol_version": "postgresql_tls_minimum_version",
 }
-DEFAULT_MAJOR = 14
-BACKUP_ELSEWHERE = " with a repository on another host"
-PUBLISHED = {
-    "preflight_profile",
-    "preflight_host",
-    "preflight_warnings",
-    "preflight_bundle",
-    "preflight_pgvector_version",
-    "preflight_serving_port",
-    "preflight_adopting",
-}  # what preflight itself makes
+"""Settings that roles write themselves, and the variable that changes each."""
+DEFAULT_MAJOR = compatibility.DEFAULT_POSTGRESQL
 
 
 @dataclass
 class Verdict:
-    """What must stop the run, and what must only be said."""
+    """Refusals stop the run. Warnings are kept in the plan; notices are only shown, for a later run differs."""
 
     refusals: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
-    pgvector_version: str = ""
+    notices: list[str] = field(default_factory=list)
     serving_port: int = 0
     adopting: bool = False
-    bundle: dict[str, str] = field(default_factory=dict)  # what roles need to know of a bundle that may be used
 
 
-def judge(host: dict[str, Any], wanted: dict[str, Any], today: datetime.date) -> Verdict:
-    """Judge a probe of a host against the wishes of `roles/preflight/vars/main.yml`."""
-    if not wanted["wanted"]:  # a playbook that uses a converged host, and wants nothing else of it
-        verdict = Verdict()
-        _names(wanted, verdict)
-        if not host["record"]:
-            verdict.refusals.append("this host was not converged: ansible-playbook site.yml first")
-        return verdict
-    if "postgresql" not in wanted["wanted"]:  # a host beside the database, such as the one that keeps backups
-        verdict = Verdict()
-        _names(wanted, verdict)
-        _system(host, wanted, verdict)
-        _certificates(wanted["wanted"]["tls"], wanted["profile"], verdict)
-        return verdict
-    verdict = Verdict(pgvector_version=_pgvector_version(host, wanted["wanted"]))
-    _names(wanted, verdict)
-    _meant(wanted["wanted"], verdict)
-    _system(host, wanted, verdict)
-    _resources(host, wanted, verdict)
-    _versions(host, wanted["wanted"], verdict, today)
-    _clusters(host, wanted["wanted"], verdict)
-    _ports(host, wanted["wanted"], verdict)
-    _credentials(wanted["wanted"], wanted["profile"], verdict)
-    _pooler(host, wanted["wanted"]["pooler"], verdict)
-    _certificates(wanted["wanted"]["tls"], wanted["profile"], verdict)
+def judge(
+    v: Mapping[str, Any], host: Mapping[str, Any], profile: Mapping[str, Any], context: Context, pgvector: str
+) -> Verdict:
+    """Judge a database host; `pgvector` is the version that it will have."""
+    verdict = Verdict()
+    _names(v, verdict)
+    _networks(v, verdict)
+    _system(v, host, verdict)
+    _resources(v, host, verdict)
+    _versions(v, host, context, pgvector, verdict)
+    _clusters(v, host, pgvector, verdict)
+    _ports(v, host, verdict)
+    _credentials(v, profile, context, verdict)
+    _pooler(v, host, verdict)
+    certificates(v, context, verdict)
+    _backup(v, context, verdict)
+    _monitoring(v, verdict)
+    _maintenance(v, verdict)
     return verdict
 
 
-def _names(wanted: dict[str, Any], verdict: Verdict) -> None:
-    known = set(wanted["known"]) | PUBLISHED
-    roles = tuple({f"{name.partition('_')[0]}_" for name in known})
-    for name in sorted(set(wanted["given"]) - known):
-        # A name that begins like no role's may be the user's own, unless it is nearly one of ours.
-        ours = name.startswith(roles)
-        near = difflib.get_close_matches(name, known, 1, 0.6 if ours else 0.93)
-        if not near and not ours:
-            continue
-        hint = f"; did you mean {near[0]}?" if near else "; see the README of the role whose name it begins with"
-        verdict.refusals.append(f"variable {name}: no role has it{hint}")
+def judge_other(
+    v: Mapping[str, Any], host: Mapping[str, Any], profile: Mapping[str, Any], context: Context, pgvector: str
+) -> Verdict:
+    """Judge a host beside the databases, such as the one that keeps backups: it gets certificates only."""
+    del profile, pgvector
+    verdict = Verdict()
+    _system(v, host, verdict)
+    certificates(v, context, verdict)
+    return verdict
 
 
-def _meant(wanted: dict[str, Any], verdict: Verdict) -> None:
-    """Refuse names that SQL, pg_hba or a URL would take for something else, and settings that a role owns."""
-    for variable, name in (("database_name", wanted["database"]), ("database_owner", wanted["owner"])):
+def judge_nothing(
+    v: Mapping[str, Any], host: Mapping[str, Any], profile: Mapping[str, Any], context: Context, pgvector: str
+) -> Verdict:
+    """Let a play through that uses a converged host: a restore must work on a host that is in a bad state."""
+    del v, host, profile, context, pgvector
+    return Verdict()
+
+
+def shipped(codename: str) -> tuple[int, str]:
+    """Give PostgreSQL's major and pgvector's packaged version ("" for none) that a distribution ships."""
+    found = by_codename(codename)
+    return (found.postgresql, found.pgvector) if found else (0, "")
+
+
+def repository_kind(v: Mapping[str, Any]) -> str:
+    """Say where backups go: s3, host or local."""
+    return "s3" if v["backup_s3"] else "host" if v["backup_repository_host"] else "local"
+
+
+def _names(v: Mapping[str, Any], verdict: Verdict) -> None:
+    """Refuse names that SQL, pg_hba.conf or a URL would take for something else, and settings that a role owns."""
+    for variable in ("database_name", "database_owner"):
+        name = v[variable]
         if not NAME.fullmatch(name) or name in RESERVED or name.startswith("pg_"):
             verdict.refusals.append(
-                f"{variable} {name!r}: allowed are a to z, digits, _ and -, beginning with a letter, 63 at most, and "
-                f"none of {', '.join(sorted(RESERVED))}"
+                f"{variable} is {name!r}: expected 1 to 63 of a to z, digits, _ and -, beginning with a letter or _, "
+                f"and none of {', '.join(sorted(RESERVED))}"
             )
-    for setting in sorted(set(wanted["postgresql"]["settings"]) & set(OWNED)):
+    for setting in sorted(set(v["postgresql_settings"]) & set(OWNED)):
         verdict.refusals.append(f"postgresql_settings.{setting}: set {OWNED[setting]} instead")
-    for network in wanted["postgresql"]["allowed_networks"]:
-        if network not in hba.KEYWORDS and not hba.is_network(network):
-            verdict.refusals.append(
-                f"postgresql_allowed_networks {network}: not a network; write 10.0.0.5/32 for one address, "
-                f"10.0.0.0/24, {' or '.join(hba.KEYWORDS)}"
-            )
-    verdict.refusals += hba.problems(wanted["postgresql"]["extra_rules"], tls=wanted["tls"]["enabled"])
 
 
-def _certificates(tls: dict[str, Any], profile: str, verdict: Verdict) -> None:
-    """Refuse what the role tls could not make or place; what is in the files it judges itself."""
-    if not tls["enabled"]:
+def _networks(v: Mapping[str, Any], verdict: Verdict) -> None:
+    for variable in ("postgresql_allowed_networks", "pgbouncer_allowed_networks"):
+        for network in v[variable]:
+            if network not in hba.KEYWORDS and not hba.is_network(network):
+                verdict.refusals.append(
+                    f"{variable} has {network!r}: expected a network; write 10.0.0.5/32 for one address, 10.0.0.0/24, "
+                    f"{' or '.join(hba.KEYWORDS)}"
+                )
+    for variable in ("postgresql_listen_addresses", "pgbouncer_listen_addresses"):
+        if not v[variable]:
+            verdict.refusals.append(f"{variable} is empty: expected at least one address, for example localhost")
+    verdict.refusals += hba.problems(v["postgresql_extra_rules"], tls=v["tls_enabled"])
+
+
+def certificates(v: Mapping[str, Any], context: Context, verdict: Verdict) -> None:
+    """Refuse what role tls could not issue or place; the contents of the files are judged on the host."""
+    if not v["tls_enabled"]:
         return
-    if len(tls["passphrase"]) < MINIMUM_PASSWORD_LENGTH:
+    length = len(v["tls_ca_passphrase"])
+    if length < MINIMUM_PASSWORD_LENGTH:
         verdict.refusals.append(
-            f"tls_ca_passphrase has {len(tls['passphrase'])} characters, at least {MINIMUM_PASSWORD_LENGTH} are "
-            f"needed: provision secrets init inventories/{profile} makes it"
+            f"tls_ca_passphrase has {length} characters: expected at least {MINIMUM_PASSWORD_LENGTH}; "
+            f"provision secrets init {_inventory(context)} generates it"
         )
-    if not 1 <= tls["valid_days"] <= LONGEST_CERTIFICATE_DAYS:
-        verdict.refusals.append(f"tls_valid_days {tls['valid_days']}: allowed are 1 to {LONGEST_CERTIFICATE_DAYS}")
-    missing = [name for name, path in tls["provided"].items() if not path]
-    if missing and len(missing) < len(tls["provided"]):
-        verdict.refusals.append(f"{', '.join(missing)}: empty; a certificate of your own needs all three files")
+    if not 1 <= v["tls_valid_days"] <= LONGEST_CERTIFICATE_DAYS:
+        verdict.refusals.append(f"tls_valid_days is {v['tls_valid_days']}: expected 1 to {LONGEST_CERTIFICATE_DAYS}")
+    provided = [f"tls_provided_{name}" for name in ("certificate", "key", "ca")]
+    missing = [name for name in provided if not v[name]]
+    if missing and len(missing) < len(provided):
+        verdict.refusals.append(
+            f"{', '.join(missing)}: empty; your own certificate needs all three of {', '.join(provided)}"
+        )
+    verdict.refusals += context.provided
 
 
-def _system(host: dict[str, Any], wanted: dict[str, Any], verdict: Verdict) -> None:
-    distribution = distributions.of(host["distribution"], host["distribution_version"])
-    if distribution and not distribution.tested:
-        verdict.warnings.append(f"{host['os']}: takes the same path as Debian, but nobody has tested it")
-    elif not distribution:
-        verdict.refusals.append(f"operating system {host['os']}: allowed are {distributions.supported()}")
+def _inventory(context: Context) -> str:
+    return context.inventory[0] if context.inventory else "INVENTORY"
+
+
+def _system(v: Mapping[str, Any], host: Mapping[str, Any], verdict: Verdict) -> None:
+    found = of(host["distribution"], host["distribution_version"])
+    if found is None:
+        verdict.refusals.append(f"operating system {host['os']}: supported are {supported()}")
+    elif not found.tested:
+        verdict.warnings.append(f"{host['os']} takes the same path as Debian, but is not tested")
     if not host["root"]:
         verdict.refusals.append("not root: the run needs sudo; run: provision bootstrap HOST")
-    if not host["systemd"] and wanted["systemd_required"]:
+    if not host["systemd"] and v["plan_systemd_required"]:
         verdict.refusals.append(
-            "systemd is not running: services could not be started; use a host or container with it, or for an image "
-            "that is being built set preflight_systemd_required to false"
+            "systemd is not running, so no service can be started: use a host or container with systemd, or set "
+            "plan_systemd_required to false when you build an image"
         )
     elif not host["systemd"]:
-        major = wanted["wanted"]["postgresql"]["version"]
+        major = v["postgresql_version"]
         verdict.warnings.append(
-            f"systemd is not running: the server is started by pg_ctlcluster {major} main start, which whoever starts "
-            "this machine must call again; left out are the pooler, exporters, and every timer (dumps, backups, "
-            "drills, upkeep)"
+            f"systemd is not running: start the server with pg_ctlcluster {major} main start after each boot; the "
+            "pooler, the exporters and every timer (dumps, backups, restore tests, maintenance) are left out"
         )
     lock = host["package_lock"]
     if lock:
         verdict.refusals.append(
             f"{lock['path']} is held by process {lock['pid']} ({lock['command']}): let it finish, then run again "
-            "(preflight_packages_wait says how long to wait)"
+            "(plan_packages_wait sets how long to wait)"
         )
 
 
-def _resources(host: dict[str, Any], wanted: dict[str, Any], verdict: Verdict) -> None:
+def _resources(v: Mapping[str, Any], host: Mapping[str, Any], verdict: Verdict) -> None:
     disk, memory, shm = host["disk_free_mb"], host["memory_mb"], host["shm_mb"]
-    if disk < wanted["minimum_disk_mb"]:
+    if disk < v["plan_minimum_disk_mb"]:
         verdict.refusals.append(
-            f"disk: {disk} MB free below /var/lib/postgresql, at least {wanted['minimum_disk_mb']} are needed "
-            "(preflight_minimum_disk_mb)"
+            f"{disk} MB are free below /var/lib/postgresql: at least {v['plan_minimum_disk_mb']} MB are required "
+            "(plan_minimum_disk_mb)"
         )
-    if memory < wanted["minimum_memory_mb"]:
+    if memory < v["plan_minimum_memory_mb"]:
         verdict.refusals.append(
-            f"memory: {memory} MB, at least {wanted['minimum_memory_mb']} are needed (preflight_minimum_memory_mb)"
+            f"the host has {memory} MB of memory: at least {v['plan_minimum_memory_mb']} MB are required "
+            "(plan_minimum_memory_mb)"
         )
     elif memory < SMALL_MEMORY_MB:
-        verdict.warnings.append(f"memory: {memory} MB is enough to start, not to build a large HNSW index")
+        verdict.warnings.append(f"{memory} MB of memory are enough to start, but not to build a large HNSW index")
     if shm <= SMALL_SHM_MB:
         verdict.warnings.append(
-            f"shared memory (/dev/shm) has {shm} MB: it limits parallel index builds; give a container --shm-size 1g"
+            f"shared memory (/dev/shm) has {shm} MB, which limits parallel index builds: give a container --shm-size 1g"
         )
 
 
-def _versions(host: dict[str, Any], wanted: dict[str, Any], verdict: Verdict, today: datetime.date) -> None:
-    major, method = wanted["postgresql"]["version"], wanted["pgvector"]["install_method"]
+def _versions(v: Mapping[str, Any], host: Mapping[str, Any], context: Context, pgvector: str, verdict: Verdict) -> None:
+    major, method, repository = v["postgresql_version"], v["pgvector_install_method"], v["postgresql_repository"]
     for finding in compatibility.check(
-        major,
-        verdict.pgvector_version,
-        method,
-        today=today,
-        accepted=wanted["pgvector"]["accept_advisories"],
+        major, pgvector, method, today=context.today, accepted=v["pgvector_accept_advisories"]
     ):
         refused = finding.level is compatibility.Level.REFUSAL
         (verdict.refusals if refused else verdict.warnings).append(
             f"{finding.message}; {finding.remedy} ({finding.id})"
         )
-    _pgbackrest(host, wanted, verdict)
-    if wanted["postgresql"]["repository"] == "mirror":
-        _mirror(host, wanted["postgresql"]["mirror"], verdict)
-    if wanted["postgresql"]["repository"] == "bundle":
-        _bundle(host, wanted, verdict)
-    if wanted["postgresql"]["repository"] == "distribution":
-        distribution = distributions.by_codename(host["distribution_codename"])
-        shipped = distribution.postgresql if distribution else major
-        packaged = distribution is None or distribution.pgvector
-        if shipped != major:
+    _pgbackrest(v, host, verdict)
+    if repository == "mirror":
+        _mirror(v, host, verdict)
+    if repository == "bundle":
+        _bundle(v, host, context, verdict)
+    if repository == "distribution":
+        found = by_codename(host["distribution_codename"])
+        if found and found.postgresql != major:
             verdict.refusals.append(
-                f"postgresql_version {major}: {host['os']} ships {shipped} only; set postgresql_version: {shipped}, or "
-                "postgresql_repository: pgdg"
+                f"postgresql_version is {major}: {host['os']} ships {found.postgresql} only; set postgresql_version to "
+                f"{found.postgresql}, or postgresql_repository to pgdg"
             )
         elif major != DEFAULT_MAJOR:
             verdict.warnings.append(
-                f"PostgreSQL {major} of the distribution, not the default {DEFAULT_MAJOR}: PGDG is not used"
+                f"PostgreSQL {major} comes from the distribution, not the default {DEFAULT_MAJOR} from PGDG"
             )
-        if method == "package" and not packaged:
+        if found and method == "package" and not found.pgvector:
             verdict.refusals.append(
-                f"pgvector_install_method package: {host['os']} has no package of pgvector; set it to source"
+                f"pgvector_install_method is package: {host['os']} has no package of pgvector; set it to source"
             )
 
 
-def _pgbackrest(host: dict[str, Any], wanted: dict[str, Any], verdict: Verdict) -> None:
-    """Refuse a pgBackRest that is too old where it is known already which it will be; else the role asks it later."""
-    major, backup = wanted["postgresql"]["version"], wanted["backup"]
-    codename = host["distribution_codename"]
-    distribution = distributions.by_codename(codename)
-    # A fresh host's apt has no lists yet.
-    found = host["package_versions"]["pgbackrest"] or (distribution.pgbackrest if distribution else "")
-    newer = wanted["postgresql"]["repository"] in ("pgdg", "mirror")
+def _pgbackrest(v: Mapping[str, Any], host: Mapping[str, Any], verdict: Verdict) -> None:
+    """Refuse a pgBackRest that is too old, where its version is known before it is installed."""
+    major, codename, remote = v["postgresql_version"], host["distribution_codename"], repository_kind(v) == "host"
+    known = by_codename(codename)
+    found = host["package_versions"]["pgbackrest"] or (known.pgbackrest if known else "")
+    newer = v["postgresql_repository"] in ("pgdg", "mirror")
     if newer and "pgbackrest" in compatibility.pgdg_packages(major, codename):
         return
-    least = compatibility.minimum_pgbackrest(major, remote=backup["remote"])
+    least = compatibility.minimum_pgbackrest(major, remote=remote)
     key = compatibility.version_key
-    if backup["physical"] and found and key(found) < key(least):
+    where = " with a repository on another host" if remote else ""
+    if v["backup_physical"] and found and key(found) < key(least):
         verdict.refusals.append(
-            f"pgbackrest {found} is too old for PostgreSQL {major}{BACKUP_ELSEWHERE if backup['remote'] else ''}: "
-            f"allowed are {least} and newer; install a newer one, the same on both hosts (Debian 13 has 2.55.1, "
-            "PGDG newer ones), keep the repository in S3 (backup_s3), which older ones can do, or set "
-            "backup_physical to false"
+            f"pgBackRest {found} is too old for PostgreSQL {major}{where}: {least} or newer is required; install a "
+            "newer one, the same on both hosts (Debian 13 has 2.55.1, PGDG newer ones), keep the repository in S3 "
+            "(backup_s3), which older ones can do, or set backup_physical to false"
         )
 
 
-def _mirror(host: dict[str, Any], mirror: dict[str, str], verdict: Verdict) -> None:
-    for name in ("uri", "key"):
-        if not mirror[name]:
-            verdict.refusals.append(f"postgresql_mirror_{name} is empty: postgresql_repository mirror needs it")
-    # Nearly all of the suite is then shut out, so it must not be one that the host lives on.
-    codename, suite = host["distribution_codename"], mirror["suite"]
-    if suite in {
-        codename,
-        *(f"{codename}-{part}" for part in ("backports", "proposed-updates", "security", "updates")),
-    }:
+def _mirror(v: Mapping[str, Any], host: Mapping[str, Any], verdict: Verdict) -> None:
+    for name in ("postgresql_mirror_uri", "postgresql_mirror_key"):
+        if not v[name]:
+            verdict.refusals.append(f"{name} is empty: postgresql_repository mirror needs it")
+    # Nearly all of the suite is pinned away, so it must not be one that the host lives on.
+    codename, suite = host["distribution_codename"], v["postgresql_mirror_suite"]
+    own = {codename, *(f"{codename}-{part}" for part in ("backports", "proposed-updates", "security", "updates"))}
+    if suite in own:
         verdict.refusals.append(
-            f"postgresql_mirror_suite {suite}: that is the distribution's own; a mirror laid out as PGDG's has "
+            f"postgresql_mirror_suite is {suite}, a suite of the distribution: a mirror laid out as PGDG's has "
             f"{codename}-pgdg"
         )
 
 
-def _bundle(host: dict[str, Any], wanted: dict[str, Any], verdict: Verdict) -> None:
-    """Refuse a bundle that is damaged, or was made for something else than this host and this run."""
-    bundle, pgvector = wanted["postgresql"]["bundle"], wanted["pgvector"]
-    if bundle["problem"]:
+def _bundle(v: Mapping[str, Any], host: Mapping[str, Any], context: Context, verdict: Verdict) -> None:
+    """Refuse a bundle that is damaged, or was made for another host or other variables."""
+    bundle = context.bundle
+    if bundle.get("problem"):
         verdict.refusals.append(f"postgresql_bundle: {bundle['problem']}")
         return
-    verdict.bundle = {name: str(bundle[name]) for name in ("manifest_sha256", "pgvector_file")}
-    architecture = ARCHITECTURES.get(host["architecture"], host["architecture"])
-    source = pgvector["install_method"] == "source"
+    source = v["pgvector_install_method"] == "source"
     rows = [
-        ("release", host["distribution_codename"], bundle["release"], "another release of the system"),
-        ("architecture", architecture, bundle["architecture"], "another architecture"),
-        ("postgresql_version", wanted["postgresql"]["version"], bundle["postgresql"], "another major"),
-        ("pgvector_install_method", pgvector["install_method"], bundle["pgvector_install_method"], "another method"),
-        ("pgvector_version", pgvector["version"] if source else "", bundle["pgvector_version"] if source else "", ""),
-        (
-            "pgvector_source_sha256",
-            *((pgvector["source_sha256"], bundle["pgvector_sha256"]) if source else ("", "")),
-            "",
-        ),
+        ("release", host["distribution_codename"], bundle["release"]),
+        ("architecture", ARCHITECTURES.get(host["architecture"], host["architecture"]), bundle["architecture"]),
+        ("postgresql_version", v["postgresql_version"], bundle["postgresql"]),
+        ("pgvector_install_method", v["pgvector_install_method"], bundle["pgvector_install_method"]),
     ]
-    for name, mine, its, why in rows:
-        if mine != its:
+    if source:
+        rows += [
+            ("pgvector_version", v["pgvector_version"], bundle["pgvector_version"]),
+            ("pgvector_source_sha256", v["pgvector_source_sha256"], bundle["pgvector_sha256"]),
+        ]
+    for name, ours, its in rows:
+        if ours != its:
             verdict.refusals.append(
-                f"postgresql_bundle {bundle['path']}: made for {why or 'another tarball'}: its {name} is {its}, wanted "
-                f"is {mine}; make one with provision bundle make, or set what it was made for"
+                f"postgresql_bundle {bundle['path']} was made for another {name}: {its}, this run has {ours}; make a "
+                "bundle for it with provision bundle make, or set the value that the bundle was made for"
             )
 
 
-def _pgvector_version(host: dict[str, Any], wanted: dict[str, Any]) -> str:
-    """Tell which pgvector a host will have: its build, the distribution's package, or PGDG's, which is the newest."""
-    if wanted["pgvector"]["install_method"] == "source":
-        return str(wanted["pgvector"]["version"])
-    if wanted["postgresql"]["repository"] == "distribution":
-        distribution = distributions.by_codename(host["distribution_codename"])
-        return distribution.pgvector if distribution else ""
-    if wanted["postgresql"]["repository"] == "bundle":
-        return str(wanted["postgresql"]["bundle"].get("pgvector_version", ""))
-    return list(compatibility.PGVECTOR)[-1]
-
-
-def _clusters(host: dict[str, Any], wanted: dict[str, Any], verdict: Verdict) -> None:
-    major = str(wanted["postgresql"]["version"])
-    adopt = wanted["postgresql"]["adopt"]
-    verdict.adopting = not host["ours"] and adopt == f"{major}/{OUR_CLUSTER}"
-    verdict.refusals += adoption.refusals(host, wanted, verdict.pgvector_version)
+def _clusters(v: Mapping[str, Any], host: Mapping[str, Any], pgvector: str, verdict: Verdict) -> None:
+    major = str(v["postgresql_version"])
+    verdict.adopting = not host["ours"] and v["adopt_cluster"] == f"{major}/{OUR_CLUSTER}"
+    verdict.refusals += adoption.refusals(v, host, pgvector)
     for cluster in host["clusters"]:
         label = f"{cluster['major']}/{cluster['name']} ({cluster['data_directory']}, port {cluster['port']})"
         if cluster["major"] == major and cluster["name"] == OUR_CLUSTER:
             if cluster["version_file"] not in ("", major):
                 verdict.refusals.append(
-                    f"cluster {label} holds data of PostgreSQL {cluster['version_file']}, wanted is {major}: "
-                    "see docs/move-to-another-major.md"
+                    f"cluster {label} holds data of PostgreSQL {cluster['version_file']}, postgresql_version is "
+                    f"{major}: see docs/move-to-another-major.md"
                 )
             elif not host["ours"] and not host["cluster_half_made"] and not verdict.adopting:
                 verdict.refusals.append(
-                    f"cluster {label} exists and was not made by this toolkit: nothing was touched; use a new host, or "
-                    "see what it would become with "
-                    f"-e adopt_cluster={major}/{OUR_CLUSTER} --check --diff (docs/adopt-an-existing-database.md)"
+                    f"cluster {label} exists and was not made by this toolkit: use a new host, or preview its adoption "
+                    f"with -e adopt_cluster={major}/{OUR_CLUSTER} --check --diff (docs/adopt-an-existing-database.md)"
                 )
         elif cluster["running_pid"] and not (cluster["major"] == major and cluster["name"].startswith(RESTORED)):
             verdict.refusals.append(
                 f"cluster {label} of PostgreSQL {cluster['major']} is serving (process {cluster['running_pid']}), "
-                f"wanted is {major}: it goes on serving; see docs/move-to-another-major.md"
+                f"postgresql_version is {major}: it goes on serving; see docs/move-to-another-major.md"
             )
     for stranger in [] if host["cluster_half_made"] else host["unknown_clusters"]:
         if stranger["data_directory"] == f"/var/lib/postgresql/{major}/{OUR_CLUSTER}":
             verdict.refusals.append(
                 f"{stranger['data_directory']} holds data of PostgreSQL {stranger['version_file']} that pg_lsclusters "
-                "does not know: nothing was touched; move it away or register it with pg_createcluster"
+                "does not know: move it away, or register it with pg_createcluster"
             )
 
 
-def _ports(host: dict[str, Any], wanted: dict[str, Any], verdict: Verdict) -> None:
-    port = wanted["postgresql"]["port"]
-    if not 1024 <= port <= 65535:
-        verdict.refusals.append(f"postgresql_port {port}: allowed are 1024 to 65535")
+def _ports(v: Mapping[str, Any], host: Mapping[str, Any], verdict: Verdict) -> None:
+    port = v["postgresql_port"]
+    if not PORTS[0] <= port <= PORTS[1]:
+        verdict.refusals.append(f"postgresql_port is {port}: expected {PORTS[0]} to {PORTS[1]}")
     known = host["ours"] or verdict.adopting
     serving = next((each["running_port"] for each in host["clusters"] if each["running_port"] and known), port)
     verdict.serving_port = serving
-    if serving != port and not wanted["postgresql"]["restart_allowed"]:
+    if serving != port and not v["postgresql_restart_allowed"]:
         verdict.refusals.append(
-            f"postgresql_port {port}: the server serves on {serving}, and a new port needs a restart, which "
+            f"postgresql_port is {port}, the server serves on {serving}: a new port needs a restart, which "
             "postgresql_restart_allowed forbids; run again with -e postgresql_restart_allowed=true when connections "
             "may be cut"
         )
-    # By port, not by pid: a container may hide which process of another user listens.
-    # That of a cluster that is not ours was refused by name above.
-    ours = {cluster["running_port"] for cluster in host["clusters"]}
-    ours |= {host["record"].get("pooler", {}).get("port", 0)}
+    # By port, not by pid: a container may hide which process of another user listens. A port of a cluster that is not
+    # ours was refused by name above.
+    ours = {cluster["running_port"] for cluster in host["clusters"]} | {host["pooler_port"]}
     for row in host["listeners"]:
         if row["port"] not in ours:
-            holder = (
-                f"process {row['pid']} ({row['command']})" if row["pid"] else "a process that this host does not show"
-            )
+            holder = f"process {row['pid']} ({row['command']})" if row["pid"] else "a process that this host hides"
             verdict.refusals.append(f"port {row['port']} is taken by {holder}: stop it, or choose another port")
 
 
-def _pooler(host: dict[str, Any], wanted: dict[str, Any], verdict: Verdict) -> None:
-    if not 1024 <= wanted["port"] <= 65535:
-        verdict.refusals.append(f"pgbouncer_port {wanted['port']}: allowed are 1024 to 65535")
-    if wanted["port"] == verdict.serving_port:
-        verdict.refusals.append(f"pgbouncer_port {wanted['port']}: that is the server's own; choose another")
-    for network in wanted["allowed_networks"]:
-        if network not in hba.KEYWORDS and not hba.is_network(network):
-            verdict.refusals.append(
-                f"pgbouncer_allowed_networks {network}: not a network; write 10.0.0.5/32 for one address, 10.0.0.0/24, "
-                f"{' or '.join(hba.KEYWORDS)}"
-            )
-    limits = pools.limits(wanted["roles"])
-    fitted = pools.fit(wanted["max_connections"], wanted["wished"], wanted["pools"], limits)
-    verdict.refusals += fitted.refusals
-    verdict.warnings += fitted.warnings
+def _pooler(v: Mapping[str, Any], host: Mapping[str, Any], verdict: Verdict) -> None:
+    port = v["pgbouncer_port"]
+    if not PORTS[0] <= port <= PORTS[1]:
+        verdict.refusals.append(f"pgbouncer_port is {port}: expected {PORTS[0]} to {PORTS[1]}")
+    if port == verdict.serving_port:
+        verdict.refusals.append(f"pgbouncer_port is {port}, the server's own port: choose another")
     package = host["package_versions"]["pgbouncer"]
     if package:
-        verdict.warnings += compatibility.pooler_warnings(package, wanted["accept_advisories"])
+        verdict.notices += compatibility.pooler_warnings(package, v["pgbouncer_accept_advisories"])
 
 
-def _credentials(wanted: dict[str, Any], profile: str, verdict: Verdict) -> None:
-    credentials, owner = wanted.get("credentials") or {}, wanted["owner"]
-    vault = f"inventories/{profile}/group_vars/all/vault.yml (ansible-vault edit)"
-    for path in wanted.get("plain_vaults", []) if profile == "prod" else []:
-        verdict.refusals.append(f"{path} is not encrypted: ansible-vault encrypt {path}")
-    for role in wanted.get("password_roles") or [owner]:
+def _credentials(v: Mapping[str, Any], profile: Mapping[str, Any], context: Context, verdict: Verdict) -> None:
+    credentials, owner = v["database_credentials"], v["database_owner"]
+    strict = not profile["access"]["published_passwords"]
+    inventory = _inventory(context)
+    vault = f"{inventory}/group_vars/all/vault.yml (ansible-vault edit)"
+    if strict:
+        verdict.refusals += [f"{path} is not encrypted: ansible-vault encrypt {path}" for path in context.plain_vaults]
+    for role in (owner, f"{owner}_app", f"{owner}_readonly"):
         if role not in credentials:
             verdict.refusals.append(
-                f"database_credentials has nothing for {role}: set its password and its salt in {vault}; "
-                f"provision secrets init inventories/{profile} makes both"
+                f"database_credentials has no entry for {role}: set its password and its salt in {vault}; "
+                f"provision secrets init {inventory} generates both"
             )
     for role, secret in sorted(credentials.items()):
+        given = secret if isinstance(secret, Mapping) else {}
         try:
-            secrets.scram_verifier(secret.get("password") or "", secret.get("salt") or "")
+            secrets.scram_verifier(str(given.get("password") or ""), str(given.get("salt") or ""))
         except UsageError as error:
             verdict.refusals.append(f"database_credentials.{role}: {error.what}; allowed: {error.allowed}; in {vault}")
             continue
-        problem = _weakness(secret["password"], credentials) if profile == "prod" else ""
+        problem = _weakness(str(given["password"]), credentials) if strict else ""
         if problem:
             verdict.refusals.append(
                 f"the password of {role} {problem}: set database_credentials.{role}.password in {vault}"
             )
 
 
-def _weakness(password: str, credentials: dict[str, Any]) -> str:
+def _weakness(password: str, credentials: Mapping[str, Any]) -> str:
     if password == DEVELOPMENT_PASSWORD:
         return "is the published one of development"
     if len(password) < MINIMUM_PASSWORD_LENGTH:
-        return f"has {len(password)} characters, at least {MINIMUM_PASSWORD_LENGTH} are needed"
-    if sum(other.get("password") == password for other in credentials.values()) > 1:
-        return "is used for another role too"
+        return f"has {len(password)} characters, at least {MINIMUM_PASSWORD_LENGTH} are required"
+    if sum(str(other.get("password")) == password for other in credentials.values()) > 1:
+        return "is also the password of another role"
     return ""
+
+
+def _backup(v: Mapping[str, Any], context: Context, verdict: Verdict) -> None:
+    local = v["backup_physical"] and repository_kind(v) == "local"
+    if local and not v["backup_allow_local_only"]:
+        verdict.refusals.append(
+            "the only backup repository would be on the host that it protects: put a host into the group backup of the "
+            "inventory, set backup_s3, or accept it with backup_allow_local_only: true"
+        )
+    elif local:
+        verdict.warnings.append(
+            "the backup repository is on the host that it protects, and is lost with it: put a host into the group "
+            "backup of the inventory, or set backup_s3"
+        )
+    length = len(v["backup_repository_passphrase"])
+    if v["backup_physical"] and length < MINIMUM_PASSWORD_LENGTH:
+        verdict.refusals.append(
+            f"backup_repository_passphrase has {length} characters: expected at least {MINIMUM_PASSWORD_LENGTH}; "
+            f"provision secrets init {_inventory(context)} generates it; keep a copy away from this host "
+            "and the repository"
+        )
+    for name in ("backup_retention_full", "backup_retention_diff", "backup_dump_keep"):
+        if v[name] < 1:
+            verdict.refusals.append(f"{name} is {v[name]}: expected 1 or more, for the last backup never expires")
+    if not STANZA.fullmatch(v["backup_stanza"]):
+        verdict.refusals.append(
+            f"backup_stanza is {v['backup_stanza']!r}: expected letters, digits, _ . and -, a letter or digit first"
+        )
+    name = v["backup_repository_inventory_name"]
+    if repository_kind(v) == "host" and name not in context.groups.get("all", ()):
+        verdict.refusals.append(
+            f"backup_repository_inventory_name is {name!r}: expected the name of {v['backup_repository_host']} in the "
+            "inventory"
+        )
+
+
+def _monitoring(v: Mapping[str, Any], verdict: Verdict) -> None:
+    where = v["monitoring_listen_address"]
+    if v["monitoring_exporters"] and where not in LOOPBACKS and not v["tls_enabled"]:
+        verdict.refusals.append(
+            f"monitoring_listen_address is {where}, where metrics would travel unencrypted: set tls_enabled to true, "
+            "or listen on 127.0.0.1 and scrape through a tunnel (docs/monitoring.md)"
+        )
+    if where in ("", "*", "0.0.0.0", "::"):  # noqa: S104 - refused, not bound
+        verdict.refusals.append(f"monitoring_listen_address is {where!r}: expected one address of this host")
+    for name, least in (("monitoring_log_max_mb", 1), ("monitoring_log_keep", 1), ("monitoring_journal_max_mb", 16)):
+        if v[name] < least:
+            verdict.refusals.append(f"{name} is {v[name]}: expected {least} or more")
+    for name, text in v["monitoring_users"].items():
+        if not BCRYPT.fullmatch(str(text)):
+            verdict.refusals.append(f"monitoring_users.{name}: expected a bcrypt hash (htpasswd -nBC 10 {name})")
+
+
+def _maintenance(v: Mapping[str, Any], verdict: Verdict) -> None:
+    for number, rule in enumerate(v["maintenance_extra_retention"], 1):
+        for key in ("table", "column"):
+            if not IDENTIFIER.fullmatch(rule[key]):
+                verdict.refusals.append(
+                    f"maintenance_extra_retention, rule {number}: {key} {rule[key]!r}: expected a to z, digits and _"
+                )

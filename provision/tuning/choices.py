@@ -39,6 +39,8 @@ _BUILT_IN = {
     ),
 }
 
+NAMES = tuple(_BUILT_IN)
+
 
 def built_in(profile: str) -> Choices:
     """Return the choices of a built-in profile. Raises UsageError for any name but dev and prod."""

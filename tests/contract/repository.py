@@ -1,4 +1,4 @@
-"""What the contract tests read: roles with their specifications, defaults and texts. Pure but for reading files."""
+"""Roles with their specifications, defaults and texts, for the contract tests. Pure but for reading files."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Role:
     def options(self) -> dict[str, dict[str, Any]]:
         """Options by name, as the argument specification orders them."""
         text = (self.path / "meta/argument_specs.yml").read_text()
-        options: dict[str, dict[str, Any]] = yaml.safe_load(text)["argument_specs"]["main"]["options"]
+        options: dict[str, dict[str, Any]] = yaml.safe_load(text)["argument_specs"]["variables"].get("options") or {}
         return options
 
     @property
@@ -60,10 +60,14 @@ def roles() -> list[Role]:
 
 
 def with_table(role: Role) -> str:
-    """Give the role's README with the table that its specification makes."""
-    text = (role.path / "README.md").read_text()
-    pattern = re.compile(f"{re.escape(BEGIN)}.*{re.escape(END)}", re.DOTALL)
-    return pattern.sub(lambda _: f"{BEGIN}\n{role.variables_table()}\n{END}", text)
+    """Give the role's README with the table of its specification."""
+    return between((role.path / "README.md").read_text(), BEGIN, END, role.variables_table())
+
+
+def between(text: str, begin: str, end: str, table: str) -> str:
+    """Replace the text between two markers."""
+    pattern = re.compile(f"{re.escape(begin)}.*{re.escape(end)}", re.DOTALL)
+    return pattern.sub(lambda _: f"{begin}\n{table}\n{end}", text)
 
 
 if __name__ == "__main__":

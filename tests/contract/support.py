@@ -1,19 +1,21 @@
-"""The README's table of what was tested, made from what `make test-matrix` noted. Pure but for reading files."""
+"""The README's table of tested combinations, made from the notes of `make test-matrix`. Pure but for reading files.
+
+Run as a program it writes this table, and the table of checks.
+"""
 
 from __future__ import annotations
 
 import json
-import re
 
 from provision import compatibility
-from provision.distributions import DISTRIBUTIONS
-from tests.contract.repository import ROOT
+from tests.contract import checks
+from tests.contract.repository import ROOT, between
 
 BEGIN, END = "<!-- tested: made by `make docs` -->", "<!-- end of tested -->"
-SYSTEMS = tuple(each.name for each in DISTRIBUTIONS if each.tested)
-# Accepted combinations that have never been run.
+SYSTEMS = ("Debian 12", "Debian 13")
+# Supported by the same code, but never tested.
 UNTESTED = (
-    *((each.name, "any") for each in DISTRIBUTIONS if not each.tested),
+    ("Ubuntu 24.04", "any"),
     ("any system, packages from PGDG itself", "any"),
     ("any system on arm64", "any"),
 )
@@ -21,13 +23,13 @@ NOT_TESTED = "not tested"
 
 
 def noted() -> list[dict[str, str]]:
-    """What the last run of the matrix noted."""
+    """The notes of the last run of the matrix."""
     found: list[dict[str, str]] = json.loads((ROOT / "docs/tested.json").read_text())
     return found
 
 
 def table(rows: list[dict[str, str]]) -> str:
-    """One line for each system and major, and for what nobody has tested."""
+    """One line per system and major version, and one per untested combination."""
     lines = ["| system | PostgreSQL | pgvector | packages from | dev | prod |", "|---|---|---|---|---|---|"]
     for system in SYSTEMS:
         for major in compatibility.POSTGRESQL:
@@ -47,7 +49,7 @@ def line(system: str, rows: list[dict[str, str]]) -> str:
     one = rows[0]
     said = {row["profile"]: result(row) for row in rows}
     place = "the distribution"
-    if one["packages_from"] == "mirror":  # which anybody may have filled
+    if one["packages_from"] == "mirror":  # anyone may have filled it
         place = f"a mirror laid out as PGDG's; packages by {one['packager'].partition(' <')[0]}"
     cells = (
         f"{system} ({one['architecture']})", one["postgresql"], f"{one['pgvector']} ({one['pgvector_from']})", place,
@@ -57,16 +59,16 @@ def line(system: str, rows: list[dict[str, str]]) -> str:
 
 
 def result(row: dict[str, str]) -> str:
-    """What came of one profile, and what had to be allowed for it."""
+    """The result of one profile, with the variables that it needed."""
     return f"{row['result']} {row['date']}" + (f", with `{row['allowed']}`" if row["allowed"] else "")
 
 
 def with_table(readme: str, rows: list[dict[str, str]]) -> str:
-    """Give the README with the table that the notes make."""
-    pattern = re.compile(f"{re.escape(BEGIN)}.*{re.escape(END)}", re.DOTALL)
-    return pattern.sub(lambda _: f"{BEGIN}\n{table(rows)}\n{END}", readme)
+    """Give the README with the table of the notes."""
+    return between(readme, BEGIN, END, table(rows))
 
 
 if __name__ == "__main__":
     page = ROOT / "README.md"
     page.write_text(with_table(page.read_text(), noted()))
+    checks.PAGE.write_text(checks.with_table(checks.PAGE.read_text()))

@@ -1,4 +1,4 @@
-"""A database and a directory of migrations, and the tools that are run on them: ours, and golang-migrate's own."""
+"""A database and a directory of migrations, with our runner and golang-migrate to run on them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ NOTHING = (-1, False)
 
 @dataclass(frozen=True)
 class Done:
-    """What a call printed and how it ended."""
+    """Output and exit code of a call."""
 
     code: int
     out: str
@@ -35,7 +35,7 @@ class Done:
 
 @dataclass
 class Project:
-    """One database, one directory."""
+    """A database and its migrations directory."""
 
     cluster: Cluster
     database: str
@@ -45,11 +45,11 @@ class Project:
 
     @property
     def url(self) -> str:
-        """The database, as the owner, over TCP."""
+        """URL of the database as its owner, over TCP."""
         return self.cluster.url(self.database, "minion") + f"?sslmode=disable{self.query}"
 
     def write(self, **files: str | bytes) -> None:
-        """Write files; in the keyword __ stands for the dot before up and down, and .sql is added: _1_a__up."""
+        """Write files. In a keyword, __ is the dot before up or down, and .sql is appended: _1_a__up."""
         for name, body in files.items():
             self.put(name.removeprefix("_").replace("__", ".") + ".sql", body)
 
@@ -67,11 +67,11 @@ class Project:
             self.put(f"{number:03d}_{name}.down.sql", f"DROP TABLE {name};\n")
 
     def arguments(self, command: str, *words: str) -> list[str]:
-        """The command line of ours, without the program."""
+        """Arguments of our command."""
         return ["migrate", command, "--database", self.url, "--path", str(self.path), *words]
 
     def run(self, command: str, *words: str) -> Done:
-        """Call ours in this process, as the command line does."""
+        """Run our command in this process."""
         result = CliRunner().invoke(root, self.arguments(command, *words))
         if isinstance(result.exception, ProvisionError):
             return Done(result.exception.exit_code, result.stdout, f"{result.stderr}Error: {result.exception}")
@@ -79,7 +79,7 @@ class Project:
         return Done(result.exit_code, result.stdout, result.stderr)
 
     def start(self, command: str, *words: str) -> subprocess.Popen[str]:
-        """Start ours as a process of its own."""
+        """Start our command as a separate process."""
         program = [sys.executable, "-c", "from provision.cli import main; main()"]
         call = [*program, *self.arguments(command, *words)]
         process = subprocess.Popen(call, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -87,27 +87,27 @@ class Project:
         return process
 
     def real_call(self, command: str, *words: str) -> list[str]:
-        """The command line of golang-migrate, which takes a negative version for an option unless it is told."""
+        """Command line of golang-migrate, which needs -- before a negative version."""
         assert REAL
         negative = [word for word in words if word[1:].isdigit() and word.startswith("-")]
         end = ["--"] if negative else []
         return [REAL, "-path", str(self.path), "-database", self.url, command, *end, *words]
 
     def real(self, command: str, *words: str) -> Done:
-        """Call golang-migrate; it repeats what is in a file, which need not be UTF-8."""
+        """Run golang-migrate. Its output may contain bytes of a file that are not UTF-8."""
         call = self.real_call(command, *words)
         done = subprocess.run(call, capture_output=True, text=True, errors="replace", check=False, timeout=60)
         return Done(done.returncode, done.stdout, done.stderr)
 
     def start_real(self, command: str, *words: str) -> subprocess.Popen[str]:
-        """Start golang-migrate as a process of its own."""
+        """Start golang-migrate as a separate process."""
         call = self.real_call(command, *words)
         process = subprocess.Popen(call, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace")
         self.started.append(process)
         return process
 
     def query_all(self, sql: str) -> list[tuple[object, ...]]:
-        """Ask the database as its owner."""
+        """Query the database as its owner."""
         with psycopg.connect(self.url.partition("&")[0], autocommit=True, client_encoding="UTF8") as connection:
             return connection.execute(sql.encode()).fetchall()
 
@@ -118,7 +118,7 @@ class Project:
                 connection.execute(statement.encode())
 
     def state(self, table: str = "schema_migrations") -> tuple[int, bool]:
-        """What the version table says, read as golang-migrate reads it."""
+        """Content of the version table, read as golang-migrate reads it."""
         if not self.query_all(f"SELECT to_regclass('{table}') IS NOT NULL")[0][0]:
             return NOTHING
         rows = self.query_all(f"SELECT version, dirty FROM {table}")
@@ -126,7 +126,7 @@ class Project:
         return (int(str(rows[0][0])), bool(rows[0][1])) if rows else NOTHING
 
     def made(self) -> set[str]:
-        """The tables of schema public, without the runner's own."""
+        """Tables of schema public, without those of the runner."""
         rows = self.query_all(
             "SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind = 'r'"
         )
@@ -135,7 +135,7 @@ class Project:
 
 @pytest.fixture(scope="module")
 def shared_database(cluster: Cluster) -> Iterator[str]:
-    """One database for a module: emptying a schema is a hundred times cheaper than making a database."""
+    """One database per module: emptying a schema is a hundred times cheaper than creating a database."""
     name = "migrations"
     cluster.psql(f"CREATE DATABASE {name} OWNER minion")
     yield name
@@ -144,7 +144,7 @@ def shared_database(cluster: Cluster) -> Iterator[str]:
 
 @pytest.fixture
 def project(cluster: Cluster, shared_database: str, tmp_path: Path) -> Iterator[Project]:
-    """An empty database and an empty directory; processes that a failed test left are ended."""
+    """An empty database and directory; ends processes that a failed test left."""
     project = Project(cluster, shared_database, tmp_path / "migrations")
     with psycopg.connect(cluster.url(shared_database), autocommit=True) as connection:
         connection.execute("SET lock_timeout = '20s'")

@@ -1,4 +1,4 @@
-"""Roles and privileges on a real server: made, kept by a second call, repaired after drift, and what they allow."""
+"""Roles and grants on a real server: created, unchanged by a second call, repaired after drift, and effective."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import psycopg
 import pytest
 
 from provision.checks.doctor import look_from_afar
+from provision.database import guarded
 from provision.errors import DatabaseError, UsageError
 from provision.host import lookup
 from provision.host.access import converge
@@ -23,7 +24,7 @@ def wanted(**changed: Any) -> dict[str, Any]:
     return {
         "database": "access",
         "owner": "keeper",
-        "profile": "prod",
+        "guard": True,
         "extensions": ["vector", "uuid-ossp"],
         "roles": [
             {"name": "keeper", "kind": "owner", "connection_limit": 20},
@@ -76,7 +77,7 @@ def test_a_second_call_changes_nothing(cluster: Cluster, server: str) -> None:
     assert run(cluster) == []
 
 
-def test_a_plan_changes_nothing_and_names_what_it_would(cluster: Cluster, server: str) -> None:
+def test_plan_lists_changes_without_making_them(cluster: Cluster, server: str) -> None:
     del server
     planned = converge(conninfo(cluster), wanted(), plan=True)
     assert "database access" in planned
@@ -88,7 +89,7 @@ def test_a_plan_changes_nothing_and_names_what_it_would(cluster: Cluster, server
         assert converge(conninfo(cluster), wanted(), plan=True) == ["schema public: GRANT USAGE TO keeper_app"]
 
 
-def test_each_role_may_do_its_work_and_no_more(cluster: Cluster, server: str) -> None:
+def test_each_role_has_the_least_privileges(cluster: Cluster, server: str) -> None:
     del server
     run(cluster)
     ask(cluster, "keeper", "CREATE TABLE t (id serial PRIMARY KEY, n int)")
@@ -117,7 +118,7 @@ def test_each_role_may_do_its_work_and_no_more(cluster: Cluster, server: str) ->
 
 
 @pytest.mark.parametrize(
-    ("drift", "mended"),
+    ("drift", "expected"),
     [
         ("GRANT DELETE ON t TO keeper_readonly", "table t: REVOKE DELETE FROM keeper_readonly"),
         ("REVOKE INSERT ON t FROM keeper_app", "table t: GRANT INSERT TO keeper_app"),
@@ -128,10 +129,12 @@ def test_each_role_may_do_its_work_and_no_more(cluster: Cluster, server: str) ->
         ("ALTER ROLE keeper_app CONNECTION LIMIT 1", "role keeper_app: connection limit 1 -> 60"),
         ("ALTER ROLE keeper_app SET work_mem = '1GB'", "role keeper_app: work_mem reset"),
         ("ALTER ROLE keeper_app RESET lock_timeout", "role keeper_app: lock_timeout = 5s"),
-        ("ALTER ROLE keeper_app VALID UNTIL '2020-01-01'", "role keeper_app: valid until for ever"),
-        ("GRANT pg_read_all_data TO keeper_app", "role keeper_app: member of pg_read_all_data no more"),
+        ("ALTER ROLE keeper_app VALID UNTIL '2020-01-01'", "role keeper_app: valid until infinity"),
+        ("GRANT pg_read_all_data TO keeper_app", "role keeper_app: no longer member of pg_read_all_data"),
         ("REVOKE pg_monitor FROM keeper_monitor", "role keeper_monitor: member of pg_monitor"),
-        ("ALTER DATABASE access RESET provision.profile", "database access: provision.profile = prod"),
+        ("ALTER DATABASE access RESET provision.guard", "database access: provision.guard = on"),
+        ("ALTER DATABASE access SET provision.guard = 'off'", "database access: provision.guard = on"),
+        ("ALTER DATABASE access SET provision.profile = 'prod'", "database access: provision.profile reset"),
         ("DROP EXTENSION vector", "extension vector"),
         (
             "GRANT EXECUTE ON FUNCTION pgbouncer.lookup(text) TO keeper_app",
@@ -146,7 +149,7 @@ def test_each_role_may_do_its_work_and_no_more(cluster: Cluster, server: str) ->
         ("ALTER SCHEMA pgbouncer OWNER TO keeper", "schema pgbouncer: owner"),
         (
             "CREATE FUNCTION pgbouncer.lookup(int) RETURNS int LANGUAGE sql SECURITY DEFINER AS 'SELECT 1'",
-            "function pgbouncer.lookup(integer): not ours, dropped",
+            "function pgbouncer.lookup(integer): unexpected, dropped",
         ),
         (
             "ALTER DEFAULT PRIVILEGES FOR ROLE keeper IN SCHEMA public GRANT DELETE ON TABLES TO keeper_readonly",
@@ -154,14 +157,14 @@ def test_each_role_may_do_its_work_and_no_more(cluster: Cluster, server: str) ->
         ),
     ],
 )
-def test_drift_is_named_and_repaired(cluster: Cluster, server: str, drift: str, mended: str) -> None:
+def test_drift_is_reported_and_repaired(cluster: Cluster, server: str, drift: str, expected: str) -> None:
     del server
     run(cluster)
     ask(cluster, "keeper", "CREATE TABLE t (id int)")
     assert run(cluster) == []
     cluster.psql(drift, "access")
     (change,) = run(cluster)
-    assert change.startswith(mended)
+    assert change.startswith(expected)
     assert run(cluster) == []
 
 
@@ -177,7 +180,7 @@ def test_a_password_is_changed_by_its_verifier_and_written_nowhere(cluster: Clus
     assert "SCRAM-SHA-256$" not in log
 
 
-def test_an_absent_role_goes_unless_it_owns_something(cluster: Cluster, server: str) -> None:
+def test_absent_role_is_dropped_unless_it_owns_objects(cluster: Cluster, server: str) -> None:
     del server
     extra = {"name": "gone", "kind": "read"}
     run(cluster, roles=[*wanted()["roles"], extra])
@@ -191,7 +194,21 @@ def test_an_absent_role_goes_unless_it_owns_something(cluster: Cluster, server: 
     cluster.psql("ALTER SCHEMA public OWNER TO keeper", "access")
 
 
-def test_another_database_gets_the_same(cluster: Cluster, server: str) -> None:
+def test_guard_is_recorded_in_every_database(cluster: Cluster, server: str) -> None:
+    del server
+    extra = {"extra_databases": {"second": "keeper"}}
+    run(cluster, **extra)
+    changes = run(cluster, guard=False, **extra)
+    assert changes == ["database access: provision.guard = off", "database second: provision.guard = off"]
+    for name in ("access", "second"):
+        with psycopg.connect(cluster.url(name), autocommit=True) as connection:
+            assert guarded(connection) is False
+    run(cluster, **extra)
+    with psycopg.connect(cluster.url("second"), autocommit=True) as connection:
+        assert guarded(connection) is True
+
+
+def test_extra_database_is_converged_too(cluster: Cluster, server: str) -> None:
     del server
     run(cluster, extra_databases={"second": "keeper"})
     assert run(cluster, extra_databases={"second": "keeper"}) == []
@@ -203,14 +220,14 @@ def test_another_database_gets_the_same(cluster: Cluster, server: str) -> None:
     ("role", "seen"),
     [({"name": "a", "kind": "king"}, "kind 'king'"), ({"name": "a", "kind": "read", "limit": 1}, "limit")],
 )
-def test_refuses_a_role_that_is_described_wrongly(cluster: Cluster, server: str, role: Any, seen: str) -> None:
+def test_refuses_an_invalid_role(cluster: Cluster, server: str, role: Any, seen: str) -> None:
     del server
     with pytest.raises(UsageError) as error:
         run(cluster, roles=[role])
     assert error.value.seen == seen
 
 
-def test_the_pooler_alone_may_look_users_up_and_never_finds_a_superuser(cluster: Cluster, server: str) -> None:
+def test_only_the_pooler_may_call_the_lookup_which_never_returns_a_superuser(cluster: Cluster, server: str) -> None:
     del server
     roles = wanted()["roles"]
     for role in roles[:3]:
@@ -249,7 +266,7 @@ def test_the_pooler_alone_may_look_users_up_and_never_finds_a_superuser(cluster:
         "DROP FUNCTION pgbouncer.lookup(text)",
     ],
 )
-def test_a_lookup_that_was_changed_is_put_back(cluster: Cluster, server: str, drift: str) -> None:
+def test_changed_lookup_is_restored(cluster: Cluster, server: str, drift: str) -> None:
     del server
     run(cluster)
     cluster.psql(drift, "access")
@@ -259,7 +276,7 @@ def test_a_lookup_that_was_changed_is_put_back(cluster: Cluster, server: str, dr
     assert refused(cluster, "keeper_app", "SELECT * FROM pgbouncer.lookup('keeper_app')")
 
 
-def test_the_lookup_does_not_follow_the_search_path_of_its_caller(cluster: Cluster, server: str) -> None:
+def test_lookup_ignores_the_search_path_of_its_caller(cluster: Cluster, server: str) -> None:
     del server
     roles = wanted()["roles"]
     roles[1]["verifier"] = scram_verifier(new_password(), new_salt())
@@ -300,17 +317,17 @@ def superusers(cluster: Cluster) -> str:
 
 
 @pytest.mark.parametrize("planted", [PLANTED, VIEWED])
-def test_what_the_owner_plants_never_runs_as_the_superuser(cluster: Cluster, server: str, planted: str) -> None:
+def test_objects_of_the_owner_never_run_as_the_superuser(cluster: Cluster, server: str, planted: str) -> None:
     run(cluster)
     ask(cluster, "keeper", planted.format(role="keeper"))
     run(cluster)
     assert superusers(cluster) == "postgres"
     report = look_from_afar(f"{server} dbname=access", "access")
-    assert len(report.findings) > 1  # it was let in, and asked
+    assert len(report.findings) > 1  # it could log in and run queries
     assert superusers(cluster) == "postgres"
 
 
-def test_what_anybody_could_plant_beside_us_in_14_never_runs_as_the_superuser(cluster: Cluster, server: str) -> None:
+def test_objects_that_any_role_can_create_in_14_never_run_as_the_superuser(cluster: Cluster, server: str) -> None:
     del server
     run(cluster)
     try:
@@ -333,7 +350,7 @@ def test_what_anybody_could_plant_beside_us_in_14_never_runs_as_the_superuser(cl
         cluster.psql("REVOKE CREATE ON SCHEMA public FROM PUBLIC", "template1")
 
 
-def test_rights_on_columns_and_rights_to_grant_further_are_taken_back(cluster: Cluster, server: str) -> None:
+def test_column_privileges_and_grant_options_are_revoked(cluster: Cluster, server: str) -> None:
     del server
     run(cluster)
     ask(cluster, "keeper", "CREATE TABLE t (id int, n int)")

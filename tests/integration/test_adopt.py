@@ -1,4 +1,4 @@
-"""A schema that nobody recorded is recognised or refused, and every kind of object goes to the owner."""
+"""An unrecorded schema is recognised or refused, and every kind of object gets the new owner."""
 
 from __future__ import annotations
 
@@ -58,9 +58,7 @@ def others(cluster: Cluster, database: str) -> dict[str, int]:
         return dict(connection.execute(OTHERS.encode()).fetchall())
 
 
-def test_every_kind_of_object_goes_to_the_owner_and_a_second_call_finds_nothing(
-    cluster: Cluster, database: str
-) -> None:
+def test_every_kind_of_object_gets_the_owner_and_a_second_call_changes_nothing(cluster: Cluster, database: str) -> None:
     cluster.psql(MADE_BY_POSTGRES, database)
     before = others(cluster, database)
     assert set(before) == {"relation", "routine", "type"}
@@ -77,11 +75,11 @@ def test_objects_of_extensions_stay_with_the_superuser(cluster: Cluster, databas
         assert connection.execute("SELECT typowner FROM pg_type WHERE typname = 'vector'").fetchone() == (10,)
 
 
-def test_nothing_is_given_when_a_table_is_held_by_somebody(cluster: Cluster, database: str) -> None:
+def test_no_owner_changes_if_a_table_is_locked(cluster: Cluster, database: str) -> None:
     cluster.psql("CREATE TABLE a (i int); CREATE TABLE b (i int)", database)
     with psycopg.connect(cluster.url(database)) as holder:
         holder.execute("LOCK TABLE b")
-        with pytest.raises(DatabaseError, match="none was given") as refused:
+        with pytest.raises(DatabaseError, match="cannot change the owner; no object was changed") as refused:
             own(cluster.url(database), "minion")
     assert "lock timeout" in refused.value.seen
     with psycopg.connect(cluster.url(database)) as connection:
@@ -93,23 +91,23 @@ def test_an_empty_schema_has_no_version(cluster: Cluster, database: str) -> None
     assert (found.version, found.record) == (-1, False)
 
 
-def test_first_and_newest_version_are_recognised_whoever_owns_the_tables(cluster: Cluster, database: str) -> None:
+def test_first_and_newest_version_are_recognised_with_any_owner(cluster: Cluster, database: str) -> None:
     cluster.psql(FIRST, database)
-    assert recognised(cluster, database) == Recognised(1, "the schema is that of version 1", record=True)
+    assert recognised(cluster, database) == Recognised(1, "the schema matches version 1", record=True)
     for path in sorted(MIGRATIONS.glob("*.up.sql"))[1:]:
         cluster.psql(path.read_text(), database)
     assert recognised(cluster, database).version == NEWEST
 
 
-def test_version_of_golang_migrate_is_believed_only_if_the_schema_is_that(cluster: Cluster, database: str) -> None:
+def test_version_of_golang_migrate_must_match_the_schema(cluster: Cluster, database: str) -> None:
     table = "CREATE TABLE schema_migrations (version bigint NOT NULL PRIMARY KEY, dirty boolean NOT NULL);"
     cluster.psql(f"{FIRST} {table} INSERT INTO schema_migrations VALUES (1, false)", database, "minion")
     assert recognised(cluster, database).record is False
     cluster.psql(f"UPDATE schema_migrations SET version = {NEWEST}", database)
-    with pytest.raises(MigrationError, match=f"schema_migrations says version {NEWEST}, and the schema is not that"):
+    with pytest.raises(MigrationError, match=f"schema_migrations records version {NEWEST}, but the schema differs"):
         recognised(cluster, database)
     cluster.psql("UPDATE schema_migrations SET dirty = true", database)
-    with pytest.raises(MigrationError, match="in the middle of a migration"):
+    with pytest.raises(MigrationError, match="a migration of this database is unfinished"):
         recognised(cluster, database)
 
 
@@ -122,12 +120,12 @@ def test_version_of_golang_migrate_is_believed_only_if_the_schema_is_that(cluste
         ("CREATE TABLE extra (id int)", "+CREATE TABLE public.extra ("),
     ],
 )
-def test_schema_that_differs_is_refused_with_the_difference(
+def test_different_schema_is_refused_with_the_difference(
     cluster: Cluster, database: str, change: str, line: str
 ) -> None:
     cluster.psql(f"{FIRST} {change}", database)
-    with pytest.raises(MigrationError, match="is not guessed") as refused:
+    with pytest.raises(MigrationError, match="the schema matches no migration version") as refused:
         recognised(cluster, database)
-    assert "the least difference, from version 1" in refused.value.seen
+    assert "difference from the closest version, 1" in refused.value.seen
     assert line in refused.value.seen
     assert "docs/adopt-an-existing-database.md" in refused.value.run

@@ -26,15 +26,15 @@ def schemas(cluster: Cluster, name: str) -> str:
     return cluster.psql("SELECT count(*) FROM pg_namespace WHERE nspname = 'provision_bench'", name)
 
 
-def test_measures_a_production_database_with_data_only_when_told_and_cleans_up(
+def test_measures_a_guarded_database_with_data_only_with_yes_and_cleans_up(
     cluster: Cluster, migrated: str, tmp_path: Path
 ) -> None:
     with copy_of(cluster, migrated) as name:
-        cluster.psql(f"ALTER DATABASE {name} SET provision.profile = 'prod'")
+        cluster.psql(f"ALTER DATABASE {name} SET provision.guard = 'on'")
         cluster.psql("INSERT INTO agents (name) VALUES ('somebody')", name)
         refused = bench(cluster.url(name, "minion"))
         assert refused.returncode == 2
-        assert "this production database holds data" in refused.stderr
+        assert "this guarded database holds data" in refused.stderr
         assert schemas(cluster, name) == "0"
         done = bench(cluster.url(name, "minion"), f"--report={tmp_path}", "--json", "--yes")
         assert done.returncode == 0, done.stderr

@@ -1,4 +1,4 @@
-"""The doctor names what was broken by hand on a real server, and nothing else."""
+"""The doctor reports each deviation made by hand on a real server, and nothing else."""
 
 from __future__ import annotations
 
@@ -10,34 +10,37 @@ import psycopg
 import pytest
 from click.testing import CliRunner
 
-from provision.checks import certificates, pooler
-from provision.checks.doctor import SQL_CHECKS
+from provision.checks.doctor import look_from_afar
 from provision.checks.finding import Finding, Severity
-from provision.checks.hardening import examine
-from provision.checks.schema import CHECKS
+from provision.checks.registry import Scope, examine, of, unknown_site
 from provision.cli import root
+from provision.errors import DatabaseError
 from tests.clusters import Cluster
 
 NAME = "patient"
-CHECKED = len(SQL_CHECKS) + len(certificates.CHECKS) + len(pooler.CHECKS) + 1
+CHECKED = len(of(Scope.DATABASE)) + 1  # and the connection
 
 
 @pytest.fixture
 def patient(cluster: Cluster) -> Iterator[str]:
     cluster.psql(f"CREATE DATABASE {NAME}")
-    cluster.psql(f"REVOKE ALL ON DATABASE {NAME} FROM PUBLIC; ALTER DATABASE {NAME} SET provision.profile = prod")
+    cluster.psql(f"REVOKE ALL ON DATABASE {NAME} FROM PUBLIC; ALTER DATABASE {NAME} SET provision.guard = on")
     cluster.psql("CREATE EXTENSION vector; REVOKE CREATE ON SCHEMA public FROM PUBLIC", NAME)
     yield cluster.url(NAME)
     cluster.psql(f"DROP DATABASE {NAME} WITH (FORCE)")
 
 
+def findings(url: str, *, development: bool = False) -> list[Finding]:
+    with psycopg.connect(url, autocommit=True) as session:
+        return examine(Scope.DATABASE, session, site=unknown_site, development=development)
+
+
 def found(url: str) -> dict[str, str]:
-    with psycopg.connect(url, autocommit=True) as connection:
-        return {each.id: each.seen for each in examine(connection, SQL_CHECKS)}
+    return {each.id: each.seen for each in findings(url)}
 
 
 @pytest.mark.parametrize(
-    ("broken", "mended", "check", "seen"),
+    ("broken", "fixed", "check", "seen"),
     [
         ("GRANT CREATE ON SCHEMA public TO PUBLIC", "REVOKE CREATE ON SCHEMA public FROM PUBLIC",
          "public-create", "PUBLIC may create in schema public"),
@@ -61,8 +64,8 @@ def found(url: str) -> dict[str, str]:
         ("DROP EXTENSION vector", "CREATE EXTENSION vector", "vector", "type vector does not exist"),
     ],
 )  # fmt: skip
-def test_names_what_was_broken_until_it_is_mended(
-    cluster: Cluster, patient: str, broken: str, mended: str, check: str, seen: str
+def test_reports_the_deviation_until_it_is_fixed(
+    cluster: Cluster, patient: str, broken: str, fixed: str, check: str, seen: str
 ) -> None:
     healthy = found(patient)
     cluster.psql(broken, NAME)
@@ -70,26 +73,26 @@ def test_names_what_was_broken_until_it_is_mended(
     try:
         sick = found(patient)
     finally:
-        cluster.psql(mended, NAME)
+        cluster.psql(fixed, NAME)
         cluster.psql("SELECT pg_reload_conf(), pg_sleep(0.3)", NAME)
     assert seen in sick[check]
     assert seen not in healthy.get(check, "")
     assert found(patient) == healthy
 
 
-def test_names_access_without_a_password(patient: str) -> None:
-    # The cluster of the tests trusts loopback: the doctor must say so.
+def test_reports_access_without_a_password(patient: str) -> None:
+    # The cluster of the tests trusts the loopback addresses.
     assert "trust" in found(patient)["hba-methods"]
 
 
-def test_names_a_way_in_from_outside_without_tls(cluster: Cluster, patient: str) -> None:
+def test_reports_remote_access_without_tls(cluster: Cluster, patient: str) -> None:
     assert found(patient)["tls"] == "ssl = off"
     rules = cluster.data / "pg_hba.conf"
     before = rules.read_text()
     assert "hba-plain" not in found(patient)
     try:
         rules.write_text(before + "host all all 10.0.0.0/8 scram-sha-256\n")
-        assert "lets {all} in from 10.0.0.0 without TLS" in found(patient)["hba-plain"]
+        assert "allows {all} from 10.0.0.0 without TLS" in found(patient)["hba-plain"]
         rules.write_text(before + "hostnossl all all all reject\nhost all all 10.0.0.0/8 scram-sha-256\n")
         assert "hba-plain" not in found(patient)
         rules.write_text(before + "hostssl all all 10.0.0.0/8 scram-sha-256\n")
@@ -98,41 +101,39 @@ def test_names_a_way_in_from_outside_without_tls(cluster: Cluster, patient: str)
         rules.write_text(before)
 
 
-def test_development_is_excused_by_name_and_not_in_silence(cluster: Cluster, patient: str) -> None:
-    cluster.psql(f"ALTER DATABASE {NAME} SET provision.profile = dev")
-    with psycopg.connect(patient, autocommit=True) as connection:
-        severities = {each.id: each.severity for each in examine(connection, SQL_CHECKS)}
+def test_development_accepts_by_check_and_still_reports(cluster: Cluster, patient: str) -> None:
+    cluster.psql(f"ALTER DATABASE {NAME} SET provision.guard = off")
+    severities = {each.id: each.severity for each in look_from_afar(patient, NAME).findings}
     assert severities["archiving"] is Severity.ACCEPTED
     assert severities["hba-methods"] is Severity.CRITICAL
 
 
-def test_what_a_role_may_not_see_is_said(cluster: Cluster, patient: str) -> None:
+def test_catalogues_closed_to_the_role_are_unseen(cluster: Cluster, patient: str) -> None:
     assert patient
     cluster.psql(f"CREATE ROLE watcher LOGIN; GRANT pg_monitor TO watcher; GRANT CONNECT ON DATABASE {NAME} TO watcher")
     try:
-        with psycopg.connect(cluster.url(NAME, "watcher"), autocommit=True) as connection:
-            severities = {each.id: each.severity for each in examine(connection, SQL_CHECKS)}
+        severities = {each.id: each.severity for each in findings(cluster.url(NAME, "watcher"))}
     finally:
         cluster.psql(f"REVOKE ALL ON DATABASE {NAME} FROM watcher; DROP ROLE watcher")
     assert severities["verifiers"] is Severity.UNSEEN
     assert severities["hba-methods"] is Severity.UNSEEN
 
 
-def test_the_command_exits_3_and_prints_what_to_do(patient: str) -> None:
+def test_the_command_exits_3_and_prints_the_findings(patient: str) -> None:
     text = CliRunner().invoke(root, ["doctor", "--database", patient])
     assert text.exit_code == 3
     assert "critical: hba-methods (access)" in text.output
     assert f"{CHECKED} checks, " in text.output
     answer = json.loads(CliRunner().invoke(root, ["doctor", "--database", patient, "--json"]).output)
     assert answer["checks"] == CHECKED
-    assert {"id", "area", "severity", "seen", "wanted", "why", "fix", "safe"} == set(answer["findings"][0])
+    assert {"id", "area", "severity", "seen", "expected", "why", "fix", "safe"} == set(answer["findings"][0])
 
 
 @pytest.mark.parametrize(
     ("role", "database", "check"),
     [("locked", NAME, "reach-nologin"), ("nobody", NAME, "reach-role"), ("postgres", "elsewhere", "reach-database")],
 )
-def test_says_why_a_connection_fails(cluster: Cluster, patient: str, role: str, database: str, check: str) -> None:
+def test_reports_why_a_connection_fails(cluster: Cluster, patient: str, role: str, database: str, check: str) -> None:
     assert patient
     cluster.psql("CREATE ROLE locked NOLOGIN")
     try:
@@ -145,14 +146,21 @@ def test_says_why_a_connection_fails(cluster: Cluster, patient: str, role: str, 
     assert found["fix"]
 
 
-def test_says_that_nothing_listens() -> None:
+def test_a_lost_connection_ends_the_checks(cluster: Cluster, patient: str) -> None:
+    with psycopg.connect(patient, autocommit=True) as session:
+        cluster.psql(f"SELECT pg_terminate_backend({session.info.backend_pid}), pg_sleep(0.2)")
+        with pytest.raises(DatabaseError, match="the connection was lost"):
+            examine(Scope.DATABASE, session, site=unknown_site)
+
+
+def test_reports_a_port_without_a_server() -> None:
     done = CliRunner().invoke(root, ["doctor", "--database", "postgresql://minion@127.0.0.1:1/minion"])
     assert done.exit_code == 3
     assert "reach-refused" in done.output
 
 
 @pytest.mark.parametrize(
-    ("broken", "mended", "check", "seen"),
+    ("broken", "fixed", "check", "seen"),
     [
         ("DROP INDEX memories_embedding_idx", "", "hnsw-missing", "has no HNSW index"),
         ("ALTER TABLE tools DISABLE TRIGGER tools_set_updated_at", "", "triggers-disabled", "tools_set_updated_at"),
@@ -164,8 +172,8 @@ def test_says_that_nothing_listens() -> None:
          "role minion may not create in schema public"),
     ],
 )  # fmt: skip
-def test_names_what_is_wrong_with_the_schema_and_the_statement_mends_it(
-    cluster: Cluster, migrated: str, broken: str, mended: str, check: str, seen: str
+def test_reports_the_deviation_of_the_schema_and_the_statement_fixes_it(
+    cluster: Cluster, migrated: str, broken: str, fixed: str, check: str, seen: str
 ) -> None:
     name = "schema_patient"
     cluster.psql(f"CREATE DATABASE {name} OWNER minion TEMPLATE {migrated}")
@@ -178,14 +186,13 @@ def test_names_what_is_wrong_with_the_schema_and_the_statement_mends_it(
         cluster.psql(broken, name)
         (found,) = [each for each in schema_findings(cluster, name) if each.id == check]
         assert seen in found.seen
-        if mended != "-":
+        if fixed != "-":
             words = shlex.split(found.fix)
-            cluster.psql(mended or words[words.index("-c") + 1], name)
+            cluster.psql(fixed or words[words.index("-c") + 1], name)
             assert {each.id for each in schema_findings(cluster, name)} == healthy
     finally:
         cluster.psql(f"DROP DATABASE {name} WITH (FORCE)")
 
 
 def schema_findings(cluster: Cluster, name: str) -> list[Finding]:
-    with psycopg.connect(cluster.url(name), autocommit=True) as connection:
-        return examine(connection, CHECKS)
+    return [each for each in findings(cluster.url(name)) if each.area in ("schema", "privileges", "extensions")]

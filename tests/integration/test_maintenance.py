@@ -1,4 +1,4 @@
-"""House-keeping on a real server: what is due goes and nothing else, and the application does not wait for it."""
+"""Maintenance of a real server: due rows go and no others, and the application does not wait."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ import pytest
 from provision.database import connect, try_locks
 from provision.errors import DatabaseError
 from provision.host.maintain import indexes, run
-from provision.host.maintain.plan import Plan
 from provision.host.migrate.ledger import Ledger
+from provision.plan.schema import Plan, Retention
 from tests.clusters import Cluster
 from tests.integration.rows import AGENT, Session, count, rows
+from tests.plans import sample
 
 LOCK_MS = 500
 DUE = """
@@ -46,8 +47,19 @@ FROM (VALUES ('archived by now', 'closed', interval '7 days 1 hour', interval '1
 @pytest.fixture
 def plan(schema: Session) -> Plan:
     info = schema.info
-    url = f"host={info.host} port={info.port} dbname={info.dbname} user={info.user}"
-    return Plan(url=url, batch_rows=5000, lock_timeout_ms=LOCK_MS, migration_wait_s=0.5, bloat_mb=1)
+    return sample(
+        server={"socket_directory": info.host, "port": info.port},
+        access={"database": info.dbname, "owner": info.user},
+        maintenance={"batch_rows": 5000, "lock_timeout_ms": LOCK_MS, "migration_wait_s": 1, "bloat_mb": 1},
+    )
+
+
+def owner(plan: Plan) -> str:
+    return plan.server.url(plan.access.database, plan.access.owner)
+
+
+def changed(plan: Plan, **fields: Any) -> Plan:
+    return replace(plan, maintenance=replace(plan.maintenance, **fields))
 
 
 def fill(schema: Session, everything: int, due: int, sessions: int = 50) -> None:
@@ -107,9 +119,9 @@ def left(schema: Session) -> dict[str, int]:
     }
 
 
-def keep_house_beside_the_application(schema: Session, plan: Plan, everything: int, due: int) -> dict[str, Any]:
+def maintain_beside_the_application(schema: Session, plan: Plan, everything: int, due: int) -> dict[str, Any]:
     fill(schema, everything, due)
-    with application(schema, plan.url) as waits:
+    with application(schema, owner(plan)) as waits:
         facts = [run.run(plan, job) for job in ("retention", "sessions")]
     # A row that the application held was skipped; alone, the next run takes it.
     again = [run.run(plan, job) for job in ("retention", "sessions")]
@@ -125,13 +137,13 @@ def keep_house_beside_the_application(schema: Session, plan: Plan, everything: i
 
 
 def test_what_is_due_goes_and_nothing_else_while_the_application_works(schema: Session, plan: Plan) -> None:
-    done = keep_house_beside_the_application(schema, plan, everything=60_000, due=40_000)
+    done = maintain_beside_the_application(schema, plan, everything=60_000, due=40_000)
     assert done["activities"]["batches"] > 4
 
 
 @pytest.mark.faults
 def test_a_million_rows_go_while_the_application_works(schema: Session, plan: Plan) -> None:
-    print(keep_house_beside_the_application(schema, plan, everything=1_000_000, due=700_000))
+    print(maintain_beside_the_application(schema, plan, everything=1_000_000, due=700_000))
 
 
 def test_a_dry_run_counts_and_changes_nothing(schema: Session, plan: Plan) -> None:
@@ -146,14 +158,36 @@ def test_a_dry_run_counts_and_changes_nothing(schema: Session, plan: Plan) -> No
 def test_zero_days_keep_everything(schema: Session, plan: Plan) -> None:
     fill(schema, 30, 20)
     before = left(schema)
+    rules = tuple(replace(rule, days=0) for rule in plan.maintenance.retention)
     for job in ("retention", "sessions"):
-        run.run(replace(plan, activities_days=0, metrics_days=0, sessions_days=0, cleanup=False), job)
+        run.run(changed(plan, retention=rules, cleanup=False), job)
     assert left(schema) == before
+
+
+ODD = """
+CREATE TABLE "Odd ""Table" (id int PRIMARY KEY, "At %" timestamptz, status text);
+INSERT INTO "Odd ""Table" SELECT i, now() - i * interval '1 day', CASE WHEN i % 2 = 0 THEN 'done' END
+FROM generate_series(1, 9) i;
+"""
+
+
+@pytest.mark.parametrize(
+    ("action", "expected"),
+    [("delete", [(None, 5), ("done", 2)]), ("archive", [(None, 5), ("archived", 2), ("done", 2)])],
+)
+def test_rule_of_another_table_is_applied_whatever_its_name(
+    schema: Session, plan: Plan, action: str, expected: list[tuple[str | None, int]]
+) -> None:
+    schema.execute(ODD)
+    rule = Retention("odd", 'Odd "Table', "At %", "status = 'done' AND \"At %\" < {cutoff}", 5, action)
+    assert run.run(changed(plan, retention=(rule,)), "retention")["outcome"] == "done"
+    query = 'SELECT status, count(*) FROM "Odd ""Table" GROUP BY 1 ORDER BY 1 NULLS FIRST'
+    assert rows(schema, query) == expected
 
 
 def test_rows_that_somebody_holds_are_left_for_the_next_run(schema: Session, plan: Plan) -> None:
     fill(schema, 30, 20)
-    with psycopg.connect(plan.url) as holder:
+    with psycopg.connect(owner(plan)) as holder:
         holder.execute("SELECT 1 FROM activities WHERE activity_type = 'old' LIMIT 5 FOR UPDATE")
         assert run.run(plan, "retention")["outcome"] == "done"
         assert left(schema)["old activities"] == 5
@@ -167,33 +201,33 @@ def test_a_row_that_cannot_be_had_fails_the_run_and_names_the_table(
     monkeypatch.setattr("provision.host.maintain.batches.PATIENCE", 2)
     fill(schema, 4, 2)
     schema.execute(b"INSERT INTO feedback (agent_id, activity_id) SELECT agent_id, id FROM activities")
-    with psycopg.connect(plan.url) as holder:
+    with psycopg.connect(owner(plan)) as holder:
         holder.execute("UPDATE feedback SET comment = 'held'")  # what refers to the rows, not the rows
-        facts = run.run(replace(plan, lock_timeout_ms=50), "retention")
+        facts = run.run(changed(plan, lock_timeout_ms=50), "retention")
     assert facts["outcome"] == "failed"
-    assert "the rule for activities comes to nothing" in facts["why"]
+    assert "the rule activities makes no progress" in facts["why"]
     assert "table activities" in facts["why"]
 
 
 def test_two_runs_do_not_overlap(plan: Plan) -> None:
-    with connect(plan.url, application="another") as other:
+    with connect(owner(plan), application="another") as other:
         assert try_locks(other, [run.LOCK])
         facts = run.run(plan, "retention")
     assert facts["outcome"] == "skipped"
-    assert "another run is at work" in facts["why"]
+    assert "another run is active" in facts["why"]
     assert "another" in facts["why"]
 
 
 def test_it_stands_back_from_a_migration_and_a_migration_gets_in_between(schema: Session, plan: Plan) -> None:
     fill(schema, 30, 20)
-    with connect(plan.url, application="provision migrate") as migration:
+    with connect(owner(plan), application="provision migrate") as migration:
         assert try_locks(migration, Ledger(migration).keys)
         facts = run.run(plan, "retention")
     assert facts["outcome"] == "skipped"
-    assert "a migration is at work" in facts["why"]
+    assert "a migration is running" in facts["why"]
     assert left(schema)["old activities"] == 20
     run.run(plan, "retention")
-    with connect(plan.url, application="provision migrate") as migration:
+    with connect(owner(plan), application="provision migrate") as migration:
         assert try_locks(migration, Ledger(migration).keys)
 
 
@@ -211,12 +245,12 @@ def test_only_what_is_bloated_is_built_anew_and_shrinks(schema: Session, plan: P
     schema.execute(BLOAT.format(agent=AGENT).encode())
     schema.execute("VACUUM ANALYZE")
     fresh = {each.name: each for each in indexes.look(schema)}
-    assert [name for name, each in fresh.items() if each.due(plan)] == []
+    assert [name for name, each in fresh.items() if each.due(plan.maintenance)] == []
     assert fresh["memories_embedding_idx"].waste < 0.1
     schema.execute("DELETE FROM metrics WHERE id % 10 <> 0")
     schema.execute("DELETE FROM memories WHERE content::int % 5 <> 0")
     schema.execute("VACUUM ANALYZE")
-    due = {each.name for each in indexes.look(schema) if each.due(plan)}
+    due = {each.name for each in indexes.look(schema) if each.due(plan.maintenance)}
     assert due == {"metrics_pkey", "metrics_timestamp_idx", "memories_embedding_idx"}
     told = steps(run.run(plan, "index", dry=True))
     assert told["REINDEX memories_embedding_idx"]["waste"] == "80 %"
@@ -233,7 +267,7 @@ def test_the_estimate_is_near_what_pgstattuple_measures(schema: Session, plan: P
     schema.execute("DELETE FROM metrics WHERE id % 10 <> 0")
     schema.execute("VACUUM ANALYZE")
     estimated = {each.name: each for each in indexes.look(schema)}
-    with psycopg.connect(plan.url.replace("user=minion", "user=postgres"), autocommit=True) as superuser:
+    with psycopg.connect(plan.server.url(plan.access.database), autocommit=True) as superuser:
         superuser.execute("CREATE EXTENSION pgstattuple; GRANT pg_stat_scan_tables TO minion")
         try:
             measured = {each.name: each for each in indexes.look(schema)}
@@ -248,7 +282,7 @@ def test_a_leftover_of_a_killed_reindex_is_dropped_and_another_invalid_index_is_
     schema: Session, plan: Plan
 ) -> None:
     schema.execute("CREATE INDEX metrics_pkey_ccnew ON metrics (id); CREATE INDEX somebodys ON metrics (id)")
-    with psycopg.connect(plan.url.replace("user=minion", "user=postgres"), autocommit=True) as superuser:
+    with psycopg.connect(plan.server.url(plan.access.database), autocommit=True) as superuser:
         superuser.execute(
             "UPDATE pg_index SET indisvalid = false WHERE indexrelid IN"
             " ('metrics_pkey_ccnew'::regclass, 'somebodys'::regclass)"
@@ -268,7 +302,7 @@ def test_a_build_that_has_to_give_way_is_made_good_by_the_next_run(
     schema.execute("DELETE FROM metrics WHERE id % 10 <> 0")
     schema.execute("VACUUM ANALYZE")
     invalid = "SELECT indexrelid::regclass::text FROM pg_index WHERE NOT indisvalid"
-    with psycopg.connect(plan.url) as old:
+    with psycopg.connect(owner(plan)) as old:
         old.execute("INSERT INTO metrics (name, value) VALUES ('old transaction', 1)")
         done = run.run(plan, "index")
         assert done["outcome"] == "done", done
@@ -295,7 +329,11 @@ def test_a_standby_is_left_alone() -> None:
         standby.stop()
         (standby.data / "standby.signal").touch()
         standby.start()
-        facts = run.run(Plan(url=standby.url()), "retention")
+        at = sample(
+            server={"socket_directory": standby.host, "port": standby.port},
+            access={"database": "postgres", "owner": "postgres"},
+        )
+        facts = run.run(at, "retention")
     finally:
         standby.remove()
     assert facts["outcome"] == "skipped"
@@ -304,7 +342,7 @@ def test_a_standby_is_left_alone() -> None:
 
 def test_a_lost_server_is_an_error(plan: Plan) -> None:
     with pytest.raises(DatabaseError, match="cannot connect"):
-        run.run(replace(plan, url="host=127.0.0.1 port=1 dbname=x user=y"), "retention")
+        run.run(replace(plan, server=replace(plan.server, socket_directory="127.0.0.1", port=1)), "retention")
 
 
 def test_rows_of_no_year_that_python_knows_go_too(schema: Session, plan: Plan) -> None:

@@ -1,4 +1,4 @@
-"""The command line: what is printed, as text and as JSON, what it exits with, and what prod asks for."""
+"""The command line: text and JSON output, exit codes, and confirmations of a guarded database."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_up_prints_each_step_and_the_version(project: Project) -> None:
     assert re.fullmatch(r"reverted 002_b.down.sql in \d+\.\d{3} s\nversion 1\n", project.run("down", "1").out)
 
 
-def test_json_is_all_there_is_on_stdout(project: Project) -> None:
+def test_stdout_is_json_only(project: Project) -> None:
     project.tables("a", "b")
     up = json.loads(project.run("up", "--json").out)
     assert (up["version"], up["dirty"], up["before"]) == (2, False, {"version": None, "dirty": False})
@@ -48,7 +48,7 @@ def test_json_is_all_there_is_on_stdout(project: Project) -> None:
     assert json.loads(project.run("force", "-1", "--json").out)["version"] is None
 
 
-def test_json_of_a_failure_holds_the_error_and_what_was_done(project: Project) -> None:
+def test_json_of_a_failure_has_the_error_and_the_finished_steps(project: Project) -> None:
     project.tables("a")
     project.put("2_b.up.sql", "SELECT 1/0;")
     done = project.run("up", "--json")
@@ -92,7 +92,7 @@ def test_status_is_a_table(project: Project) -> None:
         ("force", 0, "forced", "ok"),
     ],
 )
-def test_status_tells_what_is_wrong(project: Project, change: str, code: int, state: str, checksum: str) -> None:
+def test_status_shows_problems(project: Project, change: str, code: int, state: str, checksum: str) -> None:
     project.tables("a", "b")
     project.run("up")
     match change:
@@ -131,18 +131,18 @@ def test_status_and_version_change_nothing(project: Project) -> None:
     [
         (["up", "-1"], "No such option"),
         (["up", "many"], "'many' is not a valid integer range"),
-        (["down"], "how many?"),
-        (["down", "1", "--all"], "how many?"),
+        (["down"], "number of migrations missing"),
+        (["down", "1", "--all"], "number of migrations missing"),
         (["goto"], "Missing argument 'V'"),
         (["goto", "-1"], "No such option"),
         (["force", "-2"], "-2 is not in the range -1<=x<=9223372036854775807"),
-        (["up", "--lock-timeout", "soon"], "not a length of time"),
+        (["up", "--lock-timeout", "soon"], "invalid duration"),
         (["up", "--database", "postgres://h/d?x-migration-table=a"], "unknown option in the database URL"),
-        (["drop"], "drop destroys data, and nothing was confirmed"),
+        (["drop"], "drop destroys data and was not confirmed"),
         (["drop", "--yes-destroy", "other"], "allowed: typing the database's name, migrations"),
     ],
 )
-def test_a_wrong_call_exits_2_and_touches_nothing(project: Project, words: list[str], message: str) -> None:
+def test_usage_error_exits_2_and_changes_nothing(project: Project, words: list[str], message: str) -> None:
     project.tables("a")
     done = project.run(*words)
     assert (done.code, project.state()) == (2, NOTHING)
@@ -150,58 +150,81 @@ def test_a_wrong_call_exits_2_and_touches_nothing(project: Project, words: list[
 
 
 @pytest.fixture
-def prod(project: Project) -> Iterator[Project]:
-    """A database that carries the profile prod, as the bundle marks it."""
-    project.cluster.psql(f"ALTER DATABASE {project.database} SET provision.profile = 'prod'")
+def guarded(project: Project) -> Iterator[Project]:
+    """A guarded database, as `provision access` marks it."""
+    project.cluster.psql(f"ALTER DATABASE {project.database} SET provision.guard = 'on'")
     project.tables("a", "b")
     project.run("up")
     yield project
-    project.cluster.psql(f"ALTER DATABASE {project.database} RESET provision.profile")
+    project.cluster.psql(f"ALTER DATABASE {project.database} RESET provision.guard")
 
 
 @pytest.mark.parametrize("words", [("down", "1"), ("down", "--all"), ("goto", "1"), ("drop",)])
-def test_prod_wants_its_name_before_data_is_destroyed(prod: Project, words: tuple[str, ...]) -> None:
-    refused = prod.run(*words)
-    assert (refused.code, prod.state(), prod.made()) == (2, (2, False), {"a", "b"})
-    assert "destroys data, and nothing was confirmed" in refused.err
-    assert f"database {prod.database}, profile prod" in refused.err
-    assert f"--yes-destroy {prod.database}" in refused.err
-    assert prod.run(*words, "--yes-destroy", "postgres").code == 2
-    assert prod.made() == {"a", "b"}
-    unproved = prod.run(*words, "--yes-destroy", prod.database)
+def test_guarded_database_needs_its_name_before_data_is_destroyed(guarded: Project, words: tuple[str, ...]) -> None:
+    refused = guarded.run(*words)
+    assert (refused.code, guarded.state(), guarded.made()) == (2, (2, False), {"a", "b"})
+    assert "destroys data and was not confirmed" in refused.err
+    assert f"database {guarded.database}, guarded" in refused.err
+    assert f"--yes-destroy {guarded.database}" in refused.err
+    assert guarded.run(*words, "--yes-destroy", "postgres").code == 2
+    assert guarded.made() == {"a", "b"}
+    unproved = guarded.run(*words, "--yes-destroy", guarded.database)
     assert unproved.code == 2
-    assert "destroys data, and no fresh backup is known to bring it back" in unproved.err
-    assert prod.run(*words, "--yes-destroy", prod.database, "--without-backup").code == 0
-    assert "b" not in prod.made()
+    assert "destroys data, but no recent restore-tested backup is known" in unproved.err
+    assert "run:     ansible-playbook drill.yml -i" in unproved.err
+    assert guarded.run(*words, "--yes-destroy", guarded.database, "--without-backup").code == 0
+    assert "b" not in guarded.made()
 
 
 @pytest.mark.parametrize(("hours", "reverted"), [(1, True), (30, False)])
-def test_prod_goes_down_with_a_fresh_proved_backup_alone(
-    prod: Project, tmp_path: Path, hours: int, reverted: bool
+def test_guarded_database_goes_down_only_after_a_recent_restore_test(
+    guarded: Project, tmp_path: Path, hours: int, reverted: bool
 ) -> None:
     when = datetime.datetime.now(datetime.UTC) - datetime.timedelta(hours=hours)
     evidence = tmp_path / "backup.json"
     evidence.write_text(json.dumps({"verified": {"when": when.isoformat(), "set": "20261123-010000F"}}))
-    settings = Settings(f"{prod.cluster.url(prod.database, 'minion')}", prod.path, evidence=evidence)
+    settings = Settings(f"{guarded.cluster.url(guarded.database, 'minion')}", guarded.path, evidence=evidence)
     if reverted:
-        Runner(settings, confirmed=prod.database).down(1)
+        Runner(settings, confirmed=guarded.database).down(1)
     else:
-        with pytest.raises(UsageError, match="no fresh backup is known") as refused:
-            Runner(settings, confirmed=prod.database).down(1)
-        assert "the last backup that a drill restored is 30 h old" in str(refused.value)
-    assert prod.state() == ((1, False) if reverted else (2, False))
+        with pytest.raises(UsageError, match="no recent restore-tested backup is known") as refused:
+            Runner(settings, confirmed=guarded.database).down(1)
+        assert "the last restore test was 30 h ago" in str(refused.value)
+    assert guarded.state() == ((1, False) if reverted else (2, False))
 
 
-def test_prod_cannot_be_talked_out_of_it_by_the_url(prod: Project) -> None:
-    prod.query = "&options=-c%20provision.profile=dev"
-    assert prod.run("down", "1").code == 2
-    assert prod.made() == {"a", "b"}
+def test_url_cannot_switch_the_guard_off(guarded: Project) -> None:
+    guarded.query = "&options=-c%20provision.guard=off"
+    assert guarded.run("down", "1").code == 2
+    assert guarded.made() == {"a", "b"}
 
 
-def test_prod_goes_up_without_questions(prod: Project) -> None:
-    prod.tables("a", "b", "c")
-    assert prod.run("up").code == 0
-    assert "(prod): version 3" in prod.run("status").out
+@pytest.mark.parametrize(
+    ("settings", "code"),
+    [
+        (("SET provision.profile = 'dev'",), 2),
+        (("SET provision.profile = 'prod'", "SET provision.guard = 'off'"), 0),
+        (("SET provision.guard = 'off'",), 0),
+        ((), 0),
+    ],
+)
+def test_database_with_only_the_old_profile_setting_is_guarded(
+    project: Project, settings: tuple[str, ...], code: int
+) -> None:
+    project.tables("a")
+    project.run("up")
+    try:
+        for setting in settings:
+            project.cluster.psql(f"ALTER DATABASE {project.database} {setting}")
+        assert project.run("down", "1").code == code
+    finally:
+        project.cluster.psql(f"ALTER DATABASE {project.database} RESET ALL")
+
+
+def test_guarded_database_goes_up_without_confirmation(guarded: Project) -> None:
+    guarded.tables("a", "b", "c")
+    assert guarded.run("up").code == 0
+    assert "(guarded): version 3" in guarded.run("status").out
 
 
 def on_terminal(project: Project, *words: str, typed: str = "") -> tuple[int, str]:
@@ -217,20 +240,20 @@ def on_terminal(project: Project, *words: str, typed: str = "") -> tuple[int, st
         try:
             while piece := os.read(ours, 4096):
                 output += piece
-        except OSError:  # the other side is closed
+        except OSError:  # the other end is closed
             pass
     os.close(ours)
     return process.returncode, output.decode()
 
 
 @pytest.mark.parametrize(("typed", "code"), [("migrations\n", 0), ("y\n", 2)])
-def test_prod_asks_for_its_name_on_a_terminal(prod: Project, typed: str, code: int) -> None:
-    ended, output = on_terminal(prod, "down", "1", "--without-backup", typed=typed)
-    assert (ended, "Type the database's name to go on" in output) == (code, True)
-    assert prod.state() == ((1, False) if code == 0 else (2, False))
+def test_guarded_database_asks_for_its_name_on_a_terminal(guarded: Project, typed: str, code: int) -> None:
+    ended, output = on_terminal(guarded, "down", "1", "--without-backup", typed=typed)
+    assert (ended, "Type the database's name to continue" in output) == (code, True)
+    assert guarded.state() == ((1, False) if code == 0 else (2, False))
 
 
-def test_a_terminal_shows_what_runs_and_how_far_an_index_is(project: Project) -> None:
+def test_terminal_shows_the_running_step_and_index_progress(project: Project) -> None:
     project.put(
         "1_a.up.sql",
         "CREATE TABLE a AS SELECT g AS id, repeat('x', 2000) AS words FROM generate_series(1, 400) g;"
@@ -254,13 +277,13 @@ def test_create_numbers_the_next_files(project: Project) -> None:
     assert project.run("create", "!!").code == 2
 
 
-def test_created_files_run_as_they_are(project: Project) -> None:
+def test_created_files_run_unchanged(project: Project) -> None:
     project.run("create", "first")
     assert project.run("up").code == 0
     assert project.run("down", "1").code == 0
 
 
-def test_plan_shows_locks_of_what_is_pending(project: Project) -> None:
+def test_plan_shows_locks_of_pending_migrations(project: Project) -> None:
     project.tables("a")
     project.run("up")
     project.put(
@@ -281,9 +304,9 @@ def test_plan_shows_locks_of_what_is_pending(project: Project) -> None:
         " gen_random_uuid() differs for every row",
         "  line 5: ALTER TABLE b ADD COLUMN y int",
         "  line 6: DO $$ BEGIN END $$",
-        "      locks unknown: runs code, which may do anything",
+        "      locks unknown: runs code, which may take any lock",
         "  line 7: CREATE INDEX a_id ON a (id)",
-        "      a: SHARE (blocks writes): reads the whole table",
+        "      a: SHARE (blocks writes): scans the whole table",
     ]
     values = json.loads(project.run("plan", "--json").out)
     assert values["parser"] is True
@@ -299,25 +322,25 @@ def test_plan_shows_locks_of_what_is_pending(project: Project) -> None:
     assert project.state() == (1, False)
 
 
-def test_plan_without_the_parser_says_so(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_plan_without_parser_reports_it(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     project.tables("a")
     monkeypatch.setattr(locks, "_parser", lambda: None)
     done = project.run("plan")
     assert done.code == 3
-    assert "Locks are not shown: pglast is not installed here" in done.out
+    assert "Locks are not shown: pglast is not installed (on the controller: pip install pglast)." in done.out
     assert "  line 1: CREATE TABLE a (id int)" in done.out
 
 
-def test_plan_of_what_up_would_refuse_exits_1(project: Project) -> None:
+def test_plan_exits_1_if_up_would_refuse(project: Project) -> None:
     project.tables("a")
     project.put("1_b.up.sql", "")
     done = project.run("plan")
     assert done.code == 1
-    assert "refused: 1_b.up.sql has the version and direction of 001_a.up.sql" in done.out
+    assert "refused: 1_b.up.sql has the same version and direction as 001_a.up.sql" in done.out
     assert project.run("plan").code == project.run("up").code
 
 
-def test_plan_of_nothing_exits_0(project: Project) -> None:
+def test_plan_without_pending_migrations_exits_0(project: Project) -> None:
     project.tables("a")
     project.run("up")
     assert project.run("plan").code == 0
@@ -327,7 +350,7 @@ def scratch(project: Project) -> str:
     return f"--scratch-url={project.cluster.url('postgres')}"
 
 
-def test_verify_accepts_what_can_be_undone(project: Project) -> None:
+def test_verify_accepts_reversible_migrations(project: Project) -> None:
     project.put("1_a.up.sql", "CREATE TABLE a (id int, v vector(3)); CREATE INDEX a_id ON a (id);")
     project.put("1_a.down.sql", "DROP TABLE a;")
     done = project.run("verify", scratch(project))
@@ -335,18 +358,18 @@ def test_verify_accepts_what_can_be_undone(project: Project) -> None:
     assert project.cluster.psql("SELECT count(*) FROM pg_database WHERE datname LIKE 'provision_verify%'") == "0"
 
 
-def test_verify_shows_what_a_down_leaves_behind(project: Project) -> None:
+def test_verify_shows_leftovers_of_a_down_file(project: Project) -> None:
     project.put("1_a.up.sql", "CREATE TABLE a (id int); CREATE TYPE mood AS ENUM ('good');")
     project.put("1_a.down.sql", "DROP TABLE a;")
     done = project.run("verify", scratch(project))
     assert done.code == 1
-    assert "after up and down, against before:" in done.out
+    assert "after up and down, compared with before:" in done.out
     assert "+CREATE TYPE public.mood AS ENUM (" in done.out
     values = json.loads(project.run("verify", "--json", scratch(project)).out)
-    assert values["differences"][0]["when"] == "after up and down, against before"
+    assert values["differences"][0]["when"] == "after up and down, compared with before"
 
 
-def test_verify_shows_a_second_way_up_that_differs(project: Project) -> None:
+def test_verify_shows_a_different_second_up(project: Project) -> None:
     project.put("1_a.up.sql", "CREATE TABLE IF NOT EXISTS a (id int);")
     project.put("1_a.down.sql", "DROP TABLE IF EXISTS a;")
     project.put("2_b.up.sql", "DO $$ BEGIN IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'verify_mark') THEN"
@@ -357,15 +380,15 @@ def test_verify_shows_a_second_way_up_that_differs(project: Project) -> None:
     finally:
         project.cluster.psql("DROP ROLE IF EXISTS verify_mark")
     assert done.code == 1
-    assert "after up, down and up, against after up:" in done.out
+    assert "after up, down and up, compared with after up:" in done.out
     assert "-CREATE TABLE public.b (" in done.out
 
 
-def test_verify_without_the_right_to_make_databases_is_refused(project: Project) -> None:
+def test_verify_needs_a_role_that_can_create_databases(project: Project) -> None:
     project.tables("a")
     done = project.run("verify", f"--scratch-url={project.url}")
     assert done.code == 1
-    assert "cannot make a scratch database" in done.err
+    assert "cannot create a scratch database" in done.err
 
 
 def test_a_file_of_20_mb_runs_in_four_times_its_size(project: Project, tmp_path: Path) -> None:
@@ -381,7 +404,7 @@ def test_a_file_of_20_mb_runs_in_four_times_its_size(project: Project, tmp_path:
 
 
 def _most_memory(project: Project, folder: Path, command: str) -> int:
-    """Run ours and return the most memory that it held, in KB."""
+    """Run the runner and return its peak memory in KB."""
     program = [sys.executable, "-c", "from provision.cli import main; main()", *project.arguments(command)]
     with (folder / "output").open("w") as output:
         pid = os.posix_spawn(
@@ -398,16 +421,16 @@ def _most_memory(project: Project, folder: Path, command: str) -> int:
 OWN = Path(__file__).parents[2] / "migrations"
 
 
-def test_our_own_migrations_can_be_undone_and_done_again(project: Project) -> None:
+def test_project_migrations_are_reversible(project: Project) -> None:
     project.path = OWN
     done = project.run("verify", scratch(project))
     assert done.code == 0, done.out
     assert done.out.endswith("steps up, down and up again: 0 differences\n")
 
 
-def test_the_plan_of_our_own_migrations_leaves_no_kind_of_statement_out(project: Project) -> None:
+def test_plan_knows_every_statement_of_the_project_migrations(project: Project) -> None:
     project.path = OWN
     done = project.run("plan")
     assert done.code == 3
-    assert "not known to the planner" not in done.out
-    assert "does not parse" not in done.out
+    assert "this statement type is not supported" not in done.out
+    assert "not valid PostgreSQL" not in done.out

@@ -1,4 +1,4 @@
-"""Several runners at once, and runners that die: no file runs twice, no lock is left, the next run knows what to do."""
+"""Concurrent and killed runners: no file runs twice, no lock remains, the next run explains the state."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def end(process: subprocess.Popen[str]) -> tuple[int, str, str]:
 
 
 def sessions(project: Project, where: str) -> list[int]:
-    """The server processes of runners whose activity matches."""
+    """Return the PIDs of runner sessions with matching activity."""
     ours = (
         "SELECT pid FROM pg_stat_activity WHERE datname = 'migrations' AND application_name = 'provision migrate' AND "
     )
@@ -42,7 +42,7 @@ def no_lock_left(project: Project) -> bool:
 
 
 @pytest.mark.parametrize("runners", [2, 5, 20])
-def test_runners_at_once_run_every_file_once(project: Project, runners: int) -> None:
+def test_concurrent_runners_run_every_file_once(project: Project, runners: int) -> None:
     project.execute("CREATE TABLE log (version int, at timestamptz DEFAULT clock_timestamp())")
     for number in range(1, 6):
         project.put(f"{number}_x.up.sql", f"INSERT INTO log VALUES ({number}); SELECT pg_sleep(0.1);")
@@ -97,7 +97,7 @@ POINTS = {
 
 
 def pause_at(project: Project, point: str, seconds: float) -> None:
-    """Let the server dwell at a point of the run for a while, and start from an empty version table."""
+    """Make the server pause at a point of the run, and start with an empty version table."""
     project.tables("a", "b")
     project.execute("CREATE TABLE schema_migrations (version bigint NOT NULL PRIMARY KEY, dirty boolean NOT NULL)")
     where = POINTS[point][0]
@@ -111,7 +111,7 @@ def pause_at(project: Project, point: str, seconds: float) -> None:
 
 
 def go_on(project: Project, point: str) -> None:
-    """Take the pause out."""
+    """Remove the pause."""
     project.execute("DROP TRIGGER IF EXISTS pause ON schema_migrations")
     if POINTS[point][0] is None:
         project.put("001_a.up.sql", "CREATE TABLE a (id int);")
@@ -123,20 +123,22 @@ def asleep(project: Project) -> list[int]:
 
 @pytest.mark.parametrize("point", POINTS)
 @pytest.mark.parametrize("how", ["SIGKILL", "connection cut"])
-def test_a_run_that_dies_leaves_what_it_says(project: Project, point: str, how: str) -> None:
+def test_killed_run_leaves_an_explained_state(project: Project, point: str, how: str) -> None:
     pause_at(project, point, 60)
     process = project.start("up")
     wait_for(lambda: asleep(project))
     if how == "SIGKILL":
         process.kill()
         end(process)
-        wait_for(lambda: not asleep(project), 6)  # the server looks every second whether its client is still there
+        wait_for(lambda: not asleep(project), 6)  # the server checks its client connection every second
     else:
         project.cluster.psql(f"SELECT pg_terminate_backend({asleep(project)[0]})")
         code, _, err = end(process)
         assert code == 1
         in_file = POINTS[point][0] is None
-        assert ("terminating connection due to administrator" if in_file else "connection to the server is lost") in err
+        assert (
+            "terminating connection due to administrator" if in_file else "lost the connection to the server"
+        ) in err
         assert "Traceback" not in err
     _, state, made = POINTS[point]
     assert (project.state(), project.made()) == (state, made)
@@ -149,16 +151,16 @@ def test_a_run_that_dies_leaves_what_it_says(project: Project, point: str, how: 
         assert done.code == 1
         assert "Dirty database version 1. Fix and force version." in done.err
         assert "001_a" not in done.err
-        assert "1_a.up.sql was started and never finished" in done.err
+        assert "1_a.up.sql never finished" in done.err
         complete, undone = "provision migrate force 1", "provision migrate force -1"
-        assert f"if all of the file is: {complete}; if nothing of it is: {undone}" in done.err
+        assert f"if the whole file is applied: {complete}; if nothing of it is applied: {undone}" in done.err
         assert project.run("force", "1" if made else "-1").code == 0
         assert project.run("up").code == 0
     assert (project.state(), project.made()) == ((2, False), {"a", "b"})
 
 
 @pytest.mark.parametrize("point", POINTS)
-def test_sigterm_ends_a_run_in_a_clean_state(project: Project, point: str) -> None:
+def test_sigterm_leaves_a_clean_state(project: Project, point: str) -> None:
     pause_at(project, point, 1.0 if POINTS[point][0] else 60)
     process = project.start("up", "--json")
     wait_for(lambda: asleep(project))
@@ -187,18 +189,18 @@ def test_ctrl_c_cancels_and_rolls_back(project: Project) -> None:
     assert (project.state(), project.made()) == (NOTHING, set())
 
 
-def test_an_interrupted_file_that_had_committed_stays_dirty(project: Project) -> None:
+def test_interrupted_file_with_a_commit_stays_dirty(project: Project) -> None:
     project.put("1_a.up.sql", "BEGIN; CREATE TABLE a (); COMMIT; SELECT pg_sleep(60);")
     process = project.start("up")
     wait_for(lambda: asleep(project))
     process.send_signal(signal.SIGTERM)
     code, _, err = end(process)
     assert code == 1
-    assert "what came before its last COMMIT was kept" in err
+    assert "everything before the last COMMIT was kept" in err
     assert (project.state(), project.made()) == ((1, True), {"a"})
 
 
-def test_an_interrupt_ends_the_wait_for_another_runner(project: Project) -> None:
+def test_signal_ends_the_wait_for_another_runner(project: Project) -> None:
     project.tables("a")
     with psycopg.connect(project.cluster.url(project.database, "minion"), autocommit=True) as holder:
         holder.execute("SELECT pg_advisory_lock(%s)", (lock_keys("public", "schema_migrations", project.database)[0],))
@@ -207,11 +209,11 @@ def test_an_interrupt_ends_the_wait_for_another_runner(project: Project) -> None
         process.send_signal(signal.SIGTERM)
         code, _, err = end(process)
     assert code == 1
-    assert "interrupted by SIGTERM while waiting for the migration lock; nothing was changed" in err
+    assert "interrupted by SIGTERM while waiting for the migration lock; nothing changed" in err
     assert project.state() == NOTHING
 
 
-def test_a_runner_that_is_killed_while_it_waits_leaves_nothing(project: Project) -> None:
+def test_runner_killed_while_waiting_leaves_nothing(project: Project) -> None:
     project.tables("a")
     with psycopg.connect(project.cluster.url(project.database, "minion"), autocommit=True) as holder:
         holder.execute("SELECT pg_advisory_lock(%s)", (lock_keys("public", "schema_migrations", project.database)[0],))
@@ -231,24 +233,22 @@ def test_an_index_is_built_concurrently_while_a_second_runner_waits(project: Pro
     project.run("up", "1")
     reader = psycopg.connect(project.cluster.url(project.database, "minion"))
     reader.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
-    reader.execute("SELECT count(*) FROM a")  # a snapshot that the build has to wait for
+    reader.execute("SELECT count(*) FROM a")  # the index build waits for this snapshot
     first = project.start("up", "--lock-timeout", "0", "--wait", "30s")
     wait_for(lambda: sessions(project, "wait_event = 'virtualxid'"))
     second = project.start("up", "--wait", "30s")
     wait_for(lambda: len(sessions(project, "true")) == 2)
-    time.sleep(1.5)  # longer than deadlock_timeout: a waiter inside pg_advisory_lock() would have been found out
+    time.sleep(1.5)  # longer than deadlock_timeout: a waiter in pg_advisory_lock() would be a detected deadlock by now
     reader.close()
     assert [end(first)[0], end(second)[0]] == [0, 0]
     assert project.state() == (2, False)
     assert project.query_all("SELECT indisvalid FROM pg_index WHERE indexrelid = 'a_id'::regclass") == [(True,)]
 
 
-def test_a_dump_that_runs_beside_is_not_waited_for_and_never_sees_nothing(project: Project) -> None:
+def test_migration_does_not_wait_for_a_dump_that_never_sees_an_empty_version_table(project: Project) -> None:
     project.tables("a", "b")
     project.run("up", "1")
-    with psycopg.connect(
-        project.cluster.url(project.database, "minion")
-    ) as dump:  # what pg_dump does, for 30 s or more
+    with psycopg.connect(project.cluster.url(project.database, "minion")) as dump:  # like a pg_dump of 30 s or more
         dump.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
         dump.execute("SELECT pg_export_snapshot()")
         dump.execute("LOCK TABLE schema_migrations, a IN ACCESS SHARE MODE")
@@ -259,7 +259,7 @@ def test_a_dump_that_runs_beside_is_not_waited_for_and_never_sees_nothing(projec
     assert project.state() == (2, False)
 
 
-def test_real_dumps_taken_all_the_time_never_hold_an_empty_version_table(project: Project) -> None:
+def test_continuous_pg_dumps_never_contain_an_empty_version_table(project: Project) -> None:
     project.tables("first")
     project.run("up")
     for number in range(2, 32):
@@ -268,7 +268,7 @@ def test_real_dumps_taken_all_the_time_never_hold_an_empty_version_table(project
     running = project.start("up")
     versions = []
     while running.poll() is None:
-        # Directly, not as root's own pg_dump: the one of the server's version.
+        # The pg_dump of the server's version, not the default one in PATH.
         dump = subprocess.run(
             [project.cluster.bin / "pg_dump", "--data-only", "--table=schema_migrations", url],
             capture_output=True, text=True, check=True,

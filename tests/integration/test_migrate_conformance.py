@@ -29,7 +29,7 @@ BAD = "CREATE TABLE bad (); SELECT 1/0; CREATE TABLE worse ();"
 
 @dataclass(frozen=True)
 class Scenario:
-    """Files; commands, each with the version that it leaves; and the tables that are there in the end."""
+    """Files, commands with the version after each, and the final tables."""
 
     name: str
     files: Mapping[str, str | bytes]
@@ -217,7 +217,7 @@ SCENARIOS = [
 
 
 def play(project: Project, scenario: Scenario, *tools: str) -> None:
-    """Run the commands of a scenario, the tools in turn: "ours" or "real"."""
+    """Run the commands of a scenario alternately with each tool: "ours" or "real"."""
     project.query = scenario.query
     for name, body in scenario.files.items():
         project.put(name, body)
@@ -316,7 +316,7 @@ def test_a_database_in_another_schema_is_migrated_there(project: Project) -> Non
         ("&x-migrations-table=%22other%22.%22versions%22&x-migrations-table-quoted=true", "other.versions"),
     ],
 )
-def test_the_version_table_is_where_the_url_says(project: Project, query: str, table: str) -> None:
+def test_url_selects_the_version_table(project: Project, query: str, table: str) -> None:
     project.tables("a")
     project.execute("CREATE SCHEMA other")
     project.query = query
@@ -325,7 +325,7 @@ def test_the_version_table_is_where_the_url_says(project: Project, query: str, t
     assert project.state() == NOTHING
 
 
-def test_what_golang_migrate_wrote_is_read(project: Project) -> None:
+def test_reads_the_version_of_golang_migrate(project: Project) -> None:
     project.tables("a", "b")
     project.execute(
         "CREATE TABLE schema_migrations (version bigint not null primary key, dirty boolean not null)",
@@ -337,13 +337,13 @@ def test_what_golang_migrate_wrote_is_read(project: Project) -> None:
 
 
 @pytest.mark.parametrize("words", [("-1",), ("--", "-1")])
-def test_nothing_can_be_forced_as_golang_migrate_writes_it(project: Project, words: tuple[str, ...]) -> None:
+def test_force_to_no_version_writes_what_golang_migrate_writes(project: Project, words: tuple[str, ...]) -> None:
     project.tables("a")
     project.run("up")
     assert (project.run("force", *words).code, project.state()) == (0, NOTHING)
 
 
-def test_dirty_is_refused_with_golang_migrates_words(project: Project) -> None:
+def test_dirty_version_is_refused_with_the_message_of_golang_migrate(project: Project) -> None:
     project.tables("a")
     project.execute(
         "CREATE TABLE schema_migrations (version bigint not null primary key, dirty boolean not null)",
@@ -352,7 +352,7 @@ def test_dirty_is_refused_with_golang_migrates_words(project: Project) -> None:
     assert "Dirty database version 1. Fix and force version." in project.run("up").err
 
 
-def test_default_privileges_do_not_let_others_write_the_version(project: Project) -> None:
+def test_default_privileges_do_not_allow_other_roles_to_write_the_version(project: Project) -> None:
     project.cluster.psql("CREATE ROLE other")
     try:
         project.execute("ALTER DEFAULT PRIVILEGES IN SCHEMA public GRANT SELECT, INSERT, DELETE ON TABLES TO other")

@@ -1,4 +1,4 @@
-"""Connections through which no migration may run: a pooler, a standby, another tool's table, too few rights."""
+"""Refused connections: a pooler, a standby, a version table of another tool, missing privileges."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_a_pooler_is_refused(project: Project, pooler: int, database: str, words
     assert project.cluster.psql("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'") == "0"
 
 
-def test_reading_through_a_pooler_is_fine(project: Project, pooler: int) -> None:
+def test_pooler_is_allowed_for_reading(project: Project, pooler: int) -> None:
     project.tables("a")
     project.run("up")
     through = f"--database=postgresql://minion@127.0.0.1:{pooler}/migrations?sslmode=disable"
@@ -83,7 +83,7 @@ def test_a_direct_connection_is_not_taken_for_a_pooler(project: Project, host: s
 
 @pytest.fixture(scope="module")
 def standby(cluster: Cluster, shared_database: str) -> Iterator[Cluster]:
-    """A hot standby of the cluster, with the database in it."""
+    """A hot standby of the cluster that has the database."""
     assert shared_database
     root = cluster.root / "standby"
     root.mkdir()
@@ -132,7 +132,7 @@ def test_read_only_transactions_are_refused(project: Project) -> None:
     ids=["Rails and dbmate", "text versions", "Laravel"],
 )
 @pytest.mark.parametrize("words", [("up",), ("status",), ("version",), ("force", "1")])
-def test_another_tools_table_is_left_alone(project: Project, columns: str, words: tuple[str, ...]) -> None:
+def test_table_of_another_tool_is_not_changed(project: Project, columns: str, words: tuple[str, ...]) -> None:
     project.tables("a")
     project.execute(f"CREATE TABLE schema_migrations ({columns})")
     before = project.cluster.psql(
@@ -149,7 +149,7 @@ def test_another_tools_table_is_left_alone(project: Project, columns: str, words
     assert project.run("up", "--table", "versions").code == 0
 
 
-def test_several_rows_are_refused_and_force_mends_them(project: Project) -> None:
+def test_several_rows_are_refused_and_force_repairs_them(project: Project) -> None:
     project.tables("a")
     project.execute(
         "CREATE TABLE schema_migrations (version bigint NOT NULL PRIMARY KEY, dirty boolean NOT NULL)",
@@ -157,12 +157,12 @@ def test_several_rows_are_refused_and_force_mends_them(project: Project) -> None
     )
     done = project.run("up")
     assert done.code == 1
-    assert "holds more than one row" in done.err
+    assert "has more than one row" in done.err
     assert project.run("force", "1").code == 0
     assert project.state() == (1, False)
 
 
-def test_a_role_that_may_not_create_is_refused_with_the_grant(project: Project) -> None:
+def test_role_without_create_is_refused_with_the_grant(project: Project) -> None:
     project.tables("a")
     project.cluster.psql(
         "REVOKE CREATE ON SCHEMA public FROM minion; ALTER SCHEMA public OWNER TO postgres", "migrations"
@@ -170,11 +170,11 @@ def test_a_role_that_may_not_create_is_refused_with_the_grant(project: Project) 
     project.cluster.psql("GRANT USAGE ON SCHEMA public TO minion", "migrations")
     done = project.run("up")
     assert (done.code, project.state()) == (1, NOTHING)
-    assert 'no privilege CREATE ON SCHEMA "public"' in done.err
+    assert 'missing: CREATE ON SCHEMA "public"' in done.err
     assert 'GRANT CREATE ON SCHEMA "public" TO "minion"' in done.err
 
 
-def test_a_role_that_may_not_write_the_version_is_refused(project: Project) -> None:
+def test_role_that_cannot_write_the_version_is_refused(project: Project) -> None:
     project.tables("a", "b")
     project.run("up", "1")
     project.cluster.psql(
@@ -194,7 +194,7 @@ def test_a_search_path_without_a_schema_is_refused(project: Project) -> None:
     assert "no schema of search_path exists" in done.err
 
 
-def test_a_schema_that_is_not_there_is_refused(project: Project) -> None:
+def test_missing_schema_is_refused(project: Project) -> None:
     project.tables("a")
     done = project.run("up", "--schema", "nowhere")
     assert done.code == 1
@@ -210,7 +210,7 @@ def test_a_schema_that_is_not_there_is_refused(project: Project) -> None:
         ("postgresql://minion:geheim@127.0.0.1/minion?sslmode=sometimes", "sslmode"),
     ],
 )
-def test_a_connection_that_fails_says_where_and_keeps_the_password(project: Project, url: str, seen: str) -> None:
+def test_connection_error_names_the_server_but_not_the_password(project: Project, url: str, seen: str) -> None:
     project.tables("a")
     done = project.run("up", f"--database={url}")
     assert done.code == 1
@@ -219,7 +219,7 @@ def test_a_connection_that_fails_says_where_and_keeps_the_password(project: Proj
     assert "geheim" not in done.err
 
 
-def test_the_environment_is_used_when_there_is_no_url(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_environment_is_used_without_a_url(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     from click.testing import CliRunner
 
     from provision.cli import root

@@ -1,4 +1,4 @@
-"""What a file can do to a run, and what the person on call is then told: where, what was kept, and what to do."""
+"""Failures of a file, and the report: location, committed part, repair command."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.integration.migrations import NOTHING, Project, project, shared_datab
 __all__ = ["project", "shared_database"]  # fixtures
 
 
-def test_a_syntax_error_is_shown_where_it_is(project: Project) -> None:
+def test_syntax_error_is_located(project: Project) -> None:
     body = (
         "CREATE TABLE a (id int);\nCREATE TABLE b (id int);\n"
         "-- größe 表\nCREATE TABLE c (\n    id int,,\n    x int\n);\nCREATE TABLE d ();\nCREATE TABLE e ();\n"
@@ -24,7 +24,7 @@ def test_a_syntax_error_is_shown_where_it_is(project: Project) -> None:
     assert f'{project.path}/1_a.up.sql:5:12: syntax error at or near "," (SQLSTATE 42601)' in done.err
     assert "in statement: CREATE TABLE c (" in done.err
     assert "rolled back: nothing of the file was kept" in done.err
-    assert "provision migrate force -1; then mend the file and: provision migrate up" in done.err
+    assert "provision migrate force -1; then fix the file and: provision migrate up" in done.err
     assert (done.code, project.state(), project.made()) == (1, (1, True), set())
     again = project.run("up")
     assert "Dirty database version 1. Fix and force version." in again.err
@@ -32,7 +32,7 @@ def test_a_syntax_error_is_shown_where_it_is(project: Project) -> None:
     assert "run:     provision migrate force -1" in again.err
 
 
-def test_an_error_without_a_position_is_shown_at_its_statement(project: Project) -> None:
+def test_error_without_position_is_located_at_its_statement(project: Project) -> None:
     project.put("1_a.up.sql", "CREATE TABLE a (id int PRIMARY KEY);\n\n  INSERT INTO a\n  VALUES (1), (1);\nSELECT 1;")
     done = project.run("up")
     assert "1_a.up.sql:3:3: duplicate key value violates unique constraint" in done.err
@@ -40,14 +40,13 @@ def test_an_error_without_a_position_is_shown_at_its_statement(project: Project)
     assert "in statement: INSERT INTO a;" in done.err
 
 
-def test_what_was_committed_before_an_error_is_said_to_be_kept(project: Project) -> None:
+def test_report_names_the_part_committed_before_an_error(project: Project) -> None:
     project.put("1_a.up.sql", "BEGIN;\nCREATE TABLE a ();\nCOMMIT;\nSELECT 1/0;\n")
     done = project.run("up")
     assert "1_a.up.sql:4:1: division by zero" in done.err
-    assert "not rolled back as a whole: what came before its last COMMIT was kept" in done.err
-    assert (
-        "finish the rest by hand and provision migrate force 1, or undo it by hand and provision migrate force -1"
-        in (done.err)
+    assert "rolled back in part: everything before the last COMMIT was kept" in done.err
+    assert "complete it by hand and provision migrate force 1, or revert it by hand and provision migrate force -1" in (
+        done.err
     )
     assert (project.state(), project.made()) == ((1, True), {"a"})
 
@@ -61,39 +60,39 @@ def test_an_error_shows_no_password(project: Project) -> None:
     assert "geheim" not in str(project.query_all("SELECT * FROM schema_migrations_history"))
 
 
-def test_a_failed_down_says_how_to_go_back(project: Project) -> None:
+def test_failed_down_names_the_repair(project: Project) -> None:
     project.tables("a", "b")
     project.put("002_b.down.sql", "DROP TABLE nowhere;")
     project.run("up")
     done = project.run("down", "1")
     assert (done.code, project.state()) == (1, (1, True))
-    assert "provision migrate force 2; then mend the file and: provision migrate down 1" in done.err
+    assert "provision migrate force 2; then fix the file and: provision migrate down 1" in done.err
 
 
 @pytest.mark.parametrize(
     ("body", "what", "kept"),
     [
-        ("SELECT pg_advisory_unlock_all(); CREATE TABLE a ();", "gave up the migration lock", {"a"}),
-        ("DO $$ BEGIN PERFORM pg_advisory_unlock_all(); END $$;", "gave up the migration lock", set()),
+        ("SELECT pg_advisory_unlock_all(); CREATE TABLE a ();", "released the migration lock", {"a"}),
+        ("DO $$ BEGIN PERFORM pg_advisory_unlock_all(); END $$;", "released the migration lock", set()),
         ("DROP TABLE schema_migrations; CREATE TABLE a ();", 'dropped "public"."schema_migrations"', {"a"}),
         ("DROP SCHEMA public CASCADE; CREATE SCHEMA public;", 'dropped "public"."schema_migrations"', set()),
         ("UPDATE schema_migrations SET version = 7;", 'changed "public"."schema_migrations"', set()),
         ("DELETE FROM schema_migrations;", 'changed "public"."schema_migrations"', set()),
     ],
 )
-def test_catches_what_the_server_let_pass(project: Project, body: str, what: str, kept: set[str]) -> None:
+def test_detects_damage_that_the_server_accepted(project: Project, body: str, what: str, kept: set[str]) -> None:
     project.put("1_a.up.sql", body)
     project.put("2_b.up.sql", "CREATE TABLE b ();")
     done = project.run("up")
     assert done.code == 1
     assert f"{project.path}/1_a.up.sql: {what}" in done.err
-    assert "not rolled back: all of the file was kept" in done.err
+    assert "not rolled back: the whole file was kept" in done.err
     assert (project.state(), project.made()) == ((1, True), kept)
     assert "provision migrate force 1" in done.err
     assert "Dirty database version 1" in project.run("up").err
 
 
-def test_catches_a_rollback_that_the_text_hides(project: Project) -> None:
+def test_detects_a_rollback_hidden_in_a_literal(project: Project) -> None:
     # Without standard_conforming_strings the backslash escapes the quote, and the literal ends elsewhere.
     project.put("1_a.up.sql", "SET standard_conforming_strings = off;")
     project.put("2_b.up.sql", "CREATE TABLE b (); SELECT '\\'' ; ROLLBACK; SELECT ''")
@@ -103,11 +102,11 @@ def test_catches_a_rollback_that_the_text_hides(project: Project) -> None:
     finally:
         project.execute("ALTER ROLE CURRENT_USER RESET standard_conforming_strings")
     assert done.code == 1
-    assert "2_b.up.sql: holds a ROLLBACK, so that some or all of it was undone" in done.err
+    assert "2_b.up.sql: contains a ROLLBACK that reverted all or part of it" in done.err
     assert (project.state(), project.made()) == ((2, True), set())
 
 
-def test_a_transaction_that_the_text_hides_is_rolled_back(project: Project) -> None:
+def test_transaction_hidden_in_a_literal_is_rolled_back(project: Project) -> None:
     project.put("1_a.up.sql", "CREATE TABLE b (); SELECT '\\'' ; BEGIN; CREATE TABLE c (); SELECT ''")
     project.execute("ALTER ROLE CURRENT_USER SET standard_conforming_strings = off")
     try:
@@ -140,7 +139,7 @@ def test_a_role_set_by_a_function_does_not_reach_the_next_file(project: Project)
 
 
 class Blocker:
-    """A session of the application that holds a table, until it is let go."""
+    """An application session that locks a table until it is closed."""
 
     def __init__(self, project: Project, statement: str) -> None:
         self.connection = psycopg.connect(project.cluster.url(project.database, "minion", application_name="web"))
@@ -170,7 +169,7 @@ def test_a_lock_timeout_names_the_blocker_and_leaves_the_database_clean(project:
     assert project.run("up").code == 0
 
 
-def test_a_lock_timeout_is_survived_when_the_blocker_goes(project: Project) -> None:
+def test_lock_timeout_is_retried_until_the_blocker_ends(project: Project) -> None:
     project.tables("a")
     project.run("up")
     project.put("2_b.up.sql", "CREATE TABLE b (); ALTER TABLE a ADD COLUMN x int;")
@@ -179,10 +178,10 @@ def test_a_lock_timeout_is_survived_when_the_blocker_goes(project: Project) -> N
     timer.join()
     assert (done.code, project.state(), project.made()) == (0, (2, False), {"a", "b"})
     assert "2_b.up.sql: lock timeout, blocked by pid" in done.err
-    assert "rolled back, will be tried again" in done.err
+    assert "rolled back, retrying" in done.err
 
 
-def test_a_lock_timeout_after_a_commit_is_not_tried_again(project: Project) -> None:
+def test_lock_timeout_after_a_commit_is_not_retried(project: Project) -> None:
     project.tables("a")
     project.run("up")
     project.put("2_b.up.sql", "BEGIN; CREATE TABLE b (); COMMIT; ALTER TABLE a ADD COLUMN x int;")
@@ -190,7 +189,7 @@ def test_a_lock_timeout_after_a_commit_is_not_tried_again(project: Project) -> N
     done = project.run("up", "--lock-timeout", "300ms")
     blocker.connection.close()
     assert (done.code, project.state(), project.made()) == (1, (2, True), {"a", "b"})
-    assert "what came before its last COMMIT was kept" in done.err
+    assert "everything before the last COMMIT was kept" in done.err
 
 
 def test_a_statement_timeout_is_named(project: Project) -> None:
@@ -200,12 +199,12 @@ def test_a_statement_timeout_is_named(project: Project) -> None:
     assert (project.state(), project.made()) == ((1, True), set())
 
 
-def test_a_deadlock_is_tried_again(project: Project) -> None:
+def test_deadlock_is_retried(project: Project) -> None:
     project.put("1_a.up.sql", "CREATE TABLE a (); CREATE TABLE b ();")
     project.run("up")
     project.put("2_b.up.sql", "LOCK TABLE a; SELECT pg_sleep(0.5); LOCK TABLE b; CREATE TABLE c ();")
     other = Blocker(project, "LOCK TABLE b")
-    # The application asks for `a` after the migration asked for `b`: the older wait is the one that is checked first.
+    # The application requests `a` after the migration requested `b`: the older waiter detects the deadlock.
     worker = threading.Timer(0.9, lambda: other.connection.execute("LOCK TABLE a"))
     worker.start()
     threading.Timer(2.5, other.connection.close).start()
@@ -222,12 +221,12 @@ def test_an_invalid_index_is_named_with_its_drop(project: Project) -> None:
     done = project.run("up")
     assert (done.code, project.state()) == (1, (2, True))
     assert "left an INVALID index public.a_id" in done.err
-    assert "run:     DROP INDEX CONCURRENTLY public.a_id; provision migrate force 1; then mend the file and" in done.err
+    assert "run:     DROP INDEX CONCURRENTLY public.a_id; provision migrate force 1; then fix the file and" in done.err
     project.run("force", "1")
     project.put("2_i.up.sql", "CREATE UNIQUE INDEX CONCURRENTLY IF NOT EXISTS a_id ON a (id);")
     again = project.run("up")
     assert again.code == 1
-    assert "2_i.up.sql: left an INVALID index public.a_id behind" in again.err
+    assert "2_i.up.sql: left an INVALID index public.a_id" in again.err
     assert "run:     DROP INDEX CONCURRENTLY public.a_id; provision migrate force 1; then" in again.err
 
 
@@ -236,15 +235,14 @@ def test_a_lost_connection_leaves_dirty_and_the_next_run_explains(project: Proje
     done = project.run("up")
     assert (done.code, project.state(), project.made()) == (1, (1, True), set())
     assert "terminating connection" in done.err
-    assert "it is not known what was kept" in done.err
+    assert "unknown: the file may have been kept in whole or in part" in done.err
     again = project.run("up")
-    assert "1_a.up.sql was started and never finished" in again.err
-    assert (
-        "if all of the file is: provision migrate force 1; if nothing of it is: provision migrate force -1" in again.err
-    )
+    assert "1_a.up.sql never finished" in again.err
+    assert "if the whole file is applied: provision migrate force 1;" in again.err
+    assert "; if nothing of it is applied: provision migrate force -1" in again.err
 
 
-def test_a_file_that_changes_while_it_waits_is_refused(project: Project) -> None:
+def test_file_that_changes_during_the_run_is_refused(project: Project) -> None:
     project.tables("a")
     project.put("2_b.up.sql", "CREATE TABLE b ();")
     project.put("001_a.up.sql", "CREATE TABLE a (); SELECT pg_sleep(1);")
@@ -271,7 +269,7 @@ def test_nothing_applied_stays_nothing(project: Project) -> None:
     assert project.state() == NOTHING
 
 
-def test_a_run_goes_on_when_no_second_connection_is_to_be_had(project: Project) -> None:
+def test_run_continues_without_a_second_connection(project: Project) -> None:
     project.put("1_a.up.sql", "CREATE TABLE a (); SELECT pg_sleep(1.5);")
     while project.cluster.psql("SELECT count(*) FROM pg_stat_activity WHERE usename = 'minion'") != "0":
         time.sleep(0.05)
@@ -287,26 +285,30 @@ def test_a_run_goes_on_when_no_second_connection_is_to_be_had(project: Project) 
     ("body", "kept", "state"),
     [
         ("DO $$ BEGIN CREATE TABLE b (); PERFORM 1/0; END $$", "nothing of the file was kept", set[str]()),
-        ("DO $$ BEGIN CREATE TABLE b (); COMMIT; PERFORM 1/0; END $$", "it is not known what was kept", {"b"}),
+        (
+            "DO $$ BEGIN CREATE TABLE b (); COMMIT; PERFORM 1/0; END $$",
+            "unknown: the file may have been kept in whole or in part",
+            {"b"},
+        ),
     ],
 )
-def test_says_what_a_block_of_code_kept(project: Project, body: str, kept: str, state: set[str]) -> None:
+def test_reports_what_a_do_block_kept(project: Project, body: str, kept: str, state: set[str]) -> None:
     project.put("1_a.up.sql", body)
     done = project.run("up")
     assert kept in done.err
     assert (project.state(), project.made()) == ((1, True), state)
 
 
-def test_a_version_table_with_too_long_a_name_is_refused(project: Project) -> None:
+def test_version_table_with_a_long_name_is_refused(project: Project) -> None:
     project.tables("a")
     done = project.run("up", "--table", "v" * 56)
     assert done.code == 2
-    assert "the name of the version table is too long" in done.err
+    assert "the version table's name is too long" in done.err
     assert project.run("up", "--table", "v" * 55).code == 0
 
 
 @pytest.mark.parametrize("body", ["(SELECT 1/0);", "/* oops", "'abc", ")", "@"])
-def test_a_file_of_one_odd_statement_fails_with_its_place(project: Project, body: str) -> None:
+def test_single_statement_file_fails_with_its_location(project: Project, body: str) -> None:
     project.put("1_a.up.sql", body)
     project.put("1_a.down.sql", "")
     done = project.run("up")
@@ -315,7 +317,7 @@ def test_a_file_of_one_odd_statement_fails_with_its_place(project: Project, body
     assert "Traceback" not in done.err
 
 
-def test_settings_that_a_file_leaves_behind_do_not_spoil_the_version_write(project: Project) -> None:
+def test_settings_of_a_file_do_not_affect_the_version_write(project: Project) -> None:
     project.put(
         "1_a.up.sql", "CREATE TABLE a (); SET client_encoding = 'LATIN1'; SET default_transaction_read_only = on;"
     )
@@ -326,12 +328,12 @@ def test_settings_that_a_file_leaves_behind_do_not_spoil_the_version_write(proje
     assert (done.code, project.state(), project.made()) == (0, (2, False), {"a", "b"}), done.err
 
 
-def test_a_transaction_left_open_after_a_commit_is_said_to_have_kept_a_part(project: Project) -> None:
+def test_open_transaction_after_a_commit_is_reported_as_partly_kept(project: Project) -> None:
     project.put("1_a.up.sql", "BEGIN; CREATE TABLE a (); COMMIT; BEGIN; CREATE TABLE b ();")
     project.put("1_a.down.sql", "DROP TABLE a;")
     done = project.run("up", "--compatible")
     assert (done.code, project.state(), project.made()) == (1, (1, True), {"a"})
-    assert "what came before its last COMMIT was kept" in done.err
+    assert "everything before the last COMMIT was kept" in done.err
 
 
 COMMITS = """
@@ -340,7 +342,7 @@ $$ BEGIN INSERT INTO runs VALUES (1); COMMIT; LOCK TABLE a; END $$
 """
 
 
-def test_a_procedure_that_committed_is_not_tried_again(project: Project) -> None:
+def test_procedure_that_committed_is_not_retried(project: Project) -> None:
     project.query = "&x-multi-statement=true"
     project.tables("a")
     project.run("up")
@@ -352,7 +354,7 @@ def test_a_procedure_that_committed_is_not_tried_again(project: Project) -> None
     blocker.connection.close()
     assert project.query_all("SELECT count(*) FROM runs") == [(1,)]
     assert (done.code, project.state()) == (1, (2, True))
-    assert "it is not known what was kept" in done.err
+    assert "unknown: the file may have been kept in whole or in part" in done.err
 
 
 def test_an_invalid_index_among_statements_sent_one_by_one_leaves_dirty(project: Project) -> None:
@@ -368,7 +370,7 @@ def test_an_invalid_index_among_statements_sent_one_by_one_leaves_dirty(project:
     assert "left an INVALID index public.a_id" in done.err
 
 
-def test_an_invalid_index_of_another_schema_is_not_blamed(project: Project) -> None:
+def test_invalid_index_of_another_schema_is_not_reported(project: Project) -> None:
     project.execute(
         "CREATE SCHEMA other", "CREATE TABLE other.a AS SELECT 1 AS id UNION ALL SELECT 1", "CREATE TABLE a (id int)"
     )
@@ -379,7 +381,7 @@ def test_an_invalid_index_of_another_schema_is_not_blamed(project: Project) -> N
     assert (done.code, project.state()) == (0, (1, False)), done.err
 
 
-def test_an_older_invalid_index_of_the_same_table_is_not_blamed(project: Project) -> None:
+def test_older_invalid_index_of_the_same_table_is_not_reported(project: Project) -> None:
     project.execute("CREATE TABLE a AS SELECT 1 AS id UNION ALL SELECT 1")
     with pytest.raises(psycopg.errors.UniqueViolation):
         project.execute("CREATE UNIQUE INDEX CONCURRENTLY older ON a (id)")
@@ -395,7 +397,7 @@ def test_an_older_invalid_index_of_the_same_table_is_not_blamed(project: Project
     assert "public.older" not in failed.err
 
 
-def test_a_file_that_drops_the_history_is_caught(project: Project) -> None:
+def test_file_that_drops_the_history_is_detected(project: Project) -> None:
     project.tables("a")
     project.run("up")
     project.put("2_b.up.sql", "DROP TABLE schema_migrations_history;")
@@ -405,7 +407,7 @@ def test_a_file_that_drops_the_history_is_caught(project: Project) -> None:
     assert '2_b.up.sql: dropped "public"."schema_migrations_history"' in done.err
 
 
-def test_long_messages_are_cut(project: Project) -> None:
+def test_long_messages_are_truncated(project: Project) -> None:
     project.put("1_a.up.sql", f"SELECT '{'x' * 160_000}'::int;")
     done = project.run("up")
     assert "(160" in done.err
@@ -433,7 +435,7 @@ def test_no_form_of_a_password_is_shown(project: Project, body: str) -> None:
     assert "heim-123" not in str(project.query_all("SELECT * FROM schema_migrations_history"))
 
 
-def test_the_way_on_after_a_clean_down_can_be_typed(project: Project) -> None:
+def test_repair_after_a_clean_down_can_be_typed(project: Project) -> None:
     project.tables("a")
     project.run("up")
     blocker = Blocker(project, "SELECT * FROM a")

@@ -21,20 +21,20 @@ def tables(project: Project) -> set[str]:
     ("name", "body", "message"),
     [
         ("1_b.up.sql", "CREATE TABLE b ();", "duplicate migration file: 1_b.up.sql is refused"),
-        ("2_b.up.sql.bak", "", "ends with .sql.bak, and golang-migrate would run it all the same"),
-        ("2-b.up.sql", "", "nearly has the name of a migration, so it would silently never run"),
-        ("2_b.UP.sql", "", "nearly has the name of a migration"),
-        ("2_b.down.sql", "", "2_b.up.sql is refused, and nothing was run"),
-        ("2_b.up.sql", b"SELECT 1;\0", "holds a NUL byte"),
+        ("2_b.up.sql.bak", "", "ends with .sql.bak, but golang-migrate would run it"),
+        ("2-b.up.sql", "", "nearly matches a migration name, so it would silently be ignored"),
+        ("2_b.UP.sql", "", "nearly matches a migration name"),
+        ("2_b.down.sql", "", "2_b.up.sql is refused; nothing was run"),
+        ("2_b.up.sql", b"SELECT 1;\0", "contains a NUL byte"),
         ("2_b.up.sql", b"\xef\xbb\xbfSELECT 1;", "starts with a byte order mark"),
         ("2_b.up.sql", b"SELECT '\xf6';", "is not valid UTF-8"),
         ("2_b.up.sql", "SELECT 1;\n  BEGIN;", "2_b.up.sql:2:3 is refused"),
-        ("2_b.up.sql", "ROLLBACK", "holds ROLLBACK, which undoes the file"),
-        ("2_b.up.sql", "SET ROLE minion", "holds a role that is set and not reset"),
-        ("2_b.up.sql", "DISCARD ALL", "holds DISCARD ALL, which drops the migration lock"),
-        ("2_b.up.sql", "\\i x.sql", "holds a psql command"),
-        ("2_b.up.sql", "COPY a FROM stdin;\n", "holds COPY from or to the client"),
-        ("18446744073709551615_b.up.sql", "", "its version does not fit a bigint"),
+        ("2_b.up.sql", "ROLLBACK", "contains ROLLBACK, which reverts the file"),
+        ("2_b.up.sql", "SET ROLE minion", "contains a SET ROLE without RESET ROLE"),
+        ("2_b.up.sql", "DISCARD ALL", "contains DISCARD ALL, which releases the migration lock"),
+        ("2_b.up.sql", "\\i x.sql", "contains a psql command"),
+        ("2_b.up.sql", "COPY a FROM stdin;\n", "contains COPY FROM STDIN or TO STDOUT"),
+        ("18446744073709551615_b.up.sql", "", "has a version that does not fit a bigint"),
     ],
 )
 def test_refuses_before_anything_is_run(project: Project, name: str, body: str | bytes, message: str) -> None:
@@ -54,7 +54,7 @@ def test_refuses_a_dangling_link(project: Project) -> None:
     done = project.run("up")
     assert (done.code, tables(project)) == (1, set())
     assert "2_b.up.sql is refused" in done.err
-    assert "is a link to nothing" in done.err
+    assert "is a dangling symbolic link" in done.err
 
 
 def test_a_link_to_a_file_is_followed(project: Project) -> None:
@@ -64,7 +64,7 @@ def test_a_link_to_a_file_is_followed(project: Project) -> None:
     assert (project.run("up").code, project.made()) == (0, {"a"})
 
 
-def test_refuses_what_is_not_a_file_without_waiting_for_it(project: Project) -> None:
+def test_refuses_a_fifo_without_blocking(project: Project) -> None:
     import os
 
     project.tables("a")
@@ -90,12 +90,12 @@ def slip_in(project: Project) -> None:
 @pytest.mark.parametrize(
     ("change", "message", "next_command"),
     [
-        (edit, "001_a.up.sql is refused, and nothing was run", "provision migrate force 2"),
-        (delete, "is gone", "bring it back from version control"),
-        (slip_in, "comes before version 2, which is applied", "rename it to a version above 3"),
+        (edit, "001_a.up.sql is refused; nothing was run", "provision migrate force 2"),
+        (delete, "no longer exists", "restore it from version control"),
+        (slip_in, "is below version 2, which is already applied", "rename it to a version above 3"),
     ],
 )
-def test_refuses_when_the_past_has_changed(
+def test_refuses_changed_history(
     project: Project, change: Callable[[Project], None], message: str, next_command: str
 ) -> None:
     project.tables("a", "b")
@@ -112,7 +112,7 @@ def test_refuses_when_the_past_has_changed(
     assert "warning:" in warned.err
 
 
-def test_force_takes_the_present_files_for_the_truth(project: Project) -> None:
+def test_force_records_the_current_files(project: Project) -> None:
     project.tables("a")
     project.run("up")
     edit(project)
@@ -122,16 +122,16 @@ def test_force_takes_the_present_files_for_the_truth(project: Project) -> None:
     assert "forced" in project.run("status").out
 
 
-def test_other_line_ends_are_a_warning(project: Project) -> None:
+def test_different_line_endings_are_a_warning(project: Project) -> None:
     project.tables("a")
     project.run("up")
     project.put("001_a.up.sql", "CREATE TABLE a (id int);\r\n")
     done = project.run("up")
     assert done.code == 0
-    assert "warning: 001_a.up.sql only its line ends differ" in done.err
+    assert "warning: 001_a.up.sql differs from the applied file only in line endings" in done.err
 
 
-def test_a_missing_down_half_is_refused_only_when_it_is_asked_for(project: Project) -> None:
+def test_missing_down_file_is_refused_only_for_its_down(project: Project) -> None:
     project.tables("a", "b")
     (project.path / "002_b.down.sql").unlink()
     done = project.run("up")
@@ -142,7 +142,7 @@ def test_a_missing_down_half_is_refused_only_when_it_is_asked_for(project: Proje
     assert "2_b.down.sql is refused" in done.err
 
 
-def test_what_golang_migrate_applied_is_adopted_and_then_guarded(project: Project) -> None:
+def test_migrations_of_golang_migrate_are_adopted_and_then_checked(project: Project) -> None:
     project.tables("a", "b", "c")
     project.execute(
         "CREATE TABLE schema_migrations (version bigint not null primary key, dirty boolean not null)",
@@ -152,7 +152,7 @@ def test_what_golang_migrate_applied_is_adopted_and_then_guarded(project: Projec
     )
     done = project.run("up")
     assert done.code == 0
-    assert "adopted what another tool did: 1 applied, 2 applied" in done.err
+    assert "adopted migrations of another tool: 1 applied, 2 applied" in done.err
     rows = project.query_all("SELECT version, direction, outcome FROM schema_migrations_history ORDER BY id")
     assert rows == [(1, "up", "adopted"), (2, "up", "adopted"), (3, "up", "done")]
     edit(project)
@@ -196,7 +196,7 @@ def test_an_unreadable_directory_is_an_error(project: Project, words: tuple[str,
         ("ALTER ROLE CURRENT_USER IN DATABASE migrations SET search_path = app", "database user"),
     ],
 )
-def test_refuses_to_begin_anew_when_the_version_table_is_out_of_sight(
+def test_refuses_a_first_run_if_the_version_table_is_in_another_schema(
     project: Project, change: str, source: str
 ) -> None:
     project.put("1_a.up.sql", f"CREATE SCHEMA app; {change};")
@@ -206,7 +206,7 @@ def test_refuses_to_begin_anew_when_the_version_table_is_out_of_sight(
         for command in ("up", "status"):
             done = project.run(command)
             assert done.code == 1
-            assert "migrations were applied in schema public, and this session would begin anew in app" in done.err
+            assert "migrations were applied in schema public, but this session would start again in app" in done.err
             assert f"search_path is app (set by: {source})" in done.err
             assert "provision migrate status --schema public" in done.err
         assert project.run("up", "--schema", "public").out == "no change\n"
@@ -218,7 +218,7 @@ def test_refuses_to_begin_anew_when_the_version_table_is_out_of_sight(
         )
 
 
-def test_a_schema_that_the_url_names_begins_anew(project: Project) -> None:
+def test_first_run_in_a_schema_named_by_the_url(project: Project) -> None:
     project.tables("a")
     assert project.run("up").code == 0
     project.execute("CREATE SCHEMA app")
@@ -227,7 +227,7 @@ def test_a_schema_that_the_url_names_begins_anew(project: Project) -> None:
     assert project.query_all("SELECT to_regclass('app.schema_migrations') IS NOT NULL") == [(True,)]
 
 
-def test_drop_empties_the_schema_that_is_named_and_no_other(project: Project) -> None:
+def test_drop_empties_only_the_named_schema(project: Project) -> None:
     project.tables("a")
     project.run("up")
     project.execute("CREATE SCHEMA app", "CREATE TABLE app.b ()")
@@ -246,7 +246,7 @@ def test_refuses_a_history_table_of_another_tool(project: Project) -> None:
 
 
 @pytest.mark.parametrize("table", ["schema_migrations", "schema_migrations_history"])
-def test_refuses_before_a_file_runs_what_it_could_not_write_down(project: Project, table: str) -> None:
+def test_refuses_missing_write_privileges_before_a_file_runs(project: Project, table: str) -> None:
     project.tables("a")
     project.run("up")
     project.put("2_b.up.sql", "CREATE TABLE b ();")
@@ -258,7 +258,7 @@ def test_refuses_before_a_file_runs_what_it_could_not_write_down(project: Projec
     assert project.query_all("SELECT to_regclass('b') IS NULL") == [(True,)]
 
 
-def test_refuses_a_history_that_it_could_not_write_beside_a_missing_version_table(project: Project) -> None:
+def test_refuses_an_unwritable_history_with_a_missing_version_table(project: Project) -> None:
     project.tables("a")
     project.run("up")
     project.execute("DROP TABLE schema_migrations, a", "REVOKE UPDATE ON schema_migrations_history FROM minion")
@@ -267,25 +267,25 @@ def test_refuses_a_history_that_it_could_not_write_beside_a_missing_version_tabl
     assert 'GRANT SELECT, INSERT, UPDATE ON "public"."schema_migrations_history" TO "minion"' in done.err
 
 
-def test_a_directory_of_unusable_names_says_so(project: Project) -> None:
+def test_directory_with_only_invalid_names_is_reported(project: Project) -> None:
     project.put("1-a.up.sql", "")
     done = project.run("up")
     assert "1-a.up.sql is refused" in done.err
-    assert "nearly has the name of a migration" in done.err
+    assert "nearly matches a migration name" in done.err
 
 
 @pytest.mark.parametrize("command", ["force", "goto"])
-def test_refuses_versions_that_no_table_can_hold(project: Project, command: str) -> None:
+def test_refuses_versions_above_bigint(project: Project, command: str) -> None:
     project.tables("a")
     done = project.run(command, str(2**63))
     assert done.code == 2
 
 
-def test_create_refuses_to_pass_the_largest_version(project: Project) -> None:
+def test_create_refuses_versions_above_the_largest(project: Project) -> None:
     project.put(f"{2**63 - 1}_a.up.sql", "")
     done = project.run("create", "more")
     assert done.code == 2
-    assert "there is no number above the last migration's" in done.err
+    assert "no version number is left above the last migration" in done.err
 
 
 @pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII", "EUC_JP"])
@@ -303,7 +303,7 @@ def test_a_database_of_any_encoding_is_migrated(project: Project, encoding: str)
         project.cluster.psql("DROP DATABASE encoded WITH (FORCE)")
 
 
-def test_a_title_that_no_encoding_holds_is_written_down_escaped(project: Project) -> None:
+def test_title_with_invalid_bytes_is_recorded_escaped(project: Project) -> None:
     project.put("1_\udce4\u8868.up.sql", "CREATE TABLE a ();")
     project.put("1_\udce4\u8868.down.sql", "DROP TABLE a;")
     done = project.run("up")

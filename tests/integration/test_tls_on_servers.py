@@ -1,10 +1,11 @@
-"""Every major's real server takes certificates as the prod profile renders them, on a reload, and refuses bad ones."""
+"""Servers of every major load the prod profile's certificates on a reload, and refuse bad ones."""
 
 from __future__ import annotations
 
 import os
 import re
 import shutil
+import ssl
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,6 +13,8 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from provision.errors import HostError
+from provision.host import tls
 from tests.authority import Authority, Pair
 from tests.clusters import free_port
 from tests.embedded import VERSIONS, Server, cluster
@@ -30,7 +33,7 @@ def server(request: pytest.FixtureRequest) -> Iterator[Server]:
 
 
 def place(server: Server, pair: Pair, authority: Authority, mode: int = 0o600) -> None:
-    """Put the files where the rendered settings look for them, below the test's own folder."""
+    """Write the files where the rendered settings expect them, below the test's own folder."""
     folder = server.socket / "tls"
     folder.mkdir(exist_ok=True)
     for name, text in (("server.crt", pair.certificate), ("server.key", pair.key), ("ca.crt", authority.text)):
@@ -93,6 +96,59 @@ def test_a_reload_takes_a_good_certificate_and_keeps_the_old_one_for_a_bad(serve
         for without in ("sslmode=disable", "sslmode=require sslcert=/nonexistent/client.crt"):
             with pytest.raises(psycopg.OperationalError, match=r"rejects connection|valid client certificate"):
                 psycopg.connect(f"{pooler} {without}")
+
+
+@pytest.mark.parametrize("address", ["::1", "*"])
+def test_services_that_serve_another_certificate_are_reloaded(
+    server: Server, address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tls, "WAIT_S", 1)
+    authority, stranger, port = Authority(), Authority("a stranger"), free_port()
+    first, second, third = (authority.issue("localhost") for _ in range(3))
+    place(server, first, authority)
+    configure(server)
+    folder = server.socket / "tls"
+    service = tls.Endpoint("postgresql@0-main.service", address, port)
+    reloads: list[str] = []
+
+    def serve(active: bool = True, certificate: Path = folder / "server.crt") -> list[str]:
+        def reload(unit: str) -> None:
+            reloads.append(unit)
+            session.execute("SELECT pg_reload_conf()")
+
+        root = certificate.with_name("ca.crt")
+        return tls.converge([service], certificate, root, active=lambda _: active, reload=reload)
+
+    with server.running(port, address) as session:
+        assert tls.serving_port(server.data, 1) == port
+        assert serve() == []  # it serves the one in place
+        place(server, second, authority)
+        assert serve(active=False) == []
+        assert tls.served(service) == der(first)
+        assert serve() == [service.unit]
+        assert tls.served(service) == der(second)
+        # The server cannot load it: the certificate of our authority that it goes on serving is the old one.
+        place(server, Pair(third.certificate, second.key), authority)
+        with pytest.raises(HostError, match="was reloaded and still serves another certificate") as failed:
+            serve()
+        assert failed.value.run == f"journalctl -u {service.unit} -n 50"
+        # Files that the server has not been configured for yet are no error: what it serves is another authority's.
+        (tmp_path / "server.crt").write_text(stranger.issue("localhost").certificate)
+        (tmp_path / "ca.crt").write_text(stranger.text)
+        assert serve(certificate=tmp_path / "server.crt") == []
+        assert reloads == [service.unit] * 3
+        session.execute("ALTER SYSTEM SET ssl = off")
+        session.execute("SELECT pg_reload_conf()")
+        until(lambda: tls.served(service) is None)
+        assert serve() == []
+        session.execute("ALTER SYSTEM RESET ssl")
+        assert len(reloads) == 3
+    assert tls.served(service) is None  # stopped
+    assert tls.serving_port(server.data, 1) == 1
+
+
+def der(pair: Pair) -> bytes:
+    return ssl.PEM_cert_to_DER_cert(pair.certificate)
 
 
 def refused(log_in: Callable[[], Session], words: str) -> bool:

@@ -94,7 +94,7 @@ def test_adoption_succeeds_and_every_row_is_there(adoption: Adoption) -> None:
 @pytest.mark.parametrize("name", [PSQL, GOLANG])
 def test_schema_is_recognised_and_brought_up_to_date(adoption: Adoption, name: str) -> None:
     said = adoption.run.text()
-    assert "the schema is that of version 1" in said
+    assert "the schema matches version 1" in said
     newest = max(int(line.split("_")[0]) for line in _migrations(adoption.hosts[name]))
     assert adoption.after(name, "SELECT version, dirty FROM schema_migrations") == f"{newest}|f"
     first = "SELECT outcome FROM schema_migrations_history WHERE version = 1"
@@ -165,7 +165,7 @@ def test_schema_that_is_no_version_of_ours_is_refused_with_the_difference(adopti
     )
     refused = host.run(command)
     assert refused.returncode == 1
-    assert "the schema is not that of any migration, so its version is not guessed" in refused.stderr
+    assert "the schema matches no migration version" in refused.stderr
     assert "+    mood text" in refused.stderr
     assert adoption.after(PSQL, "SELECT count(*) FROM pg_database WHERE datname LIKE 'provision_verify%'") == "0"
     handmade.sql(host, "ALTER TABLE agents DROP COLUMN mood")

@@ -1,4 +1,4 @@
-"""The audit of a fleet: from outside, in parallel, read-only; a report that a browser opens without a network."""
+"""The audit of a fleet: over SSH, in parallel, read-only, with a report that opens offline."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ BROWSER = "chromium-headless-shell"
 
 @dataclass(frozen=True)
 class Audit:
-    """What one audit of a damaged fleet said, and its report."""
+    """The result of one audit, and its report."""
 
     code: int
     hosts: dict[str, dict[str, Any]]
@@ -44,7 +44,7 @@ def audit(production: Production, folder: Path, *inventories: Path) -> Audit:
 
 @pytest.fixture(scope="module")
 def fleet(production: Production, tmp_path_factory: pytest.TempPathFactory) -> Audit:
-    """Prod1 with four things broken, the peer as a host that was never converged, and one that is not there."""
+    """Prod1 with four deviations, the peer as a host that was never converged, and an address without a host."""
     folder = tmp_path_factory.mktemp("audit")
     known = yaml.safe_load(production.database.inventory.read_text())["all"]["children"]
     login = known["backup"]["hosts"]["peer"]
@@ -54,7 +54,7 @@ def fleet(production: Production, tmp_path_factory: pytest.TempPathFactory) -> A
     host = production.database
     host.run(
         "systemctl stop provision-drill.timer; chmod 0750 /var/lib/postgresql/17/main;"
-        " cp -a /etc/provision/maintenance.json /root/kept; echo ' ' >> /etc/provision/maintenance.json;"
+        " cp -a /etc/provision/plan.json /root/kept; echo ' ' >> /etc/provision/plan.json;"
         " cp -a /usr/local/bin/provision /root/command; echo '# <b>&' >> /usr/local/bin/provision"
     )
     try:
@@ -62,11 +62,11 @@ def fleet(production: Production, tmp_path_factory: pytest.TempPathFactory) -> A
     finally:
         host.run(
             "systemctl start provision-drill.timer; chmod 0700 /var/lib/postgresql/17/main;"
-            " mv /root/kept /etc/provision/maintenance.json; mv /root/command /usr/local/bin/provision"
+            " mv /root/kept /etc/provision/plan.json; mv /root/command /usr/local/bin/provision"
         )
 
 
-def test_an_untouched_host_has_nothing_but_what_is_known(production: Production, tmp_path: Path) -> None:
+def test_an_untouched_host_has_only_the_known_defects(production: Production, tmp_path: Path) -> None:
     production.database.run("systemctl start provision-backup-watch")
     seen = audit(production, tmp_path)
     assert list(seen.hosts) == ["prod1"]
@@ -76,7 +76,7 @@ def test_an_untouched_host_has_nothing_but_what_is_known(production: Production,
     }
 
 
-def test_names_what_is_broken_on_each_host(fleet: Audit) -> None:
+def test_reports_the_deviations_of_each_host(fleet: Audit) -> None:
     assert fleet.code == 3
     assert {"timers", "private-modes", "files-changed", "command-differs"} <= fleet.checks("prod1")
     assert fleet.checks("peer") == {"not-converged"}
@@ -84,25 +84,23 @@ def test_names_what_is_broken_on_each_host(fleet: Audit) -> None:
     assert "3 hosts in" in fleet.said
 
 
-def test_drift_is_seen_from_outside_where_the_host_s_own_command_is_gone(
-    production: Production, tmp_path: Path
-) -> None:
+def test_drift_is_reported_where_the_command_on_the_host_is_gone(production: Production, tmp_path: Path) -> None:
     host = production.database
     host.run(
         "mv /usr/local/bin/provision /root/away; echo nonsense > /etc/provision/files.d/zz.json;"
-        " cp -a /etc/provision/maintenance.json /root/kept; echo ' ' >> /etc/provision/maintenance.json"
+        " cp -a /etc/provision/plan.json /root/kept; echo ' ' >> /etc/provision/plan.json"
     )
     try:
         seen = audit(production, tmp_path)
     finally:
         host.run(
             "mv /root/away /usr/local/bin/provision; rm /etc/provision/files.d/zz.json;"
-            " mv /root/kept /etc/provision/maintenance.json"
+            " mv /root/kept /etc/provision/plan.json"
         )
     assert {"doctor-failed", "files-changed", "command-differs", "manifest-damaged"} <= seen.checks("prod1")
 
 
-def test_the_table_is_for_people(production: Production) -> None:
+def test_prints_a_table_with_fixes(production: Production) -> None:
     given = ("-i", production.inventory, "-i", production.database.inventory)
     shown = provision("audit", *given, "--vault-password-file", production.key)
     assert shown.returncode == 3
@@ -117,7 +115,7 @@ def test_an_inventory_without_its_password_is_refused_with_the_option(production
 
 
 class Dom(HTMLParser):
-    """Collects what the browser made of the page: the hosts' sections, and the findings within."""
+    """Collects sections of hosts and their findings from the DOM."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -136,7 +134,7 @@ class Dom(HTMLParser):
 
 
 def browse(page: Path, folder: Path) -> tuple[str, set[str]]:
-    """Open a page in a real browser; give the DOM, and every URL that it asked the network for."""
+    """Open a page in a real browser; give the DOM, and every URL requested from the network."""
     log = folder / "net.json"
     words = [BROWSER, "--no-sandbox", "--disable-gpu", f"--user-data-dir={folder / 'profile'}", f"--log-net-log={log}",
              "--dump-dom", page.as_uri()]  # fmt: skip
@@ -159,7 +157,7 @@ def test_the_report_opens_in_a_browser_without_a_network_and_has_every_finding(f
             assert each["fix"] in read.text
 
 
-def test_the_browser_s_log_would_show_a_request(tmp_path: Path) -> None:
+def test_the_log_of_the_browser_shows_requests(tmp_path: Path) -> None:
     page = tmp_path / "control.html"
     page.write_text('<!doctype html><img src="http://127.0.0.1:9/picture.png" alt="">')
     assert browse(page, tmp_path)[1] == {"http://127.0.0.1:9/picture.png"}

@@ -186,20 +186,20 @@ def test_drill_that_finds_other_rows_fails_names_the_table_and_is_an_alarm(site:
         assert site.one.run("systemctl is-failed provision-drill").stdout == "failed\n"
         status = site.one.run("provision backup status")
         assert status.returncode == 3
-        assert "the last drill failed: what was restored is not what was backed up" in status.stdout
+        assert "the last restore test failed: the restored data differs from the backup" in status.stdout
     finally:
         site.one.run(f"cat > {EVIDENCE}/backup-figures.json <<'EOF'\n{kept}\nEOF")
 
 
 def test_what_is_older_than_its_limit_is_an_alarm(site: Site) -> None:
-    path = "/etc/provision/backup.json"
+    path = "/etc/provision/plan.json"
     limits = """s/("(drill_)?age_limit_h"): [0-9]+/\\1: 0.00001/"""
     assert site.one.run(f"cp -a {path} /root/plan; sed -Ei '{limits}' {path}").returncode == 0
     try:
         seen = site.one.run("provision backup status")
         assert seen.returncode == 3
         assert "the newest backup is 0." in seen.stdout
-        assert "the last drill that passed is 0." in seen.stdout
+        assert "the last passed restore test is 0." in seen.stdout
     finally:
         site.one.run(f"cp -a /root/plan {path}")
 
@@ -207,11 +207,11 @@ def test_what_is_older_than_its_limit_is_an_alarm(site: Site) -> None:
 @pytest.mark.parametrize(
     ("target", "expected"),
     [
-        ("time:2026-11-23 14:05:00", "this moment has no time zone"),
+        ("time:2026-11-23 14:05:00", "the time has no time zone"),
         ("time:2090-01-01 00:00:00+00", "in the future"),
         ("time:2020-01-01 00:00:00+00", "this target cannot be reached"),
         ("lsn:FF/0", "this target cannot be reached"),
-        ("yesterday", "this is no recovery target"),
+        ("yesterday", "not a recovery target"),
     ],
 )
 def test_target_that_cannot_be_reached_is_refused_and_nothing_stops(site: Site, target: str, expected: str) -> None:
@@ -229,7 +229,7 @@ def test_restore_needs_the_host_s_name_and_delta_another_word(site: Site) -> Non
         ([], "-e restore_confirm=prod1"),
         (["--confirm", "prod2"], "-e restore_confirm=prod1"),
         (["--confirm", "prod1", "--delta"], "restore_confirm_delta=overwrite"),
-        (["--confirm", "prod1", "--set", "20200101-000000F"], "there is no such set"),
+        (["--confirm", "prod1", "--set", "20200101-000000F"], "no such set"),
     ):
         answer = restore(site.one, *words)
         assert answer.returncode == 2
@@ -244,14 +244,14 @@ def test_restore_needs_the_host_s_name_and_delta_another_word(site: Site) -> Non
             "mv /usr/share/postgresql/17/extension/vector.control /root/",
             "mv /root/vector.control /usr/share/postgresql/17/extension/",
             "",
-            "pgvector is not on this host, and the backup needs it",
+            "the backup needs pgvector, which is not installed",
         ),
         (
-            'cp -a /etc/provision/host.json /root/; sed -i \'s/"major": 17/"major": 16/\' /etc/provision/host.json; '
+            'cp -a /etc/provision/plan.json /root/; sed -i \'s/"major": 17/"major": 16/\' /etc/provision/plan.json; '
             "install -D /dev/null /usr/share/postgresql/16/extension/vector.control",
-            "cp -a /root/host.json /etc/provision/; rm -r /usr/share/postgresql/16",
+            "cp -a /root/plan.json /etc/provision/; rm -r /usr/share/postgresql/16",
             "",
-            "this backup is of another major of PostgreSQL",
+            "this backup is from another major of PostgreSQL",
         ),
         (
             "mkdir /var/lib/postgresql/restored5498; touch /var/lib/postgresql/restored5498/precious",
@@ -259,7 +259,7 @@ def test_restore_needs_the_host_s_name_and_delta_another_word(site: Site) -> Non
             "--beside 5498",
             "the directory of the copy is not empty",
         ),
-        ("true", "true", "--beside 5432", "this port cannot be used for the copy"),
+        ("true", "true", "--beside 5432", "this port is not available for the copy"),
         ("true", "true", "--stanza nowhere", "nowhere"),
     ],
     ids=["without-pgvector", "another-major", "directory-not-empty", "port-in-use", "unknown-stanza"],
@@ -279,7 +279,7 @@ def test_restore_that_cannot_work_is_refused_and_nothing_stops(
 
 
 def test_stanza_of_another_cluster_is_not_taken_over(site: Site) -> None:
-    files = "/etc/provision/backup.json /etc/pgbackrest/pgbackrest.conf"
+    files = "/etc/provision/plan.json /etc/pgbackrest/pgbackrest.conf"
     assert site.second.run(f"cp -a --parents {files} /root/; sed -i s/prod2/prod1/ {files}").returncode == 0
     try:
         refused = site.second.run("provision backup prepare")
@@ -324,7 +324,7 @@ def test_dropped_table_comes_back_beside_the_original_which_serves_on(site: Site
     sql(site.one, "INSERT INTO agents (name) VALUES ('of-the-copy')", 5499)
     assert "kept" in agents(site.one, 5499)
     again = site.one.run("provision restore promote --beside 5499")
-    assert "no restore waits here to be promoted" in again.stderr
+    assert "no restore is waiting for promotion" in again.stderr
     gone = site.one.run("pg_dropcluster --stop 17 restored5499")
     assert gone.returncode == 0, gone.stderr
 
@@ -341,7 +341,7 @@ def test_lost_data_directory_comes_back_but_for_what_archive_timeout_allows(site
     site.one.run("systemctl kill --signal=KILL postgresql@17-main; rm -rf /var/lib/postgresql/17/main")
     lost = site.one.run("provision backup status")
     assert lost.returncode == 3
-    assert "the server cannot be asked whether it archives" in lost.stdout
+    assert "the state of archiving is unknown" in lost.stdout
     answer = restore(site.one, "--confirm", "prod1", "--json")
     assert answer.returncode == 0, answer.stderr
     facts = json.loads(answer.stdout)
@@ -402,7 +402,7 @@ def test_dump_round_trip_gives_every_row_and_index_back(site: Site) -> None:
     assert sql(site.one, ROWS) == wanted[0]
     kept = json.loads(restored.stdout)["kept"]
     assert sql(site.one, "SELECT count(*) FROM memories", database=kept) == "0"
-    assert sql(site.one, "SHOW provision.profile") == "prod"
+    assert sql(site.one, "SHOW provision.guard") == "on"
     kept_for_role = "SELECT count(*) FROM pg_db_role_setting s JOIN pg_database d ON d.oid = s.setdatabase"
     assert sql(site.one, f"{kept_for_role} WHERE d.datname = 'minion' AND 'work_mem=5MB' = ANY (setconfig)") == "1"
     sql(site.one, f'DROP DATABASE "{kept}"; DROP DATABASE copy', database="postgres")
@@ -416,9 +416,12 @@ def test_dump_round_trip_gives_every_row_and_index_back(site: Site) -> None:
             "f=$(ls -S $d/data/*.zst | head -1); printf X | dd of=$f bs=1 seek=60 conv=notrunc status=none",
             "another SHA-256",
         ),
-        ("printf X | dd of=$d/data/toc.dat bs=1 seek=900 conv=notrunc status=none", "toc.dat has another SHA-256"),
+        (
+            "printf X | dd of=$d/data/toc.dat bs=1 seek=900 conv=notrunc status=none",
+            "toc.dat does not match its SHA-256",
+        ),
         ("rm $(ls $d/data/*.zst | head -1)", "is missing"),
-        ("truncate -s -20 $d/manifest.json", "manifest.json is not what was written"),
+        ("truncate -s -20 $d/manifest.json", "manifest.json does not match its checksum"),
         ("rm $d/manifest.json", "there is no dump"),
     ],
 )

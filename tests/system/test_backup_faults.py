@@ -66,7 +66,7 @@ def test_killed_backup_leaves_no_set_and_the_older_one_restores(site: Site) -> N
         if text:
             break
         time.sleep(0.2)
-    assert "the full backup was not taken" in text
+    assert "the full backup failed" in text
     assert labels(site) == before
     assert sql(site.one, "SELECT 1") == "1"
     drilled = site.one.run("provision backup drill --json")
@@ -87,7 +87,7 @@ def test_killed_restore_cannot_be_started_by_accident_and_completes_when_run_aga
     assert site.one.run("systemctl start postgresql@17-main").returncode != 0
     done = restore(site.one, "--confirm", "prod1", "--json")
     assert done.returncode == 0, done.stderr
-    assert "go on with the restore that was killed" in done.stderr
+    assert "resume the killed restore" in done.stderr
     assert json.loads(done.stdout)["aside"].startswith("/var/lib/postgresql/17/main.before-")
     assert sql(site.one, "SELECT count(*) FROM bulk") == "60000"
     settled(site.one)
@@ -109,7 +109,7 @@ def test_restore_that_was_killed_while_it_replayed_serves_nobody_by_accident(sit
     replays = f"grep -q replaying {EVIDENCE}/restore.json"
     assert site.one.run(f"timeout 60 sh -c 'until {replays}; do sleep 0.02; done'").returncode == 0
     second = restore(site.one, "--confirm", "prod1")
-    assert (second.returncode, "another restore runs on this host" in second.stderr) == (1, True)
+    assert (second.returncode, "another restore is running on this host" in second.stderr) == (1, True)
     site.one.run("pkill -9 -f '[p]rovision restore'")
     # As after a reboot: systemd starts what is there. It recovers to the target and stays read-only.
     site.one.run("systemctl restart postgresql@17-main")
@@ -117,16 +117,16 @@ def test_restore_that_was_killed_while_it_replayed_serves_nobody_by_accident(sit
     for command in ("provision backup take --type incr", "provision backup take --type logical"):
         refused = site.one.run(command)
         assert refused.returncode == 1
-        assert "nothing is backed up or drilled before a restore has ended" in refused.stderr
+        assert "no backup or restore test before the restore has finished" in refused.stderr
     passed = evidence(site.one, "drill").get("when")
     assert site.one.run("provision backup drill").returncode == 1
     assert evidence(site.one, "drill").get("when") == passed
     status = site.one.run("provision backup status")
-    assert (status.returncode, "it does not run any more: run it again" in status.stdout) == (3, True)
+    assert (status.returncode, "is not running: repeat the same command to resume it" in status.stdout) == (3, True)
     assert site.one.run("provision restore release --confirm prod1").returncode == 1
     done = restore(site.one, f"--confirm prod1 --set {newest} --target 'name:the point' --action pause --json")
     assert done.returncode == 0, done.stderr
-    assert "go on with the restore that was killed" in done.stderr
+    assert "resume the killed restore" in done.stderr
     assert "before-the-point" in agents(site.one)
     assert "behind-the-point" not in agents(site.one)
     # Killed again, when its promotion had begun: to restore over it would lose what was written since.
@@ -189,19 +189,19 @@ def test_second_drill_leaves_the_first_alone_and_a_killed_one_leaves_nothing(sit
     wait = "timeout 30 sh -c 'until test -d /var/lib/postgresql/provision-drill/data; do sleep 0.05; done'"
     assert site.one.run(wait).returncode == 0
     refused = site.one.run("provision backup drill")
-    assert (refused.returncode, "another drill runs on this host" in refused.stderr) == (1, True)
+    assert (refused.returncode, "another restore test is running on this host" in refused.stderr) == (1, True)
     assert site.one.run("test -d /var/lib/postgresql/provision-drill/data").returncode == 0
-    assert "last drill" in site.one.run("provision backup status").stdout
+    assert "last restore test" in site.one.run("provision backup status").stdout
     site.one.run("systemctl kill --signal=KILL provision-drill")
     gone = "timeout 30 sh -c 'while test -d /var/lib/postgresql/provision-drill; do sleep 0.05; done'"
     assert site.one.run(gone).returncode == 0
     killed = site.one.run("provision backup status")
     assert killed.returncode == 3
-    assert "the last drill failed: it was begun and has not ended" in killed.stdout
+    assert "the last restore test failed: started but not finished" in killed.stdout
     # A drill that does not begin is no drill that passed.
     site.one.run("flock /var/lib/provision/drill.lock sleep 60 >/dev/null 2>&1 &")
     failed = site.play("drill.yml")
-    assert (failed.code != 0, "another drill runs on this host" in failed.text()) == (True, True)
+    assert (failed.code != 0, "another restore test is running on this host" in failed.text()) == (True, True)
     site.one.run("pkill -f '[s]leep 60'")
 
 
@@ -236,7 +236,7 @@ def test_lost_roles_are_named_with_the_way_to_them(site: Site) -> None:
     try:
         refused = site.one.run(f"provision restore dump --name {taken} --into again")
         assert refused.returncode == 1
-        assert f"{taken}/roles.sql makes the roles" in refused.stderr
+        assert f"{taken}/roles.sql (creates the roles" in refused.stderr
         assert sql(site.one, "SELECT count(*) FROM pg_database WHERE datname = 'again'") == "0"
         site.one.run(f"runuser -u postgres -- psql -f /var/backups/provision/{taken}/roles.sql")
         done = site.one.run(f"provision restore dump --name {taken} --into again")
@@ -301,10 +301,10 @@ def test_damaged_page_of_the_server_is_named_and_pushes_no_sound_set_out(site: S
         for _ in range(2):
             taken = site.one.run("provision backup take --type full")
             assert taken.returncode == 1
-            assert "the backup holds pages whose checksum is wrong" in taken.stderr
+            assert "the backup contains pages with wrong checksums" in taken.stderr
         assert set(sound) < set(labels(site))
         status = site.one.run("provision backup status")
-        assert (status.returncode, f"set {labels(site)[-1]} holds damaged pages" in status.stdout) == (3, True)
+        assert (status.returncode, f"set {labels(site)[-1]} contains damaged pages" in status.stdout) == (3, True)
         # Where a page was damaged before, it still is.
         assert site.one.run("provision backup take --type incr").returncode == 1
         # What the runbook says.
@@ -448,7 +448,7 @@ def test_full_repository_fails_the_backup_and_the_primary_serves(site: Site, mee
         end = sql(site.one, "SELECT pg_walfile_name(pg_current_wal_lsn())")
         taken = site.one.run("provision backup take --type full")
         assert taken.returncode == 1
-        assert "the full backup was not taken" in taken.stderr
+        assert "the full backup failed" in taken.stderr
         if meets == "files":
             # A write that was cut short leaves another error's number, one that could not begin its own.
             written = rf"unable to write '{STANZA}/\d{{8}}-\d{{6}}F/(pg_data|bundle)/[^']+': "
@@ -459,13 +459,15 @@ def test_full_repository_fails_the_backup_and_the_primary_serves(site: Site, mee
             waited = re.search(r"WAL segment ([0-9A-F]{24}) was not archived before the 60000ms timeout", taken.stderr)
             assert waited, taken.stderr
             assert waited[1] >= end
-            assert re.search(rf"; WAL waits: \[FileWriteError\] .*{re.escape(NO_SPACE)}", taken.stderr), taken.stderr
+            assert re.search(rf"; WAL is not archived: \[FileWriteError\] .*{re.escape(NO_SPACE)}", taken.stderr), (
+                taken.stderr
+            )
         seen = site.one.run("provision backup status --json")
         assert seen.returncode == 3
         alarms = "\n".join(json.loads(seen.stdout)["alarms"])
         assert re.search(r"the repository has [\d.]+ k?M?B free and a full backup takes", alarms), alarms
         if meets == "wal":
-            assert re.search(rf"archiving fails since .*{re.escape(NO_SPACE)}", alarms), alarms
+            assert re.search(rf"archiving has failed since .*{re.escape(NO_SPACE)}", alarms), alarms
         # What was begun is neither a set nor damage, and a segment that is half written is not one.
         assert "damaged" not in site.one.run("provision backup verify").stdout
         assert json.loads(seen.stdout)["last_wal"] <= json.loads(seen.stdout)["wal"]["last_archived"]
@@ -496,11 +498,11 @@ def test_wal_that_was_given_up_at_the_queue_s_limit_is_an_alarm_until_the_next_f
             break
         time.sleep(1)
     assert status.returncode == 3
-    assert f"WAL was given up: {given} left the server and is not in the repository" in status.stdout
+    assert f"WAL was dropped: the server reports {given} as archived, but the repository lacks it" in status.stdout
     refused = site.one.run("provision restore plan")
     assert refused.returncode == 2
     # The switch may have written a segment behind it, which makes a gap of it.
-    assert re.search(r"the latest cannot be reached: WAL was given up|[0-9A-F]{24} is missing", refused.stderr)
+    assert re.search(r"the latest state cannot be reached: WAL is missing|[0-9A-F]{24} is missing", refused.stderr)
     assert site.one.run("provision backup take --type full").returncode == 0
     mended = json.loads(site.one.run("provision backup status --json").stdout)
     assert mended["wal"]["last_archived"] > given

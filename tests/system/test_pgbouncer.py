@@ -253,7 +253,7 @@ def test_a_configuration_that_would_not_work_is_found_before_it_is_taken(product
     wish = json.dumps({"database_extra_databases": {"nowhere": "minion"}})
     run = production.play("--limit", "prod1", "--tags", "pgbouncer", "-e", wish)
     assert run.code != 0
-    assert "the pooler would not reach database nowhere with this configuration" in run.text()
+    assert "the pooler cannot use database nowhere with this configuration" in run.text()
     assert on_host(production, "sha256sum /etc/pgbouncer/provision/*") == before
     connect(production).close()
 

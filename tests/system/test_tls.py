@@ -1,6 +1,6 @@
-"""Certificates and access on a prod host: who is refused, what keeps serving, and what a renewal costs. From outside.
+"""Certificates and access on a prod host, from outside: refusals, renewal, and the certificate served meanwhile.
 
-Wrong passwords, locked and expired roles, which take the same road over TLS, are in test_access.py.
+Wrong passwords, locked and expired roles are in test_access.py.
 """
 
 from __future__ import annotations
@@ -212,7 +212,7 @@ def given(tmp_path: Path, pair: Pair, authority: str) -> list[str]:
 
 @pytest.mark.parametrize("kind", ["expired, for others, of a stranger", "too early, with another key", "no authority"])
 @pytest.mark.usefixtures("open_session")
-def test_a_bad_certificate_is_refused_and_the_old_one_serves_on(
+def test_a_bad_certificate_is_refused_and_the_old_one_is_still_served(
     production: Production, tmp_path: Path, kind: str
 ) -> None:
     address, authority, before = production.database.address, Authority(), served(production)
@@ -221,39 +221,37 @@ def test_a_bad_certificate_is_refused_and_the_old_one_serves_on(
         pair = Authority("stranger").issue("db.elsewhere.example", begins=-400, ends=-3)
         said = [
             "server.crt: expired on",
-            f"is for db.elsewhere.example, and not for {address}",
+            f"valid for db.elsewhere.example, not for {address}",
             "server.crt: not issued by",
         ]
     elif kind.startswith("too early"):
         early, other = authority.issue(address, begins=2), authority.issue(address)
         pair = Pair(early.certificate, other.key)
-        said = ["server.crt: not valid before", "server.crt: does not belong to the key"]
+        said = ["server.crt: not valid before", "server.crt: does not match the key"]
     else:
         pair = authority.issue(address)
         root = pair.certificate
-        said = ["ca.crt: holds a certificate that is no authority's"]
+        said = ["ca.crt: contains a certificate that is not a CA certificate"]
     run = play(production, *given(tmp_path, pair, root))
     assert run.code != 0
-    assert "nothing was placed, and what was served is served on" in run.text()
+    assert "nothing was placed; the old certificate is still served" in run.text()
     assert [each for each in said if each not in run.text()] == []
     assert served(production) == before
     assert on_host(production.database, f"cat {TLS}/server.crt").strip() == before
     assert "PRIVATE KEY" not in run.output
 
 
-def test_a_key_of_your_own_that_others_may_read_is_refused(production: Production, tmp_path: Path) -> None:
+def test_a_provided_key_that_other_users_can_read_is_refused(production: Production, tmp_path: Path) -> None:
     before = served(production)
     options = given(tmp_path, Authority().issue(production.database.address), Authority().text)
     (tmp_path / "given.key").chmod(0o644)
     run = play(production, *options)
     assert run.code != 0
-    assert f"{tmp_path}/given.key: mode 0644 lets others at the key" in run.text()
+    assert f"{tmp_path}/given.key: mode 0644 gives other users access" in run.text()
     assert served(production) == before
 
 
-def test_a_certificate_of_your_own_is_served_and_damage_by_hand_is_mended(
-    production: Production, tmp_path: Path
-) -> None:
+def test_a_provided_certificate_is_served_and_manual_damage_is_fixed(production: Production, tmp_path: Path) -> None:
     authority = Authority()
     mine = authority.issue(production.database.address)
     run = play(production, *given(tmp_path, mine, authority.text))
@@ -267,15 +265,15 @@ def test_a_certificate_of_your_own_is_served_and_damage_by_hand_is_mended(
     on_host(production.database, "systemctl reload 'postgresql@*'")
     connect(production, sslmode="verify-full", sslrootcert=root).close()
     doctor = production.database.run("runuser -u postgres -- provision doctor --database dbname=minion").stdout
-    assert f"{TLS}/server.key: mode 0644 lets others at the key" in doctor
-    assert f"{TLS}/pooler-client.key: belongs to nobody:ssl-cert, allowed is root:ssl-cert" in doctor
+    assert f"{TLS}/server.key: mode 0644 gives other users access to the key" in doctor
+    assert f"{TLS}/pooler-client.key: owner nobody:ssl-cert; expected root:ssl-cert" in doctor
 
     mended = play(production, "--diff", "-vvv")
     assert mended.code == 0, mended.output
     for each in (
-        "server.key: mode 0644 lets others",
+        "server.key: mode 0644 gives other users",
         "server.crt: not issued by",
-        "pooler-client.key: belongs to nobody",
+        "pooler-client.key: owner nobody",
     ):
         assert each in mended.text()
     assert "PRIVATE KEY" not in mended.output
@@ -334,7 +332,7 @@ def until(true: Callable[[], bool]) -> None:
         time.sleep(0.2)
 
 
-def test_a_plan_for_a_fresh_host_names_every_file_and_shows_no_key(production: Production) -> None:
+def test_check_mode_on_a_fresh_host_names_every_file_and_shows_no_key(production: Production) -> None:
     on_host(production.peer, f"mv {TLS} {TLS}.aside")
     try:
         plan = production.play("--limit", "peer", "--tags", "tls", "--check", "--diff")
@@ -348,8 +346,10 @@ def test_a_plan_for_a_fresh_host_names_every_file_and_shows_no_key(production: P
 
 
 @pytest.mark.faults
-@pytest.mark.parametrize("point", ["Let the authority sign", "Place the server's", "Let each service"])
-def test_a_run_that_was_killed_is_mended_and_makes_no_second_authority(production: Production, point: str) -> None:
+@pytest.mark.parametrize("point", ["Issue and place certificates", "Reload services"])
+def test_a_killed_run_is_completed_by_the_next_and_makes_no_second_authority(
+    production: Production, point: str
+) -> None:
     authority = {path.name: path.read_bytes() for path in production.authority.glob("ca.*")}
     on_host(production.database, f"rm {TLS}/server.crt")
     options = ["--vault-password-file", str(production.key), "--limit", "prod1", "--tags", "tls"]

@@ -73,7 +73,7 @@ def test_machine_is_there_and_its_url_leads_to_the_database(vagrant: Vagrant) ->
     with psycopg.connect(urls[0]) as connection:
         tables = connection.execute("SELECT count(*) FROM pg_tables WHERE schemaname = 'public'").fetchone()
         assert tables == (11,)
-        assert connection.execute("SELECT current_setting('provision.profile')").fetchone() == ("dev",)
+        assert connection.execute("SELECT current_setting('provision.guard')").fetchone() == ("off",)
         connection.execute("INSERT INTO agents (name) VALUES ('from the host of the machine')")
 
 

@@ -10,33 +10,34 @@ from typing import Any
 
 import pytest
 
+from provision import system
 from provision.errors import HostError
-from provision.host.backup import dump, journal, plan, status
-from provision.host.backup.plan import Plan
+from provision.host.backup import dump, journal, status
+from provision.plan import load
+from provision.plan.schema import Plan
+from tests.plans import sample, write
 
 
 @pytest.fixture
 def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Plan:
     """A plan whose evidence, data and dumps are in a folder."""
-    monkeypatch.setattr(plan, "EVIDENCE", tmp_path / "evidence")
-    monkeypatch.setattr(plan, "PATH", tmp_path / "backup.json")
-    plan.PATH.write_text("{}")
+    monkeypatch.setattr(system, "EVIDENCE", tmp_path / "evidence")
     (tmp_path / "data/global").mkdir(parents=True)
-    return Plan(
-        stanza="db1", physical=True, logical=True, repository={"kind": "local", "path": "/repository"},
-        database="minion", owner="minion", archive_timeout_s=60, queue_max_mb=0, processes=1, age_limit_h=26,
-        drill_age_limit_h=50, dumps={"directory": str(tmp_path / "dumps"), "keep": 2, "keep_days": 14}, major=17,
-        port=5432, data=tmp_path / "data", configuration=tmp_path, socket="/run",
-    )  # fmt: skip
+    found = sample(
+        server={"data_directory": str(tmp_path / "data")},
+        backup={"dump_directory": str(tmp_path / "dumps"), "dump_keep": 2, "dump_keep_days": 14},
+    )
+    monkeypatch.setattr(load, "PATH", write(tmp_path / "plan.json", found))
+    return found
 
 
 NOW = time.time()
-PROOF = {"when": plan.stamp(NOW - 3600), "set": "F", "host": os.uname().nodename, "stanza": "db1", "system": 7}
+PROOF = {"when": system.stamp(NOW - 3600), "set": "F", "host": os.uname().nodename, "stanza": "db1", "system": 7}
 SETS = [{"stop": NOW - 60 * 3600}]
 
 
 def drilled(host: Plan, changed: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    plan.keep("drill", {**PROOF, "passed": True, "last_passed": PROOF, **changed})
+    system.keep("drill", {**PROOF, "passed": True, "last_passed": PROOF, **changed})
     seen: dict[str, Any] = {"system": 7, "sets": SETS}
     alarms: list[str] = []
     status._drill(host, seen, alarms)
@@ -52,12 +53,12 @@ def test_drill_of_this_host_and_cluster_is_believed(host: Plan) -> None:
 def test_drill_of_a_former_host_or_cluster_proves_nothing(host: Plan, former: dict[str, Any]) -> None:
     found, alarms = drilled(host, {**former, "last_passed": {**PROOF, **former}})
     assert found["last_passed"] is None
-    assert alarms == ["no drill has ever passed: nothing proves that these backups can be restored"]
+    assert alarms == ["no restore test has ever passed"]
 
 
 def test_drill_that_was_killed_is_an_alarm_and_one_that_runs_is_none(host: Plan) -> None:
-    killed = {"passed": False, "failure": "it was begun and has not ended"}
-    assert drilled(host, killed)[1] == ["the last drill failed: it was begun and has not ended"]
+    killed = {"passed": False, "failure": "started but not finished"}
+    assert drilled(host, killed)[1] == ["the last restore test failed: started but not finished"]
     with journal.held("drill", "busy"):
         found, alarms = drilled(host, killed)
     assert (found["running"], alarms) == (True, [])
@@ -77,49 +78,49 @@ def test_lock_is_held_by_one_and_free_again_after_it() -> None:
 
 
 def begun(host: Plan, state: str) -> None:
-    journal.write(journal.IN_PLACE, {"state": state, "target": "latest"}, host.data)
+    journal.write(journal.IN_PLACE, {"state": state, "target": "latest"}, host.server.data)
 
 
 def test_restore_is_taken_up_again_only_in_the_directory_that_it_made(host: Plan) -> None:
     begun(host, journal.RESTORING)
-    assert journal.state(journal.IN_PLACE, host.data) == journal.RESTORING
-    assert "it does not run any more: run it again" in journal.unfinished(host.data)
+    assert journal.state(journal.IN_PLACE, host.server.data) == journal.RESTORING
+    assert "is not running: repeat the same command to resume it" in journal.unfinished(host.server.data)
     # Somebody put the old data back.
-    host.data.rename(host.data.with_name("half"))
-    (host.data / "global").mkdir(parents=True)
-    assert journal.state(journal.IN_PLACE, host.data) == ""
-    assert journal.unfinished(host.data) == ""
+    host.server.data.rename(host.server.data.with_name("half"))
+    (host.server.data / "global").mkdir(parents=True)
+    assert journal.state(journal.IN_PLACE, host.server.data) == ""
+    assert journal.unfinished(host.server.data) == ""
 
 
 def test_directory_that_was_promoted_by_hand_is_in_no_restore_s_hand(host: Plan) -> None:
     begun(host, journal.PAUSED)
-    (host.data / "global/pg_control").touch()
-    (host.data / "standby.signal").touch()
-    assert "provision restore promote ends it" in journal.unfinished(host.data)
-    with pytest.raises(HostError, match="nothing is backed up or drilled before a restore has ended"):
-        journal.refuse_unfinished(host.data)
-    (host.data / "standby.signal").unlink()
-    assert journal.state(journal.IN_PLACE, host.data) == ""
+    (host.server.data / "global/pg_control").touch()
+    (host.server.data / "standby.signal").touch()
+    assert "end it with provision restore promote" in journal.unfinished(host.server.data)
+    with pytest.raises(HostError, match="no backup or restore test before the restore has finished"):
+        journal.refuse_unfinished(host.server.data)
+    (host.server.data / "standby.signal").unlink()
+    assert journal.state(journal.IN_PLACE, host.server.data) == ""
     # But one that was promoted by the restore itself has still to be ended by it.
     begun(host, journal.PROMOTING)
-    assert journal.state(journal.IN_PLACE, host.data) == journal.PROMOTING
+    assert journal.state(journal.IN_PLACE, host.server.data) == journal.PROMOTING
 
 
 def test_copy_beside_does_not_make_the_host_forget_its_own_restore(host: Plan, tmp_path: Path) -> None:
     begun(host, journal.RESTORING)
     journal.write(journal.COPY, {"state": journal.PROMOTED}, tmp_path)
-    assert journal.state(journal.IN_PLACE, host.data) == journal.RESTORING
+    assert journal.state(journal.IN_PLACE, host.server.data) == journal.RESTORING
 
 
 def made(host: Plan, name: str) -> Path:
-    folder = Path(host.dumps["directory"]) / name
+    folder = Path(host.backup.dump_directory) / name
     folder.mkdir(parents=True)
     (folder / dump.MANIFEST).write_text("x")
     return folder
 
 
 def test_dumps_expire_by_count_and_by_the_age_in_their_names(host: Plan) -> None:
-    days = {n: plan.compact(NOW - 86400 * n) for n in (1, 13, 15, 20, 30)}
+    days = {n: system.compact(NOW - 86400 * n) for n in (1, 13, 15, 20, 30)}
     for day in days.values():
         made(host, f"minion-{day}")
     # Another database whose name begins alike.
@@ -131,8 +132,8 @@ def test_dumps_expire_by_count_and_by_the_age_in_their_names(host: Plan) -> None
 
 def test_last_dumps_stay_whatever_their_age(host: Plan) -> None:
     for age in (100, 200, 300):
-        made(host, f"minion-{plan.compact(NOW - 86400 * age)}")
-    assert dump.expire(host, "minion") == [f"minion-{plan.compact(NOW - 86400 * 300)}"]
+        made(host, f"minion-{system.compact(NOW - 86400 * age)}")
+    assert dump.expire(host, "minion") == [f"minion-{system.compact(NOW - 86400 * 300)}"]
 
 
 def dumps(host: Plan) -> list[str]:
@@ -142,19 +143,19 @@ def dumps(host: Plan) -> list[str]:
 
 
 def test_dump_is_as_old_as_its_name_says_whatever_touched_it(host: Plan) -> None:
-    made(host, f"minion-{plan.compact(time.time() - 30 * 3600)}")
-    assert dumps(host) == ["the newest dump is 30.0 h old, 26 are allowed"]
+    made(host, f"minion-{system.compact(time.time() - 30 * 3600)}")
+    assert dumps(host) == ["the newest dump is 30.0 h old, 26 h are allowed"]
 
 
 def test_host_that_never_had_a_dump_is_an_alarm_once_it_should_have(host: Plan) -> None:
     assert dumps(host) == []
-    os.utime(plan.PATH, (time.time() - 27 * 3600,) * 2)
-    assert dumps(host) == ["this host takes dumps and has none; its plan for them is 27.0 h old, 26 are allowed"]
+    os.utime(load.PATH, (time.time() - 27 * 3600,) * 2)
+    assert dumps(host) == ["there is no dump yet; the plan for dumps is 27.0 h old, 26 h are allowed"]
 
 
 @pytest.mark.usefixtures("host")
 def test_evidence_that_is_no_json_is_none() -> None:
-    plan.keep("drill", {"a": 1})
-    assert json.loads((plan.EVIDENCE / "drill.json").read_text()) == {"schema": 1, "a": 1}
-    (plan.EVIDENCE / "drill.json").write_text("{")
-    assert plan.evidence("drill") == {}
+    system.keep("drill", {"a": 1})
+    assert json.loads((system.EVIDENCE / "drill.json").read_text()) == {"schema": 1, "a": 1}
+    (system.EVIDENCE / "drill.json").write_text("{")
+    assert system.evidence("drill") == {}

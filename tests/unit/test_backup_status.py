@@ -17,7 +17,7 @@ MB, GB = 2**20, 2**30
     ("grown_by", "days", "free", "expected_days", "alarm"),
     [
         (10 * GB, 10, 100 * GB, 100.0, ""),
-        (10 * GB, 10, 6 * GB, 6.0, "the repository is full in 6.0 days, as it has grown so far"),
+        (10 * GB, 10, 6 * GB, 6.0, "the repository will be full in 6.0 days at its present growth"),
         (10 * GB, 10, 7 * GB, 7.0, ""),
         (10 * GB, 10, 4 * GB, 4.0, "the repository has 4.0 GB free and a full backup takes 5.0 GB"),
         (0, 10, 6 * GB, None, ""),
@@ -47,7 +47,7 @@ def test_empty_repository_alarms_of_nothing() -> None:
     ("age", "limit", "alarm"),
     [
         (25.0, 26, ""),
-        (26.5, 26, "the newest backup is 26.5 h old, 26 are allowed"),
+        (26.5, 26, "the newest backup is 26.5 h old, 26 h are allowed"),
         (9999.0, 0, ""),
         (-0.05, 26, ""),
         # A clock that was a year ahead would keep the alarm silent for a year.

@@ -50,17 +50,17 @@ def test_reads_a_target(text: str, value: str) -> None:
     ("text", "message"),
     [
         ("time:2026-11-23 14:05:00", "no time zone"),
-        ("time:yesterday", "this is no moment"),
-        ("time:2026-11-23 14:05 Europe/Nowhere", "this is no moment"),
-        ("time:2026-11-23 14:05 Europe", "this is no moment"),
-        ("time:2026-11-23 14:05 /etc/passwd", "this is no moment"),
+        ("time:yesterday", "not a valid time"),
+        ("time:2026-11-23 14:05 Europe/Nowhere", "not a valid time"),
+        ("time:2026-11-23 14:05 Europe", "not a valid time"),
+        ("time:2026-11-23 14:05 /etc/passwd", "not a valid time"),
         ("time:2026-11-23 14:05+01:00 Europe/Berlin", "two time zones"),
         # Clocks went back, and showed this twice; went forward, and never did.
-        ("time:2026-10-25 02:30 Europe/Berlin", "clocks were changed at this moment"),
-        ("time:2026-03-29 02:30 Europe/Berlin", "clocks were changed at this moment"),
-        ("time:", "no recovery target"),
-        ("tomorrow", "no recovery target"),
-        ("latest:1", "no recovery target"),
+        ("time:2026-10-25 02:30 Europe/Berlin", "the time is ambiguous or does not exist"),
+        ("time:2026-03-29 02:30 Europe/Berlin", "the time is ambiguous or does not exist"),
+        ("time:", "not a recovery target"),
+        ("tomorrow", "not a recovery target"),
+        ("latest:1", "not a recovery target"),
         ("xid:abc", "not a transaction id"),
         ("name:it's", "not the name of a restore point"),
         ("lsn:12", "not a WAL position"),
@@ -145,7 +145,7 @@ def test_set_that_a_restore_has_left_is_chosen_for_nothing_that_came_after() -> 
     ]
     assert choose(at(2500), left(*newer), 9999).set is FULL
     assert choose(parse("latest"), left(*newer), 9999).set is FULL
-    assert "on timeline 1, which a restore has left" in str(left(*newer)[1])
+    assert "on timeline 1, which a restore abandoned" in str(left(*newer)[1])
     # By its name, it brings back what the restore has left.
     assert choose(parse("latest"), left(*newer), 9999, LATER.label).timeline == 1
     assert [each.options for each in left(*newer)] == [[], ["--target-timeline=current"]]

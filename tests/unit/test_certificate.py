@@ -1,4 +1,4 @@
-"""A certificate is judged before a server meets it: each defect has its own words, and a good one has none."""
+"""Certificates are judged before a server loads them: each defect has its own message, a good one has none."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ KEY = Key("root:ssl-cert", 0o640, "PUBLIC")
 SEEN = Seen(NOW + 3000 * DAY, GOOD, KEY)
 
 
-def test_a_good_one_has_nothing_to_be_said_of() -> None:
+def test_a_good_certificate_has_no_problems() -> None:
     assert judge(LEAF, AUTHORITY, SEEN, NOW) == []
 
 
@@ -26,45 +26,50 @@ def test_a_good_one_has_nothing_to_be_said_of() -> None:
     ("seen", "said"),
     [
         (replace(SEEN, key=replace(KEY, mode=0o644)),
-         "/etc/provision/tls/server.key: mode 0644 lets others at the key: allowed is 0640 or less"),
-        (replace(SEEN, key=replace(KEY, mode=0o660)), "server.key: mode 0660: allowed is 0640 or less"),
+         "/etc/provision/tls/server.key: mode 0644 gives other users access to the key; allowed: 0640 or less"),
+        (replace(SEEN, key=replace(KEY, mode=0o660)), "server.key: mode 0660; allowed: 0640 or less"),
         (replace(SEEN, key=replace(KEY, keeper="nobody:ssl-cert")),
-         "server.key: belongs to nobody:ssl-cert, allowed is root:ssl-cert"),
+         "server.key: owner nobody:ssl-cert; expected root:ssl-cert"),
         (replace(SEEN, key=replace(KEY, public_key="OTHER")),
-         "server.crt: does not belong to the key /etc/provision/tls/server.key"),
-        (replace(SEEN, key=replace(KEY, public_key="", unreadable="holds no key")),
-         "server.key: holds no key"),
+         "server.crt: does not match the key /etc/provision/tls/server.key"),
+        (replace(SEEN, key=replace(KEY, public_key="", unreadable="contains no private key (PEM)")),
+         "server.key: contains no private key (PEM)"),
         (replace(SEEN, key="No such file or directory"), "server.key: No such file or directory"),
         (replace(SEEN, certificate=replace(GOOD, ends=NOW - DAY)), "server.crt: expired on 2027-01-14 08:00 UTC"),
         (replace(SEEN, certificate=replace(GOOD, ends=NOW)), "server.crt: expired on 2027-01-15 08:00 UTC"),
         (replace(SEEN, certificate=replace(GOOD, begins=NOW + DAY)),
          "server.crt: not valid before 2027-01-16 08:00 UTC; this host's clock says 2027-01-15 08:00 UTC"),
         (replace(SEEN, certificate=replace(GOOD, names=("db2", "10.0.0.5", "::1"))),
-         "server.crt: is for db2, 10.0.0.5, ::1, and not for db1"),
-        (replace(SEEN, certificate=replace(GOOD, names=())), "is for no name at all, and not for db1, 10.0.0.5, ::1"),
-        (replace(SEEN, certificate=replace(GOOD, untrusted="unable to get local issuer certificate")),
-         "server.crt: not issued by /etc/provision/tls/ca.crt for a server: unable to get local issuer certificate"),
-        (replace(SEEN, certificate="holds no certificate (PEM)"), "server.crt: holds no certificate (PEM)"),
-        (replace(SEEN, authority="holds no certificate of an authority (PEM)"),
-         "/etc/provision/tls/ca.crt: holds no certificate of an authority (PEM)"),
+         "server.crt: valid for db2, 10.0.0.5, ::1, not for db1"),
+        (replace(SEEN, certificate=replace(GOOD, names=())),
+         ": no subject alternative name; expected db1, 10.0.0.5, ::1"),
+        (replace(SEEN, certificate=replace(GOOD, untrusted="issuer CN=other not found")),
+         "server.crt: not issued by /etc/provision/tls/ca.crt for a server: issuer CN=other not found"),
+        (replace(SEEN, certificate="contains no certificate (PEM)"), "server.crt: contains no certificate (PEM)"),
+        (replace(SEEN, authority="contains no certificate (PEM)"),
+         "/etc/provision/tls/ca.crt: contains no certificate (PEM)"),
+        (replace(SEEN, certificate=replace(GOOD, intermediates_end=NOW - DAY)),
+         "server.crt: an intermediate certificate expired on 2027-01-14 08:00 UTC"),
+        (replace(SEEN, certificate=replace(GOOD, weakness="RSA key of 1024 bits; allowed: 2048 or more")),
+         "server.crt: RSA key of 1024 bits; allowed: 2048 or more"),
         (replace(SEEN, authority=NOW - 1), "ca.crt: the authority expired on 2027-01-15 07:59 UTC"),
     ],
 )  # fmt: skip
-def test_each_defect_is_named_with_its_file(seen: Seen, said: str) -> None:
+def test_each_defect_names_its_file(seen: Seen, said: str) -> None:
     found = judge(LEAF, AUTHORITY, seen, NOW)
     assert len(found) == 1
     assert found[0].endswith(said)
 
 
-def test_several_defects_are_all_named() -> None:
+def test_all_defects_are_reported() -> None:
     bad = replace(SEEN, key=replace(KEY, mode=0o604, keeper="x:y"), certificate=replace(GOOD, ends=NOW - 1, names=()))
     assert len(judge(LEAF, AUTHORITY, bad, NOW)) == 4
 
 
-def test_a_client_must_have_its_own_common_name() -> None:
+def test_a_client_certificate_must_have_the_role_as_common_name() -> None:
     leaf = replace(LEAF, names=(), common_name="minion_pooler", purpose="client")
     assert judge(leaf, AUTHORITY, SEEN, NOW) == [
-        "/etc/provision/tls/server.crt: its common name is 'db1', wanted is 'minion_pooler'"
+        "/etc/provision/tls/server.crt: common name 'db1'; expected 'minion_pooler'"
     ]
 
 
@@ -82,12 +87,12 @@ def test_a_client_must_have_its_own_common_name() -> None:
         ((), "db1", False),
     ],
 )
-def test_names_are_compared_as_clients_do(names: tuple[str, ...], wanted: str, answer: bool) -> None:
+def test_names_match_as_in_rfc_6125(names: tuple[str, ...], wanted: str, answer: bool) -> None:
     assert covers(names, wanted) is answer
 
 
 @pytest.mark.parametrize(("left", "answer"), [(396, False), (133, False), (132, True), (1, True), (-5, True)])
-def test_is_due_when_less_than_a_third_of_its_life_is_left(left: int, answer: bool) -> None:
+def test_is_due_below_a_third_of_its_lifetime(left: int, answer: bool) -> None:
     certificate = replace(GOOD, begins=NOW - (397 - left) * DAY, ends=NOW + left * DAY)
     assert due(certificate, NOW) is answer
     assert days_left(certificate, NOW) == left

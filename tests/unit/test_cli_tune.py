@@ -3,13 +3,16 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 ISSUE = "--memory 64GB --cpus 16 --storage ssd --profile prod --vectors 2000000 --postgresql 17 --pgvector 0.8.6"
 
+ROOT = Path(__file__).parents[2]
 WIDE = {"COLUMNS": "160"}
 
 
@@ -67,6 +70,22 @@ def test_imports_only_what_a_host_has() -> None:
     assert subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
+def test_third_profile_works_by_existing(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "provision", tmp_path / "provision", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(ROOT / "profiles", tmp_path / "profiles")
+    text = (tmp_path / "profiles/prod.yml").read_text()
+    (tmp_path / "profiles/staging.yml").write_text(text.replace("log_min_duration_ms: 1000", "log_min_duration_ms: 77"))
+    program = "from provision.cli import main; main()"
+    command = [sys.executable, "-c", program, "tune", *ISSUE.replace("prod", "staging").split()]
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment, cwd=tmp_path)
+    assert "\nlog_min_duration_statement = 77ms\n" in done.stdout
+    help_text = subprocess.run(
+        [*command[:4], "--help"], capture_output=True, text=True, check=True, env=environment, cwd=tmp_path
+    ).stdout
+    assert "[dev|prod|staging]" in help_text
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -74,7 +93,7 @@ def test_imports_only_what_a_host_has() -> None:
         ("--memory much", "such as 512MB or 64GB"),
         ("--memory 100MB", "440 MB or more"),
         ("--postgresql 13", "14, 15, 16, 17, 18"),
-        ("--profile staging", "'dev', 'prod'"),
+        ("--profile missing", "'dev', 'prod'"),
     ],
 )
 def test_usage_errors_exit_2_and_say_what_is_allowed(arguments: str, message: str) -> None:

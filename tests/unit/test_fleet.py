@@ -6,9 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from provision.checks.finding import Finding, Severity
 from provision.controller import fleet
-from provision.controller.audit import Doctor, Left, Seen, _reported
+from provision.controller.audit import Doctor, Placed
 from provision.errors import UsageError
 
 INVENTORY = """
@@ -57,45 +56,29 @@ def test_an_inventory_without_database_hosts_is_refused(tmp_path: Path) -> None:
         fleet.read([str(path)])
 
 
-def test_what_a_host_prints_is_split_into_record_manifests_and_checksums() -> None:
+def test_output_of_a_host_is_split_into_plan_evidence_manifests_and_checksums() -> None:
     a, b = "a" * 64, "b" * 64
-    output = ["== record", '{"profile": "prod"}', "", "== /etc/provision/files.d/backup.json",
+    output = ["== plan", '{"profile": "prod"}', "", "== verified", '{"server": "17.6"}', "",
+              "== /etc/provision/files.d/backup.json",
               '{"files": [{"path": "/etc/x", "sha256": "' + a + '"}]}', "", "== sums", f"{b}  /etc/x"]  # fmt: skip
-    assert Left().process(output) == {
-        "record": {"profile": "prod"}, "files": {"/etc/x": ("backup", a)}, "damaged": [], "there": {"/etc/x": b},
+    assert Placed().process(output) == {
+        "plan": {"profile": "prod"}, "verified": {"server": "17.6"}, "files": {"/etc/x": ("backup", a)}, "damaged": [],
+        "sums": {"/etc/x": b},
     }  # fmt: skip
 
 
-def test_a_bare_host_has_left_nothing() -> None:
-    output = ["== record", "", "== /etc/provision/files.d/*.json", "", "== sums"]
-    assert Left().process(output) == {"record": {}, "files": {}, "damaged": [], "there": {}}
+def test_a_bare_host_has_no_plan_and_no_files() -> None:
+    output = ["== plan", "", "== verified", "", "== /etc/provision/files.d/*.json", "", "== sums"]
+    assert Placed().process(output) == {"plan": {}, "verified": {}, "files": {}, "damaged": [], "sums": {}}
 
 
-def test_nonsense_in_a_manifest_or_a_record_is_no_crash() -> None:
-    output = ["== record", "{", "== /etc/provision/files.d/tls.json", "not json", "== sums"]
-    seen = Left().process(output)
+def test_damaged_manifest_and_damaged_plan_do_not_stop_the_audit() -> None:
+    output = ["== plan", "{", "== /etc/provision/files.d/tls.json", "not json", "== sums"]
+    seen = Placed().process(output)
     assert seen["damaged"] == ["/etc/provision/files.d/tls.json"]
-    assert seen["record"] == {}
+    assert seen["plan"] == {}
 
 
 def test_a_doctor_that_cannot_answer_says_why() -> None:
     assert Doctor().process(["sh: 1: provision: not found"]) == {"failed": "sh: 1: provision: not found"}
     assert Doctor().process([]) == {"failed": "no output"}
-
-
-@pytest.mark.parametrize(
-    ("doctor", "audit", "expected"),
-    [
-        ("/etc/x: changed by hand, since 10:00", "/etc/x was changed by hand", True),
-        ("/etc/x was changed by hand", "/etc/xy was changed by hand", False),
-        ("package etcd is 3.4, 3.5 was verified", "package etcd is 3.4, but 3.5 was verified", True),
-        ("package etcd is missing", "package patroni is missing", False),
-    ],
-)
-def test_problem_is_told_once_however_the_doctor_words_it(doctor: str, audit: str, expected: bool) -> None:
-    def finding(seen: str, check: str = "files-changed") -> Finding:
-        return Finding(check, "files", Severity.WARNING, seen, "", "", "")
-
-    host = Seen("db1", "192.0.2.1", findings=[finding(doctor)])
-    assert _reported(host, finding(audit)) is expected
-    assert not _reported(host, finding(audit, "files-missing"))

@@ -1,4 +1,4 @@
-"""The server's log is read as the server writes it: messages with what belongs to them, by kind and by moment."""
+"""Parsing of PostgreSQL's log: complete messages, by kind and time."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def found() -> list[logs.Entry]:
     return list(logs.entries(LOG.splitlines(keepends=True)))
 
 
-def test_messages_keep_what_belongs_to_them() -> None:
+def test_messages_keep_their_details() -> None:
     entries = found()
     assert [each.pid for each in entries] == [10, 11, 12, 13, 13, 15, 16, 17]
     assert entries[1].lines == ["duration: 1102.875 ms  statement: SELECT 1,", "  2"]
@@ -50,7 +50,7 @@ def test_each_message_has_its_kinds() -> None:
     assert [each.duration_ms for each in found()][:3] == [0.0, 1102.875, 0.0]
 
 
-def test_moments_are_read_in_the_log_s_own_zone() -> None:
+def test_timestamps_are_in_the_zone_of_the_log() -> None:
     assert found()[0].at == datetime(2026, 11, 24, 13, 0, tzinfo=UTC)
 
 
@@ -64,17 +64,17 @@ def test_moments_are_read_in_the_log_s_own_zone() -> None:
         ("2026-11-24 13:05+00:00", datetime(2026, 11, 24, 13, 5, tzinfo=UTC)),
     ],
 )
-def test_since_takes_ages_and_moments(text: str, expected: datetime) -> None:
+def test_since_accepts_ages_and_times(text: str, expected: datetime) -> None:
     assert logs.since(text, NOW) == expected
 
 
 @pytest.mark.parametrize("text", ["", "bla", "h", "10", "1w", "-5m", "2026-13-40"])
 def test_since_refuses_anything_else(text: str) -> None:
-    with pytest.raises(UsageError, match="this is no moment"):
+    with pytest.raises(UsageError, match="invalid time"):
         logs.since(text, NOW)
 
 
-def test_compressed_logs_are_read_and_old_ones_left_alone(tmp_path: Path) -> None:
+def test_compressed_logs_are_read_and_old_ones_skipped(tmp_path: Path) -> None:
     (tmp_path / "postgresql-17-main.log").write_text(LOG)
     packed = tmp_path / "postgresql-17-main.log.1.gz"
     packed.write_bytes(gzip.compress(LOG.replace("13:25", "12:25").encode()))
@@ -90,6 +90,6 @@ def test_compressed_logs_are_read_and_old_ones_left_alone(tmp_path: Path) -> Non
     assert [at.hour for at in slow] == [12, 13]
 
 
-def test_a_host_without_a_log_is_told(tmp_path: Path) -> None:
-    with pytest.raises(HostError, match="there is no log"):
+def test_missing_log_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(HostError, match="no log found"):
         logs.files(17, NOW, tmp_path)

@@ -1,8 +1,9 @@
-"""Figures for Prometheus: the text format, and what evidence, pools and certificates become."""
+"""Metrics for Prometheus: the text format, and the conversion of evidence, pools and certificates."""
 
 from __future__ import annotations
 
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,9 +11,10 @@ import pytest
 from provision.errors import HostError, UsageError
 from provision.host.backup.drill import KILLED
 from provision.host.metrics import backup, certificates, pooler
-from provision.host.metrics.exposition import Metric, render, single, write
+from provision.host.metrics.exposition import Metric, render, single
+from tests.plans import sample
 
-PLAN = {"physical": True, "age_limit_h": 26, "drill_age_limit_h": 50, "queue_max_mb": 100}
+PLAN = sample(backup={"age_limit_h": 26, "drill_age_limit_h": 50, "queue_max_mb": 100}).backup
 FULL = {"label": "A", "kind": "full", "stop": 1000, "repository_size": 70, "damaged": False}
 INCR = {"label": "B", "kind": "incr", "stop": 2000, "repository_size": 5, "damaged": False}
 BACKUP = {
@@ -51,17 +53,8 @@ def test_moments_keep_their_seconds() -> None:
     "bad", [[single("a-b", "", 1)], [Metric("a", "", (({"x-y": "1"}, 1),))], [single("a", "", 1)] * 2]
 )
 def test_what_prometheus_would_refuse_is_refused(bad: list[Metric]) -> None:
-    with pytest.raises(UsageError, match="Prometheus would refuse this metric"):
+    with pytest.raises(UsageError, match="Prometheus would reject this metric"):
         render(bad)
-
-
-def test_file_is_replaced_whole_and_readable_by_everybody(tmp_path: Path) -> None:
-    target = tmp_path / "a.prom"
-    write(target, "a 1\n")
-    write(target, "a 2\n")
-    assert target.read_text() == "a 2\n"
-    assert target.stat().st_mode & 0o777 == 0o644
-    assert list(tmp_path.iterdir()) == [target]
 
 
 def test_backups_become_moments_and_bytes() -> None:
@@ -99,7 +92,7 @@ def test_a_host_without_evidence_tells_its_limits_alone_and_one_without_limits_n
         "provision_drill_age_limit_seconds",
         "provision_wal_queue_limit_bytes",
     }
-    assert values(backup.metrics({**PLAN, "age_limit_h": 0, "drill_age_limit_h": 0, "queue_max_mb": 0}, {}, {})) == {}
+    assert values(backup.metrics(replace(PLAN, age_limit_h=0, drill_age_limit_h=0, queue_max_mb=0), {}, {})) == {}
 
 
 def test_a_failed_drill_keeps_the_moment_of_the_last_that_passed() -> None:

@@ -1,4 +1,4 @@
-"""Names and bytes of migration files. The rules are golang-migrate's (source/parse.go)."""
+"""Names and content of migration files, by golang-migrate's rules (source/parse.go)."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_reads_names_as_golang_migrate_does(name: str, expected: tuple[int, str,
         "",
     ],
 )
-def test_other_names_are_no_migrations(name: str) -> None:
+def test_other_names_are_not_migrations(name: str) -> None:
     assert parse(name) is None
 
 
@@ -90,7 +90,7 @@ def test_refuses_names_that_golang_migrate_gets_wrong(
     assert [(p.kind, p.file, p.severity) for p in problems if p.kind == kind] == [(kind, file, severity)]
 
 
-def test_other_files_are_left_alone() -> None:
+def test_other_files_are_ignored() -> None:
     names = ["README.md", "seed.sql", ".001_a.up.sql.swp", "notes.txt", "Makefile", "1_a.up.sql", "1_a.down.sql"]
     catalogue = arrange(names)
     assert (catalogue.versions, catalogue.problems) == ([1], ())
@@ -112,7 +112,7 @@ def test_any_name_made_by_the_rule_is_read_back(version: int, zeros: int, title:
 
 
 @given(st.text())
-def test_no_name_breaks_the_parser_and_digits_lead(name: str) -> None:
+def test_parser_accepts_any_name_and_versions_lead(name: str) -> None:
     file = parse(name)
     assert file is None or re.match(r"[0-9]+_", name)
 
@@ -155,7 +155,7 @@ def test_the_checksum_is_what_sha256sum_prints() -> None:
     ],
 )
 @given(cuts=st.lists(st.integers(0, 40), max_size=4))
-def test_bytes_are_judged_alike_however_they_are_cut(body: bytes, kinds: list[str], cuts: list[int]) -> None:
+def test_chunk_size_does_not_affect_the_result(body: bytes, kinds: list[str], cuts: list[int]) -> None:
     assert [problem.kind for problem in inspect(body, *cuts).problems] == kinds
     assert inspect(body, *cuts).checksum == inspect(body).checksum
 

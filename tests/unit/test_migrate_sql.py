@@ -1,4 +1,4 @@
-"""Finding statements in SQL text, and those that no migration may hold."""
+"""Splitting SQL text into statements, and detecting forbidden ones."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ WHOLE = [
 ]
 
 
-DO_ROLLBACK = "DO with a ROLLBACK, which undoes what came before it"
+DO_ROLLBACK = "DO with a ROLLBACK, which reverts the statements before it"
 
 
 @pytest.mark.parametrize("text", WHOLE)
-def test_one_statement_is_one(text: str) -> None:
+def test_single_statement_is_not_split(text: str) -> None:
     assert [text.encode()[s.start : s.end].decode() for s in sql.statements(text.encode())] == [text]
 
 
@@ -48,34 +48,34 @@ def test_no_text_breaks_the_splitter(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["", " \n", "-- only a comment", "/* /* ; */ */", ";;;"])
-def test_nothing_is_no_statement(text: str) -> None:
+def test_empty_text_has_no_statement(text: str) -> None:
     assert list(sql.statements(text.encode())) == []
 
 
 @pytest.mark.parametrize(
     ("text", "line", "seen"),
     [
-        ("SELECT 1;\nROLLBACK;", 2, "ROLLBACK, which undoes the file"),
-        ("abort", 1, "ABORT, which undoes the file"),
-        ("BEGIN;\nSELECT 1;\nROLLBACK AND NO CHAIN;", 3, "ROLLBACK, which undoes the file"),
-        ("\nBEGIN;\nSELECT 1;", 2, "a transaction that is not committed"),
-        ("START TRANSACTION ISOLATION LEVEL SERIALIZABLE;", 1, "a transaction that is not committed"),
-        ("BEGIN; SELECT 1; COMMIT AND CHAIN; SELECT 2", 1, "a transaction that is not committed"),
-        ("BEGIN; PREPARE TRANSACTION 'x';", 1, "PREPARE TRANSACTION, which leaves its locks"),
+        ("SELECT 1;\nROLLBACK;", 2, "ROLLBACK, which reverts the file"),
+        ("abort", 1, "ABORT, which reverts the file"),
+        ("BEGIN;\nSELECT 1;\nROLLBACK AND NO CHAIN;", 3, "ROLLBACK, which reverts the file"),
+        ("\nBEGIN;\nSELECT 1;", 2, "a transaction without COMMIT"),
+        ("START TRANSACTION ISOLATION LEVEL SERIALIZABLE;", 1, "a transaction without COMMIT"),
+        ("BEGIN; SELECT 1; COMMIT AND CHAIN; SELECT 2", 1, "a transaction without COMMIT"),
+        ("BEGIN; PREPARE TRANSACTION 'x';", 1, "PREPARE TRANSACTION, which keeps its locks"),
         ("DO $$ BEGIN CREATE TABLE t (); ROLLBACK; END $$", 1, DO_ROLLBACK),
         ("DO $$ BEGIN ROLLBACK -- all of it\n; END $$", 1, DO_ROLLBACK),
         ("do 'begin rollback/* x */and chain; end'", 1, DO_ROLLBACK),
-        ("discard all", 1, "DISCARD ALL, which drops the migration lock"),
-        ("COPY t (a, b) FROM STDIN WITH (FORMAT csv);\n1,'\n\\.", 1, "COPY from or to the client"),
-        ("COPY (SELECT 1) TO STDOUT", 1, "COPY from or to the client"),
+        ("discard all", 1, "DISCARD ALL, which releases the migration lock"),
+        ("COPY t (a, b) FROM STDIN WITH (FORMAT csv);\n1,'\n\\.", 1, "COPY FROM STDIN or TO STDOUT"),
+        ("COPY (SELECT 1) TO STDOUT", 1, "COPY FROM STDIN or TO STDOUT"),
         ("SELECT 1;\n\\i other.sql", 2, "a psql command (\\)"),
         ("\\set x 1\nSELECT :x", 1, "a psql command (\\)"),
-        ("SET ROLE other;\nCREATE TABLE t()", 1, "a role that is set and not reset"),
-        ("SET SESSION AUTHORIZATION other", 1, "a role that is set and not reset"),
-        ("SET SESSION ROLE other", 1, "a role that is set and not reset"),
+        ("SET ROLE other;\nCREATE TABLE t()", 1, "a SET ROLE without RESET ROLE"),
+        ("SET SESSION AUTHORIZATION other", 1, "a SET ROLE without RESET ROLE"),
+        ("SET SESSION ROLE other", 1, "a SET ROLE without RESET ROLE"),
     ],
 )
-def test_names_what_no_migration_may_hold(text: str, line: int, seen: str) -> None:
+def test_detects_forbidden_statements(text: str, line: int, seen: str) -> None:
     (hazard,) = sql.hazards(text.encode())
     assert (sql.place(text.encode(), hazard.offset)[0], hazard.seen) == (line, seen)
 
@@ -102,12 +102,12 @@ def test_names_what_no_migration_may_hold(text: str, line: int, seen: str) -> No
         "BEGIN; COMMIT AND NO CHAIN",
     ],
 )
-def test_leaves_good_statements_alone(text: str) -> None:
+def test_allows_other_statements(text: str) -> None:
     assert sql.hazards(text.encode()) == []
 
 
 @given(st.text(alphabet="aé表😀\n", min_size=1, max_size=50), st.data())
-def test_the_servers_position_is_found_again(text: str, data: st.DataObject) -> None:
+def test_server_position_is_converted_back(text: str, data: st.DataObject) -> None:
     position = data.draw(st.integers(1, len(text)))
     before = text[: position - 1]
     body = text.encode()
@@ -116,7 +116,7 @@ def test_the_servers_position_is_found_again(text: str, data: st.DataObject) -> 
     assert sql.place(body, offset) == (before.count("\n") + 1, len(before.rpartition("\n")[2]) + 1)
 
 
-def test_shows_no_password_and_no_endless_line() -> None:
+def test_first_line_is_masked_and_truncated() -> None:
     role = b"CREATE ROLE a PASSWORD 'geheim' LOGIN\n IN ROLE b; SELECT 1"
     assert sql.first_line(role, 0, 49) == "CREATE ROLE a PASSWORD '...'"
     assert sql.first_line(b"SELECT " + b"1" * 1000, 0, 1007) == "SELECT " + 93 * "1" + "..."
@@ -133,6 +133,6 @@ def test_shows_no_password_and_no_endless_line() -> None:
         ("CREATE TABLE t ()", False),
     ],
 )
-def test_knows_what_commits_in_the_middle(text: str, survives: bool) -> None:
+def test_recognises_statements_that_commit_internally(text: str, survives: bool) -> None:
     (statement,) = sql.statements(text.encode())
     assert statement.survives_rollback is survives

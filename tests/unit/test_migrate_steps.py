@@ -1,4 +1,4 @@
-"""Which files run in which order, the locks that are golang-migrate's, and the options of its URL."""
+"""Order of files, and golang-migrate's lock keys and URL options."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def moves(route: Route) -> list[tuple[str, int, int, int]]:
     return [(step.direction, step.version, step.start, step.target) for step in route.steps]
 
 
-def test_the_locks_are_those_of_golang_migrate() -> None:
+def test_lock_keys_are_those_of_golang_migrate() -> None:
     assert lock_keys("public", "schema_migrations", "minion") == (1543365956, 4026426560)
 
 
@@ -71,7 +71,7 @@ def test_refuses_a_version_without_files(call: object) -> None:
 
 
 @given(st.sets(st.integers(0, 50), min_size=1), st.integers(0, 60))
-def test_all_the_way_up_and_down_again_comes_back_to_none(versions: set[int], limit: int) -> None:
+def test_all_up_and_all_down_returns_to_none(versions: set[int], limit: int) -> None:
     files = catalogue(*versions)
     up = moves(steps.up(files, NONE, limit))
     assert [target for *_, target in up] == sorted(versions)[:limit]
@@ -84,7 +84,7 @@ def test_all_the_way_up_and_down_again_comes_back_to_none(versions: set[int], li
 BASE = Settings("", Path("migrations"))
 
 
-def test_takes_golang_migrates_options_out_of_the_url() -> None:
+def test_extracts_golang_migrate_options_from_the_url() -> None:
     url = (
         "postgresql://minion:p%40ss@localhost:5432/minion?sslmode=disable&x-migrations-table=versions"
         "&x-statement-timeout=1500&x-multi-statement=true"
@@ -104,7 +104,7 @@ def test_reads_a_quoted_table(value: str, schema: str | None, table: str) -> Non
     assert (settings.schema, settings.table, settings.url) == (schema, table, "postgres://h/d")
 
 
-def test_passes_settings_of_the_server_on_as_lib_pq_does() -> None:
+def test_passes_server_settings_as_lib_pq_does() -> None:
     settings = from_url("postgres://h/d?search_path=app,public&sslmode=require&options=-c%20work_mem=1MB", BASE)
     assert settings.url == (
         "postgres://h/d?sslmode=require&options=-c%20work_mem%3D1MB%20-c%20search_path%3Dapp%2Cpublic"
@@ -115,17 +115,17 @@ def test_passes_settings_of_the_server_on_as_lib_pq_does() -> None:
     ("query", "message"),
     [
         ("x-migration-table=a", "unknown option in the database URL"),
-        ("x-statement-timeout=5s", "x-statement-timeout is not a number"),
-        ("x-multi-statement=perhaps", "x-multi-statement is neither true nor false"),
+        ("x-statement-timeout=5s", "x-statement-timeout is not an integer"),
+        ("x-multi-statement=perhaps", "x-multi-statement is not a boolean"),
         ("x-migrations-table=a&x-migrations-table-quoted=true", "x-migrations-table is not quoted"),
     ],
 )
-def test_refuses_options_that_it_cannot_follow(query: str, message: str) -> None:
+def test_refuses_invalid_options(query: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         from_url(f"postgres://h/d?{query}", BASE)
 
 
-def test_leaves_key_value_strings_and_sockets_alone() -> None:
+def test_keeps_key_value_strings_and_sockets() -> None:
     assert from_url("host=/run/postgresql dbname=minion", BASE).url == "host=/run/postgresql dbname=minion"
     assert from_url("postgresql:///minion?host=/run/postgresql", BASE).url == (
         "postgresql:///minion?host=%2Frun%2Fpostgresql"
@@ -136,13 +136,13 @@ def test_leaves_key_value_strings_and_sockets_alone() -> None:
     ("text", "expected"),
     [("5", 5.0), ("0", 0.0), ("1.5s", 1.5), ("500ms", 0.5), ("2min", 120.0), ("2 m", 120.0), ("1h", 3600.0)],
 )
-def test_reads_lengths_of_time(text: str, expected: float) -> None:
+def test_parses_durations(text: str, expected: float) -> None:
     assert seconds(text) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("text", ["", "-1", "5 days", "fast", "1,5"])
-def test_refuses_other_lengths_of_time(text: str) -> None:
-    with pytest.raises(UsageError, match="not a length of time"):
+def test_refuses_other_durations(text: str) -> None:
+    with pytest.raises(UsageError, match="invalid duration"):
         seconds(text)
 
 

@@ -1,4 +1,4 @@
-"""Each check of the pooler names what was broken, and a hardened pooler has nothing to name."""
+"""Each check of the pooler reports its deviation; a hardened pooler has no findings."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 
-from provision.checks.finding import Severity
-from provision.checks.pooler import CHECKS, Seen, judge
+from provision.checks.finding import Finding, Severity
+from provision.checks.pooler import Seen
+from provision.checks.registry import Scope, examine, of
 from provision.host import lookup
+from tests.plans import sample
 
 SETTINGS = {
     "client_tls_sslmode": "require",
@@ -23,11 +25,16 @@ SETTINGS = {
     "listen_addr": "localhost,10.0.0.5",
     "query_wait_timeout": "15",
 }
+PLAN = sample()
 SOUND = Seen(SETTINGS, {"minion": "127.0.0.1"}, 105, "1.26.1-1", (), ())
 
 
+def judge(seen: Seen, *, development: bool = False) -> list[Finding]:
+    return examine(Scope.POOLER, seen, site=PLAN.site, development=development)
+
+
 def test_a_hardened_pooler_has_no_findings() -> None:
-    assert judge(SOUND, dev=False) == []
+    assert judge(SOUND) == []
 
 
 @pytest.mark.parametrize(
@@ -48,25 +55,30 @@ def test_a_hardened_pooler_has_no_findings() -> None:
         ({"package": "1.24.1-1+deb13u1"}, "pooler-version", "CVE-2026-6664"),
     ],
 )  # fmt: skip
-def test_names_what_was_broken(broken: dict[str, Any], check: str, said: str) -> None:
+def test_reports_the_deviation(broken: dict[str, Any], check: str, said: str) -> None:
     of_seen = {key: value for key, value in broken.items() if key not in SETTINGS}
     settings = {**SETTINGS, **{key: value for key, value in broken.items() if key in SETTINGS}}
-    (found,) = judge(replace(SOUND, settings=settings, **of_seen), dev=False)
+    (found,) = judge(replace(SOUND, settings=settings, **of_seen))
     assert (found.id, found.area) == (check, "pooler")
     assert said in found.seen
     assert found.counts
 
 
-def test_every_check_is_broken_above() -> None:
-    marks = test_names_what_was_broken.pytestmark
-    assert {case[1] for case in marks[0].args[1]} == {check.id for check in CHECKS}
+def test_every_check_of_the_pooler_is_tested_above() -> None:
+    marks = test_reports_the_deviation.pytestmark
+    assert {case[1] for case in marks[0].args[1]} == {check.id for check, _ in of(Scope.POOLER)}
 
 
 def test_the_socket_needs_no_encryption() -> None:
     seen = replace(SOUND, settings={**SETTINGS, "server_tls_sslmode": "disable"}, servers={"minion": "/run/postgresql"})
-    assert judge(seen, dev=False) == []
+    assert judge(seen) == []
 
 
-def test_development_is_excused_by_name() -> None:
-    (found,) = judge(replace(SOUND, settings={**SETTINGS, "client_tls_sslmode": "disable"}), dev=True)
+def test_development_accepts_clients_without_tls() -> None:
+    (found,) = judge(replace(SOUND, settings={**SETTINGS, "client_tls_sslmode": "disable"}), development=True)
     assert found.severity is Severity.ACCEPTED
+
+
+def test_fix_names_inventory_and_host_of_the_plan() -> None:
+    (found,) = judge(replace(SOUND, settings={**SETTINGS, "auth_type": "trust"}))
+    assert found.fix == "ansible-playbook site.yml -i inventories/prod --limit db1 --tags pgbouncer"

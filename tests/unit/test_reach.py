@@ -1,4 +1,4 @@
-"""What libpq, the server and the pooler say is told apart, and each gets the command that mends it."""
+"""Each message of libpq, the server and the pooler is recognised, and gets the command that fixes it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ URL = "host=192.0.2.9 port=5432 dbname=minion user=minion_app"
         ("connection failed: connection timeout expired", "reach-timeout", "nc -vz 192.0.2.9 5432"),
         (
             'FATAL:  no pg_hba.conf entry for host "198.51.100.7", user "minion_app", database "minion", no encryption',
-            "reach-tls-wanted",
+            "reach-tls-required",
             "sslmode=verify-full",
         ),
         (
@@ -59,12 +59,29 @@ URL = "host=192.0.2.9 port=5432 dbname=minion user=minion_app"
         ("a message of the future", "reach-unknown", "provision doctor"),
     ],
 )
-def test_tells_which_it_is_with_the_command_that_mends_it(message: str, check: str, fix: str) -> None:
+def test_recognises_the_cause_and_gives_the_command_that_fixes_it(message: str, check: str, fix: str) -> None:
     found = explain(message, URL)
     assert found.id == check
     assert fix in found.fix
     assert found.counts
     assert "{" not in found.fix
+
+
+def test_quotes_the_error_without_introduction_and_hints() -> None:
+    found = explain(
+        'connection failed: connection to server at "192.0.2.9", port 5432 failed: timeout expired\n'
+        "\tIs the server running on that host and accepting TCP/IP connections?",
+        URL,
+    )
+    assert found.seen == "timeout expired"
+
+
+def test_site_command_has_a_placeholder_for_the_unknown_inventory() -> None:
+    found = explain('FATAL:  role "nobody" does not exist', URL)
+    assert found.fix == (
+        "ansible-playbook site.yml -i INVENTORY --limit 192.0.2.9 --tags database"
+        "  # INVENTORY: the inventory of this host"
+    )
 
 
 def test_says_which_other_port_answers(monkeypatch: pytest.MonkeyPatch) -> None:

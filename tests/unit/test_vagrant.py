@@ -1,4 +1,4 @@
-"""What the Vagrantfile is given: prod's inventory without the user's hosts and secrets, and a recipe for an image."""
+"""Preparation of Vagrant machines: an inventory without the user's hosts and secrets, and a Containerfile."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from provision.controller.narration import Narration
-from provision.controller.vagrant import Request, containerfile, default_os, prepare, write_prod
+from provision.controller.vagrant import Request, containerfile, default_os, prepare, write_inventory
 from provision.controller.vault import Vault
 from provision.errors import UsageError
 from tests.contract.repository import ROOT
@@ -20,11 +20,15 @@ from tests.contract.repository import ROOT
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    variables = tmp_path / "inventories/prod/group_vars/all"
-    variables.mkdir(parents=True)
-    (tmp_path / "inventories/prod/hosts.yml").write_text("all: {hosts: {db.example.com: {}}}\n")
-    (variables / "main.yml").write_text("preflight_profile_name: prod\ndatabase_name: mine\n")
-    (variables / "vault.yml").write_text("$ANSIBLE_VAULT;1.1;AES256\n00\n")
+    (tmp_path / "profiles").mkdir()
+    for name, published in (("dev", "true"), ("staging", "false"), ("bare", "false")):
+        (tmp_path / f"profiles/{name}.yml").write_text(f"access:\n  published_passwords: {published}\n")
+    for name in ("dev", "staging"):
+        variables = tmp_path / f"inventories/{name}/group_vars/all"
+        variables.mkdir(parents=True)
+        (tmp_path / f"inventories/{name}/hosts.yml").write_text("all: {hosts: {db.example.com: {}}}\n")
+        (variables / "main.yml").write_text("database_name: mine\n")
+        (variables / "vault.yml").write_text("$ANSIBLE_VAULT;1.1;AES256\n00\n")
     return tmp_path
 
 
@@ -33,18 +37,17 @@ def request(profile: str = "dev", repository: str = "inventory") -> Request:
     return Request("libvirt", profile, "debian13", 2048, 2, ("db1", "db2"), *rest)
 
 
-def test_prod_has_the_user_s_variables_but_neither_hosts_nor_secrets(project: Path) -> None:
+def test_profile_without_published_passwords_gets_the_variables_but_neither_hosts_nor_secrets(project: Path) -> None:
     folder = project / ".provision/vagrant"
-    folder.mkdir(parents=True)
-    write_prod(project, folder)
-    assert yaml.safe_load((folder / "prod/group_vars/all/main.yml").read_text())["database_name"] == "mine"
-    assert "db.example.com" not in (folder / "prod/hosts.yml").read_text()
+    prepare(project, request("staging"), Narration())
+    assert yaml.safe_load((folder / "staging/group_vars/all/main.yml").read_text())["database_name"] == "mine"
+    assert "db.example.com" not in (folder / "staging/hosts.yml").read_text()
     assert (folder / "vault-password").stat().st_mode & 0o777 == 0o600
     password = (folder / "vault-password").read_text()
-    secrets = Vault(folder / "prod", password).read()
+    secrets = Vault(folder / "staging", password).read()
     assert len(secrets["database_credentials"]["minion"]["password"]) >= 20
-    write_prod(project, folder)  # again, as `vagrant provision` does
-    assert Vault(folder / "prod", password).read() == secrets
+    write_inventory(project, folder, "staging")  # again, as `vagrant provision` does
+    assert Vault(folder / "staging", password).read() == secrets
 
 
 def test_virtual_machine_keeps_the_versions_of_the_inventory(project: Path) -> None:
@@ -55,16 +58,17 @@ def test_virtual_machine_keeps_the_versions_of_the_inventory(project: Path) -> N
     remembered = json.loads((project / ".provision/vagrant/choices.json").read_text())
     chosen = {"profile": "dev", "os": "debian13", "memory": 2048, "cpus": 2, "machines": 2}
     assert remembered == {**chosen, "repository": "inventory", "driver": "qemu", "box": "debian/bookworm64"}
+    assert not (project / ".provision/vagrant/vault-password").exists()
 
 
-def test_virtual_machine_takes_the_versions_of_its_release_where_that_is_asked_for(project: Path) -> None:
+def test_virtual_machine_takes_the_versions_of_its_release_on_request(project: Path) -> None:
     prepare(project, request(repository="distribution"), Narration())
     hosts = yaml.safe_load((project / ".provision/vagrant/hosts.yml").read_text())
     versions = {"postgresql_version": 17, "postgresql_repository": "distribution", "pgvector_install_method": "package"}
     assert hosts == {"all": {"hosts": {"db1": versions, "db2": versions}}}
 
 
-def test_refuses_a_repository_that_there_is_not(project: Path) -> None:
+def test_refuses_an_unknown_repository(project: Path) -> None:
     with pytest.raises(UsageError) as refused:
         prepare(project, request(repository="mirror"), Narration())
     assert (refused.value.where, refused.value.allowed) == ("MINION_REPOSITORY", "inventory, distribution")
@@ -73,14 +77,27 @@ def test_refuses_a_repository_that_there_is_not(project: Path) -> None:
 def test_refuses_another_profile_than_the_machines_have(project: Path) -> None:
     prepare(project, request(), Narration())
     with pytest.raises(UsageError, match="have another profile") as refused:
-        prepare(project, request(profile="prod"), Narration())
+        prepare(project, request(profile="staging"), Narration())
     assert "vagrant destroy -f" in refused.value.run
 
 
-def test_refuses_a_profile_that_there_is_not(project: Path) -> None:
+def test_refuses_an_unknown_profile(project: Path) -> None:
     with pytest.raises(UsageError) as refused:
-        prepare(project, request(profile="staging"), Narration())
-    assert (refused.value.where, refused.value.allowed) == ("MINION_PROFILE", "dev, prod")
+        prepare(project, request(profile="prod"), Narration())
+    assert (refused.value.where, refused.value.allowed) == ("MINION_PROFILE", "bare, dev, staging")
+
+
+def test_refuses_a_profile_without_an_inventory(project: Path) -> None:
+    with pytest.raises(UsageError, match="the profile has no inventory") as refused:
+        prepare(project, request(profile="bare"), Narration())
+    assert refused.value.where.endswith("inventories/bare/group_vars/all/main.yml")
+
+
+def test_refuses_a_profile_without_the_key_published_passwords(project: Path) -> None:
+    (project / "profiles/dev.yml").write_text("access:\n  listen_addresses: []\n")
+    with pytest.raises(UsageError, match="key missing from a profile") as refused:
+        prepare(project, request(), Narration())
+    assert refused.value.where.endswith("profiles/dev.yml: access.published_passwords")
 
 
 def test_default_release_depends_on_the_provider() -> None:

@@ -85,9 +85,9 @@ def test_url_leads_to_the_database_through_a_port_that_was_free(vagrant: Vagrant
     assert ":5432/" not in urls[0]
     major = by_key(os_name).postgresql
     assert f"PostgreSQL {major} of the distribution, not the default 14: PGDG is not used" in vagrant.up.stdout
-    words = ["psql", urls[0], "-XAtc", "SELECT current_setting('provision.profile'), count(*) FROM agents"]
+    words = ["psql", urls[0], "-XAtc", "SELECT current_setting('provision.guard'), count(*) FROM agents"]
     asked = subprocess.run(words, capture_output=True, text=True, check=True)
-    assert asked.stdout.strip() == "dev|0"
+    assert asked.stdout.strip() == "off|0"
     with psycopg.connect(urls[0]) as connection:
         assert connection.info.server_version // 10000 == major
         place = connection.execute("SELECT inet_server_addr() << '192.168.121.0/24'").fetchone()

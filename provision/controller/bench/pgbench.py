@@ -5,15 +5,14 @@ Does IO: starts the program. The password is passed in the environment, never on
 
 from __future__ import annotations
 
-import os
 import shutil
 import statistics
-import subprocess
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from provision import system
 from provision.errors import HostError
 
 APPLICATION = "provision bench, pgbench"  # finds its sessions after an interruption
@@ -53,12 +52,7 @@ class Pgbench:
         given = " ".join(f"-c {name}={str(value).replace(' ', '')}" for name, value in options.items())
         inherited = self.environment.get("PGOPTIONS", "")
         own = {"PGOPTIONS": f"{inherited} {given}".strip(), "PGAPPNAME": APPLICATION}
-        environment = {**os.environ, **self.environment, **own}
-        command = [program(), *words]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)  # noqa: S603
-        if done.returncode != 0:
-            raise HostError("pgbench failed", where=" ".join(words[-2:]), seen=done.stderr.strip()[-600:])
-        return done.stdout
+        return system.run(program(), *words, environment={**self.environment, **own}).stdout
 
     def initialise(self, scale: int) -> None:
         """Make pgbench's own tables, of 100,000 accounts for each unit of scale."""

@@ -46,11 +46,11 @@ def refuse(connection: Connection, *, confirmed: bool) -> str:
             allowed="no such schema",
         )
     full = connection.execute("SELECT EXISTS (SELECT FROM agents) OR EXISTS (SELECT FROM memories)").fetchone()
-    if database.profile(connection) == "prod" and full and full[0] and not confirmed:
+    if database.guarded(connection) and full and full[0] and not confirmed:
         raise UsageError(
-            "this production database holds data, and a benchmark would load it heavily",
+            "this guarded database holds data, and a benchmark would load it heavily",
             where=where,
-            seen="provision.profile = prod, and non-empty tables",
+            seen="provision.guard is on, and the tables have rows",
             allowed="--yes, while the server is not in use",
         )
     return str(found[0])

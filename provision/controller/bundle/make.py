@@ -18,14 +18,15 @@ from pathlib import Path
 from typing import Any
 
 from provision import compatibility
-from provision.controller import mirror, packages
-from provision.controller.bundle import contents, verify
+from provision.controller import apt, mirror
+from provision.controller.bundle import verify
 from provision.controller.bundle.contents import COMPONENT, KEY, MANIFEST, SCHEMA, SIGNATURE, SUITE, Bundle
 from provision.controller.bundle.repository import TOOLS, Key, publish, run
 from provision.controller.machine import Machine
 from provision.controller.narration import Narration
 from provision.distributions import by_key
 from provision.errors import HostError, UsageError
+from provision.plan import packages
 
 PREFERENCES = """Package: *
 Pin: release n={suite}
@@ -79,9 +80,9 @@ def make(target: Path, request: Request, narration: Narration) -> Bundle:
         work, root = Path(folder), Path(folder, "bundle")
         (root / "pool").mkdir(parents=True)
         with narration.stage(f"reading the package lists of {distribution.codename}"):
-            apt = _apt(work, about, source, request.repository)
+            words = _apt(work, about, source, request.repository)
         with narration.stage("fetching the packages and their dependencies"):
-            versions = _fetch(apt, work, root, contents.packages(about.postgresql, about.pgvector_install_method))
+            versions = _fetch(words, work, root, packages.bundled(about.postgresql, about.pgvector_install_method))
         about = replace(about, versions=versions)
         if about.pgvector_install_method == "source":
             with narration.stage("fetching pgvector's source"):
@@ -150,18 +151,18 @@ def _apt(work: Path, about: Bundle, source: mirror.Mirror, extra: Repository | N
     except HostError as error:
         change = {"uri": "--mirror or --repository-uri", "suite": "--os or --repository-suite",
                   "component": "--repository-component", "key": "--repository-key"}  # fmt: skip
-        raise HostError("cannot read a package source", seen=packages.source(error.seen, change)) from None
+        raise HostError("cannot read a package source", seen=apt.source(error.seen, change)) from None
     return list(words)
 
 
-def _fetch(apt: list[str | Path], work: Path, root: Path, names: list[str]) -> dict[str, str]:
+def _fetch(words: list[str | Path], work: Path, root: Path, names: list[str]) -> dict[str, str]:
     """Fetch packages and their dependencies into the pool; return their versions."""
     try:
-        run(*apt, "install", "--download-only", *names)
+        run(*words, "install", "--download-only", *names)
     except HostError as error:
         raise HostError(
             "cannot fetch the packages", where=(work / "sources.list").read_text().split("\n")[0],
-            seen=packages.failure(error.seen), allowed="a major of the distribution or of --repository-uri",
+            seen=apt.failure(error.seen), allowed="a major of the distribution or of --repository-uri",
         ) from None  # fmt: skip
     versions = {}
     for path in sorted((work / "archives").glob("*.deb")):

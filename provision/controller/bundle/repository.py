@@ -7,12 +7,11 @@ nothing: apt on the host verifies the repository.
 from __future__ import annotations
 
 import contextlib
-import subprocess
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from provision.errors import HostError
+from provision import system
 
 TOOLS = {"apt-utils": "/usr/bin/apt-ftparchive", "gpg": "/usr/bin/gpg", "gpgconf": "/usr/bin/gpgconf"}
 """Required packages, each with a file that only it installs."""
@@ -20,12 +19,7 @@ TOOLS = {"apt-utils": "/usr/bin/apt-ftparchive", "gpg": "/usr/bin/gpg", "gpgconf
 
 def run(*words: str | Path, where: Path | None = None) -> str:
     """Run a program in a folder and return its output. Raises HostError with its last lines."""
-    command = [str(word) for word in words]
-    done = subprocess.run(command, cwd=where, capture_output=True, text=True, check=False)  # noqa: S603 - fixed words
-    if done.returncode:
-        said = [line for line in (done.stderr or done.stdout).splitlines() if line.strip()]
-        raise HostError(f"{command[0]} failed", where=str(where or ""), seen="\n           ".join(said[-8:]))
-    return done.stdout
+    return system.run(*words, directory=where).stdout
 
 
 @dataclass(frozen=True)

@@ -11,13 +11,13 @@ import hashlib
 import json
 import re
 import shutil
-import subprocess
 import tarfile
 import tempfile
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from provision import system
 from provision.controller.bundle.contents import KEY, MANIFEST, SCHEMA, SIGNATURE, Bundle
 from provision.errors import HostError
 
@@ -96,7 +96,7 @@ def _signer(path: Path, texts: dict[str, bytes]) -> str:
             "gpgv": ["gpgv", "--status-fd", "1", "--keyring", f"./{KEY}", SIGNATURE, MANIFEST],
             "sqv": ["sqv", "--keyring", KEY, SIGNATURE, MANIFEST],
         }[program]
-        done = subprocess.run(words, cwd=folder, capture_output=True, text=True, check=False)  # noqa: S603 - fixed words
+        done = system.run(*words, directory=Path(folder), check=False)
     found = re.search(r"VALIDSIG .*?([0-9A-F]{40,64})$|^([0-9A-F]{40,64})$", done.stdout, re.MULTILINE)
     if done.returncode or not found:
         said = (done.stderr.strip().splitlines() or ["nothing"])[-1].strip()

@@ -1,7 +1,7 @@
-"""Backups that are proved: taken by pgBackRest and pg_dump, restored to a point in time, drilled, watched.
+"""Backups with pgBackRest and pg_dump: take, restore to a point in time, restore-test, monitor.
 
-Runs on the database host with the standard library, psycopg and click alone. `wal` and `targets` are pure; `tool` is
-the only door to the programs, `provision.database` the only one to the server. Refuses to trust an exit code: the
-tools' own `info`, `verify`, `pg_restore --list` and `psql -f` exit 0 on several kinds of damage, so what they print is
-parsed and what was restored is compared.
+Runs on the database host with the standard library, psycopg and click only. `wal` and `targets` are pure; programs run
+through `tool` and SQL through `provision.database`. Exit codes are not trusted: pgBackRest's `info` and `verify`,
+`pg_restore --list` and `psql -f` exit 0 on several kinds of damage, so their output is parsed and restored data is
+compared.
 """

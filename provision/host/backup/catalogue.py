@@ -1,4 +1,4 @@
-"""What a repository can bring back of a stanza: its sets, and the window that each reaches. Reads the repository."""
+"""The backup sets of a stanza and the recovery window of each. Reads the repository."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from provision.host.backup import targets, tool, wal
-from provision.host.backup.plan import Plan
 from provision.host.backup.targets import Target, Window
 from provision.host.backup.tool import Archive, BackupError, Repository, Set
+from provision.plan.schema import Plan
 
 
 @dataclass(frozen=True)
 class Catalogue:
-    """The repository of a stanza; `windows` are those of sets whose WAL is whole, oldest first."""
+    """The repository of a stanza. `times` maps a segment's name to when it was archived (Unix time)."""
 
     repository: Repository
     archive: Archive
@@ -22,42 +22,42 @@ class Catalogue:
     timeline: int = 0
 
     @classmethod
-    def read(cls, wanted: Plan, stanza: str = "", timeline: int = 0) -> Catalogue:
-        """Ask the repository. Raises BackupError where it cannot be read."""
-        repository = tool.info(stanza or wanted.stanza)
+    def read(cls, plan: Plan, stanza: str = "", timeline: int = 0) -> Catalogue:
+        """Read the repository. Raises BackupError if it cannot be read."""
+        repository = tool.info(stanza or plan.backup.stanza)
         rows = tool.listing(f"archive/{repository.stanza}/{repository.archive_id(repository.current)}")
         times = {Path(name).name[:24]: int(row["time"]) for name, row in rows.items() if row["type"] == "file"}
         return cls(repository, tool.archive(repository, repository.current, rows), times, timeline)
 
     @property
     def sets(self) -> list[Set]:
-        """The sets of the stanza's present database, oldest first."""
+        """The sets of the stanza's current cluster, oldest first."""
         return [each for each in self.repository.sets if each.database == self.repository.current]
 
     @property
     def windows(self) -> list[Window]:
-        """What each set reaches; a set that lacks WAL of its own has none."""
+        """The recovery windows, oldest first. A set that lacks WAL for its own consistency has none."""
         found = (targets.window(each, self.archive, self.times, self.timeline) for each in self.sets)
         return [each for each in found if each is not None]
 
     @property
     def broken(self) -> list[str]:
-        """Sets that cannot be restored, because WAL that they need is not there."""
+        """The sets that cannot be restored because WAL is missing."""
         found = {each.label: targets.window(each, self.archive, self.times) for each in self.sets}
         return [label for label, window in found.items() if window is None]
 
     def holds(self, name: str) -> bool:
-        """Tell whether a segment is in the archive; `name` is its file's."""
+        """Return whether the segment `name` is in the archive."""
         return any(each.name == name for each in self.archive.segments)
 
     def choose(self, target: Target, label: str = "") -> Window:
-        """Pick the set for a target. Raises UsageError with the reachable window."""
+        """Choose the set for a target. Raises UsageError with the reachable windows."""
         return targets.choose(target, self.windows, time.time(), label, self.timeline)
 
     def provable(self, points: dict[str, int]) -> list[str]:
-        """Name the sets, oldest first, whose restore point (`points`: its position) is on the newest timeline.
+        """List the sets, oldest first, whose restore point is on the newest timeline. `points` has its position (LSN).
 
-        A restore to a moment before a set, or between a set and its point, leaves both on a timeline of their own.
+        A restore to a moment before a set, or between a set and its point, leaves them on an abandoned timeline.
         """
         last = max([1, *self.archive.history, *(each.timeline for each in self.archive.segments)])
         return [
@@ -68,12 +68,12 @@ class Catalogue:
         ]
 
     def pick(self, label: str) -> Window:
-        """Give the window of a set. Raises BackupError."""
+        """Return the window of a set. Raises BackupError."""
         for window in self.windows:
             if window.set.label == label:
                 return window
         raise BackupError(
-            "this set cannot be restored: WAL that it needs is not in the archive",
+            "this set cannot be restored: WAL is missing from the archive",
             where=label, allowed=", ".join(each.set.label for each in self.windows) or "none",
             run="provision backup status",
         )  # fmt: skip

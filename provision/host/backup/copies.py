@@ -1,6 +1,6 @@
-"""A copy of the cluster beside the original: its names, its directory, and a configuration that harms nobody.
+"""A restored copy of the cluster beside the original: its names, directories and configuration.
 
-Does IO as root. A copy listens on this host alone, archives nothing, and is not started with the host.
+Does IO as root. A copy listens on localhost only, archives nothing, and does not start at boot.
 """
 
 from __future__ import annotations
@@ -9,58 +9,60 @@ import shutil
 import socket
 from pathlib import Path
 
+from provision import system
 from provision.errors import UsageError
-from provision.host.backup import recovery, tool
-from provision.host.backup.plan import Plan
+from provision.host.backup import recovery
+from provision.plan.schema import Plan
 
 PREFIX = "restored"
 HOME = Path("/var/lib/postgresql")
 
 
 def name(port: int) -> str:
-    """Name the cluster of a copy."""
+    """Return the cluster name of a copy."""
     return f"{PREFIX}{port}"
 
 
 def data(port: int) -> Path:
-    """Give its data directory."""
+    """Return its data directory."""
     return HOME / name(port)
 
 
 def tablespaces(port: int) -> Path:
-    """Give the folder of its tablespaces, for the original's are the original's."""
+    """Return the folder of its tablespaces."""
     return HOME / f"{name(port)}.tablespaces"
 
 
-def unit(wanted: Plan, port: int) -> str:
-    """Give its unit."""
-    return f"postgresql@{wanted.major}-{name(port)}.service"
+def unit(plan: Plan, port: int) -> str:
+    """Return its systemd unit."""
+    return f"postgresql@{plan.server.major}-{name(port)}.service"
 
 
 def free_port(port: int) -> None:
-    """Raise UsageError for a port that a copy cannot have."""
+    """Raise UsageError if the port is privileged or in use."""
     with socket.socket() as probe:
         if not 1024 <= port <= 65535 or probe.connect_ex(("127.0.0.1", port)) == 0:
             raise UsageError(
-                "this port cannot be used for the copy", seen=str(port), allowed="a free one, 1024 to 65535"
+                "this port is not available for the copy", seen=str(port), allowed="a free port, 1024 to 65535"
             )
 
 
-def configure(wanted: Plan, port: int) -> None:
-    """Write its configuration: the original's, but for its places, its port and its archive."""
-    target = wanted.configuration.with_name(name(port))
-    shutil.copytree(wanted.configuration, target, dirs_exist_ok=True)
-    text = (target / "postgresql.conf").read_text().replace(str(wanted.configuration), str(target))
-    (target / "postgresql.conf").write_text(text.replace(str(wanted.data), str(data(port))))
-    (target / "start.conf").write_text("manual\n")  # a forgotten copy does not come back with the next boot
-    limits = "".join(f"{key} = {value}\n" for key, value in recovery.limits(wanted.programs, data(port)).items())
+def configure(plan: Plan, port: int) -> None:
+    """Write its configuration: the original's with other paths, another port and no archiving."""
+    target = plan.server.configuration.with_name(name(port))
+    shutil.copytree(plan.server.configuration, target, dirs_exist_ok=True)
+    text = (target / "postgresql.conf").read_text().replace(str(plan.server.configuration), str(target))
+    (target / "postgresql.conf").write_text(text.replace(str(plan.server.data), str(data(port))))
+    (target / "start.conf").write_text("manual\n")  # do not start at boot
+    limits = "".join(f"{key} = {value}\n" for key, value in recovery.limits(plan.server.programs, data(port)).items())
     (target / "conf.d/90-restored.conf").write_text(
-        "# Made by provision restore: a copy, which must never archive into the original's repository.\n"
+        "# Written by provision restore. A copy must never archive into the original's repository.\n"
         f"port = {port}\nlisten_addresses = 'localhost'\narchive_mode = off\narchive_command = ''\n"
-        f"cluster_name = '{name(port)}'\nexternal_pid_file = '/var/run/postgresql/{wanted.major}-{name(port)}.pid'\n"
+        f"cluster_name = '{name(port)}'\n"
+        f"external_pid_file = '/var/run/postgresql/{plan.server.major}-{name(port)}.pid'\n"
         f"shared_buffers = 128MB\nhuge_pages = off\nwal_retrieve_retry_interval = 500ms\n"
         f"primary_conninfo = ''\n{limits}"
     )
     for path in [target, *target.rglob("*")]:
-        shutil.chown(path, tool.USER, tool.USER)
+        shutil.chown(path, system.POSTGRES, system.POSTGRES)
     recovery.systemctl("daemon-reload")

@@ -1,9 +1,9 @@
-"""The drill: a backup counts once it was restored, compared and used.
+"""The restore test (`provision backup drill`): restore a backup, compare it and use it.
 
-Does IO as postgres. A scratch cluster beside the real one: reached by its socket alone, archiving nothing, small in
-memory, in a directory of its own which is removed whatever happens. It pauses at the restore point at which the figures
-were taken, is compared with them, replays everything that came after, is promoted, and checked by pg_amcheck and by
-searching vectors. Leaves evidence in /var/lib/provision/drill.json whether it passed or failed.
+Does IO as postgres. The scratch cluster runs beside the real one: socket only, no archiving, little memory, in its own
+directory, which is always removed. Recovery pauses at the restore point of the reference counts, the tables are
+compared, the remaining WAL is replayed, the cluster is promoted, and pg_amcheck and vector searches check it. The
+result, passed or failed, is kept in /var/lib/provision/drill.json.
 """
 
 from __future__ import annotations
@@ -19,85 +19,88 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from provision import system
 from provision.database import Connection, connect_pinned
 from provision.errors import ProvisionError
-from provision.host.backup import figures, journal, plan, recovery, show, tool, wal
+from provision.host.backup import counts, journal, recovery, show, tool, wal
 from provision.host.backup.catalogue import Catalogue
-from provision.host.backup.plan import Plan
 from provision.host.backup.targets import Target
 from provision.host.backup.tool import BackupError
+from provision.plan.schema import Plan
 
 SCRATCH = Path("/var/lib/postgresql/provision-drill")
-PORT = 5432  # of the socket alone
+PORT = 5432  # used in the socket's name only
 SHARED_BUFFERS = "128MB"
-SPARE = 1.1  # a set's size, and some WAL
+SPARE = 1.1  # the set's size plus some WAL
 LOCK = "drill"
-KILLED = "it was begun and has not ended"
+KILLED = "started but not finished"
+"""The failure in the evidence while a restore test is running, and after one was killed."""
 
 
-def run(wanted: Plan, label: str = "", *, narrate: Callable[[str], None] = lambda _: None) -> dict[str, Any]:
-    """Drill a set; give the evidence. Raises BackupError for the first thing that is not as it should be.
+def run(plan: Plan, label: str = "", *, narrate: Callable[[str], None] = lambda _: None) -> dict[str, Any]:
+    """Run a restore test of the set `label` ('' is the newest) and return its evidence.
 
-    Leaves the evidence alone where it does not begin (HostError): another drill, or a restore in place, has not ended.
+    Raises BackupError for the first check that fails. Raises HostError, without new evidence, if another restore test
+    or a restore in place has not finished.
     """
-    wanted.need_physical()
-    journal.refuse_unfinished(wanted.data)
-    with journal.held(LOCK, "another drill runs on this host"):
-        return _run(wanted, label, narrate)
+    tool.need_physical(plan)
+    journal.refuse_unfinished(plan.server.data)
+    with journal.held(LOCK, "another restore test is running on this host"):
+        return _run(plan, label, narrate)
 
 
-def _run(wanted: Plan, label: str, narrate: Callable[[str], None]) -> dict[str, Any]:
+def _run(plan: Plan, label: str, narrate: Callable[[str], None]) -> dict[str, Any]:
     begun = time.time()
-    facts: dict[str, Any] = {"when": plan.stamp(begun), "host": os.uname().nodename, "stanza": wanted.stanza}
-    # So that one that is killed, or whose host is, does not leave the evidence of the one before.
-    last = plan.evidence("drill").get("last_passed")
-    plan.keep("drill", {**facts, "passed": False, "failure": KILLED, "last_passed": last})
+    facts: dict[str, Any] = {"when": system.stamp(begun), "host": os.uname().nodename, "stanza": plan.backup.stanza}
+    # Written first: a killed restore test must not leave the evidence of the one before.
+    last = system.evidence("drill").get("last_passed")
+    system.keep("drill", {**facts, "passed": False, "failure": KILLED, "last_passed": last})
     signal.signal(signal.SIGTERM, _stopped)
-    effect = Effect(wanted.url("postgres"))
+    effect = Effect(plan.server.url("postgres"))
     facts["passed"] = False
     try:
         effect.start()
-        _drill(wanted, label, begun, narrate, effect, facts)
+        _drill(plan, label, begun, narrate, effect, facts)
         facts["passed"] = True
     except BaseException as error:
         facts["failure"] = str(error) or type(error).__name__
         raise
     finally:
         facts |= {"seconds": round(time.time() - begun, 1), "effect": effect.stop(), "limits": resource_limits()}
-        # An older set that was asked for by its name proves nothing of the newest.
-        counts = facts["passed"] and facts["newest"]
+        # A test of an older set says nothing about the newest one.
+        newest = facts["passed"] and facts["newest"]
         keys = ("when", "set", "host", "stanza", "system", "rto_s", "rpo_s")
-        facts["last_passed"] = {key: facts[key] for key in keys} if counts else last
-        plan.keep("drill", facts)
-        _remove(wanted)
+        facts["last_passed"] = {key: facts[key] for key in keys} if newest else last
+        system.keep("drill", facts)
+        _remove(plan)
     return facts
 
 
 def _stopped(signum: int, _frame: object) -> None:
-    raise BackupError("the drill was stopped", seen=signal.Signals(signum).name)
+    raise BackupError("the restore test was stopped", seen=signal.Signals(signum).name)
 
 
 def _drill(
-    wanted: Plan, label: str, begun: float, narrate: Callable[[str], None], effect: Effect, facts: dict[str, Any]
+    plan: Plan, label: str, begun: float, narrate: Callable[[str], None], effect: Effect, facts: dict[str, Any]
 ) -> None:
-    """Do it, and note in `facts` what was found so far: a failure names its set, too."""
-    known = plan.evidence("backup-figures").get("sets", {})
-    catalogue = Catalogue.read(wanted)
+    """Run the stages and add results to `facts`, so that the evidence of a failure names its set."""
+    known = system.evidence("backup-figures").get("sets", {})
+    catalogue = Catalogue.read(plan)
     facts["system"] = catalogue.repository.systems[catalogue.repository.current]
     provable = catalogue.provable({name: wal.position(row["lsn"]) for name, row in known.items()})
     if not provable or label not in ("", *provable):
         raise BackupError(
-            "no figures were taken with this set" if label else "no set has figures to be compared with",
+            "this set has no reference counts" if label else "no set has reference counts",
             where=label, allowed=", ".join(provable), run="provision backup take --type incr",
         )  # fmt: skip
     facts |= {"set": label or provable[-1], "newest": label in ("", provable[-1])}
     chosen = catalogue.pick(label or provable[-1])
     expected = known[chosen.set.label]
     facts |= {"window": str(chosen), "point": expected["point"], "extensions": expected["extensions"]}
-    facts["rpo_s"] = _rpo(wanted)
+    facts["rpo_s"] = _rpo(plan)
     if chosen.gap:
         raise BackupError("WAL is missing from the archive", where=chosen.gap.name, seen=str(chosen))
-    _remove(wanted)
+    _remove(plan)
     _room(chosen.set.size)
     effect.during()
     narrate(f"restoring {chosen.set.label} into {SCRATCH}")
@@ -105,25 +108,25 @@ def _drill(
     for folder in (SCRATCH, data, SCRATCH / "socket", SCRATCH / "tablespaces"):
         folder.mkdir(mode=0o700)
     restore(
-        wanted.stanza, chosen.set.label, data, Target("name", expected["point"]),
+        plan.backup.stanza, chosen.set.label, data, Target("name", expected["point"]),
         *chosen.options,
         f"--tablespace-map-all={SCRATCH / 'tablespaces'}",
     )  # fmt: skip
     facts["restore_s"] = round(time.time() - begun, 1)
-    server = Scratch(wanted, data)
+    server = Scratch(plan, data)
     try:
         narrate(f"replaying to {expected['point']}")
         server.start({})
-        url = wanted.url(socket=str(SCRATCH / "socket"), port=PORT)
+        url = plan.server.url(plan.access.database, socket=str(SCRATCH / "socket"), port=PORT)
         recovery.await_target(url, Target("name", expected["point"]), chosen.reached, server.log, narrate)
         with connect_pinned(url, application="provision drill") as session:
-            different = figures.differences(expected, figures.read(session))
+            different = counts.differences(expected, counts.read(session))
         if different:
             raise BackupError(
-                "what was restored is not what was backed up", where=chosen.set.label, seen="; ".join(different[:5])
+                "the restored data differs from the backup", where=chosen.set.label, seen="; ".join(different[:5])
             )
         facts["tables"] = {name: row["rows"] for name, row in expected["tables"].items()}
-        narrate(f"{len(expected['tables'])} tables are as they were; replaying the rest")
+        narrate(f"{len(expected['tables'])} tables match; replaying the remaining WAL")
         server.stop()
         server.start({"recovery_target_name": ""})
         end = recovery.await_target(url, Target("latest"), chosen.reached, server.log, narrate)
@@ -132,7 +135,7 @@ def _drill(
         facts["rto_s"] = round(time.time() - begun, 1)
         narrate("checking every table and index of every database")
         tool.run(
-            wanted.programs / "pg_amcheck", "--all", "--install-missing", "--heapallindexed",
+            f"{plan.server.programs}/pg_amcheck", "--all", "--install-missing", "--heapallindexed",
             f"--host={SCRATCH / 'socket'}", f"--port={PORT}", "--username=postgres",
         )  # fmt: skip
         with connect_pinned(url, application="provision drill") as session:
@@ -143,20 +146,20 @@ def _drill(
 
 
 def _room(size: int) -> None:
-    """Raise BackupError where the scratch cluster would take what the server needs for its WAL."""
+    """Raise BackupError if the scratch cluster would use space that the server needs for WAL."""
     need, free = int(size * SPARE) + tool.reserve(SCRATCH), tool.free_bytes(SCRATCH)
     if free < need:
         raise BackupError(
-            "there is too little space for a drill beside the server's own data",
+            "too little disk space for a restore test",
             where=str(SCRATCH.parent), seen=f"{show.size(free)} free",
-            allowed=f"{show.size(need)}: the set, some WAL, and a tenth of the file system for the server",
-            run="make room: until then nothing proves that the backups can be restored",
+            allowed=f"{show.size(need)} (the set, some WAL and a reserve for the server)",
+            run="free space; until then no restore test is possible",
         )  # fmt: skip
 
 
 def restore(stanza: str, label: str, data: Path, target: Target, *extra: str) -> None:
-    """Restore a set to a directory beside the real one, as a standby that archives nothing."""
-    # Not asynchronous: the archive's lock and spool belong to the real server, which goes on archiving.
+    """Restore a set into another directory, as a standby that archives nothing."""
+    # Not asynchronous: the lock and the spool belong to the real server, which continues to archive.
     command = f'pgbackrest --stanza={stanza} --pg1-path={data} --no-archive-async archive-get %f "%p"'
     options = {"restore_command": command, **target.options}
     tool.program(
@@ -166,17 +169,17 @@ def restore(stanza: str, label: str, data: Path, target: Target, *extra: str) ->
 
 
 class Scratch:
-    """A server on a restored directory: reached by its socket alone, with limits not below its primary's."""
+    """A server on a restored directory: socket only, with limits at least as high as its primary's."""
 
-    def __init__(self, wanted: Plan, data: Path) -> None:
-        """Write its files; nothing is started."""
-        self.programs, self.data = wanted.programs, data
+    def __init__(self, plan: Plan, data: Path) -> None:
+        """Write its configuration files."""
+        self.programs, self.data = plan.server.programs, data
         self.path = SCRATCH / "log"
         (SCRATCH / "postgresql.conf").write_text("")
         (SCRATCH / "pg_hba.conf").write_text("local all postgres peer\n")
         (SCRATCH / "pg_ident.conf").write_text("")
         self.settings = {
-            **recovery.limits(wanted.programs, data),
+            **recovery.limits(plan.server.programs, data),
             "config_file": f"{SCRATCH}/postgresql.conf", "hba_file": f"{SCRATCH}/pg_hba.conf",
             "ident_file": f"{SCRATCH}/pg_ident.conf", "listen_addresses": "", "port": str(PORT),
             "unix_socket_directories": f"{SCRATCH}/socket", "archive_mode": "off", "primary_conninfo": "", "ssl": "off",
@@ -188,21 +191,21 @@ class Scratch:
         self.log = recovery.Log(self.path)
 
     def start(self, more: dict[str, str]) -> None:
-        """Start it, whether or not it lets anybody in yet."""
+        """Start it without waiting for connections."""
         options = " ".join(f"-c {name}='{value}'" for name, value in {**self.settings, **more}.items())
         self.log = recovery.Log(self.path)
         tool.run(
-            self.programs / "pg_ctl", "start", "--no-wait", f"--pgdata={self.data}", f"--log={self.path}",
+            f"{self.programs}/pg_ctl", "start", "--no-wait", f"--pgdata={self.data}", f"--log={self.path}",
             f"--options={options}",
         )  # fmt: skip
 
     def stop(self) -> None:
-        """Stop it, if it runs."""
-        tool.run(self.programs / "pg_ctl", "stop", "--mode=fast", f"--pgdata={self.data}", quiet=True)
+        """Stop it if it is running."""
+        tool.run(f"{self.programs}/pg_ctl", "stop", "--mode=fast", f"--pgdata={self.data}", quiet=True)
 
 
 def search(session: Connection) -> dict[str, int]:
-    """Search by every vector index; give the rows that each found. Raises BackupError where an index is not used."""
+    """Search with every vector index. Return the rows found by index. Raises BackupError if an index is not used."""
     indexes = session.execute(
         "SELECT i.indexrelid::regclass::text, i.indrelid::regclass::text, quote_ident(a.attname),"
         " format('OPERATOR(%s.%s)', o.oprnamespace::regnamespace, o.oprname), a.atttypmod"
@@ -220,26 +223,25 @@ def search(session: Connection) -> dict[str, int]:
         query = f"SELECT 1 FROM {table} ORDER BY {column} {operator} %s LIMIT 10"  # noqa: S608 - quoted by the server
         lines = session.execute(f"EXPLAIN {query}", (probe,)).fetchall()
         if not any(str(index).split(".")[-1].strip('"') in str(line[0]) for line in lines):
-            raise BackupError("a vector search does not use its index", where=str(index), seen=str(lines[-1][0]))
+            raise BackupError("a vector search did not use its index", where=str(index), seen=str(lines[-1][0]))
         rows = len(session.execute(query, (probe,)).fetchall())
         there = session.execute(
             f"SELECT count(*) FROM (SELECT FROM {table} WHERE {column} IS NOT NULL LIMIT 10) t"  # noqa: S608
         ).fetchone()
         if there is None or rows < int(str(there[0])):
-            raise BackupError("a vector search finds too few rows", where=str(index), seen=f"{rows} of {there}")
+            raise BackupError("a vector search found too few rows", where=str(index), seen=f"{rows} of {there}")
         found[str(index)] = rows
     return found
 
 
-def _rpo(wanted: Plan) -> float | None:
-    """Give the seconds of work that would be lost if the host died now; None where the primary does not answer.
+def _rpo(plan: Plan) -> float | None:
+    """Return the seconds of work that would be lost if the host failed now (RPO); None if the primary does not answer.
 
-    While archiving works, WAL waits for archive_timeout at most: an older last segment only says that nothing was
-    written.
+    While archiving works, archive_timeout bounds it: an older last segment means that nothing was written.
     """
     with (
         suppress(ProvisionError),
-        connect_pinned(wanted.url("postgres"), application="provision drill") as session,
+        connect_pinned(plan.server.url("postgres"), application="provision drill") as session,
     ):
         row = session.execute(
             "SELECT extract(epoch FROM now() - last_archived_time),"
@@ -247,24 +249,24 @@ def _rpo(wanted: Plan) -> float | None:
         ).fetchone()
         if row is not None and row[0] is not None:
             age = float(str(row[0]))
-            return round(min(age, wanted.archive_timeout_s or age) if row[1] else age, 1)
+            return round(min(age, plan.backup.archive_timeout_s or age) if row[1] else age, 1)
     return None
 
 
-def _remove(wanted: Plan) -> None:
-    """Remove the scratch cluster, also one whose drill was killed."""
+def _remove(plan: Plan) -> None:
+    """Remove the scratch cluster, also that of a killed restore test."""
     if SCRATCH.exists():
         data = SCRATCH / "data"
         if (data / "postmaster.pid").exists():
-            tool.run(wanted.programs / "pg_ctl", "stop", "--mode=immediate", f"--pgdata={data}", quiet=True)
+            tool.run(f"{plan.server.programs}/pg_ctl", "stop", "--mode=immediate", f"--pgdata={data}", quiet=True)
         shutil.rmtree(SCRATCH)
 
 
 class Effect(threading.Thread):
-    """What production feels of a drill: the time of a small query, four times a second, before and during it."""
+    """The effect of a restore test on production: the time of a small query, measured four times a second."""
 
     def __init__(self, url: str) -> None:
-        """Nothing is measured yet."""
+        """Prepare; `start` begins to measure."""
         super().__init__(daemon=True)
         self.url = url
         self.before: list[float] = []
@@ -273,7 +275,7 @@ class Effect(threading.Thread):
         self.over = threading.Event()
 
     def run(self) -> None:
-        """Measure until told to stop."""
+        """Measure until `stop`."""
         with suppress(Exception), connect_pinned(self.url, application="provision drill") as session:
             while not self.over.wait(0.25):
                 begun = time.perf_counter()
@@ -281,12 +283,12 @@ class Effect(threading.Thread):
                 self.now.append(1000 * (time.perf_counter() - begun))
 
     def during(self) -> None:
-        """Let what follows count as during the drill."""
+        """Count what follows as during the restore test."""
         time.sleep(2)
         self.now = self.meanwhile
 
     def stop(self) -> dict[str, float | str]:
-        """Give the medians in ms."""
+        """Return the medians and the maximum in ms."""
         self.over.set()
         if self.is_alive():
             self.join(5)
@@ -300,7 +302,7 @@ class Effect(threading.Thread):
 
 
 def resource_limits() -> dict[str, str]:
-    """Tell which limits really bind: what this process's cgroup says, or that it says nothing."""
+    """Return the resource limits that this process's cgroup applies."""
     found = {}
     line = Path("/proc/self/cgroup").read_text().splitlines()[-1] if Path("/proc/self/cgroup").exists() else ""
     group = Path("/sys/fs/cgroup") / line.rpartition(":")[2].lstrip("/")
@@ -308,6 +310,6 @@ def resource_limits() -> dict[str, str]:
         try:
             found[name] = (group / name).read_text().strip()
         except OSError:
-            found[name] = "unavailable: this host's cgroup does not bind it"
+            found[name] = "unavailable in this host's cgroup"
     found["nice"] = str(os.nice(0))
     return found

@@ -1,32 +1,34 @@
-"""Logical dumps: taken under a temporary name, made durable, summed up, renamed; checked whole before they are used.
+"""Logical dumps: written under a temporary name, synced, checksummed, renamed; verified in full before a restore.
 
 Does IO as postgres. A dump is a folder: `data/` (pg_dump's directory format), `roles.sql` (without passwords) and
-`manifest.json` (each file's size and SHA-256, the server, the extensions, and the rows of each table in the very
-snapshot that was dumped). `pg_restore --list` reads a cut or flipped dump without complaint: only the manifest decides.
+`manifest.json` (size and SHA-256 of each file, server version, extensions, and row counts from the snapshot that was
+dumped). The manifest decides whether a dump is intact: `pg_restore --list` accepts truncated and corrupted dumps.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
+import re
 import shutil
 import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from provision import system
 from provision.database import Connection, connect_pinned
 from provision.errors import UsageError
-from provision.host.backup import journal, plan, show, tool
-from provision.host.backup.plan import Plan
+from provision.host.backup import journal, show, tool
 from provision.host.backup.tool import BackupError
+from provision.plan.schema import Plan
 
 MANIFEST = "manifest.json"
 PARTIAL = ".part"
-ZSTD_SINCE = 16  # the first major whose pg_dump knows zstd
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+ZSTD_SINCE = 16  # the first major whose pg_dump supports zstd
 _COUNT = "SELECT count(*) FROM {}"
-# What pg_dump dumps: no temporary tables, and no tables of extensions, which come with CREATE EXTENSION.
+# The tables that pg_dump dumps: no temporary tables, no tables of extensions (CREATE EXTENSION makes them).
 _TABLES = """
 SELECT format('%I.%I', n.nspname, c.relname) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE c.relkind IN ('r', 'p') AND c.relpersistence <> 't' AND n.nspname NOT IN ('pg_catalog', 'information_schema')
@@ -36,78 +38,77 @@ ORDER BY 1
 """
 
 
-def take(wanted: Plan, database: str = "") -> dict[str, Any]:
-    """Take a dump; give its name, size, duration and the command that restores it. Raises BackupError."""
-    database = database or wanted.database
-    folder = Path(wanted.dumps["directory"])
+def take(plan: Plan, database: str = "") -> dict[str, Any]:
+    """Take a dump. Return its name, size, duration and restore command. Raises BackupError, HostError, UsageError."""
+    database = database or plan.access.database
+    folder = Path(plan.backup.dump_directory)
     begun = time.time()
-    name = f"{plan.named(database, 'name of a database')}-{plan.compact(begun)}"
+    name = f"{safe_name(database)}-{system.compact(begun)}"
     partial = folder / f"{name}{PARTIAL}"
     if (folder / name).exists() or partial.exists():
-        raise BackupError("another dump was begun in this very second", where=str(folder / name))
-    for stale in folder.glob(f"*{PARTIAL}"):  # of a dump that was killed
+        raise BackupError("another dump started within the same second", where=str(folder / name))
+    for stale in folder.glob(f"*{PARTIAL}"):  # left by a killed dump
         if time.time() - stale.stat().st_mtime > 24 * 3600:
             shutil.rmtree(stale, ignore_errors=True)
-    journal.refuse_unfinished(wanted.data)
-    _room(wanted, folder, database)
+    journal.refuse_unfinished(plan.server.data)
+    _room(plan, folder, database)
     try:
         partial.mkdir(mode=0o700)
-        with connect_pinned(wanted.url(database), application="provision backup", autocommit=False) as session:
-            facts = _dump(wanted, session, database, partial)
-        _seal(partial, {"database": database, "taken": plan.stamp(begun), **facts})
+        with connect_pinned(plan.server.url(database), application="provision backup", autocommit=False) as session:
+            facts = _dump(plan, session, database, partial)
+        _seal(partial, {"database": database, "taken": system.stamp(begun), **facts})
         partial.rename(folder / name)
-        _sync(folder)
+        system.sync(folder)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
-    expired = expire(wanted, database)
+    expired = expire(plan, database)
     return {
         "label": name, "kind": "logical", "database": database, "size": tool.folder_size(folder / name),
         "seconds": round(time.time() - begun, 1), "start": int(begun), "expired": expired,
-        "restore": f"ansible-playbook restore.yml -i INVENTORY --limit {wanted.stanza} -e restore_source=dump "
-        f"-e restore_set={name}",
+        "restore": plan.site(playbook="restore.yml", extra=f"-e restore_source=dump -e restore_set={name}"),
     }  # fmt: skip
 
 
-def _dump(wanted: Plan, session: Connection, database: str, partial: Path) -> dict[str, Any]:
+def _dump(plan: Plan, session: Connection, database: str, partial: Path) -> dict[str, Any]:
     session.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
     snapshot = session.execute("SELECT pg_export_snapshot()").fetchone()
     version = session.execute("SHOW server_version").fetchone()
     assert snapshot is not None  # noqa: S101 - both give a row or raise
     assert version is not None  # noqa: S101
-    pack = "zstd:3" if wanted.major >= ZSTD_SINCE else "3"
+    pack = "zstd:3" if plan.server.major >= ZSTD_SINCE else "3"
     tool.run(
-        wanted.programs / "pg_dump", "--format=directory", f"--jobs={wanted.processes}", f"--compress={pack}",
-        f"--snapshot={snapshot[0]}", "--lock-wait-timeout=60000", f"--file={partial / 'data'}",
-        f"--dbname={wanted.url(database)}",
+        f"{plan.server.programs}/pg_dump", "--format=directory", f"--jobs={plan.backup.processes}",
+        f"--compress={pack}", f"--snapshot={snapshot[0]}", "--lock-wait-timeout=60000", f"--file={partial / 'data'}",
+        f"--dbname={plan.server.url(database)}",
     )  # fmt: skip
     tool.run(
-        wanted.programs / "pg_dumpall", "--roles-only", "--no-role-passwords", f"--file={partial / 'roles.sql'}",
-        f"--dbname={wanted.url('postgres')}",
+        f"{plan.server.programs}/pg_dumpall", "--roles-only", "--no-role-passwords", f"--file={partial / 'roles.sql'}",
+        f"--dbname={plan.server.url('postgres')}",
     )  # fmt: skip
     size = session.execute("SELECT pg_database_size(current_database())").fetchone()
     return {
-        "server": version[0], "major": wanted.major, "database_bytes": size[0] if size else 0, **contents(session)
+        "server": version[0], "major": plan.server.major, "database_bytes": size[0] if size else 0, **contents(session)
     }  # fmt: skip
 
 
-def _room(wanted: Plan, folder: Path, database: str) -> None:
-    """Raise BackupError where a dump would fill the file system of the server's own data."""
-    last = [path for path in find(wanted) if _of(path) == database]
+def _room(plan: Plan, folder: Path, database: str) -> None:
+    """Raise BackupError if a dump might fill the file system."""
+    last = [path for path in find(plan) if _of(path) == database]
     need, free = int(1.2 * tool.folder_size(last[-1])) if last else 0, tool.free_bytes(folder)
-    if tool.same_disk(folder, wanted.data):
+    if tool.same_disk(folder, plan.server.data):
         need += tool.reserve(folder)
     if free < need:
         raise BackupError(
-            "there is too little space for a dump",
+            "too little disk space for a dump",
             where=str(folder), seen=f"{show.size(free)} free",
-            allowed=f"{show.size(need)}: the last dump's size, and a tenth of the disk where the data is on it",
-            run="make room, or set backup_dump_directory",
+            allowed=f"{show.size(need)} (1.2 times the last dump, plus a reserve if the data is on this disk)",
+            run="free space, or set backup_dump_directory",
         )  # fmt: skip
 
 
 def contents(session: Connection) -> dict[str, Any]:
-    """Give the extensions, and the rows of each table, as a session sees them."""
+    """Return the extensions and the row count of each table in the session's snapshot."""
     names = session.execute(_TABLES).fetchall()
     rows = {}
     for (name,) in names:
@@ -119,56 +120,56 @@ def contents(session: Connection) -> dict[str, Any]:
 
 
 def _seal(folder: Path, facts: dict[str, Any]) -> None:
-    """Sum up every file and make all of it durable; the manifest's own sum is its last line."""
+    """Checksum and sync every file. The last line of the manifest is its own checksum."""
     files = {}
     for path in sorted(folder.rglob("*")):
         if path.is_file():
             files[str(path.relative_to(folder))] = {"bytes": path.stat().st_size, "sha256": _sum(path)}
             path.chmod(0o600)
-            _sync(path)
+            system.sync(path)
     body = json.dumps({"schema": 1, **facts, "files": files}, indent=1, default=str)
     manifest = folder / MANIFEST
     manifest.write_text(f"{body}\n{hashlib.sha256(body.encode()).hexdigest()}\n")
     manifest.chmod(0o600)
-    _sync(manifest)
+    system.sync(manifest)
     for path in [*(each for each in folder.rglob("*") if each.is_dir()), folder]:
-        _sync(path)
+        system.sync(path)
 
 
 def check(folder: Path) -> dict[str, Any]:
-    """Read a dump's manifest and compare every file with it. Raises BackupError that names what is wrong."""
+    """Compare every file of a dump with its manifest and return the manifest. Raises BackupError for any difference."""
     if not folder.is_dir() or folder.name.endswith(PARTIAL):
-        raise BackupError("there is no such dump", where=str(folder), run="provision backup status")
+        raise BackupError("no such dump", where=str(folder), run="provision backup status")
     try:
         body, _, total = (folder / MANIFEST).read_text().rstrip("\n").rpartition("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise _damaged(folder, f"{MANIFEST} cannot be read: {error}") from None
     if hashlib.sha256(body.encode()).hexdigest() != total:
-        raise _damaged(folder, f"{MANIFEST} is not what was written")
+        raise _damaged(folder, f"{MANIFEST} does not match its checksum")
     facts: dict[str, Any] = json.loads(body)
     there = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()} - {MANIFEST}
     for name in sorted(set(facts["files"]) ^ there):
-        raise _damaged(folder, f"{name} is {'missing' if name in facts['files'] else 'not of this dump'}")
+        raise _damaged(folder, f"{name} is {'missing' if name in facts['files'] else 'not part of this dump'}")
     for name, known in facts["files"].items():
         size = (folder / name).stat().st_size
         if size != known["bytes"]:
-            raise _damaged(folder, f"{name} has {size} bytes, {known['bytes']} were written")
+            raise _damaged(folder, f"{name} has {size} bytes instead of {known['bytes']}")
         if _sum(folder / name) != known["sha256"]:
-            raise _damaged(folder, f"{name} has another SHA-256 than when it was written")
+            raise _damaged(folder, f"{name} does not match its SHA-256")
     return facts
 
 
 def _damaged(folder: Path, seen: str) -> BackupError:
     return BackupError(
-        "this dump is damaged; nothing was touched",
-        where=str(folder), seen=seen, allowed="a dump whose every file is as it was written",
+        "this dump is damaged; nothing was changed",
+        where=str(folder), seen=seen, allowed="a dump that matches its manifest",
         run="provision backup status",
     )  # fmt: skip
 
 
-def find(wanted: Plan) -> list[Path]:
-    """List whole dumps, oldest first."""
-    folder = Path(wanted.dumps["directory"])
+def find(plan: Plan) -> list[Path]:
+    """List complete dumps, oldest first."""
+    folder = Path(plan.backup.dump_directory)
     whole = (path for path in folder.glob("*-*Z") if (path / MANIFEST).exists()) if folder.is_dir() else iter(())
     return sorted((path for path in whole if taken_at(path)), key=taken_at)
 
@@ -178,34 +179,34 @@ def _of(path: Path) -> str:
 
 
 def taken_at(path: Path) -> float:
-    """Give the Unix time in a dump's name (0: none is): that of its folder changes with whatever is done to it."""
+    """Return the Unix time in a dump's name, 0 if there is none. A folder's mtime changes, its name does not."""
     try:
         return datetime.strptime(path.name.rpartition("-")[2], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC).timestamp()
     except ValueError:
         return 0
 
 
-def pick(wanted: Plan, name: str) -> Path:
-    """Give the folder of a dump by its name, or the newest for ''. Raises UsageError."""
-    known = find(wanted)
+def pick(plan: Plan, name: str) -> Path:
+    """Return the folder of the named dump, or of the newest for ''. Raises UsageError."""
+    known = find(plan)
     if name:
         known = [path for path in known if path.name == name]
     if not known:
         raise UsageError(
-            f"there is no dump {name}".rstrip(),
-            where=wanted.dumps["directory"],
-            allowed=", ".join(path.name for path in find(wanted)) or "none is there",
+            f"no dump {name}".rstrip(),
+            where=plan.backup.dump_directory,
+            allowed=", ".join(path.name for path in find(plan)) or "none exists",
             run="provision backup take --type logical",
         )
     return known[-1]
 
 
-def expire(wanted: Plan, database: str) -> list[str]:
-    """Remove dumps of a database beyond the count that are older than the age; name them. The newest ones stay."""
-    old = [path for path in find(wanted) if _of(path) == database]
-    limit = time.time() - 86400 * int(wanted.dumps["keep_days"])
+def expire(plan: Plan, database: str) -> list[str]:
+    """Remove dumps of a database that exceed both the count and the age. Return their names."""
+    old = [path for path in find(plan) if _of(path) == database]
+    limit = time.time() - 86400 * plan.backup.dump_keep_days
     gone = []
-    for path in old[: -max(1, int(wanted.dumps["keep"]))]:
+    for path in old[: -max(1, plan.backup.dump_keep)]:
         if taken_at(path) < limit:
             shutil.rmtree(path)
             gone.append(path.name)
@@ -217,9 +218,10 @@ def _sum(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+def safe_name(database: str) -> str:
+    """Return a database name that is safe in a path and in SQL. Raises UsageError for any other."""
+    if not NAME.fullmatch(database):
+        raise UsageError(
+            "not a name for a database here", seen=repr(database)[:80], allowed="letters, digits, _ . and -"
+        )
+    return database

@@ -1,8 +1,8 @@
-"""How far a restore has come, so that one that was killed can go on, and nothing else happens to its data meanwhile.
+"""The journal of a restore: lets a killed restore resume, and keeps backups and restore tests away until it has ended.
 
-Reads and writes /var/lib/provision. A restore in place and a copy beside have a journal each: a look at a copy must not
-make the host forget that its own data is half restored. Never trusts the journal alone: the data directory must be the
-very one (inode) that the restore made, and must not have been promoted since, for then it holds new data.
+Reads and writes /var/lib/provision. A restore in place and a copy beside have separate journals, so that a copy does
+not hide an unfinished restore in place. A journal counts only while the data directory has the inode that the restore
+created and has not been promoted since: a promoted directory holds new data.
 """
 
 from __future__ import annotations
@@ -14,27 +14,29 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from provision import system
 from provision.errors import HostError
-from provision.host.backup import plan
 
 IN_PLACE, COPY = "restore", "restore-copy"
 RESTORING, REPLAYING, PROMOTING, PROMOTED = "restoring", "replaying", "promoting", "promoted"
 PAUSED = "paused: read-only, at its target"
-CAUGHT_UP = "read-only: everything that the archive holds is replayed"
+CAUGHT_UP = "read-only: all archived WAL is replayed"
 OPEN = (RESTORING, REPLAYING, PROMOTING, PAUSED, CAUGHT_UP)
 
 
 @contextmanager
 def held(name: str, busy: str) -> Iterator[None]:
-    """Hold a lock of this host for as long as this process lives. Raises HostError where another one has it."""
-    plan.EVIDENCE.mkdir(parents=True, exist_ok=True)
-    handle = os.open(plan.EVIDENCE / f"{name}.lock", os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    """Hold a lock file on this host within a `with` block. Raises HostError if another process holds it."""
+    system.EVIDENCE.mkdir(parents=True, exist_ok=True)
+    handle = os.open(system.EVIDENCE / f"{name}.lock", os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise HostError(
-                busy, where=f"{plan.EVIDENCE}/{name}.lock is locked", run="wait for it, or provision backup status"
+                busy,
+                where=f"{system.EVIDENCE}/{name}.lock is locked",
+                run="wait until it ends; provision backup status",
             ) from None
         yield
     finally:
@@ -42,7 +44,7 @@ def held(name: str, busy: str) -> Iterator[None]:
 
 
 def is_held(name: str) -> bool:
-    """Tell whether a process has the lock."""
+    """Return whether a process holds the lock."""
     try:
         with held(name, ""):
             return False
@@ -51,21 +53,21 @@ def is_held(name: str) -> bool:
 
 
 def read(name: str) -> dict[str, Any]:
-    """Give a journal; {} where no restore was ever begun."""
-    return plan.evidence(name)
+    """Return a journal, {} if no restore was ever started."""
+    return system.evidence(name)
 
 
 def write(name: str, facts: dict[str, Any], data: Path) -> dict[str, Any]:
-    """Keep a journal, with the identity of the data directory that the restore fills."""
+    """Write a journal, with the path and inode of the data directory that is being restored."""
     facts = {**facts, "data": str(data), "inode": data.stat().st_ino}
-    plan.keep(name, facts)
+    system.keep(name, facts)
     return facts
 
 
 def state(name: str, data: Path) -> str:
-    """Give the state of a restore that still has this very directory in hand; '' when none has.
+    """Return the state of an unfinished restore into this directory, '' if there is none.
 
-    A directory that was promoted by hand is somebody's data: no restore has it in hand any more.
+    A directory that was promoted by hand is in use: its restore counts as ended.
     """
     found = read(name)
     if found.get("data") != str(data) or found.get("state") not in OPEN or not data.is_dir():
@@ -79,21 +81,21 @@ def state(name: str, data: Path) -> str:
 
 
 def unfinished(data: Path) -> str:
-    """Say that this host's own data is in the hands of a restore, and what ends that; '' when it is not."""
+    """Describe an unfinished restore in place and how to end it; '' if there is none."""
     now = state(IN_PLACE, data)
     if not now:
         return ""
-    what = f"a restore in place has not ended ({now}; target {read(IN_PLACE).get('target')})"
+    what = f"a restore in place has not finished ({now}; target {read(IN_PLACE).get('target')})"
     if is_held(IN_PLACE):
-        return f"{what}: it runs"
+        return f"{what}: it is running"
     if now in (PAUSED, CAUGHT_UP, PROMOTING):
-        return f"{what}: provision restore promote ends it, or restore to another target"
-    return f"{what}, and it does not run any more: run it again, it goes on where it was"
+        return f"{what}: end it with provision restore promote, or restore to another target"
+    return f"{what} and is not running: repeat the same command to resume it"
 
 
 def refuse_unfinished(data: Path) -> None:
-    """Raise HostError while this host's own data is in the hands of a restore."""
+    """Raise HostError while a restore in place is unfinished."""
     if seen := unfinished(data):
         raise HostError(
-            "nothing is backed up or drilled before a restore has ended", seen=seen, run="provision backup status"
+            "no backup or restore test before the restore has finished", seen=seen, run="provision backup status"
         )

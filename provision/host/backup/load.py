@@ -1,7 +1,7 @@
-"""Restore a dump: checked whole first, into a new database, counted, and only then put in the old one's place.
+"""Restore a dump into a new database, compare row counts, then swap it with the old one.
 
-Does IO as postgres. The target is not touched before the dump has proved to be whole and the new database to hold
-every row; the old database is renamed, never dropped.
+Does IO as postgres. The old database stays in use until the dump is verified and every row is restored; it is then
+renamed, never dropped.
 """
 
 from __future__ import annotations
@@ -11,11 +11,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from provision import system
 from provision.database import Connection, connect_pinned
 from provision.errors import HostError, UsageError
-from provision.host.backup import dump, plan, show, tool
-from provision.host.backup.plan import Plan
+from provision.host.backup import dump, show, tool
 from provision.host.backup.tool import BackupError
+from provision.plan.schema import Plan
 
 _SETTINGS = """
 SELECT format('ALTER DATABASE %%I SET %%s = %%L', %s::text, split_part(entry, '=', 1), substr(entry, strpos(entry,
@@ -38,35 +39,36 @@ FROM pg_database, aclexplode(datacl) WHERE datname = %s
 
 
 def load(
-    wanted: Plan, name: str, into: str, confirm: str, narrate: Callable[[str], None] = lambda _: None
+    plan: Plan, name: str, into: str, confirm: str, narrate: Callable[[str], None] = lambda _: None
 ) -> dict[str, Any]:
-    """Restore a dump (`''`: the newest) into a new database `into`, or in place of the dumped one for `''`.
+    """Restore the dump `name` ('' is the newest) into a new database `into`, or replace the dumped database ('').
 
-    Raises UsageError, HostError, BackupError; the target is then as it was.
+    Raises UsageError, HostError, BackupError; the database is then unchanged.
     """
     begun = time.time()
-    folder = dump.pick(wanted, name)
-    narrate(f"checking every file of {folder.name}")
+    folder = dump.pick(plan, name)
+    narrate(f"verifying {folder.name}")
     facts = dump.check(folder)
     database = facts["database"]
-    if int(facts["major"]) > wanted.major:
+    if int(facts["major"]) > plan.server.major:
         raise HostError(
-            "this dump is of a newer major of PostgreSQL",
-            seen=f"{facts['major']}, this host has {wanted.major}", allowed=f"a host with {facts['major']} or newer",
+            "this dump is from a newer major of PostgreSQL",
+            seen=f"{facts['major']}; this host has {plan.server.major}",
+            allowed=f"a host with {facts['major']} or newer",
         )  # fmt: skip
     if not into and confirm != database:
         raise UsageError(
-            f"this puts the dump in the place of database {database}, which is kept under another name",
+            f"this replaces database {database}; the old one is renamed and kept",
             seen=repr(confirm), allowed=f"-e restore_confirm={database}, or -e restore_into=NEW_NAME",
         )  # fmt: skip
-    fresh = plan.named(into, "name of a database") if into else f"{database}_restoring"
-    with connect_pinned(wanted.url("postgres"), application="provision restore") as session:
-        _ready(session, fresh, bool(into), facts["extensions"])
-        _room(wanted, int(facts.get("database_bytes", 0)))
-        _create(session, fresh, wanted.owner)
+    fresh = dump.safe_name(into) if into else f"{database}_restoring"
+    with connect_pinned(plan.server.url("postgres"), application="provision restore") as session:
+        _ready(plan, session, fresh, bool(into), facts["extensions"])
+        _room(plan, int(facts.get("database_bytes", 0)))
+        _create(session, fresh, plan.access.owner)
         try:
-            _fill(wanted, folder, fresh, session, narrate)
-            _compare(wanted, fresh, facts)
+            _fill(plan, folder, fresh, session, narrate)
+            _compare(plan, fresh, facts)
             for (statement,) in session.execute(_SETTINGS, (fresh, database) * 4).fetchall():
                 session.execute(str(statement))  # quoted by the server
         except BaseException:
@@ -74,25 +76,25 @@ def load(
             raise
         kept = "" if into else _take_place(session, database, fresh)
     return {
-        "when": plan.stamp(begun), "dump": folder.name, "taken": facts["taken"], "database": into or database,
+        "when": system.stamp(begun), "dump": folder.name, "taken": facts["taken"], "database": into or database,
         "rows": sum(facts["rows"].values()), "tables": len(facts["rows"]), "kept": kept,
         "seconds": round(time.time() - begun, 1),
-        "next": [f'DROP DATABASE "{kept}" once you are sure'] if kept else [],
+        "next": [f'DROP DATABASE "{kept}" when it is no longer needed'] if kept else [],
     }  # fmt: skip
 
 
-def _ready(session: Connection, fresh: str, named: bool, extensions: dict[str, str]) -> None:
+def _ready(plan: Plan, session: Connection, fresh: str, named: bool, extensions: dict[str, str]) -> None:
     there = session.execute("SELECT 1 FROM pg_database WHERE datname = %s", (fresh,)).fetchone()
     if there and named:
-        raise UsageError("the target database exists already", seen=fresh, allowed="the name of one that does not")
-    if there:  # of a restore that was killed: nobody has ever used it
+        raise UsageError("the target database already exists", seen=fresh, allowed="a name that is not in use")
+    if there:  # left by a killed restore, never used
         session.execute(f'DROP DATABASE "{fresh}" WITH (FORCE)')
     known = {str(row[0]) for row in session.execute("SELECT name FROM pg_available_extensions")}
     lacking = sorted(set(extensions) - known)
     if lacking:
         raise HostError(
-            f"extension {lacking[0]} is not on this host, and the dump needs it",
-            run="ansible-playbook site.yml -i INVENTORY --tags pgvector",
+            f"the dump needs extension {lacking[0]}, which is not installed",
+            run=plan.site("pgvector"),
         )
 
 
@@ -100,53 +102,54 @@ def _create(session: Connection, fresh: str, owner: str) -> None:
     session.execute(f'CREATE DATABASE "{fresh}" OWNER "{owner}" TEMPLATE template0')
 
 
-def _fill(wanted: Plan, folder: Path, fresh: str, session: Connection, narrate: Callable[[str], None]) -> None:
+def _fill(plan: Plan, folder: Path, fresh: str, session: Connection, narrate: Callable[[str], None]) -> None:
     narrate(f"restoring into {fresh}")
     row = session.execute("SHOW maintenance_work_mem").fetchone()
     done = tool.run(
-        wanted.programs / "pg_restore", "--exit-on-error", f"--jobs={wanted.processes}", "--dbname", wanted.url(fresh),
-        folder / "data", environment={"PGOPTIONS": f"-c maintenance_work_mem={row[0] if row else '256MB'}"}, quiet=True,
+        f"{plan.server.programs}/pg_restore", "--exit-on-error", f"--jobs={plan.backup.processes}",
+        "--dbname", plan.server.url(fresh), folder / "data",
+        environment={"PGOPTIONS": f"-c maintenance_work_mem={row[0] if row else '256MB'}"}, quiet=True,
     )  # fmt: skip
     if done.returncode != 0:
         seen = tool.reason(done)
         raise BackupError(
-            "the dump could not be restored; the target is as it was", where=folder.name, seen=seen,
-            run=f"runuser -u postgres -- psql -f {folder}/roles.sql makes the roles, without passwords; then again"
+            "the dump could not be restored; the database is unchanged", where=folder.name, seen=seen,
+            run=f"runuser -u postgres -- psql -f {folder}/roles.sql (creates the roles without passwords), then retry"
             if "role" in seen and "does not exist" in seen else "",
         )  # fmt: skip
-    tool.run(wanted.programs / "vacuumdb", "--analyze-only", "--quiet", "--dbname", wanted.url(fresh))
+    tool.run(f"{plan.server.programs}/vacuumdb", "--analyze-only", "--quiet", "--dbname", plan.server.url(fresh))
 
 
-def _compare(wanted: Plan, fresh: str, facts: dict[str, Any]) -> None:
-    with connect_pinned(wanted.url(fresh), application="provision restore") as restored:
+def _compare(plan: Plan, fresh: str, facts: dict[str, Any]) -> None:
+    with connect_pinned(plan.server.url(fresh), application="provision restore") as restored:
         seen = dump.contents(restored)
     wrong = [
-        f"{name}: {facts['rows'].get(name)} rows were dumped, {seen['rows'].get(name)} are there"
+        f"{name}: {facts['rows'].get(name)} rows dumped, {seen['rows'].get(name)} restored"
         for name in sorted(set(facts["rows"]) | set(seen["rows"]))
         if facts["rows"].get(name) != seen["rows"].get(name)
     ]
     if wrong:
-        raise BackupError("not every row came back; the target is as it was", seen="; ".join(wrong[:5]))
+        raise BackupError("not every row was restored; the database is unchanged", seen="; ".join(wrong[:5]))
 
 
-def _room(wanted: Plan, size: int) -> None:
-    """Raise HostError where a second copy of the database would fill the server's disk."""
-    need, free = size + tool.reserve(wanted.data), tool.free_bytes(wanted.data)
+def _room(plan: Plan, size: int) -> None:
+    """Raise HostError if a second copy of the database might fill the disk."""
+    need, free = size + tool.reserve(plan.server.data), tool.free_bytes(plan.server.data)
     if free < need:
         raise HostError(
-            "there is too little space for the dump beside what is there",
-            where=str(wanted.data), seen=f"{show.size(free)} free",
-            allowed=f"{show.size(need)}: the database, and a tenth of the file system", run="make room",
+            "too little disk space to restore the dump",
+            where=str(plan.server.data), seen=f"{show.size(free)} free",
+            allowed=f"{show.size(need)} (the database plus a reserve)", run="free space",
         )  # fmt: skip
 
 
 def _take_place(session: Connection, database: str, fresh: str) -> str:
-    """Put the new database in the old one's place; give the old one's new name. Leaves both as they were on failure."""
+    """Swap the databases by renaming. Return the old one's new name. On failure the old database is unchanged."""
     there = session.execute("SELECT 1 FROM pg_database WHERE datname = %s", (database,)).fetchone()
-    kept = f"{database}_before_{plan.compact().lower()}" if there else ""  # needs no quotes
+    kept = f"{database}_before_{system.compact().lower()}" if there else ""  # needs no quotes
     done = False
     try:
-        if kept:  # or a pool of connections would be back before the database is renamed
+        if kept:  # a connection pool would reconnect before the rename
             session.execute(f'ALTER DATABASE "{database}" ALLOW_CONNECTIONS false')
         with session.transaction():
             session.execute(
@@ -158,8 +161,8 @@ def _take_place(session: Connection, database: str, fresh: str) -> str:
         done = True
     except Exception as error:
         raise BackupError(
-            f"database {database} could not be put aside; it is as it was", seen=str(error).strip(),
-            run="SELECT gid FROM pg_prepared_xacts: sessions are ended, but a prepared transaction holds the database",
+            f"database {database} could not be renamed; it is unchanged", seen=str(error).strip(),
+            run="SELECT gid FROM pg_prepared_xacts; a prepared transaction keeps the database in use",
         ) from None  # fmt: skip
     finally:
         if kept:

@@ -1,4 +1,4 @@
-"""Write what the backup and restore commands found for people. Pure."""
+"""Format the results of the backup and restore commands as text. Pure."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def size(count: float) -> str:
-    """Write bytes with a unit."""
+    """Format bytes with a unit."""
     for unit in ("B", "kB", "MB", "GB"):
         if count < 1024:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
@@ -16,12 +16,12 @@ def size(count: float) -> str:
 
 
 def moment(at: float) -> str:
-    """Write Unix time in UTC."""
+    """Format Unix time in UTC."""
     return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%S+00")
 
 
 def taken(result: dict[str, Any]) -> list[str]:
-    """Tell of a backup that was taken."""
+    """Format a new backup."""
     lines = [f"{result['kind']} backup {result['label']}: {size(result['size'])} in {result['seconds']} s"]
     if result["kind"] == "logical":
         lines += [f"removed {name}" for name in result["expired"]]
@@ -29,17 +29,17 @@ def taken(result: dict[str, Any]) -> list[str]:
         lines.append(
             f"in the repository {size(result['repository_size'])}; WAL {result['wal_start']} to {result['wal_stop']}"
         )
-        lines.append(f"restore point {result['point']}, with the figures that the drill compares")
+        lines.append(f"restore point {result['point']}, with reference counts for the restore test")
     return [*lines, f"restore with: {result['restore']}"]
 
 
 def prepared(result: dict[str, Any]) -> list[str]:
-    """Tell of a stanza that is ready."""
+    """Format a prepared stanza."""
     return [f"stanza {result['stanza']} is ready in {result['repository']}, with {result['sets']} sets"]
 
 
 def status(seen: dict[str, Any]) -> list[str]:
-    """Tell what state backups are in."""
+    """Format the state of backups."""
     lines = [f"stanza {seen['stanza']} in {seen['repository']['place']}"]
     if "bytes" in seen["repository"]:
         more = seen["repository"]
@@ -53,38 +53,38 @@ def status(seen: dict[str, Any]) -> list[str]:
     if "window" in seen:
         lines += [f"reachable: {each}" for each in seen["windows"] or [seen["window"]]]
     if "wal" in seen:
-        lines.append(f"WAL: last archived {seen['wal'].get('last_archived')}, {seen['wal']['waiting_mb']} MB wait")
+        lines.append(f"WAL: last archived {seen['wal'].get('last_archived')}, {seen['wal']['waiting_mb']} MB waiting")
     drill = seen.get("drill") or {}
     if drill.get("when"):
-        became = "passed" if drill["passed"] else "runs" if drill["running"] else "FAILED"
-        lines.append(f"last drill {drill['when']}: {became}, set {drill['set']}, RTO {drill['rto_s']} s")
+        outcome = "passed" if drill["passed"] else "running" if drill["running"] else "FAILED"
+        lines.append(f"last restore test {drill['when']}: {outcome}, set {drill['set']}, RTO {drill['rto_s']} s")
     lines += [f"  dump {row['name']:<40} {size(row['bytes']):>9}" for row in seen.get("dumps", [])]
     return lines + [f"ALARM: {text}" for text in seen["alarms"]]
 
 
 def verified(seen: dict[str, Any]) -> list[str]:
-    """Tell what was read whole."""
+    """Format the result of verify."""
     return [
         *seen.get("pgbackrest", []),
-        *(f"dump {name}: every file is as it was written" for name in seen["dumps_sound"]),
+        *(f"dump {name}: intact" for name in seen["dumps_sound"]),
         *(f"ALARM: {text}" for text in seen["alarms"]),
     ]
 
 
 def drilled(facts: dict[str, Any]) -> list[str]:
-    """Tell of a drill that passed."""
+    """Format a restore test that passed."""
     rows = sum(facts["tables"].values())
     return [
-        f"drill of {facts['set']} passed in {facts['seconds']} s",
-        f"{len(facts['tables'])} tables with {rows} rows are as they were",
+        f"restore test of {facts['set']} passed in {facts['seconds']} s",
+        f"{len(facts['tables'])} tables with {rows} rows match the backup",
         f"replayed to {facts['replayed_to']}; RTO {facts['rto_s']} s, RPO {facts['rpo_s']} s",
-        f"pg_amcheck found nothing; vector indexes used: {', '.join(facts['vector_indexes']) or 'none there'}",
-        f"production meanwhile: {facts['effect']}",
+        f"pg_amcheck: no damage; vector indexes used: {', '.join(facts['vector_indexes']) or 'none'}",
+        f"effect on production: {facts['effect']}",
     ]
 
 
 def restored(facts: dict[str, Any]) -> list[str]:
-    """Tell of a restore."""
+    """Format a restore."""
     lines = [
         f"{name}: {value}"
         for name, value in facts.items()

@@ -1,8 +1,7 @@
-"""Where a recovery is to end: reading what a person wrote, and judging it against what can be reached. Pure.
+"""Recovery targets: parse them, and choose the backup set that reaches them. Pure.
 
 A target is `latest`, `immediate`, `time:2026-11-23 14:05:00+01:00` (or `... Europe/Berlin`), `xid:1234`,
-`name:before-v2` or `lsn:0/3000060`. Refuses a time without a zone: the same text means another moment on another
-machine.
+`name:before-v2` or `lsn:0/3000060`. A time without a zone is refused because its meaning depends on the machine.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from provision.errors import UsageError
-from provision.host.backup import wal
+from provision.host.backup import show, wal
 from provision.host.backup.tool import Archive, Set
 
 KINDS = ("latest", "immediate", "time", "xid", "name", "lsn")
@@ -21,7 +20,7 @@ KINDS = ("latest", "immediate", "time", "xid", "name", "lsn")
 
 @dataclass(frozen=True)
 class Target:
-    """Kind and value, as PostgreSQL takes them; `at` is a time target as Unix time."""
+    """Kind and value as in PostgreSQL's recovery settings; `at` is the Unix time of a time target."""
 
     kind: str
     value: str = ""
@@ -29,7 +28,7 @@ class Target:
 
     @property
     def options(self) -> dict[str, str]:
-        """The recovery settings that stop there."""
+        """The recovery settings for this target."""
         if self.kind == "latest":
             return {}
         value = "immediate" if self.kind == "immediate" else self.value
@@ -37,17 +36,17 @@ class Target:
         return {name: value, "recovery_target_action": "pause"}
 
     def __str__(self) -> str:
-        """Write it as it was read."""
+        """Return kind and value."""
         return f"{self.kind} {self.value}".strip()
 
 
 def parse(text: str) -> Target:
-    """Read a target. Raises UsageError."""
+    """Parse a target. Raises UsageError."""
     kind, _, value = text.strip().partition(":")
     value = value.strip()
     if kind not in KINDS or bool(value) != (kind not in ("latest", "immediate")):
         raise UsageError(
-            "this is no recovery target",
+            "not a recovery target",
             seen=repr(text)[:80],
             allowed="latest, immediate, time:2026-11-23 14:05:00+01:00, xid:NUMBER, name:RESTORE POINT, lsn:0/3000060",
         )
@@ -57,7 +56,9 @@ def parse(text: str) -> Target:
     if kind == "lsn":
         return Target(kind, wal.text(wal.position(value)))
     if kind == "xid" and not value.isdigit():
-        raise UsageError("not a transaction id", seen=value[:40], allowed="a number, as pg_current_xact_id() gives it")
+        raise UsageError(
+            "not a transaction id", seen=value[:40], allowed="a number, as pg_current_xact_id() returns it"
+        )
     if kind == "name" and not re.fullmatch(r"[^'\x00-\x1f]{1,63}", value):
         raise UsageError("not the name of a restore point", seen=repr(value)[:80], allowed="1 to 63 characters")
     return Target(kind, value)
@@ -71,26 +72,26 @@ def _moment(text: str) -> datetime:
         moment = datetime.fromisoformat(re.sub(r"\s+([Z+-])", r"\1", text))
     except (ValueError, zoneinfo.ZoneInfoNotFoundError, OSError):
         raise UsageError(
-            "this is no moment", seen=text[:60], allowed="2026-11-23 14:05:00+01:00 or 2026-11-23 14:05 Europe/Berlin"
+            "not a valid time", seen=text[:60], allowed="2026-11-23 14:05:00+01:00 or 2026-11-23 14:05 Europe/Berlin"
         ) from None
     if moment.tzinfo is None:
         raise UsageError(
-            "this moment has no time zone",
+            "the time has no time zone",
             seen=text[:60],
-            allowed=f"{text[:40]}+00:00 (UTC), or a zone such as Europe/Berlin",
+            allowed=f"{text[:40]}+00:00 (UTC), or a time zone such as Europe/Berlin",
         )
     return moment
 
 
 def _local(text: str, zone: zoneinfo.ZoneInfo) -> datetime:
-    """Read what a clock on a wall showed. Raises UsageError for what it showed twice, or never."""
+    """Parse a local time. Raises UsageError for one that does not exist or is ambiguous (clock change)."""
     moment = datetime.fromisoformat(text)
     if moment.tzinfo is not None:
-        raise UsageError("this moment has two time zones", seen=f"{text} {zone}"[:60], allowed="one of them")
+        raise UsageError("the time has two time zones", seen=f"{text} {zone}"[:60], allowed="one of them")
     first, second = moment.replace(tzinfo=zone, fold=0), moment.replace(tzinfo=zone, fold=1)
     if first.utcoffset() != second.utcoffset():
         raise UsageError(
-            "clocks were changed at this moment, so that it is none or two",
+            "the time is ambiguous or does not exist (clock change)",
             seen=f"{text} {zone}"[:60],
             allowed=f"{first.isoformat(' ')} or {second.isoformat(' ')}",
         )
@@ -99,11 +100,11 @@ def _local(text: str, zone: zoneinfo.ZoneInfo) -> datetime:
 
 @dataclass(frozen=True)
 class Window:
-    """What can be reached from one set: from its end to where the archive ends, or breaks.
+    """The recovery window of a set: from the end of its backup to the end of the archive, or to a gap in it.
 
-    `timeline` is the one that it ends on, `newest` whether that is the archive's newest: an older one was left by a
-    restore to a moment before this set. `reached` is the last segment that nothing is missing before; `gap` the first
-    one that is missing though later ones are there; times are Unix times.
+    `timeline` is the last timeline of the window, and `newest` whether it is the newest of the archive; an older one
+    was abandoned by a restore to an earlier moment. `reached` is the last segment of the unbroken WAL, `gap` the first
+    missing segment if there are later ones. `since` and `until` are Unix times.
     """
 
     set: Set
@@ -116,29 +117,25 @@ class Window:
 
     @property
     def options(self) -> list[str]:
-        """What tells pgBackRest to follow it. Not a number without need: that one must have a history file."""
+        """The pgBackRest options to follow the timeline. `current` where possible: a number requires a history file."""
         if self.newest:
             return []
         own = int(self.set.wal_start[:8], 16) == self.timeline
         return ["--target-timeline=current" if own else f"--target-timeline={self.timeline}"]
 
     def __str__(self) -> str:
-        """Say it to a person."""
-        ends = f"{_shown(self.until)} (WAL {self.reached.name})"
-        broken = f"; {self.gap.name} is missing, so what came after cannot be reached" if self.gap else ""
-        left = "" if self.newest else f", on timeline {self.timeline}, which a restore has left"
-        return f"from {_shown(self.since)} (set {self.set.label}, {self.set.lsn_stop}) to {ends}{left}{broken}"
-
-
-def _shown(at: float) -> str:
-    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%S+00")
+        """Describe the window."""
+        ends = f"{show.moment(self.until)} (WAL {self.reached.name})"
+        broken = f"; {self.gap.name} is missing, so nothing after it can be reached" if self.gap else ""
+        left = "" if self.newest else f", on timeline {self.timeline}, which a restore abandoned"
+        return f"from {show.moment(self.since)} (set {self.set.label}, {self.set.lsn_stop}) to {ends}{left}{broken}"
 
 
 def window(one: Set, archive: Archive, times: dict[str, int], timeline: int = 0) -> Window | None:
-    """Give what a set can reach, or None when the WAL that it needs itself is not all there.
+    """Return the recovery window of a set; None if its own WAL is incomplete or `timeline` is out of reach.
 
-    Ends on `timeline`, None where there is no way to it; 0 is the newest that the set is part of, as a set is not part
-    of a timeline that a restore began before it. `times` is when each segment was archived, by its name (24 digits).
+    `timeline` 0 is the newest that the set belongs to; a set does not belong to a timeline that branched off before it.
+    `times` maps a segment's name (24 digits) to when it was archived.
     """
     size = archive.segments[0].size if archive.segments else wal.SEGMENT_BYTES
     start = wal.Segment.parse(one.wal_start, size)
@@ -153,30 +150,29 @@ def window(one: Set, archive: Archive, times: dict[str, int], timeline: int = 0)
 
 
 def choose(target: Target, windows: list[Window], now: float, label: str = "", timeline: int = 0) -> Window:
-    """Pick the newest set from which the target can be reached. Raises UsageError that tells the reachable window.
+    """Choose the newest set that reaches the target. Raises UsageError with the reachable windows.
 
-    Without a `timeline` the newest is meant: what an earlier restore has left is reached only by naming its timeline.
-
-    An xid or a name cannot be placed in time before it has been replayed: they begin at the oldest set that is allowed,
-    unless a set is named. A set that holds damaged pages is chosen only by its name: WAL mends no page of it.
+    `timeline` 0 is the newest; an abandoned timeline is reached only by its number. The position of an xid or a restore
+    point is unknown before replay, so they start from the oldest set unless `label` names one. A set with damaged pages
+    is used only if `label` names it, because WAL replay does not repair them.
     """
-    allowed = "; ".join(map(str, windows)) or "nothing: no set has all its WAL"
+    allowed = "; ".join(map(str, windows)) or "nothing: no set has complete WAL"
     fitting = [each for each in windows if label in ("", each.set.label)]
     if not timeline:
         fitting = [each for each in fitting if each.newest] or (fitting if label else [])
     if label and not fitting:
         raise UsageError(
-            "there is no such set, or the WAL that it needs is not there",
+            "no such set, or its WAL is missing",
             seen=label, allowed=", ".join(each.set.label for each in windows) or "none", run="provision backup status",
         )  # fmt: skip
     if target.kind == "time":
         if target.at > now:
-            raise UsageError("this moment is in the future", seen=str(target), allowed=allowed)
+            raise UsageError("the target is in the future", seen=str(target), allowed=allowed)
         fitting = [each for each in fitting if each.since <= target.at]
         fitting = [each for each in fitting if each.gap is None or target.at <= each.until] or []
     if target.kind == "lsn":
-        wanted = wal.position(target.value)
-        fitting = [each for each in fitting if wal.position(each.set.lsn_stop) <= wanted <= each.reached.end]
+        position = wal.position(target.value)
+        fitting = [each for each in fitting if wal.position(each.set.lsn_stop) <= position <= each.reached.end]
     if target.kind == "latest":
         fitting = [each for each in fitting if each.gap is None]
     if not fitting:
@@ -188,7 +184,7 @@ def choose(target: Target, windows: list[Window], now: float, label: str = "", t
         raise UsageError(
             "only sets with damaged pages reach this target",
             seen=", ".join(each.set.label for each in fitting),
-            allowed="one of them by its name, to save what can be read",
+            allowed="naming one of them (--set), to save readable data",
             run="docs/the-repository-is-damaged.md",
         )
     return sound[0] if target.kind in ("xid", "name") and not label else sound[-1]

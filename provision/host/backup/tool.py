@@ -1,34 +1,34 @@
-"""The only door to pgBackRest and PostgreSQL's programs: run them as the system user postgres, read what they say.
+"""Run pgBackRest and PostgreSQL's programs as the system user postgres and parse their output.
 
-Does IO. Never passes a secret: pgBackRest reads its passphrase from its own configuration. An exit code of 0 is
-necessary, never sufficient: callers parse and compare.
+Does IO. Passes no secrets: pgBackRest reads its passphrase from its configuration. Exit code 0 is necessary but not
+sufficient: callers parse the output and compare.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import pwd
 import re
 import shutil
-import subprocess
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from provision import system
 from provision.errors import HostError, ProvisionError
 from provision.host.backup import wal
+from provision.plan import load
+from provision.plan.schema import Plan
+from provision.system import Finished
 
-USER = "postgres"
-RESERVE_SHARE, RESERVE_MAX = 10, 20 * 2**30  # a tenth, but of a large disk 20 GB is time enough to act
+RESERVE_SHARE, RESERVE_MAX = 10, 20 * 2**30  # a tenth of the disk, 20 GB at most
 SPOOL = Path("/var/spool/pgbackrest/archive")
-INFO_TIMEOUT_S = 120  # a repository that does not answer must not hang the watch
+INFO_TIMEOUT_S = 120  # an unreachable repository must not block the watch
 
 
 class BackupError(ProvisionError):
-    """A backup could not be taken, read, proved or restored."""
+    """A backup could not be taken, read, verified or restored."""
 
 
 def run(
@@ -36,82 +36,45 @@ def run(
     timeout: float | None = None,
     environment: Mapping[str, str] | None = None,
     quiet: bool = False,
-    directory: Path = Path("/"),
-) -> subprocess.CompletedProcess[str]:
-    """Run a program as postgres. Raises BackupError with its own words, unless `quiet`."""
-    become = ["setpriv", f"--reuid={USER}", f"--regid={USER}", "--init-groups"] if os.geteuid() == 0 else []
-    settings = {**os.environ, "LC_ALL": "C.UTF-8", **(environment or {})}
-    if become:
-        settings["HOME"] = pwd.getpwnam(USER).pw_dir
+) -> Finished:
+    """Run a program as postgres. Raises BackupError with the program's own message unless `quiet`."""
     try:
-        done = subprocess.run(  # noqa: S603
-            [*become, *map(str, words)],
-            capture_output=True, text=True, errors="replace", check=False, timeout=timeout, env=settings, cwd=directory,
+        done = system.run(
+            *words, user=system.POSTGRES, timeout=timeout, environment={"LC_ALL": "C.UTF-8", **(environment or {})},
+            directory=Path("/"), check=False, error=BackupError,
         )  # fmt: skip
-    except subprocess.TimeoutExpired:
-        raise BackupError(f"{words[0]} did not answer within {timeout:.0f} s", where=_shown(words)) from None
-    except FileNotFoundError as error:
-        raise HostError(
-            f"{error.filename} is not on this host", run="ansible-playbook site.yml --tags backup"
-        ) from None
-    if done.returncode != 0 and not quiet:
-        raise BackupError(
-            f"{Path(words[0]).name} failed (exit {done.returncode})", where=_shown(words), seen=reason(done)
-        )
+    except HostError as error:
+        error.run = "ansible-playbook site.yml -i INVENTORY --tags backup"
+        raise
+    if not done.ok and not quiet:
+        raise system.failure(done, BackupError, seen=reason(done))
     return done
 
 
-def _shown(words: Sequence[str | Path]) -> str:
-    return " ".join(map(str, words))[:300]
-
-
-def reason(done: subprocess.CompletedProcess[str]) -> str:
-    """Pick the lines of a program's output that say why."""
+def reason(done: Finished) -> str:
+    """Select the lines of a program's output that explain its failure."""
     if done.returncode < 0:
-        return f"killed by signal {-done.returncode}"
+        return done.last
     lines = (done.stderr + "\n" + done.stdout).splitlines()
     told = [line.strip() for line in lines if re.search(r"ERROR|FATAL|error:|failed|HINT|unable", line)]
     return "; ".join(told[:6])[:1500] or (done.stderr or done.stdout).strip()[-500:]
 
 
-def be_postgres() -> None:
-    """Become the user postgres for good. Raises HostError for anybody who may not."""
-    entry = pwd.getpwnam(USER)
-    if os.geteuid() == entry.pw_uid:
-        return
-    if os.geteuid() != 0:
+def need_physical(plan: Plan) -> None:
+    """Raise HostError if this host has no physical backups."""
+    if not plan.backup.physical:
         raise HostError(
-            "backups are taken and read as postgres", seen=f"user id {os.geteuid()}", run="sudo provision ..."
+            "physical backups are off on this host",
+            where=str(load.PATH),
+            seen="backup_physical is false",
+            allowed="logical dumps: --type logical, or --source dump",
+            run="set backup_physical: true, then " + plan.site("backup"),
         )
-    os.initgroups(USER, entry.pw_gid)
-    os.setgid(entry.pw_gid)
-    os.setuid(entry.pw_uid)
-    os.environ["HOME"] = entry.pw_dir
-    os.chdir("/")
-
-
-@contextmanager
-def as_postgres() -> Iterator[None]:
-    """Be the user postgres for a moment: the server's socket asks the operating system who connects."""
-    if os.geteuid() != 0:
-        yield
-        return
-    entry = pwd.getpwnam(USER)
-    groups = os.getgroups()
-    os.setgroups(os.getgrouplist(USER, entry.pw_gid))
-    os.setegid(entry.pw_gid)
-    os.seteuid(entry.pw_uid)
-    try:
-        yield
-    finally:
-        os.seteuid(0)
-        os.setegid(0)
-        os.setgroups(groups)
 
 
 @dataclass(frozen=True)
 class Set:
-    """One pgBackRest backup set. `start`, `stop` are Unix times, sizes bytes; `wal` is what it needs to be sound."""
+    """One pgBackRest backup set. Times are Unix times, sizes bytes; the WAL from start to stop makes it consistent."""
 
     label: str
     kind: str
@@ -129,7 +92,7 @@ class Set:
 
     @classmethod
     def of(cls, row: dict[str, Any]) -> Set:
-        """Read a row of `pgbackrest info --output=json`."""
+        """Parse a row of `pgbackrest info --output=json`."""
         return cls(
             label=row["label"], kind=row["type"],
             start=row["timestamp"]["start"], stop=row["timestamp"]["stop"],
@@ -142,7 +105,7 @@ class Set:
 
 @dataclass(frozen=True)
 class Repository:
-    """What `pgbackrest info` says of a stanza: its sets (oldest first), and the last WAL segment by archive id."""
+    """A stanza in `pgbackrest info`: sets, oldest first, and by archive id the first and last WAL segment."""
 
     stanza: str
     status: int
@@ -155,24 +118,24 @@ class Repository:
 
     @property
     def current(self) -> int:
-        """The id of the newest database that the stanza has known (it grows when a restored one takes over)."""
+        """The highest database id of the stanza (it grows when another cluster continues the stanza)."""
         return max(self.majors, default=0)
 
     def archive_id(self, database: int) -> str:
-        """Name the folder of a database's WAL, such as 17-1."""
+        """Return the folder name of a database's WAL, such as 17-1."""
         return f"{self.majors[database]}-{database}"
 
 
-def program(stanza: str, *words: str, **options: Any) -> subprocess.CompletedProcess[str]:
+def program(stanza: str, *words: str, **options: Any) -> Finished:
     """Run pgbackrest for a stanza."""
     return run("pgbackrest", f"--stanza={stanza}", "--log-level-console=warn", *words, **options)
 
 
 def info(stanza: str) -> Repository:
-    """Ask the repository what it has. Raises BackupError where it cannot be read, or holds nothing of the stanza.
+    """Read the stanza's info. Raises BackupError if the repository cannot be read or does not know the stanza.
 
-    `info` exits 0 on a missing stanza, a missing info file and a wrong passphrase: its status is what counts (0 sound,
-    2 no valid backups yet; 99 other: see the message).
+    `info` exits 0 for a missing stanza, a missing info file and a wrong passphrase. Its status decides: 0 is good, 2 no
+    valid backup yet, 99 another problem that the message describes.
     """
     done = program(stanza, "--output=json", "info", timeout=INFO_TIMEOUT_S)
     try:
@@ -180,7 +143,7 @@ def info(stanza: str) -> Repository:
     except ValueError:
         rows = []
     if not rows:
-        raise BackupError("the repository knows nothing of this stanza", where=f"stanza {stanza}", seen=reason(done))
+        raise BackupError("the stanza is not in the repository", where=f"stanza {stanza}", seen=reason(done))
     row = rows[0]
     status = row["status"]
     told = [str(repo["status"]["message"]) for repo in row.get("repo", []) if repo["status"]["code"] not in (0, 2)]
@@ -188,9 +151,9 @@ def info(stanza: str) -> Repository:
         raise BackupError(
             "the repository cannot be read",
             where=f"stanza {stanza}",
-            # Only the first line: what follows may be bytes that were decrypted wrongly.
+            # Only the first line: the rest may be wrongly decrypted bytes.
             seen="; ".join(each.splitlines()[0] for each in [str(status["message"]), *told] if each),
-            allowed="a repository that answers, with its info files and the passphrase it was made with",
+            allowed="a reachable repository with its info files and its original passphrase",
             run="docs/the-repository-is-damaged.md",
         )
     return Repository(
@@ -204,28 +167,28 @@ def info(stanza: str) -> Repository:
 
 
 def not_archived(stanza: str) -> str:
-    """Say in pgBackRest's own words why WAL does not arrive, '' where it does: its spool has a file of each failure.
+    """Return pgBackRest's message why WAL is not archived, '' if it is.
 
-    Of the segments that wait each has its own; what most of them say is the reason.
+    The spool has an error file for each waiting segment; the most frequent message is returned.
     """
     told: list[str] = []
     for path in sorted((SPOOL / stanza / "out").glob("*.error")):
-        with suppress(OSError):  # archived since
-            text = " ".join(path.read_text(errors="replace").splitlines()[1:])  # behind the exit code
+        with suppress(OSError):  # archived in the meantime
+            text = " ".join(path.read_text(errors="replace").splitlines()[1:])  # after the exit code
             text = text.partition("[CommandError] on retry")[0].partition("repo1: ")[2] or text
             told.append(re.sub(r" '/[^']*'", "", text).strip()[:300])
     return max(told, key=told.count, default="")
 
 
 def tablespaces(stanza: str, label: str) -> dict[str, str]:
-    """Give the tablespaces of a set: name and directory."""
+    """Return the tablespaces of a set: name to directory."""
     done = program(stanza, "--output=json", f"--set={label}", "info", timeout=INFO_TIMEOUT_S)
     rows = [row for each in json.loads(done.stdout, strict=False) for row in each.get("backup", [])]
     return {one["name"]: one["destination"] for row in rows for one in row.get("tablespace") or []}
 
 
 def listing(path: str, *words: str) -> dict[str, dict[str, Any]]:
-    """List a path of the repository ('' is all of it), all the way down: name to type, size and time."""
+    """List a path of the repository ('' is all of it) recursively: name to type, size and time."""
     done = run(
         "pgbackrest", "--log-level-console=warn", "--output=json", "--recurse", *words, "repo-ls",
         *([path] if path else []),
@@ -237,14 +200,14 @@ def listing(path: str, *words: str) -> dict[str, dict[str, Any]]:
 
 @dataclass(frozen=True)
 class Archive:
-    """The WAL that the repository holds of one database: segments in order, and where its timelines come from."""
+    """The archived WAL of one database: segments in order, and the history of its timelines."""
 
     segments: tuple[wal.Segment, ...]
     history: dict[int, tuple[int, int]]
 
 
 def archive(repository: Repository, database: int, rows: dict[str, dict[str, Any]]) -> Archive:
-    """Read a listing of the archive itself, for `info` names only its first and last segment."""
+    """Read segments and timeline histories from a listing; `info` has only the first and last segment."""
     folder = f"archive/{repository.stanza}/{repository.archive_id(database)}"
     names = [Path(name).name for name, row in rows.items() if row["type"] == "file"]
     history = {}
@@ -259,7 +222,7 @@ def archive(repository: Repository, database: int, rows: dict[str, dict[str, Any
 
 
 def folder_size(path: Path) -> int:
-    """Add up the bytes of a directory's files."""
+    """Return the total size in bytes of a directory's files."""
     return sum(each.stat().st_size for each in path.rglob("*") if each.is_file() and not each.is_symlink())
 
 
@@ -270,16 +233,16 @@ def _disk(path: Path) -> Any:
 
 
 def free_bytes(path: Path) -> int:
-    """Give the free space where a path is or will be."""
+    """Return the free bytes of the file system where a path is or will be."""
     return int(_disk(path).free)
 
 
 def same_disk(one: Path, other: Path) -> bool:
-    """Tell whether two paths are, or will be, on one file system."""
+    """Return whether two paths are or will be on the same file system."""
     first, second = (next(each for each in (path, *path.parents) if each.exists()) for path in (one, other))
     return first.stat().st_dev == second.stat().st_dev
 
 
 def reserve(path: Path) -> int:
-    """Give what must stay free of a path's file system: a server that cannot write WAL stops."""
+    """Return the bytes to keep free on a path's file system: a server that cannot write WAL stops."""
     return min(int(_disk(path).total // RESERVE_SHARE), RESERVE_MAX)

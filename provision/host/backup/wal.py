@@ -1,7 +1,7 @@
 """WAL segments and positions: names, order, gaps. Pure.
 
-A segment's name is 24 hexadecimal digits: timeline, high half of the position, number of the segment within it
-(XLogFileName in PostgreSQL's xlog_internal.h). A position (LSN) is written `high/low`, both hexadecimal.
+A segment's name has 24 hexadecimal digits: timeline, high half of the position, segment number within it (XLogFileName
+in PostgreSQL's xlog_internal.h). A position (LSN) is `high/low`, both hexadecimal.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 from provision.errors import UsageError
 
-SEGMENT_BYTES = 16 * 2**20  # what initdb makes unless it is told otherwise
-History = dict[int, tuple[int, int]]  # a timeline's parent, and the position at which it left it
+SEGMENT_BYTES = 16 * 2**20  # initdb's default
+History = dict[int, tuple[int, int]]  # by timeline: its parent, and the position where it branched off
 _NAME = re.compile(r"([0-9A-F]{8})([0-9A-F]{8})([0-9A-F]{8})")
 _LSN = re.compile(r"([0-9A-Fa-f]{1,8})/([0-9A-Fa-f]{1,8})")
 _HISTORY = re.compile(r"\s*(\d+)\s+([0-9A-F]+/[0-9A-F]+)")
@@ -21,7 +21,7 @@ _HISTORY = re.compile(r"\s*(\d+)\s+([0-9A-F]+/[0-9A-F]+)")
 
 @dataclass(frozen=True, order=True)
 class Segment:
-    """One segment of WAL: its timeline, and its number since the beginning of all WAL."""
+    """One WAL segment: its timeline and its number counted from position 0."""
 
     timeline: int
     number: int
@@ -29,16 +29,16 @@ class Segment:
 
     @classmethod
     def parse(cls, name: str, size: int = SEGMENT_BYTES) -> Segment:
-        """Read the first 24 digits of a file's name. Raises UsageError."""
+        """Parse the first 24 digits of a file name. Raises UsageError."""
         found = _NAME.match(name)
         if found is None:
-            raise UsageError("not the name of a WAL segment", seen=name[:60], allowed="24 hexadecimal digits")
+            raise UsageError("not a WAL segment name", seen=name[:60], allowed="24 hexadecimal digits")
         timeline, high, low = (int(part, 16) for part in found.groups())
         return cls(timeline, high * (2**32 // size) + low, size)
 
     @property
     def name(self) -> str:
-        """Its file's name."""
+        """Its file name."""
         high, low = divmod(self.number, 2**32 // self.size)
         return f"{self.timeline:08X}{high:08X}{low:08X}"
 
@@ -49,12 +49,12 @@ class Segment:
 
     @property
     def end(self) -> int:
-        """The position behind its last byte."""
+        """The position after its last byte."""
         return self.start + self.size
 
 
 def position(lsn: str) -> int:
-    """Turn `0/3000060` into a number of bytes. Raises UsageError."""
+    """Convert `0/3000060` to a byte position. Raises UsageError."""
     found = _LSN.fullmatch(lsn.strip())
     if found is None:
         raise UsageError("not a WAL position", seen=lsn[:40], allowed="two hexadecimal numbers, such as 0/3000060")
@@ -62,36 +62,37 @@ def position(lsn: str) -> int:
 
 
 def text(lsn: int) -> str:
-    """Write a position as PostgreSQL does."""
+    """Format a position as PostgreSQL does."""
     return f"{lsn >> 32:X}/{lsn & 0xFFFFFFFF:X}"
 
 
 def is_segment(name: str) -> bool:
-    """Tell whether a name is that of a whole segment, not of a history or partial file."""
+    """Return whether a name is a segment's, not a history or partial file's."""
     return _NAME.fullmatch(name) is not None
 
 
 def archived(names: Iterable[str], size: int = SEGMENT_BYTES) -> list[Segment]:
-    """Pick the whole segments of an archive's file names, in order: no history, backup or partial files.
+    """Select the complete segments from an archive's file names, in order: no history, backup or partial files.
 
-    Nor those that are being written: one that met the end of the disk stays under its temporary name.
+    Files under a temporary name are left out: pgBackRest leaves one if the disk fills while it writes.
     """
-    unfit = re.compile(r"\.(partial|backup|pgbackrest\.tmp)")
-    found = {Segment.parse(name, size) for name in names if _NAME.match(name) and not unfit.search(name)}
+    incomplete = re.compile(r"\.(partial|backup|pgbackrest\.tmp)")
+    found = {Segment.parse(name, size) for name in names if _NAME.match(name) and not incomplete.search(name)}
     return sorted(found)
 
 
 def reach(
     segments: Iterable[Segment], start: Segment, history: History, line: list[int]
 ) -> tuple[Segment | None, Segment | None]:
-    """Follow the archive from `start` along the timelines `line`: the last segment that nothing is missing before.
+    """Follow the archive from `start` along the timelines `line`.
 
-    None when `start` itself is missing. With it the first one that is missing although later ones of the way are there.
+    Return the last segment before the first gap (None if `start` is missing), and the first missing segment if later
+    ones exist.
     """
     have = set(segments)
 
     def at(number: int) -> Segment:
-        # The segment in which a new timeline begins is archived under that timeline's name.
+        # The segment where a new timeline begins is archived under the new timeline's name.
         behind = [each for each in line[1:] if number >= history[each][1] // start.size]
         return Segment(behind[-1] if behind else line[0], number, start.size)
 
@@ -103,10 +104,10 @@ def reach(
 
 
 def lineage(start: int, after: int, history: History, end: int) -> list[int]:
-    """Name the timelines from `start` to `end`, in order; [] where there is no way.
+    """List the timelines from `start` to `end`, in order; [] if `end` is not a descendant.
 
-    There is none to a timeline that left `start` before the position `after`: what was written on `start` until then
-    (a backup, a restore point) is not part of it, and PostgreSQL refuses to recover to it.
+    A timeline that branched off `start` before the position `after` does not count: it lacks what was written on
+    `start` up to there (a backup, a restore point), and PostgreSQL refuses to recover to it.
     """
     line = [end]
     while line[-1] != start and line[-1] in history:
@@ -117,6 +118,6 @@ def lineage(start: int, after: int, history: History, end: int) -> list[int]:
 
 
 def parse_history(content: str) -> tuple[int, int] | None:
-    """Give parent and position of the last line of a timeline history file."""
+    """Return parent timeline and branch position from the last line of a timeline history file."""
     rows = [found for line in content.splitlines() if (found := _HISTORY.match(line))]
     return (int(rows[-1][1]), position(rows[-1][2])) if rows else None

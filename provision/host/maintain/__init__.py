@@ -1,4 +1,4 @@
-"""The database's house-keeping: retention in short batches, ANALYZE, and REINDEX (CONCURRENTLY) where bloat says so.
+"""Database maintenance: retention in short batches, ANALYZE, and REINDEX (CONCURRENTLY) of bloated indexes.
 
-`plan` reads what this host wants, `batches` and `indexes` do it, `run` guards them and keeps the evidence.
+`batches` and `indexes` do the work; `run` guards it against other runs and migrations and keeps evidence.
 """

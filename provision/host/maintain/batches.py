@@ -1,63 +1,41 @@
-"""Retention in batches: each is one statement in a transaction of its own, of bounded length. Does IO.
+"""Retention in batches: each batch is one statement in its own transaction, with a time limit. Does IO.
 
-Rows that somebody holds are left for the next run (SKIP LOCKED), so a batch waits only for what refers to its rows. The
-same time-out bounds that wait and the batch as a whole: a batch that reaches it is rolled back and tried again with a
-quarter of its rows. So nobody ever waits longer than that for a row that a batch holds.
+Locked rows are skipped (SKIP LOCKED) and left for the next run, so a batch waits only for rows that reference its own.
+The same timeout limits that wait and the whole batch; a batch that exceeds it is rolled back and retried with a quarter
+of its rows. No session waits longer than this timeout for a row that a batch has locked.
+
+The table of a rule has a primary key `id`; the action `archive` also needs a column `status`.
 """
 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 
 import psycopg
 from psycopg import sql
 
 from provision.database import Connection
 from provision.errors import DatabaseError
-from provision.host.maintain.plan import Plan
+from provision.plan.schema import Maintenance, Retention
 
-AIM = 0.25  # of the time-out: a batch that takes longer is followed by a smaller one
+AIM = 0.25  # share of the timeout: after a longer batch the next one is smaller
 FEWEST = 1
-PATIENCE = 20  # batches of a single row that come to nothing, before the rule gives up
+PATIENCE = 20  # failed batches of a single row before the rule fails
 WAITED = (
     psycopg.errors.LockNotAvailable, psycopg.errors.QueryCanceled, psycopg.errors.DeadlockDetected,
 )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Rule:
-    """Which rows of a table are due: `column` orders them, and an index serves it; `days` 0 switches the rule off."""
-
-    name: str
-    table: str
-    column: str
-    due: str
-    days: int
-    action: str = "DELETE FROM {table} t USING due WHERE t.id = due.id RETURNING due.moment"
+EXPIRED = Retention("expired sessions", "sessions", "expires_at", "expires_at < {now}", 1, "delete")
+"""The sessions that cleanup_expired_sessions() would delete in one transaction. `days` only switches the rule on."""
+_ACTIONS = {
+    "delete": sql.SQL("DELETE FROM {table} t USING due WHERE t.id = due.id RETURNING due.moment"),
+    "archive": sql.SQL("UPDATE {table} t SET status = 'archived' FROM due WHERE t.id = due.id RETURNING due.moment"),
+}
 
 
-ARCHIVE = "UPDATE {table} t SET status = 'archived' FROM due WHERE t.id = due.id RETURNING due.moment"
-
-
-def rules(plan: Plan) -> list[Rule]:
-    """Give the contract's rules, and the sessions that cleanup_expired_sessions() would take in one transaction."""
-    return [
-        Rule("activities", "activities", "created_at", "created_at < {cutoff}", plan.activities_days),
-        Rule("metrics", "metrics", "timestamp", "timestamp < {cutoff}", plan.metrics_days),
-        # updated_at has no index on purpose; the partial index of closed sessions finds them by created_at.
-        Rule("closed sessions", "sessions", "created_at", "status = 'closed' AND updated_at < {cutoff}",
-             plan.sessions_days, ARCHIVE),
-    ]  # fmt: skip
-
-
-def expired() -> Rule:
-    """Give the rule of expired sessions; its one day is a formality, for expires_at is compared with now."""
-    return Rule("expired sessions", "sessions", "expires_at", "expires_at < {now}", 1)
-
-
-def count(connection: Connection, rule: Rule) -> int:
-    """Count the rows that are due now."""
+def count(connection: Connection, rule: Retention) -> int:
+    """Count the rows that are due."""
     row = connection.execute(
         sql.SQL("SELECT count(*) FROM {} WHERE {}").format(sql.Identifier(rule.table), _due(rule, _now(connection)))
     ).fetchone()
@@ -65,21 +43,21 @@ def count(connection: Connection, rule: Rule) -> int:
 
 
 class Batches:
-    """Applies one rule; `rows` is how many were taken so far."""
+    """Applies one rule. `rows` counts the rows that were deleted or archived."""
 
-    def __init__(self, connection: Connection, rule: Rule, plan: Plan) -> None:
-        """Fix the moment that ages are counted from, so that the run ends."""
-        self.connection, self.rule, self.plan = connection, rule, plan
+    def __init__(self, connection: Connection, rule: Retention, maintenance: Maintenance) -> None:
+        """Fix the time that ages are computed from, so that the run ends."""
+        self.connection, self.rule, self.maintenance = connection, rule, maintenance
         self.now = _now(connection)
-        self.size, self.from_ = max(FEWEST, plan.batch_rows // 8), "-infinity"  # find out what this host can do
+        self.size, self.from_ = max(FEWEST, maintenance.batch_rows // 8), "-infinity"  # start small and adapt
         self.rows = self.batches = self.given_way = self.failures = 0
         self.longest_ms = 0.0
-        limit = f"{plan.lock_timeout_ms}ms"
+        limit = f"{maintenance.lock_timeout_ms}ms"
         for name in ("lock_timeout", "statement_timeout"):
             connection.execute("SELECT set_config(%s, %s, false)", (name, limit))
 
     def take(self) -> bool:
-        """Take one batch; False when nothing more is due. Raises DatabaseError when not even one row can be had."""
+        """Process one batch. False if nothing more is due. Raises DatabaseError if single rows time out repeatedly."""
         begun = time.monotonic()
         try:
             row = self.connection.execute(self._statement()).fetchone()
@@ -88,26 +66,26 @@ class Batches:
             self.failures += self.size == FEWEST
             if self.failures >= PATIENCE:
                 raise DatabaseError(
-                    f"the rule for {self.rule.name} comes to nothing",
+                    f"the rule {self.rule.name} makes no progress",
                     where=f"table {self.rule.table}", seen=str(error).partition("\n")[0],
-                    allowed=f"{self.plan.lock_timeout_ms} ms for one row and what refers to it",
+                    allowed=f"{self.maintenance.lock_timeout_ms} ms for one row and the rows that reference it",
                     run="SELECT * FROM pg_stat_activity WHERE xact_start < now() - interval '1 minute'",
                 ) from None  # fmt: skip
             self.size = max(FEWEST, self.size // 4)
-            time.sleep(self.plan.lock_timeout_ms / 1000)
+            time.sleep(self.maintenance.lock_timeout_ms / 1000)
             return True
         took = (time.monotonic() - begun) * 1000
         taken, last = (int(str(row[0])), row[1]) if row else (0, None)
         whole = taken == self.size
         self.rows, self.batches, self.failures = self.rows + taken, self.batches + 1, 0
         self.longest_ms = max(self.longest_ms, took)
-        if took > self.plan.lock_timeout_ms * AIM:
+        if took > self.maintenance.lock_timeout_ms * AIM:
             self.size = max(FEWEST, self.size // 2)
-        elif took < self.plan.lock_timeout_ms * AIM / 3:
-            self.size = min(self.plan.batch_rows, self.size * 2)
+        elif took < self.maintenance.lock_timeout_ms * AIM / 3:
+            self.size = min(self.maintenance.batch_rows, self.size * 2)
         if whole:
             self.from_ = str(last)
-            time.sleep(took / 1000)  # half of the time is the application's
+            time.sleep(took / 1000)  # leave half of the time to the application
         return whole
 
     def _statement(self) -> sql.Composed:
@@ -118,7 +96,7 @@ class Batches:
             " SELECT count(*), max(moment)::text FROM done"
         ).format(
             column=column, table=table, due=_due(self.rule, self.now), from_=sql.Literal(self.from_),
-            size=sql.Literal(self.size), action=sql.SQL(self.rule.action).format(table=table),
+            size=sql.Literal(self.size), action=_ACTIONS[self.rule.action].format(table=table),
         )  # fmt: skip
 
 
@@ -127,7 +105,7 @@ def _now(connection: Connection) -> str:
     return str(row[0]) if row else ""
 
 
-def _due(rule: Rule, now: str) -> sql.Composed:
+def _due(rule: Retention, now: str) -> sql.Composed:
     moment = sql.SQL("{}::timestamptz").format(sql.Literal(now))
     cutoff = sql.SQL("({} - {} * interval '1 day')").format(moment, sql.Literal(rule.days))
     return sql.SQL(rule.due).format(now=moment, cutoff=cutoff)

@@ -1,17 +1,16 @@
-"""How much of an index is waste, and building it anew beside the application where that is worth it. Does IO.
+"""Measure index bloat and rebuild bloated indexes concurrently. Does IO.
 
-B-tree: pgstatindex where the extension pgstattuple is there and may be asked; else an estimate from the planner's
-statistics: keys of their average width in pages that are 90 % full (the default fillfactor). Entries that are
-deduplicated (PostgreSQL 13) take less than that, so the estimate errs towards leaving an index alone.
+B-tree: pgstatindex if the extension pgstattuple is installed and permitted, otherwise an estimate from the planner's
+statistics: keys of average width in pages that are 90 % full (the default fillfactor). Deduplicated entries (PostgreSQL
+13) are smaller, so the estimate is too low rather than too high.
 
-HNSW: pgvector's VACUUM unlinks dead elements, but their pages stay in the file, and only later inserts take them again.
-So what the file could hold beyond the rows that have a vector is dead: such a graph costs memory, and its repaired
-links cost recall, which a new build gives back. Both criteria want a share and a size: rebuilding what is small, or
-full, costs more than it gives. Layout of an element:
-HnswElementTupleData and HnswNeighborTupleData in pgvector's hnsw.h.
+HNSW: pgvector's VACUUM unlinks dead elements, but their pages stay in the file until later inserts reuse them. The file
+size beyond the rows with a vector is bloat: it costs memory, and repaired links cost recall, until a rebuild. Layout of
+an element: HnswElementTupleData and HnswNeighborTupleData in pgvector's hnsw.h.
 
-REINDEX (CONCURRENTLY) locks nobody out. One that was killed leaves an INVALID index named ..._ccnew, which costs every
-write and serves nobody: the next run drops it.
+An index is rebuilt only if both the share and the size of its bloat exceed the plan's limits. REINDEX (CONCURRENTLY)
+does not block reads or writes. A killed one leaves an INVALID index named ..._ccnew, which slows every write and is
+never used; the next run drops it.
 """
 
 from __future__ import annotations
@@ -21,19 +20,19 @@ from dataclasses import dataclass
 from psycopg import sql
 
 from provision.database import Connection
-from provision.host.maintain.plan import Plan
+from provision.plan.schema import Maintenance
 
-PAGE, USABLE = 8192, 8192 - 24  # bytes; without the header of a page
+PAGE, USABLE = 8192, 8192 - 24  # bytes; USABLE excludes the page header
 FULL = 0.9  # B-tree's default fillfactor
-ENTRY = 8 + 4  # header of an index entry, and its line pointer
-HNSW_ELEMENT = 72 + 8 + 4  # header of an element with its ten heap addresses, of the vector, and its line pointer
-HNSW_LINK, HNSW_NEIGHBORS = 6, 4 + 4  # an address in another page; header and line pointer of the list of links
-WAIT_S = 600  # for transactions that are older than a phase of the build: waiting for them keeps nobody
+ENTRY = 8 + 4  # header of an index entry plus its line pointer
+HNSW_ELEMENT = 72 + 8 + 4  # element header with ten heap addresses, vector header, line pointer
+HNSW_LINK, HNSW_NEIGHBORS = 6, 4 + 4  # one link; header and line pointer of the neighbor list
+WAIT_S = 600  # for older transactions, between phases of the build; waiting blocks no other session
 
 
 @dataclass(frozen=True)
 class Index:
-    """An index: its bytes, the share of them that is waste, and how that is known."""
+    """An index: its bytes, the share that is bloat (`waste`, 0 to 1), and the method of measurement (`by`)."""
 
     name: str
     table: str
@@ -42,9 +41,9 @@ class Index:
     waste: float
     by: str
 
-    def due(self, plan: Plan) -> bool:
-        """Say whether it is worth a new build."""
-        return 100 * self.waste >= plan.bloat_percent and self.bytes * self.waste >= plan.bloat_mb * 2**20
+    def due(self, maintenance: Maintenance) -> bool:
+        """Return whether a rebuild is worth its cost."""
+        return 100 * self.waste >= maintenance.bloat_percent and self.bytes * self.waste >= maintenance.bloat_mb * 2**20
 
 
 _INDEXES = """
@@ -69,7 +68,7 @@ ORDER BY 1
 
 
 def look(connection: Connection) -> list[Index]:
-    """Measure every B-tree and HNSW index of schema public that this role owns."""
+    """Measure every B-tree and HNSW index of schema public whose table this role owns."""
     exact = connection.execute(
         "SELECT 1 FROM pg_proc WHERE proname = 'pgstatindex' AND proargtypes[0] = 'regclass'::regtype"
         " AND has_function_privilege(oid, 'EXECUTE')"
@@ -79,13 +78,13 @@ def look(connection: Connection) -> list[Index]:
         name, table, method, size = str(row[0]), str(row[1]), str(row[2]), int(str(row[3]))
         rows, width, partial, entries = float(str(row[4])), float(str(row[5])), bool(row[6]), float(str(row[7]))
         if method == "hnsw":
-            # VACUUM writes how many elements it left; where it has not run, the table's rows with a vector.
+            # reltuples after VACUUM; before the first VACUUM the table's rows with a vector.
             live = min(entries or rows, rows * (1 - float(str(row[10]))))
             waste, by = _hnsw(size, live, int(str(row[8])), int(str(row[9]))), "pages beside rows"
         elif exact:
             answer = connection.execute("SELECT avg_leaf_density FROM pgstatindex(%s::regclass)", (name,)).fetchone()
             density = float(str(answer[0])) if answer else 100.0
-            # An index without leaves has no density (NaN).
+            # The density of an index without leaf pages is NaN.
             waste, by = (max(0.0, 1 - density / 100 / FULL) if density == density else 0.0), "pgstatindex"
         else:
             waste, by = _btree(size, entries if partial else rows, width), "estimate"
@@ -94,20 +93,20 @@ def look(connection: Connection) -> list[Index]:
 
 
 def _btree(size: int, entries: float, width: float) -> float:
-    """Compare with the bytes that the entries would take in full pages."""
+    """Compare the size with that of the entries in full pages."""
     needed = entries * (ENTRY + -(-width // 8) * 8) / (USABLE * FULL) * PAGE + 2 * PAGE
     return max(0.0, 1 - needed / size) if size else 0.0
 
 
 def _hnsw(size: int, live: float, dimensions: int, m: int) -> float:
-    """Compare with the pages that the live elements would take."""
+    """Compare the size with that of the live elements."""
     element = HNSW_ELEMENT + 4 * max(dimensions, 1) + HNSW_NEIGHBORS + HNSW_LINK * 2 * m
     pages = live / max(1, USABLE // element) + 1
     return max(0.0, 1 - pages * PAGE / size) if size else 0.0
 
 
 def leftovers(connection: Connection) -> list[str]:
-    """Name what a killed REINDEX (CONCURRENTLY) left, unless one is at work on that table."""
+    """List INVALID indexes left by a killed REINDEX (CONCURRENTLY), unless one is running on that table."""
     rows = connection.execute(
         "SELECT x.indexrelid::regclass::text FROM pg_index x JOIN pg_class i ON i.oid = x.indexrelid"
         " WHERE NOT x.indisvalid AND i.relname ~ '_cc(new|old)[0-9]*$' AND pg_has_role(i.relowner, 'USAGE')"
@@ -117,25 +116,25 @@ def leftovers(connection: Connection) -> list[str]:
 
 
 def drop(connection: Connection, name: str) -> None:
-    """Drop an index beside the application. `name` is what regclass printed, so it is quoted already."""
+    """Drop an index concurrently. `name` is printed by regclass, so it is quoted."""
     connection.execute(f"DROP INDEX CONCURRENTLY {name}".encode())
 
 
 def rebuild(connection: Connection, name: str) -> None:
-    """Build an index anew beside the application. Raises psycopg.Error when it had to give way."""
+    """Rebuild an index concurrently. Raises psycopg.Error if it times out on a lock."""
     for setting, value in (("lock_timeout", f"{WAIT_S}s"), ("statement_timeout", "0")):
         connection.execute("SELECT set_config(%s, %s, false)", (setting, value))
     connection.execute(f"REINDEX INDEX CONCURRENTLY {name}".encode())
 
 
 def size(connection: Connection, name: str) -> int:
-    """Give an index's bytes."""
+    """Return the size of an index in bytes."""
     row = connection.execute(sql.SQL("SELECT pg_relation_size({}::regclass)").format(sql.Literal(name))).fetchone()
     return int(str(row[0])) if row else 0
 
 
 def stale(connection: Connection) -> list[str]:
-    """Name the tables whose statistics lag behind by more than a hundredth of their rows."""
+    """List the tables with more than 1 % of their rows changed since the last ANALYZE."""
     rows = connection.execute(
         "SELECT s.relid::regclass::text FROM pg_stat_user_tables s JOIN pg_class c ON c.oid = s.relid"
         " WHERE s.schemaname = 'public' AND pg_has_role(c.relowner, 'USAGE')"
@@ -146,6 +145,6 @@ def stale(connection: Connection) -> list[str]:
 
 
 def analyze(connection: Connection, table: str) -> None:
-    """Renew a table's statistics, giving way to whoever changes the table."""
+    """Run ANALYZE on a table. Raises psycopg.Error if it times out on a lock."""
     connection.execute("SELECT set_config('statement_timeout', '0', false)")
     connection.execute(f"ANALYZE {table}".encode())

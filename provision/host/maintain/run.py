@@ -1,8 +1,8 @@
-"""One run of the house-keeping: guarded, in small steps, with evidence of what was done. Does IO.
+"""One run of maintenance in small steps, with evidence of its result. Does IO.
 
-Jobs: `sessions` deletes expired sessions, `retention` applies the contract's rules and renews statistics, `index`
-builds bloated indexes anew. Refuses nothing in silence: on a standby, beside another run or beside a migration it does
-nothing and says so. The migration's own locks are held for one batch or one index at a time, no longer.
+Jobs: `sessions` deletes expired sessions, `retention` applies the plan's rules and runs ANALYZE, `index` rebuilds
+bloated indexes. On a standby, during another run or during a migration a job is skipped, with the reason in its result.
+The migration locks are held for one batch or one index at a time.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from typing import Any
 
 import psycopg
 
+from provision import system
 from provision.database import Connection, connect, describe_connection, hold_locks, holders, refuse_pooler, try_locks
 from provision.errors import DatabaseError, DriftError, ProvisionError
-from provision.host.backup import plan as evidence
 from provision.host.maintain import batches, indexes
-from provision.host.maintain.batches import Batches, Rule
-from provision.host.maintain.plan import Plan
+from provision.host.maintain.batches import Batches
 from provision.host.migrate.ledger import Ledger
+from provision.plan.schema import Maintenance, Plan, Retention
 
 JOBS = ("sessions", "retention", "index")
-LOCK = 0x6D61696E  # the word "main": one house-keeper in a database at a time
+LOCK = 0x6D61696E  # "main" in ASCII: one maintenance run in a database at a time
 APPLICATION = "provision maintain"
 GAVE_WAY = (*batches.WAITED, psycopg.errors.ObjectInUse)
 
@@ -32,26 +32,28 @@ Say = Callable[[str], None]
 
 
 class _BlockedError(Exception):
-    """A migration is at work, and was for longer than the house-keeping waits."""
+    """A migration has been running for longer than maintenance waits."""
 
 
 def run(plan: Plan, job: str, *, dry: bool = False, say: Say = lambda _text: None) -> dict[str, Any]:
-    """Do one job, or with `dry` only count. `outcome` is done, would, skipped or failed. Raises DatabaseError."""
+    """Run a job, or with `dry` only count rows. `outcome` is done, would, skipped or failed. Raises DatabaseError."""
     begun = time.time()
-    facts: dict[str, Any] = {"job": job, "when": evidence.stamp(begun), "outcome": "would" if dry else "done"}
-    with connect(plan.url, application=APPLICATION, lock_timeout_ms=plan.lock_timeout_ms) as connection:
+    facts: dict[str, Any] = {"job": job, "when": system.stamp(begun), "outcome": "would" if dry else "done"}
+    maintenance = plan.maintenance
+    url = plan.server.url(plan.access.database, plan.access.owner)
+    with connect(url, application=APPLICATION, lock_timeout_ms=maintenance.lock_timeout_ms) as connection:
         row = connection.execute("SELECT pg_is_in_recovery()").fetchone()
         if row is None or row[0]:
-            return facts | {"outcome": "skipped", "why": "this server is a standby: its primary does the work"}
+            return facts | {"outcome": "skipped", "why": "this server is a standby; maintenance runs on the primary"}
         refuse_pooler(connection)
         if dry:
-            return facts | {"steps": _plan(connection, plan, job)}
+            return facts | {"steps": _plan(connection, maintenance, job)}
         if not try_locks(connection, [LOCK]):
             others = "; ".join(map(str, holders(connection, [LOCK])))
-            return facts | {"outcome": "skipped", "why": f"another run is at work: {others or 'just ended'}"}
+            return facts | {"outcome": "skipped", "why": f"another run is active: {others or 'it has just ended'}"}
         steps: list[dict[str, Any]] = []
         try:
-            for step in _steps(connection, plan, job):
+            for step in _steps(connection, maintenance, job):
                 steps.append(step)
                 say(_sentence(step))
         except _BlockedError as blocked:
@@ -63,24 +65,24 @@ def run(plan: Plan, job: str, *, dry: bool = False, say: Say = lambda _text: Non
 
 
 def keep(facts: dict[str, Any]) -> None:
-    """Write what a run did beside what earlier ones did; the last one that was done is kept by name."""
-    known = evidence.evidence("maintain").get("jobs", {})
+    """Keep the result of a run as evidence; `last_done` is the time of the job's last successful run."""
+    known = system.evidence("maintain").get("jobs", {})
     earlier = known.get(facts["job"], {})
     done = facts["when"] if facts["outcome"] == "done" else earlier.get("last_done")
-    evidence.keep("maintain", {"jobs": {**known, facts["job"]: {**facts, "last_done": done}}})
+    system.keep("maintain", {"jobs": {**known, facts["job"]: {**facts, "last_done": done}}})
 
 
 def alarm(facts: dict[str, Any]) -> None:
-    """Raise DriftError for a run that failed, so that its unit fails."""
+    """Raise DriftError for a failed run, so that its systemd unit fails."""
     if facts["outcome"] == "failed":
         raise DriftError(
-            f"the house-keeping of {facts['job']} failed",
+            f"maintenance job {facts['job']} failed",
             seen=str(facts["why"]), run=f"provision maintain {facts['job']} --dry-run",
         )  # fmt: skip
 
 
 def sentences(facts: dict[str, Any]) -> list[str]:
-    """Tell a run for a terminal."""
+    """Format a run as text."""
     lines = [_sentence(step) for step in facts.get("steps", [])] or ["nothing to do"]
     return [f"{facts['job']}: {facts['outcome']}" + (f", {facts['why']}" if facts.get("why") else ""),
             *(f"  {line}" for line in lines if facts.get("steps") is not None)]  # fmt: skip
@@ -92,32 +94,33 @@ def _sentence(step: dict[str, Any]) -> str:
 
 
 def _there(connection: Connection, table: str) -> bool:
-    row = connection.execute("SELECT to_regclass(%s) IS NOT NULL", (table,)).fetchone()
+    row = connection.execute("SELECT to_regclass(quote_ident(%s)) IS NOT NULL", (table,)).fetchone()
     return bool(row and row[0])
 
 
-def _rules(plan: Plan, job: str) -> list[Rule]:
-    wanted = batches.rules(plan) if job == "retention" else [batches.expired()] if plan.cleanup else []
-    return [rule for rule in wanted if rule.days] if job != "index" else []
+def _rules(maintenance: Maintenance, job: str) -> list[Retention]:
+    if job == "retention":
+        return [rule for rule in maintenance.retention if rule.days]
+    return [batches.EXPIRED] if job == "sessions" and maintenance.cleanup else []
 
 
-def _plan(connection: Connection, plan: Plan, job: str) -> list[dict[str, Any]]:
+def _plan(connection: Connection, maintenance: Maintenance, job: str) -> list[dict[str, Any]]:
     steps: list[dict[str, Any]] = []
-    for rule in _rules(plan, job):
+    for rule in _rules(maintenance, job):
         if _there(connection, rule.table):
             steps.append({"what": rule.name, "rows": batches.count(connection, rule)})
         else:
-            steps.append({"what": rule.name, "skipped": f"there is no table {rule.table}"})
+            steps.append({"what": rule.name, "skipped": f"table {rule.table} does not exist"})
     if job == "retention":
         steps += [{"what": f"ANALYZE {table}", "rows": "changed"} for table in indexes.stale(connection)]
     if job == "index":
         steps += [{"what": f"DROP INDEX {name}", "because": "INVALID"} for name in indexes.leftovers(connection)]
-        steps += [{"what": f"REINDEX {each.name}", **_measured(each)} for each in _due(connection, plan)]
+        steps += [{"what": f"REINDEX {each.name}", **_measured(each)} for each in _due(connection, maintenance)]
     return steps
 
 
-def _due(connection: Connection, plan: Plan) -> list[indexes.Index]:
-    return [each for each in indexes.look(connection) if each.due(plan)]
+def _due(connection: Connection, maintenance: Maintenance) -> list[indexes.Index]:
+    return [each for each in indexes.look(connection) if each.due(maintenance)]
 
 
 def _measured(each: indexes.Index) -> dict[str, Any]:
@@ -125,42 +128,42 @@ def _measured(each: indexes.Index) -> dict[str, Any]:
     return {"bytes": shown["bytes"], "waste": f"{100 * each.waste:.0f} %", "by": each.by}
 
 
-def _steps(connection: Connection, plan: Plan, job: str) -> Iterator[dict[str, Any]]:
+def _steps(connection: Connection, maintenance: Maintenance, job: str) -> Iterator[dict[str, Any]]:
     keys = Ledger(connection).keys
-    for rule in _rules(plan, job):
+    for rule in _rules(maintenance, job):
         if not _there(connection, rule.table):
-            yield {"what": rule.name, "skipped": f"there is no table {rule.table}"}
+            yield {"what": rule.name, "skipped": f"table {rule.table} does not exist"}
             continue
-        work = Batches(connection, rule, plan)
+        work = Batches(connection, rule, maintenance)
         more = True
         while more:
-            with _beside_no_migration(connection, keys, plan):
+            with _beside_no_migration(connection, keys, maintenance):
                 more = work.take()
         yield {"what": rule.name, "rows": work.rows, "batches": work.batches, "gave_way": work.given_way,
                "longest_ms": round(work.longest_ms)}  # fmt: skip
     if job == "retention":
         for table in indexes.stale(connection):
-            with _beside_no_migration(connection, keys, plan):
+            with _beside_no_migration(connection, keys, maintenance):
                 yield _gently({"what": f"ANALYZE {table}"}, lambda table=table: indexes.analyze(connection, table))
     if job == "index":
-        yield from _rebuild(connection, plan, keys)
+        yield from _rebuild(connection, maintenance, keys)
 
 
-def _rebuild(connection: Connection, plan: Plan, keys: tuple[int, int]) -> Iterator[dict[str, Any]]:
+def _rebuild(connection: Connection, maintenance: Maintenance, keys: tuple[int, int]) -> Iterator[dict[str, Any]]:
     for name in indexes.leftovers(connection):
         step = {"what": f"DROP INDEX {name}", "because": "INVALID"}
-        with _beside_no_migration(connection, keys, plan):
+        with _beside_no_migration(connection, keys, maintenance):
             yield _gently(step, lambda name=name: indexes.drop(connection, name))
-    for each in _due(connection, plan):
+    for each in _due(connection, maintenance):
         step = {"what": f"REINDEX {each.name}", **_measured(each)}
-        with _beside_no_migration(connection, keys, plan):
+        with _beside_no_migration(connection, keys, maintenance):
             step = _gently(step, lambda name=each.name: indexes.rebuild(connection, name))
-        # What a build that gave way leaves is dropped by the next run: now whoever was in the way still is.
+        # The next run drops the INVALID index of a failed build; now the conflicting lock is still held.
         yield step if "gave_way" in step else step | {"bytes_now": indexes.size(connection, each.name)}
 
 
 def _gently(step: dict[str, Any], work: Callable[..., None]) -> dict[str, Any]:
-    """Do a step that may have to give way to somebody; the next run tries it again."""
+    """Run a step that may time out on a lock; the next run retries it."""
     begun = time.monotonic()
     try:
         work()
@@ -170,13 +173,13 @@ def _gently(step: dict[str, Any], work: Callable[..., None]) -> dict[str, Any]:
 
 
 @contextmanager
-def _beside_no_migration(connection: Connection, keys: tuple[int, int], plan: Plan) -> Iterator[None]:
-    """Hold the migration's locks for a `with` block, waiting for a migration that is at work."""
-    guard = hold_locks(connection, keys, wait_s=plan.migration_wait_s, what="the migration lock")
+def _beside_no_migration(connection: Connection, keys: tuple[int, int], maintenance: Maintenance) -> Iterator[None]:
+    """Hold the migration locks within a `with` block; wait for a running migration."""
+    guard = hold_locks(connection, keys, wait_s=maintenance.migration_wait_s, what="the migration lock")
     try:
         guard.__enter__()
     except DatabaseError as error:
-        raise _BlockedError(f"a migration is at work on {describe_connection(connection)}: {error.seen}") from None
+        raise _BlockedError(f"a migration is running on {describe_connection(connection)}: {error.seen}") from None
     try:
         yield
     finally:

@@ -1,4 +1,4 @@
-"""What a host can tell Prometheus and no exporter does: backups, drills, certificates, bloat, retention, pools.
+"""Metrics that no exporter has: backups, restore tests, certificates, bloat, retention, pools.
 
-`exposition` writes the text format, the other modules read one thing each, `collect` puts them together.
+`exposition` renders the text format, the other modules read one source each, `collect` combines them.
 """

@@ -1,9 +1,8 @@
-"""When certificates end. Reads PEM files with the `openssl` command, for Python's own reader is not a public one."""
+"""Expiry of the certificates in /etc/provision/tls. Reads PEM files."""
 
 from __future__ import annotations
 
-import ssl
-import subprocess
+import datetime
 from pathlib import Path
 
 from provision.errors import HostError
@@ -13,16 +12,23 @@ FOLDER = Path("/etc/provision/tls")
 
 
 def metrics(folder: Path = FOLDER) -> list[Metric]:
-    """Read every certificate of a folder. Raises HostError for a file that holds none."""
+    """Read every certificate of a folder. Raises HostError for a file that contains none."""
     ends = tuple(({"certificate": str(path)}, end(path)) for path in sorted(folder.glob("*.crt")))
     return [Metric("provision_certificate_expiry_timestamp_seconds", "When a certificate ends.", ends)]
 
 
 def end(path: Path) -> float:
-    """Give the moment at which a file's first certificate ends."""
-    words = ["openssl", "x509", "-in", str(path), "-noout", "-enddate"]
-    done = subprocess.run(words, capture_output=True, text=True, check=False)  # noqa: S603
-    if done.returncode != 0:
-        said = done.stderr.strip().partition("\n")[0]
-        raise HostError("a certificate cannot be read", where=str(path), seen=said, run="ls -l /etc/provision/tls")
-    return float(ssl.cert_time_to_seconds(done.stdout.strip().partition("=")[2]))
+    """Give the expiry of a file's first certificate in seconds since 1970."""
+    from cryptography import x509  # a host without TLS has no python3-cryptography
+
+    try:
+        certificate = x509.load_pem_x509_certificate(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise HostError(
+            "cannot read a certificate", where=str(path), seen=str(error), run="ls -l /etc/provision/tls"
+        ) from None
+    aware: datetime.datetime | None = getattr(certificate, "not_valid_after_utc", None)  # cryptography 42 and newer
+    if aware is None:
+        naive: datetime.datetime = getattr(certificate, "not_valid_after")  # noqa: B009 - gone from newer versions
+        aware = naive.replace(tzinfo=datetime.UTC)
+    return aware.timestamp()

@@ -1,92 +1,62 @@
-"""Ask everything once and give it as text. On the host, as postgres. Does IO.
+"""Collect all metrics of the host as text. Does IO, as postgres.
 
-One source that fails does not hide the others: it has no samples, provision_collector_success is 0 for it, and the
-reason is given back. Asks as minion_backup, which may read everything, verifiers too, and write nothing
-(pg_read_all_data): so no function, view or policy of a table's owner may run in that session.
+A source that fails does not hide the others: its metrics are left out, provision_collector_success is 0 for it, and the
+reason is returned. The database is read as the backup role, which may read everything and write nothing
+(pg_read_all_data): the session runs no function, view or policy of a table's owner.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
+from provision import system
 from provision.database import connect_pinned
-from provision.errors import HostError, ProvisionError
-from provision.host.backup import plan as evidence
+from provision.errors import ProvisionError
 from provision.host.metrics import backup, certificates, database, pooler
 from provision.host.metrics.exposition import Metric, render
 from provision.host.pooler import console
-from provision.plan import record
+from provision.plan import load
+from provision.plan.schema import Plan
 
 APPLICATION = "provision metrics"
 STATEMENT_TIMEOUT_MS = 10_000
-MAINTENANCE = Path("/etc/provision/maintenance.json")
-DAYS = {"activities": "activities_days", "metrics": "metrics_days", "closed sessions": "sessions_days"}
+OPTIONS = "options='-c default_transaction_read_only=on -c row_security=off'"
 
 
 @dataclass(frozen=True)
 class Collected:
-    """The text of a .prom file, and why what is missing from it is missing."""
+    """The text of a .prom file, and a reason for each source that failed."""
 
     text: str
     failures: tuple[str, ...]
 
 
 def collect() -> Collected:
-    """Ask backups, certificates, database and pooler. Raises HostError on a host that is not ours."""
-    known = record.read()
+    """Read backups, certificates, database and pooler. Raises HostError on a host without a plan."""
+    plan = load.load()
     sources: dict[str, Callable[[], list[Metric]]] = {
-        "backup": _backup,
+        "backup": lambda: backup.metrics(plan.backup, system.evidence("backup"), system.evidence("drill")),
         "certificates": certificates.metrics,
-        "database": lambda: _database(known),
+        "database": lambda: _database(plan),
     }
-    if known.get("pooler"):
+    if plan.pooler.enabled:
         sources["pooler"] = lambda: pooler.metrics(*console.figures())
     found: list[Metric] = []
     failures, success = [], []
-    for name, ask in sources.items():
+    for name, read in sources.items():
         try:
-            found += ask()
+            found += read()
+            success.append(({"collector": name}, 1.0))
         except ProvisionError as error:
             failures.append(f"{name}: {error}")
             found += [pooler.DOWN] if name == "pooler" else []
-        success.append(({"collector": name}, float(not any(text.startswith(f"{name}: ") for text in failures))))
-    found.append(Metric("provision_collector_success", "1 when a source could be asked.", tuple(success)))
+            success.append(({"collector": name}, 0.0))
+    found.append(Metric("provision_collector_success", "1 if the source could be read.", tuple(success)))
     return Collected(render(found), tuple(failures))
 
 
-def _backup() -> list[Metric]:
-    found = _json(evidence.PATH)
-    return backup.metrics(found, evidence.evidence("backup"), evidence.evidence("drill"))
-
-
-def _database(known: dict[str, Any]) -> list[Metric]:
-    server, where = known["postgresql"], known["database"]
-    url = (
-        f"host={server['socket_directory']} port={server['port']} dbname={where['name']} user={where['owner']}_backup"
-        " options='-c default_transaction_read_only=on -c row_security=off'"
-    )
+def _database(plan: Plan) -> list[Metric]:
+    url = f"{plan.server.url(plan.access.database, plan.access.backup)} {OPTIONS}"
     with connect_pinned(url, application=APPLICATION, statement_timeout_ms=STATEMENT_TIMEOUT_MS) as session:
-        return database.metrics(session, _promised())
-
-
-def _promised() -> dict[str, int]:
-    """Give the days of retention that this host's house-keeping wants; the contract's where it says nothing."""
-    if not MAINTENANCE.exists():
-        return {}
-    found = _json(MAINTENANCE)
-    days = {name: int(found[key]) for name, key in DAYS.items() if key in found}
-    return days if found.get("cleanup", True) else {**days, "expired sessions": -1}
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise HostError("a file of this host cannot be read", where=str(path), seen=str(error)) from None
-    if not isinstance(found, dict):
-        raise HostError("a file of this host is damaged", where=str(path))
-    return found
+        return database.metrics(session, plan.maintenance)

@@ -1,18 +1,23 @@
-"""What the server knows and no exporter asks: migrations, headroom of counters, bloat, HNSW, retention. Does IO.
+"""Metrics of the database that no exporter has: migrations, counter headroom, bloat, HNSW, retention. Does IO.
 
-As a role that may read and nothing else. Every query reads catalogues and statistics, or the end of an index: none
-reads a table, however large it is. What is not there yet (a table before its migration) has no sample.
+Runs as a read-only role. Queries read catalogues, statistics or the end of an index, never a whole table. A missing
+object (a table before its migration) has no sample.
 
-Bloat is an estimate from the planner's statistics: rows of their average width in pages that are filled as the table
-wants them; a table that was never analyzed has none. It knows nothing of padding, so up to a tenth means nothing.
+Bloat is an estimate from the planner's statistics: rows of average width in pages filled to the fillfactor. A table
+that was never analyzed has no estimate. Padding is ignored, so up to 10 % is noise.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Sequence
+
+from psycopg import sql
 
 from provision.database import Connection, ask
+from provision.host.maintain.batches import EXPIRED
 from provision.host.metrics.exposition import Metric, single
+from provision.plan.schema import Maintenance, Retention
 
 DAY_S = 86400
 SCHEMAS = "n.nspname NOT LIKE ALL (ARRAY['pg\\_%', 'information\\_schema'])"
@@ -21,14 +26,14 @@ _ARCHIVER = """
 SELECT (coalesce(last_failed_time > coalesce(last_archived_time, '-infinity'), false))::int
 FROM pg_stat_archiver WHERE current_setting('archive_mode') <> 'off'
 """
-# Both counters are 32 bits wide, and the server stops some three million before their half is used.
+# Both counters have 32 bits; the server stops about three million before half of them is used.
 _COUNTERS = "SELECT datname, age(datfrozenxid)::float8 / 2^31, mxid_age(datminmxid)::float8 / 2^31 FROM pg_database"
 _SEQUENCES = """
 SELECT format('%I.%I', schemaname, sequencename),
     ((last_value - min_value)::numeric / nullif(max_value::numeric - min_value, 0))::float8
 FROM pg_sequences WHERE NOT cycle AND increment_by > 0 AND last_value IS NOT NULL
 """
-# The 28 bytes are the row's header and its line pointer, 24 the page's; whole rows alone fit into a page.
+# 28 bytes are the row header and line pointer, 24 the page header; a page holds only whole rows.
 _TABLES = f"""
 SELECT table_name, bytes::float8,
     CASE WHEN analyzed THEN greatest(bytes - 8192 * ceil(rows / greatest(floor(room / width), 1)), 0)::float8 END,
@@ -44,50 +49,47 @@ FROM (
         WHERE schemaname = n.nspname AND tablename = c.relname) s ON true
     WHERE c.relkind IN ('r', 'm') AND {SCHEMAS}
 ) t
-"""  # noqa: S608 - both parts are ours
+"""  # noqa: S608 - constants of this module
 _HNSW = """
 SELECT format('%I.%I', n.nspname, c.relname), pg_relation_size(c.oid)::float8
 FROM pg_class c JOIN pg_am a ON a.oid = c.relam JOIN pg_namespace n ON n.oid = c.relnamespace WHERE a.amname = 'hnsw'
 """
 _SHARED_BUFFERS = "SELECT setting::float8 * 8192 FROM pg_settings WHERE name = 'shared_buffers'"
-# Tables alone, for a view of that name would run its functions as whoever asks.
-_IS_TABLE = "SELECT EXISTS (SELECT FROM pg_class WHERE oid = to_regclass(%s) AND relkind IN ('r', 'p'))"
+# Only tables: a view would run its functions with the rights of this role.
+_IS_TABLE = """
+SELECT EXISTS (SELECT FROM pg_class WHERE oid = to_regclass('public.' || quote_ident(%s)) AND relkind IN ('r', 'p'))
+"""
 _MIGRATION = "SELECT version::float8, dirty::int FROM public.schema_migrations"
 
-RETENTION = {
-    "activities": ("activities", "created_at", "", 90),
-    "metrics": ("metrics", '"timestamp"', "", 30),
-    "closed sessions": ("sessions", "updated_at", "WHERE status = 'closed'", 7),
-    "expired sessions": ("sessions", "expires_at", "WHERE expires_at < now()", 0),
-}
-"""What is promised (the contract's retention rules): table, column, which rows, days. An index serves each."""
+_DUE = re.compile(r"(?:(?P<rows>.+) AND )?(?P<column>\w+) < \{(?P<limit>cutoff|now)\}")
+"""The form of a retention rule's condition: a filter, and the column whose age decides."""
 
 
-def metrics(connection: Connection, promised: Mapping[str, int] | None = None) -> list[Metric]:
-    """Ask the session's database. `promised`: days by name of RETENTION that differ; 0 or less keeps for ever."""
+def metrics(connection: Connection, maintenance: Maintenance) -> list[Metric]:
+    """Query the session's database. `maintenance` has the retention rules, whose ages are reported."""
     tables = ask(connection, _TABLES)
     counters = ask(connection, _COUNTERS)
     return [
         single("provision_wal_archiving_failing",
-               "1 when the last try to archive WAL failed; no sample: archiving is off.",
+               "1 if the last attempt to archive WAL failed; no sample: archiving is off.",
                _number(ask(connection, _ARCHIVER))),
         *_migrations(connection),
-        Metric("provision_sequence_used_ratio", "Share of a sequence's numbers that is used.",
+        Metric("provision_sequence_used_ratio", "Used share of a sequence.",
                _by("sequence", ask(connection, _SEQUENCES))),
-        Metric("provision_transaction_ids_used_ratio", "Share of the ids until wraparound, where the server stops.",
+        Metric("provision_transaction_ids_used_ratio", "Used share of transaction ids before wraparound.",
                _by("database", counters)),
-        Metric("provision_multixact_ids_used_ratio", "The same of multixact ids.",
+        Metric("provision_multixact_ids_used_ratio", "Used share of multixact ids before wraparound.",
                _by("database", [(row[0], row[2]) for row in counters])),
         Metric("provision_table_bytes", "Size of a table without its indexes.", _by("table", tables)),
-        Metric("provision_table_bloat_bytes", "Of it what holds no row, by an estimate.",
+        Metric("provision_table_bloat_bytes", "Estimated bloat of a table.",
                _by("table", [(row[0], row[2]) for row in tables])),
-        # The exporter of Debian 12 does not tell it.
-        Metric("provision_table_dead_rows", "Rows that VACUUM has not removed yet.",
+        # Debian 12's exporter lacks it.
+        Metric("provision_table_dead_rows", "Dead rows that VACUUM has not removed yet.",
                _by("table", [(row[0], row[3]) for row in tables])),
-        Metric("provision_hnsw_index_bytes", "Size of an HNSW index, all of which searches touch.",
+        Metric("provision_hnsw_index_bytes", "Size of an HNSW index; searches use all of it.",
                _by("index", ask(connection, _HNSW))),
-        single("provision_shared_buffers_bytes", "The server's own cache.", _number(ask(connection, _SHARED_BUFFERS))),
-        *_retention(connection, {**{name: rule[3] for name, rule in RETENTION.items()}, **(promised or {})}),
+        single("provision_shared_buffers_bytes", "Size of shared_buffers.", _number(ask(connection, _SHARED_BUFFERS))),
+        *_retention(connection, maintenance),
     ]  # fmt: skip
 
 
@@ -95,31 +97,42 @@ def _migrations(connection: Connection) -> list[Metric]:
     rows = ask(connection, _MIGRATION) if _there(connection, "schema_migrations") else []
     return [
         single("provision_migration_version", "Version of the schema.", _number(rows)),
-        single("provision_migration_dirty", "1 when a migration did not end well.", _number(rows, 1)),
+        single("provision_migration_dirty", "1 if the last migration failed.", _number(rows, 1)),
     ]
 
 
-def _retention(connection: Connection, promised: Mapping[str, int]) -> list[Metric]:
+def _retention(connection: Connection, maintenance: Maintenance) -> list[Metric]:
     ages, limits = [], []
-    for name, (table, column, which, _) in RETENTION.items():
-        days = promised[name]
-        if days < 0 or (days == 0 and name != "expired sessions"):
+    kept = [(rule, rule.days) for rule in maintenance.retention if rule.days]
+    for rule, days in [*kept, *([(EXPIRED, 0)] if maintenance.cleanup else [])]:
+        if not _there(connection, rule.table):
             continue
-        if not _there(connection, table):
-            continue
-        query = f"SELECT coalesce(extract(epoch FROM now() - min({column})), 0)::float8 FROM public.{table} {which}"  # noqa: S608
-        ages.append((name, ask(connection, query)[0][0]))
-        limits.append((name, float(days * DAY_S)))
+        ages.append((rule.name, ask(connection, _oldest(rule).as_string(connection))[0][0]))
+        limits.append((rule.name, float(days * DAY_S)))
     return [
-        Metric("provision_retention_oldest_seconds", "Age of the oldest row that a retention rule looks at.",
+        Metric("provision_retention_oldest_seconds", "Age of the oldest row that a retention rule applies to.",
                _by("rule", ages)),
-        Metric("provision_retention_promised_seconds", "Age at which the rule promises to take it.",
+        Metric("provision_retention_promised_seconds", "Age at which the retention rule removes or archives a row.",
                _by("rule", limits)),
     ]  # fmt: skip
 
 
+def _oldest(rule: Retention) -> sql.Composed:
+    """Build the query for the age in seconds of the oldest row that the rule applies to."""
+    found = _DUE.fullmatch(rule.due)
+    column, rows, limit = found.group("column", "rows", "limit") if found else (rule.column, None, "cutoff")
+    name = sql.Identifier(column)
+    where: list[sql.Composable] = [sql.SQL(rows)] if rows else []
+    where += [sql.SQL("{} < now()").format(name)] if limit == "now" else []
+    return sql.SQL("SELECT coalesce(extract(epoch FROM now() - min({})), 0)::float8 FROM {}{}").format(
+        name,
+        sql.Identifier("public", rule.table),
+        sql.SQL(" WHERE ") + sql.SQL(" AND ").join(where) if where else sql.SQL(""),
+    )
+
+
 def _there(connection: Connection, table: str) -> bool:
-    return bool(ask(connection, _IS_TABLE, (f"public.{table}",))[0][0])
+    return bool(ask(connection, _IS_TABLE, (table,))[0][0])
 
 
 def _by(label: str, rows: Sequence[tuple[object, ...]]) -> tuple[tuple[dict[str, str], float], ...]:

@@ -1,5 +1,6 @@
-"""Migrations, interchangeable with golang-migrate on the same files, table and locks, at any moment.
+"""SQL migrations, interchangeable with golang-migrate at any time: same files, version table and locks.
 
-files, sql, steps, drift: pure. directory reads files; ledger, session, execute, watch talk to the server; runner
-puts them together: under both locks, refuse first, then for each step: mark dirty, run the file, mark clean.
+files, sql, steps and drift are pure. directory reads files. ledger, session, execute and watch use the server. runner
+combines them: under both locks it first checks everything, then for each step marks the version dirty, runs the file
+and marks the version clean.
 """

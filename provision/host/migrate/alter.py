@@ -1,4 +1,4 @@
-"""What each command of an ALTER TABLE needs: the lock, a rewrite, a reading of all rows. Pure; pglast's nodes go in."""
+"""Lock mode, table rewrite and full scan of each ALTER TABLE subcommand. Pure; takes pglast nodes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from provision.host.migrate.locks import (
 )
 
 Judged = tuple[str, str, str, Any]
-"""Lock mode, rewrites, why, and the other table of a foreign key."""
+"""Lock mode, whether it rewrites the table, the reason, and the table that a foreign key references."""
 
 _WEAK = {
     "AT_SetStatistics", "AT_ClusterOn", "AT_DropCluster", "AT_SetRelOptions", "AT_ResetRelOptions", "AT_SetOptions",
@@ -36,10 +36,10 @@ _SERIAL = {"serial", "bigserial", "smallserial", "serial4", "serial8", "serial2"
 
 
 def judge_command(command: Any) -> Judged:
-    """Judge one command of an ALTER TABLE."""
+    """Classify one ALTER TABLE subcommand."""
     kind = command.subtype.name
     if kind in _WEAK:
-        return SHARE_UPDATE_EXCLUSIVE, NO, "reads the whole table" if kind == "AT_ValidateConstraint" else "", None
+        return SHARE_UPDATE_EXCLUSIVE, NO, "scans the whole table" if kind == "AT_ValidateConstraint" else "", None
     if kind in _TRIGGERS:
         return SHARE_ROW_EXCLUSIVE, NO, "", None
     if kind in _REWRITING:
@@ -52,13 +52,13 @@ def judge_command(command: Any) -> Judged:
         return (
             ACCESS_EXCLUSIVE,
             MAYBE,
-            "not where every old value is a new one: varchar to text or to a longer one",
+            "no rewrite if the types are binary compatible, such as varchar to text or to a longer varchar",
             None,
         )
     if kind == "AT_AddConstraint":
         return _add_constraint(command.def_)
     if kind == "AT_SetNotNull":
-        return ACCESS_EXCLUSIVE, NO, "reads the whole table, unless a valid CHECK (... IS NOT NULL) is there", None
+        return ACCESS_EXCLUSIVE, NO, "scans the whole table, unless a valid CHECK (... IS NOT NULL) exists", None
     return ACCESS_EXCLUSIVE, NO, "", None
 
 
@@ -71,13 +71,13 @@ def _add_column(column: Any) -> Judged:
         if kind == "CONSTR_DEFAULT":
             rewrites, why = _default(constraint.raw_expr)
         elif kind in ("CONSTR_GENERATED", "CONSTR_IDENTITY"):
-            rewrites, why = YES, "every row gets a value of its own"
+            rewrites, why = YES, "each row gets a different value"
         elif kind in ("CONSTR_UNIQUE", "CONSTR_PRIMARY"):
             why = "builds an index"
         elif kind == "CONSTR_FOREIGN":
             other = constraint.pktable
         elif kind == "CONSTR_CHECK":
-            why = "reads the whole table"
+            why = "scans the whole table"
     return ACCESS_EXCLUSIVE, rewrites, why, other
 
 
@@ -92,10 +92,10 @@ def _default(expression: Any) -> tuple[str, str]:
 
 def _add_constraint(constraint: Any) -> Judged:
     kind = constraint.contype.name
-    scan = "" if constraint.skip_validation else "reads the whole table; not with NOT VALID and a later VALIDATE"
+    scan = "" if constraint.skip_validation else "scans the whole table; avoid with NOT VALID and a later VALIDATE"
     if kind == "CONSTR_FOREIGN":
         return SHARE_ROW_EXCLUSIVE, NO, scan, constraint.pktable
     if kind in ("CONSTR_UNIQUE", "CONSTR_PRIMARY", "CONSTR_EXCLUSION"):
-        why = "" if constraint.indexname else "builds an index; not USING INDEX of one built concurrently"
+        why = "" if constraint.indexname else "builds an index; avoid with USING INDEX and an index built concurrently"
         return ACCESS_EXCLUSIVE, NO, why, None
     return ACCESS_EXCLUSIVE, NO, scan, None

@@ -1,4 +1,4 @@
-"""Make the two files of a new migration. Does IO; never overwrites."""
+"""Create the two files of a new migration. Does IO; never overwrites a file."""
 
 from __future__ import annotations
 
@@ -11,28 +11,33 @@ from provision.host.migrate.directory import Directory
 from provision.host.migrate.files import LARGEST_VERSION
 
 TIMESTAMP_DIGITS = 14
-"""Digits of golang-migrate's default versions (20060102150405)."""
+"""Digits of golang-migrate's default timestamp versions (20060102150405)."""
 
 DIGITS = 3
-"""Digits of a sequence that begins: 001."""
+"""Digits of the first version in an empty directory: 001."""
 
 _UP = """\
 -- Why:   {words}.
--- Locks: which tables, in which mode, for how long (provision migrate plan says it).
+-- Locks: tables, lock modes and duration (see provision migrate plan).
 -- Undo:  {down}
 
 """
 _DOWN = """\
--- Undoes {up}; say here what is lost.
+-- Reverts {up}. State here which data is lost.
 
 """
 
 
 def create(path: Path, name: str) -> tuple[Path, Path]:
-    """Write NNN_name.up.sql and NNN_name.down.sql, numbered as the directory's files are. Raises UsageError."""
+    """Write NNN_name.up.sql and NNN_name.down.sql with the next version in the directory's numbering style.
+
+    Raises UsageError for an unusable name or when no higher version exists, MigrationError when a write fails.
+    """
     title = re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")
     if not title:
-        raise UsageError("not a name", seen=name, allowed="small letters, digits and _, as in add_memory_index")
+        raise UsageError(
+            "invalid migration name", seen=name, allowed="lower-case letters, digits and _, such as add_memory_index"
+        )
     path.mkdir(parents=True, exist_ok=True)
     catalogue = Directory(path).catalogue()
     last = catalogue.pairs[-1] if catalogue.pairs else None
@@ -43,11 +48,11 @@ def create(path: Path, name: str) -> tuple[Path, Path]:
         highest = max(highest, int(time.strftime("%Y%m%d%H%M%S", time.gmtime())) - 1)
     if highest >= LARGEST_VERSION:
         raise UsageError(
-            "there is no number above the last migration's",
+            "no version number is left above the last migration",
             where=str(path),
             seen=str(highest),
-            allowed=f"versions up to {LARGEST_VERSION}, which the version table can hold",
-            run="rename the last migration, if it has not been applied",
+            allowed=f"versions up to {LARGEST_VERSION}, the largest bigint",
+            run="rename the last migration if it has not been applied yet",
         )
     stem = f"{highest + 1:0{digits}d}_{title}"
     up, down = path / f"{stem}.up.sql", path / f"{stem}.down.sql"

@@ -1,4 +1,4 @@
-"""Read a directory of migrations. Does IO, in pieces: no file is held in memory but the one that runs."""
+"""Read a directory of migrations. Does IO in chunks: only the file that runs is held in memory."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from provision.errors import MigrationError
 from provision.host.migrate.files import Catalogue, Content, File, Inspector, Pair, Problem, Severity, arrange
 
 PIECE = 1 << 16
-"""Bytes read at a time: large enough to be fast, small enough not to count."""
+"""Chunk size in bytes: fast, and negligible in memory."""
 
 
 class Directory:
-    """A flat directory of migration files; checksums are computed once."""
+    """A flat directory of migration files. Each checksum is computed once."""
 
     def __init__(self, path: Path) -> None:
-        """Nothing is read yet."""
+        """Store the path; read nothing yet."""
         self.path = path
         self._inspected: dict[str, Content] = {}
 
     def catalogue(self) -> Catalogue:
-        """List the versions; a link that leads nowhere counts as a missing half, as golang-migrate has it."""
+        """List the versions. As in golang-migrate, a dangling symbolic link counts as a missing file."""
         try:
             entries = [entry.name for entry in os.scandir(self.path) if not entry.is_dir(follow_symlinks=False)]
         except OSError as error:
             raise MigrationError(
-                "cannot read the migrations",
+                "cannot read the migrations directory",
                 where=str(self.path),
                 seen=error.strerror or str(error),
                 allowed="a directory of VERSION_title.up.sql and VERSION_title.down.sql files",
@@ -53,18 +53,18 @@ class Directory:
         try:
             mode = (self.path / file.name).stat().st_mode
         except FileNotFoundError:
-            problem = Problem("dangling", file.name, "is a link to nothing", "mend the link or remove it")
+            problem = Problem("dangling", file.name, "is a dangling symbolic link", "fix the link or remove it")
             return None, problem
         except OSError as error:
             seen = error.strerror or str(error)
-            return file, Problem("unreadable", file.name, seen, "make it a readable file", Severity.ERROR)
+            return file, Problem("unreadable", file.name, seen, "make the file readable", Severity.ERROR)
         if not stat.S_ISREG(mode):
             seen = "is not a regular file"
-            return file, Problem("unreadable", file.name, seen, "put a regular file there", Severity.ERROR)
+            return file, Problem("unreadable", file.name, seen, "replace it with a regular file", Severity.ERROR)
         return file, None
 
     def inspect(self, file: File) -> Content:
-        """Read a file once, in pieces, for its checksum and its problems."""
+        """Compute checksum and problems of a file; each file is read once, in chunks."""
         if file.name not in self._inspected:
             inspector = Inspector(file.name)
             try:
@@ -77,7 +77,7 @@ class Directory:
         return self._inspected[file.name]
 
     def body(self, file: File) -> bytes:
-        """Read a whole file, to be run, and inspect it; refuses one that changed since it was inspected."""
+        """Return the content of a file about to run. Raises MigrationError if it changed since it was inspected."""
         try:
             body = (self.path / file.name).read_bytes()
         except OSError as error:
@@ -90,13 +90,13 @@ class Directory:
             raise MigrationError(
                 f"{file.name} changed while migrations were running",
                 where=str(self.path),
-                allowed="files that stay as they are until the run is over",
+                allowed="files that do not change during a run",
                 run="provision migrate up",
             )
         return body
 
     def same_but_line_ends(self, file: File, checksum: str) -> bool:
-        """Say whether only LF against CRLF keeps this file from having that checksum."""
+        """Return whether the file matches the checksum apart from its line endings (LF or CRLF)."""
         unix = (self.path / file.name).read_bytes().replace(b"\r\n", b"\n")
         return checksum in (hashlib.sha256(text).hexdigest() for text in (unix, unix.replace(b"\n", b"\r\n")))
 

@@ -1,7 +1,6 @@
-"""Compare the files with what history says of them, before anything runs. Pure, but for reading the files' bytes.
+"""Compare migration files with the recorded history before anything runs. Pure, except that it reads the files.
 
-Answers one question for each way in which files and database can disagree; what cannot be known (a database that
-golang-migrate has migrated before us has no checksums) is not guessed.
+One function per kind of difference. Versions without a checksum (applied by golang-migrate) are not compared.
 """
 
 from __future__ import annotations
@@ -16,18 +15,21 @@ from provision.host.migrate.ledger import Entry, Record
 from provision.host.migrate.steps import Step
 
 LARGEST_SCAN = 64 << 20
-"""Bytes of a file that are searched for hazards: beyond it the search takes longer than it is worth."""
+"""Largest file, in bytes, that is scanned for hazards: scanning larger ones takes too long."""
 
 
 def known(records: Mapping[int, Record], current: int) -> dict[int, Record]:
-    """Keep what history says is applied and the version table does not contradict."""
+    """Return the versions that the history records as applied and that are not above the current version."""
     return {version: record for version, record in records.items() if record.applied and version <= current}
 
 
 def all_problems(
     catalogue: Catalogue, records: Mapping[int, Record], current: int, steps: Sequence[Step], directory: Directory
 ) -> list[Problem]:
-    """Find everything that is wrong with a run from `current` by these steps; files that cannot be read come first."""
+    """Find every problem of a run from `current` through these steps.
+
+    Returns only the problems of the catalogue if one of them is an error, because such files cannot be read.
+    """
     if any(problem.severity is Severity.ERROR for problem in catalogue.problems):
         return list(catalogue.problems)
     return [
@@ -41,7 +43,7 @@ def all_problems(
 def against_history(
     catalogue: Catalogue, records: Mapping[int, Record], current: int, directory: Directory
 ) -> list[Problem]:
-    """Find applied files that were edited or deleted, and files that came in below what is applied."""
+    """Find applied files that were edited or deleted, and new files below the highest applied version."""
     applied = known(records, current)
     highest = max(applied, default=NONE)
     problems: list[Problem] = []
@@ -54,19 +56,22 @@ def against_history(
         if record.checksum in (None, directory.inspect(pair.up).checksum):
             continue
         if directory.same_but_line_ends(pair.up, str(record.checksum)):
-            seen, fix = "only its line ends differ from what was applied", "check it out with the line ends it had"
+            seen, fix = (
+                "differs from the applied file only in line endings",
+                "check it out with the original line endings",
+            )
             problems.append(Problem("line ends", pair.up.name, seen, fix, Severity.WARNING))
             continue
-        seen = f"was edited after it was applied on {record.at}"
+        seen = f"was edited after it was applied at {record.at}"
         fix = (
-            "bring back the applied text and write a new migration; "
-            f"if the database already matches the new text: provision migrate force {current}"
+            "restore the applied file and write a new migration; "
+            f"if the database already matches the edited file: provision migrate force {current}"
         )
         problems.append(Problem("edited", pair.up.name, seen, fix))
     for pair in catalogue.pairs:
         if pair.version < highest and pair.version not in applied and (pair.up or pair.down):
             name = (pair.up or pair.down).name  # type: ignore[union-attr]
-            seen = f"comes before version {highest}, which is applied, so it would never run"
+            seen = f"is below version {highest}, which is already applied, so it would never run"
             fix = f"rename it to a version above {max(catalogue.versions)}"
             problems.append(Problem("out of order", name, seen, fix))
     return problems
@@ -76,30 +81,30 @@ def _deleted(record: Record) -> Problem:
     return Problem(
         "deleted",
         f"{record.version}_{record.name}.up.sql",
-        f"was applied on {record.at} and is gone",
-        "bring it back from version control",
+        f"was applied at {record.at} and no longer exists",
+        "restore it from version control",
     )
 
 
 def of_halves(catalogue: Catalogue, steps: Sequence[Step]) -> list[Problem]:
-    """Find missing halves: refused where the step needs it, a warning where only the way back is missing."""
+    """Find missing up or down files: refused if a step needs them, a warning for other missing down files."""
     problems: list[Problem] = []
     for step in steps:
         if step.file is None:
             name = f"{step.version}_{step.title}.{step.direction}.sql"
-            seen = "is missing, so the version would move and nothing would run"
-            problems.append(Problem("missing half", name, seen, "write it; a file with only a comment is enough"))
+            seen = "is missing, so the version would change although nothing runs"
+            problems.append(Problem("missing half", name, seen, "create it; a file with only a comment is enough"))
     needed = {(step.version, step.direction) for step in steps}
     for pair in catalogue.pairs:
         if pair.up and pair.down is None and (pair.version, "down") not in needed:
             name = f"{pair.version}_{pair.title}.down.sql"
             seen = "is missing, so this version cannot be reverted"
-            problems.append(Problem("missing half", name, seen, "write it", Severity.WARNING))
+            problems.append(Problem("missing half", name, seen, "create it", Severity.WARNING))
     return problems
 
 
 def of_content(steps: Sequence[Step], directory: Directory) -> list[Problem]:
-    """Find what in the files of these steps would not run as it was meant. Holds one file at a time."""
+    """Find content in the files of these steps that would not run as intended. Holds one file at a time."""
     problems: list[Problem] = []
     for step in steps:
         if step.file is None:
@@ -110,7 +115,7 @@ def of_content(steps: Sequence[Step], directory: Directory) -> list[Problem]:
             for hazard in sql.hazards(body):
                 line, column = sql.place(body, hazard.offset)
                 where = f"{step.file.name}:{line}:{column}"
-                problems.append(Problem("statement", where, f"holds {hazard.seen}", hazard.fix))
+                problems.append(Problem("statement", where, f"contains {hazard.seen}", hazard.fix))
     return problems
 
 
@@ -121,9 +126,9 @@ def adoption(
     directory: Directory,
     outcome: str = "adopted",
 ) -> list[Entry]:
-    """List the lines that bring history up to what another tool did: versions it applied, versions it reverted.
+    """List the history entries for versions that another tool applied or reverted.
 
-    With outcome "forced" the present files are taken for the truth: their checksums replace the recorded ones.
+    With outcome "forced" the checksums of the current files replace the recorded ones.
     """
     forced = outcome == "forced"
     applied = known(records, current)
@@ -142,13 +147,13 @@ def adoption(
 
 
 def stopping(problems: Sequence[Problem], *, compatible: bool) -> list[Problem]:
-    """Pick the problems that stop a run."""
+    """Select the problems that stop a run."""
     stops = {Severity.ERROR} if compatible else {Severity.ERROR, Severity.REFUSAL}
     return [problem for problem in problems if problem.severity in stops]
 
 
 def refuse(problems: Sequence[Problem], *, compatible: bool, where: str) -> list[Problem]:
-    """Raise MigrationError for what must not be passed over; return the rest, the warnings."""
+    """Raise MigrationError if a problem stops the run; otherwise return the problems as warnings."""
     found = stopping(problems, compatible=compatible)
     if not found:
         return list(problems)
@@ -157,10 +162,10 @@ def refuse(problems: Sequence[Problem], *, compatible: bool, where: str) -> list
     more += f"; and {len(others) - 5} more" if len(others) > 5 else ""
     kind = "duplicate migration file: " if first.kind == "duplicate" else ""
     raise MigrationError(
-        f"{kind}{first.file} is refused, and nothing was run",
+        f"{kind}{first.file} is refused; nothing was run",
         where=where,
         seen=f"{first.seen} ({first.kind}){more}",
         allowed=first.fix,
         run="provision migrate status"
-        + ("" if first.severity is Severity.ERROR else ", or --compatible to go on as golang-migrate would"),
+        + ("" if first.severity is Severity.ERROR else ", or --compatible to continue as golang-migrate would"),
     )

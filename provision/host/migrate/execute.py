@@ -1,8 +1,8 @@
-"""Run the bytes of one file as one message, as golang-migrate does, and say exactly what came of it. Does IO.
+"""Run the content of one file as one simple-query message, as golang-migrate does, and report the outcome. Does IO.
 
-Several statements in one message are one implicit transaction, unless the file itself begins and commits. Nothing
-is added to the text, no parameters, nothing prepared. The client stays awake while the server works: it calls back
-a few times a second, and the callback may ask for the statement to be cancelled.
+Several statements in one message form one implicit transaction, unless the file contains BEGIN and COMMIT. The text is
+sent unchanged, without parameters or prepared statements. While the server works, a callback runs several times a
+second and can request cancellation of the statement.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ from provision.database import Connection
 from provision.host.migrate.sql import statements
 
 TICK_S = 0.1
-"""Seconds between two callbacks: quick enough for Ctrl-C, cheap enough for hours."""
+"""Seconds between two callbacks: responsive to Ctrl-C, and cheap over hours."""
 
 CANCEL_AGAIN_S = 1.0
-"""A request to cancel that reaches the server between two statements is lost, so it is repeated."""
+"""Seconds between cancel requests: one that arrives between two statements has no effect, so it is repeated."""
 
 RETRIABLE = {"55P03": "lock timeout", "40P01": "deadlock"}
-"""SQLSTATEs after which the same file may succeed, when nothing of it was kept."""
+"""SQLSTATEs after which the file may succeed on a retry if it was rolled back completely."""
 
 CANCELLED = "57014"
 
 _SUCCESS = (ExecStatus.COMMAND_OK, ExecStatus.TUPLES_OK, ExecStatus.EMPTY_QUERY, ExecStatus.SINGLE_TUPLE)
-_COPY_FAILED = b"a migration has no client to copy from, use INSERT"
+_COPY_FAILED = b"COPY FROM STDIN is not supported in migrations, use INSERT"
 
 
 @dataclass(frozen=True)
 class ServerError:
-    """What the server said; `position` counts characters of the message from 1, and is None where it has none."""
+    """An error from the server. `position` is in characters of the message, from 1; None if not reported."""
 
     sqlstate: str
     message: str
@@ -49,22 +49,22 @@ class ServerError:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of one message: how many statements succeeded, the transactions they ended, the error if any."""
+    """Outcome of one message: number of successful statements, commits and rollbacks, and the error if any."""
 
     done: int = 0
     commits: int = 0
     rollbacks: int = 0
     error: ServerError | None = None
     lost: bool = False
-    """The connection broke: whether anything was kept is unknown."""
+    """The connection broke: it is unknown whether anything was committed."""
     open: bool = False
-    """A transaction was left open; it has been rolled back."""
+    """The message left a transaction open; it was rolled back."""
     copied: bool = False
-    """The message wanted data from the client, or sent it some."""
+    """The message contained COPY FROM STDIN or COPY TO STDOUT."""
 
 
 def send(connection: Connection, body: bytes, tick: Callable[[], bool], *, more: bool = False) -> Outcome:
-    """Run one message to its end. While `tick` answers True the server is asked to cancel it.
+    """Run one message to its end, and cancel it if `tick` returns True.
 
     A transaction that the message leaves open is rolled back, unless `more` messages of the same file follow.
     """
@@ -103,7 +103,10 @@ def send(connection: Connection, body: bytes, tick: Callable[[], bool], *, more:
 
 
 def send_each(connection: Connection, body: bytes, tick: Callable[[], bool]) -> tuple[Outcome, int, int]:
-    """Run each statement as a message of its own (x-multi-statement); also say where the last one began and ended."""
+    """Run each statement as a separate message (x-multi-statement).
+
+    Returns the outcome, and the byte offsets of the start and end of the last statement that was sent.
+    """
     total = Outcome()
     start = end = 0
     for statement in statements(body):
@@ -124,10 +127,10 @@ def send_each(connection: Connection, body: bytes, tick: Callable[[], bool]) -> 
 
 
 class _Canceller:
-    """Pass on the wish to cancel, not more often than is useful."""
+    """Forward cancel requests at a limited rate."""
 
-    def __init__(self, connection: Connection, wanted: Callable[[], bool]) -> None:
-        self._connection, self._wanted = connection, wanted
+    def __init__(self, connection: Connection, requested: Callable[[], bool]) -> None:
+        self._connection, self._requested = connection, requested
         self._again_at = self._tick_at = 0.0
 
     def __call__(self) -> None:
@@ -135,15 +138,15 @@ class _Canceller:
         if now < self._tick_at:
             return
         self._tick_at = now + TICK_S
-        if self._wanted() and now >= self._again_at:
+        if self._requested() and now >= self._again_at:
             self._again_at = now + CANCEL_AGAIN_S
-            with suppress(psycopg.Error):  # the request takes a connection of its own, and may fail without harm
+            with suppress(psycopg.Error):  # the request uses its own connection and may fail without harm
                 self._connection.cancel()
 
 
 def _next(connection: Connection, cancel: Callable[[], None]) -> PGresult | None:
     pgconn = connection.pgconn
-    unsent = pgconn.flush()  # psycopg's connections do not block: a large file leaves in pieces
+    unsent = pgconn.flush()  # psycopg's connections are non-blocking: a large file is sent in parts
     while unsent or pgconn.is_busy():
         ready, _, _ = select.select([pgconn.socket], [pgconn.socket] if unsent else [], [], TICK_S)
         if ready:

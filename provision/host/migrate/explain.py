@@ -1,4 +1,4 @@
-"""Say what happened to a file that failed, what of it was kept, and the exact way on. Pure."""
+"""Error messages for failed files: the cause, what was committed, and the exact repair command. Pure."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ from provision.host.migrate.ledger import Record, State
 from provision.host.migrate.steps import Step
 
 SHOWN = 300
-"""Characters of each thing that the server says that a message shows: it may quote a row, or a whole file."""
+"""Longest server text in a message, in characters: the server may quote a row or a whole file."""
 
 
 NOT_IN_A_TRANSACTION = "25001"
-"""SQLSTATE of a statement that ran in one although it must not: nothing was begun."""
+"""SQLSTATE of a statement that cannot run inside a transaction block: it did not start."""
 
 
 class Kept(Enum):
-    """What of a failed file is in the database."""
+    """How much of a failed file was committed."""
 
     NOTHING = "rolled back: nothing of the file was kept"
-    PART = "not rolled back as a whole: what came before its last COMMIT was kept"
-    ALL = "not rolled back: all of the file was kept"
-    UNKNOWN = "it is not known what was kept"
+    PART = "rolled back in part: everything before the last COMMIT was kept"
+    ALL = "not rolled back: the whole file was kept"
+    UNKNOWN = "unknown: the file may have been kept in whole or in part"
 
 
 def kept(message: bytes, outcome: Outcome) -> Kept:
-    """Judge from what the server reported, statement by statement, what of a file was kept.
+    """Derive from the server's responses how much of a file was committed.
 
-    `message` is the last one that was sent: the whole file, or one statement of it (x-multi-statement).
+    `message` is the last one sent: the whole file, or one statement of it (x-multi-statement).
     """
     if outcome.open:
         return Kept.PART if outcome.commits else Kept.NOTHING
@@ -54,7 +54,7 @@ def kept(message: bytes, outcome: Outcome) -> Kept:
 
 
 def offset(body: bytes, outcome: Outcome, base: int = 0) -> int:
-    """Find the byte at which a file failed: the server's position, else the start of the statement that failed."""
+    """Return the byte offset of the failure: the server's position, else the start of the failed statement."""
     if outcome.error and outcome.error.position is not None:
         return base + sql.offset_of(body[base:] if base else body, outcome.error.position)
     if base:
@@ -65,7 +65,7 @@ def offset(body: bytes, outcome: Outcome, base: int = 0) -> int:
 
 @dataclass(frozen=True)
 class Failure:
-    """Which file failed, in which database, and what of it was kept."""
+    """The failed file, its database, and how much of it was committed."""
 
     step: Step
     path: str
@@ -85,10 +85,10 @@ def failed(
     tries: int = 1,
     signal: str = "",
 ) -> MigrationError:
-    """Build the error for a file that the server refused, or whose run was interrupted."""
+    """Build the error for a file that failed or was interrupted."""
     step, error = failure.step, outcome.error
     if error is None:
-        raise ValueError("an outcome without an error has not failed")
+        raise ValueError("the outcome has no error")
     at = offset(body, outcome, base)
     line, column = sql.place(body, at)
     start, end = next(((s.start, s.end) for s in sql.statements(body) if s.start <= at <= s.end), (at, len(body)))
@@ -116,12 +116,12 @@ def failed(
 
 
 def caught(failure: Failure, what: str, invalid: Sequence[str] = ()) -> MigrationError:
-    """Build the error for a file that the server accepted, and that did what no migration may do."""
+    """Build the error for a file that succeeded but did something that migrations must not do."""
     return MigrationError(
         f"{failure.path}: {what}",
         where=f"{failure.where}, now at version {State(failure.step.target, dirty=True)}",
         seen=failure.rest.value,
-        allowed="files that leave the run alone: its transaction, its locks, its tables",
+        allowed="files that do not touch the transaction, the locks and the tables of the runner",
         run=repair(failure.step, failure.rest, invalid),
     )
 
@@ -135,26 +135,29 @@ def _cut(text: str) -> str:
 
 
 def repair(step: Step, rest: Kept, invalid: Sequence[str] = ()) -> str:
-    """Name the commands that clear the dirty state, given what was kept; without an INVALID index nothing was."""
+    """Return the commands that clear the dirty state.
+
+    A file that left an INVALID index kept nothing else, so the commands drop the index and force the previous version.
+    """
     back, onward = f"provision migrate force {step.start}", f"provision migrate force {step.target}"
     drops = "".join(f"DROP INDEX CONCURRENTLY {index}; " for index in invalid)
     if rest is Kept.NOTHING or invalid:
-        return f"{drops}{back}; then mend the file and: {_again(step)}"
+        return f"{drops}{back}; then fix the file and: {_again(step)}"
     if rest is Kept.ALL:
-        return f"{onward}; what it should have done belongs into a new migration"
-    return f"finish the rest by hand and {onward}, or undo it by hand and {back}"
+        return f"{onward}; put the remaining changes into a new migration"
+    return f"complete it by hand and {onward}, or revert it by hand and {back}"
 
 
 def dirty(state: State, last: Record | None, before: int, *, where: str) -> MigrationError:
     """Build the error for a database that a failed or killed run left dirty.
 
-    `last` is what history knows of that run, `before` the version before the dirty one in the directory.
+    `last` is the history entry of that run, `before` the version before the dirty one in the directory.
     """
-    seen = "history knows nothing of it: another tool was at work"
+    seen = "no history entry: another tool ran this migration"
     complete, undone = state.version, before
     if last is not None:
         how = {"failed": "failed", "interrupted": "was interrupted"}.get(
-            last.outcome, "was started and never finished: its runner, its connection or the server went away"
+            last.outcome, "never finished: the runner, its connection or the server was lost"
         )
         seen = f"{last.version}_{last.name}.{last.direction}.sql {how}; started {last.at} by {last.by}"
         seen += f"; {last.detail}" if last.detail else ""
@@ -162,13 +165,13 @@ def dirty(state: State, last: Record | None, before: int, *, where: str) -> Migr
     run = (
         f"provision migrate force {undone}"
         if last is not None and Kept.NOTHING.value in (last.detail or "")
-        else f"look at what is there (docs/migration-is-dirty.md); if all of the file is: "
-        f"provision migrate force {complete}; if nothing of it is: provision migrate force {undone}"
+        else f"compare the schema with the file (docs/migration-is-dirty.md); if the whole file is applied: "
+        f"provision migrate force {complete}; if nothing of it is applied: provision migrate force {undone}"
     )
     return MigrationError(
         f"Dirty database version {state.version}. Fix and force version.",
         where=where,
         seen=seen,
-        allowed="up, down and goto on a clean version",
+        allowed="up, down and goto from a clean version",
         run=run,
     )

@@ -1,8 +1,8 @@
-"""What a migration file is called and what its bytes may hold. Pure: names and bytes in, values and problems out.
+"""Names and content of migration files. Pure: takes names and bytes, returns values and problems.
 
-The rules for names are golang-migrate's (source/parse.go): `VERSION_title.up.ext`, in numeric order, 001 == 1.
-What golang-migrate silently ignores or runs by accident (a name that nearly matches, a backup copy, half a pair)
-becomes a Problem here.
+The naming rules are golang-migrate's (source/parse.go): `VERSION_title.up.ext`, in numeric order, 001 == 1.
+Anything that golang-migrate silently ignores or runs by accident (a name that nearly matches, a backup copy, a
+missing up or down file) becomes a Problem.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from typing import Literal
 Direction = Literal["up", "down"]
 
 NONE = -1
-"""The version of a database to which nothing has been applied."""
+"""The version of a database without applied migrations."""
 
 LARGEST_VERSION = 2**63 - 1
-"""What the version column, a bigint, can hold; golang-migrate reads up to 2^64 - 1 and overflows."""
+"""Largest bigint, the type of the version column; golang-migrate accepts up to 2^64 - 1 and overflows."""
 
 BOM = codecs.BOM_UTF8
 
@@ -30,19 +30,19 @@ _NEARLY = re.compile(r"\.(up|down)(\.|$)|^v?[0-9].*\.sql", re.IGNORECASE)
 
 
 class Severity(Enum):
-    """What a problem does to a run."""
+    """Effect of a problem on a run."""
 
     ERROR = "error"
-    """Always stops it, in golang-migrate too."""
+    """Always stops the run, as in golang-migrate."""
     REFUSAL = "refusal"
-    """Stops it, except with --compatible: golang-migrate would go on."""
+    """Stops the run unless --compatible is given: golang-migrate would continue."""
     WARNING = "warning"
-    """Is only said."""
+    """Printed only."""
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Something about the files that a run must not pass over; `file` may carry `:line`."""
+    """A problem with a migration file. `file` may end with `:line:column`."""
 
     kind: str
     file: str
@@ -53,7 +53,7 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """One half of a migration, as its name gives it."""
+    """One migration file, parsed from its name."""
 
     name: str
     version: int
@@ -64,7 +64,7 @@ class File:
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """Both halves of one version; a missing half is None."""
+    """The up and down files of one version; None for a missing file."""
 
     version: int
     up: File | None = None
@@ -72,14 +72,14 @@ class Pair:
 
     @property
     def title(self) -> str:
-        """Name the version as its files do, the up half first."""
-        half = self.up or self.down
-        return half.title if half else ""
+        """The title in the name of the up file, or of the down file without one."""
+        file = self.up or self.down
+        return file.title if file else ""
 
 
 @dataclass(frozen=True, slots=True)
 class Catalogue:
-    """Every version of a directory in order, and what is wrong with its names."""
+    """All versions of a directory in order, and the problems of its file names."""
 
     pairs: tuple[Pair, ...] = ()
     problems: tuple[Problem, ...] = ()
@@ -92,7 +92,7 @@ class Catalogue:
 
 
 def parse(name: str) -> File | None:
-    """Read a file name as golang-migrate does; None when it is not a migration's."""
+    """Parse a file name as golang-migrate does; None if it is not a migration."""
     match = _NAME.fullmatch(name)
     if match is None or not match[1].isascii():
         return None
@@ -101,7 +101,7 @@ def parse(name: str) -> File | None:
 
 
 def arrange(names: Iterable[str]) -> Catalogue:
-    """Sort file names into pairs. Hidden files are left alone, other names that nearly match are problems."""
+    """Group file names into pairs. Other names that nearly match are problems, except hidden files."""
     halves: dict[tuple[int, Direction], File] = {}
     problems: list[Problem] = []
     for name in sorted(names):
@@ -111,16 +111,16 @@ def arrange(names: Iterable[str]) -> Catalogue:
                 problems.append(_near_miss(name))
             continue
         if file.version > LARGEST_VERSION:
-            fix = f"versions go up to {LARGEST_VERSION}; rename it"
-            problems.append(Problem("version", name, "its version does not fit a bigint", fix, Severity.ERROR))
+            fix = f"rename it to a version up to {LARGEST_VERSION}"
+            problems.append(Problem("version", name, "has a version that does not fit a bigint", fix, Severity.ERROR))
             continue
         if file.extension != "sql":
-            seen = f"ends with .{file.extension}, and golang-migrate would run it all the same"
-            problems.append(Problem("extension", name, seen, "move it away, or let it end with .sql"))
+            seen = f"ends with .{file.extension}, but golang-migrate would run it"
+            problems.append(Problem("extension", name, seen, "move it away or rename it to end with .sql"))
         twin = halves.setdefault((file.version, file.direction), file)
         if twin is not file:
-            seen = f"has the version and direction of {twin.name}"
-            fix = "give one of them a new, higher version"
+            seen = f"has the same version and direction as {twin.name}"
+            fix = "rename one of them to a higher version"
             problems.append(Problem("duplicate", name, seen, fix, Severity.ERROR))
     pairs = tuple(
         Pair(version, halves.get((version, "up")), halves.get((version, "down")))
@@ -133,14 +133,14 @@ def _near_miss(name: str) -> Problem:
     return Problem(
         "name",
         name,
-        "nearly has the name of a migration, so it would silently never run",
-        "name it VERSION_title.up.sql or VERSION_title.down.sql (digits, small letters), or move it away",
+        "nearly matches a migration name, so it would silently be ignored",
+        "rename it to VERSION_title.up.sql or VERSION_title.down.sql (digits, lower case), or move it away",
     )
 
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """What matters of a file's bytes: SHA-256 as 64 hexadecimal digits (what sha256sum prints), length, problems."""
+    """Properties of a file's content: SHA-256 in hexadecimal (as sha256sum prints it), size in bytes, problems."""
 
     checksum: str
     size: int
@@ -148,10 +148,10 @@ class Content:
 
 
 class Inspector:
-    """Read a file's bytes in pieces and keep what matters: the checksum, and what makes it unfit to run."""
+    """Compute the checksum of a file from chunks, and find content that must not run."""
 
     def __init__(self, name: str) -> None:
-        """`name` is how problems call the file."""
+        """`name` is the file name in problems."""
         self.name = name
         self.size = 0
         self._sha256 = hashlib.sha256()
@@ -160,7 +160,7 @@ class Inspector:
         self._last = b""
 
     def feed(self, piece: bytes) -> None:
-        """Take the next bytes; pieces of any length give the same answer."""
+        """Process the next chunk; the chunk size does not affect the result."""
         if self.size < len(BOM):
             self._bom = self._bom or (self._last + piece).startswith(BOM)
         self._nul = self._nul or b"\0" in piece
@@ -179,23 +179,23 @@ class Inspector:
             self._latin = True
 
     def content(self) -> Content:
-        """Sum up, after the last piece, also what would keep this file from running as it was meant."""
+        """Return the result after the last chunk."""
         self._decode(b"", final=True)
         return Content(self._sha256.hexdigest(), self.size, tuple(self._problems()))
 
     def _problems(self) -> list[Problem]:
         found = []
         if self._nul:
-            seen = "holds a NUL byte, at which the server would silently stop reading"
+            seen = "contains a NUL byte, where the server would silently stop reading"
             found.append(Problem("nul", self.name, seen, "remove the byte", Severity.ERROR))
         if self._bom:
-            seen = "starts with a byte order mark, a syntax error to the server"
+            seen = "starts with a byte order mark, which the server reports as a syntax error"
             found.append(Problem("bom", self.name, seen, "save it as UTF-8 without BOM"))
         if self._latin:
             seen = "is not valid UTF-8"
             found.append(Problem("encoding", self.name, seen, "save it as UTF-8 (iconv -f LATIN1 -t UTF-8)"))
         if self._crlf:
-            seen = "has CRLF line ends, which string literals and function bodies keep"
-            fix = "save it with LF line ends before it is applied"
+            seen = "has CRLF line endings, which remain in string literals and function bodies"
+            fix = "save it with LF line endings before it is applied"
             found.append(Problem("crlf", self.name, seen, fix, Severity.WARNING))
         return found

@@ -1,9 +1,9 @@
-"""The version table that golang-migrate shares with us, our history table beside it, and the two locks. Does IO.
+"""The version table shared with golang-migrate, our history table, and the two advisory locks. Does IO.
 
-The version table holds at most one row. It is written by DELETE and INSERT, not TRUNCATE as golang-migrate does:
-TRUNCATE waits behind pg_dump and everybody then waits behind it. What we know beyond golang-migrate (checksums,
-when, who, how long) lives in a table of our own, `<version table>_history`, append-only but for the outcome of the
-last step, and without a reference between the two, so that golang-migrate may do what it likes to its own.
+The version table has at most one row. It is written with DELETE and INSERT rather than TRUNCATE, which golang-migrate
+uses: TRUNCATE waits for pg_dump, and all other sessions then queue behind it. Checksums, times, roles and durations
+are stored in a separate table, `<version table>_history`. It is append-only except for the outcome of the last step,
+and has no foreign key to the version table, so golang-migrate can rewrite that table freely.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ LOCK_SALT = 1486364155
 """golang-migrate's advisoryLockIDSalt (database/util.go)."""
 
 WRITE_LOCK_TIMEOUT_S = 60
-"""How long the write of a version waits for a lock: longer than a file does, for to give up here leaves dirty."""
+"""Lock timeout of a version write: longer than that of a file, because a failed write leaves the version dirty."""
 
 HISTORY_SUFFIX = "_history"
 LONGEST_TABLE = 63 - len(HISTORY_SUFFIX)
-"""Characters of a version table's name; PostgreSQL cuts names at 63 bytes."""
+"""Longest name of the version table in bytes; PostgreSQL truncates names at 63 bytes."""
 
 
 _HISTORY_COLUMNS = {
@@ -40,7 +40,7 @@ _HISTORY_COLUMNS = {
 
 
 def lock_keys(schema: str, table: str, database: str) -> tuple[int, int]:
-    """Compute golang-migrate's lock: of its command line (database with a slash), then of its library."""
+    """Compute golang-migrate's lock keys: of its command line (database with a slash), then of its library."""
     return _lock_key(schema, table, f"/{database}"), _lock_key(schema, table, database)
 
 
@@ -50,20 +50,20 @@ def _lock_key(*names: str) -> int:
 
 @dataclass(frozen=True)
 class State:
-    """What the version table says; `version` is NONE (-1) when nothing is applied."""
+    """Content of the version table; `version` is NONE (-1) if nothing is applied."""
 
     version: int
     dirty: bool
 
     def __str__(self) -> str:
-        """Print it as golang-migrate does."""
+        """Format it as golang-migrate does."""
         shown = "none" if self.version == NONE else str(self.version)
         return f"{shown} (dirty)" if self.dirty else shown
 
 
 @dataclass(frozen=True)
 class Record:
-    """The last line of history about one version; times in UTC as ISO 8601 without fractions."""
+    """The latest history entry of one version. Times are ISO 8601 in UTC without fractions."""
 
     version: int
     name: str
@@ -77,13 +77,13 @@ class Record:
 
     @property
     def applied(self) -> bool:
-        """Say whether this line leaves the version applied."""
+        """Return whether the version is applied after this entry."""
         return self.direction == "up"
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A line of history to be written: an adopted or forced version, for which nothing was run."""
+    """A history entry to write for an adopted or forced version, for which nothing ran."""
 
     version: int
     name: str
@@ -93,23 +93,23 @@ class Entry:
 
 
 class Ledger:
-    """Both tables, in one schema of one database."""
+    """The version and history tables in one schema of one database."""
 
     def __init__(self, connection: Connection, schema: str | None = None, table: str = "schema_migrations") -> None:
-        """Take the schema of the session (current_schema()) unless one is named, as golang-migrate does."""
+        """Use current_schema(), as golang-migrate does, unless a schema is given."""
         row = connection.execute("SELECT current_schema(), current_database()").fetchone()
         here, database = row if row else (None, None)
         if here is None and schema is None:
             raise DatabaseError(
-                "no schema to migrate in",
+                "no schema to migrate",
                 where=f"database {database}",
                 seen="current_schema() is null: no schema of search_path exists",
                 allowed="a search_path with an existing schema, or --schema",
                 run="provision migrate status --schema public",
             )
         if len(table.encode()) > LONGEST_TABLE:
-            raise UsageError("the name of the version table is too long", seen=table, allowed=f"{LONGEST_TABLE} bytes")
-        self.connection, self._told = connection, schema is not None
+            raise UsageError("the version table's name is too long", seen=table, allowed=f"up to {LONGEST_TABLE} bytes")
+        self.connection, self._schema_given = connection, schema is not None
         self.schema, self.table, self.database = schema or str(here), table, str(database)
         self.keys = lock_keys(self.schema, self.table, self.database)
         self._versions = sql.Identifier(self.schema, self.table)
@@ -122,11 +122,11 @@ class Ledger:
 
     @property
     def name(self) -> str:
-        """Name the version table with its schema, quoted as SQL needs it."""
+        """The version table's qualified name, quoted for SQL."""
         return self._versions.as_string(self.connection)
 
     def check(self, *, write: bool) -> None:
-        """Refuse another tool's table, one with several rows, and missing privileges. Changes nothing."""
+        """Refuse tables of another tool, hidden version tables and missing privileges. Changes nothing."""
         columns = self._columns(self.table)
         if columns and columns != {"version": "bigint", "dirty": "boolean"}:
             shown = ", ".join(f"{name} {kind}" for name, kind in sorted(columns.items()))
@@ -152,8 +152,8 @@ class Ledger:
             self._refuse_moved()
 
     def _refuse_moved(self) -> None:
-        """Refuse to begin anew beside a version table that is only out of sight: all would run a second time."""
-        if self._told:
+        """Refuse a first run if another schema, outside search_path, has a version table: all files would run twice."""
+        if self._schema_given:
             return
         row = self.connection.execute(
             "SELECT n.nspname, current_setting('search_path'), s.source FROM pg_class v"
@@ -167,38 +167,38 @@ class Ledger:
             return
         there, path, source = row
         raise DatabaseError(
-            f"migrations were applied in schema {there}, and this session would begin anew in {self.schema}",
+            f"migrations were applied in schema {there}, but this session would start again in {self.schema}",
             where=f"database {self.database}, role {self.connection.info.user}",
-            seen=f"search_path is {path} (set by: {source}); {self.name} is not there",
-            allowed="the schema with the version table, or one that is named",
-            run=f"provision migrate status --schema {there}; to begin anew: --schema {self.schema}",
+            seen=f"search_path is {path} (set by: {source}); {self.name} does not exist",
+            allowed="the schema with the version table, or an explicit --schema",
+            run=f"provision migrate status --schema {there}; to start again: --schema {self.schema}",
         )
 
     def has_history(self) -> bool:
-        """Say whether the history table is there."""
+        """Return whether the history table exists."""
         return bool(self._columns(self.history_table))
 
     @property
     def history_name(self) -> str:
-        """Name the history table with its schema, quoted as SQL needs it."""
+        """The history table's qualified name, quoted for SQL."""
         return self._history.as_string(self.connection)
 
     def _check_privileges(self, *, versions: bool, history: bool) -> None:
-        """Refuse a role that could not write what a run writes: both tables, or CREATE where one is missing."""
+        """Refuse a role that cannot write both tables, or cannot create a missing one."""
         schema = sql.Identifier(self.schema).as_string(self.connection)
-        wanted = f"CREATE ON SCHEMA {schema}"
+        needed = f"CREATE ON SCHEMA {schema}"
         query = "SELECT has_schema_privilege(%s, 'CREATE')"
         try:
             complete = versions and history
             row = (True,) if complete else self.connection.execute(query, (self.schema,)).fetchone()
-            there = [(self.name, "INSERT,DELETE")] * versions + [(self.history_name, "INSERT,UPDATE")] * history
-            for name, kinds in there if row == (True,) else ():
+            existing = [(self.name, "INSERT,DELETE")] * versions + [(self.history_name, "INSERT,UPDATE")] * history
+            for name, kinds in existing if row == (True,) else ():
                 row = self.connection.execute(
                     "SELECT bool_and(has_table_privilege(%s, k)) FROM unnest(string_to_array('SELECT,' || %s, ',')) k",
                     (name, kinds),
                 ).fetchone()
                 if row != (True,):
-                    wanted = f"SELECT, {kinds.replace(',', ', ')} ON {name}"
+                    needed = f"SELECT, {kinds.replace(',', ', ')} ON {name}"
                     break
         except psycopg.errors.InvalidSchemaName:
             raise DatabaseError(
@@ -209,11 +209,11 @@ class Ledger:
             ) from None
         if row is None or not row[0]:
             raise DatabaseError(
-                "this role may not migrate here",
+                "this role lacks a privilege for migrations",
                 where=f"database {self.database}, role {self.connection.info.user}",
-                seen=f"no privilege {wanted}",
+                seen=f"missing: {needed}",
                 allowed="the owner of the database, or a role with that privilege",
-                run=f"GRANT {wanted} TO {sql.Identifier(self.connection.info.user).as_string(self.connection)}",
+                run=f"GRANT {needed} TO {sql.Identifier(self.connection.info.user).as_string(self.connection)}",
             )
 
     def _columns(self, table: str) -> dict[str, str]:
@@ -226,7 +226,7 @@ class Ledger:
         return {str(name): str(kind) for name, kind in rows}
 
     def create(self) -> None:
-        """Make whichever of the two tables is missing."""
+        """Create the tables that do not exist."""
         statement = sql.SQL("CREATE TABLE {} (version bigint NOT NULL PRIMARY KEY, dirty boolean NOT NULL)")
         if not self._columns(self.table):
             self.connection.execute(statement.format(self._versions))
@@ -247,7 +247,7 @@ class Ledger:
             self._keep_to_owner(self.history_table, self._history)
 
     def _keep_to_owner(self, table: str, name: sql.Identifier) -> None:
-        """Let nobody else write a table that was just made: default privileges may have let the application."""
+        """Revoke write privileges that default privileges gave other roles on a new table."""
         rows = self.connection.execute(
             "SELECT DISTINCT pg_get_userbyid(x.grantee), x.grantee FROM pg_class c"
             " JOIN pg_namespace n ON n.oid = c.relnamespace, aclexplode(c.relacl) x"
@@ -255,39 +255,41 @@ class Ledger:
             (self.schema, table),
         ).fetchall()
         for role, oid in rows:
-            whom = sql.Identifier(str(role)) if oid else sql.SQL("PUBLIC")
+            grantee = sql.Identifier(str(role)) if oid else sql.SQL("PUBLIC")
             kinds = "INSERT, UPDATE, DELETE, TRUNCATE, REFERENCES, TRIGGER"
-            self.connection.execute(sql.SQL("REVOKE " + kinds + " ON {} FROM {}").format(name, whom))
+            self.connection.execute(sql.SQL("REVOKE " + kinds + " ON {} FROM {}").format(name, grantee))
 
     def state(self) -> State:
-        """Read the version; a missing or empty table means that nothing was applied."""
+        """Read the version; a missing or empty table means that nothing is applied."""
         try:
             return self.read(self.connection.execute(self.query).fetchall())
         except psycopg.errors.UndefinedTable:
             return State(NONE, dirty=False)
         except psycopg.errors.InsufficientPrivilege as error:
-            raise DatabaseError(f"cannot read {self.name}", seen=str(error).strip(), allowed="SELECT on it") from None
+            raise DatabaseError(
+                f"cannot read {self.name}", seen=str(error).strip(), allowed="a role with SELECT on it"
+            ) from None
 
     def read(self, rows: list[tuple[object, ...]]) -> State:
-        """Turn what `query` gave into a State. Raises DatabaseError for more than one row."""
+        """Convert the result of `query` to a State. Raises DatabaseError for more than one row."""
         if len(rows) > 1:
             raise DatabaseError(
-                f"{self.name} holds more than one row",
+                f"{self.name} has more than one row",
                 where=f"database {self.database}",
-                allowed="one row, or none: the one current version",
+                allowed="at most one row, the current version",
                 run="provision migrate force VERSION",
             )
         return State(int(str(rows[0][0])), bool(rows[0][1])) if rows else State(NONE, dirty=False)
 
     def records(self) -> dict[int, Record]:
-        """Read the last line of history that says whether a version is applied, for each version."""
+        """Read, per version, the latest history entry that records whether it is applied."""
         return self._read(
             "SELECT DISTINCT ON (version) {} FROM {} WHERE outcome IN ('done', 'adopted', 'forced')"
             " ORDER BY version, id DESC"
         )
 
     def unfinished(self, state: State) -> Record | None:
-        """Read the very last line of history, if it is a step that did not end well and could have led to `state`."""
+        """Read the latest history entry if it is an unsuccessful step that explains `state`."""
         for record in self._read("SELECT {} FROM {} ORDER BY id DESC LIMIT 1").values():
             ours = record.version == state.version if record.direction == "up" else record.version > state.version
             if ours and record.outcome in ("started", "failed", "interrupted"):
@@ -308,15 +310,15 @@ class Ledger:
         return {row[0]: Record(*row) for row in rows}  # type: ignore[misc,arg-type]
 
     def beginning(self, step: Step, checksum: str | None) -> bytes:
-        """Give the statements that say: the target is dirty, and the step started.
+        """Return the statements that mark the target dirty and record the start of the step.
 
-        They are committed without waiting for the disk: whatever the file commits later reaches the disk later.
+        They use an asynchronous commit: WAL order guarantees that they reach the disk before the file's own commit.
         """
         entry = Entry(step.version, step.title, step.direction, "started", checksum)
         return self._statements(State(step.target, dirty=True), self._line(entry), wait=False)
 
     def ending(self, state: State, outcome: str, detail: str | None = None, *, wait: bool = True) -> bytes:
-        """Give the statements that say what the version is after a step, and how the step ended."""
+        """Return the statements that set the version after a step and record its outcome."""
         update = (
             b"UPDATE %b SET outcome = %b, detail = %b, duration = clock_timestamp() - started_at"
             b" WHERE outcome = 'started' AND id = (SELECT max(id) FROM %b)"
@@ -325,15 +327,15 @@ class Ledger:
         return self._statements(state, update % (self._history_name, *values, self._history_name), wait=wait)
 
     def begin(self, step: Step, checksum: str | None) -> None:
-        """Commit that a step begins: one message, which is one transaction."""
+        """Commit the start of a step, in one message and so one transaction."""
         send_message(self.connection, self.beginning(step, checksum))
 
     def end(self, state: State, outcome: str, detail: str | None = None) -> None:
-        """Commit that a step ended."""
+        """Commit the end of a step."""
         send_message(self.connection, self.ending(state, outcome, detail))
 
     def force(self, state: State, entries: list[Entry]) -> None:
-        """Commit a version and lines of history for what was not run by us."""
+        """Commit a version and the history entries of steps that this runner did not run."""
         send_message(self.connection, self._statements(state, *map(self._line, entries), wait=True))
 
     def _line(self, entry: Entry) -> bytes:
@@ -353,8 +355,8 @@ class Ledger:
         return b"; ".join([*parts, *history])
 
     def _text(self, value: str | None) -> bytes:
-        """Quote a value. Composed as bytes, not with psycopg.sql, which takes longer than the server for it all."""
-        if value is not None:  # a name of a file may hold what UTF-8, or the encoding of this database, cannot
+        """Quote a value as bytes: composing with psycopg.sql takes longer than the server needs for the statement."""
+        if value is not None:  # a file name may contain bytes that are not valid in the database encoding
             utf8 = self.connection.info.parameter_status("server_encoding") == "UTF8"
             value = value.encode("utf-8" if utf8 else "ascii", "backslashreplace").decode()
         return sql.Literal(value).as_bytes(self.connection)

@@ -1,8 +1,8 @@
-"""Which tables a statement locks, how strongly, and whether it rewrites or reads all of them. Pure.
+"""Table locks of a statement: lock mode, table rewrite, full table scan. Pure.
 
-Needs pglast (PostgreSQL's own parser), which the controller has and a host has not: without it `judge` answers that
-it does not know. The levels are those of PostgreSQL's manual ("Explicit Locking") and of AlterTableGetLockLevel in
-its tablecmds.c; a test compares them with what a running server does.
+Needs pglast (PostgreSQL's own parser), which is installed on the controller but not on hosts. Without it the verdict
+is "unknown". The lock modes come from PostgreSQL's manual ("Explicit Locking") and AlterTableGetLockLevel in
+tablecmds.c; a test compares them with a running server.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ ACCESS_EXCLUSIVE = "ACCESS EXCLUSIVE"
 
 MODES = (ACCESS_SHARE, ROW_SHARE, ROW_EXCLUSIVE, SHARE_UPDATE_EXCLUSIVE, SHARE, SHARE_ROW_EXCLUSIVE, EXCLUSIVE,
          ACCESS_EXCLUSIVE)  # fmt: skip
-"""From weak to strong, in the order of the manual and of LOCK TABLE's numbers (AccessShareLock = 1)."""
+"""Weakest first, as in the manual and in the numbers of LOCK TABLE (AccessShareLock = 1)."""
 
 BLOCKS = {
     SHARE_UPDATE_EXCLUSIVE: "blocks other DDL and VACUUM",
@@ -39,7 +39,7 @@ YES, NO, MAYBE = "yes", "no", "maybe"
 
 @dataclass(frozen=True)
 class Lock:
-    """A lock on one table, and what is done to it under that lock."""
+    """A lock on one table, and whether the table is rewritten under it."""
 
     table: str
     mode: str
@@ -48,18 +48,18 @@ class Lock:
 
     @property
     def blocks(self) -> str:
-        """Say whom the lock keeps waiting; empty for locks that the application does not feel."""
+        """The statements that the lock blocks; empty for locks that do not affect applications."""
         return BLOCKS.get(self.mode, "")
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What one statement does: its locks on tables that are already there, and the tables that it makes."""
+    """The locks of one statement on existing tables, and the tables that it creates."""
 
     locks: tuple[Lock, ...] = ()
     creates: tuple[str, ...] = ()
     unknown: str = ""
-    """Why the locks cannot be known, if they cannot."""
+    """Why the locks are unknown; empty if they are known."""
 
 
 @dataclass
@@ -82,26 +82,26 @@ def _parser() -> Any:
 
 
 def available() -> bool:
-    """Say whether there is a parser here."""
+    """Return whether the parser is installed."""
     return _parser() is not None
 
 
 def judge(text: str) -> Verdict:
-    """Judge one statement."""
+    """Determine the locks of one statement."""
     pglast = _parser()
     if pglast is None:
         return Verdict(unknown="pglast is not installed here")
     try:
         (parsed,) = pglast.parse_sql(text)
     except (pglast.parser.ParseError, ValueError) as error:
-        return Verdict(unknown=f"does not parse as PostgreSQL {pglast.get_postgresql_version()[0]}: {error.args[0]}")
+        return Verdict(unknown=f"not valid PostgreSQL {pglast.get_postgresql_version()[0]}: {error.args[0]}")
     found = _Found()
     kind = type(parsed.stmt).__name__
     rule = _RULES.get(kind)
     if rule:
         rule(parsed.stmt, found)
     elif kind not in _HARMLESS:
-        found.unknown = "this kind of statement is not known to the planner"
+        found.unknown = "this statement type is not supported"
     strongest: dict[str, Lock] = {}
     for lock in found.locks:
         known = strongest.get(lock.table)
@@ -124,7 +124,7 @@ def _enum(value: Any) -> str:
 
 
 def walk(node: Any) -> Iterator[Any]:
-    """Yield a node and all nodes below it."""
+    """Yield a node and all its descendants."""
     if isinstance(node, tuple | list):
         for each in node:
             yield from walk(each)
@@ -144,7 +144,7 @@ def _reads(node: Any, found: _Found, mode: str = ACCESS_SHARE) -> None:
 def _select(stmt: Any, found: _Found) -> None:
     _reads(stmt, found, ROW_SHARE if stmt.lockingClause else ACCESS_SHARE)
     if any(type(node).__name__ == "FuncCall" for node in walk(stmt)):
-        found.unknown = "calls functions, which may do anything"
+        found.unknown = "calls functions, which may take any lock"
 
 
 def _writes(stmt: Any, found: _Found) -> None:
@@ -182,7 +182,7 @@ def _view(stmt: Any, found: _Found) -> None:
 
 def _index(stmt: Any, found: _Found) -> None:
     mode = SHARE_UPDATE_EXCLUSIVE if stmt.concurrent else SHARE
-    found.lock(stmt.relation, mode, why="reads the whole table twice" if stmt.concurrent else "reads the whole table")
+    found.lock(stmt.relation, mode, why="scans the whole table twice" if stmt.concurrent else "scans the whole table")
 
 
 _DROPS = {
@@ -206,7 +206,7 @@ def _drop(stmt: Any, found: _Found) -> None:
         elif kind in ("OBJECT_TRIGGER", "OBJECT_RULE", "OBJECT_POLICY"):
             found.lock(".".join(names[:-1]), ACCESS_EXCLUSIVE)
         elif kind in ("OBJECT_SCHEMA", "OBJECT_TYPE", "OBJECT_EXTENSION", "OBJECT_DOMAIN") and stmt.behavior:
-            found.unknown = "CASCADE drops, under ACCESS EXCLUSIVE, what depends on it"
+            found.unknown = "CASCADE drops dependent objects under ACCESS EXCLUSIVE"
 
 
 def _rename(stmt: Any, found: _Found) -> None:
@@ -244,7 +244,7 @@ def _reindex(stmt: Any, found: _Found) -> None:
     if target is not None:
         index = _enum(stmt.kind) == "REINDEX_OBJECT_INDEX"
         table = f"the table of {_name(target)}" if index else _name(target)
-        found.lock(table, SHARE_UPDATE_EXCLUSIVE if concurrently else SHARE, why="reads the whole table")
+        found.lock(table, SHARE_UPDATE_EXCLUSIVE if concurrently else SHARE, why="scans the whole table")
 
 
 def _refresh(stmt: Any, found: _Found) -> None:
@@ -256,7 +256,7 @@ def _moved(stmt: Any, found: _Found) -> None:
 
 
 def _code(_stmt: Any, found: _Found) -> None:
-    found.unknown = "runs code, which may do anything"
+    found.unknown = "runs code, which may take any lock"
 
 
 def _alter_table(stmt: Any, found: _Found) -> None:
@@ -313,4 +313,4 @@ _HARMLESS = {
     "CreateRoleStmt", "CreateSchemaStmt", "CreateSeqStmt", "DefineStmt", "DropRoleStmt", "ExplainStmt", "GrantRoleStmt",
     "GrantStmt", "NotifyStmt", "TransactionStmt", "VariableSetStmt", "VariableShowStmt",
 }  # fmt: skip
-"""Statements that lock no table that an application uses."""
+"""Statements without locks on application tables."""

@@ -1,4 +1,4 @@
-"""Who is told what goes on while migrations run: this one keeps it to itself, the command line has one that prints."""
+"""Progress callbacks of a migration run. The base class ignores them; the command line prints them."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from provision.host.migrate.steps import Step
 
 
 class Narrator:
-    """Override what you want to hear of."""
+    """Override the callbacks you need."""
 
     def warn(self, problem: Problem) -> None:
-        """Something is not as it should be, and the run goes on."""
+        """Report a problem that does not stop the run."""
 
     def note(self, text: str) -> None:
-        """Something worth a line happened."""
+        """Report one line of progress."""
 
     def running(self, label: str, seconds: float, detail: str) -> None:
-        """Called several times a second while a file runs or a lock is waited for."""
+        """Called several times a second while a file runs or the run waits for a lock."""
 
     def done(self, step: Step, seconds: float) -> None:
-        """Called when the version after a step is committed."""
+        """Called after a step is committed."""

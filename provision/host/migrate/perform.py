@@ -1,7 +1,7 @@
-"""Run one file and make sure of what came of it: retried, explained, caught. Does IO.
+"""Run one file with retries, and verify its effect on the runner's session and tables. Does IO.
 
-Returns when the file did all it says and the session is still ours; else the version table says what is true (dirty,
-or as before where nothing of the file was kept and nothing is wrong with it) and a MigrationError is raised.
+Returns if the file succeeded and the session still holds its locks. Otherwise it records the true version (dirty, or
+the previous one if the file was interrupted or blocked and rolled back completely) and raises MigrationError.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from provision.host.migrate.steps import Step
 from provision.host.migrate.watch import Watcher
 
 RETRY_PAUSE_S = 1.0
-"""Pause before the first retry, doubled each time: lets through the sessions that queued behind our lock request."""
+"""Pause before the first retry, then doubled: lets the sessions pass that queued behind our lock request."""
 
 
 @dataclass(frozen=True)
 class Sent:
-    """The last message that was sent of a file: what came of it, its part of the file in bytes, the tries it took."""
+    """The last message sent for a file: its outcome, its byte range in the file, and the number of tries."""
 
     outcome: Outcome
     start: int
@@ -41,7 +41,7 @@ class Sent:
 
 @dataclass(frozen=True)
 class Performer:
-    """What is needed to run files, besides the files."""
+    """Everything needed to run files, except the files."""
 
     session: Locked
     settings: Settings
@@ -50,7 +50,7 @@ class Performer:
     interrupted: Callable[[], str]
 
     def perform(self, step: Step, body: bytes, end: bytes, begin: bytes | None) -> None:
-        """Run the file of a step that is already marked dirty; then commit its end, and the beginning of the next."""
+        """Run the file of a step already marked dirty; then commit its end and the start of the next step."""
         old = frozenset(_invalid_indexes(self.session.connection, body))
         outcome = self._run(step, body, old) if body.strip() else Outcome()
         quiet = not outcome.rollbacks and not re.search(rb"concurrently", body, re.IGNORECASE)
@@ -67,7 +67,7 @@ class Performer:
             raise self._failed(failure, body, sent, old)
         if outcome.open or outcome.copied:
             self.session.secure()
-            what = "left a transaction open" if outcome.open else "copied to the client"
+            what = "left a transaction open" if outcome.open else "copied data to the client"
             raise self._caught(failure, what)
         return outcome
 
@@ -92,11 +92,13 @@ class Performer:
             else:
                 sent = Sent(send(self.session.connection, body, tick), 0, len(body), tries)
             sqlstate = sent.outcome.error.sqlstate if sent.outcome.error else ""
-            hopeful = sqlstate in RETRIABLE and explain.kept(body[sent.start : sent.end], sent.outcome) is Kept.NOTHING
-            if not hopeful or tries > self.settings.retries or self.interrupted():
+            retriable = (
+                sqlstate in RETRIABLE and explain.kept(body[sent.start : sent.end], sent.outcome) is Kept.NOTHING
+            )
+            if not retriable or tries > self.settings.retries or self.interrupted():
                 break
             blocked = f", blocked by {'; '.join(map(str, self.watcher.seen))}" if self.watcher.seen else ""
-            self.narrator.note(f"{step.label}: {RETRIABLE[sqlstate]}{blocked}; rolled back, will be tried again")
+            self.narrator.note(f"{step.label}: {RETRIABLE[sqlstate]}{blocked}; rolled back, retrying")
             self._pause(RETRY_PAUSE_S * 2 ** (tries - 1))
         return sent
 
@@ -133,16 +135,16 @@ class Performer:
         return error
 
     def _check(self, failure: Failure, body: bytes, outcome: Outcome, old: frozenset[str]) -> None:
-        """Catch what a file did to the run itself although the server accepted it all."""
+        """Detect damage to the run by a file that succeeded: lost locks, changed tables, INVALID indexes."""
         ledger = self.session.ledger
         tolerable, fatal = [], []
         found = self.session.secure()
         if not found.locked:
-            tolerable.append("gave up the migration lock")
+            tolerable.append("released the migration lock")
         if outcome.rollbacks and outcome.rollbacks > sum(
             "TO" in s.words[:4] for s in statements(body) if s.begins("ROLLBACK")
         ):
-            tolerable.append("holds a ROLLBACK, so that some or all of it was undone")
+            tolerable.append("contains a ROLLBACK that reverted all or part of it")
         if found.state is None:
             fatal.append(f"dropped {ledger.name}")
         elif not ledger.has_history():
@@ -150,7 +152,7 @@ class Performer:
         elif found.state != State(failure.step.target, dirty=True):
             tolerable.append(f"changed {ledger.name}")
         invalid = _invalid_indexes(self.session.connection, body, old)
-        fatal += [f"left an INVALID index {index} behind" for index in invalid]
+        fatal += [f"left an INVALID index {index}" for index in invalid]
         ledger.create()
         if fatal or (tolerable and not self.settings.compatible):
             raise self._caught(failure, " and ".join(tolerable + fatal), invalid)
@@ -165,10 +167,10 @@ class Performer:
 
 
 def _invalid_indexes(connection: Connection, body: bytes, old: frozenset[str] = frozenset()) -> list[str]:
-    """Name the INVALID indexes that a file with CONCURRENTLY speaks of, or that are on a table it speaks of.
+    """List the INVALID indexes that a file with CONCURRENTLY mentions, by index name or by table name.
 
-    Those of a schema that is neither in the search path nor spoken of are somebody else's; so are those that were
-    there before (`old`) and that the file does not name.
+    Excludes indexes in schemas outside search_path that the file does not mention, and indexes that were INVALID
+    before (`old`) unless the file mentions them by name.
     """
     if not re.search(rb"concurrently", body, re.IGNORECASE):
         return []
@@ -182,11 +184,11 @@ def _invalid_indexes(connection: Connection, body: bytes, old: frozenset[str] = 
     ).fetchall()
     text = body.decode("utf-8", "replace")
 
-    def spoken_of(name: object) -> bool:
+    def mentioned(name: object) -> bool:
         return re.search(rf"(?<!\w){re.escape(str(name))}(?!\w)", text, re.IGNORECASE) is not None
 
     return [
         str(shown)
         for shown, index, table, schema, in_path in rows
-        if (spoken_of(index) or (spoken_of(table) and str(shown) not in old)) and (in_path or spoken_of(schema))
+        if (mentioned(index) or (mentioned(table) and str(shown) not in old)) and (in_path or mentioned(schema))
     ]

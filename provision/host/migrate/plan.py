@@ -1,4 +1,4 @@
-"""What `up` would run, statement by statement, with the locks that each takes. Does IO through `status`, read-only."""
+"""The statements that `up` would run, with their locks. Does read-only IO through `status`."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from provision.host.migrate.status import Situation, look
 from provision.host.migrate.steps import Step
 
 MOST_STATEMENTS = 500
-"""Statements of one file that are judged: a file of thousands is data, and parsing it all takes minutes."""
+"""Statements per file that are analysed: longer files contain data and take minutes to parse."""
 
 LONGEST_STATEMENT = 1 << 16
-"""Bytes of a statement that is parsed: a longer one is data too, and would cost memory many times its size."""
+"""Longest statement, in bytes, that is parsed: parsing takes many times its size in memory."""
 
 
 @dataclass(frozen=True)
@@ -30,14 +30,14 @@ class Planned:
 
 @dataclass(frozen=True)
 class Plan:
-    """The files in the order in which they would run, each with its statements."""
+    """The pending files in order, each with its statements."""
 
     situation: Situation
     files: tuple[tuple[Step, tuple[Planned, ...]], ...]
 
 
 def make(settings: Settings) -> Plan:
-    """Make a plan of everything that is pending."""
+    """Plan all pending migrations."""
     situation = look(settings)
     directory = Directory(settings.path)
     files = tuple(
@@ -51,18 +51,20 @@ def _statements(body: bytes) -> list[Planned]:
     for number, statement in enumerate(sql.statements(body)):
         if number == MOST_STATEMENTS:
             line, _ = sql.place(body, statement.start)
-            planned.append(Planned(line, "...", Verdict(unknown=f"only the first {MOST_STATEMENTS} are judged")))
+            planned.append(
+                Planned(line, "...", Verdict(unknown=f"only the first {MOST_STATEMENTS} statements are analysed"))
+            )
             break
         line, _ = sql.place(body, statement.start)
         long = statement.end - statement.start > LONGEST_STATEMENT
         text = body[statement.start : statement.end].decode("utf-8", "replace") if not long else ""
-        verdict = Verdict(unknown="too long to be judged") if long else judge(text)
+        verdict = Verdict(unknown="statement too long to analyse") if long else judge(text)
         planned.append(Planned(line, sql.first_line(body, statement.start, statement.end), verdict))
     return planned
 
 
 def values(plan: Plan) -> dict[str, Any]:
-    """Give a plan as JSON has it."""
+    """Return the plan for JSON output."""
     return {
         "database": plan.situation.database,
         **report.state(plan.situation.state),
@@ -95,27 +97,27 @@ def _values(planned: Planned) -> dict[str, Any]:
 
 
 def text(plan: Plan) -> str:
-    """Show a plan to people: what blocks the application is in capitals, what is new or harmless is short."""
+    """Format the plan as text; a table rewrite is in capitals."""
     situation = plan.situation
     lines = [f"database {situation.database}: version {situation.state}, {len(plan.files)} pending"]
     if plan.files and not available():
-        lines.append("Locks are not shown: pglast is not installed here (pip install pglast, on the controller).")
-    made: set[str] = set()
+        lines.append("Locks are not shown: pglast is not installed (on the controller: pip install pglast).")
+    created: set[str] = set()
     for step, statements in plan.files:
         lines += ["", report.printable(step.label)]
         for planned in statements:
             lines.append(f"  line {planned.line}: {planned.text}")
-            lines += [f"      {line}" for line in _verdict(planned.verdict, made)]
-            made.update(planned.verdict.creates)
+            lines += [f"      {line}" for line in _verdict(planned.verdict, created)]
+            created.update(planned.verdict.creates)
     lines += report.notes(situation.problems)
     return "\n".join(lines)
 
 
-def _verdict(verdict: Verdict, made: set[str]) -> list[str]:
+def _verdict(verdict: Verdict, created: set[str]) -> list[str]:
     lines = [f"locks unknown: {verdict.unknown}"] if verdict.unknown and available() else []
     for lock in verdict.locks:
-        if lock.table in made:
-            continue  # nobody else knows the table yet
+        if lock.table in created:
+            continue  # no other session sees this table yet
         rewrites = {YES: ", REWRITES THE TABLE", MAYBE: ", may rewrite the table"}.get(lock.rewrites, "")
         blocks = f" ({lock.blocks})" if lock.blocks else ""
         why = f": {lock.why}" if lock.why else ""

@@ -1,8 +1,8 @@
-"""Tell which version of the migrations a database has that nobody recorded it for. Does IO; needs pg_dump.
+"""Detect the migration version of a database that has no recorded version. Does IO; needs pg_dump.
 
-The schema `public` is dumped without owners and privileges, and compared with dumps of a scratch database after each
-migration: equal, or refused with the difference. Rows are not looked at. The scratch database is made and dropped on
-the same server, by a superuser.
+Dumps the schema `public` without owners and privileges, and compares it with dumps of a scratch database after each
+migration. Refuses a schema that equals none of them, and shows the difference. Does not compare rows. A superuser
+creates and drops the scratch database on the same server.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _SCHEMA_ITSELF = re.compile(r"^(CREATE SCHEMA public;|COMMENT ON SCHEMA public .
 
 @dataclass(frozen=True)
 class Recognised:
-    """The version, how it was found, and whether it has to be recorded still."""
+    """The version, how it was detected, and whether it still has to be recorded."""
 
     version: int
     how: str
@@ -36,28 +36,28 @@ class Recognised:
 
 
 def recognise(settings: Settings, extensions: tuple[str, ...], make_runner: Callable[[Settings], Runner]) -> Recognised:
-    """Find the version. Raises MigrationError when the schema is equal to none, or the recorded version is dirty."""
+    """Detect the version. Raises MigrationError if the schema matches no version or the recorded version is dirty."""
     state, ours = _recorded(settings)
     if state.dirty:
         raise MigrationError(
-            "the database is in the middle of a migration",
+            "a migration of this database is unfinished",
             seen=f"version {state.version} is dirty",
-            allowed="a clean version, or none",
-            run="docs/migration-is-dirty.md, with the tool that left it so",
+            allowed="a clean version or no version",
+            run="repair it with the tool that ran it; see docs/migration-is-dirty.md",
         )
     if ours:
-        return Recognised(state.version, f"version {state.version}, as this toolkit recorded it", record=False)
+        return Recognised(state.version, f"version {state.version}, recorded by this toolkit", record=False)
     seen = _comparable(dump(settings.url, settings, OPTIONS))
     if state.version == NONE and not seen:
-        return Recognised(NONE, "an empty schema: every migration will be applied", record=False)
-    wanted = _dumps(settings, extensions, make_runner)
-    versions = [state.version] if state.version != NONE else sorted(wanted, reverse=True)
+        return Recognised(NONE, "an empty schema: all migrations are pending", record=False)
+    expected = _dumps(settings, extensions, make_runner)
+    versions = [state.version] if state.version != NONE else sorted(expected, reverse=True)
     for version in versions:
-        if wanted.get(version) == seen:
+        if expected.get(version) == seen:
             known = state.version != NONE
-            how = f"the schema is that of version {version}" + (", as schema_migrations says" if known else "")
+            how = f"the schema matches version {version}" + (", as recorded in schema_migrations" if known else "")
             return Recognised(version, how, record=not known)
-    raise _unlike(seen, {version: wanted[version] for version in versions if version in wanted}, state)
+    raise _unlike(seen, {version: expected[version] for version in versions if version in expected}, state)
 
 
 def _recorded(settings: Settings) -> tuple[State, bool]:
@@ -81,24 +81,24 @@ def _comparable(text: str) -> str:
     return "\n".join(line for line in text.splitlines() if not _SCHEMA_ITSELF.match(line))
 
 
-def _unlike(seen: str, wanted: dict[int, str], state: State) -> MigrationError:
-    """Show the difference from the version that is nearest."""
+def _unlike(seen: str, expected: dict[int, str], state: State) -> MigrationError:
+    """Build the error that shows the difference from the closest version."""
     differences = {
         version: list(difflib.unified_diff(text.splitlines(), seen.splitlines(), f"version {version}", "seen",
                                            lineterm="", n=1))
-        for version, text in wanted.items()
+        for version, text in expected.items()
     }  # fmt: skip
     if not differences:
         return MigrationError(
-            "the recorded version has no migration here", seen=f"version {state.version}", run=f"read {PAGE}"
+            "the recorded version has no migration file", seen=f"version {state.version}", run=f"see {PAGE}"
         )
     version, lines = min(differences.items(), key=lambda item: len(item[1]))
-    more = [f"... and {len(lines) - MOST_LINES} lines more"] if len(lines) > MOST_LINES else []
+    more = [f"... and {len(lines) - MOST_LINES} more lines"] if len(lines) > MOST_LINES else []
     return MigrationError(
-        "the schema is not that of any migration, so its version is not guessed"
+        "the schema matches no migration version"
         if state.version == NONE
-        else f"schema_migrations says version {state.version}, and the schema is not that",
-        seen="\n".join([f"the least difference, from version {version}:", *lines[:MOST_LINES], *more]),
-        allowed="a schema that is equal, or a version that you vouch for",
-        run=f"mend the difference, or provision migrate force {version} on the host; see {PAGE}",
+        else f"schema_migrations records version {state.version}, but the schema differs from it",
+        seen="\n".join([f"difference from the closest version, {version}:", *lines[:MOST_LINES], *more]),
+        allowed="a schema that matches a version, or a version that you force",
+        run=f"fix the difference, or run provision migrate force {version} on the host; see {PAGE}",
     )

@@ -1,4 +1,4 @@
-"""Turn what was found and done into a table for people and values for JSON. Pure."""
+"""Format status and results as text and as JSON values. Pure."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ _COLUMNS = ("version", "name", "state", "applied at", "by", "took", "checksum")
 
 
 def printable(text: str) -> str:
-    """Replace what no terminal and no JSON reader takes: the stray bytes of a file name that is not UTF-8."""
+    """Escape bytes of file names that are not valid UTF-8."""
     return text.encode("utf-8", "backslashreplace").decode()
 
 
 def state(value: State) -> dict[str, object]:
-    """Give a version as JSON has it: null when nothing is applied."""
+    """Return a version for JSON output; null if nothing is applied."""
     return {"version": None if value.version == NONE else value.version, "dirty": value.dirty}
 
 
 def problem(value: Problem) -> dict[str, str]:
-    """Give a problem as JSON has it."""
+    """Return a problem for JSON output."""
     return {
         "kind": value.kind,
         "severity": value.severity.value,
@@ -35,7 +35,7 @@ def problem(value: Problem) -> dict[str, str]:
 
 
 def steps(done: Sequence[tuple[Step, float]], direction: str) -> list[dict[str, Any]]:
-    """List the steps of one direction, with the seconds that each took."""
+    """List the steps of one direction with their duration in seconds."""
     return [
         {"version": step.version, "name": printable(step.title), "seconds": round(took, 6)}
         for step, took in done
@@ -44,10 +44,10 @@ def steps(done: Sequence[tuple[Step, float]], direction: str) -> list[dict[str, 
 
 
 def situation(value: Situation) -> dict[str, Any]:
-    """Give a whole status as JSON has it."""
+    """Return the status for JSON output."""
     return {
         "database": value.database,
-        "profile": value.profile or None,
+        "guard": value.guard,
         **state(value.state),
         "settled": value.settled,
         "pending": [row.version for row in value.pending],
@@ -68,12 +68,12 @@ def situation(value: Situation) -> dict[str, Any]:
 
 
 def table(value: Situation) -> str:
-    """Show a whole status: a line about the database, a table of versions, then what is wrong."""
+    """Format the status: one line about the database, a table of versions, then the problems."""
     rows = [_COLUMNS, *map(_cells, value.rows)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(_COLUMNS))]
     lines = [" | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     lines.insert(1, "-+-".join("-" * width for width in widths))
-    marker = f" ({value.profile})" if value.profile else ""
+    marker = " (guarded)" if value.guard else ""
     head = f"database {value.database}{marker}: version {value.state}, {len(value.pending)} pending"
     return "\n".join([head, "", *lines, *notes(value.problems)])
 
@@ -84,7 +84,7 @@ def _cells(row: Row) -> tuple[str, ...]:
 
 
 def notes(problems: Sequence[Problem]) -> list[str]:
-    """List what is wrong, one line each."""
+    """Format the problems, one per line."""
     words = {Severity.WARNING: "warning", Severity.REFUSAL: "refused", Severity.ERROR: "refused"}
     lines = [f"{words[each.severity]}: {printable(each.file)} {each.seen} ({each.fix})" for each in problems]
     return ["", *lines] if lines else []

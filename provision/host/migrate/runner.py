@@ -1,7 +1,8 @@
-"""Move a database from version to version, as golang-migrate does and with nothing passed over. Does IO.
+"""Migrate a database between versions as golang-migrate does, but refuse what it would ignore. Does IO.
 
-Every command: a session with both locks, read the state, refuse what is wrong before anything is changed, then per
-step: commit (target, dirty), run the file, check it, commit (target, clean). Prints nothing: a Narrator is told.
+Each command opens a session with both locks, reads the state, and refuses problems before it changes anything. For
+each step it commits (target, dirty), runs the file, checks the result, and commits (target, clean). It prints nothing;
+a Narrator receives the progress.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ from itertools import zip_longest
 
 from psycopg import sql
 
-from provision.database import Session, profile
-from provision.errors import ConfirmationError, DatabaseError, MigrationError, UsageError
+from provision.database import Session, guarded
+from provision.errors import ConfirmationError, DatabaseError, HostError, MigrationError, UsageError
 from provision.host.migrate import drift, evidence, explain, steps
 from provision.host.migrate.directory import Directory
 from provision.host.migrate.files import NONE, Catalogue
@@ -25,11 +26,12 @@ from provision.host.migrate.session import Locked, locked
 from provision.host.migrate.settings import Settings
 from provision.host.migrate.steps import Route, Step
 from provision.host.migrate.watch import Watcher
+from provision.plan import load
 
 
 @dataclass
 class Report:
-    """What a command did."""
+    """Result of a command."""
 
     database: str
     before: State
@@ -39,7 +41,7 @@ class Report:
 
 
 class Runner:
-    """One run of one command; `interrupted` answers with the name of a signal once one has come."""
+    """One run of one command. `interrupted` returns the name of a received signal, or an empty string."""
 
     def __init__(
         self,
@@ -48,7 +50,7 @@ class Runner:
         interrupted: Callable[[], str] = lambda: "",
         confirmed: str = "",
     ) -> None:
-        """Nothing is opened yet. `confirmed` is the name of the database whose data may be destroyed."""
+        """Open nothing yet. `confirmed` is the name of the database whose data may be destroyed."""
         self.settings = settings
         self.confirmed = confirmed
         self.narrator = narrator or Narrator()
@@ -64,17 +66,17 @@ class Runner:
         return self._travel(lambda catalogue, current: steps.down(catalogue, current, limit))
 
     def goto(self, version: int) -> Report:
-        """Go up or down to a version."""
+        """Migrate up or down to a version."""
         return self._travel(lambda catalogue, current: steps.goto(catalogue, current, version))
 
     def force(self, version: int) -> Report:
-        """Say that the database is at a version, clean, and that the present files made it so. Runs nothing."""
+        """Record a clean version and the checksums of the current files. Runs nothing."""
         catalogue = self.directory.catalogue()
         with locked(self.settings, self._waiting) as session:
             ledger = session.ledger
             try:
                 before = ledger.state()
-            except DatabaseError:  # more than one row: what force is there to mend
+            except DatabaseError:  # more than one row, which force repairs
                 before = State(NONE, dirty=True)
             ledger.create()
             after = State(version, dirty=False)
@@ -83,9 +85,9 @@ class Runner:
             return Report(ledger.database, before, after, adopted=len(entries))
 
     def drop(self, schema: str | None = None) -> Report:
-        """Drop every table of a schema, and both of ours; in one transaction.
+        """Drop every table of a schema, the version table and the history table, in one transaction.
 
-        Without a name it is the current schema, as with golang-migrate, wherever the version table is.
+        Without a name, drop the tables of the current schema, as golang-migrate does.
         """
         with locked(self.settings, self._waiting) as session:
             self._require_confirmation(session, "drop", always=True)
@@ -104,7 +106,7 @@ class Runner:
             if not catalogue.pairs:
                 drift.refuse(catalogue.problems, compatible=self.settings.compatible, where=str(self.settings.path))
                 raise MigrationError(
-                    "there are no migrations",
+                    "no migrations found",
                     where=str(self.settings.path),
                     allowed="a directory of VERSION_title.up.sql and VERSION_title.down.sql files",
                     run="provision migrate up --path DIRECTORY",
@@ -120,7 +122,7 @@ class Runner:
             entries = drift.adoption(catalogue, records, state.version, self.directory)
             if entries:
                 ledger.force(state, entries)
-                self.narrator.note(f"adopted what another tool did: {_listed(entries)}")
+                self.narrator.note(f"adopted migrations of another tool: {_listed(entries)}")
             report = Report(ledger.database, state, state, adopted=len(entries))
             self._run(session, route.steps, report)
             _refuse_short(route, ledger.database)
@@ -155,7 +157,7 @@ class Runner:
         return self.directory.inspect(step.file).checksum if step.file else None
 
     def _body(self, session: Locked, step: Step, report: Report) -> bytes:
-        """Read the file of a step that is marked dirty; where it is not to run after all, take the mark back."""
+        """Read the file of a step marked dirty; clear the mark if the file will not run."""
         try:
             self._stop_if_interrupted(f"before {step.label}; version {report.after} is clean")
             return self.directory.body(step.file) if step.file else b""
@@ -164,28 +166,29 @@ class Runner:
             raise
 
     def _waiting(self, seconds: float, others: list[Session]) -> None:
-        self._stop_if_interrupted("while waiting for the migration lock; nothing was changed")
+        self._stop_if_interrupted("while waiting for the migration lock; nothing changed")
         self.narrator.running("another run", seconds, "held by " + "; ".join(map(str, others)))
 
     def _require_confirmation(self, session: Locked, command: str, *, always: bool = False) -> None:
-        database, marker = session.ledger.database, profile(session.connection)
-        if (marker == "prod" or always) and self.confirmed != database:
+        database, guard = session.ledger.database, guarded(session.connection)
+        where = f"database {database}, {'guarded' if guard else 'not guarded'}"
+        if (guard or always) and self.confirmed != database:
             raise ConfirmationError(
-                f"{command} destroys data, and nothing was confirmed",
+                f"{command} destroys data and was not confirmed",
                 name=database,
-                where=f"database {database}, profile {marker or 'none'}",
+                where=where,
                 seen=f"confirmed: {self.confirmed or 'nothing'}",
                 run=f"provision migrate {command} ... --yes-destroy {database}",
             )
-        if marker == "prod" and not self.settings.without_backup:
+        if guard and not self.settings.without_backup:
             info = session.connection.info
             if doubt := evidence.doubt(info.host, self.settings.evidence):
                 raise UsageError(
-                    f"{command} destroys data, and no fresh backup is known to bring it back",
-                    where=f"database {database}, profile prod",
+                    f"{command} destroys data, but no recent restore-tested backup is known",
+                    where=where,
                     seen=doubt,
-                    allowed=f"a backup that a drill restored in the last {evidence.FRESH_H:.0f} h, or --without-backup",
-                    run="ansible-playbook drill.yml -i inventories/prod"
+                    allowed=f"a restore test in the last {evidence.FRESH_H:.0f} h, or --without-backup",
+                    run=_drill()
                     if evidence.is_here(info.host)
                     else f"on that host: provision migrate {command} ... --yes-destroy {database}",
                 )
@@ -195,6 +198,14 @@ class Runner:
             raise MigrationError(f"interrupted by {signal} {when}", run="provision migrate status")
 
 
+def _drill() -> str:
+    """Return the command, run on the controller, that restore-tests the backups of this host."""
+    try:
+        return load.load().site(playbook="drill.yml")
+    except HostError:  # not a provisioned host, or not readable for this user
+        return "ansible-playbook drill.yml -i INVENTORY"
+
+
 def _listed(entries: list[Entry]) -> str:
     verbs = {"up": "applied", "down": "reverted"}
     shown = [f"{entry.version} {verbs[entry.direction]}" for entry in entries[:10]]
@@ -202,12 +213,12 @@ def _listed(entries: list[Entry]) -> str:
 
 
 def _refuse_short(route: Route, database: str) -> None:
-    """Fail as golang-migrate does when more steps were asked for than there are; none at all is no change."""
+    """Fail as golang-migrate does if fewer steps ran than requested; no step at all is no change."""
     if route.short and route.steps:
         raise MigrationError(
             f"limit {len(route.steps) + route.short} short by {route.short}",
             where=f"database {database}",
-            seen=f"only {len(route.steps)} were there, and all of them ran",
+            seen=f"only {len(route.steps)} existed, and all of them ran",
             run="provision migrate status",
         )
 

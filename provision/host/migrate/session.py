@@ -1,7 +1,6 @@
-"""One session that may migrate: direct, on a primary, with both locks held and the same settings for every file.
+"""The migration session: direct, on a primary, holding both locks, with the same settings for every file. Does IO.
 
-Does IO. Between files the role and all settings go back to what they were, and the locks are verified, for a file
-may change all of them.
+Between files it resets the role and all settings and verifies the locks, because a file can change all of them.
 """
 
 from __future__ import annotations
@@ -32,23 +31,23 @@ from provision.host.migrate.ledger import Ledger, State
 from provision.host.migrate.settings import Settings
 
 ORPHAN_CHECK_MS = 1000
-"""How often the server looks whether its client is still there: what a killed runner left ends, with its locks."""
+"""How often the server checks that its client is connected, so that the session of a killed runner ends."""
 
 
 @dataclass(frozen=True)
 class Check:
-    """What a file left of the run: were both locks held without a gap, and what does the version table say now?"""
+    """The session after a file: whether both locks are still held, and the content of the version table."""
 
     locked: bool
     state: State | None
-    """None when the table is gone."""
+    """None if the table does not exist."""
 
 
 class Locked:
     """A connection and its ledger, with both migration locks held."""
 
     def __init__(self, connection: Connection, ledger: Ledger, settings: Settings) -> None:
-        """Use `locked()`, which makes sure of it all."""
+        """Use `locked()`, which checks the connection and takes the locks."""
         self.connection, self.ledger, self._where = connection, ledger, describe(settings.url)
         self._reset = _reset_message(connection, settings).as_bytes(connection)
         look = sql.SQL("SELECT * FROM ({}) l LEFT JOIN ({}) v ON true").format(locks_held(ledger.keys), ledger.query)
@@ -62,13 +61,13 @@ class Locked:
         )
 
     def reset(self) -> None:
-        """Give the session back its role and settings."""
+        """Restore the role and settings of the session."""
         send_message(self.connection, self._reset)
 
     def secure(self) -> Check:
-        """Reset, and look at what a file may have done to the run; a lock that was lost is taken again.
+        """Reset the session and check the locks and the version table; take lost locks again.
 
-        Raises DatabaseError when somebody else has it by now.
+        Raises DatabaseError if another session holds them.
         """
         try:
             found = self._look()
@@ -81,17 +80,17 @@ class Locked:
         return found
 
     def write(self, end: bytes, begin: bytes | None) -> None:
-        """Commit the end of one step and the beginning of the next, whatever the version table says."""
+        """Commit the end of one step and the start of the next, regardless of the version table."""
         send_message(self.connection, end)
         if begin:
             send_message(self.connection, begin)
 
     def turn(self, now: State, end: bytes, begin: bytes | None) -> bool:
-        """Commit the end of one step and the beginning of the next, in one message, if the run is still ours.
+        """Commit the end of one step and the start of the next in one message, if the session is intact.
 
-        False, and nothing is written, unless both locks are held and the version table says `now`.
+        Writes nothing and returns False unless both locks are held and the version table contains `now`.
         """
-        # The server reads a message with the encoding, and begins a transaction in the mode, that the file left behind.
+        # The file may have changed the encoding of this message and the access mode of its transaction.
         status = self.connection.info.parameter_status
         if status("client_encoding") != "UTF8" or status("default_transaction_read_only") == "on":
             self.reset()
@@ -113,17 +112,17 @@ class Locked:
     def _lock_again(self) -> None:
         if not try_locks(self.connection, self.ledger.keys):
             raise DatabaseError(
-                "the migration lock is lost, and another session has it",
+                "the migration lock was lost, and another session holds it",
                 where=self._where,
-                seen="a file gave it up (DISCARD ALL, pg_advisory_unlock_all)",
-                allowed="files that leave advisory locks alone",
+                seen="a file released it (DISCARD ALL, pg_advisory_unlock_all)",
+                allowed="files that do not release advisory locks",
                 run="provision migrate status",
             )
 
 
 @contextmanager
 def locked(settings: Settings, waiting: Callable[[float, list[Session]], None]) -> Iterator[Locked]:
-    """Open the session, refuse what cannot migrate, and hold both locks for the length of a `with` block."""
+    """Open a session, refuse poolers, standbys and missing privileges, and hold both locks in a `with` block."""
     with connect(settings.url, application="provision migrate") as connection, explaining(connection, settings.url):
         refuse_pooler(connection)
         refuse_read_only(connection)
@@ -138,22 +137,22 @@ def locked(settings: Settings, waiting: Callable[[float, list[Session]], None]) 
 
 @contextmanager
 def explaining(connection: Connection, url: str) -> Iterator[None]:
-    """Turn the failure of a statement of our own, not of a file, into a DatabaseError."""
+    """Convert a failure of the runner's own statements to DatabaseError."""
     try:
         yield
     except psycopg.Error as error:
         gone = connection.closed or connection.broken
         raise DatabaseError(
-            "the connection to the server is lost" if gone else "the server refused a statement of the runner itself",
+            "lost the connection to the server" if gone else "the server rejected a statement of the runner",
             where=describe(url),
             seen=str(error).strip().partition("\n")[0],
-            allowed="files that ran are kept; the version table says how far it went",
+            allowed="completed files stay applied; the version table shows the last one",
             run="provision migrate status",
         ) from None
 
 
 def _reset_message(connection: Connection, settings: Settings) -> sql.Composed:
-    wanted = {
+    values = {
         "client_encoding": "UTF8",
         "lock_timeout": f"{math.ceil(settings.lock_timeout_s * 1000)}ms",
         "statement_timeout": f"{math.ceil(settings.statement_timeout_s * 1000)}ms",
@@ -161,12 +160,12 @@ def _reset_message(connection: Connection, settings: Settings) -> sql.Composed:
         "idle_session_timeout": "0",
     }
     if connection.info.server_version >= 170000:
-        wanted["transaction_timeout"] = "0"
+        values["transaction_timeout"] = "0"
     orphan_check = f"{ORPHAN_CHECK_MS}ms"
     try:
         connection.execute("SELECT set_config('client_connection_check_interval', %s, false)", (orphan_check,))
-        wanted["client_connection_check_interval"] = orphan_check
-    except psycopg.Error:  # not every operating system can
+        values["client_connection_check_interval"] = orphan_check
+    except psycopg.Error:  # not supported on every operating system
         pass
-    sets = [sql.SQL("SET {} = {}").format(sql.Identifier(name), sql.Literal(v)) for name, v in wanted.items()]
+    sets = [sql.SQL("SET {} = {}").format(sql.Identifier(name), sql.Literal(v)) for name, v in values.items()]
     return sql.SQL("; ").join([sql.SQL("RESET SESSION AUTHORIZATION; RESET ALL"), *sets])

@@ -1,4 +1,4 @@
-"""What a run is told: options of ours, and those that golang-migrate reads from the database URL. Pure.
+"""Options of a run: our own, and those that golang-migrate reads from the database URL. Pure.
 
 golang-migrate's URL may carry `x-migrations-table`, `x-migrations-table-quoted`, `x-statement-timeout` (ms) and
 `x-multi-statement`, and, through lib/pq, settings of the server such as `search_path`; libpq knows neither.
@@ -19,10 +19,10 @@ from provision.host.migrate.evidence import BACKUP
 SECONDS = {"": 1.0, "ms": 0.001, "s": 1.0, "min": 60.0, "m": 60.0, "h": 3600.0}
 
 WAIT_S = 60.0
-"""Longest wait for another runner: deploys that start together wait for the first, and a stuck one is soon named."""
+"""Longest wait for another runner: enough for parallel deployments, short enough to report a stuck runner."""
 
 LOCK_TIMEOUT_S = 5.0
-"""Longest wait of a statement for a lock: whoever comes after it in the queue, readers too, waits as long."""
+"""Longest wait of a statement for a lock: later sessions, including readers, queue behind it for as long."""
 
 
 @dataclass(frozen=True)
@@ -47,15 +47,15 @@ def seconds(text: str) -> float:
     """Read `5`, `5s`, `500ms`, `2min` or `1h`. Raises UsageError."""
     match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*(|ms|s|min|m|h)", text.strip())
     if match is None:
-        raise UsageError("not a length of time", seen=text, allowed="5, 5s, 500ms, 2min, 1h")
+        raise UsageError("invalid duration", seen=text, allowed="5, 5s, 500ms, 2min, 1h")
     return float(match[1]) * SECONDS[match[2]]
 
 
 def from_url(url: str, settings: Settings) -> Settings:
-    """Take golang-migrate's options out of a URL and leave one that libpq reads. Raises UsageError."""
+    """Extract golang-migrate's options from a URL and return settings with a libpq URL. Raises UsageError."""
     if "://" not in url:
         return replace(settings, url=url)
-    # libpq takes everything up to an @ before the first / for user and password, a ? too.
+    # libpq reads everything up to an @ before the first / as user and password, including a ?.
     credentials = re.match(r"\w+://[^@/]*@", url)
     start = credentials.end() if credentials else 0
     head, _, tail = url[start:].partition("?")
@@ -100,7 +100,7 @@ def _table(settings: Settings, value: str, quoted: bool) -> Settings:
 
 def _statement_timeout(settings: Settings, value: str, _quoted: bool) -> Settings:
     if not value.isdecimal():
-        raise UsageError("x-statement-timeout is not a number", seen=value, allowed="milliseconds")
+        raise UsageError("x-statement-timeout is not an integer", seen=value, allowed="milliseconds")
     return replace(settings, statement_timeout_s=int(value) / 1000)
 
 
@@ -117,7 +117,7 @@ _READERS = {
 
 def _boolean(value: str, name: str) -> bool:
     if value.lower() not in ("", "1", "t", "true", "0", "f", "false"):
-        raise UsageError(f"{name} is neither true nor false", seen=value, allowed="true, false")
+        raise UsageError(f"{name} is not a boolean", seen=value, allowed="true, false")
     return value.lower() in ("1", "t", "true")
 
 

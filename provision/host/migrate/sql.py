@@ -1,8 +1,8 @@
-"""Find the statements of an SQL file, and those that no migration may hold. Pure; works on bytes, one pass.
+"""Split an SQL file into statements, and find statements that migrations must not contain. Pure; one pass over bytes.
 
-Not a parser: it knows strings, quoted names, dollar quotes, nested comments, parentheses and the bodies of SQL
-functions (BEGIN ATOMIC ... END), as psql does, so that a `;` or ROLLBACK inside them is not taken for one outside.
-Where it is in doubt it says nothing: the server is the judge, and the runner checks again what the server did.
+Not a parser. Like psql, it skips strings, quoted names, dollar quotes, nested comments, parentheses and the bodies of
+SQL functions (BEGIN ATOMIC ... END), so that a `;` or ROLLBACK inside them does not count. Ambiguous text is not
+reported: the server decides, and the runner checks the result afterwards.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 HEAD_WORDS = {"COPY": 16, "CREATE": 16, "ALTER": 16, "DROP": 16, "REINDEX": 16}
-"""Words of a statement that are kept: enough to reach FROM STDIN or CONCURRENTLY where they may come."""
+"""Words kept per statement, by first word: enough to reach FROM STDIN or CONCURRENTLY."""
 
 OTHER_WORDS = 6
-"""Words that are kept of every other statement: few, for a file of INSERTs may be long."""
+"""Words kept of every other statement: few, because a file of INSERTs may be long."""
 
 SHOWN = 100
-"""Characters of a statement that a message shows."""
+"""Characters of a statement shown in a message."""
 
 _INERT = (
     rb"--[^\n]*+"
@@ -27,7 +27,7 @@ _INERT = (
     rb"|'(?:[^']++|'')*+'"
     rb'|(?P<name>"[^"]*+")'
     rb"|(?<![A-Za-z0-9_$\x80-\xff])(?P<dollar>\$(?:[A-Za-z_\x80-\xff][A-Za-z0-9_\x80-\xff]*+)?\$)"
-    rb"|\((?:[^()'\"\\$/\-]++|'[^'\\]*+'|-(?!-))*+\)"  # a flat list of values in one go
+    rb"|\((?:[^()'\"\\$/\-]++|'[^'\\]*+'|-(?!-))*+\)"  # a flat list of values in one match
     rb"|(?P<mark>[;()\\'\"])"
 )
 _TAIL = re.compile(_INERT, re.DOTALL)
@@ -43,7 +43,7 @@ _LITERAL = re.compile(r"[\"']|\$\w*\$")
 
 @dataclass(frozen=True, slots=True)
 class Statement:
-    """One statement: where it starts and ends (byte offsets), and its first words, in capitals."""
+    """One statement: start and end (byte offsets), and its first words in upper case."""
 
     start: int
     end: int
@@ -51,17 +51,17 @@ class Statement:
     backslash: bool = False
 
     def begins(self, *words: str) -> bool:
-        """Say whether the statement starts with these words."""
+        """True if the statement starts with these words."""
         return self.words[: len(words)] == words
 
     @property
     def _verb(self) -> str:
-        """Give the first word, or nothing for a statement that begins with none, such as `(SELECT 1)`."""
+        """The first word; empty for a statement such as `(SELECT 1)`."""
         return next(iter(self.words), "")
 
     @property
     def survives_rollback(self) -> bool:
-        """Say whether this statement commits in the middle, so that a failure can leave a part behind."""
+        """True if the statement commits internally, so that a failure can leave partial changes."""
         return (
             ("CONCURRENTLY" in self.words and self._verb in ("CREATE", "DROP", "REINDEX", "ALTER"))
             or self._verb in ("VACUUM", "CLUSTER", "REINDEX", "CALL", "DO")
@@ -72,7 +72,7 @@ class Statement:
 
 @dataclass(frozen=True, slots=True)
 class Hazard:
-    """A statement that would defeat the runner, and what to write instead."""
+    """A statement that interferes with the runner, and its replacement."""
 
     offset: int
     seen: str
@@ -80,14 +80,14 @@ class Hazard:
 
 
 def statements(body: bytes) -> Iterator[Statement]:
-    """Yield the statements of a file, without comments and empty ones."""
+    """Yield the statements of a file without comments and empty statements."""
     start = -1
     words: list[str] = []
-    wanted = OTHER_WORDS
+    limit = OTHER_WORDS
     depth = atomic = 0
     backslash = routine = False
     position = 0
-    while match := (_HEAD if routine or (len(words) < wanted and not depth) else _TAIL).search(body, position):
+    while match := (_HEAD if routine or (len(words) < limit and not depth) else _TAIL).search(body, position):
         position = match.end()
         kind = match.lastgroup
         if kind == "comment":
@@ -99,13 +99,13 @@ def statements(body: bytes) -> Iterator[Statement]:
         if mark == b";" and not depth and not atomic:
             if start >= 0:
                 yield Statement(start, match.start(), tuple(words), backslash)
-            start, words, wanted, backslash, routine = -1, [], OTHER_WORDS, False, False
+            start, words, limit, backslash, routine = -1, [], OTHER_WORDS, False, False
             continue
         start = match.start() if start < 0 else start
         if kind == "dollar":
             closing = body.find(match[0], position)
             position = len(body) if closing < 0 else closing + len(match[0])
-        elif mark in (b"'", b'"'):  # never closed: the rest is one literal, and the server will say so
+        elif mark in (b"'", b'"'):  # unterminated: the rest is one literal, and the server reports it
             position = len(body)
         elif mark == b"\\":
             backslash = True
@@ -114,9 +114,9 @@ def statements(body: bytes) -> Iterator[Statement]:
         elif kind in ("word", "name") and not depth:
             word = match[0].decode("utf-8", "replace")
             word = word.upper() if kind == "word" else word
-            if len(words) < wanted:
+            if len(words) < limit:
                 words.append(word)
-                wanted = HEAD_WORDS.get(words[0], OTHER_WORDS)
+                limit = HEAD_WORDS.get(words[0], OTHER_WORDS)
                 routine = _defines_routine(words)
             if routine:
                 atomic += (word == "ATOMIC") or (atomic > 0 and word in ("CASE", "BEGIN"))
@@ -142,17 +142,17 @@ def _defines_routine(words: list[str]) -> bool:
 
 
 def hazards(body: bytes) -> list[Hazard]:
-    """Name the statements that end the runner's grip: transactions, roles, locks, and what is psql's alone."""
+    """Find statements that interfere with the runner: transactions, roles, locks, and psql commands."""
     found: list[Hazard] = []
     opened: Statement | None = None
     role: Statement | None = None
     for statement in statements(body):
         words = statement.words
         if statement.backslash:
-            found.append(Hazard(statement.start, "a psql command (\\)", "write plain SQL"))
-            break  # what follows may be data, not SQL
+            found.append(Hazard(statement.start, "a psql command (\\)", "use plain SQL"))
+            break  # the rest may be data, not SQL
         if statement.begins("COPY") and ("STDIN" in words or "STDOUT" in words):
-            found.append(Hazard(statement.start, "COPY from or to the client", "write INSERT ... VALUES"))
+            found.append(Hazard(statement.start, "COPY FROM STDIN or TO STDOUT", "use INSERT ... VALUES"))
             break
         if statement.begins("BEGIN") or statement.begins("START", "TRANSACTION"):
             opened = statement
@@ -160,20 +160,22 @@ def hazards(body: bytes) -> list[Hazard]:
             opened = statement if "CHAIN" in words and "NO" not in words else None
         elif words[:1] in (("ROLLBACK",), ("ABORT",)) and not {"TO", "PREPARED"} & set(words[:4]):
             opened = None
-            found.append(Hazard(statement.start, f"{words[0]}, which undoes the file", "remove it"))
+            found.append(Hazard(statement.start, f"{words[0]}, which reverts the file", "remove it"))
         elif statement.begins("PREPARE", "TRANSACTION"):
             opened = None
-            found.append(Hazard(statement.start, "PREPARE TRANSACTION, which leaves its locks", "remove it"))
+            found.append(Hazard(statement.start, "PREPARE TRANSACTION, which keeps its locks", "remove it"))
         elif statement.begins("DO") and _ROLLBACK.search(body, statement.start, statement.end):
-            found.append(Hazard(statement.start, "DO with a ROLLBACK, which undoes what came before it", "remove it"))
+            found.append(
+                Hazard(statement.start, "DO with a ROLLBACK, which reverts the statements before it", "remove it")
+            )
         elif statement.begins("DISCARD", "ALL"):
-            found.append(Hazard(statement.start, "DISCARD ALL, which drops the migration lock", "remove it"))
+            found.append(Hazard(statement.start, "DISCARD ALL, which releases the migration lock", "remove it"))
         role = _role_left(statement, role)
     if opened:
-        found.append(Hazard(opened.start, "a transaction that is not committed", "end it with COMMIT, or leave it out"))
+        found.append(Hazard(opened.start, "a transaction without COMMIT", "end it with COMMIT, or remove BEGIN"))
     if role:
         fix = "use SET LOCAL ROLE inside BEGIN and COMMIT, or end the file with RESET ROLE"
-        found.append(Hazard(role.start, "a role that is set and not reset", fix))
+        found.append(Hazard(role.start, "a SET ROLE without RESET ROLE", fix))
     return sorted(found, key=lambda hazard: hazard.offset)
 
 
@@ -187,13 +189,13 @@ def _role_left(statement: Statement, role: Statement | None) -> Statement | None
 
 
 def place(body: bytes, offset: int) -> tuple[int, int]:
-    """Turn a byte offset into line and column, both from 1, the column in characters."""
+    """Convert a byte offset to line and column, both from 1; the column counts characters."""
     start = body.rfind(b"\n", 0, offset) + 1
     return body.count(b"\n", 0, offset) + 1, len(body[start:offset].decode("utf-8", "replace")) + 1
 
 
 def offset_of(body: bytes, position: int) -> int:
-    """Turn the server's position (characters, from 1) into a byte offset, decoding a line at a time."""
+    """Convert the server's position (characters, from 1) to a byte offset, decoding line by line."""
     left = position - 1
     start = 0
     while start < len(body):
@@ -207,18 +209,18 @@ def offset_of(body: bytes, position: int) -> int:
 
 
 def holds_secret(text: str) -> bool:
-    """Say whether a text may hold a password: it speaks of one, or holds a URL with one."""
+    """True if a text may contain a password: it mentions one, or contains a URL with one."""
     return _SECRET.search(text) is not None
 
 
 def masked(text: str) -> str:
-    """Leave out everything from the first quote on: where a literal ends depends on its kind and on settings."""
+    """Cut the text at the first quote: the end of a literal depends on its type and on settings."""
     quote = _LITERAL.search(text)
     return f"{text[: quote.start()]}'...'" if quote else text
 
 
 def first_line(body: bytes, start: int, end: int) -> str:
-    """Show the first line of a statement, cut short, and without its literals where it may hold a password."""
+    """Return the first line of a statement, truncated, and without literals if it may contain a password."""
     stop = body.find(b"\n", start, end)
     line = body[start : end if stop < 0 else stop][: 4 * SHOWN].decode("utf-8", "replace").strip()
     if holds_secret(line):

@@ -1,13 +1,13 @@
-"""What is applied, pending or wrong, without changing anything and without a lock. Does IO, read-only.
+"""Status of all migrations: applied, pending or faulty. Does read-only IO and takes no lock.
 
-Works on a standby, through a pooler, and for a role that may only read.
+Works on a standby, through a pooler, and for a read-only role.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from provision.database import connect, profile
+from provision.database import connect, guarded
 from provision.errors import MigrationError
 from provision.host.migrate import drift, explain, steps
 from provision.host.migrate.directory import Directory
@@ -29,34 +29,35 @@ class Row:
     by: str = ""
     seconds: float | None = None
     checksum: str = ""
-    """ok, edited, line ends, unknown (nothing was recorded), or empty for what is not applied."""
+    """ok, edited, line ends, unknown (no checksum recorded), or empty if not applied."""
 
 
 @dataclass(frozen=True)
 class Situation:
-    """A database beside a directory."""
+    """A database compared with a directory of migrations."""
 
     database: str
     state: State
     rows: tuple[Row, ...]
     problems: tuple[Problem, ...]
     route: Route
-    profile: str = ""
+    guard: bool = False
+    """Destructive commands ask for confirmation."""
 
     @property
     def pending(self) -> list[Row]:
-        """What `up` would apply."""
+        """The versions that `up` would apply."""
         return [row for row in self.rows if row.state == "pending"]
 
     @property
     def settled(self) -> bool:
-        """Say whether there is nothing to do and nothing wrong."""
+        """True if nothing is pending and no problem would stop a run."""
         wrong = any(problem.severity is not Severity.WARNING for problem in self.problems)
         return not (self.pending or wrong)
 
 
 def version(settings: Settings) -> State:
-    """Read only the version table."""
+    """Read the version table only."""
     with connect(settings.url, application="provision migrate") as connection, explaining(connection, settings.url):
         ledger = Ledger(connection, settings.schema, settings.table)
         ledger.check(write=False)
@@ -64,13 +65,13 @@ def version(settings: Settings) -> State:
 
 
 def look(settings: Settings) -> Situation:
-    """Compare files, version table and history; `route` is what `up` would run, empty when it could not."""
+    """Compare files, version table and history. `route` is what `up` would run; empty if it would be refused."""
     directory = Directory(settings.path)
     catalogue = directory.catalogue()
     with connect(settings.url, application="provision migrate") as connection, explaining(connection, settings.url):
         ledger = Ledger(connection, settings.schema, settings.table)
         ledger.check(write=False)
-        marker = profile(connection)
+        guard = guarded(connection)
         state, records = ledger.state(), ledger.records()
         unfinished = ledger.unfinished(state) if state.dirty else None
     problems = []
@@ -85,7 +86,7 @@ def look(settings: Settings) -> Situation:
         problems.append(Problem("no file", str(state.version), error.what, error.run, Severity.ERROR))
     problems += drift.all_problems(catalogue, records, state.version, route.steps, directory)
     rows = _rows(catalogue, state, records, problems, unfinished)
-    return Situation(ledger.database, state, tuple(rows), tuple(problems), route, marker)
+    return Situation(ledger.database, state, tuple(rows), tuple(problems), route, guard)
 
 
 def _rows(

@@ -1,7 +1,7 @@
-"""Which files a command runs, in which order, and which version each leaves. Pure.
+"""The files that a command runs, their order, and the version after each. Pure.
 
-The order is golang-migrate's (migrate.go: readUp, readDown, read): up leads to the next version that exists, down
-from a version leads to the one before it that exists, or to none.
+The order is golang-migrate's (migrate.go: readUp, readDown, read): up moves to the next existing version, down to the
+previous existing version or to none.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from provision.host.migrate.files import NONE, Catalogue, Direction, File
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One move of the version: run `file` (None: nothing to run), then the database is at `target`."""
+    """One version change: run `file` (None: nothing to run), then the database is at `target`."""
 
     version: int
     direction: Direction
@@ -25,13 +25,13 @@ class Step:
 
     @property
     def label(self) -> str:
-        """Name the step for people: the file, or what is missing."""
-        return self.file.name if self.file else f"{self.version} ({self.direction} half missing)"
+        """The name of the step in messages: the file name, or the missing file."""
+        return self.file.name if self.file else f"{self.version} ({self.direction} file missing)"
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """The steps of one command, and how many that were asked for are not there."""
+    """The steps of one command, and the number of requested steps that do not exist."""
 
     steps: tuple[Step, ...]
     short: int = 0
@@ -53,7 +53,7 @@ def down(catalogue: Catalogue, current: int, limit: int | None = None) -> Route:
 
 
 def goto(catalogue: Catalogue, current: int, version: int) -> Route:
-    """Move up or down until the database is at `version`, which must exist."""
+    """Migrate up or down to `version`, which must exist."""
     _require(catalogue, current)
     _require(catalogue, version)
     if version >= current:
@@ -81,8 +81,8 @@ def _require(catalogue: Catalogue, version: int) -> None:
         raise MigrationError(
             f"no migration found for version {version}",
             seen=f"versions {_span(catalogue.versions)}",
-            allowed="a version whose files are in the directory",
-            run="bring its files back from version control, then: provision migrate status",
+            allowed="a version with files in the directory",
+            run="restore its files from version control, then: provision migrate status",
         )
 
 

@@ -1,8 +1,8 @@
-"""Run migrations up, down and up again on a scratch database, and compare the schemas. Does IO; needs pg_dump.
+"""Run all migrations up, down and up again on a scratch database, and compare the schemas. Does IO; needs pg_dump.
 
-The database is made and dropped here, on the server that the URL leads to, by a role that may do so and may create
-extensions. What is compared is a normalised `pg_dump --schema-only` without our own two tables: after all the way
-down it must be what it was before, and after the second way up what it was after the first.
+Creates and drops the database on the server of the URL, whose role must be able to create databases and extensions.
+Compares normalised `pg_dump --schema-only` output without the version and history tables: the schema after down must
+equal the empty one, and the schema after the second up must equal that after the first.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from provision.host.migrate.settings import Settings
 from provision.host.migrate.steps import Step
 
 MOST_LINES = 40
-"""Lines of a difference that are shown: the first difference is the one that matters."""
+"""Longest difference shown, in lines: the first difference matters most."""
 
 _NOISE = re.compile(r"^(--.*|SET .*|SELECT pg_catalog\.set_config.*|\\(un)?restrict .*|)$")
 
 
 @dataclass(frozen=True)
 class Difference:
-    """Two dumps that should be equal and are not."""
+    """Two dumps that should be equal but differ."""
 
     when: str
     lines: tuple[str, ...]
@@ -45,7 +45,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Verified:
-    """What was run, and the differences; none is what is wanted."""
+    """The steps that ran, and the differences; empty if the migrations are reversible."""
 
     database: str
     done: tuple[tuple[Step, float], ...]
@@ -53,7 +53,7 @@ class Verified:
 
 
 def verify(settings: Settings, extensions: tuple[str, ...], make_runner: Callable[[Settings, str], Runner]) -> Verified:
-    """Verify the migrations of `settings.path` on a scratch database of the server that `settings.url` leads to."""
+    """Verify the migrations of `settings.path` on a scratch database on the server of `settings.url`."""
     with scratch(settings.url, extensions) as (name, url):
         settings = replace(settings, url=url)
         done: list[tuple[Step, float]] = []
@@ -65,15 +65,15 @@ def verify(settings: Settings, extensions: tuple[str, ...], make_runner: Callabl
 
         empty = dump(url, settings)
         full = run("up")
-        found = _compare("after up and down, against before", empty, run("down"))
-        if not found:  # a second way up would only stumble over what the way down left
-            found = _compare("after up, down and up, against after up", full, run("up"))
+        found = _compare("after up and down, compared with before", empty, run("down"))
+        if not found:  # a second up would fail on leftovers of the down files
+            found = _compare("after up, down and up, compared with after up", full, run("up"))
     return Verified(name, tuple(done), tuple(found))
 
 
 @contextmanager
 def scratch(url: str, extensions: tuple[str, ...]) -> Iterator[tuple[str, str]]:
-    """Give the name and the URL of an empty database on the same server, with the extensions it has; drop it after."""
+    """Create an empty database with the available extensions, yield its name and URL, and drop it afterwards."""
     name = f"provision_verify_{secrets.token_hex(6)}"
     with connect(url, application="provision migrate verify") as administrator:
         available = {
@@ -83,9 +83,9 @@ def scratch(url: str, extensions: tuple[str, ...]) -> Iterator[tuple[str, str]]:
             administrator.execute(sql.SQL("CREATE DATABASE {} TEMPLATE template0").format(sql.Identifier(name)))
         except psycopg.errors.InsufficientPrivilege as error:
             raise MigrationError(
-                "cannot make a scratch database",
+                "cannot create a scratch database",
                 seen=str(error).strip(),
-                allowed="the URL of a role that may create databases and extensions",
+                allowed="a URL whose role can create databases and extensions",
                 run="provision migrate verify --scratch-url postgresql:///postgres?user=postgres",
             ) from None
         try:
@@ -99,9 +99,9 @@ def scratch(url: str, extensions: tuple[str, ...]) -> Iterator[tuple[str, str]]:
 
 
 def dump(url: str, settings: Settings, options: tuple[str, ...] = ()) -> str:
-    """Dump the schema of a database without what differs from run to run: comments, settings, our own tables.
+    """Dump the schema of a database without comments, settings, and the version and history tables.
 
-    `options` are further ones of pg_dump. Raises MigrationError.
+    `options` are additional options of pg_dump. Raises MigrationError.
     """
     parameters = {key: str(value) for key, value in conninfo_to_dict(url).items() if value is not None}
     environment = {f"PG{_VARIABLES[key]}": value for key, value in parameters.items() if key in _VARIABLES}
@@ -112,7 +112,7 @@ def dump(url: str, settings: Settings, options: tuple[str, ...] = ()) -> str:
     )  # fmt: skip
     if done.returncode != 0:
         raise MigrationError(
-            "pg_dump failed", seen=done.stderr.strip()[:500], allowed="a pg_dump of the server's major or newer"
+            "pg_dump failed", seen=done.stderr.strip()[:500], allowed="a pg_dump of the server's major version or newer"
         )
     return "\n".join(line for line in done.stdout.splitlines() if not _NOISE.match(line))
 
@@ -134,19 +134,19 @@ _VARIABLES = {
 
 
 def _pg_dump() -> str:
-    """Find the newest pg_dump: it can dump every older server."""
+    """Find the newest pg_dump, which can dump every older server."""
     installed = sorted(Path("/usr/lib/postgresql").glob("*/bin/pg_dump"), key=lambda path: int(path.parts[4]))
     found = str(installed[-1]) if installed else shutil.which("pg_dump")
     if found is None:
         raise MigrationError(
-            "pg_dump is not here", allowed="PostgreSQL's client programs", run="apt-get install postgresql-client"
+            "pg_dump is not installed", allowed="PostgreSQL's client programs", run="apt-get install postgresql-client"
         )
     return found
 
 
-def _compare(when: str, wanted: str, seen: str) -> list[Difference]:
-    lines = difflib.unified_diff(wanted.splitlines(), seen.splitlines(), "wanted", "seen", lineterm="", n=1)
+def _compare(when: str, expected: str, seen: str) -> list[Difference]:
+    lines = difflib.unified_diff(expected.splitlines(), seen.splitlines(), "expected", "seen", lineterm="", n=1)
     shown = list(lines)
     if len(shown) > MOST_LINES:
-        shown = [*shown[:MOST_LINES], f"... and {len(shown) - MOST_LINES} lines more"]
+        shown = [*shown[:MOST_LINES], f"... and {len(shown) - MOST_LINES} more lines"]
     return [Difference(when, tuple(shown))] if shown else []

@@ -1,7 +1,7 @@
-"""Look at a running file from a second session: who blocks it, and how far an index build has come. Does IO.
+"""Monitor a running file from a second session: blocking sessions and index build progress. Does IO.
 
-The second session is opened only when a file runs for a while, and nothing depends on it: when it cannot be had
-(no connection slot is left), the run goes on without it.
+The second session opens only after a file has run for a while. It is optional: without a free connection slot the run
+continues without it.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from provision.database import Connection, Session, blockers, connect
 from provision.errors import DatabaseError
 
 EVERY_S = 1.0
-"""Seconds between two looks."""
+"""Polling interval in seconds."""
 
 CONNECTS_IN_S = 0.5
-"""A first look that is nearer than this needs its connection beforehand, for a login on a busy host takes as long."""
+"""If the first poll is due sooner than this, connect in advance: a login on a busy host takes as long."""
 
 _PROGRESS = """
 SELECT p.phase, p.index_relid::regclass::text,
@@ -28,10 +28,10 @@ FROM pg_stat_progress_create_index p WHERE p.pid = %s
 
 
 class Watcher:
-    """Watches one server process; `seen` is the last set of sessions that blocked it."""
+    """Monitors one server process; `seen` is the latest set of sessions that blocked it."""
 
     def __init__(self, url: str, pid: int, first_look_s: float) -> None:
-        """Look for the first time `first_look_s` seconds after `start`."""
+        """The first poll is `first_look_s` seconds after `start`."""
         self._url, self._pid, self._first_look_s = url, pid, first_look_s
         self._connection: Connection | None = None
         self._usable = True
@@ -40,7 +40,7 @@ class Watcher:
         self.note = ""
 
     def start(self) -> None:
-        """Forget what was seen: another statement begins."""
+        """Reset for a new statement."""
         self.seen, self.note = [], ""
         self._next_look = time.monotonic() + self._first_look_s
         if self._usable and self._first_look_s < CONNECTS_IN_S:
@@ -50,7 +50,7 @@ class Watcher:
                 self._usable = False
 
     def look(self) -> None:
-        """Look, if it is time to."""
+        """Poll if it is due."""
         if not self._usable or time.monotonic() < self._next_look:
             return
         self._next_look = time.monotonic() + EVERY_S
@@ -62,7 +62,7 @@ class Watcher:
             self._usable = False
             return
         self.seen = now or self.seen
-        self.note = "waits for " + "; ".join(map(str, now)) if now else _progress(row)
+        self.note = "waiting for " + "; ".join(map(str, now)) if now else _progress(row)
 
     def _connect(self) -> Connection:
         if self._connection is None:
@@ -70,7 +70,7 @@ class Watcher:
         return self._connection
 
     def close(self) -> None:
-        """Close the second session, if there is one."""
+        """Close the second session if it is open."""
         if self._connection is not None:
             self._connection.close()
 

@@ -1,1 +1,1 @@
-"""PgBouncer on its host: its console, what it waits for, a rehearsal of its configuration, and logins through it."""
+"""PgBouncer on its host: console, reload and pending restarts, configuration tests, and login tests."""

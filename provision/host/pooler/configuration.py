@@ -1,6 +1,6 @@
-"""PgBouncer's files as text: values of an ini file with what it includes. Reads files, knows no server.
+"""Parser of PgBouncer's configuration files, including `%include`. Reads files only.
 
-The format is that of pgbouncer.ini(5) as our templates write it: `%include` within sections, the last value wins.
+Supports the part of pgbouncer.ini(5) that our templates use: `%include` within sections; the last value wins.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ SECTION = "pgbouncer"
 
 
 def settings(path: Path) -> dict[str, str]:
-    """Give the values of section [pgbouncer]. Raises OSError for a file that cannot be read."""
+    """Return the values of section [pgbouncer]. Raises OSError for an unreadable file."""
     found: dict[str, str] = {}
     section = ""
     for line in _lines(path):
@@ -25,12 +25,12 @@ def settings(path: Path) -> dict[str, str]:
 
 
 def databases(path: Path) -> list[str]:
-    """Name the databases of section [databases]."""
+    """Return the database names of section [databases]."""
     return [line.partition("=")[0].strip().strip('"') for line in databases_text(path)]
 
 
 def databases_text(path: Path) -> list[str]:
-    """Give the lines of section [databases]."""
+    """Return the lines of section [databases]."""
     found, section = [], ""
     for line in _lines(path):
         if line.startswith("["):

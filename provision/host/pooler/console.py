@@ -1,7 +1,7 @@
-"""PgBouncer's console: look, pause, resume, reload. On its host, as root or postgres. Does IO.
+"""PgBouncer's admin console: show, pause, resume, reload. On its host, as root or postgres. Does IO.
 
-The console is reached through the pooler's own socket by the system user that runs it: no password, and no limit of
-clients keeps it out. A host without a pooler, or with one that does not run, has nothing to pause: that is no error.
+Connects through the pooler's socket as the system user that runs it, which needs no password and is exempt from the
+client limit. Without a running pooler there is nothing to pause or reload, which is not an error.
 """
 
 from __future__ import annotations
@@ -18,47 +18,47 @@ import psycopg
 
 from provision.database import Connection, connect, send_within
 from provision.errors import HostError
-from provision.host.backup.tool import as_postgres
-from provision.plan import record
+from provision.plan import load
+from provision.system import as_user
 
 UNIT = "pgbouncer.service"
 WATCHDOG = "provision-pool-resume"
-GRACE_S = 15  # so that nobody is sent away in the moment in which the pool resumes by itself
-DRAIN_S = 10  # after a pause the queue of 500 clients was empty within a second
+GRACE_S = 15  # clients must not time out just before the automatic resume
+DRAIN_S = 10  # measured: a queue of 500 clients was served within a second
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where the console is: PgBouncer names its socket after its port."""
+    """Location of the console: PgBouncer names its socket after its port."""
 
     directory: str
     port: int
 
     @classmethod
     def read(cls) -> Place | None:
-        """Give this host's, as host.json has it; None where there is no pooler."""
-        found = record.read().get("pooler")
-        return cls(found["socket_directory"], int(found["port"])) if found else None
+        """Return this host's console; None if the plan has no pooler."""
+        pooler = load.load().pooler
+        return cls(pooler.socket_directory, pooler.port) if pooler.enabled else None
 
     @property
     def socket(self) -> Path:
-        """The socket's path."""
+        """Path of the socket."""
         return Path(self.directory) / f".s.PGSQL.{self.port}"
 
     @contextmanager
     def console(self) -> Iterator[Connection]:
-        """Open a session of the console. Raises DatabaseError."""
+        """Open a console session. Raises DatabaseError."""
         where = f"host={self.directory} port={self.port} dbname=pgbouncer user=pgbouncer"
-        with as_postgres():
+        with as_user():
             session = connect(where, application="provision pool")
         try:
             yield session
         finally:
-            session.close()  # not as psycopg's own block does, with a COMMIT: the console knows none
+            session.close()  # psycopg's context manager would send COMMIT, which the console does not support
 
 
 def present() -> Place | None:
-    """Give the pooler of this host if one runs."""
+    """Return the pooler of this host if it runs."""
     place = Place.read()
     words = ["systemctl", "is-active", "--quiet", UNIT]
     running = subprocess.run(words, check=False).returncode == 0  # noqa: S603
@@ -66,14 +66,17 @@ def present() -> Place | None:
 
 
 def show(session: Connection, what: str) -> list[dict[str, Any]]:
-    """Run SHOW and give its rows by column."""
+    """Run SHOW and return its rows as dictionaries."""
     cursor = session.execute(f"SHOW {what}".encode())
     names = [column.name for column in cursor.description or ()]
     return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
 
 
 def settings(session: Connection) -> dict[str, tuple[str, bool]]:
-    """Give what is in force, by name, and whether a reload may change it; modes in octal, as 1.18 does not."""
+    """Return the active settings by name: value, and whether a reload can change it.
+
+    Socket modes are octal; PgBouncer 1.18 reports them in decimal.
+    """
     found = {}
     for row in show(session, "CONFIG"):
         value = str(row["value"] or "")
@@ -85,18 +88,19 @@ def settings(session: Connection) -> dict[str, tuple[str, bool]]:
 
 @dataclass(frozen=True)
 class Pause:
-    """What a pause did: `running` are the transactions that had not ended in time."""
+    """Result of a pause: `running` is the number of transactions that did not end in time."""
 
     pooler: bool
     running: int = 0
 
 
 def pause(wait_s: float, at_most_s: int) -> Pause:
-    """Let clients wait instead of failing: give no server connection away any more, and wait for those in use.
+    """Hold new transactions so that clients wait instead of failing, and wait for running transactions to end.
 
-    After `wait_s` seconds it goes on although transactions still run: they are cut with the server. With `at_most_s`
-    clients wait for so long at least before they get an error, and then the pool resumes by itself, so that a run
-    that was killed in between stops nobody for good; 0 leaves both as configured, until `resume`.
+    Returns after `wait_s` seconds even if transactions still run; a server restart terminates them. With `at_most_s`
+    the pool resumes automatically after so many seconds, even if this run was killed, and clients wait at least as
+    long before they get an error. 0 keeps the configured timeout, and the pool stays paused until `resume`.
+    Raises HostError.
     """
     place = present()
     if place is None:
@@ -110,9 +114,7 @@ def pause(wait_s: float, at_most_s: int) -> Pause:
             done = send_within(session, b"PAUSE", wait_s)
         except psycopg.Error as error:
             if "already" not in str(error):
-                raise HostError(
-                    "the pooler cannot be paused", where=str(place.socket), seen=str(error).strip()
-                ) from None
+                raise HostError("cannot pause the pooler", where=str(place.socket), seen=str(error).strip()) from None
             done = True
     if done:
         return Pause(pooler=True)
@@ -121,7 +123,10 @@ def pause(wait_s: float, at_most_s: int) -> Pause:
 
 
 def resume() -> bool:
-    """Serve again, and put back the configured limits once the queue is empty. False when nothing was paused."""
+    """Resume, and restore the configured limits once the queue is empty. False if nothing was paused.
+
+    Raises HostError.
+    """
     place = present()
     if place is None:
         return False
@@ -132,9 +137,9 @@ def resume() -> bool:
             paused = True
         except psycopg.Error as error:
             if "not paused" not in str(error):
-                raise HostError("the pooler cannot resume", where=str(place.socket), seen=str(error).strip()) from None
+                raise HostError("cannot resume the pooler", where=str(place.socket), seen=str(error).strip()) from None
             paused = False
-        # A client that waited for longer than is configured would else be cut just as its turn has come.
+        # Clients that waited longer than the configured timeout must be served before RELOAD restores it.
         until = time.monotonic() + DRAIN_S
         while paused and time.monotonic() < until and _waiting(session):
             time.sleep(0.1)
@@ -147,7 +152,7 @@ def _waiting(session: Connection) -> int:
 
 
 def reload() -> bool:
-    """Let the pooler read its files and certificates again; False where none runs."""
+    """Reload the pooler's configuration and certificates; False if no pooler runs."""
     place = present()
     if place is None:
         return False
@@ -157,7 +162,7 @@ def reload() -> bool:
 
 
 def status() -> dict[str, Any]:
-    """Tell what a pool does now: clients and servers by pool, and which of them wait."""
+    """Return version, state, and client and server connections by pool. Raises HostError without a running pooler."""
     place = present()
     if place is None:
         raise HostError(
@@ -172,7 +177,7 @@ def status() -> dict[str, Any]:
 
 
 def figures() -> tuple[list[dict[str, Any]], ...]:
-    """Give the rows of POOLS, STATS and CONFIG, for monitoring. Raises HostError or DatabaseError."""
+    """Return the rows of POOLS, STATS and CONFIG, for monitoring. Raises HostError or DatabaseError."""
     place = Place.read()
     if place is None:
         raise HostError("this host has no pooler", run="site.yml --tags toolkit,pgbouncer")
@@ -180,7 +185,9 @@ def figures() -> tuple[list[dict[str, Any]], ...]:
         try:
             return tuple(show(session, what) for what in ("POOLS", "STATS", "CONFIG"))
         except psycopg.Error as error:
-            raise HostError("the pooler refused a question", where=str(place.socket), seen=str(error).strip()) from None
+            raise HostError(
+                "the pooler rejected a console command", where=str(place.socket), seen=str(error).strip()
+            ) from None
 
 
 def _has_state(version: str) -> bool:
@@ -200,9 +207,9 @@ def _watch(seconds: int) -> None:
         [*words, "/usr/local/bin/provision", "pool", "resume"], capture_output=True, text=True, check=False
     )
     if done.returncode != 0:
-        raise HostError("nothing would resume the pool by itself", where=WATCHDOG, seen=done.stderr.strip())
+        raise HostError("cannot schedule the automatic resume of the pool", where=WATCHDOG, seen=done.stderr.strip())
 
 
 def _stop_watching() -> None:
     words = ["systemctl", "stop", f"{WATCHDOG}.timer"]
-    subprocess.run(words, capture_output=True, check=False)  # noqa: S603 - it is gone unless a pause made it
+    subprocess.run(words, capture_output=True, check=False)  # noqa: S603 - the unit exists only after a pause

@@ -1,7 +1,7 @@
-"""Log roles in through the pooler, down to a session of the server: SCRAM on both sides. Does IO.
+"""Log in through the pooler as each role, with SCRAM on the client and server side. Does IO.
 
-Besides proving it, this hands the pooler the keys that a new password makes: until somebody has logged in with it the
-pooler would open further server sessions with the old one's.
+This also gives the pooler the SCRAM keys of a new password: until the first login with it, the pooler opens further
+server connections with the keys of the old one.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from provision.errors import DatabaseError
 
 
 def prove(url: str, passwords: Mapping[str, str]) -> list[str]:
-    """Log in as each role. Raises DatabaseError that names the first role that cannot, never its password."""
-    said = []
+    """Log in as each role. Raises DatabaseError that names the first role that fails, never its password."""
+    results = []
     for role, password in passwords.items():
         where = make_conninfo(url, user=role)
         try:
@@ -26,7 +26,7 @@ def prove(url: str, passwords: Mapping[str, str]) -> list[str]:
                 row = session.execute("SELECT session_user").fetchone()
         except psycopg.Error as error:
             raise DatabaseError(
-                "the server refused a session of the pooler", where=describe(where), seen=str(error).strip()
+                "login through the pooler failed", where=describe(where), seen=str(error).strip()
             ) from None
-        said.append(f"{role} logged in" if row == (role,) else f"{role} logged in as {row}")
-    return said
+        results.append(f"{role} logged in" if row == (role,) else f"{role} logged in as {row}")
+    return results

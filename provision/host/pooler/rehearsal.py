@@ -1,9 +1,9 @@
-"""Rehearse a pooler's start with the configuration that is on disk, before the real one meets it. Does IO.
+"""Test a pooler configuration by starting a scratch PgBouncer with it. Does IO.
 
-PgBouncer has no mode that checks a file, and says "cannot load config file" when it is too late. So a scratch one is
-started with the same files, but for its place: no network, a socket and a pid file in a directory of its own, which is
-removed whatever happens. Then somebody who does not exist logs in to each database: to refuse him the pooler must
-reach the server, with its certificates, as its own role, and call the function that looks users up.
+PgBouncer cannot check a configuration without starting. The scratch instance uses the same files, but no network, and
+its socket and pid file are in a temporary directory that is always removed. The test then logs in to each database as a
+user that does not exist. To reject that login the pooler must connect to the server with its certificates and its own
+role, and call the lookup function.
 """
 
 from __future__ import annotations
@@ -18,26 +18,26 @@ from pathlib import Path
 
 from provision.database import connect
 from provision.errors import DatabaseError, HostError
-from provision.host.backup.tool import as_postgres
 from provision.host.pooler import configuration
+from provision.system import as_user
 
 PROGRAM = "/usr/sbin/pgbouncer"
-PORT = 6432  # names the socket; nothing listens on it
+PORT = 6432  # part of the socket's name; no TCP port is opened
 START_TIMEOUT_S = 10
-NOBODY = "provision-rehearsal"
+NO_SUCH_USER = "provision-rehearsal"
 REFUSALS = ("authentication failed", "login rejected", "no authentication method", "no such user")
 COMPLAINTS = ("ERROR", "FATAL", "could not parse", "hba line", "unknown parameter", "invalid value")
 
 
 def rehearse(path: Path) -> None:
-    """Start and stop a scratch pooler with the files of `path`.
+    """Start and stop a scratch pooler with the configuration file `path`.
 
-    Raises HostError with the pooler's own words when it does not start, or when it cannot look a user up.
+    Raises HostError with the pooler's log messages if it does not start or cannot look up a user.
     """
     scratch = Path(tempfile.mkdtemp(prefix="provision-pooler-"))
     try:
         (scratch / "pgbouncer.ini").write_text(
-            # No section of its own: the files end in [pgbouncer], and one that begins again is put back to defaults.
+            # No section header: the files end in [pgbouncer], and a repeated section would reset it to defaults.
             f"%include {path}\nlisten_addr =\nlisten_port = {PORT}\n"
             f"unix_socket_dir = {scratch}\npidfile = {scratch}/pid\nlogfile =\n"
             f"query_wait_timeout = {START_TIMEOUT_S}\nserver_login_retry = 1\n"
@@ -71,34 +71,34 @@ def _ready(pooler: subprocess.Popen[bytes], scratch: Path, log: Path, path: Path
     until = time.monotonic() + START_TIMEOUT_S
     while time.monotonic() < until and pooler.poll() is None and not (scratch / f".s.PGSQL.{PORT}").exists():
         time.sleep(0.05)
-    said = log.read_text(errors="replace")
-    # It begins without a rule that it cannot read, and says so in its log alone.
-    if pooler.poll() is not None or not (scratch / f".s.PGSQL.{PORT}").exists() or _complaints(said):
+    output = log.read_text(errors="replace")
+    # The pooler skips an invalid HBA rule and only logs it.
+    if pooler.poll() is not None or not (scratch / f".s.PGSQL.{PORT}").exists() or _complaints(output):
         raise HostError(
-            "the pooler would not start with this configuration",
+            "the pooler does not start with this configuration",
             where=str(path),
-            seen=_complaints(said) or said.strip()[-500:] or f"not ready after {START_TIMEOUT_S} s",
-            allowed="values with which it starts; the running pooler was not touched",
-            run="correct the variable, then run again",
+            seen=_complaints(output) or output.strip()[-500:] or f"not ready after {START_TIMEOUT_S} s",
+            allowed="a valid configuration; the running pooler was not changed",
+            run="fix the variable, then run the playbook again",
         )
 
 
 def _look_up(scratch: Path, database: str, log: Path, path: Path) -> None:
-    where = f"host={scratch} port={PORT} dbname={database} user={NOBODY} password={NOBODY}"
+    where = f"host={scratch} port={PORT} dbname={database} user={NO_SUCH_USER} password={NO_SUCH_USER}"
     try:
-        with as_postgres():
+        with as_user():
             connect(where, application="provision rehearse").close()
-        said = f"a user who does not exist ({NOBODY}) was let in"
+        result = f"login as the nonexistent user {NO_SUCH_USER} succeeded"
     except DatabaseError as error:
-        said = error.seen
-        if any(words in said for words in REFUSALS):
+        result = error.seen
+        if any(words in result for words in REFUSALS):
             return
     raise HostError(
-        f"the pooler would not reach database {database} with this configuration",
+        f"the pooler cannot use database {database} with this configuration",
         where=str(path),
-        seen="; ".join([said, *_warnings(log.read_text(errors="replace"))]),
-        allowed="a server that it can log in to as its own role, and the function that looks users up",
-        run="site.yml --tags database makes role and function; systemctl status 'postgresql@*'",
+        seen="; ".join([result, *_warnings(log.read_text(errors="replace"))]),
+        allowed="a running server, the pooler's role, and the lookup function",
+        run="site.yml --tags database creates role and function; systemctl status 'postgresql@*'",
     )
 
 
@@ -108,7 +108,7 @@ def _complaints(log: str) -> str:
 
 def _warnings(log: str) -> list[str]:
     lines = [line for line in log.splitlines() if " WARNING " in line or " ERROR " in line]
-    return [_words(line) for line in lines if NOBODY not in line][-2:]
+    return [_words(line) for line in lines if NO_SUCH_USER not in line][-2:]
 
 
 def _words(line: str) -> str:

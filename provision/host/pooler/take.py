@@ -1,7 +1,7 @@
-"""Let a running pooler take what is on disk and it has not read yet, and tell what waits for a restart. Does IO.
+"""Reload a running pooler if its files changed, and report pending restarts. Does IO.
 
-Asked of the pooler and of the files on every run, not of what this run changed: a run may have been killed between
-the two. A reload is enough for nearly everything, certificates included; clients notice nothing.
+Compares the pooler with its files on every run, regardless of what this run changed: an earlier run may have been
+killed before its reload. A reload applies nearly every setting and certificate without disturbing clients.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ RELOADED = Path("/run/provision/pooler-reloaded")
 
 @dataclass(frozen=True)
 class Taken:
-    """What was done, and what a restart would do."""
+    """The actions taken, and the settings with a pending restart."""
 
     reloaded: bool
     resumed: bool
@@ -29,13 +29,16 @@ class Taken:
 
 
 def take() -> Taken:
-    """Reload where files are newer than what the pooler has read, and end a pause that a killed run left behind."""
+    """Reload if files are newer than the last reload, and resume after a pause that a killed run left.
+
+    Raises HostError without a running pooler.
+    """
     place = console.present()
     if place is None:
         raise HostError(
             "no pooler runs on this host",
             where=console.UNIT,
-            run=f"journalctl -u {console.UNIT} -n 50 says why",
+            run=f"journalctl -u {console.UNIT} -n 50",
         )
     values = configuration.settings(CONFIGURATION)
     files = [CONFIGURATION, *_placed(), *(Path(value) for key, value in values.items() if key.endswith("_file"))]
@@ -57,7 +60,7 @@ def _placed() -> list[Path]:
 
 
 def _pending(place: console.Place, values: dict[str, str], started: int) -> list[str]:
-    """Name the settings that PgBouncer takes at its start alone and whose wanted value is not the running one."""
+    """List settings whose configured value differs from the running one and needs a restart."""
     with place.console() as session:
         running = console.settings(session)
     found = [

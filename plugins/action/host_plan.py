@@ -1,0 +1,123 @@
+"""Controller's half of host_plan: probe the host and lock it, build the plan, refuse or publish. One round trip."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from ansible.errors import AnsibleActionFail
+from ansible.plugins.action import ActionBase
+from ansible.utils.display import Display
+
+from ..plugin_utils.lock import Holder
+from ..plugin_utils.project import ROOT
+
+from provision.controller import archive, inputs  # isort: skip - found by the line above
+from provision.errors import UsageError  # isort: skip
+from provision.plan import build, load, validate  # isort: skip
+
+NOTHING = "nothing was changed on this host"
+
+
+class ActionModule(ActionBase):
+    """Give the plan as the task's result, so that `register: plan` publishes it."""
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Build the plan; a refusal names every problem at once."""
+        super().run(tmp, task_vars)
+        given = task_vars or {}
+        playbooks = Path(given.get("playbook_dir") or ROOT)
+        try:
+            read = inputs.read(given, inputs.defaults(self._load), self._evaluate, (playbooks, ROOT))
+        except UsageError as error:
+            raise AnsibleActionFail(f"{NOTHING}:\n- {error.what}: expected {error.allowed}") from None
+        if read.problems:
+            return self._refused(read.problems)
+        values = read.values
+        sources = [str(path) for path in given.get("ansible_inventory_sources") or ()]
+        values["tls_directory"] = values["tls_directory"] or inputs.tls_directory(
+            sources, playbooks, values["plan_profile_name"]
+        )
+        name = str(given["inventory_hostname"])
+        toolkit = archive.pack(ROOT / "provision", playbooks / ".provision" / "toolkit")
+        context = inputs.context(
+            values,
+            name=name,
+            address=str(given.get("ansible_host") or name),
+            sources=sources,
+            roles=given.get("ansible_role_names") or (),
+            groups=given.get("groups") or {},
+            root=playbooks.resolve(),
+            toolkit=hashlib.sha256(toolkit.read_bytes()).hexdigest(),
+        )
+        roles, database = set(context.roles), context.database
+        ports = [values["postgresql_port"], values["pgbouncer_port"]] if database else []
+        probe, failed = self._probe(values, ports, given)
+        if failed:
+            return failed
+        if roles <= inputs.USES_ONLY and not probe["ours"]:
+            return self._refused(["this host was not converged: run site.yml first"], given)
+        built = build.build(values, probe, read.profile, context, judge=self._judge(roles, database))
+        if not built.plan:
+            return self._refused(built.problems, given)
+        result = inputs.published(built.plan, built.state)
+        result |= {"warnings": [*read.warnings, *built.notices], "text": load.text(built.plan)}
+        result |= {"tls_directory": values["tls_directory"], "toolkit": str(toolkit), "changed": False}
+        return result
+
+    @staticmethod
+    def _judge(roles: set[str], database: bool) -> Any:
+        if roles <= inputs.USES_ONLY:
+            return validate.judge_nothing
+        return validate.judge if database else validate.judge_other
+
+    def _load(self, path: str) -> Any:
+        return self._loader.load_from_file(path, trusted_as_template=True)
+
+    def _evaluate(self, variables: Any, value: Any) -> Any:
+        return self._templar.copy_with_new_env(available_variables=variables).template(value)
+
+    def _probe(
+        self, values: dict[str, Any], ports: list[int], task_vars: dict[str, Any]
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Probe the host and take its lock, or say why not."""
+        holder = Holder(task_vars["inventory_hostname"], values["plan_lock_wait"])
+        arguments = {
+            "ports": ports,
+            "packages_wait": values["plan_packages_wait"],
+            "major": values["postgresql_version"],
+        }
+        while True:
+            result = self._execute_module(
+                module_name="minion.provision.host_plan",
+                module_args={**arguments, **holder.arguments()},
+                task_vars=task_vars,
+            )
+            if result.get("failed") or "host" not in result:
+                said = " ".join(str(result.get(part, "")) for part in ("msg", "module_stderr")).strip()
+                where = task_vars.get("ansible_host") or task_vars["inventory_hostname"]
+                message = (
+                    f"{task_vars['inventory_hostname']} cannot be probed as root with python3: {said} "
+                    f"Nothing was changed. Run: provision bootstrap {where}"
+                )
+                return {}, {**result, "failed": True, "msg": message}
+            refusal = holder.judge(result)
+            if refusal:
+                return {}, {"failed": True, "msg": refusal}
+            if holder.held:
+                host: dict[str, Any] = result["host"]
+                return host, {}
+            if holder.waiting:
+                Display().display(holder.waiting)
+
+    def _refused(self, problems: Any, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Give the lock back, for nothing will be changed, and name every problem."""
+        if task_vars is not None:
+            holder = Holder(task_vars["inventory_hostname"], 0)
+            self._execute_module(
+                module_name="minion.provision.host_lock",
+                module_args={"state": "released", "run": holder.me},
+                task_vars=task_vars,
+            )
+        return {"failed": True, "msg": "\n- ".join([f"{NOTHING}:", *problems])}

@@ -1,0 +1,93 @@
+"""Filters for tasks: thin wrappers of the package, which does the work and is tested there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ansible.errors import AnsibleFilterError
+
+from ..plugin_utils.project import ROOT  # noqa: F401 - makes the package importable
+
+# isort: split
+from provision.controller import apt, local
+from provision.errors import ProvisionError
+from provision.plan import secrets
+
+
+def access(plan: dict[str, Any], credentials: dict[str, Any]) -> dict[str, Any]:
+    """Give what `provision access` reads: plan.access, with the SCRAM verifier of each role that has a password."""
+    try:
+        roles = [
+            {
+                **{
+                    name: role[name]
+                    for name in ("name", "kind", "connection_limit", "valid_until", "settings", "state")
+                },
+                "verifier": _verifier(credentials.get(role["name"])),
+            }
+            for role in plan["roles"]
+        ]
+    except ProvisionError as error:
+        raise AnsibleFilterError(str(error)) from None
+    others = {name: owner for name, owner in plan["databases"].items() if name != plan["database"]}
+    return {
+        "database": plan["database"],
+        "owner": plan["owner"],
+        "guard": plan["guard"],
+        "extensions": plan["extensions"],
+        "extra_databases": others,
+        "roles": roles,
+    }
+
+
+def _verifier(secret: dict[str, Any] | None) -> str | None:
+    return secrets.scram_verifier(str(secret["password"]), str(secret["salt"])) if secret else None
+
+
+def passwords(roles: dict[str, Any], credentials: dict[str, Any]) -> dict[str, str]:
+    """Give the password of each of these roles that has one."""
+    return {role: str(credentials[role]["password"]) for role in roles if role in credentials}
+
+
+def package_source(message: str, source: dict[str, Any]) -> str:
+    """Say why apt cannot read a package source, and what to set instead."""
+    return apt.unreadable(message, source)
+
+
+def packages_failure(result: dict[str, Any], names: list[str], source: dict[str, Any]) -> str:
+    """Say why apt could not install packages, and what to set instead."""
+    said = "\n".join(str(result.get(part, "")) for part in ("msg", "stderr", "stdout"))
+    return apt.not_installed(said, names, source)
+
+
+def public_key(path: str) -> str:
+    """Read an OpenPGP public key of the controller, ASCII-armoured or binary, as armoured text."""
+    try:
+        return apt.armoured(Path(path).expanduser())
+    except ProvisionError as error:
+        raise AnsibleFilterError(str(error)) from None
+
+
+def local_release(project: str) -> dict[str, Any]:
+    """Tell what the controller's own release has of PostgreSQL and pgvector; see provision.controller.local."""
+    try:
+        return local.release(Path(project))
+    except ProvisionError as error:
+        raise AnsibleFilterError(str(error)) from None
+
+
+class FilterModule:
+    """Names what Ansible may use."""
+
+    def filters(self) -> dict[str, Callable[..., Any]]:
+        """Map every filter's name to its function."""
+        return {
+            "access": access,
+            "local_release": local_release,
+            "package_source": package_source,
+            "packages_failure": packages_failure,
+            "passwords": passwords,
+            "public_key": public_key,
+        }

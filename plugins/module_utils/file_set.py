@@ -1,0 +1,176 @@
+"""Files and directories of one set on this host: read, compare, write, journal. Does IO; standard library only.
+
+Every write is atomic and durable. The journal holds what was on disk before a run, so that a run that was killed
+half-way is undone by the next one.
+"""
+
+from __future__ import annotations
+
+import base64
+import errno
+import grp
+import hashlib
+import json
+import os
+import pwd
+import stat
+import tempfile
+from pathlib import Path
+from typing import Any
+
+
+class State:
+    """The content, owner, group and mode of one path; `content` is None where there is no file."""
+
+    def __init__(self, content: bytes | None, owner: str = "root", group: str = "root", mode: int = 0o644) -> None:
+        """Keep the four values."""
+        self.content, self.owner, self.group, self.mode = content, owner, group, mode
+
+    @classmethod
+    def read(cls, path: Path) -> State:
+        """Read a path. Raises OSError for anything but a plain file or no file: it is not ours to replace."""
+        if not os.path.lexists(path):
+            return cls(None)
+        if path.is_symlink() or not path.is_file():
+            raise OSError(errno.EEXIST, "is a link, a directory or a device, not a plain file: move it away", str(path))
+        about = path.stat()
+        return cls(path.read_bytes(), *_owners(about), about.st_mode & 0o7777)
+
+    def write(self, path: Path) -> None:
+        """Replace the path atomically and durably. Raises OSError, and KeyError for an unknown user or group."""
+        if self.content is None:
+            path.unlink(missing_ok=True)
+            return
+        path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "wb") as stream:
+                stream.write(self.content)
+                os.fchown(stream.fileno(), *_numbers(self.owner, self.group))
+                os.fchmod(stream.fileno(), self.mode)
+                stream.flush()
+                os.fsync(stream.fileno())
+            Path(temporary).replace(path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+
+    def same(self, other: State) -> bool:
+        """Compare all four values."""
+        return vars(self) == vars(other)
+
+    def head(self) -> str:
+        """Give owner, group and mode as the first line of a diff; "" where there is no file."""
+        return "" if self.content is None else f"# {self.owner}:{self.group} {self.mode:04o}\n"
+
+    def dump(self) -> dict[str, Any]:
+        """Give the journal's form."""
+        text = None if self.content is None else base64.b64encode(self.content).decode()
+        return {**vars(self), "content": text}
+
+    @classmethod
+    def load(cls, dumped: dict[str, Any]) -> State:
+        """Read the journal's form."""
+        text = dumped["content"]
+        return cls(None if text is None else base64.b64decode(text), dumped["owner"], dumped["group"], dumped["mode"])
+
+
+def read_directory(path: Path) -> State:
+    """Read a directory as a State without text. Raises OSError where the path is something else.
+
+    A link of root's own to a directory is followed, since administrators move data to another disk that way.
+    """
+    if not os.path.lexists(path):
+        return State(None)
+    link = path.lstat()
+    if not path.is_dir() or (stat.S_ISLNK(link.st_mode) and link.st_uid != 0):
+        raise OSError(errno.EEXIST, "is a file or another user's link, not a directory: move it away", str(path))
+    about = path.stat()
+    return State(b"", *_owners(about), about.st_mode & 0o7777)
+
+
+def make_directory(path: Path, state: State) -> None:
+    """Make a directory, or correct its owner and mode. Raises OSError, and KeyError for an unknown user or group."""
+    numbers = _numbers(state.owner, state.group)
+    path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    if not path.exists():
+        path.mkdir(mode=0o700)  # closed until the owner is set
+    os.chown(path, *numbers)
+    path.chmod(state.mode)
+
+
+def _owners(about: os.stat_result) -> tuple[str, str]:
+    return _name(pwd.getpwuid, about.st_uid), _name(grp.getgrgid, about.st_gid)
+
+
+def _name(look_up: Any, number: int) -> str:
+    try:
+        return str(look_up(number)[0])
+    except KeyError:
+        return str(number)
+
+
+def _numbers(owner: str, group: str) -> tuple[int, int]:
+    user = int(owner) if owner.isdigit() else pwd.getpwnam(owner).pw_uid
+    return user, int(group) if group.isdigit() else grp.getgrnam(group).gr_gid
+
+
+def manifest(files: dict[Path, State]) -> bytes:
+    """Give the text of the manifest of a set: path, owner, group, mode and SHA-256 of each file."""
+    rows = [
+        {
+            "path": str(path),
+            "owner": state.owner,
+            "group": state.group,
+            "mode": f"{state.mode:04o}",
+            "sha256": hashlib.sha256(state.content or b"").hexdigest(),
+        }
+        for path, state in sorted(files.items())
+    ]
+    return (json.dumps({"schema": 1, "files": rows}, indent=2) + "\n").encode()
+
+
+def begin(journal: Path, before: dict[Path, State]) -> None:
+    """Write the journal: what the paths hold before they are changed."""
+    State(json.dumps({str(path): state.dump() for path, state in before.items()}).encode(), mode=0o600).write(journal)
+
+
+def roll_back(journal: Path) -> list[str]:
+    """Restore every file of a journal and give the failures; a journal that could not be restored is kept."""
+    failed = []
+    for path, dumped in read_json(journal).items():
+        try:
+            State.load(dumped).write(Path(path))
+        except (OSError, KeyError, ValueError) as error:
+            failed.append(f"{path}: {error}")
+    if failed:
+        journal.replace(journal.with_suffix(".failed"))
+    else:
+        journal.unlink(missing_ok=True)
+    return failed
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a journal or a manifest; {} where there is none. A damaged one is renamed to .damaged."""
+    try:
+        found = json.loads(path.read_text())
+    except FileNotFoundError:
+        return {}
+    except ValueError:
+        path.replace(path.with_suffix(".damaged"))
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def difference(path: Path, before: State, after: State, secret: bool) -> dict[str, str]:
+    """Give the diff of one path as Ansible shows it; the text of a secret file is left out."""
+
+    def body(state: State) -> str:
+        return "(secret)\n" if secret and state.content else (state.content or b"").decode(errors="replace")
+
+    return {
+        "before_header": str(path),
+        "after_header": str(path),
+        "before": before.head() + body(before),
+        "after": after.head() + body(after),
+    }

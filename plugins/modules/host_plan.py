@@ -1,0 +1,336 @@
+#!/usr/bin/python
+"""Probe a host: what it is, what holds its ports and package locks, which clusters it has; and take its lock.
+
+One round trip for everything that the plan is built from. Standard library only, because a bare host has nothing
+else. Judges nothing: that is provision.plan.validate, on the controller, through the action plugin of the same name.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import ipaddress
+import json
+import os
+import platform
+import re
+import shutil
+import stat
+import struct
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ..module_utils.lock import acquire
+from ..module_utils.provision_detect import detect
+
+DOCUMENTATION = r"""
+module: host_plan
+short_description: Probe and lock a host, and build the plan of what it should be
+description:
+  - The module probes the host (read-only) and takes the host lock; the action plugin of the same name collects every
+    role's variables, builds the plan, and fails with all problems at once before anything changes.
+  - The result is the plan, section by section, for C(register). It holds no secret.
+options:
+  ports:
+    description: TCP ports whose holder is reported (set by the action plugin).
+    type: list
+    elements: int
+    default: []
+  packages_wait:
+    description: Seconds to wait for another process that holds dpkg's or apt's lock (set by the action plugin).
+    type: int
+    default: 0
+  major:
+    description: PostgreSQL's major, whose source build of pgvector is looked for (set by the action plugin).
+    type: int
+    default: 0
+  run:
+    description: The run that takes the host lock (set by the action plugin).
+    type: dict
+    default: {}
+  take_from:
+    description: Process id of the lock's holder, when its run is known to be dead (set by the action plugin).
+    type: int
+    default: 0
+author: The provision developers
+"""
+
+EXAMPLES = r"""
+- name: Probe the host, build its plan and refuse what cannot work
+  minion.provision.host_plan:
+  register: plan
+"""
+
+RETURN = r"""
+host: {description: The machine as it was probed., returned: success, type: dict}
+server: {description: "PostgreSQL: version, port, settings, access rules.", returned: success, type: dict}
+state: {description: What the probe saw that a run changes., returned: success, type: dict}
+text: {description: The plan as the bytes of /etc/provision/plan.json., returned: success, type: str}
+"""
+
+PACKAGE_LOCKS = (
+    "/var/lib/dpkg/lock-frontend",
+    "/var/lib/dpkg/lock",
+    "/var/lib/apt/lists/lock",
+    "/var/cache/apt/archives/lock",
+)
+PLAN = Path("/etc/provision/plan.json")
+MANIFESTS = Path("/etc/provision/files.d")
+OLD_PLAN = Path("/etc/provision/host.json")
+"""What version 1 of the plan was called."""
+TOOLKIT = Path("/usr/local/bin/provision")
+VERIFIED = Path("/var/lib/provision/verified.json")
+BUILD_STAMP = "/usr/local/src/pgvector-for-{major}.built"
+BUNDLE_MANIFEST = Path("/var/cache/provision/bundle/bundle.json")
+
+
+def os_release() -> dict[str, str]:
+    """Read distribution, version and code name."""
+    found = platform.freedesktop_os_release()
+    return {
+        "distribution": found.get("ID", ""),
+        "distribution_version": found.get("VERSION_ID", ""),
+        "distribution_codename": found.get("VERSION_CODENAME", ""),
+        "os": found.get("PRETTY_NAME", ""),
+    }
+
+
+def process(pid: int) -> dict[str, Any]:
+    """Name a process: pid, program and whose it is."""
+    try:
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        return {"pid": pid, "command": b" ".join(words[:4]).decode(errors="replace").strip()}
+    except OSError:
+        return {"pid": pid, "command": "unknown"}
+
+
+def listeners(ports: list[int]) -> list[dict[str, Any]]:
+    """Say who listens on the ports: pid, command, address."""
+    inodes: dict[str, tuple[int, str]] = {}
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        for line in _lines(table)[1:]:
+            words = line.split()
+            address, port = words[1].split(":")
+            if words[3] == "0A" and int(port, 16) in ports:
+                inodes[words[9]] = (int(port, 16), "all" if set(address) == {"0"} else "local")
+    found = []
+    for descriptor in Path("/proc").glob("[0-9]*/fd/*") if inodes else ():
+        try:
+            target = os.readlink(descriptor)  # noqa: PTH115 - a socket is no path
+        except OSError:
+            continue
+        inode = target.removeprefix("socket:[").rstrip("]")
+        if inode in inodes:
+            taken, where = inodes.pop(inode)
+            found.append({"port": taken, "address": where, **process(int(descriptor.parts[2]))})
+    found += [{"port": left, "address": where, "pid": 0, "command": "unknown"} for left, where in inodes.values()]
+    return found
+
+
+def package_lock(wait: int) -> dict[str, Any] | None:
+    """Wait for the package manager's locks; give the holder when they are still held after `wait` seconds."""
+    deadline = time.monotonic() + wait
+    while True:
+        holder = next((held for path in PACKAGE_LOCKS if (held := _lock_holder(path)) is not None), None)
+        if holder is None or time.monotonic() >= deadline:
+            return holder
+        time.sleep(1)
+
+
+def _lock_holder(path: str) -> dict[str, Any] | None:
+    request = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+    try:
+        with Path(path).open("rb+") as stream:
+            answer = struct.unpack("hhqqi4x", fcntl.fcntl(stream, fcntl.F_GETLK, request))
+    except FileNotFoundError:
+        return None
+    return None if answer[0] == fcntl.F_UNLCK else {"path": path, **process(answer[4])}
+
+
+def clusters() -> list[dict[str, Any]]:
+    """List the clusters that Debian's tools know, and whether each one runs."""
+    found = []
+    for conf in sorted(Path("/etc/postgresql").glob("*/*/postgresql.conf")):
+        settings = {}
+        for line in _lines(conf):
+            name, separator, value = line.split("#")[0].partition("=")
+            if separator:
+                settings[name.strip()] = value.strip().strip("'")
+        data = Path(settings.get("data_directory", f"/var/lib/postgresql/{conf.parts[3]}/{conf.parts[4]}"))
+        pid, port = _running(data)
+        found.append(
+            {
+                "major": conf.parts[3],
+                "name": conf.parts[4],
+                "port": settings.get("port", "5432"),
+                "data_directory": str(data),
+                "version_file": "".join(_lines(data / "PG_VERSION")).strip(),
+                "running_pid": pid,
+                "running_port": port,
+                "includes_conf_d": any(re.match(r"\s*include_dir\s*=?\s*'?conf\.d'?", line) for line in _lines(conf)),
+            }
+        )
+    return found
+
+
+def strangers(known: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Find data directories below /var/lib/postgresql that Debian's tools do not know."""
+    owned = {row["data_directory"] for row in known}
+    return [
+        {"data_directory": str(path.parent), "version_file": path.read_text().strip()}
+        for path in sorted(Path("/var/lib/postgresql").glob("*/*/PG_VERSION"))
+        if str(path.parent) not in owned
+    ]
+
+
+def _running(data: Path) -> tuple[int, int]:
+    """Give the pid and the port of the server that runs on a data directory, or zeros."""
+    words = _lines(data / "postmaster.pid")
+    pid = int(words[0]) if words and words[0].strip().isdigit() else 0
+    port = int(words[3]) if len(words) > 3 and words[3].strip().isdigit() else 0
+    return (pid, port) if pid and Path(f"/proc/{pid}").exists() else (0, 0)
+
+
+def packages_interrupted() -> bool:
+    """Say whether dpkg was killed half-way and must be told to go on."""
+    updates = [path for path in Path("/var/lib/dpkg/updates").glob("*") if path.name.isdigit()]
+    audit = subprocess.run(["dpkg", "--audit"], capture_output=True, text=True, check=False)  # noqa: S607
+    return bool(updates or audit.stdout.strip())
+
+
+def packages() -> list[str]:
+    """Name every package that is installed whole."""
+    command = ["dpkg-query", "--show", "--showformat=${db:Status-Abbrev}${Package}\\n"]
+    shown = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
+    return [line[3:] for line in shown.stdout.splitlines() if line.startswith("ii ")]
+
+
+def package_versions(*names: str) -> dict[str, str]:
+    """Give the full version of each package: the installed one, else the candidate; "" when unknown."""
+    shown = subprocess.run(["apt-cache", "policy", *names], capture_output=True, text=True, check=False)  # noqa: S603, S607
+    versions = dict.fromkeys(names, "")
+    for part in re.split(r"^(?=\S)", shown.stdout, flags=re.M):
+        name = part.partition(":")[0]
+        found = dict(re.findall(r"^  (Installed|Candidate): (\S+)$", part, re.M))
+        seen = [found.get(word, "(none)") for word in ("Installed", "Candidate")]
+        if name in versions:
+            versions[name] = next((version for version in seen if version != "(none)"), "")
+    return versions
+
+
+def networks() -> list[str]:
+    """Name the networks that this host is directly on, as CIDR: what `samenet` means in pg_hba.conf."""
+    found = []
+    for line in _lines("/proc/net/route")[1:]:
+        words = line.split()
+        gateway, mask = words[2], bytes.fromhex(words[7])[::-1]
+        if gateway == "00000000" and mask != b"\0\0\0\0":
+            address = ipaddress.IPv4Address(bytes.fromhex(words[1])[::-1])
+            found.append(f"{address}/{ipaddress.IPv4Address(mask)}")
+    for line in _lines("/proc/net/if_inet6"):
+        words = line.split()
+        if words[3] != "20" and words[5] != "lo":  # 20: link-local, which no client reaches without naming its card
+            found.append(f"{ipaddress.IPv6Address(bytes.fromhex(words[0]))}/{int(words[2], 16)}")
+    return sorted({str(ipaddress.ip_network(each, strict=False)) for each in found})
+
+
+def package_lists_age() -> int:
+    """Give the age of apt's lists in seconds; a very large number when there are none, as in a minimal image."""
+    # Not followed: of a source on this host (file:) apt keeps a link, which may lead nowhere by now.
+    lists = [path.lstat().st_mtime for path in Path("/var/lib/apt/lists").glob("*Packages*")]
+    stamp = Path("/var/lib/apt/periodic/update-success-stamp")
+    newest = max([*lists, *([stamp.stat().st_mtime] if lists and stamp.exists() else [])], default=0)
+    return int(time.time() - newest)
+
+
+def _json(path: Path) -> dict[str, Any]:
+    """Read what an earlier run left on this host; {} where there is nothing to read."""
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _toolkit() -> str:
+    """Give the checksum of the installed command, or "" when its owner or mode is not what it should be."""
+    try:
+        about = TOOLKIT.lstat()
+    except OSError:
+        return ""
+    right = stat.S_ISREG(about.st_mode) and (about.st_uid, about.st_gid, about.st_mode & 0o7777) == (0, 0, 0o755)
+    return hashlib.sha256(TOOLKIT.read_bytes()).hexdigest() if right else ""
+
+
+def earlier(major: int) -> dict[str, Any]:
+    """Tell what earlier runs left: whether the host was proved, the pooler's port, builds and bundles."""
+    plan, old = _json(PLAN), _json(OLD_PLAN)
+    stamp = _lines(BUILD_STAMP.format(major=major))
+    manifest = BUNDLE_MANIFEST.read_bytes() if BUNDLE_MANIFEST.exists() else b""
+    return {
+        # Our manifest is placed before the cluster is made: a run that was killed in between is still ours.
+        "ours": any((MANIFESTS / f"{name}.json").exists() for name in ("packages", "postgresql-cluster")),
+        "proved": VERIFIED.exists() or bool(old.get("verified")),
+        "old_layout": OLD_PLAN.exists(),
+        "pooler_port": (plan.get("pooler") or old.get("pooler") or {}).get("port", 0),
+        "pgvector_build": stamp[0].strip() if stamp else "",
+        "toolkit_sha256": _toolkit(),
+        "bundle_sha256": hashlib.sha256(manifest).hexdigest() if manifest else "",
+    }
+
+
+def _lines(path: str | Path) -> list[str]:
+    try:
+        return Path(path).read_text(errors="replace").splitlines()
+    except OSError:
+        return []
+
+
+def main() -> None:
+    """Run the module."""
+    module = AnsibleModule(
+        argument_spec={
+            "ports": {"type": "list", "elements": "int", "default": []},
+            "packages_wait": {"type": "int", "default": 0},
+            "major": {"type": "int", "default": 0},
+            "run": {"type": "dict", "default": {}},
+            "take_from": {"type": "int", "default": 0},
+        },
+        supports_check_mode=True,
+    )
+    given = module.params
+    lock = {"taken": True, "holder": {}}
+    if given["run"] and not module.check_mode and os.geteuid() == 0:
+        lock = acquire(given["run"], given["take_from"])
+        if not lock["taken"]:
+            module.exit_json(changed=False, host={}, **lock)
+    known = clusters()
+    disk = Path("/var/lib/postgresql") if Path("/var/lib/postgresql").exists() else Path("/var/lib")
+    host = {
+        **os_release(),
+        **detect(),
+        **earlier(given["major"]),
+        "architecture": platform.machine(),
+        "systemd": Path("/run/systemd/system").exists(),
+        "root": os.geteuid() == 0,
+        "disk_free_mb": shutil.disk_usage(disk).free // 2**20,
+        "listeners": listeners(given["ports"]),
+        "package_lock": package_lock(given["packages_wait"]),
+        "packages": packages(),
+        "package_versions": package_versions("pgbouncer", "pgbackrest"),
+        "networks": networks(),
+        "packages_interrupted": packages_interrupted(),
+        "package_lists_age_s": package_lists_age(),
+        "clusters": known,
+        "unknown_clusters": strangers(known),
+        "cluster_half_made": Path("/etc/provision/cluster-being-made").exists(),
+    }
+    module.exit_json(changed=False, host=host, **lock)
+
+
+if __name__ == "__main__":
+    main()

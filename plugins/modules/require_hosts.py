@@ -1,0 +1,24 @@
+#!/usr/bin/python
+"""Documentation of the action plugin require_hosts, which runs on the controller alone."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: require_hosts
+short_description: Fail when a group of the inventory has no hosts
+description: Ansible skips a play without hosts and exits 0. This fails instead.
+options:
+  group:
+    description: Name of the group.
+    required: true
+    type: str
+author: The provision developers
+"""
+
+EXAMPLES = r"""
+- name: Refuse an empty group
+  minion.provision.require_hosts: {group: database}
+"""
+
+RETURN = r"""
+"""

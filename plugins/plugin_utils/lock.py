@@ -1,0 +1,89 @@
+"""Controller's half of the host lock: who asks, how long it waits, and what it may take over."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import platform
+import time
+from typing import Any
+
+POLL_S = 2
+
+
+def identity() -> dict[str, Any]:
+    """Name this run: its controller, its process and when that began, so that a dead one can be told."""
+    pid = os.getppid()
+    me: dict[str, Any] = {
+        "controller": platform.node(),
+        "machine": _machine(),
+        "pid": pid,
+        "user": getpass.getuser(),
+    }
+    return {**me, "id": f"{me['machine']}:{pid}:{_started(pid)}"}
+
+
+class Holder:
+    """One run's wish for the lock of one host."""
+
+    def __init__(self, host: str, wait_s: int) -> None:
+        """Begin to wait now."""
+        self.host, self.wait_s = host, wait_s
+        self.me = identity()
+        self.held = False
+        self.waiting = ""
+        self._deadline = time.monotonic() + wait_s
+        self._take_from = 0
+        self._said = False
+
+    def arguments(self) -> dict[str, Any]:
+        """Give the arguments of the module that takes the lock."""
+        return {"run": self.me, "take_from": self._take_from}
+
+    def judge(self, result: dict[str, Any]) -> str:
+        """Read the module's answer; give the refusal when the time is over, and wait before the next try otherwise."""
+        self.waiting = ""
+        holder = result.get("holder") or {}
+        if result.get("taken", True):
+            self.held = True
+            return ""
+        if holder.get("machine") == self.me["machine"] and not _same_process(holder):
+            self._take_from = holder.get("holder", 0)
+            return ""
+        since = time.strftime("%H:%M:%S UTC", time.gmtime(holder.get("since", 0)))
+        who = f"process {holder.get('pid')} of {holder.get('user')} on {holder.get('controller')}, since {since}"
+        if time.monotonic() >= self._deadline:
+            return (
+                f"another run is changing {self.host}: {who}. Nothing was changed here after waiting {self.wait_s} s "
+                "(plan_lock_wait). Run again when it has ended; a run that was killed releases the host by itself."
+            )
+        if not self._said:
+            self.waiting = f"{self.host}: waiting up to {self.wait_s} s for another run ({who})"
+            self._said = True
+        time.sleep(POLL_S)
+        return ""
+
+
+def _same_process(holder: dict[str, Any]) -> bool:
+    pid = int(holder.get("pid", 0))
+    return str(holder.get("id", "")) == f"{holder.get('machine')}:{pid}:{_started(pid)}"
+
+
+def _machine() -> str:
+    """Name where a process id means something: this boot and this pid namespace; containers share host names."""
+    try:
+        with open("/proc/sys/kernel/random/boot_id", encoding="utf-8") as stream:  # noqa: PTH123
+            return f"{platform.node()}/{stream.read().strip()}/{os.readlink('/proc/self/ns/pid')}"  # noqa: PTH115
+    except OSError:
+        return platform.node()
+
+
+def _started(pid: int) -> str:
+    """Give a process's start time in clock ticks since boot, or "" when it is gone (or the controller is no Linux)."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="utf-8") as stream:  # noqa: PTH123 - as short as it gets
+            fields = stream.read().rpartition(")")[2].split()
+    except OSError:
+        return ""
+    # A zombie has ended: its run will change nothing any more.
+    return "" if fields[0] == "Z" else fields[19]

@@ -1,0 +1,28 @@
+"""`provision tls`: certificates of this host, as root."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+from provision.host import tls
+from provision.plan import load
+
+
+@click.group("tls")
+def command() -> None:
+    """Serve the certificates of this host."""
+
+
+@command.command("serve")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def serve(as_json: bool) -> None:
+    """Reload services that serve another certificate than the one in place."""
+    reloaded = tls.serve(load.load())
+    if as_json:
+        click.echo(json.dumps({"changed": bool(reloaded), "reloaded": reloaded}))
+    else:
+        click.echo(
+            "\n".join(f"reloaded {unit}" for unit in reloaded) or "every service serves the certificate in place"
+        )

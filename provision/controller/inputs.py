@@ -1,0 +1,203 @@
+"""Everything that a plan is built from, read on the controller: specifications, defaults, profiles, files. Does IO.
+
+The caller brings variables and a way to template them (an Ansible action or `provision plan`); a probe comes from the
+host. Refuses nothing itself: `plan.variables` and `plan.validate` judge what is read here.
+"""
+
+from __future__ import annotations
+
+import datetime
+import difflib
+import functools
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from provision.controller import vault
+from provision.controller.bundle import verify
+from provision.errors import ProvisionError, UsageError
+from provision.plan import build, schema, variables
+
+ROOT = Path(__file__).resolve().parents[2]
+"""The project, or the installed collection: the folder with roles/ and profiles/."""
+PUBLISHED = ("plan", "plan_profile", "plan_given")
+USES_ONLY = {"plan"}
+"""Roles of a play that uses a converged host and changes nothing of what it should be."""
+BESIDE = {"plan", "packages", "tls", "toolkit"}
+"""Roles of a play for hosts beside the databases, such as the backup host."""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Typed variables with all defaults, the profile, and what is wrong with either."""
+
+    values: dict[str, Any]
+    profile: dict[str, Any]
+    problems: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+
+@functools.cache
+def specifications(root: Path = ROOT) -> dict[str, dict[str, Any]]:
+    """Give the options of every role and of every entry point (restore, take ...) by name."""
+    found: dict[str, dict[str, Any]] = {}
+    for path in sorted(root.glob("roles/*/meta/argument_specs.yml")):
+        for entry in yaml.safe_load(path.read_text())["argument_specs"].values():
+            found |= entry.get("options") or {}
+    return found
+
+
+def defaults(load: Callable[[str], Any], root: Path = ROOT) -> dict[str, Any]:
+    """Give every role's defaults by name, through a loader that lets templates in them be evaluated."""
+    found: dict[str, Any] = {}
+    for path in sorted(root.glob("roles/*/defaults/main.yml")):
+        found |= load(str(path)) or {}
+    return found
+
+
+def profile(name: str, folders: Iterable[Path]) -> dict[str, Any]:
+    """Read profiles/NAME.yml from the first folder that has it. Raises UsageError with the profiles that exist."""
+    places = [folder / "profiles" for folder in dict.fromkeys(folders)]
+    for place in places:
+        path = place / f"{name}.yml"
+        if path.parent == place and path.is_file():
+            found: dict[str, Any] = yaml.safe_load(path.read_text())
+            return found
+    names = sorted({path.stem for place in places for path in place.glob("*.yml")})
+    near = difflib.get_close_matches(name, names, 1)
+    raise UsageError(
+        f"plan_profile_name is {name!r}", allowed=", ".join(names) + (f"; did you mean {near[0]}?" if near else "")
+    )
+
+
+def read(
+    given: Mapping[str, Any],
+    role_defaults: Mapping[str, Any],
+    template: Callable[[Mapping[str, Any], Any], Any],
+    folders: Sequence[Path],
+) -> Inputs:
+    """Read and type every option of every role.
+
+    `given` are all variables of the host, `template(variables, value)` evaluates a value. Raises UsageError for a
+    profile that does not exist.
+    """
+    specs = specifications()
+    old = {name: new for name, new in variables.RENAMED.items() if name in given}
+    given = {**given, **{new: given[name] for name, new in old.items() if new not in given}}
+    every = {**role_defaults, **given}
+    name = variables.plain(template(every, every["plan_profile_name"]))
+    values = profile(str(name), folders)
+    every["plan_profile"] = values
+    problems = []
+    known = {}
+    for option in specs:
+        if option in every:
+            try:
+                known[option] = template(every, every[option])
+            except Exception as error:
+                problems.append(f"{option} cannot be evaluated: {str(error).splitlines()[0]}")
+    typed, wrong = variables.judge(specs, known)
+    names = {*specs, *PUBLISHED, *variables.RENAMED}
+    prefixes = {f"{option.partition('_')[0]}_" for option in names}
+    problems += [*wrong, *variables.unknown(given, names, prefixes)]
+    warnings = tuple(f"variable {name} is now called {new}; the old name is still read" for name, new in old.items())
+    return Inputs(typed, values, tuple(problems), warnings)
+
+
+def relative(path: str, root: Path) -> str:
+    """Write an inventory's path as a person in the project's folder types it."""
+    full = Path(path).resolve() if os.path.lexists(path) else Path(path)
+    return str(full.relative_to(root)) if full.is_relative_to(root) else str(full)
+
+
+def tls_directory(sources: Sequence[str], playbooks: Path, profile_name: str) -> str:
+    """Give the folder of an environment's authority: tls/ beside the first inventory that is a file or a folder."""
+    places = [path if path.is_dir() else path.parent for path in map(Path, sources) if path.exists()]
+    return str((places or [playbooks / "inventories" / profile_name])[0] / "tls")
+
+
+def context(
+    values: Mapping[str, Any],
+    *,
+    name: str,
+    address: str,
+    sources: Sequence[str],
+    roles: Iterable[str],
+    groups: Mapping[str, Sequence[str]],
+    root: Path,
+    toolkit: str,
+) -> build.Context:
+    """Read what is judged besides variables: vault files, the bundle, the user's own certificate."""
+    names = {role.rpartition(".")[2] for role in roles}
+    provided = {part: str(values.get(f"tls_provided_{part}", "")) for part in ("certificate", "key", "ca")}
+    return build.Context(
+        name=name,
+        address=address,
+        inventory=tuple(relative(path, root) for path in sources),
+        roles=tuple(sorted(names)),
+        today=datetime.datetime.now(datetime.UTC).date(),
+        bundle=_bundle(values) if values.get("postgresql_repository") == "bundle" else {},
+        provided=tuple(_provided(provided) if all(provided.values()) else ()),
+        plain_vaults=tuple(vault.plain_vaults(list(sources))),
+        groups=groups,
+        database=bool(names - BESIDE),
+        toolkit_sha256=toolkit,
+    )
+
+
+def _bundle(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Verify the bundle; `problem` is empty, or why it must not be used."""
+    path = str(values["postgresql_bundle"])
+    try:
+        file = Path(path).expanduser()
+        about = file.stat() if path else None
+        version = (about.st_size, about.st_mtime_ns) if about else ()
+        return _verified(str(file), str(values["postgresql_bundle_fingerprint"]), version)
+    except OSError as error:
+        return {"problem": f"{path}: {error.strerror}"}
+
+
+@functools.lru_cache(maxsize=4)
+def _verified(path: str, fingerprint: str, version: tuple[int, ...]) -> dict[str, Any]:
+    """Verify a file once in a process, for as long as it is the same one."""
+    del version
+    try:
+        found = asdict(verify.verified(Path(path), fingerprint))
+        return {"problem": "", **{name: value for name, value in found.items() if name not in ("files", "versions")}}
+    except ProvisionError as error:
+        return {"problem": "; ".join(part for part in (error.what, error.where, error.seen, error.allowed) if part)}
+
+
+def _provided(files: Mapping[str, str]) -> Iterable[str]:
+    """Name files of the user's own certificate that cannot be read, and a key that others can read."""
+    for name, path in files.items():
+        try:
+            with Path(path).expanduser().open() as stream:
+                mode = os.fstat(stream.fileno()).st_mode & 0o777
+        except OSError as error:
+            yield f"tls_provided_{name} {path}: {error.strerror}"
+            continue
+        if name == "key" and mode & 0o077:
+            yield f"tls_provided_{name} {path}: mode {mode:04o} lets others read the key; expected 0600"
+
+
+def published(plan: schema.Plan, state: schema.State | None) -> dict[str, Any]:
+    """Give the plan as roles and templates read it: every field and every property, and the state."""
+    found: dict[str, Any] = _published(plan)
+    return {**found, "state": asdict(state) if state else {}}
+
+
+def _published(value: Any) -> Any:
+    if is_dataclass(value) and not isinstance(value, type):
+        fields = {name: _published(getattr(value, name)) for name in value.__dataclass_fields__}
+        kinds = {name for name, each in vars(type(value)).items() if isinstance(each, property)}
+        return fields | {name: _published(getattr(value, name)) for name in kinds}
+    if isinstance(value, tuple):
+        return [_published(each) for each in value]
+    if isinstance(value, Path):
+        return str(value)
+    return dict(value) if isinstance(value, Mapping) else value

@@ -1,0 +1,184 @@
+"""Make, start, restart and checksum the cluster MAJOR/main by Debian's tools. Does IO, as root.
+
+Refuses to delete data: a half-made cluster is moved aside. Under systemd, pg_ctlcluster passes start, stop and restart
+on to systemctl.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from provision.database import ask, connect_pinned
+from provision.errors import HostError
+from provision.plan.schema import Plan
+from provision.system import as_user
+
+MARKER = Path("/etc/provision/cluster-being-made")
+"""Exists while a cluster is made: the run that finds it was preceded by one that was killed."""
+ASIDE = Path("/var/lib/postgresql")
+SHOWN_LINES = 5
+
+
+@dataclass(frozen=True)
+class Postmaster:
+    """What postmaster.pid says of a running server (its lines are listed in PostgreSQL's miscadmin.h)."""
+
+    pid: int
+    port: int
+    socket_directory: str
+
+    @classmethod
+    def read(cls, data: Path) -> Postmaster | None:
+        """Read it from a data directory; None where no server runs."""
+        try:
+            lines = (data / "postmaster.pid").read_text().splitlines()
+            found = cls(int(lines[0]), int(lines[3]), lines[4].strip())
+            program = Path(f"/proc/{found.pid}/comm").read_text()
+        except (OSError, IndexError, ValueError):
+            return None
+        return found if program.startswith("postgres") else None  # else the file is a crashed server's
+
+
+def url(plan: Plan) -> str:
+    """Give the socket URL of the running server, whose port may not be the plan's yet. Raises HostError."""
+    data = Path(plan.server.data_directory)
+    found = Postmaster.read(data)
+    if found is None:
+        raise HostError(
+            "no PostgreSQL server runs on this host", where=str(data), run=f"journalctl -u {plan.server.unit} -n 50"
+        )
+    return plan.server.url("postgres", port=found.port, socket=found.socket_directory)
+
+
+def create(plan: Plan, say: Callable[[str], None] = lambda _text: None) -> bool:
+    """Make the cluster with checksums, UTF-8 and the plan's locale; False if it is complete. Raises HostError."""
+    configuration, data = Path(plan.server.configuration_directory), Path(plan.server.data_directory)
+    if (configuration / "postgresql.conf").exists() and not MARKER.exists():
+        return False
+    if data.is_mount() and (data / "lost+found").exists():
+        raise HostError(
+            "the data directory is a mount point",
+            where=str(data),
+            seen="lost+found, with which initdb refuses it",
+            allowed="a directory below the mount point",
+            run=f"mount that file system at {ASIDE} instead, then run again: {plan.site('postgresql')}",
+        )
+    if MARKER.exists():
+        aside = ASIDE / f"half-made-{int(time.time())}"
+        say(f"an earlier run was killed while it made the cluster: its files are moved to {aside}")
+        aside.mkdir(mode=0o700)
+        _move(configuration, aside / "configuration")
+        _move(data, aside / "data")
+    MARKER.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    MARKER.touch()
+    _run(
+        "pg_createcluster",
+        f"--port={plan.server.port}",
+        "--encoding=UTF8",
+        f"--locale={plan.server.locale}",
+        str(plan.server.major),
+        "main",
+        "--",
+        "--data-checksums",
+    )
+    MARKER.unlink()
+    return True
+
+
+def _move(source: Path, target: Path) -> None:
+    """Move a directory with its owners and modes, or what a mount point holds."""
+    if source.is_mount():
+        target.mkdir(mode=0o700)
+        if inside := sorted(source.iterdir()):
+            _run("mv", f"--target-directory={target}", *map(str, inside))
+    elif source.exists():
+        _run("mv", "--no-target-directory", str(source), str(target))
+
+
+def start(plan: Plan) -> bool:
+    """Start the server now and, with systemd, at every boot; False if it is so already. Raises HostError."""
+    if not plan.host.systemd:
+        if Postmaster.read(Path(plan.server.data_directory)):
+            return False
+        control(plan, "start")
+        return True
+    unit, changed = plan.server.unit, False
+    if _said("systemctl", "is-enabled", unit) not in ("enabled", "static"):
+        # Of Debian's generator it is only enabled-runtime, which follows the cluster's start.conf.
+        _run("systemctl", "enable", unit)
+        changed = True
+    if _said("systemctl", "is-active", unit) not in ("active", "reloading"):
+        control(plan, "start")
+        changed = True
+    return changed
+
+
+def control(plan: Plan, action: str) -> None:
+    """Run pg_ctlcluster (start, stop or restart). Raises HostError with the last words of the server."""
+    words = ["pg_ctlcluster", str(plan.server.major), "main", action]
+    try:
+        _run(*words)
+    except HostError as error:
+        told = error.seen
+        if plan.host.systemd:
+            told = _said("journalctl", "--unit", plan.server.unit, f"--lines={SHOWN_LINES}", "--output=cat") or told
+        raise HostError(
+            f"the server did not {action}",
+            where=plan.server.unit,
+            seen=told,
+            run=f"journalctl -u {plan.server.unit} -n 50",
+        ) from None
+
+
+NO_CHECKSUMS = (
+    "the cluster has no checksums, so damage on the disk is noticed late or never: -e adopt_enable_checksums=true or, "
+    "later, provision server checksums --enable turns them on, with the server stopped meanwhile"
+)
+
+
+def has_checksums(plan: Plan) -> bool:
+    """Ask the running server whether its data has checksums. Raises DatabaseError."""
+    with as_user():
+        session = connect_pinned(url(plan), application="provision server")
+    with session:
+        return ask(session, "SHOW data_checksums") == [("on",)]
+
+
+def enable_checksums(plan: Plan, say: Callable[[str], None] = lambda _text: None) -> bool:
+    """Add checksums to a cluster without them; the server is down meanwhile and started again whatever happens.
+
+    pg_checksums marks the cluster at its end alone, so that one that was interrupted is as good as before. False where
+    the cluster has checksums. Raises HostError.
+    """
+    if has_checksums(plan):
+        return False
+    data = plan.server.data_directory
+    say(f"writing checksums to {data}; the server is stopped meanwhile")
+    try:
+        control(plan, "stop")
+        _run("runuser", "-u", "postgres", "--", f"{plan.server.programs}/pg_checksums", "--enable", "-D", data)
+    finally:
+        if Postmaster.read(Path(data)) is None:
+            control(plan, "start")
+    return True
+
+
+def _run(*words: str) -> None:
+    """Run a program with umask 022, since a hardened host's 027 would close directories to the server."""
+    try:
+        done = subprocess.run(words, capture_output=True, text=True, check=False, umask=0o022)  # noqa: S603
+    except FileNotFoundError:
+        raise HostError(f"{words[0]} is not installed", run="apt-get install postgresql-common") from None
+    if done.returncode != 0:
+        said = (done.stderr.strip() or done.stdout.strip()).splitlines()[-SHOWN_LINES:]
+        raise HostError(
+            f"{words[0]} failed (exit {done.returncode})", where=" ".join(words)[:300], seen="; ".join(said)
+        )
+
+
+def _said(*words: str) -> str:
+    return subprocess.run(words, capture_output=True, text=True, check=False).stdout.strip()  # noqa: S603

@@ -1,0 +1,59 @@
+"""Apply the kernel settings that site.yml placed for the server, as the boot does. Does IO, as root."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from provision.errors import HostError
+from provision.plan.schema import Plan
+
+FILE = Path("/etc/sysctl.d/60-provision-postgresql.conf")
+PROGRAM = "/usr/lib/systemd/systemd-sysctl"
+PAGES = "vm.nr_hugepages"
+
+
+FRAGMENTED = (
+    "the kernel reserved {huge_pages} of {expected} huge pages, because its memory is fragmented: the server starts "
+    "with ordinary pages until the host is rebooted, which reserves them first"
+)
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """The pages of 2 MiB that the kernel has reserved, and how many the plan expects."""
+
+    changed: bool
+    huge_pages: int
+    expected: int
+
+
+def apply(plan: Plan, *, again: bool = False) -> Kernel:
+    """Apply the file if the kernel's values differ from the plan, or `again` in any case. Raises HostError.
+
+    More huge pages than expected are no difference: they may be another program's. Where the memory is fragmented, the
+    kernel reserves fewer than requested, and a reboot reserves them all.
+    """
+    requested = plan.server.kernel
+    before = values(requested)
+    if again or differs(requested, before):
+        done = subprocess.run([PROGRAM, str(FILE)], capture_output=True, text=True, check=False)  # noqa: S603
+        if done.returncode != 0:
+            raise HostError("the kernel settings cannot be applied", where=str(FILE), seen=done.stderr.strip())
+    after = values(requested)
+    return Kernel(after != before, int(after.get(PAGES, 0)), int(requested.get(PAGES, 0)))
+
+
+def values(names: Iterable[str], root: Path = Path("/proc/sys")) -> dict[str, str]:
+    """Read the present values of kernel settings."""
+    return {name: (root / name.replace(".", "/")).read_text().strip() for name in names}
+
+
+def differs(requested: Mapping[str, str], present: Mapping[str, str]) -> bool:
+    """Say whether a value is not the requested one, or fewer huge pages are reserved than requested."""
+    return any(
+        int(present[name]) < int(value) if name == PAGES else present[name] != value
+        for name, value in requested.items()
+    )

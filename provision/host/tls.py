@@ -1,0 +1,144 @@
+"""Reload the services that serve another certificate than the one in place, and see them serve it.
+
+Each service is asked on every run, because an interrupted run may have placed a certificate without a reload. Reads
+/etc/provision/plan.json and the certificate, connects to the services, and runs systemctl. Open sessions go on.
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import struct
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from provision.errors import HostError
+from provision.plan.schema import Plan
+
+SSL_REQUEST = struct.pack("!ii", 8, 80877103)
+"""PostgreSQL's request for TLS (protocol, section "SSLRequest"); the answer is S or N."""
+NO_CHECK_TIME = 0x200000
+"""X509_V_FLAG_NO_CHECK_TIME: an expired certificate of our authority is still one of ours."""
+TIMEOUT_S = 10
+WAIT_S = 10
+POLL_S = 0.2
+LOOPBACK = {"*": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - read, not bound
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """A service that speaks PostgreSQL: its systemd unit, and where it is reached on this host."""
+
+    unit: str
+    address: str
+    port: int
+
+
+def endpoints(plan: Plan) -> list[Endpoint]:
+    """Give the services of a host that serve its certificate."""
+    server, pooler = plan.server, plan.pooler
+    found = [Endpoint(server.unit, server.address, serving_port(Path(server.data_directory), server.port))]
+    return found + ([Endpoint("pgbouncer.service", pooler.address, pooler.port)] if pooler.enabled else [])
+
+
+def serving_port(data: Path, otherwise: int) -> int:
+    """Give the port where the server listens now; a new port in the plan waits for a restart."""
+    try:
+        return int((data / "postmaster.pid").read_text().splitlines()[3])
+    except (OSError, IndexError, ValueError):
+        return otherwise
+
+
+def serve(plan: Plan) -> list[str]:
+    """Reload every service that serves another certificate; give the units that were reloaded.
+
+    Raises HostError where a service still serves another certificate of our authority after the reload.
+    """
+    if not plan.tls.enabled:
+        return []
+    placed = Path(plan.tls.certificate("server").certificate)
+    return converge(endpoints(plan), placed, Path(plan.tls.ca), active=_active, reload=_reload)
+
+
+def converge(
+    services: Sequence[Endpoint],
+    certificate: Path,
+    authority: Path,
+    *,
+    active: Callable[[str], bool],
+    reload: Callable[[str], None],
+) -> list[str]:
+    """Do it for these services, with this way to ask for and to reload a unit.
+
+    Left alone: a unit that is not active, and a service without TLS. Not an error: a service that serves a certificate
+    of another authority after the reload. The role that configures either comes later in the run.
+    """
+    placed = _first(certificate)
+    reloaded = []
+    for each in services:
+        if not active(each.unit) or served(each) in (None, placed):
+            continue
+        reload(each.unit)
+        deadline = time.monotonic() + WAIT_S
+        while served(each) != placed and time.monotonic() < deadline:
+            time.sleep(POLL_S)
+        if served(each) == placed:
+            reloaded.append(each.unit)
+        elif served(each, authority):
+            raise HostError(
+                f"{each.unit} was reloaded and still serves another certificate",
+                where=f"{each.address} port {each.port}",
+                allowed=str(certificate),
+                run=f"journalctl -u {each.unit} -n 50",
+            )
+    return reloaded
+
+
+def served(service: Endpoint, authority: Path | None = None) -> bytes | None:
+    """Give the certificate (DER) that a service serves; None without TLS, or where the authority did not issue it."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    if authority:
+        context.load_verify_locations(authority)
+        context.verify_mode = ssl.CERT_REQUIRED
+        context.verify_flags = ssl.VerifyFlags(context.verify_flags | NO_CHECK_TIME)
+    address = LOOPBACK.get(service.address, service.address)
+    try:
+        with socket.create_connection((address, service.port), TIMEOUT_S) as link:
+            link.sendall(SSL_REQUEST)
+            if link.recv(1) != b"S":
+                return None
+            with context.wrap_socket(link) as tls:
+                return tls.getpeercert(binary_form=True)
+    except OSError:  # refused, timed out, or a failed handshake
+        return None
+
+
+def _first(path: Path) -> bytes:
+    try:
+        text = path.read_text()
+        begin, end = text.index("-----BEGIN CERTIFICATE-----"), text.index("-----END CERTIFICATE-----")
+        return ssl.PEM_cert_to_DER_cert(text[begin:end] + "-----END CERTIFICATE-----\n")
+    except (OSError, ValueError) as error:
+        raise HostError("cannot read the certificate in place", where=str(path), seen=str(error)) from None
+
+
+def _active(unit: str) -> bool:
+    return _systemctl("is-active", "--quiet", unit).returncode == 0
+
+
+def _reload(unit: str) -> None:
+    done = _systemctl("reload", unit)
+    if done.returncode != 0:
+        raise HostError(f"cannot reload {unit}", seen=done.stderr.strip(), run=f"journalctl -u {unit} -n 50")
+
+
+def _systemctl(*words: str) -> subprocess.CompletedProcess[str]:
+    try:
+        return subprocess.run(["systemctl", *words], capture_output=True, text=True, check=False)  # noqa: S603, S607
+    except FileNotFoundError:
+        raise HostError("systemctl is not on this host", allowed="a host with systemd") from None

@@ -1,0 +1,162 @@
+"""Judge the variables of a run against the roles' argument specifications: names, types, choices. Pure.
+
+Every problem is reported, each in one sentence: the variable, the value that was seen, what is allowed. A scalar where
+a list belongs is refused rather than split, for Ansible would split "0.0.0.0" at commas and a string into characters.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+TRUE, FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
+KINDS = {"str": "a string", "path": "a path", "int": "an integer", "float": "a number", "bool": "true or false",
+         "list": "a list", "dict": "a mapping"}  # fmt: skip
+LONGEST = 60
+"""Characters of a value that a message shows."""
+
+RENAMED = {
+    f"preflight_{name}": f"plan_{name}"
+    for name in (
+        "profile_name",
+        "minimum_disk_mb",
+        "minimum_memory_mb",
+        "systemd_required",
+        "packages_wait",
+        "lock_wait",
+    )
+}
+"""Old names that are still read, with a warning, and the new ones."""
+
+
+def judge(specs: Mapping[str, Mapping[str, Any]], given: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """Give typed values by name, and the problems; `specs` is option name -> its specification.
+
+    A value that is missing, or that has a problem, is left out of the values.
+    """
+    values, problems = {}, []
+    for name, spec in specs.items():
+        if name not in given:
+            if spec.get("required"):
+                problems.append(f"{name} is required: {spec['description']}")
+            continue
+        found: list[str] = []
+        value = _value(name, given[name], spec, found)
+        problems += found
+        if not found:
+            values[name] = value
+    return values, problems
+
+
+def unknown(names: Collection[str], known: Collection[str], prefixes: Collection[str]) -> list[str]:
+    """Refuse variables that nothing reads: those that begin like one of ours, or are nearly spelt like one.
+
+    `prefixes` are the first words of our variables ("postgresql_"); other names may be the user's own.
+    """
+    found = []
+    for name in sorted(set(names) - set(known)):
+        ours = name.startswith(tuple(prefixes))
+        near = difflib.get_close_matches(name, known, 1, 0.6 if ours else 0.93)
+        if near:
+            found.append(f"unknown variable {name}: did you mean {near[0]}?")
+        elif ours:
+            found.append(f"unknown variable {name}: see the README of the role {name.partition('_')[0]}")
+    return found
+
+
+def _value(where: str, value: Any, spec: Mapping[str, Any], problems: list[str]) -> Any:
+    kind = spec.get("type", "str")
+    if value is None and not spec.get("required") and spec.get("default") is None:
+        return None
+    read = {"list": _list, "dict": _dict}.get(kind)
+    if read:
+        return read(where, value, spec, problems)
+    plain = _scalar(value, kind)
+    if plain is None:
+        problems.append(_message(where, value, KINDS[kind]))
+        return None
+    choices = spec.get("choices")
+    if choices and plain not in choices:
+        near = difflib.get_close_matches(str(plain), [str(each) for each in choices], 1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        problems.append(_message(where, value, ", ".join(map(str, choices))) + hint)
+    return plain
+
+
+def _scalar(value: Any, kind: str) -> Any:
+    """Give a plain value of the kind, or None for one that is not of it."""
+    if kind in ("str", "path"):
+        if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+            return None
+        return "".join((value,)) if isinstance(value, str) else str(value + 0)
+    text = str(value).strip().lower() if isinstance(value, (str, int, float)) else ""
+    if kind == "bool":
+        return True if text in TRUE else False if text in FALSE else None
+    if isinstance(value, bool) or not text:
+        return None
+    try:
+        return int(text) if kind == "int" else float(text)
+    except ValueError:
+        return None
+
+
+def _list(where: str, value: Any, spec: Mapping[str, Any], problems: list[str]) -> Any:
+    if isinstance(value, (str, Mapping)) or not isinstance(value, Sequence):
+        hint = f"; write [{_shown(value)}]" if isinstance(value, (str, int, float)) else ""
+        problems.append(_message(where, value, KINDS["list"]) + hint)
+        return None
+    inner = {"type": spec.get("elements", "raw"), "options": spec.get("options")}
+    if inner["type"] == "raw":
+        return [plain(each) for each in value]
+    return [_value(f"{where}[{number}]", each, inner, problems) for number, each in enumerate(value)]
+
+
+def _dict(where: str, value: Any, spec: Mapping[str, Any], problems: list[str]) -> Any:
+    if not isinstance(value, Mapping):
+        problems.append(_message(where, value, KINDS["dict"]))
+        return None
+    options: Mapping[str, Any] | None = spec.get("options")
+    if not options:
+        return plain(value)
+    for key in value:
+        if key not in options:
+            near = difflib.get_close_matches(str(key), list(options), 1)
+            allowed = f"did you mean {near[0]}?" if near else f"allowed: {', '.join(options)}"
+            problems.append(f"{where}.{key}: unknown key; {allowed}")
+    found = {}
+    for key, inner in options.items():
+        if key in value:
+            found[key] = _value(f"{where}.{key}", value[key], inner, problems)
+        elif inner.get("required"):
+            problems.append(f"{where}.{key} is required: {inner['description']}")
+        elif "default" in inner:
+            found[key] = inner["default"]
+    return found
+
+
+def plain(value: Any) -> Any:
+    """Give a value made of plain types alone, whatever subclasses of them Ansible uses to tag values."""
+    if isinstance(value, Mapping):
+        return {plain(key): plain(each) for key, each in value.items()}
+    if isinstance(value, str):
+        return "".join((value,))
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, (int, float)):
+        return value + 0
+    if isinstance(value, (list, tuple, set)):
+        return [plain(each) for each in value]
+    return str(value)
+
+
+def _message(where: str, value: Any, allowed: str) -> str:
+    return f"{where} is {_shown(value)!s}: expected {allowed}"
+
+
+def _shown(value: Any) -> str:
+    """Show a value, unless it may be a secret that the type error should not print: mappings show their keys."""
+    if isinstance(value, Mapping):
+        return "a mapping of " + (", ".join(map(str, value)) or "nothing")
+    text = repr(plain(value))
+    return text if len(text) <= LONGEST else text[:LONGEST] + "..."

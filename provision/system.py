@@ -1,0 +1,210 @@
+"""The operating system: run a program, act as another user, write a file, read the clock, keep evidence.
+
+Does IO. Standard library only, for the command on a database host imports it too. Evidence are small JSON files in
+/var/lib/provision that record what a command found; they hold no secrets and every local user may read them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pwd
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from provision.errors import HostError, ProvisionError
+
+POSTGRES = "postgres"
+"""The operating system user that runs the server and its tools."""
+EVIDENCE = Path("/var/lib/provision")
+SHOWN_CHARACTERS = 300
+LAST_LINES = 8
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A program that has ended. `returncode` is negative for a signal; `stdout` and `stderr` are text."""
+
+    words: tuple[str, ...]
+    returncode: int
+    stdout: str
+    stderr: str
+
+    @property
+    def ok(self) -> bool:
+        """Whether the exit code is 0."""
+        return self.returncode == 0
+
+    @property
+    def shown(self) -> str:
+        """The command line, shortened for a message."""
+        return " ".join(self.words)[:SHOWN_CHARACTERS]
+
+    @property
+    def last(self) -> str:
+        """The last lines of the error output, or of the output where that is empty."""
+        if self.returncode < 0:
+            return f"killed by signal {-self.returncode}"
+        lines = [line.strip() for line in (self.stderr.strip() or self.stdout).splitlines() if line.strip()]
+        return "; ".join(lines[-LAST_LINES:])
+
+
+def run(
+    *words: str | Path,
+    user: str = "",
+    input: str | None = None,  # noqa: A002 - the name that subprocess.run has
+    timeout: float | None = None,
+    environment: Mapping[str, str] | None = None,
+    directory: Path | None = None,
+    check: bool = True,
+    error: type[ProvisionError] = HostError,
+) -> Finished:
+    """Run a program without a shell and return its output.
+
+    `user` is who runs it, where this process is root. `environment` is added to this process's own. Raises `error` when
+    the program exceeds `timeout` seconds or, with `check`, exits with another code than 0; HostError when it is not
+    installed.
+    """
+    command = [str(word) for word in words]
+    settings = {**os.environ, **(environment or {})}
+    identity: dict[str, Any] = {}
+    if user and os.geteuid() == 0:
+        entry = pwd.getpwnam(user)
+        groups = os.getgrouplist(user, entry.pw_gid)
+        identity = {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": groups}
+        settings["HOME"] = entry.pw_dir
+    try:
+        done = subprocess.run(  # noqa: S603 - words, never a shell
+            command, input=input, capture_output=True, text=True, errors="replace", check=False, timeout=timeout,
+            env=settings, cwd=directory, **identity,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        raise error(f"{command[0]} did not end within {timeout:g} s", where=" ".join(command)[:300]) from None
+    except FileNotFoundError:
+        raise HostError(f"{command[0]} is not installed", where=str(directory or "")) from None
+    finished = Finished(tuple(command), done.returncode, done.stdout, done.stderr)
+    if check and not finished.ok:
+        raise failure(finished, error)
+    return finished
+
+
+def failure(done: Finished, error: type[ProvisionError] = HostError, *, seen: str = "") -> ProvisionError:
+    """Make the error of a failed program: its exit code, its command line and its last lines, or `seen`."""
+    return error(
+        f"{Path(done.words[0]).name} failed (exit {done.returncode})", where=done.shown, seen=seen or done.last
+    )
+
+
+def become(user: str = POSTGRES) -> None:
+    """Become a user permanently. Raises HostError unless this process is root or that user."""
+    entry = pwd.getpwnam(user)
+    if os.geteuid() == entry.pw_uid:
+        return
+    if os.geteuid() != 0:
+        raise HostError(
+            f"this command runs as {user}",
+            seen=f"user id {os.geteuid()}",
+            allowed=f"root or {user}",
+            run="sudo provision ...",
+        )
+    os.initgroups(user, entry.pw_gid)
+    os.setgid(entry.pw_gid)
+    os.setuid(entry.pw_uid)
+    os.environ["HOME"] = entry.pw_dir
+    os.chdir("/")
+
+
+@contextmanager
+def as_user(user: str = POSTGRES) -> Iterator[None]:
+    """Act as a user within a `with` block, where this process is root: peer authentication checks the client's user."""
+    if os.geteuid() != 0:
+        yield
+        return
+    entry = pwd.getpwnam(user)
+    groups = os.getgroups()
+    os.setgroups(os.getgrouplist(user, entry.pw_gid))
+    os.setegid(entry.pw_gid)
+    os.seteuid(entry.pw_uid)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+        os.setegid(0)
+        os.setgroups(groups)
+
+
+def write(path: Path, content: str | bytes, *, mode: int | None = None, owner: tuple[int, int] | None = None) -> None:
+    """Replace a file atomically and durably: readers see the old content or the new one, also after a power failure.
+
+    `mode` and `owner` (user id, group id) default to those of the file that is replaced; a new file gets 0600 and the
+    process's own ids. A symbolic link is replaced, not followed. Raises OSError and leaves no temporary file.
+    """
+    old = path.stat() if path.is_file() and not path.is_symlink() else None
+    if old is not None:
+        mode = old.st_mode & 0o7777 if mode is None else mode
+        owner = (old.st_uid, old.st_gid) if owner is None and os.geteuid() == 0 else owner
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(content.encode() if isinstance(content, str) else content)
+            stream.flush()
+            if owner is not None:
+                os.fchown(stream.fileno(), *owner)
+            if mode is not None:
+                os.fchmod(stream.fileno(), mode)  # after the owner: a change of owner clears set-id bits
+            os.fsync(stream.fileno())
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+    sync(path.parent)
+
+
+def sync(path: Path) -> None:
+    """Flush a file's content, or a directory's entries, to disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def stamp(at: float | None = None) -> str:
+    """Format Unix time, or now, in UTC: 2026-11-24T01:30:00+00:00."""
+    return datetime.fromtimestamp(time.time() if at is None else at, UTC).isoformat(timespec="seconds")
+
+
+def compact(at: float | None = None) -> str:
+    """Format Unix time, or now, for a file name: 20261124T013000Z."""
+    return datetime.fromtimestamp(time.time() if at is None else at, UTC).strftime("%Y%m%dT%H%M%SZ")
+
+
+def moment(text: str) -> float:
+    """Parse what `stamp` wrote into Unix time."""
+    return datetime.fromisoformat(text).timestamp()
+
+
+def evidence(name: str) -> dict[str, Any]:
+    """Read a piece of evidence. {} if it is missing or damaged."""
+    try:
+        found = json.loads((EVIDENCE / f"{name}.json").read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def keep(name: str, facts: Mapping[str, Any]) -> bool:
+    """Write a piece of evidence; False if it holds the same facts already."""
+    text = json.dumps({"schema": 1, **facts}, indent=2, default=str) + "\n"
+    if evidence(name) == json.loads(text):
+        return False
+    EVIDENCE.mkdir(parents=True, exist_ok=True)
+    write(EVIDENCE / f"{name}.json", text, mode=0o644, owner=(os.geteuid(), os.getegid()))
+    return True

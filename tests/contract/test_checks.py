@@ -1,0 +1,58 @@
+"""The registry of checks is complete, unambiguous and documented, also inside the command packed for hosts."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from provision.checks import registry
+from provision.checks.registry import Scope
+from provision.controller import archive
+from tests.contract.checks import BEGIN, END, PAGE, with_table
+from tests.contract.repository import ROOT
+
+CHECKS = registry.every()
+HEAD = "import json, sys; sys.path.insert(0, sys.argv[1]); from provision.checks import registry; "
+NAMES = "print(json.dumps([registry.__file__, *(each.id for each in registry.every())]))"
+
+
+def test_page_has_the_table_of_the_registry() -> None:
+    page = PAGE.read_text()
+    assert page.count(BEGIN) == page.count(END) == 1
+    assert page == with_table(page), "run: make docs"
+
+
+def test_refuses_two_checks_with_one_id() -> None:
+    with pytest.raises(ValueError, match="two checks have the id disk"):
+        registry.check("disk", area="host", expected="space", why="the server stops")
+
+
+def test_every_function_belongs_to_a_check_and_every_check_has_one() -> None:
+    looks = [(each.id, scope) for scope in Scope for each, _ in registry.of(scope)]
+    assert {id_ for id_, _ in looks} == {each.id for each in CHECKS}
+    assert [look for look, count in Counter(looks).items() if count > 1] == []
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.id)
+def test_check_is_described_in_a_table_cell(check: registry.Check) -> None:
+    texts = (check.area, check.expected, check.why)
+    assert all(text and "\n" not in text and not text.endswith(".") for text in texts)
+
+
+def test_packed_command_has_every_check(tmp_path: Path) -> None:
+    packed = archive.pack(ROOT / "provision", tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-c", HEAD + NAMES, packed], capture_output=True, text=True, check=True, cwd=tmp_path,
+        env={"PYTHONPATH": ""},
+    )  # fmt: skip
+    assert json.loads(done.stdout) == [f"{packed}/provision/checks/registry.py", *(each.id for each in CHECKS)]
+
+
+def test_no_check_names_an_inventory() -> None:
+    sources = [*(ROOT / "provision/checks").glob("*.py"), ROOT / "provision/controller/audit.py"]
+    assert [path.name for path in sources if "inventories/" in path.read_text()] == []

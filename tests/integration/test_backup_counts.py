@@ -1,0 +1,116 @@
+"""Reference counts: they describe one moment, whatever the names of tables and columns."""
+
+from __future__ import annotations
+
+import threading
+
+import psycopg
+import pytest
+
+from provision.database import connect
+from provision.errors import DatabaseError
+from provision.host.backup import counts, dump, load
+from provision.host.backup.tool import BackupError
+from tests.clusters import Cluster
+
+ODD = """
+CREATE TABLE "a ""b"" {c} %d" (t text, "its" int);
+INSERT INTO "a ""b"" {c} %d" VALUES ('x', 1), (NULL, NULL);
+CREATE TABLE empty (t int);
+"""
+
+
+def test_count_rows_and_tell_a_changed_one_whatever_its_table_is_called(cluster: Cluster, database: str) -> None:
+    cluster.psql(ODD, database)
+    before = counts.take(cluster.url(database), "one")
+    name = 'public."a ""b"" {c} %d"'
+    assert before["tables"][name]["rows"] == 2
+    assert before["tables"]["public.empty"] == {"rows": 0, "checksum": "0"}
+    assert set(before["extensions"]) == {"plpgsql", "uuid-ossp", "vector"}
+    assert counts.differences(before, counts.take(cluster.url(database), "two")) == []
+    cluster.psql('UPDATE "a ""b"" {c} %d" SET t = \'y\' WHERE its = 1', database)
+    assert [
+        text.partition(":")[0] for text in counts.differences(before, counts.take(cluster.url(database), "three"))
+    ] == [name]
+
+
+def test_order_of_rows_does_not_matter_but_which_rows_do(cluster: Cluster, database: str) -> None:
+    cluster.psql("CREATE TABLE here (n int); INSERT INTO here VALUES (1), (2), (3)", database)
+    before = counts.take(cluster.url(database), "one")
+    cluster.psql("TRUNCATE here; INSERT INTO here VALUES (3), (1), (2)", database)
+    assert counts.differences(before, counts.take(cluster.url(database), "two")) == []
+    cluster.psql("TRUNCATE here; INSERT INTO here VALUES (3), (3), (0)", database)
+    assert len(counts.differences(before, counts.take(cluster.url(database), "three"))) == 1
+
+
+def test_moment_is_one_although_writers_never_stop(cluster: Cluster, database: str) -> None:
+    cluster.psql("CREATE TABLE pairs_a (n int); CREATE TABLE pairs_b (n int)", database)
+    over = threading.Event()
+
+    def write() -> None:
+        with psycopg.connect(cluster.url(database)) as session:
+            while not over.is_set():
+                session.execute("INSERT INTO pairs_a VALUES (1); INSERT INTO pairs_b VALUES (1)")
+                session.commit()
+
+    writers = [threading.Thread(target=write) for _ in range(4)]
+    for writer in writers:
+        writer.start()
+    try:
+        taken = [counts.take(cluster.url(database), f"p{number}")["tables"] for number in range(8)]
+    finally:
+        over.set()
+        for writer in writers:
+            writer.join()
+    pairs = [(each["public.pairs_a"]["rows"], each["public.pairs_b"]["rows"]) for each in taken]
+    assert all(one == other for one, other in pairs), pairs
+    assert pairs[-1][0] > pairs[0][0]
+
+
+def test_table_that_is_held_for_long_is_given_up_with_its_reason(
+    cluster: Cluster, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster.psql("CREATE TABLE held (n int)", database)
+    monkeypatch.setattr(counts, "LOCK_TIMEOUT_MS", 50)
+    monkeypatch.setattr(counts, "LOCK_TRIES", 2)
+    with connect(cluster.url(database), application="test", autocommit=False) as holder:
+        holder.execute("LOCK TABLE held IN ROW EXCLUSIVE MODE")
+        with pytest.raises(DatabaseError, match="the tables could not be locked for the reference counts") as refused:
+            counts.take(cluster.url(database), "never")
+        assert "lock timeout" in refused.value.seen
+        holder.rollback()
+
+
+def test_temporary_and_unlogged_tables_of_others_are_neither_read_nor_missed(cluster: Cluster, database: str) -> None:
+    cluster.psql("CREATE TABLE kept (n int); CREATE UNLOGGED TABLE cache (n int)", database)
+    with psycopg.connect(cluster.url(database), autocommit=True) as other:
+        other.execute("CREATE TEMP TABLE mine (n int)")
+        assert list(counts.take(cluster.url(database), "one")["tables"]) == ["public.kept"]
+        with connect(cluster.url(database), application="test") as session:
+            # A dump has the unlogged one, with its rows.
+            assert list(dump.contents(session)["rows"]) == ["public.cache", "public.kept"]
+
+
+def test_failed_exchange_of_databases_leaves_the_old_one_in_use(cluster: Cluster, database: str) -> None:
+    with (
+        connect(cluster.url("postgres"), application="test") as session,
+        pytest.raises(BackupError, match="it is unchanged"),
+    ):
+        load._take_place(session, database, "not_there")
+    assert cluster.psql("SELECT 1", database)
+
+
+def test_exchange_ends_the_sessions_of_the_old_database_and_keeps_it(cluster: Cluster, database: str) -> None:
+    cluster.psql("CREATE TABLE here (n int)", database)
+    cluster.psql(f"CREATE DATABASE {database}_restoring")
+    with (
+        psycopg.connect(cluster.url(database)) as application,
+        connect(cluster.url("postgres"), application="test") as session,
+    ):
+        application.execute("SELECT 1")
+        kept = load._take_place(session, database, f"{database}_restoring")
+        with pytest.raises(psycopg.OperationalError):
+            application.execute("SELECT 1")
+    assert cluster.psql("SELECT to_regclass('here') IS NULL", database).strip() == "t"
+    assert cluster.psql("SELECT to_regclass('here') IS NULL", kept).strip() == "f"
+    cluster.psql(f"DROP DATABASE {kept}")
