@@ -44,9 +44,9 @@ def _is_read_only(option: str) -> bool:
 
 
 def _need_hosts(playbook: list[str]) -> None:
-    # ansible-playbook exits 0 if no host matches, so require one in the first play.
+    # ansible-playbook exits 0 if no host matches, so require one in the play of group database.
     listed = system.run(*playbook, "--list-hosts", check=False)
-    found = re.search(r"hosts \((\d+)\)", listed.stdout)
+    found = re.search(r"pattern: \['database'\]\s+hosts \((\d+)\)", listed.stdout)
     if listed.returncode or not found or found[1] == "0":
         raise UsageError(
             "no database host matches",

@@ -105,7 +105,7 @@ def test_refuses_to_exchange_a_password_by_a_run_that_changes_nothing(inventory:
     assert (inventory / FILE).read_bytes() == before
 
 
-@pytest.mark.parametrize("options", [(), ("--limit", "db9")])
+@pytest.mark.parametrize("options", [(), ("--limit", "db9"), ("--limit", "localhost")])
 def test_refuses_to_exchange_a_password_that_no_host_would_get(inventory: Path, options: tuple[str, ...]) -> None:
     initialise(Vault(inventory, "x"))
     before = (inventory / FILE).read_bytes()
