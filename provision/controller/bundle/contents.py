@@ -1,4 +1,4 @@
-"""What a bundle's manifest says. Pure. Its packages are those of provision.plan.packages."""
+"""Contents of a bundle's manifest. Pure. The packages are in provision.plan.packages."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ SCHEMA = 1
 
 @dataclass(frozen=True)
 class Bundle:
-    """What a bundle was made for and what it holds: `files` maps each path in it to its SHA-256."""
+    """Target and contents of a bundle: `files` maps each path to its SHA-256."""
 
     release: str
     architecture: str
