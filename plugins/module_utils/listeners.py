@@ -42,7 +42,8 @@ def owns(pid: int, inodes: set[str]) -> bool:
 def hidden(pid: int) -> bool:
     """Say whether a process keeps its open files from root, as other users' processes do in some containers."""
     try:
-        list(Path(PROC, str(pid), "fd").iterdir())
+        for link in Path(PROC, str(pid), "fd").iterdir():
+            link.readlink()
     except PermissionError:
         return True
     except OSError:
