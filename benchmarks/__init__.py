@@ -1,1 +1,1 @@
-"""Benchmarks: they print ratios of one run and never assert a time."""
+"""Benchmarks: each prints ratios within one run and asserts nothing."""

@@ -1,7 +1,7 @@
-"""Time `provision audit` of five hosts against that of one, and against `site.yml --check` of the five, in one run.
+"""Compare `provision audit` of five hosts with an audit of one, and with `site.yml --check` of the five.
 
-Prints ratios and asserts nothing. The hosts are sandboxes that site.yml has converged with the dev profile; all share
-this machine's CPUs, which real hosts do not. An argument gives the number of rounds.
+Prints ratios and asserts nothing. The hosts are sandboxes converged with the dev profile; unlike real hosts, they share
+this machine's CPUs. The optional argument is the number of rounds.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ ROUNDS = 3
 
 
 def timed(*words: str, allowed: tuple[int, ...] = (0,)) -> float:
-    """Run a command in the repository and give its seconds; an exit code that is not allowed ends the benchmark."""
+    """Run a command in the repository and return its seconds. Another exit code than `allowed` ends the benchmark."""
     start = time.monotonic()
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode not in allowed:
@@ -29,12 +29,12 @@ def timed(*words: str, allowed: tuple[int, ...] = (0,)) -> float:
 
 
 def audit(*hosts: str) -> float:
-    """Time an audit of these hosts; 3 says that there are findings."""
+    """Time an audit of these hosts; exit code 3 means findings."""
     return timed(str(BIN / "provision"), "audit", *INVENTORIES, "--limit", ",".join(hosts), "--json", allowed=(0, 3))
 
 
 def main() -> None:
-    """Make the hosts, run the rounds, print the table, remove the hosts."""
+    """Create the hosts, run the rounds, print the table, remove the hosts."""
     provision, playbook = str(BIN / "provision"), str(BIN / "ansible-playbook")
     timed(provision, "sandbox", "up", *HOSTS, "--memory", "1g")
     try:
@@ -46,8 +46,8 @@ def main() -> None:
             rows.append((one, five, check))
             print(f"round {number}: (a) audit of 1 {one:5.1f} s  (b) audit of 5 {five:5.1f} s = {five / one:4.2f} x a"
                   f"  (c) site.yml --check of 5 {check:5.1f} s, b = {five / check:4.2f} x c", flush=True)  # fmt: skip
-        print(f"medians: b = {statistics.median(five / one for one, five, _ in rows):4.2f} x a (at most 2 is wanted), "
-              f"{statistics.median(five / check for _, five, check in rows):4.2f} x c (at most 0.25)")  # fmt: skip
+        print(f"medians: b = {statistics.median(five / one for one, five, _ in rows):4.2f} x a (target: 2), "
+              f"{statistics.median(five / check for _, five, check in rows):4.2f} x c (target: 0.25)")  # fmt: skip
     finally:
         timed(provision, "sandbox", "down", *HOSTS)
 

@@ -1,11 +1,11 @@
-"""Time pgBackRest against pg_basebackup and pg_dump on one database with vectors, in one run, on one fresh host.
+"""Compare pgBackRest with pg_basebackup and pg_dump on one database with vectors, on one fresh host.
 
     python -m benchmarks.backup [MEGABYTES]
 
-Prints seconds, sizes and ratios to the tar with zstd, and asserts nothing; the physical ways are medians of rounds.
-The host is converged by site.yml with the prod profile and a repository on itself, so no network is measured. The
-vectors are 1,536 random numbers each, which nothing compresses, beside text, which compresses well; HNSW indexes are
-left out, for building them takes longer than all the rest.
+Prints seconds, sizes and ratios to a tar with zstd, and asserts nothing; physical backups are medians of rounds. The
+host is converged by site.yml with the prod profile and a local repository, so no network is measured. The data is
+vectors of 1,536 random numbers, which do not compress, and text, which compresses well. There are no HNSW indexes:
+building them takes longer than everything else.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import time
 from benchmarks.hosts import BenchHost, production_host
 
 NAME = "bench-backup"
-MEMORY = "8g"  # the page cache holds the database and a copy of it: disks that differ are not measured
+MEMORY = "8g"  # the page cache holds the database and a copy, which hides differences between disks
 DATA = "/var/lib/postgresql/17/main"
 VARIABLES = {"backup_allow_local_only": True, "backup_repository_inventory_name": "", "backup_repository_host": ""}
 MEGABYTES = 2200
@@ -25,7 +25,7 @@ ROUNDS = 3
 VECTOR_SHARE = 0.7  # of the database; 6,164 bytes each
 SCRATCH = "/var/lib/postgresql/bench"
 NEW = f"rm -rf {SCRATCH}/new && mkdir -m 700 {SCRATCH}/new"
-Row = tuple[str, float, int, float]  # what, seconds to take it, MB, seconds to restore it
+Row = tuple[str, float, int, float]  # name, seconds to back up, MB, seconds to restore
 FILL = """
 DROP INDEX memories_embedding_idx;
 INSERT INTO agents (name) VALUES ('bench');
@@ -40,7 +40,7 @@ CHECKPOINT;
 
 
 def timed(host: BenchHost, command: str) -> float:
-    """Give the seconds that a command takes on the host, with the data in the page cache and the rest written out."""
+    """Return the seconds of a command on the host, with the data cached and dirty pages written out."""
     host.run(f"sync; cat {DATA}/base/*/* >/dev/null")
     begun = time.monotonic()
     host.run(command)
@@ -48,12 +48,12 @@ def timed(host: BenchHost, command: str) -> float:
 
 
 def size(host: BenchHost, path: str) -> int:
-    """Give a path's size in MB."""
+    """Return the size of a path in MB."""
     return int(host.run(f"du -sm {path} | cut -f1"))
 
 
 def prepare(host: BenchHost, megabytes: int) -> None:
-    """Fill the database, and let nothing else run on the host."""
+    """Fill the database, and stop all timers on the host."""
     host.run(
         "systemctl stop 'provision-*.timer'; "
         "sed -i '1i local replication postgres peer' /etc/postgresql/17/main/pg_hba.conf; "
@@ -64,7 +64,7 @@ def prepare(host: BenchHost, megabytes: int) -> None:
     fill = FILL.format(times=max(1, vectors // 4000), notes=int(megabytes * (1 - VECTOR_SHARE) * 2**20 / 640))
     host.run(f"psql -qX -v ON_ERROR_STOP=1 minion <<'SQL'\n{fill}\nSQL")
     host.run("while systemctl is-active 'provision-backup@*' | grep -q activ; do sleep 0.5; done")
-    # What was written is being archived still, which would slow the first rounds and keep a backup waiting.
+    # Wait until all WAL is archived: archiving would slow the first rounds and delay a backup.
     host.run(
         "last=$(psql -XAtc 'SELECT pg_walfile_name(pg_switch_wal())');"
         """ there() { psql -XAtc "SELECT last_archived_wal >= '$last' FROM pg_stat_archiver" | grep -q t; };"""
@@ -76,14 +76,14 @@ def prepare(host: BenchHost, megabytes: int) -> None:
 
 
 def main() -> None:
-    """Run everything once and print the table."""
+    """Run all measurements and print the table."""
     with production_host(NAME, MEMORY, VARIABLES) as host:
         prepare(host, int(sys.argv[1]) if len(sys.argv) > 1 else MEGABYTES)
         table(host)
 
 
 def tar(host: BenchHost) -> list[Row]:
-    """Take a base backup as a tar with zstd, and unpack it."""
+    """Take a base backup as a zstd tar, and unpack it."""
     took = timed(host, f"pg_basebackup -D {SCRATCH}/tar -Ft --compress=client-zstd:3 -X fetch -c fast")
     back = timed(host, f"{NEW} && zstd -dc {SCRATCH}/tar/base.tar.zst | tar -x -C {SCRATCH}/new && sync -f {SCRATCH}")
     return [("pg_basebackup tar, zstd:3", took, size(host, f"{SCRATCH}/tar"), back)]
@@ -97,25 +97,25 @@ def plain(host: BenchHost) -> list[Row]:
 
 
 def physical(host: BenchHost) -> list[Row]:
-    """Take a full backup and restore it, damage what was restored and mend it, change a little and take a diff."""
+    """Take a full backup, restore it, repair a damaged restore with --delta, and take a differential backup."""
     rest = f"pgbackrest --stanza={NAME}"
     there = f"{rest} --pg1-path={SCRATCH}/new --archive-mode=off restore"
     copies = "/var/lib/pgbackrest/backup/*/latest/"
     took = timed(host, f"{rest} --type=full backup")
     full = ("pgBackRest full (zstd:3, AES)", took, size(host, copies), timed(host, f"{NEW} && {there}"))
-    # One byte of one of the big files, and every file that the whole cluster shares.
+    # Damage: one byte of a large file, and the global directory.
     host.run(
         f"f=$(find {SCRATCH}/new/base -type f -size +100M | sort | tail -1);"
         f" printf X | dd of=$f bs=1 seek=9000 conv=notrunc status=none; rm -rf {SCRATCH}/new/global"
     )
-    mended = timed(host, f"{there} --delta")
+    repaired = timed(host, f"{there} --delta")
     host.run("psql -qX -c \"UPDATE notes SET t = t || 'x' WHERE n % 50 = 0; CHECKPOINT\" minion")
     took = timed(host, f"{rest} --type=diff backup")
-    return [full, ("diff after 2 % of notes, delta restore", took, size(host, copies), mended)]
+    return [full, ("diff after 2 % of notes, delta restore", took, size(host, copies), repaired)]
 
 
 def rounds(host: BenchHost) -> list[Row]:
-    """Run each way in each round and give the medians; each comes first once, for disks tire of what was before."""
+    """Run all methods in each round, in rotating order because earlier writes slow the disk; return medians."""
     ways = [tar, plain, physical]
     found: dict[str, list[Row]] = {}
     for number in range(ROUNDS):
@@ -130,7 +130,7 @@ def rounds(host: BenchHost) -> list[Row]:
 
 
 def dumps(host: BenchHost) -> list[Row]:
-    """Dump and load once each way; they are far slower than what the other rounds differ by."""
+    """Dump and load once per format: their differences far exceed the variation between rounds."""
     rows: list[Row] = []
     for name, words in (
         ("pg_dump -Fc, gzip", "-Fc"),
@@ -146,7 +146,7 @@ def dumps(host: BenchHost) -> list[Row]:
 
 
 def table(host: BenchHost) -> None:
-    """Measure and print."""
+    """Measure all methods and print the table."""
     host.run(f"mkdir -p {SCRATCH}")
     rows = rounds(host) + dumps(host)
     base = rows[0]

@@ -1,11 +1,11 @@
-"""Prints what settings are worth: the contract's, a reference's and our prod profile's, as ratios to stock Debian.
+"""Compare settings: the contract's, a reference's and our prod profile's, as ratios to stock Debian.
 
     python -m benchmarks.database [--vectors N] [--seconds S] [--rounds R] [--only NAME ...]
 
-Does IO as root or through its own cluster: one cluster and one set of data on this machine, started in turn with each
-configuration (interleaved, several rounds, medians). Reserves the huge pages that a configuration asks for while its
-server runs, and puts the old number back; where they are reserved the server must take them (huge_pages = on), or a
-neighbour who took some would leave it without any, unseen. Never asserts a figure. fsync is on, as in life.
+Does IO: runs one cluster with one data set on this machine, restarted with each configuration in turn (several rounds,
+medians). Reserves the huge pages of a configuration while its server runs, and restores the old number. The server must
+then use them (huge_pages = on): otherwise it would silently run without huge pages if another process took some. fsync
+is on. Asserts nothing.
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ work_mem = 16MB
 random_page_cost = 1.1
 effective_io_concurrency = 200
 """
-STAGES = ("TPC-B", "read-only", "search, ef 40", "search, ef 100", "mixed agent work")
+STAGES = ("TPC-B", "read-only", "search, ef 40", "search, ef 100", "mixed agent load")
 UNTIMED = {"search, ef 200"}
 
 
 @dataclass(frozen=True)
 class Configuration:
-    """A drop-in and the huge pages of 2 MiB that it wants reserved."""
+    """A drop-in, and the number of 2 MiB pages to reserve for it."""
 
     conf: str
     pages: int = 0
@@ -56,7 +56,7 @@ class Configuration:
 
 @contextmanager
 def reserved(pages: int) -> Iterator[int]:
-    """Reserve huge pages beside those in use, where this user may; give how many, and put the old number back."""
+    """Reserve huge pages beside those in use, if permitted; yield their number, then restore the old one."""
     old = int(PAGES.read_text())
     if pages == 0 or not os.access(PAGES, os.W_OK):
         yield 0
@@ -72,7 +72,7 @@ def reserved(pages: int) -> Iterator[int]:
 
 
 def configurations(major: int, pgvector: str, vectors: int) -> dict[str, Configuration]:
-    """Name what is compared; ours is computed for this machine with its pages reserved, as the role does it."""
+    """Return the configurations to compare; ours is computed for this machine, like the role does."""
     host = {**detect(), "container": False}
     ours = {}
     for name, accepted in (("prod", [PARALLEL_BUILD]), ("prod, serial builds", [])):
@@ -92,10 +92,10 @@ def configurations(major: int, pgvector: str, vectors: int) -> dict[str, Configu
 
 
 class Bench:
-    """One cluster, started with one configuration after another on the same data."""
+    """One cluster with one data set, started with each configuration in turn."""
 
     def __init__(self, sizes: Sizes) -> None:
-        """Make the cluster; nothing is loaded."""
+        """Create the empty cluster."""
         root = Path(tempfile.mkdtemp(prefix="provision-bench-", dir="/var/tmp"))
         if os.geteuid() == 0:
             shutil.chown(root, "postgres", "postgres")
@@ -109,7 +109,7 @@ class Bench:
 
     @contextmanager
     def served(self, configuration: Configuration) -> Iterator[database.Connection]:
-        """Start the server with a configuration and its pages, stop it again."""
+        """Start the server with a configuration and its huge pages, then stop it."""
         with reserved(configuration.pages) as pages:
             if pages < configuration.pages:
                 print(f"only {pages} of {configuration.pages} huge pages could be reserved")
@@ -124,7 +124,7 @@ class Bench:
                 self.cluster.stop()
 
     def load(self, configuration: Configuration) -> None:
-        """Apply the migrations and fill the benchmark's schema, once for all."""
+        """Apply the migrations and fill the benchmark's schema."""
         with self.served(configuration) as connection:
             self.cluster.psql('CREATE EXTENSION vector; CREATE EXTENSION "uuid-ossp"')
             for path in sorted((HERE.parent / "migrations").glob("*.up.sql")):
@@ -137,19 +137,19 @@ class Bench:
 
     @property
     def pgbench(self) -> Pgbench:
-        """Give pgbench for the server."""
+        """Return pgbench for the server."""
         environment = database.environment(self.cluster.url())
         return Pgbench(environment, f"{place.SCHEMA},public", self.sizes.seed)
 
     def built(self, configuration: Configuration) -> tuple[float, float]:
-        """Build the index anew under a configuration: seconds, and the recall at ef_search 40."""
+        """Rebuild the index under a configuration; return seconds, and recall at ef_search 40."""
         with self.served(configuration) as connection:
             connection.execute("DROP INDEX IF EXISTS memories_embedding_idx")
             taken = build(connection, self.builds)
             return taken, recall(connection, 40)
 
     def round(self, configuration: Configuration) -> dict[str, tuple[float, float]]:
-        """Measure every stage: transactions a second and p95."""
+        """Measure transactions per second and p95 of every stage."""
         found = {}
         with self.served(configuration) as connection:
             connection.execute(
@@ -164,17 +164,17 @@ class Bench:
 
 
 def main() -> None:
-    """Load, build, measure in turn, print ratios to stock."""
+    """Load, build and measure in rotating order; print ratios to stock."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--vectors", type=int, default=40_000)
     parser.add_argument("--seconds", type=float, default=10)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--builds", type=int, default=3, help="Index builds of each configuration.")
     parser.add_argument("--scale", type=int, default=20)
-    parser.add_argument("--only", nargs="*", help="Configurations beside stock.")
-    parser.add_argument("--set", nargs="*", default=[], help="More lines for our profile, to try them.")
+    parser.add_argument("--only", nargs="*", help="Configurations to compare with stock.")
+    parser.add_argument("--set", nargs="*", default=[], help="Additional settings for our profile, to try them.")
     options = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended"))  # so that pages, server and files are put away
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended"))  # so that pages, server and files are cleaned up
     sizes = Sizes(scale=options.scale, vectors=options.vectors, seconds=options.seconds)
     bench = Bench(sizes)
     try:
@@ -211,12 +211,12 @@ def main() -> None:
 
 
 def turn(names: list[str], number: int) -> list[str]:
-    """Begin each round with another name, so that none is always the first after a pause."""
+    """Rotate the order, so that no configuration always runs first."""
     return names[number % len(names) :] + names[: number % len(names)]
 
 
 def report(rounds: dict[str, list[dict[str, tuple[float, float]]]], names: list[str]) -> None:
-    """Print medians as ratios to stock of the same run."""
+    """Print medians as ratios to stock."""
     middle = {
         name: {stage: [statistics.median(one[stage][i] for one in rounds[name]) for i in (0, 1)] for stage in STAGES}
         for name in names
@@ -224,10 +224,10 @@ def report(rounds: dict[str, list[dict[str, tuple[float, float]]]], names: list[
     print(f"{'':32}" + "".join(f"{stage:>18}" for stage in STAGES) + f"{'mixed p95':>12}")
     for name in names:
         ratios = [middle[name][stage][0] / middle["stock"][stage][0] for stage in STAGES]
-        p95 = middle[name]["mixed agent work"][1] / middle["stock"]["mixed agent work"][1]
+        p95 = middle[name]["mixed agent load"][1] / middle["stock"]["mixed agent load"][1]
         print(f"{name:32}" + "".join(f"{value:18.2f}" for value in ratios) + f"{p95:12.2f}")
     absolute = "".join(f"{middle['stock'][stage][0]:18,.0f}" for stage in STAGES)
-    print(f"{'(stock, a second)':32}{absolute}")
+    print(f"{'(stock, per second)':32}{absolute}")
 
 
 if __name__ == "__main__":

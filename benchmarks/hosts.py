@@ -1,4 +1,4 @@
-"""One fresh host of the prod profile for a benchmark, and commands on it."""
+"""A fresh host with the prod profile for benchmarks, and commands on it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ BIN = Path(sys.executable).parent
 
 
 def run(*words: str) -> str:
-    """Run a command in the repository and give what it printed; its failure ends the benchmark."""
+    """Run a command in the repository and return its output; a failure ends the benchmark."""
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise SystemExit(f"{' '.join(words)[:300]}\n{done.stdout[-3000:]}{done.stderr[-3000:]}")
@@ -29,24 +29,24 @@ def run(*words: str) -> str:
 
 @dataclass(frozen=True)
 class BenchHost:
-    """A converged host: its name, and the password of each login role."""
+    """A converged host: its name, and the passwords of its login roles."""
 
     name: str
     passwords: Mapping[str, str]
 
     def words(self, script: str, user: str = "postgres") -> tuple[str, ...]:
-        """Give the words of a command that runs a shell script on the host."""
+        """Return the command that runs a shell script on the host."""
         shell = ("runuser", "-u", user, "--", "bash", "-euo", "pipefail", "-c", script)
         return (str(BIN / "provision"), "sandbox", "exec", self.name, "--", *shell)
 
     def run(self, script: str, user: str = "postgres") -> str:
-        """Run a shell script on the host and give what it printed."""
+        """Run a shell script on the host and return its output."""
         return run(*self.words(script, user))
 
 
 @contextmanager
 def production_host(name: str, memory: str, variables: Mapping[str, object]) -> Iterator[BenchHost]:
-    """Make a host with the prod profile, an inventory and secrets of its own; nothing of them is left afterwards."""
+    """Provide a host with the prod profile and its own inventory and secrets; remove all of them afterwards."""
     with tempfile.TemporaryDirectory() as folder:
         inventory, key = Path(folder) / "prod", Path(folder) / "vault-password"
         shutil.copytree(ROOT / "inventories/prod", inventory)

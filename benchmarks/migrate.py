@@ -1,10 +1,9 @@
-"""Time 300 small migrations against psql and dbmate, on one cluster with fsync on, in one run.
+"""Compare 300 small migrations with psql and dbmate, on one cluster with fsync on.
 
-Prints ratios and asserts nothing. Each round starts every tool on a database of its own: one psql process that runs
-all files (the floor: no version table, no locks), one psql process per file, dbmate (npm, fetched into a temporary
-directory; left out with a note where npm cannot), golang-migrate where MIGRATE_BIN names it, and ours. Then:
-`status`, `up` with nothing to do, and the memory of our process with 10 files, with 3,000 files, and with one file of
-20 MB.
+Prints ratios and asserts nothing. Each round runs every tool on its own database: one psql process for all files (the
+lower bound: no version table, no locks), one psql process per file, dbmate (installed by npm into a temporary
+directory; skipped with a note if that fails), golang-migrate if MIGRATE_BIN is its path, and ours. Then measures
+`status`, `up` with nothing to do, and the memory of our process with 10 files, 3,000 files, and one file of 20 MB.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ OURS = (sys.executable, "-c", "from provision.cli import main; main()", "migrate
 
 
 def run(*words: str | Path) -> int:
-    """Run a command and give the most memory it held, in KB; its failure ends the benchmark."""
+    """Run a command and return its peak memory in KB; a failure ends the benchmark."""
     process = subprocess.Popen(
         [str(word) for word in words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
@@ -43,14 +42,14 @@ def run(*words: str | Path) -> int:
 
 
 def timed(*words: str | Path) -> float:
-    """Run a command and give its seconds."""
+    """Run a command and return its seconds."""
     start = time.monotonic()
     run(*words)
     return time.monotonic() - start
 
 
 def write(folder: Path, count: int, template: str = "CREATE TABLE t{n} (id bigint PRIMARY KEY, words text);\n") -> Path:
-    """Write the same migrations in our form (up and down) and in dbmate's."""
+    """Write the same migrations in our format (up and down) and in dbmate's."""
     ours, dbmate = folder / "ours", folder / "dbmate"
     ours.mkdir(parents=True)
     dbmate.mkdir()
@@ -63,19 +62,19 @@ def write(folder: Path, count: int, template: str = "CREATE TABLE t{n} (id bigin
 
 
 def fetch_dbmate(folder: Path) -> Path | None:
-    """Install dbmate with npm; None where that fails."""
+    """Install dbmate with npm; return None if that fails."""
     npm = shutil.which("npm")
     if (
         npm is None
         or subprocess.run([npm, "install", "--silent", "--prefix", folder, "dbmate"], check=False).returncode
     ):
-        print("dbmate could not be fetched with npm: left out", file=sys.stderr)
+        print("npm could not install dbmate: skipped", file=sys.stderr)
         return None
     return folder / "node_modules/.bin/dbmate"
 
 
 def tools(cluster: Cluster, folder: Path, dbmate: Path | None) -> dict[str, Callable[[str], float]]:
-    """Give each tool as a function that migrates a database and returns seconds."""
+    """Return each tool as a function that migrates a database and returns seconds."""
     psql = (cluster.bin / "psql", "-X", "-q", "-v", "ON_ERROR_STOP=1")
     files = sorted((folder / "ours").glob("*.up.sql"))
 
@@ -103,7 +102,7 @@ def tools(cluster: Cluster, folder: Path, dbmate: Path | None) -> dict[str, Call
 
 
 def memory(cluster: Cluster, database: str, folder: Path) -> int:
-    """Give the most memory our process held, in KB, for an `up`."""
+    """Return the peak memory of our `up` in KB."""
     cluster.psql(f"CREATE DATABASE {database}")
     return run(*OURS, "up", "--database", cluster.url(database), "--path", folder / "ours")
 
@@ -119,13 +118,13 @@ def main() -> None:
             times: dict[str, list[float]] = {}
             for number in range(ROUNDS):
                 order = list(tools(cluster, small, dbmate).items())
-                # Another one is first in each round, for whoever comes after another finds the disk as that left it.
+                # Rotate the order, because each tool affects the disk for the next one.
                 for tool, migrate in order[number % len(order) :] + order[: number % len(order)]:
                     database = re.sub("[^a-z]", "_", tool) + f"_{number}"
                     cluster.psql(f"CREATE DATABASE {database}")
                     times.setdefault(tool, []).append(migrate(database))
             floor = statistics.median(times["one psql"])
-            print(f"{FILES} files, median (least to most) of {ROUNDS} rounds, fsync on")
+            print(f"{FILES} files, median (minimum to maximum) of {ROUNDS} rounds, fsync on")
             for tool, seconds in times.items():
                 middle = statistics.median(seconds)
                 print(
@@ -140,7 +139,9 @@ def main() -> None:
             large = memory(cluster, "large", write_large(work / "large"))
             print(f"memory: 10 files {few / 1024:.0f} MB, 3,000 files {many / 1024:.0f} MB")
             over = (large - few) / 1024
-            print(f"memory: one file of {LARGE_MB} MB {large / 1024:.0f} MB: {over / LARGE_MB:.1f} x the file more")
+            print(
+                f"memory: one file of {LARGE_MB} MB {large / 1024:.0f} MB: {over / LARGE_MB:.1f} x the file size more"
+            )
         finally:
             cluster.remove()
 

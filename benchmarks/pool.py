@@ -1,12 +1,12 @@
-"""500 clients through the pooler against 500 direct connections, in one run, on one fresh host of the prod profile.
+"""Compare 500 clients through the pooler with 500 direct connections, on one fresh host with the prod profile.
 
     python -m benchmarks.pool [SECONDS]
 
-Prints transactions a second, latencies, errors and the server's memory, and ratios to the direct lane; asserts nothing.
-Both lanes with TLS (verify-full) and SCRAM, from the host itself, so no network is measured: pgbench's select-only
-transaction, with connections that stay, then with a new one for each transaction. The rounds take turns, and each
-figure is the median of its rounds. Memory is the most that the server's and the pooler's processes had in a round:
-proportional set size (Pss) and page tables, which many connections to a big shared_buffers fill.
+Prints transactions per second, latencies, errors, memory, and ratios to direct connections; asserts nothing. Both use
+TLS (verify-full) and SCRAM, and run on the host itself, so no network is measured. The load is pgbench's select-only
+transaction, first with persistent connections, then with a new connection per transaction. Rounds alternate; results
+are medians. Memory is the peak of all server and pooler processes in a round: proportional set size (Pss) and page
+tables, which grow with connections and shared_buffers.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ NAME = "bench-pool"
 CLIENTS = 500
 ROUNDS = 3
 SECONDS = 12
-LANES = {"direct": 5432, "pooler": 6432}
+ROUTES = {"direct": 5432, "pooler": 6432}
 VARIABLES = {
     "backup_physical": False,
     "postgresql_settings": {"max_connections": CLIENTS + 100},
     "pgbouncer_pools": {"minion_app": 25},
 }
-# Every process of the server and of the pooler, which has the same user; in kB. A process may end meanwhile.
+# Memory of all server and pooler processes (same user), in kB. A process may end during the loop.
 MEMORY = """
 for pid in $(pgrep -x postgres; pgrep -x pgbouncer); do
   awk '/^(Pss|VmPTE):/ {print $2}' /proc/$pid/smaps_rollup /proc/$pid/status 2>/dev/null || true
@@ -52,7 +52,7 @@ rm -rf "$PWD"
 
 @dataclass(frozen=True)
 class Round:
-    """What pgbench said: transactions a second, latencies in ms, errors, and MiB of memory."""
+    """Results of pgbench: transactions per second, latencies in ms, errors; and memory in MiB."""
 
     tps: float
     p50: float
@@ -64,7 +64,7 @@ class Round:
 
 
 def prepare(host: BenchHost) -> None:
-    """Let the application take as many connections as clients."""
+    """Remove the application role's connection limit, and load pgbench's tables."""
     host.run(
         f"umask 077; echo '*:*:*:*:{host.passwords['minion_app']}' >~/.pgpass;"
         " psql -qXd minion -c 'ALTER ROLE minion_app CONNECTION LIMIT -1';"
@@ -72,13 +72,13 @@ def prepare(host: BenchHost) -> None:
     )
 
 
-def measure(host: BenchHost, lane: str, seconds: int, *words: str) -> Round:
-    """Run pgbench once on a lane, and look at the memory meanwhile."""
-    script = ROUND.format(clients=CLIENTS, seconds=seconds, words=" ".join(words), port=LANES[lane])
+def measure(host: BenchHost, route: str, seconds: int, *words: str) -> Round:
+    """Run pgbench once, directly or through the pooler, and sample the memory."""
+    script = ROUND.format(clients=CLIENTS, seconds=seconds, words=" ".join(words), port=ROUTES[route])
     with subprocess.Popen(host.words(script), cwd=ROOT, stdout=subprocess.PIPE, text=True) as running:
         memory = []
         while running.poll() is None:
-            # As the user whose processes they are: a container lets root look at no others.
+            # As the user postgres: in a container, root cannot read these files.
             memory.append(float(host.run(MEMORY)))
             time.sleep(seconds / 4)
         said = running.communicate()[0].split("\n")
@@ -87,33 +87,33 @@ def measure(host: BenchHost, lane: str, seconds: int, *words: str) -> Round:
 
 
 def table(host: BenchHost, title: str, seconds: int, *words: str) -> None:
-    """Measure both lanes in turns and print their medians and ratios."""
-    rounds: dict[str, list[Round]] = {lane: [] for lane in LANES}
+    """Alternate between direct and pooled connections; print medians and ratios."""
+    rounds: dict[str, list[Round]] = {route: [] for route in ROUTES}
     for number in range(ROUNDS):
-        for lane in sorted(LANES, reverse=bool(number % 2)):
-            rounds[lane].append(measure(host, lane, seconds, *words))
+        for route in sorted(ROUTES, reverse=bool(number % 2)):
+            rounds[route].append(measure(host, route, seconds, *words))
     names = list(Round.__dataclass_fields__)
     medians = {
-        lane: {name: statistics.median(getattr(each, name) for each in found) for name in names}
-        for lane, found in rounds.items()
+        route: {name: statistics.median(getattr(each, name) for each in found) for name in names}
+        for route, found in rounds.items()
     }
     print(
         f"\n{title}\n{'':<10}"
         + "".join(f"{name:>12}" for name in ("tps", "p50 ms", "p95 ms", "p99 ms", "p99.9 ms", "errors", "MiB"))
     )
-    for lane in LANES:
-        print(f"{lane:<10}" + "".join(f"{medians[lane][name]:>12,.1f}" for name in names))
+    for route in ROUTES:
+        print(f"{route:<10}" + "".join(f"{medians[route][name]:>12,.1f}" for name in names))
     shares = (medians["pooler"][name] / medians["direct"][name] if medians["direct"][name] else 0 for name in names)
     print(f"{'ratio':<10}" + "".join(f"{share:>12.2f}" for share in shares), flush=True)
 
 
 def main() -> None:
-    """Run everything once."""
+    """Run both measurements."""
     seconds = int(sys.argv[1]) if len(sys.argv) > 1 else SECONDS
     with production_host(NAME, "8g", VARIABLES) as host:
         prepare(host)
-        table(host, f"{CLIENTS} clients that stay", seconds)
-        table(host, f"{CLIENTS} clients, a new connection for each transaction", seconds, "-C")
+        table(host, f"{CLIENTS} clients, persistent connections", seconds)
+        table(host, f"{CLIENTS} clients, a new connection per transaction", seconds, "-C")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""Time site.yml against a bare apt-get install of the same packages, on identical fresh hosts, in one run.
+"""Compare site.yml with a bare apt-get install of the same packages, on identical fresh hosts.
 
-Prints ratios and asserts nothing. Each round makes two hosts: on one the packages are installed by hand (a); on the
-other site.yml runs (b) and runs again (c). Also prints how many tasks were executed on the host.
-An argument gives the number of rounds.
+Prints ratios and asserts nothing. Each round creates two hosts: one installs only the packages (a), the other runs
+site.yml (b) and runs it again (c). Also prints the number of tasks executed on the host. The optional argument is the
+number of rounds.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ HOSTS = ("bench-bare", "bench-site")
 
 
 def timed(*words: str) -> tuple[float, str]:
-    """Run a command and give its seconds and output."""
+    """Run a command and return its seconds and output."""
     start = time.monotonic()
     output = run(*words)
     return time.monotonic() - start, output
 
 
 def executed(output: str) -> int:
-    """Count the tasks that were executed on the host itself: neither skipped nor done on the controller alone."""
+    """Count the tasks executed on the host, that is neither skipped nor run on the controller."""
     local = ("Validating arguments", "Load the profile", "Check the type", "Judge what", "Pack the command",
              "Keep the summary", "Make the folder of summaries", "Say what", "Warn of", "Name the")  # fmt: skip
     shown = re.findall(

@@ -1,11 +1,11 @@
-"""Prints how much a migration changes the contract's retention statements and views: before, after, ratio.
+"""Measure the contract's retention statements and views before and after a migration.
 
     python -m benchmarks.schema [--rows N] [--apply FILE ...]
 
-Does IO: makes a cluster of its own with the settings that the contract recommends, applies 001, fills the tables
-(by default 1,000,000 rows each in activities, metrics and feedback, a quarter of it in sessions), times each
-statement, applies the files (by default 002) and times it again. Statements that write are rolled back.
-Never asserts a time. The data has the shape of a host whose retention jobs run daily: one day's rows are due.
+Does IO: creates a cluster with the contract's recommended settings, applies 001, fills the tables (by default 1,000,000
+rows each in activities, metrics and feedback, a quarter of that in sessions), times each statement, applies the files
+(by default 002) and times each statement again. Writes are rolled back. Asserts nothing. The data models a host with
+daily retention jobs: one day's rows are due.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ SETTINGS = {
     "work_mem": "16MB",
     "random_page_cost": "1.1",
     "effective_io_concurrency": "200",
-    "max_wal_size": "8GB",  # no checkpoint in the middle of a measurement
+    "max_wal_size": "8GB",  # no checkpoint during a measurement
     "checkpoint_timeout": "1h",
-    "autovacuum": "off",  # the tables are vacuumed once, before the first measurement
+    "autovacuum": "off",  # the tables are vacuumed before the first measurement
 }
 AGENT = "(SELECT id FROM agents ORDER BY name LIMIT 1)"
 
-# Rows arrive in the order of time, as in life; each of 200 agents owns 0.5 % of them.
+# Rows are in time order, as in production; each of 200 agents owns 0.5 % of them.
 FILL = """
 SELECT setseed(0.42);
 INSERT INTO agents (name) SELECT 'agent ' || lpad(i::text, 3, '0') FROM generate_series(1, 200) AS i;
@@ -95,14 +95,14 @@ STATEMENTS = {
     "insert 10,000 metrics": f"""
         INSERT INTO metrics (agent_id, name, value)
         SELECT {AGENT}, 'metric 1', 1 FROM generate_series(1, 10000)""",
-    "touch 2,000 sessions": """
+    "update 2,000 sessions": """
         UPDATE sessions SET working_memory = '{"step": 2}' WHERE id IN (SELECT id FROM touched)""",
 }
 REPEATS = 7
 
 
 def milliseconds(connection: psycopg.Connection[tuple[object, ...]], statement: str) -> float:
-    """Return the best of some runs, each rolled back."""
+    """Return the fastest of several runs in ms, each rolled back."""
     best = float("inf")
     for _ in range(REPEATS):
         with connection.transaction(force_rollback=True):
@@ -113,7 +113,7 @@ def milliseconds(connection: psycopg.Connection[tuple[object, ...]], statement: 
 
 
 def measure(url: str, prepare: bool) -> dict[str, float]:
-    """Time every statement on a connection of its own."""
+    """Time every statement on a new connection."""
     with psycopg.connect(url, autocommit=True, prepare_threshold=None) as connection:
         if prepare:
             connection.execute("CREATE TABLE touched AS SELECT id FROM sessions TABLESAMPLE system (5) LIMIT 2000")
@@ -122,7 +122,7 @@ def measure(url: str, prepare: bool) -> dict[str, float]:
 
 
 def main() -> None:
-    """Fill, measure, migrate, measure, print."""
+    """Fill, measure, migrate, measure again, print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--apply", type=Path, nargs="*", default=sorted(MIGRATIONS.glob("002_*.up.sql")))

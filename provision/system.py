@@ -144,9 +144,9 @@ def write(path: Path, content: str | bytes, *, mode: int | None = None, owner: t
     """Replace a file atomically and durably: readers see the old content or the new one, also after a power failure.
 
     `mode` and `owner` (user id, group id) default to those of the file that is replaced; a new file gets 0600 and the
-    process's own ids. Raises OSError and leaves no temporary file.
+    process's own ids. A symbolic link is replaced, not followed. Raises OSError and leaves no temporary file.
     """
-    old = path.stat() if path.exists() else None
+    old = path.stat() if path.is_file() and not path.is_symlink() else None
     if old is not None:
         mode = old.st_mode & 0o7777 if mode is None else mode
         owner = (old.st_uid, old.st_gid) if owner is None and os.geteuid() == 0 else owner

@@ -43,7 +43,7 @@ class ActionModule(ActionBase):
             return {"failed": True, "msg": f"{error}\n{KEPT}"}
         except ModuleFailedError as error:
             result: dict[str, Any] = error.args[0]
-            return {**result, "failed": True, "msg": f"{result.get('msg', 'a module failed')}; {KEPT}"}
+            return result
 
     def _converge(self, arguments: dict[str, Any]) -> dict[str, Any]:
         plan, check = arguments["plan"], bool(self._task.check_mode)
@@ -52,10 +52,11 @@ class ActionModule(ActionBase):
         files = arguments.get("provided") or {}
         own = authority.provided(files)
         made = authority.make(directory, passphrase, key_type, int(arguments.get("ca_valid_days", 3650)), check=check)
+        clients = self._clients(arguments)
         root = authority.trust([files.get("ca", ""), directory / "ca.crt"])
 
         texts = {"server": own} if own else {}
-        leaves = self._judge(plan, root, key_type, texts)
+        leaves, warnings = self._judge(plan, root, key_type, texts)
         self._refuse(leaves)
         new = {name for name, row in leaves.items() if row["wanting"] or (made and check)}
         issued = sorted(new - set(texts))
@@ -69,9 +70,8 @@ class ActionModule(ActionBase):
                 row = described[name]
                 names = leaves[name]["names"]
                 texts[name] = ours.issue(row["common_name"] or names[0], names, row["purpose"], key_type, days)
-            self._refuse(self._judge(plan, root, key_type, texts))
+            self._refuse(self._judge(plan, root, key_type, texts)[0])
         placed = [self._place(plan, name, root, texts[name]) for name in SETS if name in new]
-        clients = self._clients(arguments)
         fate = "to be replaced" if check else "replaced"
         problems = [problem for row in leaves.values() if not row["absent"] for problem in row["problems"]]
         return {
@@ -82,12 +82,12 @@ class ActionModule(ActionBase):
             "clients": clients,
             "days_left": {name: row["days_left"] for name, row in leaves.items()},
             "diff": [part for each in placed for part in each.get("diff", [])],
-            "warnings": [f"{problem}; {fate}" for problem in dict.fromkeys(problems)],
+            "warnings": [*warnings, *(f"{problem}; {fate}" for problem in dict.fromkeys(problems))],
         }
 
     def _judge(
         self, plan: dict[str, Any], root: str, key_type: str, texts: dict[str, authority.Pair]
-    ) -> dict[str, Any]:
+    ) -> tuple[dict[str, Any], list[str]]:
         rows = [
             {
                 **{name: row[name] for name in ("name", "certificate", "key", "purpose", "names", "own_names")},
@@ -99,8 +99,7 @@ class ActionModule(ActionBase):
         result = self._call(
             JUDGE, {"authority": plan["ca"], "authority_text": root, "key_type": key_type, "leaves": rows}
         )
-        found: dict[str, Any] = result["leaves"]
-        return found
+        return result["leaves"], result.get("warnings", [])
 
     def _refuse(self, leaves: dict[str, Any]) -> None:
         problems = [problem for row in leaves.values() for problem in row["refused"]]

@@ -11,7 +11,7 @@ from ansible.errors import AnsibleFilterError
 from ..plugin_utils.project import ROOT  # noqa: F401 - makes the package importable
 
 # isort: split
-from provision.controller import local, packages
+from provision.controller import apt, local
 from provision.errors import ProvisionError
 from provision.plan import secrets
 
@@ -53,19 +53,19 @@ def passwords(roles: dict[str, Any], credentials: dict[str, Any]) -> dict[str, s
 
 def package_source(message: str, source: dict[str, Any]) -> str:
     """Say why apt cannot read a package source, and what to set instead."""
-    return packages.unreadable(message, source)
+    return apt.unreadable(message, source)
 
 
 def packages_failure(result: dict[str, Any], names: list[str], source: dict[str, Any]) -> str:
     """Say why apt could not install packages, and what to set instead."""
     said = "\n".join(str(result.get(part, "")) for part in ("msg", "stderr", "stdout"))
-    return packages.not_installed(said, names, source)
+    return apt.not_installed(said, names, source)
 
 
 def public_key(path: str) -> str:
     """Read an OpenPGP public key of the controller, ASCII-armoured or binary, as armoured text."""
     try:
-        return packages.armoured(Path(path).expanduser())
+        return apt.armoured(Path(path).expanduser())
     except ProvisionError as error:
         raise AnsibleFilterError(str(error)) from None
 

@@ -39,6 +39,28 @@ def owns(pid: int, inodes: set[str]) -> bool:
     return False
 
 
+def hidden(pid: int) -> bool:
+    """Say whether a process keeps its open files from root, as other users' processes do in some containers."""
+    try:
+        for link in Path(PROC, str(pid), "fd").iterdir():
+            link.readlink()
+    except PermissionError:
+        return True
+    except OSError:
+        pass
+    return False
+
+
+def owners(port: int) -> set[int]:
+    """Give the user ids of this host's sockets that listen on a port."""
+    found: set[int] = set()
+    for name in ("tcp", "tcp6"):
+        with suppress(OSError):
+            rows = [line.split() for line in Path(PROC, "net", name).read_text().splitlines()[1:]]
+            found |= {int(row[7]) for row in rows if row[3] == LISTEN and int(row[1].rpartition(":")[2], 16) == port}
+    return found
+
+
 def members(group: str, main_pid: int) -> set[int]:
     """Give the processes of a unit: those of its cgroup and the ones below it, and its main process."""
     found = {main_pid} if main_pid else set()

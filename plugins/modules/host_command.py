@@ -22,10 +22,14 @@ options:
     type: list
     elements: str
   check_argv:
-    description: The command of check mode; empty skips the task there.
+    description: The command of check mode. Without it the task is skipped there, unless C(check_says) is set.
     type: list
     elements: str
     default: []
+  check_says:
+    description: What check mode reports as a change where there is no C(check_argv).
+    type: str
+    default: ""
   stdin:
     description: Standard input, for secrets. A mapping is written as JSON.
     type: raw
@@ -55,6 +59,7 @@ def main() -> None:
         argument_spec={
             "argv": {"type": "list", "elements": "str", "required": True},
             "check_argv": {"type": "list", "elements": "str", "default": []},
+            "check_says": {"type": "str", "default": ""},
             "stdin": {"type": "raw", "no_log": True},
             "pending_rc": {"type": "list", "elements": "int", "default": []},
         },
@@ -63,7 +68,9 @@ def main() -> None:
     given = module.params
     argv = given["check_argv"] if module.check_mode else given["argv"]
     if not argv:
-        module.exit_json(skipped=True, changed=False, msg=f"would run {' '.join(given['argv'][:4])}")
+        if not (module.check_mode and given["check_says"]):
+            module.exit_json(changed=False, skipped=True)
+        module.exit_json(changed=True, msg=given["check_says"], diff={"prepared": given["check_says"]})
     stdin = given["stdin"] or ""
     text = stdin if isinstance(stdin, str) else json.dumps(stdin)
     try:

@@ -14,8 +14,10 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
+from ..module_utils import certificate
+
 try:
-    from ..module_utils import provision_certificate as certificate
+    from ..module_utils import certificate_reader
 except ImportError as error:  # python3-cryptography, on a host whose packages are not installed yet
     MISSING = str(error)
 else:
@@ -97,16 +99,15 @@ def judged(row: dict[str, Any], authority: Path, root: bytes, key_type: str) -> 
         keeper=row["keeper"],
     )
     now = time.time()
-    seen = certificate.look(leaf, authority)
+    seen = certificate.look(leaf, root)
     problems = certificate.judge(leaf, authority, seen, now) + kept(leaf.certificate, 0o644) + closed(leaf, seen)
-    if authority.exists():
-        differs = authority.read_bytes() != root
-        problems += [f"{authority}: differs from the inventory's authority"] if differs else kept(authority, 0o644)
+    differs = content(authority) != root
+    problems += [f"{authority}: differs from the inventory's authority"] if differs else kept(authority, 0o644)
     known = seen.certificate if isinstance(seen.certificate, certificate.Certificate) else None
     renew = known is None or certificate.due(known, now) or (bool(key_type) and known.key_type != key_type)
     refused: list[str] = []
     if texts := row["texts"]:
-        new = certificate.inspect(
+        new = certificate_reader.inspect(
             root, texts["certificate"].encode(), texts["key"].encode(), leaf.purpose, leaf.keeper, 0o600
         )
         refused = certificate.judge(leaf, authority, new, now)
@@ -196,7 +197,7 @@ def main() -> None:
     )
     rows = module.params["leaves"]
     if MISSING and not module.check_mode:
-        module.fail_json(msg=f"{MISSING}: install python3-cryptography (role packages: --tags packages)")
+        module.fail_json(msg=f"{MISSING}: install python3-cryptography")
     if MISSING:
         module.exit_json(
             changed=False,

@@ -28,7 +28,8 @@ TAKEN = r"^HugetlbPages:\s+(\d+) kB"
 FULL, NEARLY_FULL = 5, 12  # percent free: the server stops at 0, and a large sort needs some
 WATCH_S = 1800  # the backup watch runs every five minutes
 WATCH = "provision-backup-watch"
-REPORTED_HERE = ("newest backup", "drill", "restore test")  # alarms of the watch that the checks below judge anew
+JUDGED_HERE = re.compile(r"the (newest backup|last passed restore test) is [\d.]+ h old|the last restore test failed")
+"""Alarms of the watch that the checks `backup` and `drill` judge anew."""
 DIRECTORIES = ("/var/lib/postgresql", "/var/log", "/var/lib/provision", "/var/backups/provision", "/var/lib/pgbackrest",
                "/tmp")  # noqa: S108  # fmt: skip
 
@@ -190,7 +191,7 @@ def backups(plan: Plan) -> Iterator[Row]:
             "systemctl start provision-backup@full.service",
         )
     for alarm in seen.get("alarms", []):
-        if not any(words in alarm for words in REPORTED_HERE):
+        if not JUDGED_HERE.match(alarm):
             yield alarm, "provision backup status"
 
 

@@ -35,8 +35,9 @@ class Refusal:
 
     @property
     def last(self) -> str:
-        """The message without libpq's introduction."""
-        return re.sub(r"^connection (failed: |to server [^:]*failed: )?", "", self.message.strip().splitlines()[-1])
+        """The last line of the message, without libpq's introduction and its indented hints."""
+        lines = [line for line in self.message.strip().splitlines() if not line.startswith("\t")]
+        return re.sub(r"^(connection (failed: |to server [^:]*failed: ))+", "", lines[-1])
 
     @property
     def target(self) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Narration on stderr: what is being done and how long it took. Stdout stays the result's."""
+"""Progress messages on stderr, with durations."""
 
 import contextlib
 import time
@@ -10,11 +10,11 @@ from provision.controller.narration import Narration
 
 
 class Stderr(Narration):
-    """Announces each step on stderr, and its time when it ends."""
+    """Prints each step and its duration on stderr."""
 
     @contextlib.contextmanager
     def stage(self, title: str) -> Iterator[None]:
-        """Say what begins, then how long it took; a step that fails says so."""
+        """Print the title, then the duration and whether the step failed."""
         click.echo(f"{title} ...", err=True)
         started = time.monotonic()
         outcome = "failed after"
@@ -25,5 +25,5 @@ class Stderr(Narration):
             click.echo(f"  {outcome} {time.monotonic() - started:.1f} s", err=True)
 
     def note(self, text: str) -> None:
-        """Print one line."""
+        """Print one note."""
         click.echo(f"note: {text}", err=True)

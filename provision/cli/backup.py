@@ -74,9 +74,10 @@ def drill_command(label: str, as_json: bool) -> None:
 @command.command("key")
 @as_json
 def key_command(as_json: bool) -> None:
-    """Make this host's SSH key for the repository where it is missing, and print its public half."""
+    """Make this host's SSH key where it is missing; print its public half and the version of pgBackRest."""
     made = key.make(load.load().backup.stanza)
-    _print(asdict(made), as_json, lambda result: [result["public_key"]])
+    version = system.run("pgbackrest", "version").stdout.strip()
+    _print({**asdict(made), "version": version}, as_json, lambda result: [result["public_key"]])
 
 
 def _print(result: dict[str, Any], as_json: bool, human: Any) -> None:

@@ -1,4 +1,4 @@
-"""`provision bench`: what a database does in a second, before and after somebody changes its settings."""
+"""`provision bench`: throughput and latency of a database, to compare settings."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from provision.cli._database import database_option
     "--report", type=click.Path(path_type=Path, file_okay=False), help="Folder for bench.html and bench.json."
 )
 @click.option("--vectors", type=click.IntRange(200), default=20_000, show_default=True)
-@click.option("--scale", type=click.IntRange(1), default=10, show_default=True, help="pgbench's.")
-@click.option("--seconds", type=click.FloatRange(1), default=10, show_default=True, help="For each stage.")
+@click.option("--scale", type=click.IntRange(1), default=10, show_default=True, help="pgbench scale factor.")
+@click.option("--seconds", type=click.FloatRange(1), default=10, show_default=True, help="Duration of each stage.")
 @click.option("--clients", type=click.IntRange(1), default=8, show_default=True)
 @click.option("--seed", type=int, default=42, show_default=True)
-@click.option("--yes", is_flag=True, help="Also on a production database that holds data.")
+@click.option("--yes", is_flag=True, help="Allow a production database with data.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(
     url: str,
@@ -33,7 +33,7 @@ def command(
     yes: bool,
     as_json: bool,
 ) -> None:
-    """Measure pgbench, HNSW builds and searches, and agents at work, in a schema that is dropped at the end."""
+    """Benchmark pgbench, HNSW builds and searches, and a mixed agent load, in a temporary schema."""
     from rich.console import Console
     from rich.progress import Progress, TaskID
 
@@ -62,4 +62,4 @@ def command(
         click.echo(f"{name:20}{rate.tps:10,.0f} /s   p50 {rate.p50:.2f}  p95 {rate.p95:.2f}  p99 {rate.p99:.2f} ms")
     click.echo("recall: " + ", ".join(f"{value:.3f} at ef_search {ef}" for ef, value in found.recall.items()))
     for row in found.lost:
-        click.echo(f"warning: the index is left at ef_search {row.ef_search}: {row.plan}; {row.fix}")
+        click.echo(f"warning: the planner avoids the index at ef_search {row.ef_search}: {row.plan}; {row.fix}")

@@ -1,4 +1,4 @@
-"""`provision bootstrap`: make hosts ready for Ansible."""
+"""`provision bootstrap`: prepare hosts for Ansible."""
 
 import dataclasses
 import json
@@ -10,13 +10,15 @@ import click
 
 @click.command(name="bootstrap")
 @click.argument("hosts", nargs=-1, required=True)
-@click.option("--user", default="provision", show_default=True, help="The admin user that Ansible will log in as.")
-@click.option("--key", type=click.Path(path_type=Path), help="Its public key [default: the first ~/.ssh/id_*.pub].")
-@click.option("--ssh-user", default="root", show_default=True, help="Who logs in now; needs sudo if not root.")
-@click.option("--ssh-key", default="", help="Private key to log in with [default: agent and SSH configuration].")
+@click.option("--user", default="provision", show_default=True, help="Admin user for Ansible.")
+@click.option(
+    "--key", type=click.Path(path_type=Path), help="Public key of the admin user [default: the first ~/.ssh/id_*.pub]."
+)
+@click.option("--ssh-user", default="root", show_default=True, help="User for this login; needs sudo if not root.")
+@click.option("--ssh-key", default="", help="Private key for this login [default: agent and SSH configuration].")
 @click.option("--known-hosts", default="", help="File of known host keys [default: ~/.ssh/known_hosts].")
 @click.option("--port", default=0, help="SSH port [default: SSH configuration, or 22].")
-@click.option("--check", is_flag=True, help="Change nothing, say what would change; exit 3 if something would.")
+@click.option("--check", is_flag=True, help="Only report pending changes; exit 3 if there are any.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(
     hosts: tuple[str, ...],
@@ -29,17 +31,17 @@ def command(
     check: bool,
     as_json: bool,
 ) -> None:
-    """Give HOSTS python3, sudo and an admin user with a key. A host is a name or address for SSH, or any pyinfra
-    connector such as @local or @podman/CONTAINER."""
+    """Install python3 and sudo on HOSTS and create an admin user with an SSH key. A host is an SSH name or address, or
+    a pyinfra connector such as @local or @podman/CONTAINER."""
     from gevent import monkey  # type: ignore[import-untyped]
 
-    monkey.patch_all()  # pyinfra waits for many hosts at once only if sockets are gevent's
+    monkey.patch_all()  # pyinfra needs gevent's sockets to wait for many hosts in parallel
     from provision.controller import bootstrap
 
     key = key or min(Path("~/.ssh").expanduser().glob("id_*.pub"), default=Path("~/.ssh/id_ed25519.pub").expanduser())
     public_key = bootstrap.read_public_key(key)
     connection = bootstrap.Connection(ssh_user, port, ssh_key, known_hosts)
-    click.echo(f"{'looking at' if check else 'preparing'} {', '.join(hosts)} ...", err=True)
+    click.echo(f"{'checking' if check else 'preparing'} {', '.join(hosts)} ...", err=True)
     outcomes = bootstrap.bootstrap(hosts, bootstrap.check_admin(user), public_key, connection, check=check)
     if as_json:
         click.echo(json.dumps([dataclasses.asdict(each) for each in outcomes], indent=2))

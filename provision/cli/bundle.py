@@ -1,4 +1,4 @@
-"""`provision bundle`: one file with everything that a host needs, for hosts with no route to anywhere."""
+"""`provision bundle`: one file with everything that a host without network access needs."""
 
 import dataclasses
 import json
@@ -29,7 +29,7 @@ def _show(bundle: "Bundle", as_json: bool) -> None:
     made = (
         f"{bundle.release}, {bundle.architecture}, PostgreSQL {bundle.postgresql}, pgvector {bundle.pgvector_version}"
     )
-    click.echo(f"{bundle.path}: whole; {made}; {len(bundle.versions)} packages")
+    click.echo(f"{bundle.path}: valid; {made}; {len(bundle.versions)} packages")
     variables = {
         "postgresql_repository": "bundle",
         "postgresql_bundle": Path(bundle.path).resolve(),
@@ -46,20 +46,26 @@ def _show(bundle: "Bundle", as_json: bool) -> None:
 @command.command()
 @click.argument("path", type=FILE)
 @click.option(
-    "--os", "os", default=distributions.DEFAULT_KEY, show_default=True, help=" or ".join(distributions.keys())
+    "--os",
+    "os",
+    default=distributions.DEFAULT_KEY,
+    show_default=True,
+    help=f"Distribution: {', '.join(distributions.keys())}",
 )
 @click.option("--architecture", default="", help="amd64 or arm64 [default: this machine's].")
-@click.option("--postgresql", type=int, default=0, help="Major [default: the release's own].")
+@click.option("--postgresql", type=int, default=0, help="PostgreSQL major [default: the distribution's].")
 @click.option(
-    "--pgvector", "method", default="", help="package or source [default: package where the release has one]."
+    "--pgvector", "method", default="", help="package or source [default: package if the distribution has one]."
 )
-@click.option("--pgvector-version", default="", help="Version to build [default: the Debian mirror's newest].")
-@click.option("--pgvector-url", default="", help="Its tarball, where --pgvector-version is given.")
-@click.option("--mirror", default="", help="Debian mirror [default: the one of this machine's apt].")
-@click.option("--repository-uri", default="", help="A repository laid out as PGDG's, for other majors.")
-@click.option("--repository-suite", default="", help="Its suite [default: CODENAME-pgdg].")
-@click.option("--repository-component", default="main", show_default=True, help="Its component.")
-@click.option("--repository-key", type=THERE, help="Its public key.")
+@click.option(
+    "--pgvector-version", default="", help="Version to build from source [default: the newest of the Debian mirror]."
+)
+@click.option("--pgvector-url", default="", help="URL of the tarball of --pgvector-version.")
+@click.option("--mirror", default="", help="Debian mirror [default: this machine's].")
+@click.option("--repository-uri", default="", help="Repository with PGDG's layout, for other majors.")
+@click.option("--repository-suite", default="", help="Suite of that repository [default: CODENAME-pgdg].")
+@click.option("--repository-component", default="main", show_default=True, help="Component of that repository.")
+@click.option("--repository-key", type=THERE, help="Public key of that repository.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def make(
     path: Path,
@@ -76,26 +82,26 @@ def make(
     repository_key: Path | None,
     as_json: bool,
 ) -> None:
-    """Write the bundle PATH from this machine's Debian mirror, and print the variables that use it."""
-    from provision.controller.bundle.make import Repository, Wish
+    """Write the bundle PATH from this machine's Debian mirror and print the variables for its use."""
+    from provision.controller.bundle.make import Repository, Request
     from provision.controller.bundle.make import make as make_bundle
 
     extra = None
     if repository_uri:
         if repository_key is None:
-            raise click.UsageError("--repository-uri needs --repository-key, the public key that signs it")
+            raise click.UsageError("--repository-uri requires --repository-key")
         suite = repository_suite or f"{distributions.by_key(os).codename}-pgdg"
         extra = Repository(repository_uri, suite, repository_component, repository_key)
-    wish = Wish(os, architecture, postgresql, method, pgvector_version, pgvector_url, mirror, extra)
-    _show(make_bundle(path, wish, Stderr()), as_json)
+    request = Request(os, architecture, postgresql, method, pgvector_version, pgvector_url, mirror, extra)
+    _show(make_bundle(path, request, Stderr()), as_json)
 
 
 @command.command()
 @click.argument("path", type=THERE)
-@click.option("--fingerprint", default="", help="The key that must have signed it.")
+@click.option("--fingerprint", default="", help="Fingerprint of the expected signing key.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def verify(path: Path, fingerprint: str, as_json: bool) -> None:
-    """Say whether the bundle PATH is whole and signed, and what it was made for."""
+    """Check that the bundle PATH is complete and signed, and print the variables for its use."""
     from provision.controller.bundle.verify import verified
 
     _show(verified(path, fingerprint), as_json)

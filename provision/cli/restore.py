@@ -11,6 +11,7 @@ import click
 from provision import system
 from provision.errors import HostError
 from provision.host.backup import load as dumps
+from provision.host.backup import request as requests
 from provision.host.backup import restore, show
 from provision.plan import load
 
@@ -51,7 +52,7 @@ def command() -> None:
 @as_json
 def plan_command(as_json: bool, set_: str, **request: Any) -> None:
     """List the stages of a restore and the reachable window; change nothing."""
-    found = restore.as_facts(restore.prepare(load.load(), restore.Request(set=set_, **request)))
+    found = requests.as_facts(requests.prepare(load.load(), requests.Request(set=set_, **request)))
     click.echo(json.dumps(found) if as_json else "\n".join(f"{n}. {text}" for n, text in enumerate(found["stages"], 1)))
 
 
@@ -63,7 +64,7 @@ def plan_command(as_json: bool, set_: str, **request: Any) -> None:
 def run_command(as_json: bool, set_: str, **request: Any) -> None:
     """Restore the cluster."""
     plan = load.load()
-    prepared = restore.prepare(plan, restore.Request(set=set_, **request))
+    prepared = requests.prepare(plan, requests.Request(set=set_, **request))
     for number, text in enumerate(prepared.stages, 1):
         click.echo(f"{number}. {text}", err=True)
     _print(restore.run(plan, prepared, lambda text: click.echo(text, err=True)), as_json)

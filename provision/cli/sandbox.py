@@ -1,4 +1,4 @@
-"""`provision sandbox`: disposable Debian hosts on this machine, for trying things and for our own tests."""
+"""`provision sandbox`: disposable Debian hosts on this machine, for trials and tests."""
 
 import dataclasses
 import json
@@ -20,10 +20,10 @@ DIRECTORY = click.Path(exists=True, file_okay=False, path_type=Path)
 
 
 @click.group(name="sandbox")
-@click.option("--project", type=DIRECTORY, default=Path(), help="Project directory [default: here].")
+@click.option("--project", type=DIRECTORY, default=Path(), help="Project directory [default: current directory].")
 @click.pass_context
 def command(context: click.Context, project: Path) -> None:
-    """Make, use and remove disposable Debian hosts (podman containers with systemd and sshd) on this machine."""
+    """Manage disposable Debian hosts on this machine (podman containers with systemd and sshd)."""
     context.obj = project
 
 
@@ -63,32 +63,34 @@ def _show(hosts: "list[Container]", *, as_json: bool) -> None:
 
 @command.command()
 @click.argument("names", nargs=-1)
-@click.option("--hosts", default="", help="Names separated by commas, as a different way to give NAMES.")
-@click.option("--os", "os", help=f"{' or '.join(distributions.keys())} [default: {distributions.DEFAULT_KEY}].")
+@click.option("--hosts", default="", help="Comma-separated host names, an alternative to NAMES.")
+@click.option(
+    "--os", "os", help=f"Distribution: {', '.join(distributions.keys())} [default: {distributions.DEFAULT_KEY}]."
+)
 @click.option("--memory", help="Memory limit [default: 2g].")
-@click.option("--shm-size", help="Size of /dev/shm, which parallel index builds need [default: 1g].")
+@click.option("--shm-size", help="Size of /dev/shm, used by parallel index builds [default: 1g].")
 @click.option("--group", help="Inventory group: database, backup or client [default: database].")
-@click.option("--mirror", default="", help="Debian mirror [default: the one of this machine's apt].")
+@click.option("--mirror", default="", help="Debian mirror [default: this machine's].")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context
 def up(
-    context: click.Context, /, names: tuple[str, ...], hosts: str, mirror: str, as_json: bool, **wanted: str | None
+    context: click.Context, /, names: tuple[str, ...], hosts: str, mirror: str, as_json: bool, **options: str | None
 ) -> None:
-    """Make the hosts NAMES (db1 if none is given), or start them; wait until SSH answers."""
+    """Create or start the hosts NAMES (default: db1) and wait for SSH."""
     chosen = list(dict.fromkeys([*names, *(name for name in hosts.split(",") if name)])) or ["db1"]
-    given = {key: value for key, value in wanted.items() if value is not None}
+    given = {key: value for key, value in options.items() if value is not None}
     _show(_sandbox(context).up(chosen, given, mirror), as_json=as_json)
 
 
 @command.command()
 @click.argument("names", nargs=-1)
-@click.option("--images", is_flag=True, help="Remove cached images too, unless another project uses them.")
-@click.option("--all", "everything", is_flag=True, help="Every host and the images: no trace is left.")
+@click.option("--images", is_flag=True, help="Also remove cached images that no host uses.")
+@click.option("--all", "everything", is_flag=True, help="Remove all hosts, and images that no host uses.")
 @click.pass_context
 def down(context: click.Context, names: tuple[str, ...], images: bool, everything: bool) -> None:
-    """Remove the hosts NAMES, or all of this project with its network, keys and inventory."""
+    """Remove the hosts NAMES, or all hosts of this project with network, keys and inventory."""
     if names and everything:
-        raise click.UsageError("give either NAMES or --all")
+        raise click.UsageError("NAMES and --all exclude each other")
     for name in _sandbox(context).down(names, images=images or everything):
         click.echo(name)
 
@@ -106,7 +108,7 @@ def list_hosts(context: click.Context, as_json: bool) -> None:
 @click.argument("words", nargs=-1, required=True, type=click.UNPROCESSED)
 @click.pass_context
 def exec(context: click.Context, name: str, words: tuple[str, ...]) -> None:  # noqa: A001 - the command's name
-    """Run a command as root in the host NAME; its exit code is ours."""
+    """Run a command as root on host NAME and exit with its exit code."""
     sandbox = _sandbox(context)
     sys.exit(sandbox.call(sandbox.host(name), *words))
 
@@ -115,6 +117,6 @@ def exec(context: click.Context, name: str, words: tuple[str, ...]) -> None:  # 
 @click.argument("name", default="")
 @click.pass_context
 def url(context: click.Context, name: str) -> None:
-    """Print the libpq URL of the database on NAME (the first database host if none is given)."""
+    """Print the libpq URL of the database on NAME (default: the first database host)."""
     sandbox = _sandbox(context)
     click.echo(sandbox.url(sandbox.host(name)))

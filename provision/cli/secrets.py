@@ -1,4 +1,4 @@
-"""`provision secrets`: make, judge and exchange the secrets of an inventory. On the controller."""
+"""`provision secrets`: generate, check and rotate the secrets of an inventory. Controller only."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ from typing import NoReturn
 
 import click
 
+from provision import system
 from provision.errors import ProvisionError, UsageError
 
-LOOKS = ("--check", "--list-hosts", "--list-tags", "--list-tasks", "--syntax-check")
-"""What makes ansible-playbook end well without a change to any host; it takes abbreviations too."""
+READ_ONLY = ("--check", "--list-hosts", "--list-tags", "--list-tasks", "--syntax-check")
+"""Options of ansible-playbook that change no host; it also accepts abbreviations."""
 
 inventory_argument = click.argument("inventory", type=click.Path(path_type=Path))
 password_option = click.option(
@@ -26,36 +27,38 @@ password_option = click.option(
     "password_file",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
     default=lambda: os.environ.get("ANSIBLE_VAULT_PASSWORD_FILE"),
-    help="File that holds the vault's password [ANSIBLE_VAULT_PASSWORD_FILE; else the keyring; else a prompt].",
+    help="File with the vault password [default: ANSIBLE_VAULT_PASSWORD_FILE, keyring, or prompt].",
 )
 
 
 @click.group("secrets")
 def command() -> None:
-    """Make, judge and exchange the secrets of an inventory, in a file that ansible-vault encrypts."""
+    """Manage the secrets of an inventory, encrypted by ansible-vault."""
 
 
-def _only_looks(option: str) -> bool:
+def _is_read_only(option: str) -> bool:
     name = option.partition("=")[0]
-    return bool(re.match(r"-[vDbKkJ]*C", option)) or (len(name) > 3 and any(each.startswith(name) for each in LOOKS))
+    return bool(re.match(r"-[vDbKkJ]*C", option)) or (
+        len(name) > 3 and any(each.startswith(name) for each in READ_ONLY)
+    )
 
 
 def _need_hosts(playbook: list[str]) -> None:
-    # ansible-playbook ends well where it finds no host; of what the first play means, there must be one.
-    listed = subprocess.run([*playbook, "--list-hosts"], capture_output=True, text=True, check=False)  # noqa: S603
-    found = re.search(r"hosts \((\d+)\)", listed.stdout)
+    # ansible-playbook exits 0 if no host matches, so require one in the play of group database.
+    listed = system.run(*playbook, "--list-hosts", check=False)
+    found = re.search(r"pattern: \['database'\]\s+hosts \((\d+)\)", listed.stdout)
     if listed.returncode or not found or found[1] == "0":
         raise UsageError(
-            "no database host would get the new password",
-            seen=listed.stderr.strip() or "no host of the group database",
-            allowed="an inventory, and a --limit if any, that name at least one host of the group database",
+            "no database host matches",
+            seen=listed.stderr.strip() or "no host in group database",
+            allowed="an inventory and --limit with at least one host in group database",
             run=f"ansible-playbook {shlex.join(playbook[1:])} --list-hosts",
         )
 
 
 def _stopped(number: int, frame: object) -> NoReturn:
     del frame
-    raise SystemExit(128 + number)  # so that the vault is put back
+    raise SystemExit(128 + number)  # so that the vault is restored
 
 
 def _vault(inventory: Path, password_file: Path | None):  # type: ignore[no-untyped-def]
@@ -77,11 +80,11 @@ def _vault(inventory: Path, password_file: Path | None):  # type: ignore[no-unty
 @inventory_argument
 @password_option
 def init(inventory: Path, password_file: Path | None) -> None:
-    """Make every secret that is missing; what is there stays."""
+    """Generate missing secrets; keep existing ones."""
     from provision.controller.vault import initialise
 
     made = initialise(_vault(inventory, password_file))
-    click.echo("\n".join(f"made {name}" for name in made) or "no change")
+    click.echo("\n".join(f"created {name}" for name in made) or "no change")
 
 
 @command.command()
@@ -89,11 +92,11 @@ def init(inventory: Path, password_file: Path | None) -> None:
 @password_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def check(inventory: Path, password_file: Path | None, as_json: bool) -> None:
-    """Judge the vault: encrypted, complete, long, not published, not repeated. Exit 3 when it is not fit for prod."""
-    from provision.controller.vault import check as judge
+    """Check that the vault is encrypted and complete, without weak or repeated secrets; exit 3 if not."""
+    from provision.controller.vault import check as check_vault
 
-    judge(_vault(inventory, password_file))
-    click.echo(json.dumps({"findings": []}) if as_json else "fit for production")
+    check_vault(_vault(inventory, password_file))
+    click.echo(json.dumps({"findings": []}) if as_json else "suitable for production")
 
 
 @command.command()
@@ -102,37 +105,37 @@ def check(inventory: Path, password_file: Path | None, as_json: bool) -> None:
 @password_option
 @click.argument("playbook_options", nargs=-1, type=click.UNPROCESSED)
 def rotate(inventory: Path, role: str, password_file: Path | None, playbook_options: tuple[str, ...]) -> None:
-    """Exchange a login role's password: in the vault and, by site.yml --tags database,pgbouncer, on the hosts.
+    """Replace the password of ROLE in the vault and, by site.yml --tags database,pgbouncer, on the hosts.
 
-    Further options after -- go to ansible-playbook. When it fails the vault is as it was.
+    Options after -- go to ansible-playbook. If it fails, the vault keeps the old password.
     """
-    from provision.controller.vault import rotate as exchange
+    from provision.controller.vault import rotate as replace
 
-    looks = [option for option in playbook_options if _only_looks(option)]
-    if looks:
+    read_only = [option for option in playbook_options if _is_read_only(option)]
+    if read_only:
         raise UsageError(
-            "a run that changes no host would leave the vault with a password that no host has",
-            seen=" ".join(looks),
+            "rotate needs a run that changes hosts: otherwise only the vault would change",
+            seen=" ".join(read_only),
             run=f"ansible-playbook site.yml -i {inventory} --tags database,pgbouncer --check, without rotate",
         )
-    # Beside this very command: the environment need not be activated.
+    # From the same virtual environment, which need not be activated.
     program = shutil.which("ansible-playbook", path=str(Path(sys.executable).parent)) or "ansible-playbook"
     words = [program, "site.yml", "-i", str(inventory), "--tags", "database,pgbouncer", *playbook_options]
     _need_hosts(words)
     vault = _vault(inventory, password_file)
-    before = exchange(vault, role)
+    before = replace(vault, role)
     words += ["--vault-password-file", str(password_file)] if password_file else ["--ask-vault-pass"]
     done = False
     signal.signal(signal.SIGTERM, _stopped)
     try:
         done = subprocess.run(words, check=False).returncode == 0  # noqa: S603 - the user's own command line
     finally:
-        if not done:  # also when it could not be started, or was interrupted
+        if not done:  # also if it could not start or was interrupted
             vault.write(before)
     if not done:
         raise ProvisionError(
-            f"the password of {role} was not exchanged on every host, and the vault is as it was",
+            f"the password of {role} was not replaced on every host; the vault keeps the old one",
             where=str(inventory),
-            run=f"ansible-playbook site.yml -i {inventory} --tags database,pgbouncer puts every host back to it",
+            run=f"ansible-playbook site.yml -i {inventory} --tags database,pgbouncer restores it on every host",
         )
-    click.echo(f"the password of {role} is a new one; the application reads it with: ansible-vault view {vault.path}")
+    click.echo(f"new password for {role}; show it with: ansible-vault view {vault.path}")

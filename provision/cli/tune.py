@@ -1,7 +1,7 @@
-"""`provision tune`: print the computed settings of a host, with the reason for each; this host's by default.
+"""`provision tune`: print computed PostgreSQL settings with their reasons, by default for this host.
 
-Writes only to stdout. The role `postgresql` uses the same functions. Profiles come from profiles/*.yml of the project;
-a host has neither these files nor a YAML parser and knows only the built-in profiles.
+Only prints. The Ansible role `postgresql` uses the same functions. Profiles come from profiles/*.yml of the project; a
+host has neither these files nor a YAML parser and knows only the built-in profiles.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _MEGABYTES = {"": 1, "M": 1, "MB": 1, "MIB": 1, "G": 1024, "GB": 1024, "GIB": 10
 
 
 def _megabytes(text: str) -> int:
-    """Read 512MB, 64GB, 64 (MB) or 1.5GB."""
+    """Parse 512MB, 64GB, 64 (MB) or 1.5GB. Raises UsageError."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)", text.strip())
     if match is None or match[2].upper() not in _MEGABYTES:
         raise UsageError("invalid memory size", where="--memory", seen=text, allowed="such as 512MB or 64GB")
@@ -84,9 +84,9 @@ def command(
     explain: bool,
     form: str,
 ) -> None:
-    """Compute PostgreSQL's settings for a host and a profile, each with its reason."""
+    """Compute PostgreSQL settings for a host and profile, with reasons."""
     facts, options, choices = detect(), installed(), _choices(profile)
-    if memory is not None:  # another host: other facts of this one do not apply
+    if memory is not None:  # another host: memory-dependent facts of this one do not apply
         facts = {"cpus": facts["cpus"], "memory_mb": _megabytes(memory)}
     facts |= _given(cpus=cpus, storage=storage, container=container)
     options |= _given(postgresql_major=postgresql, pgvector_version=pgvector, max_connections=max_connections)

@@ -1,4 +1,4 @@
-"""`provision vagrant`: what the Vagrantfile asks of this project before it makes a machine."""
+"""`provision vagrant`: called by the Vagrantfile before it creates a machine."""
 
 import json
 from pathlib import Path
@@ -11,22 +11,24 @@ from provision.cli._narration import Stderr
 
 @click.group(name="vagrant")
 def command() -> None:
-    """Prepare machines for the Vagrantfile, which calls this."""
+    """Prepare Vagrant machines (called by the Vagrantfile)."""
 
 
 @command.command()
 @click.argument("machines", nargs=-1, required=True)
-@click.option("--provider", required=True, help="Vagrant's name of it: docker, libvirt, virtualbox.")
+@click.option("--provider", required=True, help="Vagrant provider: docker, libvirt or virtualbox.")
 @click.option("--profile", default="dev", show_default=True, help="Name of a file in profiles/.")
-@click.option("--os", "os_name", default="", help=f"{' or '.join(distributions.keys())} [default: by provider].")
+@click.option(
+    "--os", "os_name", default="", help=f"Distribution: {', '.join(distributions.keys())} [default: by provider]."
+)
 @click.option("--memory", default=2048, show_default=True, help="Memory of a container in MB.")
 @click.option("--cpus", default=2, show_default=True, help="CPUs of a container.")
 @click.option(
-    "--repository", default="inventory", show_default=True, help="A VM's versions: inventory or distribution."
+    "--repository", default="inventory", show_default=True, help="Source of a VM's versions: inventory or distribution."
 )
-@click.option("--driver", default="", help="Of libvirt: kvm or qemu. Only remembered, as the box is.")
-@click.option("--box", default="", help="Of a virtual machine.")
-@click.option("--public-key", type=click.Path(path_type=Path), required=True, help="Vagrant logs in with it at first.")
+@click.option("--driver", default="", help="libvirt driver: kvm or qemu; recorded for later runs.")
+@click.option("--box", default="", help="Box of a virtual machine; recorded for later runs.")
+@click.option("--public-key", type=click.Path(path_type=Path), required=True, help="Key of Vagrant's first login.")
 def prepare(
     machines: tuple[str, ...],
     provider: str,
@@ -46,5 +48,5 @@ def prepare(
     from provision.controller import vagrant
 
     os_name = os_name or vagrant.default_os(provider)
-    wanted = vagrant.Wanted(provider, profile, os_name, memory, cpus, machines, public_key, repository, driver, box)
-    click.echo(json.dumps(vagrant.values(vagrant.prepare(Path(), wanted, Stderr()))))
+    request = vagrant.Request(provider, profile, os_name, memory, cpus, machines, public_key, repository, driver, box)
+    click.echo(json.dumps(vagrant.values(vagrant.prepare(Path(), request, Stderr()))))

@@ -214,7 +214,7 @@ def facts_of(target: Target, known: dict[str, Any] | str, ours: str, inventories
 
 
 def judge(host: Outside, inventories: Sequence[str]) -> Seen:
-    """Judge the facts of one host. A finding of its own doctor is not repeated from outside. Pure."""
+    """Judge the facts of one host. A problem that its own doctor reported is not repeated. Pure."""
     one = Seen(host.name, host.address)
     if host.plan:
         one.about = {
@@ -227,8 +227,11 @@ def judge(host: Outside, inventories: Sequence[str]) -> Seen:
         }
         one.findings += [] if host.failure() else host.findings()
     site = host.plan.site if host.plan else partial(unknown_site, inventories=inventories, limit=host.name)
-    own = list(one.findings)
-    for each in examine(Scope.AUDIT, host, site=site):
-        if not any(told.id == each.id and told.seen.startswith(each.seen) for told in own):
-            one.findings.append(each)
+    reported = {_subject(each) for each in one.findings}
+    one.findings += [each for each in examine(Scope.AUDIT, host, site=site) if _subject(each) not in reported]
     return one
+
+
+def _subject(finding: Finding) -> tuple[str, str]:
+    """Return the check and the file, package or unit that begins the finding's text."""
+    return finding.id, finding.seen.removeprefix("package ").partition(" ")[0].rstrip(":,;")

@@ -33,7 +33,8 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from cryptography.x509.oid import NameOID
 
-from provision.checks.certificate import PURPOSES, Certificate, Leaf, due, judge, look, validity
+from provision.checks.certificate import Certificate, Leaf, due, judge, look
+from provision.checks.certificate_reader import PURPOSES, validity
 from provision.errors import HostError, UsageError
 
 PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey

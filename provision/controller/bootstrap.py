@@ -1,8 +1,7 @@
-"""Make any Debian-family host ready for Ansible: python3, sudo, and an admin user with a key.
+"""Prepare Debian-family hosts for Ansible: python3, sudo, and an admin user with an SSH key.
 
-Does IO on many hosts at once through pyinfra; one that fails does not stop the others. Idempotent: what is right
-is left alone, and a dry run only reads. Refuses to ask for passwords, to make `root` the admin and to install a
-private key.
+Does IO on many hosts in parallel through pyinfra; a failed host does not stop the others. Idempotent; a dry run only
+reads. Never asks for a password. Refuses `root` as the admin and a private key.
 """
 
 import re
@@ -30,13 +29,13 @@ from provision.errors import UsageError
 
 PACKAGES = ("python3", "python3-apt", "sudo")
 CONNECT_TIMEOUT_S = 10
-LOCK_TIMEOUT_S = 120  # a fresh cloud host is often still busy with its own first update
+LOCK_TIMEOUT_S = 120  # a new cloud host may still run its first update
 UNCHANGED, CHANGED, PENDING, FAILED = "ok", "changed", "would change", "failed"
 
 
 @dataclass(frozen=True)
 class Connection:
-    """How to reach hosts by SSH; empty or zero means what the user's SSH configuration says."""
+    """SSH options; empty or zero means the user's SSH configuration applies."""
 
     user: str = "root"
     port: int = 0
@@ -46,7 +45,7 @@ class Connection:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a host: `status` is one of the four words above, `detail` lists changes or the reason."""
+    """Result of one host: `status` is one of the four words above, `detail` lists the changes or the reason."""
 
     host: str
     status: str
@@ -54,15 +53,15 @@ class Outcome:
 
 
 def check_admin(name: str) -> str:
-    """Return the name of an admin user. Raises UsageError for one that Debian would refuse, and for root."""
+    """Return a valid admin user name. Raises UsageError for root and for a name that Debian refuses."""
     if name == "root" or not re.fullmatch(r"[a-z_][a-z0-9_-]{0,30}", name):
         allowed = "a lower-case letter, then letters, digits, _ and -, 31 characters at most, not root"
-        raise UsageError("bad name of an admin user", where="--user", seen=repr(name), allowed=allowed)
+        raise UsageError("invalid admin user name", where="--user", seen=repr(name), allowed=allowed)
     return name
 
 
 def read_public_key(path: Path) -> str:
-    """Return the one public key in a file. Raises UsageError for anything else, a private key above all."""
+    """Return the single public key in a file. Raises UsageError for anything else, especially a private key."""
     text = path.read_text(errors="replace").strip() if path.is_file() else ""
     answer = run(["ssh-keygen", "-l", "-f", str(path)]) if text else None
     if "PRIVATE KEY" in text or "\n" in text or answer is None or answer.returncode:
@@ -71,7 +70,7 @@ def read_public_key(path: Path) -> str:
             "not a public key",
             where=f"--key {path}",
             seen=seen,
-            allowed="one public key, as ssh-keygen writes it to FILE.pub",
+            allowed="one public key, as written by ssh-keygen to FILE.pub",
             run="ssh-keygen -t ed25519",
         )
     return text
@@ -79,12 +78,12 @@ def read_public_key(path: Path) -> str:
 
 @operation()
 def install_packages() -> Generator[Any]:
-    """Install with apt what Ansible and its apt module need, and is missing."""
+    """Install the missing packages that Ansible and its apt module need."""
     query = "dpkg-query --show --showformat='${db:Status-Status}:${Package}\\n'"
     seen = host.get_fact(Command, f"{query} {' '.join(PACKAGES)} 2>/dev/null || true") or ""
     missing = [package for package in PACKAGES if f"installed:{package}" not in seen.split()]
     if not missing:
-        host.noop("packages are there")
+        host.noop("packages are installed")
         return
     wait = f"-o DPkg::Lock::Timeout={LOCK_TIMEOUT_S}"
     yield from apt.packages._inner(packages=missing, update=True, no_recommends=True, extra_install_args=wait)
@@ -92,20 +91,20 @@ def install_packages() -> Generator[Any]:
 
 @operation()
 def allow_sudo(admin: str) -> Generator[str]:
-    """Let the admin become root without a password, by a drop-in that visudo has accepted before it is in place."""
+    """Allow the admin passwordless sudo, by a drop-in that visudo has checked."""
     path, line = f"/etc/sudoers.d/{admin}", f"{admin} ALL=(ALL:ALL) NOPASSWD: ALL"
     seen = host.get_fact(Command, f"stat -c %a:%U:%G {path} 2>/dev/null && cat {path} || true")
     if seen == f"440:root:root\n{line}":
-        host.noop(f"{path} is right")
+        host.noop(f"{path} is up to date")
         return
-    # sudo skips names with a dot: the new file counts for nothing until it is renamed.
+    # sudo skips names with a dot, so the new file has no effect until it is renamed.
     new = f"{path}.new"
     write = f"umask 0337 && rm -f {new} && echo {shlex.quote(line)} > {new}"
     yield f"{write} && visudo -cqf {new} && mv {new} {path} || {{ rm -f {new}; false; }}"
 
 
 class _Failures(BaseStateCallback):
-    """Keeps why a host could not be reached; pyinfra only logs it."""
+    """Keeps the reasons of connection failures, which pyinfra only logs."""
 
     def __init__(self) -> None:
         self.reasons: dict[Host, str] = {}
@@ -118,7 +117,7 @@ class _Failures(BaseStateCallback):
 def bootstrap(
     names: Sequence[str], admin: str, public_key: str, connection: Connection, *, check: bool = False
 ) -> list[Outcome]:
-    """Prepare hosts, or with `check` only say what would change. A name is an SSH host or a pyinfra connector."""
+    """Prepare hosts, or with `check` only report changes. A name is an SSH host or a pyinfra connector."""
     state = _state(names, connection)
     failures = _Failures()
     state.add_callback_handler(failures)  # type: ignore[no-untyped-call]
@@ -138,7 +137,7 @@ def bootstrap(
 def _state(names: Sequence[str], connection: Connection) -> State:
     known_hosts = Path(connection.known_hosts or "~/.ssh/known_hosts").expanduser()
     known_hosts.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    known_hosts.touch(mode=0o600)  # a new host's key is appended to it, and a changed one refused
+    known_hosts.touch(mode=0o600)  # keys of new hosts are appended, changed keys refused
     data = {
         "ssh_user": connection.user,
         "ssh_port": connection.port,
@@ -155,8 +154,8 @@ def _state(names: Sequence[str], connection: Connection) -> State:
         raise UsageError("cannot use these hosts", where=" ".join(names), seen=str(error), allowed=allowed) from None
 
 
-def _quietly(step: Any, state: State) -> None:  # a pyinfra function of the state
-    """Run a step that raises only to say that no host is left: each host's own reason is kept elsewhere."""
+def _quietly(step: Any, state: State) -> None:  # a pyinfra function
+    """Run a step that raises if no host is left; each host's reason is already kept."""
     try:
         step(state)
     except PyinfraError:
@@ -165,7 +164,7 @@ def _quietly(step: Any, state: State) -> None:  # a pyinfra function of the stat
 
 
 def _refusal(state: State, each: Host) -> str:
-    """Decide on sudo; say why a host cannot be prepared: not of the Debian family, or no way to become root."""
+    """Enable sudo if needed. Return why a host cannot be prepared: not of the Debian family, or no sudo."""
 
     def ask(words: str) -> tuple[bool, str]:
         done, output = each.run_shell_command(StringCommand(words))
@@ -173,10 +172,10 @@ def _refusal(state: State, each: Host) -> str:
 
     with ctx_state.use(state), ctx_host.use(each):
         if not ask("test -f /etc/debian_version && command -v apt-get")[0]:
-            return "not a host of the Debian family"
+            return "not a Debian-family host"
         if ask("id -u")[1] == "0":
             return ""
-        # pyinfra asks the terminal for a password when it reads sudo's own words at the start of a line.
+        # pyinfra would prompt for a password if a line began with sudo's own message.
         allowed, seen = ask('seen=$(sudo -n true 2>&1) || { echo "$(id -un): $seen"; false; }')
         if not allowed:
             return f"sudo is refused for {seen}"

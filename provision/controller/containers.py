@@ -1,7 +1,7 @@
-"""Sandbox hosts as podman containers: labels tell what they are, facts read, operations change.
+"""Sandbox hosts as podman containers: pyinfra facts to read them, operations to change them.
 
-Nothing about a host is kept in files: labels and podman itself are the record, so nothing can drift apart.
-Refuses containers and networks that this project did not make.
+The only record of a host is its container with its labels. Containers and networks without this project's label are
+never touched.
 """
 
 import hashlib
@@ -26,14 +26,14 @@ LABEL = "provision.project"
 SPEC = "provision.host"
 GROUPS = ("database", "backup", "client")
 DATABASE_PORT, POOLER_PORT, SSH_PORT = 5432, 6432, 22
-MAX_PROCESSES = 16384  # raising nproc to a caller's own 96365 was refused inside a virtual machine, 30000 was not
+MAX_PROCESSES = 16384  # a virtual machine refused the caller's own limit, 96365, but accepted 30000
 MAX_FILES = 65536
 UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 
 
 @dataclass(frozen=True)
 class Spec:
-    """What a host was asked to be, and the inventory variables that follow from it."""
+    """The options of a host, and the resulting inventory variables."""
 
     name: str = ""
     os: str = DEFAULT_KEY
@@ -46,7 +46,7 @@ class Spec:
 
 @dataclass(frozen=True)
 class Container:
-    """A host as podman has it: `ports` maps the container's port to the one on 127.0.0.1."""
+    """A host's container: `ports` maps its ports to ports of 127.0.0.1."""
 
     spec: Spec
     container: str
@@ -55,29 +55,31 @@ class Container:
 
     @property
     def running(self) -> bool:
-        """Say whether it runs."""
+        """Tell whether it runs."""
         return self.state == "running"
 
 
 def check_name(name: str) -> str:
-    """Return a host name that DNS, podman and Ansible all take. Raises UsageError."""
+    """Return a host name valid for DNS, podman and Ansible. Raises UsageError."""
     if not re.fullmatch(r"[a-z]([a-z0-9-]{0,30}[a-z0-9])?", name):
         allowed = "a lower-case letter, then letters, digits and hyphens, 32 characters at most"
-        raise UsageError("bad host name", where="NAME", seen=repr(name), allowed=allowed)
+        raise UsageError("invalid host name", where="NAME", seen=repr(name), allowed=allowed)
     return name
 
 
 def size_bytes(text: str, option: str) -> int:
-    """Read a size such as 512m or 2g. Raises UsageError that names the option."""
+    """Parse a size such as 512m or 2g into bytes. Raises UsageError with the option."""
     match = re.fullmatch(r"([1-9][0-9]*)([kmg]?)b?", text.lower())
     if not match:
-        raise UsageError("bad size", where=option, seen=repr(text), allowed="a number with k, m or g: 256m, 2g")
+        raise UsageError(
+            "invalid size", where=option, seen=repr(text), allowed="a number with k, m or g, such as 256m or 2g"
+        )
     return int(match[1]) * UNITS[match[2]]
 
 
-def spec_of(wanted: Mapping[str, Any]) -> Spec:
-    """Return the specification of a new host; what is not wanted is the default. Raises UsageError. Pure."""
-    spec = Spec(**wanted)
+def spec_of(requested: Mapping[str, Any]) -> Spec:
+    """Return the specification of a new host, with defaults for options not given. Raises UsageError. Pure."""
+    spec = Spec(**requested)
     size_bytes(spec.memory, "--memory")
     size_bytes(spec.shm_size, "--shm-size")
     if spec.group not in GROUPS:
@@ -85,30 +87,30 @@ def spec_of(wanted: Mapping[str, Any]) -> Spec:
     return spec
 
 
-def require_agreement(spec: Spec, wanted: dict[str, str]) -> None:
-    """Raise HostError if a host that is there is not what is asked for now. Pure."""
-    for key, value in wanted.items():
+def require_agreement(spec: Spec, requested: dict[str, str]) -> None:
+    """Raise HostError if an existing host differs from the requested options. Pure."""
+    for key, value in requested.items():
         if key == "memory" and not spec.memory:
-            continue  # made where no limit binds
+            continue  # created without a memory controller
         have, option = getattr(spec, key), f"--{key.replace('_', '-')}"
         is_size = key in ("memory", "shm_size") and have
         if size_bytes(have, option) != size_bytes(value, option) if is_size else have != value:
             raise HostError(
-                f"{spec.name} is there already and is not what {option} asks for",
+                f"{spec.name} exists with another {option}",
                 where=spec.name,
                 seen=f"{option} {have}",
-                allowed=f"the same, or a new host for {option} {value}",
+                allowed=f"{option} {have}, or a new host for {option} {value}",
                 run=f"provision sandbox down {spec.name}, then the same command again",
             )
 
 
 def prefix(project: Path) -> str:
-    """Return the name of a project's network and the beginning of its containers' names."""
+    """Return a project's network name, which is also the prefix of its container names."""
     return f"provision-{hashlib.sha256(str(project).encode()).hexdigest()[:8]}"
 
 
 def limits() -> list[str]:
-    """Return podman's options for limits, no higher than this process has: raising them may not be permitted."""
+    """Return podman's ulimit options, capped at this process's limits: raising them may be forbidden."""
     words = []
     for name, kind, most in (
         ("nofile", resource.RLIMIT_NOFILE, MAX_FILES),
@@ -121,36 +123,36 @@ def limits() -> list[str]:
 
 
 def runtime() -> list[str]:
-    """Prefer runc, which takes pure and hybrid cgroups; crun, podman's own choice, refuses the hybrid ones."""
+    """Prefer runc, which supports hybrid cgroups; podman's default, crun, refuses them."""
     return ["--runtime=runc"] if shutil.which("runc", path="/usr/sbin:/usr/bin:/usr/local/sbin:/usr/local/bin") else []
 
 
 class Containers(FactBase[list[Container]]):
-    """Every container that a project's label marks; an empty project means all projects."""
+    """Every container with a project's label."""
 
     @staticmethod
     def default() -> list[Container]:
-        """Return what there is where podman is not installed."""
+        """Return the value without podman."""
         return []
 
     def requires_command(self, project: str) -> str:
-        """Name the program whose absence means that there is nothing."""
+        """Name the required program."""
         del project
         return "podman"
 
     def command(self, project: str) -> str:
-        """Print podman's full record of each container as one JSON list."""
+        """Inspect all containers as one JSON list."""
         ids = f"$(podman ps --all --quiet --filter label={shlex.quote(f'{LABEL}={project}')})"
         return f'ids="{ids}"; if test -n "$ids"; then podman container inspect $ids; else echo "[]"; fi'
 
     def process(self, output: Iterable[str]) -> list[Container]:
-        """Read podman's records."""
+        """Parse the list."""
         found = [parse_container(record) for record in json.loads("".join(output))]
         return sorted(found, key=lambda each: each.spec.name)
 
 
 def parse_container(record: dict[str, Any]) -> Container:
-    """Read one record of `podman container inspect`. Pure."""
+    """Parse one record of `podman container inspect`. Pure."""
     bindings = record["HostConfig"]["PortBindings"] or {}
     return Container(
         spec=Spec(**json.loads(record["Config"]["Labels"][SPEC])),
@@ -161,36 +163,36 @@ def parse_container(record: dict[str, Any]) -> Container:
 
 
 class Json(FactBase[Any]):
-    """What a podman command prints as JSON; None where it fails or podman is not installed."""
+    """JSON output of a podman command; None if it fails or podman is not installed."""
 
     @staticmethod
     def default() -> None:
-        """Return what there is where podman is not installed."""
+        """Return the value without podman."""
 
     def requires_command(self, words: str) -> str:
-        """Name the program."""
+        """Name the required program."""
         del words
         return "podman"
 
     def command(self, words: str) -> str:
-        """Run it; a failure is an empty answer."""
+        """Run it; print nothing on failure."""
         return f"podman {words} 2>/dev/null || true"
 
     def process(self, output: Iterable[str]) -> Any:
-        """Read JSON, or nothing."""
+        """Parse JSON, if any."""
         text = "".join(output).strip()
         return json.loads(text) if text else None
 
 
 @operation()
 def network(name: str, project: Path) -> Generator[str]:
-    """Make the project's network, on which hosts find one another by name."""
+    """Create the project's network, where hosts resolve each other's names."""
     yield shlex.join(["podman", "network", "create", f"--label={LABEL}={project}", name])
 
 
 @operation()
 def create(spec: Spec, image: str, project: Path, ports: dict[int, int]) -> Generator[str]:
-    """Make a container that is not started yet."""
+    """Create a container without starting it."""
     words = ["podman", *runtime(), "create", "--systemd=always", f"--hostname={spec.name}"]
     words += [f"--name={prefix(project)}-{spec.name}", f"--shm-size={spec.shm_size}", *limits()]
     words += [f"--network={prefix(project)}:ip={spec.address},alias={spec.name}"]
@@ -202,7 +204,7 @@ def create(spec: Spec, image: str, project: Path, ports: dict[int, int]) -> Gene
 
 @operation()
 def start(container: Container, public_key: Path) -> Generator[str]:
-    """Let the project's key in, whether or not the host runs, and start it if it does not."""
+    """Install the project's SSH key, and start the container if it is stopped."""
     target = f"{container.container}:/home/{ADMIN}/.ssh/authorized_keys"
     yield shlex.join(["podman", "cp", str(public_key), target])
     if not container.running:
@@ -211,7 +213,7 @@ def start(container: Container, public_key: Path) -> Generator[str]:
 
 @operation()
 def remove(names: list[str], network_name: str) -> Generator[str]:
-    """Remove containers at once (what is in them is disposable) and, if one is named, the network."""
+    """Remove containers without a graceful stop and, unless the name is empty, the network."""
     if names:
         yield shlex.join(["podman", "rm", "--force", "--time=0", "--volumes", *names])
     if network_name:

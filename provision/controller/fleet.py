@@ -1,6 +1,6 @@
-"""The hosts of an Ansible inventory as pyinfra reaches them, so that one inventory serves both. Runs ansible-inventory.
+"""Convert the hosts of an Ansible inventory to pyinfra targets. Runs ansible-inventory.
 
-Keeps how to log in and nothing else: whatever secrets the inventory's variables hold are dropped at once.
+Keeps only the connection variables and discards all others, including secrets.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ GROUP = "database"
 
 @dataclass(frozen=True)
 class Target:
-    """A host by its name in the inventory; `data` is what pyinfra's SSH connector takes."""
+    """A host by inventory name; `data` holds options of pyinfra's SSH connector."""
 
     name: str
     data: dict[str, Any]
 
 
 def read(inventories: Sequence[str], limit: str = "", vault: Sequence[str] = ()) -> list[Target]:
-    """Read the hosts of the group `database`. Raises UsageError for an inventory that cannot be read or has none."""
+    """Return the hosts of group `database`. Raises UsageError if the inventory is unreadable or the group empty."""
     program = Path(sys.executable).with_name("ansible-inventory")
     words = [str(program), "--list", *(word for each in inventories for word in ("-i", each)), *vault]
     words += ["--limit", limit] if limit else []
@@ -38,8 +38,8 @@ def read(inventories: Sequence[str], limit: str = "", vault: Sequence[str] = ())
     if done.returncode != 0:
         said = done.stderr.strip()
         raise UsageError(
-            "the inventory cannot be read", where=where, seen=said[-400:],
-            allowed="an inventory of Ansible; --vault-password-file where its vault is encrypted",
+            "cannot read the inventory", where=where, seen=said[-400:],
+            allowed="an Ansible inventory; --vault-password-file if its vault is encrypted",
             run=f"ansible-inventory {where} --graph",
         )  # fmt: skip
     listed = json.loads(done.stdout)
@@ -47,7 +47,7 @@ def read(inventories: Sequence[str], limit: str = "", vault: Sequence[str] = ())
     targets = [Target(name, _login(name, variables.get(name, {}))) for name in _members(listed, GROUP)]
     if not targets:
         raise UsageError(
-            f"the inventory has no host in the group {GROUP}", where=where, run=f"ansible-inventory {where} --graph"
+            f"the inventory has no host in group {GROUP}", where=where, run=f"ansible-inventory {where} --graph"
         )
     return targets
 
@@ -74,7 +74,7 @@ def _login(name: str, known: dict[str, Any]) -> dict[str, Any]:
 
 
 def _options(text: str) -> dict[str, str]:
-    """Read the `-o Name=value` of ssh's command line."""
+    """Parse the `-o Name=value` options of an ssh command line."""
     found, words = {}, shlex.split(text)
     for number, word in enumerate(words):
         given = (

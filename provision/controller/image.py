@@ -1,7 +1,7 @@
-"""The image of a sandbox host: a bare Debian with systemd, sshd and what Ansible needs, made by mmdebstrap.
+"""Sandbox image: a minimal Debian with systemd, sshd and Ansible's requirements, built by mmdebstrap.
 
-The recipe is pure, and its hash is in the image's tag: clones of the project share an image, and a changed recipe
-makes a new one. Only a complete tarball is imported; PostgreSQL is never in it, for hosts must be bare.
+The recipe is pure and its hash is part of the image's tag: clones of the project share an image, and a changed recipe
+builds a new one. Only a complete tarball is imported. The image does not contain PostgreSQL.
 """
 
 import hashlib
@@ -15,11 +15,11 @@ from provision.controller.mirror import Mirror
 from provision.distributions import Distribution
 
 REPOSITORY = "localhost/provision-sandbox"
-VAGRANT_REPOSITORY = "localhost/provision-vagrant"  # made of the former, with Vagrant's user
+VAGRANT_REPOSITORY = "localhost/provision-vagrant"  # the sandbox image plus Vagrant's user
 ADMIN = "provision"
 CERTIFICATES = Path("/usr/local/share/ca-certificates")
 BUILD_FOLDER = "/var/cache/provision-sandbox"
-BUILD_LOCK = "/run/lock/provision-sandbox-build.lock"  # flock of the build itself: it may outlive us
+BUILD_LOCK = "/run/lock/provision-sandbox-build.lock"  # flock held by the build, which may outlive this process
 INCLUDE = (
     "ca-certificates",
     "dbus",
@@ -32,7 +32,7 @@ INCLUDE = (
     "systemd",
     "systemd-sysv",
 )
-# Each host makes its own SSH key when it first boots; a key in the image would be the same for all.
+# Each host generates its SSH key at its first boot; a key in the image would be shared by all.
 HOST_KEY = "/etc/ssh/ssh_host_ed25519_key"
 HOST_KEY_UNIT = f"""[Service]
 ExecStartPre=
@@ -59,12 +59,12 @@ HOOKS = (
 
 
 def build_command(mirror: Mirror, codename: str) -> list[str]:
-    """Return mmdebstrap's words without the target file. Pure."""
+    """Return the mmdebstrap command, which writes to stdout. Pure."""
     options = ('Acquire::Languages "none"', *mirror.apt_options)
     return [
         *("mmdebstrap", "--mode=root", "--variant=minbase", "--format=tar"),
         f"--include={','.join(INCLUDE)}",
-        "--dpkgopt=force-unsafe-io",  # a disposable host need not survive a power cut; installs are faster
+        "--dpkgopt=force-unsafe-io",  # faster; disposable hosts need not survive a power failure
         *(f"--aptopt={option}" for option in options),
         *(f"--customize-hook={hook}" for hook in HOOKS),
         *(codename, "-"),
@@ -73,7 +73,7 @@ def build_command(mirror: Mirror, codename: str) -> list[str]:
 
 
 def tag(distribution: Distribution, mirror: Mirror, certificates: dict[str, bytes]) -> str:
-    """Return the image's full name: its hash changes with every word of the recipe and every local CA. Pure."""
+    """Return the image's full name, with a hash of the recipe and all local CA certificates. Pure."""
     digest = hashlib.sha256("\0".join(build_command(mirror, distribution.codename)).encode())
     for name, content in sorted(certificates.items()):
         digest.update(name.encode() + b"\0" + content)
@@ -81,13 +81,13 @@ def tag(distribution: Distribution, mirror: Mirror, certificates: dict[str, byte
 
 
 def local_certificates() -> dict[str, bytes]:
-    """Return the CA certificates that the administrator of this machine added, by file name."""
+    """Return the locally installed CA certificates of this machine, by file name."""
     return {path.name: path.read_bytes() for path in CERTIFICATES.rglob("*.crt")} if CERTIFICATES.is_dir() else {}
 
 
 @operation()
 def build(image: str, mirror: Mirror, codename: str) -> Generator[str]:
-    """Make the image. What a killed build left is removed by the next, which waits for one that still works."""
+    """Build the image, after any running build and after removing the files of a killed one."""
     tar = f"{BUILD_FOLDER}/{codename}.tar"
     change = "--change 'CMD [\"/sbin/init\"]' --change 'STOPSIGNAL SIGRTMIN+3'"
     script = f"""set -e
@@ -104,6 +104,6 @@ podman import --quiet {change} {tar} {image}
 
 @operation()
 def remove(images: list[str]) -> Generator[str]:
-    """Remove images by their ids."""
+    """Remove images by id."""
     if images:
         yield shlex.join(["podman", "rmi", "--force", *images])

@@ -1,6 +1,6 @@
-"""What a project's sandbox keeps on the controller: key pair, known_hosts and the generated Ansible inventory.
+"""Controller files of a project's sandbox: key pair, known_hosts and the generated Ansible inventory.
 
-All of it lives in `.provision/sandbox`, is ignored by git and can be made again by `provision sandbox up`.
+All are in `.provision/sandbox`, which git ignores; `provision sandbox up` recreates them.
 """
 
 import shutil
@@ -24,36 +24,36 @@ class Folder:
     """The files of one project's sandbox."""
 
     def __init__(self, project: Path) -> None:
-        """Name the files; nothing is written yet."""
+        """Set the paths; writes nothing."""
         self.path = project / ".provision" / "sandbox"
         self.inventory, self.known_hosts = self.path / "inventory.yml", self.path / "known_hosts"
         self.key, self.public_key = self.path / "id_ed25519", self.path / "id_ed25519.pub"
 
     def make_key(self, comment: str) -> None:
-        """Make the key pair unless both halves are there."""
+        """Create the key pair unless both files exist."""
         self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
         if self.key.exists() and self.public_key.exists():
             return
         self.key.unlink(missing_ok=True)
         answer = run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", comment, "-f", str(self.key)])
         if answer.returncode:
-            raise HostError("cannot make an SSH key", where=str(self.key), seen=answer.stderr.strip())
+            raise HostError("cannot create an SSH key", where=str(self.key), seen=answer.stderr.strip())
 
     def write(self, hosts: Sequence[Container], host_keys: dict[str, str]) -> None:
-        """Write known_hosts and the inventory, each in one step; `host_keys` is by host name."""
+        """Write known_hosts and the inventory, each atomically; `host_keys` maps host names to keys."""
         lines = [f"{each.spec.address} {host_keys[each.spec.name]}\n" for each in hosts]
         system.write(self.known_hosts, "".join(lines), mode=0o644)
         system.write(self.inventory, render(hosts, self.key, self.known_hosts), mode=0o644)
 
     def remove(self) -> None:
-        """Remove every file, and `.provision` if nothing else is in it."""
+        """Remove every file, and `.provision` if it is then empty."""
         shutil.rmtree(self.path, ignore_errors=True)
         with suppress(OSError):
             self.path.parent.rmdir()
 
 
 def render(hosts: Sequence[Container], key: Path, known_hosts: Path) -> str:
-    """Return the inventory of hosts by group, as YAML that is merged with `inventories/dev`. Pure."""
+    """Return the inventory of hosts by group as YAML, to be used with `inventories/dev`. Pure."""
     groups: dict[str, Any] = {}
     for each in hosts:
         variables = {

@@ -1,8 +1,8 @@
-"""What this very machine's release has of PostgreSQL and pgvector, for a run that makes a database of it.
+"""PostgreSQL and pgvector versions of this machine's distribution, for a run against localhost.
 
-Reads /etc/os-release. Only where the release has no package of pgvector does it ask the machine's own Debian mirror for
-upstream's tarball, once, and keeps the answer in `.provision/local`. Refuses nothing: a release that is not known gets
-the default, and preflight says what is wrong with it.
+Reads /etc/os-release. If the distribution has no pgvector package, looks up the upstream tarball on the machine's
+Debian mirror once and caches the answer in `.provision/local`. Refuses nothing: an unknown distribution gets the
+default, and the validation of the plan reports it.
 """
 
 import json
@@ -15,7 +15,7 @@ from provision.distributions import by_codename
 
 
 def release(project: Path) -> dict[str, Any]:
-    """Return postgresql_version and what begins with pgvector_. Raises HostError when a mirror does not answer."""
+    """Return postgresql_version and the pgvector_* variables. Raises HostError if the mirror does not answer."""
     codename = platform.freedesktop_os_release().get("VERSION_CODENAME", "")
     distribution = by_codename(codename)
     major = distribution.postgresql if distribution else DEFAULT_POSTGRESQL
@@ -31,7 +31,7 @@ def _source(kept: Path, codename: str) -> dict[str, str]:
     if kept.exists():
         answer: dict[str, str] = json.loads(kept.read_text())
         return answer
-    from provision.controller import mirror  # needs pyinfra, which a release with a package can do without
+    from provision.controller import mirror  # needs pyinfra, which is not installed on every machine
 
     answer = mirror.pgvector_source(mirror.find(codename)).variables()
     kept.parent.mkdir(parents=True, exist_ok=True)

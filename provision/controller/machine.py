@@ -1,7 +1,7 @@
-"""This machine, which makes the sandbox hosts: one door to pyinfra's `@local` connector.
+"""Local facts and operations through pyinfra's `@local` connector, for sandboxes.
 
-Does IO, as root or through `sudo -n`. Refuses to ask for a password, and never writes the machine's own container
-settings. Facts are read fresh each time; an operation that is already satisfied changes nothing.
+Does IO, as root or through `sudo -n`. Never asks for a password and never changes the machine's container settings.
+Facts are not cached; operations are idempotent.
 """
 
 import contextlib
@@ -28,34 +28,34 @@ from provision.controller.narration import Narration
 from provision.errors import HostError
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-# What each package is there for, and a file that only it brings: looking at files needs neither dpkg nor rights.
+# Packages, each with a file that only it installs: checking for a file needs neither dpkg nor privileges.
 PACKAGES = {
     "podman": "/usr/bin/podman",
-    "runc": "/usr/sbin/runc",  # crun, podman's own choice, refuses hybrid cgroups
+    "runc": "/usr/sbin/runc",  # podman's default, crun, refuses hybrid cgroups
     "mmdebstrap": "/usr/bin/mmdebstrap",
     "netavark": "/usr/lib/podman/netavark",
-    "aardvark-dns": "/usr/lib/podman/aardvark-dns",  # names of the other hosts
+    "aardvark-dns": "/usr/lib/podman/aardvark-dns",  # host names on the network
     "iptables": "/usr/sbin/iptables",
     "openssh-client": "/usr/bin/ssh-keygen",
 }
-LOCK = Path("/run/lock/provision-sandbox.lock")  # writable for every user; shared by all projects
-SEEN_LINES = 12  # of a failed command's output: its end is what tells
-# pyinfra reports through logging; without a handler its errors would be printed beside ours.
+LOCK = Path("/run/lock/provision-sandbox.lock")  # lockable by every user; shared by all projects
+SEEN_LINES = 12  # last lines shown of a failed command's output
+# pyinfra reports errors through logging; without a handler they would be printed as well.
 logging.getLogger("pyinfra").addHandler(logging.NullHandler())
 logging.getLogger("pyinfra").propagate = False
 
 
 def run(words: Sequence[str], **options: Any) -> subprocess.CompletedProcess[str]:
-    """Run a program, without a shell, and return what it printed; its exit code is the caller's matter."""
+    """Run a program without a shell and return its output; the caller checks the exit code."""
     settings = {"capture_output": True, "text": True, "check": False, **options}
-    return subprocess.run(words, **settings)  # noqa: S603 - callers give fixed words or the user's own command
+    return subprocess.run(words, **settings)  # noqa: S603 - callers pass fixed words or the user's own command
 
 
 class Machine:
-    """Runs pyinfra operations and reads pyinfra facts on this machine with the rights of root."""
+    """Runs pyinfra operations and reads pyinfra facts on this machine as root."""
 
     def __init__(self, narration: Narration | None = None) -> None:
-        """Check the rights. Raises HostError without them."""
+        """Check for root privileges. Raises HostError without them."""
         self.narration = narration or Narration()
         self.is_root = os.geteuid() == 0
         if not self.is_root:
@@ -68,7 +68,7 @@ class Machine:
         answer = run([sudo, "-n", "true"]) if sudo else None
         if answer is None or answer.returncode:
             raise HostError(
-                "making sandbox hosts needs the rights of root on this machine",
+                "sandbox hosts need root privileges on this machine",
                 where=f"user id {os.geteuid()}",
                 seen=answer.stderr.strip() if answer else "sudo is not installed",
                 allowed="root, or a user whose `sudo -n true` works",
@@ -79,11 +79,11 @@ class Machine:
         config = Config(SUDO=not self.is_root, ENV={"PATH": PATH, "LC_ALL": "C"})  # type: ignore[no-untyped-call]
         state = State(Inventory((["@local"], {})), config)  # type: ignore[no-untyped-call]
         connect_all(state)
-        state.is_executing = True  # an operation that is added now runs at once
+        state.is_executing = True  # operations now run as they are added
         return state
 
     def apply(self, what: str, operation: Callable[..., Any], *args: object, **kwargs: object) -> bool:
-        """Run one pyinfra operation; True if it changed something. Raises HostError `what` with its output."""
+        """Run one pyinfra operation; return True if it changed anything. Raises HostError `what` with its output."""
         state = self._state()
         try:
             add_op(state, operation, *args, **kwargs)
@@ -102,9 +102,9 @@ class Machine:
 
     @contextlib.contextmanager
     def locked(self, path: Path | None = None) -> Iterator[None]:
-        """Let one `provision sandbox` at a time go on: in a project, which is a directory, or on this machine.
+        """Hold the sandbox lock of a project directory `path`, or of this machine.
 
-        The kernel frees the lock of a killed process, and a directory can be locked as well as a file.
+        The kernel releases the lock if the process is killed.
         """
         if path is None:
             path = LOCK
@@ -115,20 +115,20 @@ class Machine:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                with self.narration.stage(f"waiting for another `provision sandbox`, which holds {path}"):
+                with self.narration.stage(f"waiting for another `provision sandbox` that holds {path}"):
                     fcntl.flock(handle, fcntl.LOCK_EX)
             yield
         finally:
             os.close(handle)
 
     def install_packages(self, packages: Mapping[str, str] = PACKAGES) -> None:
-        """Install with apt what is missing: packages by a file that only each brings. Raises HostError if it cannot."""
+        """Install missing packages (name to a file that only it installs) with apt. Raises HostError on failure."""
         missing = [package for package, path in packages.items() if not Path(path).exists()]
         if not missing:
             return
         if not shutil.which("apt-get"):
             raise HostError(
-                "programs are missing and this machine has no apt to install them",
+                "required programs are missing and this machine has no apt",
                 seen=f"missing: {', '.join(missing)}",
                 allowed="Debian 12 or newer, or these programs installed by other means",
             )
@@ -144,12 +144,12 @@ class Machine:
 
 
 def results(state: State) -> list[OperationMeta]:
-    """Return what became of each operation of a state that has run."""
+    """Return the results of a state's operations."""
     return [data.operation_meta for host in state.ops.values() for data in host.values()]
 
 
 def last_output(state: State) -> str:
-    """Return the end of what failed operations printed: what they call errors, if anything."""
+    """Return the last error lines of failed operations, or their last lines if none is marked as an error."""
     failed = [meta for meta in results(state) if meta.is_complete() and meta.did_error()]
     lines = [line for meta in failed for line in (meta.stderr_lines or meta.stdout_lines) if line.strip()]
     errors = [line for line in lines if line.startswith(("E:", "Err:", "Error"))] or lines

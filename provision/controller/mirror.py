@@ -1,7 +1,7 @@
-"""The Debian mirror that this machine itself uses: sandbox hosts are made of it and get it as their own.
+"""This machine's Debian mirror, used to build sandbox images and by the hosts themselves.
 
-Reads only what apt says of its own configuration, so that every format of it, proxies and keys count. Refuses to
-guess a mirror: host names are never written in this repository.
+Asks apt for its configuration, so that every format, proxies and keys are supported. Has no default mirror: this
+repository contains no mirror host names.
 """
 
 import re
@@ -15,21 +15,21 @@ from provision.distributions import DEFAULT_KEY, by_key
 from provision.errors import HostError
 
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
-# Settings of apt that decide whether a mirror is reached and accepted; a host needs the same.
+# apt settings needed to reach and accept the mirror; copied to the hosts.
 APT_OPTIONS = re.compile(r'^(Acquire::(?:https?|ftp)::[^ ]*[Pp]roxy[^ ]*|Acquire::Check-(?:Valid-Until|Date)) "(.+)";$')
 DOWNLOAD = (
     "/usr/lib/apt/apt-helper",
     "-o",
     "Acquire::Retries=1",
     "download-file",
-)  # with the proxies and the CA of this machine's apt
+)  # uses apt's proxies and CA certificates
 PGVECTOR_SUITES = ("sid", by_key(DEFAULT_KEY).codename)  # newest first; a partial mirror may lack sid
 OVERRIDE = "provision sandbox up --mirror http://HOST/debian"
 
 
 @dataclass(frozen=True)
 class Mirror:
-    """Where packages come from. `security` is empty where the machine has no security archive."""
+    """URLs of the package archives. `security` is empty if the machine has no security archive."""
 
     archive: str
     security: str
@@ -37,7 +37,7 @@ class Mirror:
     apt_options: tuple[str, ...]
 
     def sources(self, codename: str) -> tuple[str, ...]:
-        """Return the one-line apt sources of a release: itself, its updates and its security archive."""
+        """Return the one-line apt sources of a release, with its updates and security archive."""
         lines = [f"deb {self.archive} {codename} main"]
         if self.has_updates:
             lines.append(f"deb {self.archive} {codename}-updates main")
@@ -48,14 +48,14 @@ class Mirror:
 
 @dataclass(frozen=True)
 class Source:
-    """An upstream tarball that the mirror carries, with the checksum from its signed index."""
+    """An upstream tarball on the mirror, with the checksum from the signed index."""
 
     version: str
     url: str
     sha256: str
 
     def variables(self) -> dict[str, str]:
-        """Return the inventory variables of a host that builds pgvector from it."""
+        """Return the inventory variables that build pgvector from it."""
         return {
             "pgvector_version": self.version,
             "pgvector_source_url": self.url,
@@ -67,13 +67,11 @@ def _ask(*command: str, where: str = "", advice: str = OVERRIDE) -> str:
     try:
         answer = run(command, env={"LC_ALL": "C", "PATH": PATH})
     except FileNotFoundError:
-        raise HostError(
-            f"{command[0]} is missing: this is not a Debian-family machine", allowed="Debian 12 or newer"
-        ) from None
+        raise HostError(f"{command[0]} not found: not a Debian-family machine", allowed="Debian 12 or newer") from None
     if answer.returncode:
         errors = [line for line in answer.stderr.splitlines() if line.startswith(("E:", "W:", "Err:"))]
         raise HostError(
-            "the Debian mirror does not answer as it should",
+            "cannot read the Debian mirror",
             where=where,
             seen="; ".join(errors[:4]) or answer.stderr.strip(),
             allowed="a mirror that this machine's apt can read",
@@ -83,7 +81,7 @@ def _ask(*command: str, where: str = "", advice: str = OVERRIDE) -> str:
 
 
 def find(codename: str, override: str = "") -> Mirror:
-    """Return the mirror of this machine, whose own release is `codename`. Raises HostError if it has none."""
+    """Return the mirror of this machine, which runs `codename`. Raises HostError if it has none."""
     options = tuple(f'{name} "{value}"' for name, value in parse_options(_ask("apt-config", "dump")))
     if override:
         return Mirror(override.rstrip("/"), "", has_updates=False, apt_options=options)
@@ -93,9 +91,9 @@ def find(codename: str, override: str = "") -> Mirror:
 
 
 def choose(targets: Sequence[Sequence[str]], codename: str, options: tuple[str, ...] = ()) -> Mirror:
-    """Pick the Debian archive among (uri, release, component) rows: the one that also has updates, if any does.
+    """Choose the Debian archive from (uri, release, component) rows, preferably one that also has updates.
 
-    A vendor's repository may be named after the release as well, but has no `-updates` beside it.
+    A vendor's repository may have the release's name too, but has no `-updates`.
     """
     main = [(uri.rstrip("/"), release) for uri, release, component in targets if component == "main"]
     archives = [uri for uri, release in main if release == codename]
@@ -104,44 +102,44 @@ def choose(targets: Sequence[Sequence[str]], codename: str, options: tuple[str, 
     archives.sort(key=lambda uri: (uri not in updates, not uri.endswith("debian")))
     if not archives:
         raise HostError(
-            "no Debian mirror found in the apt configuration of this machine",
+            "no Debian mirror in this machine's apt configuration",
             where="/etc/apt/sources.list, /etc/apt/sources.list.d",
-            seen=", ".join(sorted({f"{uri} {release}" for uri, release in main})) or "no sources at all",
-            allowed=f"a source of {codename} with the component main",
+            seen=", ".join(sorted({f"{uri} {release}" for uri, release in main})) or "no sources",
+            allowed=f"a source of {codename} with component main",
             run=OVERRIDE,
         )
     return Mirror(archives[0], security[0] if security else "", archives[0] in updates, options)
 
 
 def parse_options(dump: str) -> list[tuple[str, str]]:
-    """Return (name, value) of the settings in `apt-config dump` that a host needs to reach the mirror."""
+    """Return the (name, value) pairs in `apt-config dump` that are needed to reach the mirror."""
     found = (APT_OPTIONS.match(line) for line in dump.splitlines())
     return [(match[1], match[2]) for match in found if match]
 
 
 def require_release(mirror: Mirror, codename: str) -> None:
-    """Raise HostError that names the URL unless the mirror carries a release."""
+    """Raise HostError with the URL unless the mirror has a release."""
     _require(f"{mirror.archive}/dists/{codename}/InRelease")
 
 
 def _require(url: str, *checksum: str) -> None:
-    """Raise HostError unless a file can be had (with the checksum, TYPE:SUM, if one is given)."""
+    """Raise HostError unless a file can be downloaded (and has the checksum, TYPE:SUM, if given)."""
     with tempfile.TemporaryDirectory(prefix="provision-") as folder:
         fetch(url, Path(folder, "file"), *checksum)
 
 
 def fetch(url: str, target: Path, *checksum: str) -> None:
-    """Download a file as this machine's apt would. Raises HostError that names the URL."""
+    """Download a file with this machine's apt settings. Raises HostError with the URL."""
     _ask(*DOWNLOAD, url, str(target), *checksum, where=url)
 
 
 def pgvector_source(mirror: Mirror) -> Source:
-    """Return the newest upstream tarball of pgvector that the mirror names in a signed index and really serves."""
+    """Return the newest pgvector tarball that the mirror lists in a signed index and actually serves."""
     failures = []
     for suite in PGVECTOR_SUITES:
         try:
             source = parse_source_uris(_source_uris(mirror, suite, "pgvector"))
-            _require(source.url, f"SHA256:{source.sha256}")  # an index may name what the pool does not hold
+            _require(source.url, f"SHA256:{source.sha256}")  # a partial mirror may not have the file
         except HostError as error:
             failures.append(error)
         else:
@@ -163,19 +161,19 @@ def _source_uris(mirror: Mirror, suite: str, package: str) -> str:
         )
         options = [word for setting in settings for word in ("-o", f"Dir::{setting}")]
         if Path(folder).owner() == "root":
-            options += ["-o", "APT::Sandbox::User=root"]  # apt's own user may not enter our folder
+            options += ["-o", "APT::Sandbox::User=root"]  # user _apt cannot read our folder
         where = f"{mirror.archive}/dists/{suite}/main/source"
         _ask("apt-get", *options, "update", "--error-on=any", where=where)
         return _ask("apt-get", *options, "source", "--print-uris", "--only-source", package, where=where)
 
 
 def parse_source_uris(text: str) -> Source:
-    """Read the upstream tarball out of what `apt-get source --print-uris` prints: 'URL' NAME SIZE SHA256:SUM."""
+    """Parse the upstream tarball from `apt-get source --print-uris`: 'URL' NAME SIZE SHA256:SUM."""
     match = re.search(r"^'(\S+)' \w+_([^_\s]+)\.orig\.tar\.\w+ \d+ SHA256:([0-9a-f]{64})$", text, re.MULTILINE)
     if not match:
         raise HostError(
-            "the mirror's index names no upstream tarball",
+            "no upstream tarball in the mirror's index",
             seen=text.strip()[-300:],
-            allowed="an .orig.tar with SHA256",
+            allowed="an .orig.tar with a SHA256",
         )
     return Source(version=match[2], url=match[1], sha256=match[3])

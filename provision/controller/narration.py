@@ -1,18 +1,18 @@
-"""What a long job says while it works. The library only calls; the command line decides where it is shown."""
+"""Progress messages of long jobs: the library sends them, the command line shows them."""
 
 import contextlib
 from collections.abc import Iterator
 
 
 class Narration:
-    """Says nothing: for callers that do not watch."""
+    """Discards all messages."""
 
     @contextlib.contextmanager
     def stage(self, title: str) -> Iterator[None]:
-        """Enclose a step that takes time."""
+        """Enclose a long step."""
         del title
         yield
 
     def note(self, text: str) -> None:
-        """Tell something that a user should know."""
+        """Send one message."""
         del text

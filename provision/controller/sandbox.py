@@ -1,7 +1,7 @@
-"""Sandbox hosts of a project: real Debian hosts with systemd and sshd on a network of their own.
+"""Sandbox hosts of a project: Debian containers with systemd and sshd on a network of their own.
 
-Does IO on this machine only. `up` mends what is missing and leaves a running host alone; it refuses to change what
-a host is. One command at a time changes a project; the others wait.
+Does IO on this machine only. `up` creates or starts missing hosts and leaves running ones alone; it refuses to change
+the options of an existing host. Commands that change a project run one at a time.
 """
 
 import ipaddress
@@ -33,7 +33,7 @@ class Sandbox:
     """The sandbox of one project directory."""
 
     def __init__(self, project: Path, machine: Machine | None = None) -> None:
-        """Keep the project; nothing is read or made yet."""
+        """Set the paths; no IO yet, except for a privilege check."""
         self.project = project.resolve()
         self.machine = machine or Machine()
         self.narration = self.machine.narration
@@ -41,58 +41,58 @@ class Sandbox:
         self.folder = Folder(self.project)
 
     def hosts(self, names: Sequence[str] = ()) -> list[Container]:
-        """Return the hosts of the project, or those of them that are named, in alphabetical order."""
+        """Return the project's hosts, optionally only `names`, in alphabetical order."""
         found: list[Container] = self.machine.fact(Containers, str(self.project))
         return [each for each in found if not names or each.spec.name in names]
 
     def host(self, name: str = "") -> Container:
-        """Return one host; without a name the first database. Raises HostError if there is none."""
+        """Return one host, by default the first database host. Raises HostError if there is none."""
         hosts = self.hosts()
         wanted = [each for each in hosts if not name or each.spec.name == name]
         if not wanted:
             raise HostError(
-                f"there is no sandbox host{f' {name}' if name else ''}",
+                f"no sandbox host{f' {name}' if name else ''}",
                 where=str(self.project),
                 seen=", ".join(each.spec.name for each in hosts) or "no hosts",
                 run=f"provision sandbox up {name or 'db1'}",
             )
         return min(wanted, key=lambda each: (each.spec.group != "database", each.spec.name))
 
-    def up(self, names: Sequence[str], wanted: dict[str, str], mirror_url: str = "") -> list[Container]:
-        """Make or start hosts and return them when systemd runs and sshd greets.
+    def up(self, names: Sequence[str], requested: dict[str, str], mirror_url: str = "") -> list[Container]:
+        """Create or start hosts; return them once systemd and sshd run.
 
-        `wanted` holds os, memory, shm_size and group as far as they were given: a host that is there must agree.
+        `requested` holds the given options of os, memory, shm_size and group; an existing host must match them.
         """
-        spec = containers.spec_of(wanted)
+        spec = containers.spec_of(requested)
         for name in names:
             containers.check_name(name)
         distribution = by_key(spec.os)
         self.machine.install_packages()
         with self.machine.locked(self.project):
-            info = self._require_names_on_the_network()
+            info = self._require_podman()
             there = {each.spec.name: each for each in self.hosts()}
             for name in names:
                 if name in there:
-                    containers.require_agreement(there[name].spec, wanted)
+                    containers.require_agreement(there[name].spec, requested)
             self.folder.make_key(self.prefix)
             missing = [name for name in names if name not in there]
             if missing:
                 spec, tag = self._prepare(spec, distribution, mirror_url, info)
                 self._make_network()
-            with self.machine.locked():  # a port that was free is taken only when its host has started
+            with self.machine.locked():  # a free port is reserved only once its host has started
                 for name in missing:
-                    with self.narration.stage(f"making {name} ({spec.os})"):
+                    with self.narration.stage(f"creating {name} ({spec.os})"):
                         self._create(replace(spec, name=name), tag)
                         self._start(self.host(name))
                 for name in there.keys() & set(names):
                     self._start(there[name])
-            with self.narration.stage(f"waiting until {', '.join(names)} answer"):
+            with self.narration.stage(f"waiting for {', '.join(names)}"):
                 for each in self.hosts(names):
                     self._wait(each)
             return [each for each in self._write() if each.spec.name in names]
 
-    def _require_names_on_the_network(self) -> dict[str, Any]:
-        """Return what podman says of itself. Raises HostError if it does not work here, or knows no names."""
+    def _require_podman(self) -> dict[str, Any]:
+        """Return `podman info`. Raises HostError if podman does not work or lacks DNS between containers."""
         info: dict[str, Any] | None = self.machine.fact(Json, "info --format=json")
         if info is None:
             seen = run([*self.machine.prefix, "podman", "info"]).stderr.strip().splitlines()
@@ -100,47 +100,47 @@ class Sandbox:
         backend = info["host"].get("networkBackend", "none")
         if backend != "netavark":
             raise HostError(
-                "podman on this machine does not use netavark, so hosts would not find one another by name",
+                "podman on this machine does not use netavark, so hosts could not resolve each other's names",
                 seen=backend,
-                allowed="netavark, which podman chooses on a machine without older CNI networks",
-                run="podman system reset (removes every container of this machine), then try again",
+                allowed="netavark, podman's default on a machine without old CNI networks",
+                run="podman system reset (removes every container on this machine), then try again",
             )
         return info
 
     def prepare(self, spec: Spec) -> tuple[Spec, str]:
-        """Make the image of a host that somebody else will make, unless it is there; see `_prepare`."""
+        """Build the image of a host that the caller will create; see `_prepare`."""
         self.machine.install_packages()
         with self.machine.locked(self.project):
-            info = self._require_names_on_the_network()
+            info = self._require_podman()
             return self._prepare(spec, by_key(spec.os), "", info)
 
     def _prepare(
         self, spec: Spec, distribution: Distribution, mirror_url: str, info: dict[str, Any]
     ) -> tuple[Spec, str]:
-        """Make the image unless it is there; return the specification with its variables, and the image's tag."""
+        """Build the image if missing; return the specification with its variables, and the image's tag."""
         if "memory" not in info["host"].get("cgroupControllers", []):
-            self.narration.note("this machine has no memory controller: --memory does not bind")
+            self.narration.note("no memory cgroup controller on this machine: --memory is ignored")
             spec = replace(spec, memory="")
         source = this_mirror(mirror_url)
         variables = versions(distribution, self.narration, mirror_url)
         tag = image.tag(distribution, source, image.local_certificates())
         if not self._exists("image", tag):
             mirror.require_release(source, distribution.codename)
-            with self.narration.stage(f"making the image of {spec.os} (once; it is kept)"):
-                failure = f"cannot make the image of {spec.os} from {source.archive}"
+            with self.narration.stage(f"building the {spec.os} image (once)"):
+                failure = f"cannot build the {spec.os} image from {source.archive}"
                 self.machine.apply(failure, image.build, tag, source, distribution.codename)
         return replace(spec, variables=variables), tag
 
     def _make_network(self) -> None:
         if not self._exists("network", self.prefix):
-            self.machine.apply("cannot make the network", containers.network, self.prefix, self.project)
+            self.machine.apply("cannot create the network", containers.network, self.prefix, self.project)
 
     def _create(self, spec: Spec, tag: str) -> None:
         self._require_free_name(spec.name)
         there = self.hosts()
         ports = sockets.choose((containers.DATABASE_PORT, containers.POOLER_PORT), fixed=not there)
         made = replace(spec, address=self._free_address([each.spec.address for each in there]))
-        self.machine.apply(f"cannot make {spec.name}", containers.create, made, tag, self.project, ports)
+        self.machine.apply(f"cannot create {spec.name}", containers.create, made, tag, self.project, ports)
 
     def _exists(self, kind: str, name: str) -> bool:
         return bool(self.machine.fact(Json, f"{kind} inspect {name}"))
@@ -150,26 +150,26 @@ class Sandbox:
         foreign = self.machine.fact(Json, f"container inspect {container}")
         if foreign:
             raise HostError(
-                f"the name {container} belongs to a container that this project did not make",
+                f"the name {container} belongs to a container of another origin",
                 where="podman on this machine",
-                seen=f"image {foreign[0]['ImageName']}, made {foreign[0]['Created']}",
+                seen=f"image {foreign[0]['ImageName']}, created {foreign[0]['Created']}",
                 allowed="another host name",
-                run=f"podman rm --force {container} (if nobody needs it)",
+                run=f"podman rm --force {container} (if it is not needed)",
             )
 
     def _free_address(self, taken: list[str]) -> str:
-        """Return an address of the project's network; a host keeps it, so that the inventory stays true."""
+        """Return a free address of the project's network; it stays fixed, as the inventory requires."""
         subnet = self.machine.fact(Json, f"network inspect {self.prefix}")[0]["subnets"][0]
         used = {*taken, subnet["gateway"]}
         return next(str(each) for each in ipaddress.ip_network(subnet["subnet"]).hosts() if str(each) not in used)
 
     def _start(self, each: Container) -> None:
-        """Let our key in, and start the host if it does not run."""
+        """Install the project's SSH key, and start the host if it is stopped."""
         self._require_free_ports(each)
         self.machine.apply(f"cannot start {each.spec.name}", containers.start, each, self.folder.public_key)
 
     def _wait(self, each: Container) -> None:
-        """Wait until systemd has booted the host and sshd greets."""
+        """Wait until systemd has booted and sshd answers."""
         until = time.monotonic() + BOOT_TIMEOUT_S
         state = ""
         while time.monotonic() < until:
@@ -182,8 +182,8 @@ class Sandbox:
         raise HostError(
             f"{each.spec.name} did not boot within {BOOT_TIMEOUT_S} s",
             where=each.container,
-            seen=f"{state or 'no answer of systemd'}; {failed or 'no failed units'}",
-            allowed="systemd running, and a greeting on port 22",
+            seen=f"{state or 'no answer from systemd'}; {failed or 'no failed units'}",
+            allowed="systemd running, and sshd on port 22",
             run=f"provision sandbox exec {each.spec.name} -- journalctl -b",
         )
 
@@ -192,23 +192,23 @@ class Sandbox:
         for inner, outer in each.ports.items():
             if not each.running and not sockets.is_free(outer):
                 raise HostError(
-                    f"{each.spec.name} cannot start: its port {inner} is {outer} here, which is taken",
+                    f"{each.spec.name} cannot start: port {outer} of this machine, for its port {inner}, is in use",
                     where=f"127.0.0.1:{outer}",
                     seen=sockets.holder(outer),
-                    allowed="that port free again, or a new host with another port",
+                    allowed="that port freed, or a new host with another port",
                     run=f"provision sandbox down {each.spec.name}; provision sandbox up {each.spec.name}",
                 )
 
     def words(self, each: Container, *command: str, options: Sequence[str] = ()) -> list[str]:
-        """Return the words that run a command in a host."""
+        """Return the podman command that runs a command in a host."""
         return [*self.machine.prefix, "podman", "exec", *options, each.container, *command]
 
     def run(self, each: Container, *command: str) -> subprocess.CompletedProcess[str]:
-        """Run a command in a host, as root, and return what it printed."""
+        """Run a command in a host as root and return its result."""
         return run(self.words(each, *command))
 
     def call(self, each: Container, *command: str) -> int:
-        """Run a command in a host with this process's own input and output, and return its exit code."""
+        """Run a command in a host with this process's stdin and stdout; return its exit code."""
         if not each.running:
             name = each.spec.name
             raise HostError(
@@ -218,7 +218,7 @@ class Sandbox:
         return run(self.words(each, *command, options=options), capture_output=False).returncode
 
     def url(self, each: Container) -> str:
-        """Return the libpq URL of a host's database for this machine; names and password are the dev inventory's."""
+        """Return the libpq URL of a host's database, with names and password from the dev inventory."""
         program = Path(sys.executable).with_name("ansible-inventory")
         inventories = ["-i", str(DEV_INVENTORY), "-i", str(self.folder.inventory)]
         answer = run([str(program), *inventories, "--host", each.spec.name], cwd=self.project)
@@ -228,7 +228,7 @@ class Sandbox:
             password = variables["database_credentials"][owner]["password"]
         except KeyError as missing:
             raise HostError(
-                f"the inventories do not say how to log in to the database of {each.spec.name}",
+                f"the inventories have no database login for {each.spec.name}",
                 where=str(self.project / DEV_INVENTORY),
                 seen=answer.stderr.strip() or f"no {missing.args[0]}",
                 allowed="database_owner, database_name, and the owner's password in database_credentials",
@@ -237,14 +237,14 @@ class Sandbox:
         return url(owner, password, each.ports[containers.DATABASE_PORT], database)
 
     def down(self, names: Sequence[str] = (), *, images: bool = False) -> list[str]:
-        """Remove hosts and return their names; with the last one goes the network, the keys and the inventory."""
+        """Remove hosts and return their names; after the last host, also remove network, keys and inventory."""
         with self.machine.locked(self.project):
             for name in names:
                 self.host(name)
             gone = self.hosts(names)
             last = len(gone) == len(self.hosts())
             network = self.prefix if last and self._exists("network", self.prefix) else ""
-            with self.narration.stage("removing " + (", ".join(each.spec.name for each in gone) or "what is left")):
+            with self.narration.stage("removing " + (", ".join(each.spec.name for each in gone) or "leftovers")):
                 doomed = [each.container for each in gone]
                 self.machine.apply("cannot remove hosts", containers.remove, doomed, network)
             if last:
@@ -256,16 +256,16 @@ class Sandbox:
         return [each.spec.name for each in gone]
 
     def _remove_images(self) -> None:
-        # Those that were made of others come first: an image that others were made of is only untagged.
+        # Derived images first: removing a parent image would only untag it.
         both = (image.VAGRANT_REPOSITORY, image.REPOSITORY)
         found = [self.machine.fact(Json, f"images --format=json --filter reference={name}") or [] for name in both]
         images = [each for some in found for each in some]
         unused = list(dict.fromkeys(each["Id"] for each in images if not each.get("Containers")))
-        with self.narration.stage(f"removing {len(unused)} of {len(images)} images, those that no host uses"):
+        with self.narration.stage(f"removing {len(unused)} unused of {len(images)} images"):
             self.machine.apply("cannot remove images", image.remove, unused)
 
     def _write(self) -> list[Container]:
-        """Write the inventory of the hosts that run, and return them."""
+        """Write the inventory of running hosts, and return them."""
         hosts = [each for each in self.hosts() if each.running]
         keys = {each.spec.name: self.run(each, "cat", f"{image.HOST_KEY}.pub").stdout for each in hosts}
         self.folder.write(hosts, {name: " ".join(key.split()[:2]) for name, key in keys.items()})
@@ -273,18 +273,18 @@ class Sandbox:
 
 
 def this_mirror(mirror_url: str = "") -> mirror.Mirror:
-    """Return the Debian mirror that this machine uses. Raises HostError if it has none."""
+    """Return this machine's Debian mirror. Raises HostError if it has none."""
     return mirror.find(platform.freedesktop_os_release().get("VERSION_CODENAME", ""), mirror_url)
 
 
 def versions(distribution: Distribution, narration: Narration, mirror_url: str = "") -> dict[str, Any]:
-    """Return the variables of a host that does with what its Debian release has. Raises HostError without a mirror.
+    """Return the inventory variables for the distribution's own versions. Raises HostError without a mirror.
 
-    The mirror is asked only where pgvector must be built.
+    The mirror is needed only if pgvector must be built.
     """
     variables: dict[str, Any] = distribution.variables()
     if distribution.pgvector_install_method == "source":
-        with narration.stage("looking up pgvector's source in the Debian mirror"):
+        with narration.stage("looking up the pgvector source on the Debian mirror"):
             found = mirror.pgvector_source(this_mirror(mirror_url))
         narration.note(f"pgvector {found.version} will be built from {found.url}")
         variables |= found.variables()
@@ -292,6 +292,6 @@ def versions(distribution: Distribution, narration: Narration, mirror_url: str =
 
 
 def url(owner: str, password: str, port: int, database: str) -> str:
-    """Return a libpq URL of a database on this machine, with what needs it percent-encoded. Pure."""
+    """Return a percent-encoded libpq URL of a database on this machine. Pure."""
     user, secret, name = (quote(text, safe="") for text in (owner, password, database))
     return f"postgresql://{user}:{secret}@{sockets.LOCAL}:{port}/{name}"

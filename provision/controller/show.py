@@ -1,9 +1,8 @@
-"""Reports of an audit: a table for the terminal (rich), and one HTML page without external resources (jinja2)."""
+"""Audit reports: a table for the terminal (rich) and one self-contained HTML page (jinja2)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from importlib.resources import files
 from typing import IO
 
@@ -11,13 +10,14 @@ from jinja2 import Environment, StrictUndefined
 from rich.console import Console
 from rich.table import Table
 
+from provision import system
 from provision.controller.audit import Seen
 
 COLOURS = {"critical": "red", "warning": "yellow", "accepted": "dim", "unseen": "dim", "ok": "green"}
 
 
 def table(seen: Sequence[Seen], stream: IO[str] | None = None) -> None:
-    """Print one row per host, then each finding with its fix."""
+    """Print a row per host, then each finding with the command that fixes it."""
     console = Console(file=stream, soft_wrap=False)
     hosts = Table("host", "state", "to fix", "PostgreSQL", "pgvector", "profile", box=None, pad_edge=False)
     for one in seen:
@@ -31,7 +31,7 @@ def table(seen: Sequence[Seen], stream: IO[str] | None = None) -> None:
 
 
 def page(seen: Sequence[Seen], seconds: float, when: str = "") -> str:
-    """Give the HTML report: one section per host, no scripts, no external resources."""
+    """Return the HTML report: one section per host, no scripts, no external files."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string(files("provision.controller").joinpath("audit.html.j2").read_text())
     return template.render(
@@ -39,5 +39,5 @@ def page(seen: Sequence[Seen], seconds: float, when: str = "") -> str:
                 "about": {"PostgreSQL": "", "pgvector": "", "profile": "", **one.about}, "findings": one.findings}
                for one in seen],
         seconds=seconds, counted=sum(len(one.counted) for one in seen),
-        when=when or datetime.now(UTC).isoformat(timespec="seconds"),
+        when=when or system.stamp(),
     )  # fmt: skip

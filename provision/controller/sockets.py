@@ -1,4 +1,4 @@
-"""Ports of this machine: choose free ones, name who holds one, listen for a greeting. Does IO, changes nothing."""
+"""Ports of this machine: choose free ones, find the program that uses one, wait for a greeting. Does IO."""
 
 import contextlib
 import socket
@@ -11,9 +11,9 @@ GREETING_TIMEOUT_S = 2
 
 
 def choose(inner: Iterable[int], *, fixed: bool) -> dict[int, int]:
-    """Return a free port of 127.0.0.1 for each of a host's ports: the same number if `fixed` and free."""
+    """Map each of a host's ports to a free port of 127.0.0.1, the same number if `fixed` and free."""
     chosen: dict[int, int] = {}
-    with contextlib.ExitStack() as held:  # all at once, so that no two get the same
+    with contextlib.ExitStack() as held:  # held until all are chosen, so that no two are equal
         for port in inner:
             listener = held.enter_context(socket.socket())
             if not (fixed and _bind(listener, port)):
@@ -23,13 +23,13 @@ def choose(inner: Iterable[int], *, fixed: bool) -> dict[int, int]:
 
 
 def is_free(port: int) -> bool:
-    """Say whether nothing listens on a port of 127.0.0.1."""
+    """Tell whether a port of 127.0.0.1 is free."""
     with socket.socket() as listener:
         return _bind(listener, port)
 
 
 def _bind(listener: socket.socket, port: int) -> bool:
-    # A port that has just been closed is free: without this its old connections would make it look taken.
+    # Otherwise old connections of a closed port would make it look taken.
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((LOCAL, port))
@@ -39,7 +39,7 @@ def _bind(listener: socket.socket, port: int) -> bool:
 
 
 def holder(port: int) -> str:
-    """Return what `ss` tells about who listens on a port: a program's name and pid where we may see them."""
+    """Return the program and pid listening on a port, as far as `ss` may see them."""
     try:
         lines = run(["ss", "-Hltnp", f"sport = :{port}"]).stdout.splitlines()
     except FileNotFoundError:
@@ -48,7 +48,7 @@ def holder(port: int) -> str:
 
 
 def greets(address: str, port: int, greeting: bytes = b"SSH-") -> bool:
-    """Say whether a server at an address opens the conversation with a greeting."""
+    """Tell whether a server at an address sends a greeting."""
     try:
         with socket.create_connection((address, port), timeout=GREETING_TIMEOUT_S) as connection:
             return connection.recv(len(greeting)) == greeting

@@ -1,7 +1,7 @@
-"""Preparation of `vagrant up`: the image of a container, the variables of its hosts, secrets of its own.
+"""Preparation for `vagrant up`: the container image, the inventory variables, and the secrets of a profile.
 
-Does IO on this machine. Everything is in `.provision/vagrant`, which is removed with the last machine; only the image
-is kept, like those of the sandbox. Never reads a private key or changes the user's inventories.
+Does IO on this machine. Files are in `.provision/vagrant`, which is removed with the last machine; the image is kept,
+like the sandbox's. Refuses a private key. Never changes the user's own inventories.
 """
 
 import hashlib
@@ -29,10 +29,10 @@ from provision.plan.secrets import new_password
 
 REPOSITORIES = ("inventory", "distribution")
 CONTAINER_PROVIDER = "docker"
-USER = "vagrant"  # the login name in all of Vagrant's boxes
+USER = "vagrant"  # Vagrant's login user
 REMEMBERED = ("profile", "os", "memory", "cpus", "repository", "driver", "box")
-SHM_SIZE = "1g"  # parallel index builds need it
-# A machine behind a forwarded port: clients connect from its own network, and its backups stay on it.
+SHM_SIZE = "1g"  # for parallel index builds
+# Clients connect through a forwarded port, that is from the machine's own network; backups stay on the machine.
 OVERRIDES = {
     "postgresql_listen_addresses": ["*"],
     "postgresql_allowed_networks": ["samenet"],
@@ -41,10 +41,10 @@ OVERRIDES = {
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """Options of the Vagrantfile. `public_key` is the key of Vagrant's first login.
+class Request:
+    """Options of the Vagrantfile; `public_key` is the key of Vagrant's first login.
 
-    `repository` selects the versions of a virtual machine: those of the inventory, or those of its Debian release.
+    `repository` selects the source of a virtual machine's versions: the inventory, or its distribution.
     """
 
     provider: str
@@ -61,7 +61,7 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Prepared:
-    """Image and arguments of a container; both empty for a virtual machine, whose box Vagrant provides."""
+    """Image and arguments of a container; empty for a virtual machine, which Vagrant creates from its box."""
 
     image: str = ""
     arguments: list[str] = field(default_factory=list)
@@ -91,51 +91,51 @@ def published_passwords(project: Path, profile: str) -> bool:
     return value
 
 
-def check(project: Path, wanted: Wanted, remembered: dict[str, Any]) -> None:
+def check(project: Path, request: Request, remembered: dict[str, Any]) -> None:
     """Raise UsageError for an unknown profile or repository, and for another profile than the machines have."""
     names = profiles(project)
-    if wanted.profile not in names:
-        raise UsageError("unknown profile", where="MINION_PROFILE", seen=wanted.profile, allowed=", ".join(names))
-    variables = project / "inventories" / wanted.profile / "group_vars/all/main.yml"
+    if request.profile not in names:
+        raise UsageError("unknown profile", where="MINION_PROFILE", seen=request.profile, allowed=", ".join(names))
+    variables = project / "inventories" / request.profile / "group_vars/all/main.yml"
     if not variables.exists():
         raise UsageError(
             "the profile has no inventory",
             where=str(variables),
             seen="no such file",
-            allowed=f"an inventory that selects profile {wanted.profile}",
+            allowed=f"an inventory that selects profile {request.profile}",
         )
-    if wanted.repository not in REPOSITORIES:
+    if request.repository not in REPOSITORIES:
         allowed = ", ".join(REPOSITORIES)
-        raise UsageError("unknown repository", where="MINION_REPOSITORY", seen=wanted.repository, allowed=allowed)
-    made = remembered.get("profile", wanted.profile)
-    if made != wanted.profile:
+        raise UsageError("unknown repository", where="MINION_REPOSITORY", seen=request.repository, allowed=allowed)
+    made = remembered.get("profile", request.profile)
+    if made != request.profile:
         raise UsageError(
-            "the machines of this directory were created with another profile",
+            "the machines of this directory have another profile",
             where="MINION_PROFILE",
-            seen=f"{wanted.profile}; the machines have {made}",
+            seen=f"{request.profile}; they have {made}",
             allowed=made,
             run="vagrant destroy -f, then the same command again",
         )
 
 
-def prepare(project: Path, wanted: Wanted, narration: Narration) -> Prepared:
+def prepare(project: Path, request: Request, narration: Narration) -> Prepared:
     """Create what the machines need before they start; keep what exists. Raises ProvisionError."""
     folder = project / ".provision/vagrant"
     choices = folder / "choices.json"
-    check(project, wanted, json.loads(choices.read_text()) if choices.exists() else {})
+    check(project, request, json.loads(choices.read_text()) if choices.exists() else {})
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     variables: dict[str, Any] = {}
     prepared = Prepared()
-    if wanted.provider == CONTAINER_PROVIDER:
-        prepared, variables = _container(project, wanted, Machine(narration))
-    elif wanted.repository == "distribution":
-        variables = versions(by_key(wanted.os, "MINION_OS"), narration)
-    if not published_passwords(project, wanted.profile):
-        write_inventory(project, folder, wanted.profile)
-    hosts = {name: dict(variables) for name in wanted.machines}
+    if request.provider == CONTAINER_PROVIDER:
+        prepared, variables = _container(project, request, Machine(narration))
+    elif request.repository == "distribution":
+        variables = versions(by_key(request.os, "MINION_OS"), narration)
+    if not published_passwords(project, request.profile):
+        write_inventory(project, folder, request.profile)
+    hosts = {name: dict(variables) for name in request.machines}
     (folder / "hosts.yml").write_text(yaml.safe_dump({"all": {"hosts": hosts}}, width=1000))
-    remembered = {key: getattr(wanted, key) for key in REMEMBERED}
-    choices.write_text(json.dumps({**remembered, "machines": len(wanted.machines)}))
+    remembered = {key: getattr(request, key) for key in REMEMBERED}
+    choices.write_text(json.dumps({**remembered, "machines": len(request.machines)}))
     return prepared
 
 
@@ -154,35 +154,37 @@ def write_inventory(project: Path, folder: Path, profile: str) -> None:
     initialise(Vault(inventory, password.read_text()))
 
 
-def _container(project: Path, wanted: Wanted, machine: Machine) -> tuple[Prepared, dict[str, Any]]:
+def _container(project: Path, request: Request, machine: Machine) -> tuple[Prepared, dict[str, Any]]:
     if not machine.is_root:
         raise HostError(
-            "Vagrant's containers need root's podman",
+            "Vagrant's containers run under root's podman",
             where=f"user id {os.geteuid()}",
-            allowed="vagrant as root, or `make up`, which only needs sudo",
+            allowed="vagrant run as root, or `make up`, which only needs sudo",
             run="sudo vagrant up --provider=docker",
         )
-    spec, base = Sandbox(project, machine).prepare(containers.spec_of({"os": wanted.os, "memory": f"{wanted.memory}m"}))
-    tag = make_image(machine, base, wanted.os, read_public_key(wanted.public_key))
-    return Prepared(tag, arguments(spec.memory, wanted.cpus)), spec.variables
+    spec, base = Sandbox(project, machine).prepare(
+        containers.spec_of({"os": request.os, "memory": f"{request.memory}m"})
+    )
+    tag = make_image(machine, base, request.os, read_public_key(request.public_key))
+    return Prepared(tag, arguments(spec.memory, request.cpus)), spec.variables
 
 
 def make_image(machine: Machine, base: str, os_name: str, public_key: str) -> str:
-    """Build the image of a Vagrant machine from a sandbox image unless it exists; return its name."""
+    """Build a Vagrant image from a sandbox image if missing; return its name."""
     recipe = containerfile(base, public_key)
     tag = f"{image.VAGRANT_REPOSITORY}:{os_name}-{hashlib.sha256(recipe.encode()).hexdigest()[:12]}"
-    with machine.narration.stage(f"making the image {tag} (once; it is kept)"):
-        machine.apply(f"cannot make the image of {os_name} for Vagrant", build, tag, recipe)
+    with machine.narration.stage(f"building the image {tag} (once)"):
+        machine.apply(f"cannot build the {os_name} image for Vagrant", build, tag, recipe)
     return tag
 
 
 def containerfile(base: str, public_key: str) -> str:
-    """Return the Containerfile: a sandbox image with the login user of Vagrant and sudo. Pure."""
+    """Return the recipe: a sandbox image plus Vagrant's login user with sudo. Pure."""
     return f"FROM {base}\nRUN {user_script(public_key)}\n"
 
 
 def user_script(public_key: str) -> str:
-    """Return the shell command that creates the login user of Vagrant, on a machine with sudo. Pure."""
+    """Return the shell command that creates Vagrant's login user on a machine with sudo. Pure."""
     home = f"/home/{USER}/.ssh"
     steps = (
         f"useradd --create-home --shell /bin/bash {USER}",
@@ -196,14 +198,14 @@ def user_script(public_key: str) -> str:
 
 
 def arguments(memory: str, cpus: int) -> list[str]:
-    """Return the options of `docker run` besides image, name and ports: systemd, limits, runtime. Pure."""
+    """Return arguments of `docker run`: systemd, limits, and a supported runtime."""
     limited = [f"--memory={memory}", f"--cpus={cpus}"] if memory else []
     return [*containers.runtime(), "--systemd=always", f"--shm-size={SHM_SIZE}", *containers.limits(), *limited]
 
 
 @operation()
 def build(tag: str, recipe: str) -> Generator[str]:
-    """Build the image from a Containerfile on standard input, without a build context."""
+    """Build the image from a recipe on standard input, without a build context."""
     words = ["podman", "build", "--quiet", "--isolation=chroot", f"--tag={tag}", "-"]
     yield f"podman image exists {tag} || printf %s {shlex.quote(recipe)} | {shlex.join(words)}"
 

@@ -1,7 +1,7 @@
-"""The secrets of an inventory: made strong, kept in one vault file, judged, and exchanged. Controller only; does IO.
+"""Secrets of an inventory: generate, store in one vault file, check and rotate them. Controller only; does IO.
 
-The file is inventories/<env>/group_vars/all/vault.yml, encrypted by ansible-vault's own library. A secret that is
-there is never replaced but by `rotate`. Nothing here prints a secret.
+The file is inventories/<env>/group_vars/all/vault.yml, encrypted by ansible-vault's library. Only `rotate` replaces an
+existing secret. Nothing here prints a secret.
 """
 
 from __future__ import annotations
@@ -23,53 +23,55 @@ HEADER = b"$ANSIBLE_VAULT"
 LOGIN_ROLES = ("minion", "minion_app", "minion_readonly")
 PASSPHRASES = ("backup_repository_passphrase", "tls_ca_passphrase")
 KEYRING = "provision"
-"""Service name under which the vault's password is in the keyring; the user name is the inventory's folder name."""
+"""Keyring service of the vault password; the user name is the name of the inventory's folder."""
 
 
 class Vault:
-    """One inventory's vault, with the password that opens it."""
+    """The vault of one inventory, and its password."""
 
     def __init__(self, inventory: Path, password: str) -> None:
-        """Read nothing yet. Raises UsageError where there is no inventory."""
+        """Set the path; reads nothing yet. Raises UsageError if there is no inventory."""
         if not (inventory / "hosts.yml").is_file():
-            raise UsageError("no inventory", seen=str(inventory), allowed="a folder with hosts.yml: inventories/prod")
+            raise UsageError(
+                "no inventory", seen=str(inventory), allowed="a folder with hosts.yml, such as inventories/prod"
+            )
         self.path = inventory / FILE
         self._library = VaultLib([("default", VaultSecret(password.encode()))])
 
     def read(self) -> dict[str, Any]:
-        """Open the file. Raises UsageError when it is missing, plain, damaged, or the password is not its own."""
+        """Decrypt the file. Raises UsageError if it is missing, not encrypted or damaged, or the password is wrong."""
         command = f"provision secrets init {self.path.parents[2]}"
         try:
             raw = self.path.read_bytes()
         except FileNotFoundError:
-            raise UsageError("there is no vault", where=str(self.path), run=command) from None
+            raise UsageError("no vault", where=str(self.path), run=command) from None
         if not raw.startswith(HEADER):
             raise UsageError(
                 "the vault is not encrypted",
                 where=str(self.path),
-                allowed="a file that ansible-vault made",
+                allowed="a file encrypted by ansible-vault",
                 run=f"ansible-vault encrypt {self.path}",
             )
         try:
             found = yaml.safe_load(self._library.decrypt(raw))
         except (AnsibleError, yaml.YAMLError):
             raise UsageError(
-                "the vault cannot be opened",
+                "cannot decrypt the vault",
                 where=str(self.path),
-                seen="the password is not its own, or the file is damaged",
+                seen="a wrong password or a damaged file",
                 run=f"ansible-vault view {self.path}",
             ) from None
         return found if isinstance(found, dict) else {}
 
     def write(self, secrets: Mapping[str, Any]) -> None:
-        """Replace the file atomically, mode 0600."""
+        """Replace the file atomically, readable only by its owner (mode 0600)."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         text = self._library.encrypt(yaml.safe_dump(dict(secrets), sort_keys=True).encode())
         system.write(self.path, text, mode=0o600)
 
 
 def complete(secrets: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """Add every secret that is missing; give the whole and the names of what was made. Pure but for randomness."""
+    """Add missing secrets; return all secrets and the names of the new ones. Pure except for randomness."""
     whole: dict[str, Any] = {**secrets}
     credentials = dict(whole.get("database_credentials") or {})
     made = []
@@ -86,7 +88,7 @@ def complete(secrets: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
 
 
 def initialise(vault: Vault) -> list[str]:
-    """Make the vault, or what is missing in it, and name what was made."""
+    """Create the vault or its missing secrets; return the names of the new ones."""
     secrets, made = complete(vault.read() if vault.path.exists() else {})
     if made:
         vault.write(secrets)
@@ -94,7 +96,7 @@ def initialise(vault: Vault) -> list[str]:
 
 
 def judge(secrets: Mapping[str, Any]) -> list[str]:
-    """Name what is missing, weak or repeated, never a secret itself. Pure."""
+    """List missing, weak and repeated secrets by name. Pure."""
     from provision.plan.validate import DEVELOPMENT_PASSWORD, MINIMUM_PASSWORD_LENGTH
 
     credentials = secrets.get("database_credentials") or {}
@@ -106,24 +108,26 @@ def judge(secrets: Mapping[str, Any]) -> list[str]:
         if not value:
             found.append(f"{name} is missing")
         elif value == DEVELOPMENT_PASSWORD:
-            found.append(f"{name} is the published one of development")
+            found.append(f"{name} is the published development password")
         elif len(str(value)) < MINIMUM_PASSWORD_LENGTH:
-            found.append(f"{name} has {len(str(value))} characters, at least {MINIMUM_PASSWORD_LENGTH} are needed")
+            found.append(f"{name} has {len(str(value))} characters, the minimum is {MINIMUM_PASSWORD_LENGTH}")
         elif sum(other == value for other in values.values()) > 1:
             found.append(f"{name} is used twice")
     return found
 
 
 def check(vault: Vault) -> None:
-    """Raise DriftError that names everything that is wrong with a vault."""
+    """Raise DriftError with all problems of a vault."""
     found = judge(vault.read())
     if found:
-        run = f"provision secrets init {vault.path.parents[2]} makes what is missing; rotate replaces the rest"
-        raise DriftError("the vault is not fit for production", where=str(vault.path), seen="; ".join(found), run=run)
+        run = f"provision secrets init {vault.path.parents[2]} adds missing secrets; rotate replaces the others"
+        raise DriftError(
+            "the vault is not suitable for production", where=str(vault.path), seen="; ".join(found), run=run
+        )
 
 
 def rotate(vault: Vault, role: str) -> dict[str, Any]:
-    """Put a new password and salt of a login role into the vault; give what was there, to go back to."""
+    """Store a new password and salt of a login role; return the previous secrets, for a rollback."""
     before = vault.read()
     credentials = before.get("database_credentials") or {}
     if role not in credentials:
@@ -135,6 +139,6 @@ def rotate(vault: Vault, role: str) -> dict[str, Any]:
 
 
 def plain_vaults(sources: list[str]) -> list[str]:
-    """Name the vault files of these inventories that are not encrypted."""
+    """Return the unencrypted vault files of these inventories."""
     paths = [Path(source) / FILE for source in sources]
     return [str(path) for path in paths if path.is_file() and not path.read_bytes().startswith(HEADER)]

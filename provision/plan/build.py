@@ -14,7 +14,7 @@ from typing import Any
 from provision import compatibility
 from provision.distributions import ARCHITECTURES
 from provision.errors import UsageError
-from provision.plan import hba, schema, validate
+from provision.plan import hba, packages, schema, validate
 from provision.tuning import Host as Machine
 from provision.tuning import Tuning, pools, tune, vector
 from provision.tuning.model import Choices
@@ -84,6 +84,9 @@ def build(
     judge: Judge = validate.judge,
 ) -> Built:
     """Build and judge. `v` is every option of every role, typed; `judge` is one of validate's, by the kind of play."""
+    if v["postgresql_version"] not in compatibility.POSTGRESQL:
+        allowed = ", ".join(map(str, compatibility.POSTGRESQL))
+        return Built(None, None, (f"postgresql_version is {v['postgresql_version']}: expected {allowed}",), ())
     version = _pgvector_version(v, probe, context)
     verdict = judge(v, probe, profile, context, version)
     try:
@@ -184,7 +187,7 @@ def _tuning(v: Mapping[str, Any], probe: Mapping[str, Any], profile: Mapping[str
         accepted=v["pgvector_accept_advisories"],
         vectors=v["postgresql_expected_vectors"],
         dimensions=v["postgresql_vector_dimensions"],
-        preload=v["postgresql_preload_libraries"],
+        preload=[*v["postgresql_preload_libraries"], *packages.preload(v["database_extensions"])],
         choices=Choices.of(profile["postgresql"]),
         overrides=v["postgresql_settings"],
     )
@@ -488,29 +491,6 @@ def _timers(v: Mapping[str, Any]) -> Iterable[schema.Timer]:
         )
 
 
-BUILD_PACKAGES = ("gcc", "libc6-dev", "make")
-
-
-def packages(plan: schema.Plan, built: str = "") -> dict[str, tuple[str, ...]]:
-    """Give each role's Debian packages. `built` is the stamp of a source build that the host has."""
-    major = plan.server.major
-    if plan.pgvector.install_method == "package":
-        pgvector: tuple[str, ...] = (f"postgresql-{major}-pgvector",)
-    else:
-        pgvector = () if built == stamp(plan) else (*BUILD_PACKAGES, f"postgresql-server-dev-{major}")
-    remote = ("openssh-client",) if plan.backup.repository.kind == "host" else ()
-    exporters = ("prometheus-node-exporter", "prometheus-postgres-exporter") if plan.monitoring.exporters else ()
-    return {
-        "toolkit": ("python3-click", "python3-psycopg"),
-        "tls": ("python3-cryptography", "ssl-cert") if plan.tls.enabled else (),
-        "postgresql": (f"postgresql-{major}", f"postgresql-client-{major}"),
-        "pgvector": pgvector,
-        "pgbouncer": ("pgbouncer",) if plan.pooler.enabled else (),
-        "backup": ("pgbackrest", *remote) if plan.backup.physical else (),
-        "monitoring": ("logrotate", *exporters) if plan.host.systemd else (),
-    }
-
-
 def stamp(plan: schema.Plan) -> str:
     """Give what a complete source build of pgvector leaves behind: its version and which tarball it came from."""
     return f"{plan.pgvector.version} {plan.pgvector.sha256}"
@@ -518,10 +498,10 @@ def stamp(plan: schema.Plan) -> str:
 
 def _state(plan: schema.Plan, probe: Mapping[str, Any], context: Context, verdict: validate.Verdict) -> schema.State:
     installed = set(probe["packages"])
-    built = str(probe["pgvector_build"])
-    needed = packages(plan, built)
+    built = str(probe["pgvector_build"]) == stamp(plan)
+    needed = packages.by_role(plan, built=built)
     names = dict.fromkeys(name for role in context.roles for name in needed.get(role, ()))
-    key = ("postgresql-common",) if plan.source.kind == "pgdg" else ()
+    key = packages.KEY if plan.source.kind == "pgdg" else ()
     ours = [each for each in probe["clusters"] if (each["major"], each["name"]) == (str(plan.server.major), "main")]
     return schema.State(
         missing_packages=tuple(sorted(set(names) - installed)),
@@ -534,7 +514,7 @@ def _state(plan: schema.Plan, probe: Mapping[str, Any], context: Context, verdic
         adopting=verdict.adopting,
         proved=probe["proved"],
         old_layout=probe["old_layout"],
-        pgvector_built=built == stamp(plan),
+        pgvector_built=built,
         huge_pages=probe["huge_pages"],
         new_build_packages=tuple(name for name in needed["pgvector"] if name not in installed),
         bundle_sha256=probe["bundle_sha256"],

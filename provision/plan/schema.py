@@ -294,8 +294,8 @@ class Backup:
     processes: int
     archive_timeout_s: int
     queue_max_mb: int
-    age_limit_h: int
-    drill_age_limit_h: int
+    age_limit_h: float
+    drill_age_limit_h: float
     dump_directory: str
     dump_keep: int
     dump_keep_days: int

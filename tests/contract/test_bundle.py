@@ -1,57 +1,45 @@
-"""A bundle holds the packages of every role, and none that no role asks for."""
+"""A bundle holds what every plan with the default extensions asks of apt."""
 
 from __future__ import annotations
 
-import ast
+import re
 
 import pytest
+import yaml
 
-from provision.controller.bundle.contents import PACKAGES, PGVECTOR, packages
-from provision.plan import build
-from tests import plans
+from provision.plan import packages
 from tests.contract.repository import ROOT
-
-PLANS = [
-    plans.plan("dev"),
-    plans.plan("prod", {"backup_repository_host": "192.0.2.7", "backup_repository_inventory_name": "backup1"}),
-    plans.plan("prod", {**plans.SAMPLE, "postgresql_version": 17}),
-]
-"""Together they need every package that a plan can need."""
+from tests.plans import sample
 
 
-def needed(role: str) -> set[str]:
-    found = {(name, plan.server.major) for plan in PLANS for name in build.packages(plan)[role]}
-    return {name.replace(str(major), "{major}") for name, major in found}
+@pytest.mark.parametrize("method", ["package", "source"])
+def test_bundle_has_the_packages_of_every_role(method: str) -> None:
+    plan = sample(
+        tls={"enabled": True},
+        pgvector={"install_method": method},
+        monitoring={"exporters": True},
+        backup={"repository": sample().backup.repository.__class__("host", "/r", "backup", "backup", "pgbackrest", {})},
+    )
+    needed = {name for names in packages.by_role(plan, built=False).values() for name in names}
+    assert needed <= set(packages.bundled(17, method))
 
 
-@pytest.mark.parametrize("role", sorted(set(build.packages(PLANS[0])) - {"pgvector", "backup"}))
-def test_bundle_has_the_packages_of_the_role(role: str) -> None:
-    assert needed(role) == set(PACKAGES[role]), "change provision/controller/bundle/contents.py"
+def test_no_role_installs_packages_by_itself() -> None:
+    """Only role packages calls apt to install; the backup host gets what its module names."""
+    for path in (ROOT / "roles").glob("*/tasks/*.yml"):
+        for task in yaml.safe_load(path.read_text()) or []:
+            for inner in [task, *task.get("block", [])]:
+                apt = inner.get("ansible.builtin.apt") or {}
+                assert not apt or apt.get("state") == "absent" or path.parts[-3] == "packages", path
 
 
-def test_bundle_has_the_packages_of_both_methods_of_pgvector() -> None:
-    assert needed("pgvector") == {name for rows in PGVECTOR.values() for name in rows}
-
-
-def test_bundle_has_the_packages_of_a_host_and_of_its_backup_host() -> None:
-    tree = ast.parse((ROOT / "plugins/modules/host_repository.py").read_text())
-    values = [node.value for node in tree.body if isinstance(node, ast.Assign) and "PACKAGES" in ast.unparse(node)]
-    on_backup_host = set(ast.literal_eval(values[0]))
-    assert needed("backup") | on_backup_host == set(PACKAGES["backup"])
-    assert on_backup_host == {"pgbackrest", "openssh-server"}
-
-
-def test_bundle_has_what_ansible_needs_and_the_key_of_the_archive() -> None:
-    assert set(PACKAGES["plan"]) == {"python3", "python3-apt", "sudo"}
-    state = plans.built("prod", plans.SAMPLE | {"postgresql_repository": "pgdg"}).state
-    assert state
-    assert set(PACKAGES["packages"]) == set(state.missing_key_packages) == {"postgresql-common"}
-
-
-def test_no_other_role_has_packages() -> None:
-    assert set(PACKAGES) == {"plan", "packages", *build.packages(PLANS[0])} - {"pgvector"}
+def test_backup_host_s_packages_are_in_the_bundle() -> None:
+    module = (ROOT / "plugins/modules/host_repository.py").read_text()
+    for name in packages.BACKUP_HOST:
+        assert re.search(rf'"{name}"', module), name
+        assert name in packages.bundled(17, "package")
 
 
 def test_major_is_filled_in() -> None:
-    assert {"postgresql-16", "postgresql-server-dev-16", "gcc"} <= set(packages(16, "source"))
-    assert "gcc" not in packages(16, "package")
+    assert {"postgresql-16", "postgresql-server-dev-16", "gcc"} <= set(packages.bundled(16, "source"))
+    assert "gcc" not in packages.bundled(16, "package")

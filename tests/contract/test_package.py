@@ -26,7 +26,9 @@ def imports(path: Path, *, everywhere: bool) -> set[str]:
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
-            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+            package = ".".join(path.relative_to(PACKAGE.parent).parent.parts)
+            module = f"{package}.{node.module}" if node.level else node.module
+            found |= {module} | {f"{module}.{alias.name}" for alias in node.names}
     return found
 
 
@@ -77,6 +79,13 @@ def test_imports_point_one_way(path: Path) -> None:
         named = {name.split(".")[1] for name in imports(path, everywhere=True) if name.startswith("provision.")}
         parts = {name for name in named if (PACKAGE / name).exists() or (PACKAGE / f"{name}.py").exists()}
         assert parts <= LAYERS[part] | {part}
+
+
+@pytest.mark.parametrize("path", HOST_MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_a_host_without_tls_needs_no_cryptography(path: Path) -> None:
+    if path.name != "certificate_reader.py":
+        assert not any(name.startswith(("cryptography", "provision.checks.certificate_reader"))
+                       for name in imports(path, everywhere=False))  # fmt: skip
 
 
 def test_errors_import_nothing() -> None:

@@ -9,6 +9,7 @@ import psycopg
 import pytest
 
 from provision.checks.doctor import look_from_afar
+from provision.database import guarded
 from provision.errors import DatabaseError, UsageError
 from provision.host import lookup
 from provision.host.access import converge
@@ -191,6 +192,20 @@ def test_absent_role_is_dropped_unless_it_owns_objects(cluster: Cluster, server:
         converge(conninfo(cluster), {**wanted(), "roles": [{**extra, "state": "absent"}], "owner": "gone"})
     assert "objects" in error.value.seen
     cluster.psql("ALTER SCHEMA public OWNER TO keeper", "access")
+
+
+def test_guard_is_recorded_in_every_database(cluster: Cluster, server: str) -> None:
+    del server
+    extra = {"extra_databases": {"second": "keeper"}}
+    run(cluster, **extra)
+    changes = run(cluster, guard=False, **extra)
+    assert changes == ["database access: provision.guard = off", "database second: provision.guard = off"]
+    for name in ("access", "second"):
+        with psycopg.connect(cluster.url(name), autocommit=True) as connection:
+            assert guarded(connection) is False
+    run(cluster, **extra)
+    with psycopg.connect(cluster.url("second"), autocommit=True) as connection:
+        assert guarded(connection) is True
 
 
 def test_extra_database_is_converged_too(cluster: Cluster, server: str) -> None:

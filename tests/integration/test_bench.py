@@ -14,7 +14,7 @@ from tests.integration.conftest import copy_of
 from tests.sandboxes import PROGRAM
 
 TINY = ("--vectors=400", "--scale=1", "--seconds=1", "--clients=2")
-STAGES = {"TPC-B", "read-only", "search, ef 40", "search, ef 100", "search, ef 200", "mixed agent work"}
+STAGES = {"TPC-B", "read-only", "search, ef 40", "search, ef 100", "search, ef 200", "mixed agent load"}
 
 
 def bench(url: str, *words: str) -> subprocess.CompletedProcess[str]:
@@ -26,7 +26,7 @@ def schemas(cluster: Cluster, name: str) -> str:
     return cluster.psql("SELECT count(*) FROM pg_namespace WHERE nspname = 'provision_bench'", name)
 
 
-def test_measures_a_production_database_with_data_only_when_told_and_cleans_up(
+def test_measures_a_guarded_database_with_data_only_with_yes_and_cleans_up(
     cluster: Cluster, migrated: str, tmp_path: Path
 ) -> None:
     with copy_of(cluster, migrated) as name:
@@ -34,7 +34,7 @@ def test_measures_a_production_database_with_data_only_when_told_and_cleans_up(
         cluster.psql("INSERT INTO agents (name) VALUES ('somebody')", name)
         refused = bench(cluster.url(name, "minion"))
         assert refused.returncode == 2
-        assert "with a guarded database that holds data" in refused.stderr
+        assert "this guarded database holds data" in refused.stderr
         assert schemas(cluster, name) == "0"
         done = bench(cluster.url(name, "minion"), f"--report={tmp_path}", "--json", "--yes")
         assert done.returncode == 0, done.stderr
@@ -46,7 +46,7 @@ def test_measures_a_production_database_with_data_only_when_told_and_cleans_up(
     assert set(found["recall"]) == {"40", "100", "200"}
     assert found["recall"]["200"] > 0.9
     page = (tmp_path / "bench.html").read_text()
-    assert "mixed agent work" in page
+    assert "mixed agent load" in page
     assert "<script src=" not in page  # opens without a network
     assert json.loads((tmp_path / "bench.json").read_text()) == found
 

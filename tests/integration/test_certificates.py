@@ -1,4 +1,4 @@
-"""Real certificates, read by the real openssl: each kind that no server should take is named, a good one is not."""
+"""Real certificate files: each kind of defect is reported with its file, a good certificate has none."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ NAMES = ("db1", "db1.example.com", "10.0.0.5", "::1")
 
 @pytest.fixture
 def leaf(tmp_path: Path) -> Leaf:
-    """A good certificate on disk, and what is wanted of it."""
+    """A good certificate on disk."""
     AUTHORITY.issue(*NAMES, common_name="db1").write(tmp_path, "server")
     (tmp_path / "ca.crt").write_text(AUTHORITY.text)
     return Leaf(tmp_path / "server.crt", tmp_path / "server.key", NAMES, keeper="")
@@ -48,7 +48,7 @@ def encrypt(leaf: Leaf) -> None:
     Path(f"{leaf.key}.new").replace(leaf.key)
 
 
-def test_a_good_one_is_read_whole(leaf: Leaf) -> None:
+def test_a_good_certificate_is_read(leaf: Leaf) -> None:
     assert problems(leaf) == []
     seen = look(leaf, leaf.certificate.with_name("ca.crt")).certificate
     assert isinstance(seen, Certificate)
@@ -60,36 +60,38 @@ def test_a_good_one_is_read_whole(leaf: Leaf) -> None:
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [
-        (lambda leaf: leaf.key.chmod(0o644), "server.key: mode 0644 lets others at the key"),
-        (lambda leaf: leaf.key.chmod(0o660), "server.key: mode 0660: allowed is 0640 or less"),
-        (lambda leaf: leaf.key.unlink(), "server.key: No such file or directory"),
-        (lambda leaf: leaf.key.write_text("-----BEGIN PRIVATE KEY-----\nAAAA\n"), "server.key: holds no key that"),
-        (encrypt, "server.key: holds no key that can be read without a passphrase"),
-        (lambda leaf: leaf.key.write_text(AUTHORITY.issue().key), "server.crt: does not belong to the key"),
+        (lambda leaf: leaf.key.chmod(0o644), "server.key: mode 0644 gives other users access to the key"),
+        (lambda leaf: leaf.key.chmod(0o660), "server.key: mode 0660; allowed: 0640 or less"),
+        (lambda leaf: leaf.key.unlink(), "server.key: cannot be read: No such file or directory"),
+        (lambda leaf: leaf.key.write_text("-----BEGIN PRIVATE KEY-----\nAAAA\n"),
+         "server.key: contains no private key (PEM)"),
+        (encrypt, "server.key: encrypted; expected a key without a passphrase"),
+        (lambda leaf: leaf.key.write_text(AUTHORITY.issue().key), "server.crt: does not match the key"),
         (lambda leaf: leaf.certificate.unlink(), "server.crt: cannot be read"),
-        (lambda leaf: leaf.certificate.write_text("hello"), "server.crt: holds no certificate (PEM)"),
-        (lambda leaf: leaf.certificate.write_bytes(leaf.certificate.read_bytes()[:300]), "holds no certificate"),
+        (lambda leaf: leaf.certificate.write_text("hello"), "server.crt: contains no certificate (PEM)"),
+        (lambda leaf: leaf.certificate.write_bytes(leaf.certificate.read_bytes()[:300]), "contains no certificate"),
         (replaced(begins=-400, ends=-1), "server.crt: expired on"),
         (replaced(begins=1), "server.crt: not valid before"),
-        (replaced(names=("db2", *NAMES[1:])), "is for db2, db1.example.com, 10.0.0.5, ::1, and not for db1"),
-        (replaced(names=()), "server.crt: is for no name at all, and not for db1, db1.example.com, 10.0.0.5, ::1"),
-        (replaced(use="client"), "ca.crt for a server: unsuitable certificate purpose"),
-        (replaced(issuer=STRANGER), "ca.crt for a server: unable to get local issuer certificate"),
-        (lambda leaf: leaf.certificate.with_name("ca.crt").write_text(STRANGER.text), "unable to get local issuer"),
-        (lambda leaf: leaf.certificate.with_name("ca.crt").unlink(), "ca.crt: cannot be read: there is no certificate"),
-        (lambda leaf: leaf.certificate.with_name("ca.crt").write_text(""), "ca.crt: holds no certificate of"),
+        (replaced(names=("db2", *NAMES[1:])), "valid for db2, db1.example.com, 10.0.0.5, ::1, not for db1"),
+        (replaced(names=()), "server.crt: no subject alternative name; expected db1, db1.example.com, 10.0.0.5, ::1"),
+        (replaced(use="client"), "ca.crt for a server: extended key usage excludes server authentication"),
+        (replaced(issuer=STRANGER), "ca.crt for a server: issuer CN=a stranger not found"),
+        (lambda leaf: leaf.certificate.with_name("ca.crt").write_text(STRANGER.text),
+         "issuer CN=authority of a test not found"),
+        (lambda leaf: leaf.certificate.with_name("ca.crt").unlink(), "ca.crt: cannot be read: No such file"),
+        (lambda leaf: leaf.certificate.with_name("ca.crt").write_text(""), "ca.crt: contains no certificate (PEM)"),
         (lambda leaf: leaf.certificate.with_name("ca.crt").write_text(leaf.certificate.read_text()),
-         "ca.crt: holds a certificate that is no authority's (CA:TRUE is missing)"),
+         "ca.crt: contains a certificate that is not a CA certificate (CA:TRUE is missing)"),
     ],
 )  # fmt: skip
-def test_each_kind_is_named_with_its_file_and_reason(leaf: Leaf, spoil: Callable[[Leaf], object], said: str) -> None:
+def test_each_defect_is_reported_with_its_file(leaf: Leaf, spoil: Callable[[Leaf], object], said: str) -> None:
     spoil(leaf)
     found = problems(leaf)
     assert len(found) == 1, found
     assert said in found[0]
 
 
-def test_an_authority_beside_another_is_believed(leaf: Leaf) -> None:
+def test_any_authority_of_the_file_is_trusted(leaf: Leaf) -> None:
     leaf.certificate.with_name("ca.crt").write_text(STRANGER.text + AUTHORITY.text)
     assert problems(leaf) == []
 
@@ -119,7 +121,7 @@ def test_doctor_warns_at_a_third_of_the_lifetime_and_reports_problems_as_critica
 def test_fix_of_a_certificate_names_inventory_and_host_of_the_plan(tmp_path: Path) -> None:
     plan = plan_of(tmp_path)
     found = [each for each in examine(Scope.LOCAL, plan, site=plan.site) if each.id == "certificate"]
-    assert f"{tmp_path}/server.crt: cannot be read" in {each.seen for each in found}
+    assert f"{tmp_path}/server.crt: cannot be read: No such file or directory" in {each.seen for each in found}
     assert {each.fix for each in found} == {
         "ansible-playbook site.yml -i inventories/prod --limit db1 --tags tls (docs/the-certificate-expired.md)"
     }

@@ -24,7 +24,7 @@ CHECKED = len(of(Scope.DATABASE)) + 1  # and the connection
 @pytest.fixture
 def patient(cluster: Cluster) -> Iterator[str]:
     cluster.psql(f"CREATE DATABASE {NAME}")
-    cluster.psql(f"REVOKE ALL ON DATABASE {NAME} FROM PUBLIC; ALTER DATABASE {NAME} SET provision.profile = prod")
+    cluster.psql(f"REVOKE ALL ON DATABASE {NAME} FROM PUBLIC; ALTER DATABASE {NAME} SET provision.guard = on")
     cluster.psql("CREATE EXTENSION vector; REVOKE CREATE ON SCHEMA public FROM PUBLIC", NAME)
     yield cluster.url(NAME)
     cluster.psql(f"DROP DATABASE {NAME} WITH (FORCE)")
@@ -102,7 +102,7 @@ def test_reports_remote_access_without_tls(cluster: Cluster, patient: str) -> No
 
 
 def test_development_accepts_by_check_and_still_reports(cluster: Cluster, patient: str) -> None:
-    cluster.psql(f"ALTER DATABASE {NAME} SET provision.profile = dev")
+    cluster.psql(f"ALTER DATABASE {NAME} SET provision.guard = off")
     severities = {each.id: each.severity for each in look_from_afar(patient, NAME).findings}
     assert severities["archiving"] is Severity.ACCEPTED
     assert severities["hba-methods"] is Severity.CRITICAL

@@ -43,18 +43,18 @@ def plan(cluster: Cluster) -> Iterator[Plan]:
             "databases": {NAME: OWNER},
             "roles": roles,
             "extensions": ("vector", "uuid-ossp"),
+            "guard": False,  # migrations need no backup
         },
         pooler={"enabled": False},
         backup={"physical": False, "age_limit_h": 0},
         migrations={"directory": str(MIGRATIONS)},
     )
-    plan = replace(plan, profile="dev")
     listed = [
         {"name": role.name, "kind": role.kind, "connection_limit": role.connection_limit, "settings": role.settings}
         for role in roles
     ]
     server = f"host={plan.server.socket_directory} port={plan.server.port} user=postgres"
-    wanted = {"database": NAME, "owner": OWNER, "profile": plan.profile, "extensions": plan.access.extensions}
+    wanted = {"database": NAME, "owner": OWNER, "guard": plan.access.guard, "extensions": plan.access.extensions}
     converge(server, {**wanted, "roles": listed})
     words = ["migrate", "up", "--path", str(MIGRATIONS), "--database", cluster.url(NAME, OWNER)]
     done = CliRunner().invoke(root, words)

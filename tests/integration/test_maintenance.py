@@ -1,4 +1,4 @@
-"""House-keeping on a real server: what is due goes and nothing else, and the application does not wait for it."""
+"""Maintenance of a real server: due rows go and no others, and the application does not wait."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from provision.database import connect, try_locks
 from provision.errors import DatabaseError
 from provision.host.maintain import indexes, run
 from provision.host.migrate.ledger import Ledger
-from provision.plan.schema import Plan
+from provision.plan.schema import Plan, Retention
 from tests.clusters import Cluster
 from tests.integration.rows import AGENT, Session, count, rows
 from tests.plans import sample
@@ -119,7 +119,7 @@ def left(schema: Session) -> dict[str, int]:
     }
 
 
-def keep_house_beside_the_application(schema: Session, plan: Plan, everything: int, due: int) -> dict[str, Any]:
+def maintain_beside_the_application(schema: Session, plan: Plan, everything: int, due: int) -> dict[str, Any]:
     fill(schema, everything, due)
     with application(schema, owner(plan)) as waits:
         facts = [run.run(plan, job) for job in ("retention", "sessions")]
@@ -137,13 +137,13 @@ def keep_house_beside_the_application(schema: Session, plan: Plan, everything: i
 
 
 def test_what_is_due_goes_and_nothing_else_while_the_application_works(schema: Session, plan: Plan) -> None:
-    done = keep_house_beside_the_application(schema, plan, everything=60_000, due=40_000)
+    done = maintain_beside_the_application(schema, plan, everything=60_000, due=40_000)
     assert done["activities"]["batches"] > 4
 
 
 @pytest.mark.faults
 def test_a_million_rows_go_while_the_application_works(schema: Session, plan: Plan) -> None:
-    print(keep_house_beside_the_application(schema, plan, everything=1_000_000, due=700_000))
+    print(maintain_beside_the_application(schema, plan, everything=1_000_000, due=700_000))
 
 
 def test_a_dry_run_counts_and_changes_nothing(schema: Session, plan: Plan) -> None:
@@ -162,6 +162,27 @@ def test_zero_days_keep_everything(schema: Session, plan: Plan) -> None:
     for job in ("retention", "sessions"):
         run.run(changed(plan, retention=rules, cleanup=False), job)
     assert left(schema) == before
+
+
+ODD = """
+CREATE TABLE "Odd ""Table" (id int PRIMARY KEY, "At %" timestamptz, status text);
+INSERT INTO "Odd ""Table" SELECT i, now() - i * interval '1 day', CASE WHEN i % 2 = 0 THEN 'done' END
+FROM generate_series(1, 9) i;
+"""
+
+
+@pytest.mark.parametrize(
+    ("action", "expected"),
+    [("delete", [(None, 5), ("done", 2)]), ("archive", [(None, 5), ("archived", 2), ("done", 2)])],
+)
+def test_rule_of_another_table_is_applied_whatever_its_name(
+    schema: Session, plan: Plan, action: str, expected: list[tuple[str | None, int]]
+) -> None:
+    schema.execute(ODD)
+    rule = Retention("odd", 'Odd "Table', "At %", "status = 'done' AND \"At %\" < {cutoff}", 5, action)
+    assert run.run(changed(plan, retention=(rule,)), "retention")["outcome"] == "done"
+    query = 'SELECT status, count(*) FROM "Odd ""Table" GROUP BY 1 ORDER BY 1 NULLS FIRST'
+    assert rows(schema, query) == expected
 
 
 def test_rows_that_somebody_holds_are_left_for_the_next_run(schema: Session, plan: Plan) -> None:

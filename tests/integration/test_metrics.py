@@ -1,20 +1,24 @@
-"""Figures of a real server: what a role that may only read is told, and that each moves with what it tells of."""
+"""Metrics of a real server, read by a read-only role: each follows the state that it describes."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import psycopg
 import pytest
 
+from provision import system
 from provision.database import connect_pinned
 from provision.errors import DatabaseError
 from provision.host.metrics import database
-from provision.plan.schema import Maintenance
+from provision.host.metrics.collect import collect
+from provision.plan import load
+from provision.plan.schema import Maintenance, Retention
 from tests.clusters import Cluster
 from tests.integration.conftest import copy_of
-from tests.plans import sample
+from tests.plans import sample, write
 
 ROLE = "minion_backup"
 MAINTENANCE = sample().maintenance
@@ -158,3 +162,34 @@ def test_a_query_that_is_refused_is_an_error_of_ours(cluster: Cluster, name: str
     with pytest.raises(DatabaseError, match="the server refused a query") as refused:
         told(cluster, name)
     assert "dirty" in refused.value.seen
+
+
+def test_rule_of_another_table_reports_the_rows_that_it_applies_to(cluster: Cluster, name: str) -> None:
+    cluster.psql(
+        'CREATE TABLE "Odd" (id int, "At" timestamptz, seen timestamptz, status text);'
+        "INSERT INTO \"Odd\" VALUES (1, now() - interval '9 days', now() - interval '2 days', 'open'),"
+        " (2, now() - interval '7 days', now() - interval '3 days', 'done')",
+        name,
+    )
+    due = {"all": "seen < {cutoff}", "some": "status = 'done' AND seen < {cutoff}", "other": "seen + '1 h' < {cutoff}"}
+    rules = tuple(Retention(rule, "Odd", "At", condition, 30, "delete") for rule, condition in due.items())
+    found = told(cluster, name, replace(MAINTENANCE, retention=rules, cleanup=False))
+    oldest = {rule: round(age / 86400) for rule, age in found["provision_retention_oldest_seconds"].items()}
+    assert oldest == {"all": 3, "some": 3, "other": 9}
+
+
+def test_source_that_fails_hides_no_other(
+    cluster: Cluster, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(system, "EVIDENCE", tmp_path)
+    server = {"socket_directory": cluster.host, "port": cluster.port}
+    for database_name, success in ((name, 1), ("missing", 0)):
+        plan = sample(server=server, access={"database": database_name}, pooler={"enabled": False})
+        path = write(tmp_path / "plan.json", plan)
+        monkeypatch.setattr(load.load, "__defaults__", (path,))
+        found = collect()
+        assert f'provision_collector_success{{collector="database"}} {success}\n' in found.text
+        assert 'provision_collector_success{collector="backup"} 1\n' in found.text
+        assert ("provision_shared_buffers_bytes " in found.text) == bool(success)
+        assert "provision_backup_age_limit_seconds 93600\n" in found.text
+        assert [text.partition(":")[0] for text in found.failures] == ([] if success else ["database"])

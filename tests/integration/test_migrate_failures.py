@@ -269,7 +269,7 @@ def test_nothing_applied_stays_nothing(project: Project) -> None:
     assert project.state() == NOTHING
 
 
-def test_a_run_goes_on_when_no_second_connection_is_to_be_had(project: Project) -> None:
+def test_run_continues_without_a_second_connection(project: Project) -> None:
     project.put("1_a.up.sql", "CREATE TABLE a (); SELECT pg_sleep(1.5);")
     while project.cluster.psql("SELECT count(*) FROM pg_stat_activity WHERE usename = 'minion'") != "0":
         time.sleep(0.05)
@@ -292,14 +292,14 @@ def test_a_run_goes_on_when_no_second_connection_is_to_be_had(project: Project) 
         ),
     ],
 )
-def test_says_what_a_block_of_code_kept(project: Project, body: str, kept: str, state: set[str]) -> None:
+def test_reports_what_a_do_block_kept(project: Project, body: str, kept: str, state: set[str]) -> None:
     project.put("1_a.up.sql", body)
     done = project.run("up")
     assert kept in done.err
     assert (project.state(), project.made()) == ((1, True), state)
 
 
-def test_a_version_table_with_too_long_a_name_is_refused(project: Project) -> None:
+def test_version_table_with_a_long_name_is_refused(project: Project) -> None:
     project.tables("a")
     done = project.run("up", "--table", "v" * 56)
     assert done.code == 2
@@ -308,7 +308,7 @@ def test_a_version_table_with_too_long_a_name_is_refused(project: Project) -> No
 
 
 @pytest.mark.parametrize("body", ["(SELECT 1/0);", "/* oops", "'abc", ")", "@"])
-def test_a_file_of_one_odd_statement_fails_with_its_place(project: Project, body: str) -> None:
+def test_single_statement_file_fails_with_its_location(project: Project, body: str) -> None:
     project.put("1_a.up.sql", body)
     project.put("1_a.down.sql", "")
     done = project.run("up")
@@ -317,7 +317,7 @@ def test_a_file_of_one_odd_statement_fails_with_its_place(project: Project, body
     assert "Traceback" not in done.err
 
 
-def test_settings_that_a_file_leaves_behind_do_not_spoil_the_version_write(project: Project) -> None:
+def test_settings_of_a_file_do_not_affect_the_version_write(project: Project) -> None:
     project.put(
         "1_a.up.sql", "CREATE TABLE a (); SET client_encoding = 'LATIN1'; SET default_transaction_read_only = on;"
     )
@@ -328,7 +328,7 @@ def test_settings_that_a_file_leaves_behind_do_not_spoil_the_version_write(proje
     assert (done.code, project.state(), project.made()) == (0, (2, False), {"a", "b"}), done.err
 
 
-def test_a_transaction_left_open_after_a_commit_is_said_to_have_kept_a_part(project: Project) -> None:
+def test_open_transaction_after_a_commit_is_reported_as_partly_kept(project: Project) -> None:
     project.put("1_a.up.sql", "BEGIN; CREATE TABLE a (); COMMIT; BEGIN; CREATE TABLE b ();")
     project.put("1_a.down.sql", "DROP TABLE a;")
     done = project.run("up", "--compatible")
@@ -342,7 +342,7 @@ $$ BEGIN INSERT INTO runs VALUES (1); COMMIT; LOCK TABLE a; END $$
 """
 
 
-def test_a_procedure_that_committed_is_not_tried_again(project: Project) -> None:
+def test_procedure_that_committed_is_not_retried(project: Project) -> None:
     project.query = "&x-multi-statement=true"
     project.tables("a")
     project.run("up")
@@ -370,7 +370,7 @@ def test_an_invalid_index_among_statements_sent_one_by_one_leaves_dirty(project:
     assert "left an INVALID index public.a_id" in done.err
 
 
-def test_an_invalid_index_of_another_schema_is_not_blamed(project: Project) -> None:
+def test_invalid_index_of_another_schema_is_not_reported(project: Project) -> None:
     project.execute(
         "CREATE SCHEMA other", "CREATE TABLE other.a AS SELECT 1 AS id UNION ALL SELECT 1", "CREATE TABLE a (id int)"
     )
@@ -381,7 +381,7 @@ def test_an_invalid_index_of_another_schema_is_not_blamed(project: Project) -> N
     assert (done.code, project.state()) == (0, (1, False)), done.err
 
 
-def test_an_older_invalid_index_of_the_same_table_is_not_blamed(project: Project) -> None:
+def test_older_invalid_index_of_the_same_table_is_not_reported(project: Project) -> None:
     project.execute("CREATE TABLE a AS SELECT 1 AS id UNION ALL SELECT 1")
     with pytest.raises(psycopg.errors.UniqueViolation):
         project.execute("CREATE UNIQUE INDEX CONCURRENTLY older ON a (id)")
@@ -397,7 +397,7 @@ def test_an_older_invalid_index_of_the_same_table_is_not_blamed(project: Project
     assert "public.older" not in failed.err
 
 
-def test_a_file_that_drops_the_history_is_caught(project: Project) -> None:
+def test_file_that_drops_the_history_is_detected(project: Project) -> None:
     project.tables("a")
     project.run("up")
     project.put("2_b.up.sql", "DROP TABLE schema_migrations_history;")
@@ -407,7 +407,7 @@ def test_a_file_that_drops_the_history_is_caught(project: Project) -> None:
     assert '2_b.up.sql: dropped "public"."schema_migrations_history"' in done.err
 
 
-def test_long_messages_are_cut(project: Project) -> None:
+def test_long_messages_are_truncated(project: Project) -> None:
     project.put("1_a.up.sql", f"SELECT '{'x' * 160_000}'::int;")
     done = project.run("up")
     assert "(160" in done.err
@@ -435,7 +435,7 @@ def test_no_form_of_a_password_is_shown(project: Project, body: str) -> None:
     assert "heim-123" not in str(project.query_all("SELECT * FROM schema_migrations_history"))
 
 
-def test_the_way_on_after_a_clean_down_can_be_typed(project: Project) -> None:
+def test_repair_after_a_clean_down_can_be_typed(project: Project) -> None:
     project.tables("a")
     project.run("up")
     blocker = Blocker(project, "SELECT * FROM a")

@@ -1,4 +1,4 @@
-"""The locks that `plan` foretells are those that a running server takes, and the rewrites those that it does."""
+"""The locks and table rewrites that `plan` predicts are those of a running server."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ NOT_FORETOLD = {
     "REFRESH MATERIALIZED VIEW m": {"b"},
     "INSERT INTO a (id) VALUES (1000)": {"b"},
 }
-"""Further tables that the server locks too, and of which only its catalogue knows."""
+"""Tables that the server locks as well, known only from its catalogue."""
 
 
 @pytest.fixture(scope="module")
@@ -131,7 +131,7 @@ def prepared(cluster: Cluster, shared_database: str) -> str:
 
 
 @pytest.mark.parametrize("statement", CASES)
-def test_the_server_does_what_is_foretold(prepared: str, statement: str) -> None:
+def test_server_takes_the_predicted_locks(prepared: str, statement: str) -> None:
     with psycopg.connect(prepared) as connection:
         there = connection.execute(
             "SELECT oid, relname, pg_relation_filenode(oid) FROM pg_class WHERE relnamespace = 'locks'::regnamespace"

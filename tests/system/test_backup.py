@@ -192,14 +192,14 @@ def test_drill_that_finds_other_rows_fails_names_the_table_and_is_an_alarm(site:
 
 
 def test_what_is_older_than_its_limit_is_an_alarm(site: Site) -> None:
-    path = "/etc/provision/backup.json"
+    path = "/etc/provision/plan.json"
     limits = """s/("(drill_)?age_limit_h"): [0-9]+/\\1: 0.00001/"""
     assert site.one.run(f"cp -a {path} /root/plan; sed -Ei '{limits}' {path}").returncode == 0
     try:
         seen = site.one.run("provision backup status")
         assert seen.returncode == 3
         assert "the newest backup is 0." in seen.stdout
-        assert "the last drill that passed is 0." in seen.stdout
+        assert "the last passed restore test is 0." in seen.stdout
     finally:
         site.one.run(f"cp -a /root/plan {path}")
 
@@ -247,9 +247,9 @@ def test_restore_needs_the_host_s_name_and_delta_another_word(site: Site) -> Non
             "the backup needs pgvector, which is not installed",
         ),
         (
-            'cp -a /etc/provision/host.json /root/; sed -i \'s/"major": 17/"major": 16/\' /etc/provision/host.json; '
+            'cp -a /etc/provision/plan.json /root/; sed -i \'s/"major": 17/"major": 16/\' /etc/provision/plan.json; '
             "install -D /dev/null /usr/share/postgresql/16/extension/vector.control",
-            "cp -a /root/host.json /etc/provision/; rm -r /usr/share/postgresql/16",
+            "cp -a /root/plan.json /etc/provision/; rm -r /usr/share/postgresql/16",
             "",
             "this backup is from another major of PostgreSQL",
         ),
@@ -279,7 +279,7 @@ def test_restore_that_cannot_work_is_refused_and_nothing_stops(
 
 
 def test_stanza_of_another_cluster_is_not_taken_over(site: Site) -> None:
-    files = "/etc/provision/backup.json /etc/pgbackrest/pgbackrest.conf"
+    files = "/etc/provision/plan.json /etc/pgbackrest/pgbackrest.conf"
     assert site.second.run(f"cp -a --parents {files} /root/; sed -i s/prod2/prod1/ {files}").returncode == 0
     try:
         refused = site.second.run("provision backup prepare")

@@ -87,7 +87,7 @@ def test_killed_restore_cannot_be_started_by_accident_and_completes_when_run_aga
     assert site.one.run("systemctl start postgresql@17-main").returncode != 0
     done = restore(site.one, "--confirm", "prod1", "--json")
     assert done.returncode == 0, done.stderr
-    assert "go on with the restore that was killed" in done.stderr
+    assert "resume the killed restore" in done.stderr
     assert json.loads(done.stdout)["aside"].startswith("/var/lib/postgresql/17/main.before-")
     assert sql(site.one, "SELECT count(*) FROM bulk") == "60000"
     settled(site.one)
@@ -126,7 +126,7 @@ def test_restore_that_was_killed_while_it_replayed_serves_nobody_by_accident(sit
     assert site.one.run("provision restore release --confirm prod1").returncode == 1
     done = restore(site.one, f"--confirm prod1 --set {newest} --target 'name:the point' --action pause --json")
     assert done.returncode == 0, done.stderr
-    assert "go on with the restore that was killed" in done.stderr
+    assert "resume the killed restore" in done.stderr
     assert "before-the-point" in agents(site.one)
     assert "behind-the-point" not in agents(site.one)
     # Killed again, when its promotion had begun: to restore over it would lose what was written since.
@@ -191,7 +191,7 @@ def test_second_drill_leaves_the_first_alone_and_a_killed_one_leaves_nothing(sit
     refused = site.one.run("provision backup drill")
     assert (refused.returncode, "another restore test is running on this host" in refused.stderr) == (1, True)
     assert site.one.run("test -d /var/lib/postgresql/provision-drill/data").returncode == 0
-    assert "last drill" in site.one.run("provision backup status").stdout
+    assert "last restore test" in site.one.run("provision backup status").stdout
     site.one.run("systemctl kill --signal=KILL provision-drill")
     gone = "timeout 30 sh -c 'while test -d /var/lib/postgresql/provision-drill; do sleep 0.05; done'"
     assert site.one.run(gone).returncode == 0
@@ -459,13 +459,15 @@ def test_full_repository_fails_the_backup_and_the_primary_serves(site: Site, mee
             waited = re.search(r"WAL segment ([0-9A-F]{24}) was not archived before the 60000ms timeout", taken.stderr)
             assert waited, taken.stderr
             assert waited[1] >= end
-            assert re.search(rf"; WAL waits: \[FileWriteError\] .*{re.escape(NO_SPACE)}", taken.stderr), taken.stderr
+            assert re.search(rf"; WAL is not archived: \[FileWriteError\] .*{re.escape(NO_SPACE)}", taken.stderr), (
+                taken.stderr
+            )
         seen = site.one.run("provision backup status --json")
         assert seen.returncode == 3
         alarms = "\n".join(json.loads(seen.stdout)["alarms"])
         assert re.search(r"the repository has [\d.]+ k?M?B free and a full backup takes", alarms), alarms
         if meets == "wal":
-            assert re.search(rf"archiving fails since .*{re.escape(NO_SPACE)}", alarms), alarms
+            assert re.search(rf"archiving has failed since .*{re.escape(NO_SPACE)}", alarms), alarms
         # What was begun is neither a set nor damage, and a segment that is half written is not one.
         assert "damaged" not in site.one.run("provision backup verify").stdout
         assert json.loads(seen.stdout)["last_wal"] <= json.loads(seen.stdout)["wal"]["last_archived"]

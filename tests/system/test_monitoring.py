@@ -136,17 +136,17 @@ def test_evidence_becomes_figures(production: Production) -> None:
 
 def test_a_source_that_fails_hides_nothing_else_and_is_told(production: Production) -> None:
     host = production.database
-    host.run("mv /etc/provision/backup.json /etc/provision/backup.json.away")
+    host.run("echo damaged > /etc/provision/tls/damaged.crt")
     try:
         failed = host.run("provision metrics")
         assert failed.returncode == 1
-        assert "not collected: backup: a file of this host cannot be read" in failed.stderr
-        assert 'provision_collector_success{collector="backup"} 0\n' in failed.stdout
+        assert "not collected: certificates: cannot read a certificate" in failed.stderr
+        assert 'provision_collector_success{collector="certificates"} 0\n' in failed.stdout
         assert 'provision_collector_success{collector="database"} 1\n' in failed.stdout
         assert "provision_shared_buffers_bytes " in failed.stdout
-        assert "provision_backup_sets" not in failed.stdout
+        assert "provision_certificate_expiry_timestamp_seconds" not in failed.stdout
     finally:
-        host.run("mv /etc/provision/backup.json.away /etc/provision/backup.json")
+        host.run("rm /etc/provision/tls/damaged.crt")
 
 
 def test_the_monitor_sees_statistics_and_no_row(production: Production) -> None:

@@ -112,13 +112,15 @@ def test_major_past_its_end_of_life_is_looked_for_at_the_archives_host(place: Pl
 
 def test_key_of_the_distributions_package_is_the_one_that_pgdg_is_verified_with(place: Place) -> None:
     told = place.real_key.text()
-    assert "it is signed by another key than the one that is given; set postgresql_repository to mirror" in told
+    assert "it is signed by another key than the configured one; set postgresql_repository to mirror" in told
     assert "upgrade postgresql-common on the host, whose key is used" in told
 
 
 def test_major_that_the_mirror_does_not_have_is_named(place: Place) -> None:
     told = place.no_major.text()
-    assert "installing postgresql-16, postgresql-client-16: no package source of this host has postgresql-16." in told
+    assert (
+        "installing postgresql-16, postgresql-client-16: no package source of this host provides postgresql-16." in told
+    )
     assert (
         f"They come from {place.archive.uri}: set postgresql_repository or postgresql_version to what has them" in told
     )
@@ -136,9 +138,9 @@ def test_mirror_takes_the_place_of_pgdg_pinned_by_its_suite(place: Place) -> Non
 @pytest.mark.parametrize(
     ("other", "meaning", "variable"),
     [
-        ({"key": "other"}, "it is signed by another key than the one that is given", "postgresql_mirror_key"),
-        ({"key": "expired", "suite": "renewed"}, "the key that is to verify it has expired", "postgresql_mirror_key"),
-        ({"suite": "late"}, "it was not renewed in time (its Valid-Until is past)", "postgresql_mirror_uri"),
+        ({"key": "other"}, "it is signed by another key than the configured one", "postgresql_mirror_key"),
+        ({"key": "expired", "suite": "renewed"}, "its signing key has expired", "postgresql_mirror_key"),
+        ({"suite": "late"}, "its index has expired (Valid-Until)", "postgresql_mirror_uri"),
         ({"suite": "not-there"}, "it has no such suite", "postgresql_mirror_suite"),
         ({"component": "not-there"}, "it has no such component", "postgresql_mirror_component"),
         ({"uri": "http://127.0.0.1:9/pg"}, "it cannot be reached", "postgresql_mirror_uri"),
@@ -172,7 +174,7 @@ def test_package_that_the_mirror_lists_but_does_not_hold_is_named_and_the_server
     place.archive.whole()
     assert "installing postgresql-17-pgvector: " in refused.text(), refused.output
     assert f"{place.archive.uri}/pool/postgresql-17-pgvector_" in refused.text(), refused.output
-    assert "is listed, but cannot be downloaded (404" in refused.text(), refused.output
+    assert "is in the index but cannot be downloaded (404" in refused.text(), refused.output
     assert "Set pgvector_install_method to source" in refused.text(), refused.output
     assert started(host) == before
     mended = place.mirror("--tags", "pgvector")
@@ -218,7 +220,7 @@ def test_host_has_no_way_to_any_archive(offline: Host) -> None:
     ("wish", "expected"),
     [
         ("postgresql_version=16", "made for another major: its postgresql_version is 17, wanted is 16"),
-        (f"postgresql_bundle_fingerprint={'A' * 40}", "made with the key "),
+        (f"postgresql_bundle_fingerprint={'A' * 40}", "signed by key "),
     ],
 )
 def test_bundle_for_something_else_is_refused_before_anything_is_changed(
@@ -237,7 +239,7 @@ def test_bundle_with_a_flipped_byte_is_refused_and_the_file_named(offline: Host,
     flipped = tmp_path / "flipped.tar"
     flipped.write_bytes(content)
     refused = bundled(offline, flipped)
-    assert "must not be used; pool/" in refused.text(), refused.output
+    assert "is invalid; pool/" in refused.text(), refused.output
     assert ".deb; its SHA-256 is " in refused.text(), refused.output
     assert refused.recap["offline"].changed == 0
     assert untouched(offline)

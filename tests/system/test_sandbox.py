@@ -136,7 +136,7 @@ def test_up_starts_a_stopped_host_once_its_ports_are_free(sandbox: Hosts, old: H
     with socket.create_server(("127.0.0.1", old.ports[5432])):
         refused = sandbox.provision("up", "old")
     assert refused.returncode == 1
-    assert f"its port 5432 is {old.ports[5432]} here, which is taken" in refused.stderr
+    assert f"port {old.ports[5432]} of this machine, for its port 5432, is in use" in refused.stderr
     assert f"pid={os.getpid()}" in refused.stderr
     again = sandbox.up("old")
     assert (again.address, again.ports) == (old.address, old.ports)
@@ -168,7 +168,7 @@ def test_two_at_once_make_one_host(project: Hosts) -> None:
     ("words", "expected"),
     [
         (["--os", "debian11"], "allowed: debian12, debian13"),
-        (["--memory", "lots"], "allowed: a number with k, m or g: 256m, 2g"),
+        (["--memory", "lots"], "allowed: a number with k, m or g, such as 256m or 2g"),
         (["--shm-size", "-1"], "--shm-size"),
         (["--group", "web"], "allowed: database, backup, client"),
         (["Db_1"], "'Db_1'"),
@@ -188,7 +188,7 @@ def test_up_refuses_a_bad_value(sandbox: Hosts, words: list[str], expected: str)
 def test_up_refuses_to_change_a_host(sandbox: Hosts, db1: Host, option: str, value: str, seen: str) -> None:
     answer = sandbox.provision("up", "db1", option, value)
     assert answer.returncode == 1
-    assert f"db1 is there already and is not what {option} asks for" in answer.stderr
+    assert f"db1 exists with another {option}" in answer.stderr
     assert f"seen:    {option} {seen}" in answer.stderr
     assert db1.run("true").returncode == 0
 
@@ -203,7 +203,7 @@ def test_up_refuses_the_name_of_a_foreign_container(sandbox: Hosts, db1: Host) -
     try:
         answer = sandbox.provision("up", "foreign")
         assert answer.returncode == 1
-        assert f"the name {name} belongs to a container that this project did not make" in answer.stderr
+        assert f"the name {name} belongs to a container of another origin" in answer.stderr
         assert podman("inspect", "--format={{.State.Status}}", name) == "created"
     finally:
         podman("rm", "--force", name)
@@ -220,7 +220,7 @@ def test_up_names_the_mirror_that_does_not_answer(project: Hosts) -> None:
 def test_refuses_a_user_without_rights() -> None:
     words = "import os; from provision.host import machine; os.setuid(65534); machine.Machine()"
     answer = subprocess.run([sys.executable, "-c", words], capture_output=True, text=True, check=False)
-    assert "making sandbox hosts needs the rights of root on this machine" in answer.stderr
+    assert "sandbox hosts need root privileges on this machine" in answer.stderr
     assert "user id 65534" in answer.stderr
 
 
@@ -228,7 +228,7 @@ def test_refuses_a_user_without_rights() -> None:
 def test_unknown_host_is_named_with_those_that_are_there(sandbox: Hosts, db1: Host, words: list[str]) -> None:
     answer = sandbox.provision(*words)
     assert answer.returncode == 1
-    assert "there is no sandbox host nobody" in answer.stderr
+    assert "no sandbox host nobody" in answer.stderr
     assert db1.name in answer.stderr
 
 

@@ -102,7 +102,7 @@ def test_provisioning_again_changes_nothing(vagrant: Vagrant) -> None:
 def test_another_profile_is_refused_while_the_machine_is_there(vagrant: Vagrant) -> None:
     refused = vagrant.run("provision", MINION_PROFILE="prod")
     assert refused.returncode != 0
-    assert "the machines of this directory were created with another profile" in refused.stdout
+    assert "the machines of this directory have another profile" in refused.stdout
 
 
 def test_destroy_leaves_nothing(vagrant: Vagrant) -> None:

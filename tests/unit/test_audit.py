@@ -107,6 +107,23 @@ def test_findings_of_the_hosts_doctor_are_included_and_not_repeated() -> None:
     assert one.state == "critical"
 
 
+@pytest.mark.parametrize(
+    ("check", "seen", "reported"),
+    [
+        ("files-changed", "/etc/x.conf: changed by hand, since 10:00", True),
+        ("files-changed", "/etc/x.conf.old was changed by hand", False),
+        ("files-missing", "/etc/x.conf was changed by hand", False),
+        ("packages", "package pgbackrest: version 2.56, but 2.55 was verified", True),
+        ("packages", "package pgbouncer is 2.56, 2.55 was verified", False),
+    ],
+)
+def test_problem_is_reported_once_whatever_the_doctor_s_wording(check: str, seen: str, reported: bool) -> None:
+    doctor = {"findings": [asdict(replace(DRILL, id=check, seen=seen))]}
+    changed = placed(sums={"/etc/x.conf": B, COMMAND: B}) if "files" in check else {"DebPackages": {}}
+    one = judge(outside({**HEALTHY, **changed, "Doctor": doctor}), INVENTORIES)
+    assert len(one.findings) == (1 if reported else 2)
+
+
 def test_plan_of_a_host_is_read_as_it_was_written() -> None:
     host = outside(placed(plan=json.loads(load.text(sample()))) | {"Doctor": HEALTHY["Doctor"]})
     assert host.plan == replace(sample(), inventory=INVENTORIES)

@@ -13,7 +13,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.x509.oid import NameOID
 
-from provision.checks.certificate import Leaf, days_left, inspect, judge
+from provision.checks.certificate import Leaf, days_left, judge
+from provision.checks.certificate_reader import inspect
 from provision.controller import authority
 from provision.errors import HostError, UsageError
 from tests.contract.repository import ROOT
@@ -96,9 +97,10 @@ def test_says_what_is_wrong_with_key_and_passphrase(directory: Path, tmp_path: P
 
 @pytest.mark.parametrize("key_type", ["ecdsa", "rsa"])
 def test_what_it_issues_is_good(directory: Path, key_type: str, tmp_path: Path) -> None:
-    ours, now = authority.unlock(directory, SECRET), time.time()
+    ours = authority.unlock(directory, SECRET)
     names = ("db1", "localhost", "10.0.0.5", "::1")
     pair = ours.issue("db1", names, "server", key_type, 397)
+    now = time.time() + 1  # the end is a whole second
     assert problems(directory, pair, leaf(*names, common_name="db1"), now) == []
     assert problems(directory, pair, leaf("db2"), now) == [
         "/c.crt: valid for db1, localhost, 10.0.0.5, ::1, not for db2"

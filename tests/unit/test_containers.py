@@ -42,7 +42,7 @@ def test_takes_a_good_name(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["", "1db", "db_1", "DB", "db-", "-db", "db.one", "a" * 33, "db1\n", "dé"])
 def test_refuses_a_bad_name(name: str) -> None:
-    with pytest.raises(UsageError, match="bad host name"):
+    with pytest.raises(UsageError, match="invalid host name"):
         containers.check_name(name)
 
 
@@ -67,7 +67,7 @@ def test_a_new_host_gets_the_defaults_for_what_is_not_asked_for() -> None:
 def test_a_host_agrees_with_the_same_size_in_another_unit_only() -> None:
     spec = Spec("db1", memory="2g")
     containers.require_agreement(spec, {"memory": "2048m", "os": "debian13"})
-    with pytest.raises(HostError, match="db1 is there already and is not what --memory asks for"):
+    with pytest.raises(HostError, match="db1 exists with another --memory"):
         containers.require_agreement(spec, {"memory": "2047m"})
     with pytest.raises(HostError, match="--shm-size"):
         containers.require_agreement(spec, {"shm_size": "2g"})

@@ -52,7 +52,7 @@ def test_hosts_of_the_group_and_of_its_children_with_how_to_log_in(tmp_path: Pat
 def test_an_inventory_without_database_hosts_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "hosts.yml"
     path.write_text("all: {hosts: {store: {}}}")
-    with pytest.raises(UsageError, match="no host in the group database"):
+    with pytest.raises(UsageError, match="no host in group database"):
         fleet.read([str(path)])
 
 

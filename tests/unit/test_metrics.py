@@ -1,4 +1,4 @@
-"""Figures for Prometheus: the text format, and what evidence, pools and certificates become."""
+"""Metrics for Prometheus: the text format, and the conversion of evidence, pools and certificates."""
 
 from __future__ import annotations
 

@@ -36,11 +36,9 @@ def test_sources_name_each_suite_of_the_wanted_release() -> None:
     )
 
 
-@pytest.mark.parametrize(
-    ("targets", "seen"), [([], "no sources at all"), (OWN, "http://mirror.example/debian bookworm")]
-)
+@pytest.mark.parametrize(("targets", "seen"), [([], "no sources"), (OWN, "http://mirror.example/debian bookworm")])
 def test_refuses_a_machine_without_a_mirror_of_its_release(targets: list[list[str]], seen: str) -> None:
-    with pytest.raises(HostError, match="no Debian mirror found") as refused:
+    with pytest.raises(HostError, match="no Debian mirror in this machine's apt configuration") as refused:
         choose(targets, "noble")
     assert seen in refused.value.seen
     assert refused.value.run == "provision sandbox up --mirror http://HOST/debian"
@@ -73,5 +71,5 @@ Need to get 139 kB of source archives.
 
 def test_refuses_a_source_package_without_a_sha256() -> None:
     text = "'http://mirror.example/p/pgvector_0.8.7.orig.tar.gz' pgvector_0.8.7.orig.tar.gz 133050 MD5Sum:0123"
-    with pytest.raises(HostError, match="names no upstream tarball"):
+    with pytest.raises(HostError, match="no upstream tarball"):
         parse_source_uris(text)

@@ -67,6 +67,23 @@ def test_recognises_the_cause_and_gives_the_command_that_fixes_it(message: str, 
     assert "{" not in found.fix
 
 
+def test_quotes_the_error_without_introduction_and_hints() -> None:
+    found = explain(
+        'connection failed: connection to server at "192.0.2.9", port 5432 failed: timeout expired\n'
+        "\tIs the server running on that host and accepting TCP/IP connections?",
+        URL,
+    )
+    assert found.seen == "timeout expired"
+
+
+def test_site_command_has_a_placeholder_for_the_unknown_inventory() -> None:
+    found = explain('FATAL:  role "nobody" does not exist', URL)
+    assert found.fix == (
+        "ansible-playbook site.yml -i INVENTORY --limit 192.0.2.9 --tags database"
+        "  # INVENTORY: the inventory of this host"
+    )
+
+
 def test_says_which_other_port_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     import socket
 

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import yaml
 
 from provision.controller.narration import Narration
-from provision.controller.vagrant import Wanted, containerfile, prepare, write_inventory
+from provision.controller.vagrant import Request, containerfile, default_os, prepare, write_inventory
 from provision.controller.vault import Vault
 from provision.errors import UsageError
+from tests.contract.repository import ROOT
 
 
 @pytest.fixture
@@ -28,14 +32,14 @@ def project(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def wanted(profile: str = "dev", repository: str = "inventory") -> Wanted:
+def request(profile: str = "dev", repository: str = "inventory") -> Request:
     rest = (Path("/nonexistent"), repository, "qemu", "debian/bookworm64")
-    return Wanted("libvirt", profile, "debian13", 2048, 2, ("db1", "db2"), *rest)
+    return Request("libvirt", profile, "debian13", 2048, 2, ("db1", "db2"), *rest)
 
 
 def test_profile_without_published_passwords_gets_the_variables_but_neither_hosts_nor_secrets(project: Path) -> None:
     folder = project / ".provision/vagrant"
-    prepare(project, wanted("staging"), Narration())
+    prepare(project, request("staging"), Narration())
     assert yaml.safe_load((folder / "staging/group_vars/all/main.yml").read_text())["database_name"] == "mine"
     assert "db.example.com" not in (folder / "staging/hosts.yml").read_text()
     assert (folder / "vault-password").stat().st_mode & 0o777 == 0o600
@@ -47,7 +51,7 @@ def test_profile_without_published_passwords_gets_the_variables_but_neither_host
 
 
 def test_virtual_machine_keeps_the_versions_of_the_inventory(project: Path) -> None:
-    prepared = prepare(project, wanted(), Narration())
+    prepared = prepare(project, request(), Narration())
     assert (prepared.image, prepared.arguments) == ("", [])
     hosts = yaml.safe_load((project / ".provision/vagrant/hosts.yml").read_text())
     assert hosts == {"all": {"hosts": {"db1": {}, "db2": {}}}}
@@ -57,43 +61,54 @@ def test_virtual_machine_keeps_the_versions_of_the_inventory(project: Path) -> N
     assert not (project / ".provision/vagrant/vault-password").exists()
 
 
-def test_virtual_machine_takes_the_versions_of_its_release_where_that_is_asked_for(project: Path) -> None:
-    prepare(project, wanted(repository="distribution"), Narration())
+def test_virtual_machine_takes_the_versions_of_its_release_on_request(project: Path) -> None:
+    prepare(project, request(repository="distribution"), Narration())
     hosts = yaml.safe_load((project / ".provision/vagrant/hosts.yml").read_text())
     versions = {"postgresql_version": 17, "postgresql_repository": "distribution", "pgvector_install_method": "package"}
     assert hosts == {"all": {"hosts": {"db1": versions, "db2": versions}}}
 
 
-def test_refuses_a_repository_that_there_is_not(project: Path) -> None:
+def test_refuses_an_unknown_repository(project: Path) -> None:
     with pytest.raises(UsageError) as refused:
-        prepare(project, wanted(repository="mirror"), Narration())
+        prepare(project, request(repository="mirror"), Narration())
     assert (refused.value.where, refused.value.allowed) == ("MINION_REPOSITORY", "inventory, distribution")
 
 
 def test_refuses_another_profile_than_the_machines_have(project: Path) -> None:
-    prepare(project, wanted(), Narration())
-    with pytest.raises(UsageError, match="created with another profile") as refused:
-        prepare(project, wanted(profile="staging"), Narration())
+    prepare(project, request(), Narration())
+    with pytest.raises(UsageError, match="have another profile") as refused:
+        prepare(project, request(profile="staging"), Narration())
     assert "vagrant destroy -f" in refused.value.run
 
 
-def test_refuses_a_profile_that_there_is_not(project: Path) -> None:
+def test_refuses_an_unknown_profile(project: Path) -> None:
     with pytest.raises(UsageError) as refused:
-        prepare(project, wanted(profile="prod"), Narration())
+        prepare(project, request(profile="prod"), Narration())
     assert (refused.value.where, refused.value.allowed) == ("MINION_PROFILE", "bare, dev, staging")
 
 
 def test_refuses_a_profile_without_an_inventory(project: Path) -> None:
     with pytest.raises(UsageError, match="the profile has no inventory") as refused:
-        prepare(project, wanted(profile="bare"), Narration())
+        prepare(project, request(profile="bare"), Narration())
     assert refused.value.where.endswith("inventories/bare/group_vars/all/main.yml")
 
 
-def test_refuses_a_profile_that_does_not_say_whether_published_passwords_are_allowed(project: Path) -> None:
+def test_refuses_a_profile_without_the_key_published_passwords(project: Path) -> None:
     (project / "profiles/dev.yml").write_text("access:\n  listen_addresses: []\n")
     with pytest.raises(UsageError, match="key missing from a profile") as refused:
-        prepare(project, wanted(), Narration())
+        prepare(project, request(), Narration())
     assert refused.value.where.endswith("profiles/dev.yml: access.published_passwords")
+
+
+def test_default_release_depends_on_the_provider() -> None:
+    assert [default_os(each) for each in ("docker", "libvirt", "virtualbox")] == ["debian13", "debian12", "debian12"]
+
+
+def test_vagrantfile_finds_the_box_without_a_virtual_environment() -> None:
+    (code,) = re.findall(r'^  code = "(.*)"$', (ROOT / "Vagrantfile").read_text(), re.M)
+    for arguments, box in ((["debian13"], "debian/trixie64"), ([], "debian/bookworm64")):
+        words = [sys.executable, "-I", "-S", "-c", f"import sys; sys.path.insert(0, '.'); {code}", *arguments]
+        assert subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True).stdout == f"{box}\n"
 
 
 def test_recipe_has_one_user_with_the_key_and_sudo() -> None:

@@ -1,6 +1,6 @@
-"""pgbench as a clock: runs a script for some seconds and reads every transaction's latency from its log.
+"""Run pgbench for some seconds and read the latency of every transaction from its log.
 
-Does IO: starts the program. The password goes through the environment, never the command line.
+Does IO: starts the program. The password is passed in the environment, never on the command line.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from pathlib import Path
 from provision import system
 from provision.errors import HostError
 
-APPLICATION = "provision bench, pgbench"  # by which its sessions are found when it is interrupted
-JOBS = 2  # threads of pgbench: beside a server on the same machine, more would only take its CPUs
+APPLICATION = "provision bench, pgbench"  # finds its sessions after an interruption
+JOBS = 2  # threads of pgbench: more would take CPUs from a server on the same machine
 
 
 @dataclass(frozen=True)
 class Rate:
-    """Transactions a second and their latencies in ms."""
+    """Transactions per second, and latencies in ms."""
 
     tps: float
     p50: float
@@ -30,7 +30,7 @@ class Rate:
 
 
 def program() -> str:
-    """Find pgbench: on the path, or the newest of Debian's server packages."""
+    """Return the path of pgbench: the newest of Debian's server packages, or the one on PATH. Raises HostError."""
     installed = sorted(Path("/usr/lib/postgresql").glob("*/bin/pgbench"), key=lambda path: int(path.parts[4]))
     found = str(installed[-1]) if installed else shutil.which("pgbench")
     if found is None:
@@ -40,14 +40,14 @@ def program() -> str:
 
 @dataclass(frozen=True)
 class Pgbench:
-    """Where to run: `environment` as provision.database.environment gives it, `path` the search_path."""
+    """Target: `environment` from provision.database.environment, `path` for search_path."""
 
     environment: Mapping[str, str]
     path: str
     seed: int
 
     def __call__(self, *words: str, settings: Mapping[str, object] | None = None) -> str:
-        """Run pgbench with settings of the session. Raises HostError with what it said."""
+        """Run pgbench with session settings and return its output. Raises HostError with its errors."""
         options = {"search_path": self.path, "statement_timeout": 0, **(settings or {})}
         given = " ".join(f"-c {name}={str(value).replace(' ', '')}" for name, value in options.items())
         inherited = self.environment.get("PGOPTIONS", "")
@@ -61,7 +61,7 @@ class Pgbench:
     def measure(
         self, seconds: float, clients: int, *words: str, scripts: Mapping[str, int] | None = None, **settings: object
     ) -> Rate:
-        """Run built-in (`words`) or own `scripts` (SQL to weight) and give the rate of the whole."""
+        """Run a built-in script (`words`) or `scripts` (SQL to weight) and return the overall rate."""
         with tempfile.TemporaryDirectory(prefix="provision-bench-") as folder:
             files = []
             for number, (text, weight) in enumerate((scripts or {}).items()):
@@ -86,7 +86,7 @@ class Pgbench:
                 for line in part.read_text().splitlines()
             ]
         if len(taken) < 2:
-            raise HostError("too few transactions to speak of", seen=str(len(taken)), allowed="a longer --seconds")
+            raise HostError("too few transactions", seen=str(len(taken)), allowed="a longer --seconds")
         cuts = statistics.quantiles(taken, n=100, method="inclusive")
         return Rate(len(taken) / max(1, round(seconds)), cuts[49], cuts[94], cuts[98])
 
@@ -94,7 +94,7 @@ class Pgbench:
 SEARCH = """\\set q random(1, {queries})
 SELECT id FROM memories ORDER BY embedding <=> (SELECT embedding FROM queries WHERE id = :q) LIMIT 10;
 """
-# What agents do, by weight: read their session, remember, act, learn.
+# Agent workload by weight: read the session, search memories, log an activity, store a memory.
 MIXED = {
     """\\set s random(1, {sessions})
 SELECT id, status, history, working_memory FROM sessions WHERE id = md5('session' || :s)::uuid;

@@ -1,7 +1,7 @@
-"""The schema that a benchmark works in: copies of the real tables with their indexes, keys and triggers, and vectors.
+"""The benchmark's schema: copies of the real tables with indexes, keys and triggers, filled with vectors.
 
-Does IO on the database. Vectors are clustered like those of a real embedding model: noise in 1,536 dimensions has no
-neighbours worth finding, and every search would look perfect.
+Does IO on the database. Vectors are clustered like those of an embedding model: uniform noise in 1,536 dimensions has
+no meaningful neighbours, which would distort recall.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Connection = database.Connection
 
 
 def refuse(connection: Connection, *, confirmed: bool) -> str:
-    """Return the schema of the real tables. Raises UsageError where a benchmark has no business."""
+    """Return the schema of the real tables. Raises UsageError if the database must not be benchmarked."""
     database.refuse_pooler(connection)
     database.refuse_read_only(connection)
     where = connection.info.dbname
@@ -34,26 +34,31 @@ def refuse(connection: Connection, *, confirmed: bool) -> str:
         "SELECT relnamespace::regnamespace::text FROM pg_class WHERE oid = to_regclass('memories')"
     ).fetchone()
     if found is None:
-        raise UsageError("the schema is not there", where=where, seen="no table memories", run="provision migrate up")
+        raise UsageError("the schema is missing", where=where, seen="no table memories", run="provision migrate up")
     row = connection.execute(
         "SELECT obj_description(oid, 'pg_namespace') FROM pg_namespace WHERE nspname = %s", (SCHEMA,)
     ).fetchone()
     if row is not None and row[0] != MARK:
-        raise UsageError(f"schema {SCHEMA} is not ours", where=where, seen=str(row[0]), allowed="no such schema")
+        raise UsageError(
+            f"schema {SCHEMA} was not created by provision bench",
+            where=where,
+            seen=str(row[0]),
+            allowed="no such schema",
+        )
     full = connection.execute("SELECT EXISTS (SELECT FROM agents) OR EXISTS (SELECT FROM memories)").fetchone()
     if database.guarded(connection) and full and full[0] and not confirmed:
         raise UsageError(
-            "a benchmark would compete for CPU, memory and disk with a guarded database that holds data",
+            "this guarded database holds data, and a benchmark would load it heavily",
             where=where,
             seen="provision.guard is on, and the tables have rows",
-            allowed="--yes, while no application uses the server",
+            allowed="--yes, while the server is not in use",
         )
     return str(found[0])
 
 
 @contextmanager
 def made(connection: Connection, real: str) -> Iterator[None]:
-    """Make the schema with empty copies of the tables; drop it at the end, whatever happened."""
+    """Create the schema with empty copies of the tables; always drop it at the end."""
     _drop(connection)
     connection.execute(f"CREATE SCHEMA {SCHEMA}")
     try:
@@ -65,7 +70,7 @@ def made(connection: Connection, real: str) -> Iterator[None]:
 
 
 def _drop(connection: Connection) -> None:
-    # A pgbench that was killed leaves sessions that finish their statement first: DROP and they could deadlock.
+    # Sessions of a killed pgbench finish their statement first; DROP could deadlock with them.
     connection.execute(
         "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity"
         " WHERE application_name = %s AND datname = current_database() AND usename = current_user",
@@ -78,7 +83,7 @@ def copy_tables(connection: Connection, real: str) -> None:
     """Copy columns, storage, options, checks and indexes; then the foreign keys and triggers between the copies."""
     tables = list(TABLES)
     connection.execute("SELECT set_config('search_path', %s, false)", (f"{real}, public",))
-    # Written while only the real tables are in sight, so that their names are not qualified.
+    # Generated while only the real schema is in search_path, so that names are not qualified.
     more = connection.execute(
         "SELECT format('ALTER TABLE %%I ADD %%s', relname, pg_get_constraintdef(c.oid))"
         " FROM pg_constraint c JOIN pg_class r ON r.oid = conrelid"
@@ -98,9 +103,9 @@ def copy_tables(connection: Connection, real: str) -> None:
 
 
 def fill(connection: Connection, vectors: int, seed: int, tick: Callable[[int], None]) -> list[str]:
-    """Load agents, sessions and memories without their vector index; return the statements that build it.
+    """Load agents, sessions and memories without the vector index; return the statements that build it.
 
-    Ids follow from numbers (md5 of 'agent1' ...), so that pgbench can name them.
+    Ids are md5 of 'agent1' and so on, so that pgbench can compute them.
     """
     connection.execute(
         "INSERT INTO agents (id, name) SELECT md5('agent' || i)::uuid, 'agent ' || i"
@@ -121,14 +126,14 @@ def fill(connection: Connection, vectors: int, seed: int, tick: Callable[[int], 
     width = connection.execute(
         "SELECT atttypmod FROM pg_attribute WHERE attrelid = 'memories'::regclass AND attname = 'embedding'"
     ).fetchone()
-    assert width is not None  # noqa: S101 - the index that was just found is on this column
+    assert width is not None  # noqa: S101 - the index found above is on this column
     _copy_vectors(connection, vectors, int(str(width[0])), seed, tick)
     connection.execute("VACUUM ANALYZE agents, sessions, memories, queries")
     return [str(row[0]) for row in found]
 
 
 def _copy_vectors(connection: Connection, count: int, width: int, seed: int, tick: Callable[[int], None]) -> None:
-    """Send binary COPY: a vector is its length, an unused word and big-endian floats (vector_recv)."""
+    """Load by binary COPY: a vector is its length, an unused word and big-endian floats (vector_recv)."""
     import numpy
 
     generator = numpy.random.default_rng(seed)

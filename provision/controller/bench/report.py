@@ -1,6 +1,6 @@
-"""The report of a benchmark: one HTML file that opens without a network, and the same numbers as JSON.
+"""Benchmark report: one self-contained HTML page, and the same numbers as JSON.
 
-Does IO: writes two files. The plots are plotly's, whose script is written into the page.
+Does IO: writes two files. The page embeds plotly's script.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ STYLE = "body{font:16px sans-serif;max-width:960px;margin:2em auto}td,th{padding
 
 
 def write(measured: Measured, folder: Path) -> tuple[Path, Path]:
-    """Write bench.html and bench.json into a folder, made if need be, and return their paths. Raises OSError."""
+    """Write bench.html and bench.json into a folder, created if missing; return their paths. Raises OSError."""
     folder.mkdir(parents=True, exist_ok=True)
     page, numbers = folder / "bench.html", folder / "bench.json"
     numbers.write_text(json.dumps(measured.as_json(), indent=2) + "\n")
@@ -28,7 +28,7 @@ def _page(measured: Measured) -> str:
     from plotly.subplots import make_subplots
 
     names = list(measured.rates)
-    rates = make_subplots(rows=2, cols=1, subplot_titles=("transactions a second (log)", "latency, ms (log)"))
+    rates = make_subplots(rows=2, cols=1, subplot_titles=("transactions per second (log)", "latency, ms (log)"))
     rates.add_trace(go.Bar(x=names, y=[rate.tps for rate in measured.rates.values()], name="tps"), 1, 1)
     for label in ("p50", "p95", "p99"):
         rates.add_trace(go.Bar(x=names, y=[getattr(rate, label) for rate in measured.rates.values()], name=label), 2, 1)
@@ -43,7 +43,7 @@ def _page(measured: Measured) -> str:
             textposition="bottom left",
         )
     )
-    recall.update_layout(title="searches a second against recall", xaxis_title="recall of the ten nearest", height=420)
+    recall.update_layout(title="searches per second by recall", xaxis_title="recall at 10", height=420)
     recall.update_xaxes(range=[min(measured.recall.values()) - 0.02, 1.005])
     sizes = measured.sizes
     rows = "".join(
@@ -61,11 +61,11 @@ def _page(measured: Measured) -> str:
     return f"""<!doctype html><html lang="en"><meta charset="utf-8"><title>provision bench</title>
 <style>{STYLE}</style><h1>provision bench</h1>
 <p>{escape(measured.database)}: PostgreSQL {escape(measured.server)}, pgvector {escape(measured.pgvector)};
-{sizes.vectors:,} vectors, {sizes.clients} clients, {sizes.seconds:g} s for each stage, pgbench scale {sizes.scale}.
+{sizes.vectors:,} vectors, {sizes.clients} clients, {sizes.seconds:g} s per stage, pgbench scale {sizes.scale}.
 The HNSW index was built in {measured.build_s:.1f} s.</p>
-<table><tr><th></th><th>a second</th><th>p50 ms</th><th>p95 ms</th><th>p99 ms</th></tr>{rows}</table>
+<table><tr><th></th><th>per second</th><th>p50 ms</th><th>p95 ms</th><th>p99 ms</th></tr>{rows}</table>
 {rates.to_html(full_html=False, include_plotlyjs=True)}
 <h2>Recall</h2><table>{found}</table>{recall.to_html(full_html=False, include_plotlyjs=False)}
-<h2>Does the planner keep the index?</h2>{f"<ul>{left}</ul>" if left else "<p>Over the whole documented range.</p>"}
-<details><summary>Settings that are not the server's defaults</summary><table>{settings}</table></details></html>
+<h2>Does the planner use the index?</h2>{f"<ul>{left}</ul>" if left else "<p>Yes, over the whole documented range.</p>"}
+<details><summary>Non-default server settings</summary><table>{settings}</table></details></html>
 """

@@ -1,6 +1,6 @@
-"""The benchmark from its first check to its last drop: returns numbers, prints nothing.
+"""Run the whole benchmark and return its results.
 
-Does IO on the database, and starts pgbench. A run that is interrupted (Ctrl-C, SIGTERM) drops what it made.
+Does IO on the database, and starts pgbench. An interrupted run (Ctrl-C, SIGTERM) drops its schema.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ EF_SEARCH = (40, 100, 200)
 NEIGHBOURS = 10
 RECALL_QUERIES = 50
 Progress = Callable[[str, int, int], None]
-"""Called with a stage, what is done of it and the whole."""
+"""Called with a stage, the number of completed steps and their total."""
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """How much to measure: pgbench's scale, the number of vectors, seconds of each stage, clients."""
+    """Size of the benchmark: pgbench's scale, number of vectors, seconds per stage, clients."""
 
     scale: int = 10
     vectors: int = 20_000
@@ -37,7 +37,7 @@ class Sizes:
 
 @dataclass
 class Measured:
-    """Everything that was found: rates by stage, recall by ef_search, and where the index is left."""
+    """Results: rates by stage, recall by ef_search, and queries that do not use the index."""
 
     database: str
     server: str
@@ -50,16 +50,16 @@ class Measured:
     lost: tuple[Lost, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
-        """Give plain values."""
+        """Return plain values."""
         return asdict(self)
 
 
 def bench(url: str, sizes: Sizes, *, confirmed: bool = False, progress: Progress = lambda *_: None) -> Measured:
-    """Measure a database. Raises UsageError where it must not be, HostError and DatabaseError where it cannot."""
+    """Benchmark a database. Raises UsageError if that is refused, HostError and DatabaseError on failures."""
     with database.connect(url, application="provision bench", statement_timeout_ms=0) as connection:
         real = place.refuse(connection, confirmed=confirmed)
         measured = _about(connection, sizes)
-        # Both, for a background job of a shell is started with SIGINT ignored.
+        # Both, because a shell starts background jobs with SIGINT ignored.
         before = {number: signal.signal(number, _interrupted) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             with place.made(connection, real):
@@ -85,7 +85,7 @@ def _about(connection: database.Connection, sizes: Sizes) -> Measured:
         " WHERE source NOT IN ('default', 'client', 'session', 'override') AND name !~ 'password|command|conninfo'"
         " ORDER BY name"
     ).fetchall()
-    assert row is not None  # noqa: S101 - a SELECT without FROM gives one row
+    assert row is not None  # noqa: S101 - a SELECT without FROM returns one row
     settings = {str(name): str(value) for name, value in changed}
     return Measured(database.describe_connection(connection), str(row[0]), str(row[1]), settings, sizes)
 
@@ -113,7 +113,7 @@ def _measure(connection: database.Connection, pgbench: Pgbench, found: Measured,
 
 
 def build(connection: database.Connection, statements: list[str]) -> float:
-    """Build the vector index anew and return the seconds that it took."""
+    """Build the vector index and return the seconds taken."""
     started = time.monotonic()
     for statement in statements:
         connection.execute(statement.encode())
@@ -121,7 +121,7 @@ def build(connection: database.Connection, statements: list[str]) -> float:
 
 
 def recall(connection: database.Connection, ef_search: int) -> float:
-    """Return the share of the true ten nearest that a search by index finds, over the queries' first fifty."""
+    """Return recall at 10 of index searches against exact searches, over the first fifty queries."""
     query = (
         "SELECT m.id FROM memories m ORDER BY m.embedding <=>"
         f" (SELECT embedding FROM queries WHERE id = %s) LIMIT {NEIGHBOURS}"
@@ -139,7 +139,7 @@ def recall(connection: database.Connection, ef_search: int) -> float:
 
 
 def stages(sizes: Sizes) -> dict[str, Callable[[Pgbench], Rate]]:
-    """Name what pgbench runs, in the order in which it runs."""
+    """Return the pgbench stages in order."""
     numbers = {"queries": place.QUERIES, "sessions": place.SESSIONS, "agents": place.AGENTS}
     mixed = {text.format(**numbers): weight for text, weight in MIXED.items()}
     search = {SEARCH.format(**numbers): 1}
@@ -151,5 +151,5 @@ def stages(sizes: Sizes) -> dict[str, Callable[[Pgbench], Rate]]:
         "TPC-B": run("--builtin=tpcb-like", "--protocol=prepared"),
         "read-only": run("--builtin=select-only", "--protocol=prepared"),
         **{f"search, ef {ef}": run(scripts=search, **{"hnsw.ef_search": ef}) for ef in EF_SEARCH},
-        "mixed agent work": run(scripts=mixed),
+        "mixed agent load": run(scripts=mixed),
     }

@@ -1,5 +1,5 @@
-"""One file that holds everything a host needs, for hosts with no route to anywhere: made here, checked before use.
+"""Bundles: one file with everything that a host without network access needs.
 
-`contents` says what belongs in it, `make` collects it, `repository` indexes and signs it, `verify` judges a file
-before anything of it is used. Only the controller has this package.
+`contents` lists the contents, `make` collects them, `repository` indexes and signs them, `verify` checks a file before
+use. Controller only.
 """

@@ -1,7 +1,7 @@
-"""An apt repository of a folder's packages, laid out as PGDG lays out its own, and the key that signs it.
+"""An apt repository of a folder's packages with PGDG's layout, and its signing key.
 
-Does IO through apt-ftparchive and gpg. A key lives in a folder of its own and is gone with it: it signs nothing else.
-Refuses nothing: what is published here is judged by apt on the host.
+Does IO through apt-ftparchive and gpg. A key exists only in its own temporary folder and signs nothing else. Refuses
+nothing: apt on the host verifies the repository.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 from provision import system
 
 TOOLS = {"apt-utils": "/usr/bin/apt-ftparchive", "gpg": "/usr/bin/gpg", "gpgconf": "/usr/bin/gpgconf"}
-"""Packages that must be there, and a file that only each of them brings."""
+"""Required packages, each with a file that only it installs."""
 
 
 def run(*words: str | Path, where: Path | None = None) -> str:
@@ -33,9 +33,9 @@ class Key:
     @classmethod
     @contextlib.contextmanager
     def made(cls, home: Path, name: str, expires: str = "never", options: Sequence[str] = ()) -> Iterator[Key]:
-        """Make a key without a passphrase, which is gone with its folder; end gpg's agent in any case.
+        """Create a key without a passphrase; it disappears with its folder. Always stop gpg's agent.
 
-        `options` go to every call of gpg, as `--faked-system-time` does for a key that has expired.
+        `options` are added to every gpg command, such as `--faked-system-time` for an expired key.
         """
         home.mkdir(mode=0o700, parents=True)
         try:
@@ -51,23 +51,23 @@ class Key:
         return run("gpg", "--homedir", self.home, "--batch", "--yes", "--quiet", *self.options, *words)
 
     def export(self, path: Path) -> None:
-        """Write the public key: ASCII-armoured if the name ends with .asc, else binary."""
+        """Write the public key, ASCII-armoured if the name ends with .asc."""
         self._gpg(*(["--armor"] if path.suffix == ".asc" else []), "--output", path, "--export", self.fingerprint)
 
     def extend(self, expires: str) -> None:
-        """Let the key expire later than it was made to."""
+        """Extend the key's expiry."""
         self._gpg("--quick-set-expire", self.fingerprint, expires)
 
     def sign(self, path: Path, signature: Path, *, clear: bool = False) -> None:
-        """Write a detached signature of a file beside it, or the whole file with its signature."""
+        """Write a detached signature of a file, or with `clear` the file with its signature."""
         kind = "--clear-sign" if clear else "--detach-sign"
         self._gpg("--digest-algo", "SHA512", "--output", signature, kind, path)
 
 
 def publish(root: Path, suite: str, key: Key, *, component: str = "main", architecture: str, **fields: str) -> None:
-    """Index what lies below `root/pool` as `dists/SUITE` and sign it; `fields` go into the Release file.
+    """Index the packages in `root/pool` as `dists/SUITE` and sign the index.
 
-    A field is written as apt-ftparchive's option: `ValidTime="86400"` makes a Valid-Until.
+    `fields` are apt-ftparchive's options for the Release file: `ValidTime="86400"` sets Valid-Until.
     """
     index = root / "dists" / suite / component / f"binary-{architecture}"
     index.mkdir(parents=True, exist_ok=True)

@@ -22,7 +22,7 @@ from typing import Any
 from provision import system
 from provision.database import Connection, connect_pinned
 from provision.errors import ProvisionError
-from provision.host.backup import figures, journal, recovery, show, tool, wal
+from provision.host.backup import counts, journal, recovery, show, tool, wal
 from provision.host.backup.catalogue import Catalogue
 from provision.host.backup.targets import Target
 from provision.host.backup.tool import BackupError
@@ -68,9 +68,9 @@ def _run(plan: Plan, label: str, narrate: Callable[[str], None]) -> dict[str, An
     finally:
         facts |= {"seconds": round(time.time() - begun, 1), "effect": effect.stop(), "limits": resource_limits()}
         # A test of an older set says nothing about the newest one.
-        counts = facts["passed"] and facts["newest"]
+        newest = facts["passed"] and facts["newest"]
         keys = ("when", "set", "host", "stanza", "system", "rto_s", "rpo_s")
-        facts["last_passed"] = {key: facts[key] for key in keys} if counts else last
+        facts["last_passed"] = {key: facts[key] for key in keys} if newest else last
         system.keep("drill", facts)
         _remove(plan)
     return facts
@@ -120,7 +120,7 @@ def _drill(
         url = plan.server.url(plan.access.database, socket=str(SCRATCH / "socket"), port=PORT)
         recovery.await_target(url, Target("name", expected["point"]), chosen.reached, server.log, narrate)
         with connect_pinned(url, application="provision drill") as session:
-            different = figures.differences(expected, figures.read(session))
+            different = counts.differences(expected, counts.read(session))
         if different:
             raise BackupError(
                 "the restored data differs from the backup", where=chosen.set.label, seen="; ".join(different[:5])

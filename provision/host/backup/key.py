@@ -22,11 +22,10 @@ PUBLIC = re.compile(r"ssh-ed25519 [A-Za-z0-9+/]{68} \S+\n")
 
 @dataclass(frozen=True)
 class PublicKey:
-    """The public half, one line with its comment; `changed` where the key was made now. `version` is pgBackRest's."""
+    """The public half, one line with its comment; `changed` where the key was made now."""
 
     changed: bool
     public_key: str
-    version: str
 
 
 def make(stanza: str, path: Path = PATH) -> PublicKey:
@@ -54,7 +53,7 @@ def make(stanza: str, path: Path = PATH) -> PublicKey:
             allowed="one line: ssh-ed25519 BASE64 COMMENT",
             run=f"rm {public}, then run again: a new key is made",
         )
-    return PublicKey(missing, text.strip(), system.run("pgbackrest", "version").stdout.strip())
+    return PublicKey(missing, text.strip())
 
 
 def _generate(path: Path, comment: str) -> None:

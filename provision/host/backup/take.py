@@ -13,7 +13,7 @@ from typing import Any
 from provision import system
 from provision.database import connect_pinned
 from provision.errors import HostError
-from provision.host.backup import figures, journal, tool
+from provision.host.backup import counts, journal, tool
 from provision.host.backup.tool import BackupError
 from provision.plan.schema import Plan
 
@@ -57,7 +57,7 @@ def physical(plan: Plan, kind: str) -> dict[str, Any]:
             run="docs/the-repository-is-damaged.md",
         )
     point = f"provision-{system.compact()}"
-    found = figures.take(plan.server.url(plan.access.database), point)
+    found = counts.take(plan.server.url(plan.access.database), point)
     with connect_pinned(plan.server.url("postgres"), application="provision backup") as connection:
         connection.execute("SELECT pg_switch_wal()")
     known = system.evidence("backup-figures").get("sets", {})

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from provision.errors import UsageError
-from provision.host.backup import wal
+from provision.host.backup import show, wal
 from provision.host.backup.tool import Archive, Set
 
 KINDS = ("latest", "immediate", "time", "xid", "name", "lsn")
@@ -125,14 +125,10 @@ class Window:
 
     def __str__(self) -> str:
         """Describe the window."""
-        ends = f"{_shown(self.until)} (WAL {self.reached.name})"
+        ends = f"{show.moment(self.until)} (WAL {self.reached.name})"
         broken = f"; {self.gap.name} is missing, so nothing after it can be reached" if self.gap else ""
         left = "" if self.newest else f", on timeline {self.timeline}, which a restore abandoned"
-        return f"from {_shown(self.since)} (set {self.set.label}, {self.set.lsn_stop}) to {ends}{left}{broken}"
-
-
-def _shown(at: float) -> str:
-    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%S+00")
+        return f"from {show.moment(self.since)} (set {self.set.label}, {self.set.lsn_stop}) to {ends}{left}{broken}"
 
 
 def window(one: Set, archive: Archive, times: dict[str, int], timeline: int = 0) -> Window | None:

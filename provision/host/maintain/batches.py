@@ -3,6 +3,8 @@
 Locked rows are skipped (SKIP LOCKED) and left for the next run, so a batch waits only for rows that reference its own.
 The same timeout limits that wait and the whole batch; a batch that exceeds it is rolled back and retried with a quarter
 of its rows. No session waits longer than this timeout for a row that a batch has locked.
+
+The table of a rule has a primary key `id`; the action `archive` also needs a column `status`.
 """
 
 from __future__ import annotations

@@ -94,7 +94,7 @@ def _sentence(step: dict[str, Any]) -> str:
 
 
 def _there(connection: Connection, table: str) -> bool:
-    row = connection.execute("SELECT to_regclass(%s) IS NOT NULL", (table,)).fetchone()
+    row = connection.execute("SELECT to_regclass(quote_ident(%s)) IS NOT NULL", (table,)).fetchone()
     return bool(row and row[0])
 
 

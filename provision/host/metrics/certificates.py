@@ -5,8 +5,6 @@ from __future__ import annotations
 import datetime
 from pathlib import Path
 
-from cryptography import x509
-
 from provision.errors import HostError
 from provision.host.metrics.exposition import Metric
 
@@ -21,6 +19,8 @@ def metrics(folder: Path = FOLDER) -> list[Metric]:
 
 def end(path: Path) -> float:
     """Give the expiry of a file's first certificate in seconds since 1970."""
+    from cryptography import x509  # a host without TLS has no python3-cryptography
+
     try:
         certificate = x509.load_pem_x509_certificate(path.read_bytes())
     except (OSError, ValueError) as error:

@@ -56,7 +56,9 @@ FROM pg_class c JOIN pg_am a ON a.oid = c.relam JOIN pg_namespace n ON n.oid = c
 """
 _SHARED_BUFFERS = "SELECT setting::float8 * 8192 FROM pg_settings WHERE name = 'shared_buffers'"
 # Only tables: a view would run its functions with the rights of this role.
-_IS_TABLE = "SELECT EXISTS (SELECT FROM pg_class WHERE oid = to_regclass(%s) AND relkind IN ('r', 'p'))"
+_IS_TABLE = """
+SELECT EXISTS (SELECT FROM pg_class WHERE oid = to_regclass('public.' || quote_ident(%s)) AND relkind IN ('r', 'p'))
+"""
 _MIGRATION = "SELECT version::float8, dirty::int FROM public.schema_migrations"
 
 _DUE = re.compile(r"(?:(?P<rows>.+) AND )?(?P<column>\w+) < \{(?P<limit>cutoff|now)\}")
@@ -130,7 +132,7 @@ def _oldest(rule: Retention) -> sql.Composed:
 
 
 def _there(connection: Connection, table: str) -> bool:
-    return bool(ask(connection, _IS_TABLE, (f"public.{table}",))[0][0])
+    return bool(ask(connection, _IS_TABLE, (table,))[0][0])
 
 
 def _by(label: str, rows: Sequence[tuple[object, ...]]) -> tuple[tuple[dict[str, str], float], ...]:

@@ -16,7 +16,7 @@ LOCK_TIMEOUT_MS = 3000  # how long writers may queue behind the lock request if 
 LOCK_TRIES = 5
 # The hash of each row's binary form, summed: independent of row order, constant in memory. The alias is a name that no
 # column has, because a column of that name would take precedence.
-_FIGURES = """
+_COUNT = """
 SELECT count(*),
   coalesce(sum(('x' || left(encode(sha256(record_send("its row")), 'hex'), 15))::bit(60)::bigint), 0)::text
 FROM {} AS "its row"
@@ -74,7 +74,7 @@ def read(connection: Connection) -> dict[str, Any]:
     tables = {}
     for (name,) in connection.execute(_TABLES).fetchall():
         try:
-            row = connection.execute(_FIGURES.format(name)).fetchone()  # quoted by the server
+            row = connection.execute(_COUNT.format(name)).fetchone()  # quoted by the server
         except Exception as error:
             raise DatabaseError("a table cannot be read", where=str(name), seen=str(error).strip()) from None
         assert row is not None  # noqa: S101 - an aggregate returns a row

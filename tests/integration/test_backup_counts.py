@@ -1,4 +1,4 @@
-"""The figures of a restore point: those of one very moment, whatever a table or a column is called."""
+"""Reference counts: they describe one moment, whatever the names of tables and columns."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from provision.database import connect
 from provision.errors import DatabaseError
-from provision.host.backup import dump, figures, load
+from provision.host.backup import counts, dump, load
 from provision.host.backup.tool import BackupError
 from tests.clusters import Cluster
 
@@ -22,25 +22,25 @@ CREATE TABLE empty (t int);
 
 def test_count_rows_and_tell_a_changed_one_whatever_its_table_is_called(cluster: Cluster, database: str) -> None:
     cluster.psql(ODD, database)
-    before = figures.take(cluster.url(database), "one")
+    before = counts.take(cluster.url(database), "one")
     name = 'public."a ""b"" {c} %d"'
     assert before["tables"][name]["rows"] == 2
     assert before["tables"]["public.empty"] == {"rows": 0, "checksum": "0"}
     assert set(before["extensions"]) == {"plpgsql", "uuid-ossp", "vector"}
-    assert figures.differences(before, figures.take(cluster.url(database), "two")) == []
+    assert counts.differences(before, counts.take(cluster.url(database), "two")) == []
     cluster.psql('UPDATE "a ""b"" {c} %d" SET t = \'y\' WHERE its = 1', database)
     assert [
-        text.partition(":")[0] for text in figures.differences(before, figures.take(cluster.url(database), "three"))
+        text.partition(":")[0] for text in counts.differences(before, counts.take(cluster.url(database), "three"))
     ] == [name]
 
 
 def test_order_of_rows_does_not_matter_but_which_rows_do(cluster: Cluster, database: str) -> None:
     cluster.psql("CREATE TABLE here (n int); INSERT INTO here VALUES (1), (2), (3)", database)
-    before = figures.take(cluster.url(database), "one")
+    before = counts.take(cluster.url(database), "one")
     cluster.psql("TRUNCATE here; INSERT INTO here VALUES (3), (1), (2)", database)
-    assert figures.differences(before, figures.take(cluster.url(database), "two")) == []
+    assert counts.differences(before, counts.take(cluster.url(database), "two")) == []
     cluster.psql("TRUNCATE here; INSERT INTO here VALUES (3), (3), (0)", database)
-    assert len(figures.differences(before, figures.take(cluster.url(database), "three"))) == 1
+    assert len(counts.differences(before, counts.take(cluster.url(database), "three"))) == 1
 
 
 def test_moment_is_one_although_writers_never_stop(cluster: Cluster, database: str) -> None:
@@ -57,12 +57,12 @@ def test_moment_is_one_although_writers_never_stop(cluster: Cluster, database: s
     for writer in writers:
         writer.start()
     try:
-        counts = [figures.take(cluster.url(database), f"p{number}")["tables"] for number in range(8)]
+        taken = [counts.take(cluster.url(database), f"p{number}")["tables"] for number in range(8)]
     finally:
         over.set()
         for writer in writers:
             writer.join()
-    pairs = [(each["public.pairs_a"]["rows"], each["public.pairs_b"]["rows"]) for each in counts]
+    pairs = [(each["public.pairs_a"]["rows"], each["public.pairs_b"]["rows"]) for each in taken]
     assert all(one == other for one, other in pairs), pairs
     assert pairs[-1][0] > pairs[0][0]
 
@@ -71,12 +71,12 @@ def test_table_that_is_held_for_long_is_given_up_with_its_reason(
     cluster: Cluster, database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cluster.psql("CREATE TABLE held (n int)", database)
-    monkeypatch.setattr(figures, "LOCK_TIMEOUT_MS", 50)
-    monkeypatch.setattr(figures, "LOCK_TRIES", 2)
+    monkeypatch.setattr(counts, "LOCK_TIMEOUT_MS", 50)
+    monkeypatch.setattr(counts, "LOCK_TRIES", 2)
     with connect(cluster.url(database), application="test", autocommit=False) as holder:
         holder.execute("LOCK TABLE held IN ROW EXCLUSIVE MODE")
         with pytest.raises(DatabaseError, match="the tables could not be locked for the reference counts") as refused:
-            figures.take(cluster.url(database), "never")
+            counts.take(cluster.url(database), "never")
         assert "lock timeout" in refused.value.seen
         holder.rollback()
 
@@ -85,7 +85,7 @@ def test_temporary_and_unlogged_tables_of_others_are_neither_read_nor_missed(clu
     cluster.psql("CREATE TABLE kept (n int); CREATE UNLOGGED TABLE cache (n int)", database)
     with psycopg.connect(cluster.url(database), autocommit=True) as other:
         other.execute("CREATE TEMP TABLE mine (n int)")
-        assert list(figures.take(cluster.url(database), "one")["tables"]) == ["public.kept"]
+        assert list(counts.take(cluster.url(database), "one")["tables"]) == ["public.kept"]
         with connect(cluster.url(database), application="test") as session:
             # A dump has the unlogged one, with its rows.
             assert list(dump.contents(session)["rows"]) == ["public.cache", "public.kept"]

@@ -1,7 +1,7 @@
-"""Say why apt could not read a package source or install from it, and what to set instead. Pure.
+"""Explain why apt could not read a package source or install from it, and which option to change. Pure.
 
-Only words for a person are taken from what apt says; whether it failed is its exit code's matter. The texts are those
-of apt 2.6 (Debian 12, gpgv) and 3.0 (Debian 13, sqv) in the locale C.
+Translates apt's output only into messages; the exit code decides whether it failed. The patterns match apt 2.6
+(Debian 12, gpgv) and 3.0 (Debian 13, sqv) in locale C.
 """
 
 from __future__ import annotations
@@ -15,41 +15,41 @@ from typing import Any
 
 from provision.errors import HostError
 
-MOST_SHOWN = 1200  # characters of apt's own words: a long list of hashes helps nobody
+MOST_SHOWN = 1200  # characters of apt's output in a message
 
-# What apt says, what it means, and which of "uri", "suite", "component" and "key" a person would change. In this order,
-# for what follows from one cause (nothing could be read, nothing is signed) is also said of others.
+# apt's text, its meaning, and which of "uri", "suite", "component" and "key" to change. The order matters: apt also
+# reports consequences of a cause, such as an unsigned or unreadable source.
 CAUSES = (
-    ("EXPKEYSIG|KEYEXPIRED|Expired on ", "the key that is to verify it has expired", "key"),
-    ("the public key .* cannot be read|holds no OpenPGP public key", "its public key is not there", "key"),
-    ("NO_PUBKEY|Missing key", "it is signed by another key than the one that is given", "key"),
-    ("BADSIG|has been manipulated", "it was changed after it had been signed", "uri"),
-    (r"is expired \(invalid since", "it was not renewed in time (its Valid-Until is past)", "uri"),
-    ("is not valid yet", "it was made in the future: compare this host's clock", "uri"),
-    ("Hash Sum mismatch|unexpected size", "its files are not what its index says (damaged, or just renewed)", "uri"),
+    ("EXPKEYSIG|KEYEXPIRED|Expired on ", "its signing key has expired", "key"),
+    ("the public key .* cannot be read|holds no OpenPGP public key", "its public key is missing", "key"),
+    ("NO_PUBKEY|Missing key", "it is signed by another key than the configured one", "key"),
+    ("BADSIG|has been manipulated", "it was changed after signing", "uri"),
+    (r"is expired \(invalid since", "its index has expired (Valid-Until)", "uri"),
+    ("is not valid yet", "its index is dated in the future: check this host's clock", "uri"),
+    ("Hash Sum mismatch|unexpected size", "its files do not match its index (damaged, or being updated)", "uri"),
     ("does not have a Release file", "it has no such suite", "suite"),
-    ("is not signed", "nobody signed it", "uri"),
+    ("is not signed", "it is not signed", "uri"),
     ("doesn't have the component", "it has no such component", "component"),
-    ("Could not resolve|Temporary failure resolving", "the name of its host cannot be resolved", "uri"),
+    ("Could not resolve|Temporary failure resolving", "its host name cannot be resolved", "uri"),
     ("(?:Could not|Unable to) connect|Cannot initiate|timed out|Network is unreachable", "it cannot be reached", "uri"),
 )
 
 
 def source(said: str, change: Mapping[str, str]) -> str:
-    """Say why a package source cannot be read and what to set; `change` names that for each of the four words."""
+    """Explain why a package source cannot be read; `change` maps the four words to variables or options."""
     for pattern, meaning, word in CAUSES:
         if re.search(pattern, said):
             return f"{meaning}; set {change[word]}. seen: {quote(said)}."
-    return f"it cannot be read; compare {change['uri']}. seen: {quote(said)}."
+    return f"it cannot be read; check {change['uri']}. seen: {quote(said)}."
 
 
 def failure(said: str) -> str:
-    """Say which package cannot be had, or which source or file, and at which stage."""
+    """Explain a failed installation: the missing package, the source or the file."""
     if missing := re.search(r"No package matching '([^']+)'|Unable to locate package (\S+)", said):
-        return f"no package source of this host has {missing[1] or missing[2]}."
+        return f"no package source of this host provides {missing[1] or missing[2]}."
     if file := re.search(r"Failed to fetch (\S+\.deb)\s+([^\n]+)", said):
         why = " ".join(file[2].split())
-        return f"{file[1]} is listed, but cannot be downloaded ({why})."
+        return f"{file[1]} is in the index but cannot be downloaded ({why})."
     if "Failed to update apt cache" in said:
         cause = next((meaning for pattern, meaning, _ in CAUSES if re.search(pattern, said)), "it cannot be read")
         places = re.findall(r"\b(?:https?|file|copy):/[^\s,']+", said)
@@ -57,12 +57,12 @@ def failure(said: str) -> str:
         return f"reading the package lists, {where}: {cause}. seen: {quote(said)}."
     if "unmet dependencies" in said:
         needed = re.findall(r"^ *(\S+ : .+|\s*Depends: .+)$", said, re.MULTILINE)
-        return f"packages that they need are not to be had: {' '.join(' '.join(needed).split())}."
+        return f"dependencies are not available: {' '.join(' '.join(needed).split())}."
     return f"seen: {quote(said)}."
 
 
 def quote(said: str) -> str:
-    """Keep of apt's output the errors and warnings, each once and on one line."""
+    """Return the errors and warnings of apt's output, without duplicates, on one line."""
     text = re.sub(r"\s+", " ", said).strip()
     told = [part.strip(" ,") for part in re.split(r"(?=\b[EW]: ?)", text) if re.match(r"[EW]:", part)]
     return " ".join(dict.fromkeys(told or [text]))[:MOST_SHOWN].rstrip(". ")

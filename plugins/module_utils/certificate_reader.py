@@ -1,0 +1,1 @@
+../../provision/checks/certificate_reader.py

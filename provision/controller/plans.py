@@ -1,0 +1,163 @@
+"""Build the plans of an inventory on the controller, without asking a host: what site.yml would make of fresh hosts.
+
+Reads inventories, vaults and profiles through Ansible. What only a host can tell (memory, CPUs, release) is assumed and
+said by the caller; everything else is exactly what role plan builds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ansible.cli import CLI
+from ansible.errors import AnsibleError
+from ansible.inventory.manager import InventoryManager
+from ansible.parsing.dataloader import DataLoader
+from ansible.plugins.loader import init_plugin_loader
+from ansible.template import Templar
+from ansible.vars.manager import VariableManager
+
+from provision.controller import inputs
+from provision.distributions import Distribution
+from provision.errors import UsageError
+from provision.plan import build, schema
+
+GROUP = "database"
+ROLES = ("packages", "toolkit", "tls", "postgresql", "pgvector", "database", "pgbouncer", "backup", "monitoring")
+KERNEL_NAMES = {"amd64": "x86_64", "arm64": "aarch64"}
+
+
+@dataclass(frozen=True)
+class Assumed:
+    """The host that a plan is built for; sizes in MiB."""
+
+    distribution: Distribution
+    cpus: int
+    memory_mb: int
+    disk_mb: int = 100_000
+    architecture: str = "amd64"
+
+    def probe(self) -> dict[str, Any]:
+        """Give what the module host_plan would print of such a host, fresh."""
+        name = f"{self.distribution.name} ({self.distribution.codename})"
+        return {
+            "os": name,
+            "distribution": self.distribution.id,
+            "distribution_version": self.distribution.version,
+            "distribution_codename": self.distribution.codename,
+            "architecture": KERNEL_NAMES[self.architecture],
+            "cpus": self.cpus,
+            "memory_mb": self.memory_mb,
+            "shm_mb": self.memory_mb // 2,
+            "disk_mb": self.disk_mb,
+            "disk_free_mb": self.disk_mb,
+            "storage": "ssd",
+            "container": False,
+            "huge_pages": 0,
+            "systemd": True,
+            "root": True,
+            "listeners": [],
+            "package_lock": None,
+            "packages": [],
+            "package_versions": {"pgbouncer": "", "pgbackrest": ""},
+            "networks": [],
+            "packages_interrupted": False,
+            "package_lists_age_s": 0,
+            "clusters": [],
+            "unknown_clusters": [],
+            "cluster_half_made": False,
+            "ours": False,
+            "proved": False,
+            "old_layout": False,
+            "pooler_port": 0,
+            "pgvector_build": "",
+            "toolkit_sha256": "",
+            "bundle_sha256": "",
+        }
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One host: its plan, or the problems for which site.yml would refuse it."""
+
+    plan: schema.Plan | None
+    problems: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+
+def plans(
+    sources: Iterable[str],
+    assumed: Assumed,
+    *,
+    limit: str = "",
+    vault_password_file: str = "",
+    root: Path = inputs.ROOT,
+) -> dict[str, Outcome]:
+    """Build the plan of every host of the group database, by its name.
+
+    Raises UsageError for an inventory that cannot be read, a limit that matches nothing, or an empty group.
+    """
+    names = [str(source) for source in sources]
+    init_plugin_loader([str(root / "collections")])
+    loader = DataLoader()
+    try:
+        loader.set_vault_secrets(
+            CLI.setup_vault_secrets(loader, vault_ids=[], vault_password_files=[vault_password_file])
+            if vault_password_file
+            else []
+        )
+        for name in names:
+            if not Path(name).exists():
+                raise UsageError("no such inventory", seen=name, allowed="a file or folder, such as inventories/prod")
+        inventory = InventoryManager(loader=loader, sources=names)
+        if limit:
+            inventory.subset(limit)
+        hosts = inventory.get_hosts(GROUP)
+        if not hosts:
+            raise UsageError(
+                f"no host in the group {GROUP}", where=", ".join(names), seen=f"--limit {limit}" if limit else "empty"
+            )
+        variables = VariableManager(loader=loader, inventory=inventory)
+        return {host.name: _outcome(host, variables, loader, names, assumed, root) for host in hosts}
+    except AnsibleError as error:
+        said = str(error).splitlines()[0]
+        hint = "--vault-password-file FILE" if "vault" in said.lower() else ""
+        raise UsageError("cannot read the inventory", where=", ".join(names), seen=said, allowed=hint) from None
+
+
+def _outcome(
+    host: Any, variables: VariableManager, loader: DataLoader, sources: list[str], assumed: Assumed, root: Path
+) -> Outcome:
+    given = {
+        **variables.get_vars(host=host),
+        "ansible_inventory_sources": sources,
+        "playbook_dir": str(root),
+        "role_path": str(root / "roles/plan"),
+    }
+
+    def load(path: str) -> Any:
+        return loader.load_from_file(path, trusted_as_template=True)
+
+    def template(available: Any, value: Any) -> Any:
+        return Templar(loader=loader, variables=available).template(value)
+
+    read = inputs.read(given, inputs.defaults(load), template, (root,))
+    if read.problems:
+        return Outcome(None, read.problems, read.warnings)
+    values = read.values
+    profile = values["plan_profile_name"]
+    values["tls_directory"] = values["tls_directory"] or inputs.tls_directory(sources, root, profile)
+    context = inputs.context(
+        values,
+        name=host.name,
+        address=str(template(given, given.get("ansible_host") or host.name)),
+        sources=sources,
+        roles=ROLES,
+        groups=given["groups"],
+        root=root,
+        toolkit="",
+    )
+    built = build.build(values, assumed.probe(), read.profile, context)
+    return Outcome(built.plan, built.problems, (*read.warnings, *built.notices))

@@ -1,0 +1,105 @@
+"""Checks of backups, restore tests and maintenance judge the evidence of their last runs."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from provision import system
+from provision.checks.finding import Finding
+from provision.checks.registry import Scope, examine
+from provision.plan import load
+from tests.plans import sample, write
+
+HOUR_S = 3600
+NOW = time.time()
+
+
+@pytest.fixture(autouse=True)
+def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A directory in place of the host's evidence, and the plan beside it."""
+    monkeypatch.setattr(system, "EVIDENCE", tmp_path)
+    monkeypatch.setattr(load, "PATH", write(tmp_path / "plan.json", sample()))
+    return tmp_path
+
+
+def found(check: str, **sections: dict[str, Any]) -> list[Finding]:
+    plan = sample(**sections)
+    return [each for each in examine(Scope.HOST, plan, site=plan.site) if each.id == check]
+
+
+def seen(check: str, **sections: dict[str, Any]) -> list[str]:
+    return [each.seen for each in found(check, **sections)]
+
+
+def watch(age_s: float = 0, **facts: Any) -> None:
+    system.keep("backup", {"when": system.stamp(NOW - age_s), **facts})
+
+
+def test_recent_evidence_has_no_findings() -> None:
+    watch(sets=[{"stop": NOW - HOUR_S}], alarms=[])
+    system.keep("drill", {"when": system.stamp(NOW - HOUR_S), "passed": True})
+    system.keep("maintain", {"jobs": {"retention": {"outcome": "done", "last_done": system.stamp(NOW - HOUR_S)}}})
+    assert seen("backup") + seen("drill") + seen("maintenance") == []
+
+
+def test_a_watch_without_evidence_is_overdue_after_half_an_hour(host: Path) -> None:
+    assert seen("backup") == []
+    os.utime(host / "plan.json", (NOW - 2 * HOUR_S, NOW - 2 * HOUR_S))
+    (finding,) = found("backup")
+    assert finding.seen == "the backup watch has left no evidence"
+    assert finding.fix == "systemctl start provision-backup-watch.service"
+
+
+def test_reports_a_stopped_watch() -> None:
+    watch(age_s=2 * HOUR_S)
+    assert seen("backup") == ["the backup watch ran 2.0 h ago; its interval is five minutes"]
+
+
+def test_reports_an_old_backup_by_the_limit_of_the_plan() -> None:
+    watch(sets=[{"stop": NOW - 30 * HOUR_S}])
+    assert seen("backup") == ["the newest backup is 30.0 h old; the limit is 26 h"]
+    assert seen("backup", backup={"age_limit_h": 48}) == []
+
+
+def test_repeats_alarms_of_the_watch_that_it_does_not_judge_itself() -> None:
+    others = [
+        "archive_mode is off until the server is restarted",
+        "no restore test has ever passed",
+        "the newest backup is dated 3.0 h in the future: a clock is or was wrong, so its age is unknown",
+    ]
+    judged = [
+        "the newest backup is 30.0 h old, 26 h are allowed",
+        "the last passed restore test is 60.0 h old, 50 h are allowed",
+        "the last restore test failed: no space",
+    ]
+    watch(sets=[{"stop": NOW}], alarms=[*judged, *others])
+    assert seen("backup") == others
+
+
+def test_a_host_without_backups_needs_no_watch() -> None:
+    assert seen("backup", backup={"physical": False, "age_limit_h": 0}) == []
+
+
+def test_reports_a_failed_and_an_overdue_restore_test() -> None:
+    system.keep("drill", {"when": system.stamp(NOW), "passed": False, "failure": "no space\nmore"})
+    assert seen("drill") == ["the last restore test failed: no space"]
+    system.keep("drill", {"when": system.stamp(NOW - 60 * HOUR_S), "passed": True})
+    assert seen("drill") == ["the last passed restore test is 60.0 h old; the limit is 50 h"]
+
+
+def test_reports_a_failed_job_and_overdue_retention() -> None:
+    late = system.stamp(NOW - 60 * HOUR_S)
+    jobs = {"sessions": {"outcome": "failed", "why": "deadlock"}, "retention": {"outcome": "done", "last_done": late}}
+    system.keep("maintain", {"jobs": jobs})
+    assert seen("maintenance") == ["sessions failed: deadlock", "retention last ran 60.0 h ago; the limit is 50 h"]
+
+
+def test_reports_a_package_that_is_gone_since_the_verification() -> None:
+    system.keep("verified", {"packages": {"provision-no-such-package": "1.0"}})
+    (finding,) = found("packages")
+    assert finding.seen == "package provision-no-such-package is gone; 1.0 was verified"

@@ -1,0 +1,77 @@
+"""The summary of a host, from a plan and evidence in a folder of the test's own."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from provision import system
+from provision.cli.status import command
+from provision.errors import HostError
+from provision.host import status
+from provision.plan import load
+from tests.plans import sample, write
+
+VERIFIED = {
+    "server": "17.6",
+    "extensions": {"vector": "0.8.0", "uuid-ossp": "1.1"},
+    "migration": 12,
+    "tables": ["agents", "memories"],
+    "packages": {},
+}
+
+
+@pytest.fixture
+def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A host with a plan and without evidence."""
+    monkeypatch.setattr(system, "EVIDENCE", tmp_path / "evidence")
+    plan = sample(server={"listen_addresses": ("localhost", "10.0.0.5")}, tls={"enabled": False})
+    path = write(tmp_path / "plan.json", replace(plan, warnings=("the disk is small",)))
+    monkeypatch.setattr(load.load, "__defaults__", (path,))
+    return path
+
+
+@pytest.mark.usefixtures("host")
+def test_new_host_is_described_by_its_plan() -> None:
+    assert status.lines(status.gather()) == [
+        "db1: Debian GNU/Linux 13 (trixie), 4 CPUs, 8192 MB",
+        "not verified yet: run site.yml",
+        "connect: psql 'postgresql://minion@db1:5432/minion'",
+        "warning: the disk is small",
+        "next: point the application at this URL; run provision doctor on the host; see docs/ for the runbooks",
+    ]
+
+
+@pytest.mark.usefixtures("host")
+def test_evidence_is_part_of_the_summary() -> None:
+    system.keep("verified", VERIFIED)
+    system.keep("backup", {"sets": [{"label": "F"}], "window": "from a to b", "alarms": ["too old"]})
+    system.keep("drill", {"when": "2026-11-24T04:30:00+00:00", "passed": False})
+    system.keep("maintain", {"jobs": {"index": {"outcome": "done", "when": "2026-11-24T05:00:00+00:00"}}})
+    assert status.lines(status.gather("other"))[1:-1] == [
+        "PostgreSQL 17.6 with uuid-ossp 1.1, vector 0.8.0",
+        "migration 12, 2 tables; verified by writing a memory and finding it by vector (rolled back)",
+        "connect: psql 'postgresql://minion@db1:5432/minion'",
+        "backups: 1 sets, newest F; from a to b",
+        "backup alarm: too old",
+        "restore test 2026-11-24T04:30:00+00:00: FAILED",
+        "maintenance index: done 2026-11-24T05:00:00+00:00",
+        "warning: the disk is small",
+    ]
+
+
+@pytest.mark.usefixtures("host")
+def test_command_prints_json_with_the_lines() -> None:
+    found = json.loads(CliRunner().invoke(command, ["--json", "--name", "db9"]).output)
+    assert (found["name"], found["profile"], found["host"]["cpus"]) == ("db9", "prod", 4)
+    assert found["lines"][0].startswith("db9: Debian")
+
+
+def test_host_without_a_plan_is_an_error(host: Path) -> None:
+    host.unlink()
+    with pytest.raises(HostError, match=r"cannot read .*plan\.json"):
+        status.gather()
