@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from provision.controller import inputs
-from provision.plan import build, load, schema
+from provision.plan import build, load, packages, schema
 from tests import plans
 from tests.plans import SAMPLE
 
@@ -335,27 +335,35 @@ def test_retention_has_the_user_s_tables_after_ours() -> None:
 
 
 def test_packages_are_those_of_each_role(prod: schema.Plan, dev: schema.Plan) -> None:
-    assert build.packages(prod) == {
+    assert packages.by_role(prod, built=False) == {
         "toolkit": ("python3-click", "python3-psycopg"),
-        "tls": ("python3-cryptography", "ssl-cert"),
+        "tls": ("openssl", "python3-cryptography", "ssl-cert"),
         "postgresql": ("postgresql-14", "postgresql-client-14"),
         "pgvector": ("gcc", "libc6-dev", "make", "postgresql-server-dev-14"),
+        "database": (),
         "pgbouncer": ("pgbouncer",),
         "backup": ("pgbackrest", "openssh-client"),
         "monitoring": ("logrotate", "prometheus-node-exporter", "prometheus-postgres-exporter"),
     }
-    found = build.packages(dev)
+    found = packages.by_role(dev, built=False)
     assert (found["tls"], found["backup"], found["monitoring"]) == ((), (), ("logrotate",))
-    assert build.packages(prod, build.stamp(prod))["pgvector"] == ()
-    assert build.packages(plans.sample())["pgvector"] == ("postgresql-17-pgvector",)
-    assert build.packages(plans.sample())["backup"] == ("pgbackrest",)
+    assert packages.by_role(prod, built=True)["pgvector"] == ()
+    assert packages.by_role(plans.sample(), built=False)["pgvector"] == ("postgresql-17-pgvector",)
+    assert packages.by_role(plans.sample(), built=False)["backup"] == ("pgbackrest",)
+
+
+def test_packaged_extension_brings_its_package_and_its_preloaded_library() -> None:
+    found = plans.plan("prod", {**REMOTE, "database_extensions": ["vector", "pg_cron", "pg_trgm"]})
+    assert packages.by_role(found, built=False)["database"] == ("postgresql-14-cron",)
+    settings = {each.name: each.text for each in found.server.settings}
+    assert "pg_cron" in settings["shared_preload_libraries"]
 
 
 def test_host_without_systemd_needs_neither_pooler_nor_exporters() -> None:
     found = plans.plan("prod", {**REMOTE, "plan_systemd_required": False}, probe={"systemd": False})
     assert not found.pooler.enabled
-    assert build.packages(found)["pgbouncer"] == ()
-    assert build.packages(found)["monitoring"] == ()
+    assert packages.by_role(found, built=False)["pgbouncer"] == ()
+    assert packages.by_role(found, built=False)["monitoring"] == ()
 
 
 def test_state_names_packages_of_the_roles_of_this_play_alone() -> None:

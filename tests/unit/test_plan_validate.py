@@ -110,6 +110,7 @@ def test_refuses_a_host_and_names_what_was_seen(probe: dict[str, Any], expected:
         ({"postgresql_extra_rules": [{"users": ["minion"], "method": "cert"}]},
          "postgresql_extra_rules, rule 1: cert needs TLS (tls_enabled) and from"),
         ({"postgresql_port": 80}, "postgresql_port is 80: expected 1024 to 65535"),
+        ({"postgresql_version": 13}, "postgresql_version is 13: expected 14, 15, 16, 17, 18"),
         ({"postgresql_version": 16}, "ships 17 only; set postgresql_version to 17, or postgresql_repository to pgdg"),
     ],
 )  # fmt: skip

@@ -6,7 +6,7 @@ import pytest
 from ansible.errors import AnsibleFilterError
 
 from plugins.filter import filters
-from provision.controller.packages import armoured
+from provision.controller.apt import armoured
 from provision.errors import HostError
 
 ARMOURED = """-----BEGIN PGP PUBLIC KEY BLOCK-----
