@@ -25,7 +25,14 @@ def command(context: click.Context) -> None:
 
 
 @command.command("take")
-@click.option("--type", "kind", type=click.Choice([*take.KINDS, "logical"]), default="full", show_default=True)
+@click.option(
+    "--type",
+    "kind",
+    type=click.Choice([*take.KINDS, "logical"]),
+    default="full",
+    show_default=True,
+    help="Kind of backup.",
+)
 @as_json
 def take_command(kind: str, as_json: bool) -> None:
     """Take a backup now."""

@@ -15,11 +15,11 @@ from provision.cli._database import database_option
 @click.option(
     "--report", type=click.Path(path_type=Path, file_okay=False), help="Folder for bench.html and bench.json."
 )
-@click.option("--vectors", type=click.IntRange(200), default=20_000, show_default=True)
+@click.option("--vectors", type=click.IntRange(200), default=20_000, show_default=True, help="Vectors in the table.")
 @click.option("--scale", type=click.IntRange(1), default=10, show_default=True, help="pgbench scale factor.")
 @click.option("--seconds", type=click.FloatRange(1), default=10, show_default=True, help="Duration of each stage.")
-@click.option("--clients", type=click.IntRange(1), default=8, show_default=True)
-@click.option("--seed", type=int, default=42, show_default=True)
+@click.option("--clients", type=click.IntRange(1), default=8, show_default=True, help="Concurrent clients.")
+@click.option("--seed", type=int, default=42, show_default=True, help="Seed of the random vectors.")
 @click.option("--yes", is_flag=True, help="Allow a production database with data.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(

@@ -28,7 +28,13 @@ def _request(function: Any) -> Any:
         click.option("--timeline", type=int, default=0, help="Timeline to follow [default: the newest]."),
         click.option("--delta", is_flag=True, help="Overwrite the data directory; no copy is kept."),
         click.option("--beside", type=int, default=0, help="Port of a copy beside the original [default: in place]."),
-        click.option("--action", type=click.Choice(["promote", "pause"]), default="promote", show_default=True),
+        click.option(
+            "--action",
+            type=click.Choice(["promote", "pause"]),
+            default="promote",
+            show_default=True,
+            help="Action when the target is reached.",
+        ),
     )
     for option in reversed(options):
         function = option(function)

@@ -41,7 +41,7 @@ def prepare(
     box: str,
     public_key: Path,
 ) -> None:
-    """Create the image (containers only), the inventory of MACHINES, and secrets if the profile needs its own.
+    """Create the image (containers only), the inventory of MACHINES, and secrets that the profile needs.
 
     Prints JSON.
     """
