@@ -56,7 +56,7 @@ def _alive(pid: int, started: str) -> bool:
 
 
 def read() -> dict[str, Any]:
-    """Give the record of whoever has the lock, or had it."""
+    """Give the record of the run that holds the lock, or held it last."""
     try:
         found = json.loads(LOCK.read_text())
     except (OSError, ValueError):
@@ -65,7 +65,7 @@ def read() -> dict[str, Any]:
 
 
 def take(run: dict[str, Any]) -> bool:
-    """Start a holder; False when somebody else has the lock."""
+    """Start a holder; False when another run holds the lock."""
     LOCK.parent.mkdir(mode=0o755, exist_ok=True)
     handle = os.open(LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:

@@ -95,8 +95,12 @@ def build(
         where = f"{error.where}: " if error.where else ""
         problem = f"{where}{error.what}: {error.seen}; allowed: {error.allowed}"
         return Built(None, None, (*verdict.refusals, problem), ())
+    connections = str(tuning["max_connections"].value)
+    if not connections.isdigit():
+        problem = f"postgresql_settings.max_connections is {connections!r}: expected an integer"
+        return Built(None, None, (*verdict.refusals, problem), ())
     fitted = pools.fit(
-        int(tuning["max_connections"].value),
+        int(connections),
         _requested_pools(v, profile),
         v["pgbouncer_pools"],
         pools.limits(_roles(v)),

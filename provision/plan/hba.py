@@ -1,8 +1,8 @@
-"""The access rules of a server (pg_hba.conf): who, what, from where, how, in an order that is always the same. Pure.
+"""The access rules of a server (pg_hba.conf) in a fixed order. Pure.
 
-The first rule that matches decides, so what refuses or is special comes before what is general:
+The first matching rule decides, so refusals and special rules come before general ones:
 the superuser; named logins over the socket; the socket with a password; no superuser over TCP; logins by certificate;
-the user's own rules; this host; no TCP without TLS; the networks that are let in. Whatever matches none is refused.
+the user's own rules; this host; no TCP without TLS; the allowed networks. Other connections are refused.
 Source: the manual, "The pg_hba.conf File".
 """
 
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 METHODS = ("scram-sha-256", "cert", "peer", "reject")
-"""What a user's own rule may ask for: trust, password, md5 and ident let in strangers, or show passwords."""
+"""Methods of a user's own rule; trust, password, md5 and ident admit strangers or expose passwords."""
 LOOPBACK = ("127.0.0.1/32", "::1/128")
 KEYWORDS = ("samenet", "samehost")
 NAME = re.compile(r"\+?[A-Za-z0-9_][A-Za-z0-9_.-]{0,62}|/\S+")
@@ -46,7 +46,7 @@ def rules(
     certificate_logins: Iterable[Mapping[str, Any]] = (),
     extra: Iterable[Mapping[str, Any]] = (),
 ) -> list[Rule]:
-    """Give every rule in its order. With `tls` nobody comes from outside without it; without, nobody needs it.
+    """Give every rule in its order. With `tls` remote connections require it; without, none does.
 
     socket_logins: role, database (peer, by a map of the role's name). certificate_logins: role, from (only with `tls`).
     extra: users, databases, from (none is the socket), method, map.
@@ -69,31 +69,33 @@ def rules(
     return found + [Rule(kind, "all", "all", network, "scram-sha-256") for network in networks]
 
 
-def _own(wish: Mapping[str, Any], kind: str) -> list[Rule]:
-    databases = ",".join(wish.get("databases") or ["all"])
-    users, method = ",".join(wish["users"]), str(wish["method"])
-    if wish.get("map"):
-        method += f" map={wish['map']}"
-    if not wish.get("from"):
+def _own(asked: Mapping[str, Any], kind: str) -> list[Rule]:
+    databases = ",".join(asked.get("databases") or ["all"])
+    users, method = ",".join(asked["users"]), str(asked["method"])
+    if asked.get("map"):
+        method += f" map={asked['map']}"
+    if not asked.get("from"):
         return [Rule("local", databases, users, "", method)]
-    # A refusal holds with and without TLS; whatever lets in needs TLS where there is TLS.
-    return [Rule("host" if method == "reject" else kind, databases, users, address, method) for address in wish["from"]]
+    # A refusal applies with and without TLS; a rule that admits requires TLS where TLS is on.
+    return [
+        Rule("host" if method == "reject" else kind, databases, users, address, method) for address in asked["from"]
+    ]
 
 
 def problems(extra: Sequence[Mapping[str, Any]], *, tls: bool) -> list[str]:
     """Say what is wrong with a user's own rules, each with its place in the list."""
     found = []
-    for number, wish in enumerate(extra, 1):
-        found += [f"postgresql_extra_rules, rule {number}: {problem}" for problem in _problems(wish, tls)]
+    for number, asked in enumerate(extra, 1):
+        found += [f"postgresql_extra_rules, rule {number}: {problem}" for problem in _problems(asked, tls)]
     return found
 
 
-def _problems(wish: Mapping[str, Any], tls: bool) -> list[str]:
-    method, addresses = wish.get("method"), wish.get("from") or []
+def _problems(asked: Mapping[str, Any], tls: bool) -> list[str]:
+    method, addresses = asked.get("method"), asked.get("from") or []
     found = []
-    if not wish.get("users"):
+    if not asked.get("users"):
         found.append("users is missing: name the roles, or all")
-    for name in [*(wish.get("users") or []), *(wish.get("databases") or [])]:
+    for name in [*(asked.get("users") or []), *(asked.get("databases") or [])]:
         if not NAME.fullmatch(name):
             found.append(f"{name!r} is no name of a role or database (nor +role, all, or a pattern that begins with /)")
     found += [
@@ -107,9 +109,9 @@ def _problems(wish: Mapping[str, Any], tls: bool) -> list[str]:
         found.append("cert needs TLS (tls_enabled) and from: a certificate is shown over TCP alone")
     if method == "peer" and addresses:
         found.append("peer is for the socket alone: leave out from")
-    if method != "reject" and "postgres" in (wish.get("users") or []) and addresses:
+    if method != "reject" and "postgres" in (asked.get("users") or []) and addresses:
         found.append("the superuser is let in over the socket alone")
-    if wish.get("map") and (method not in ("cert", "peer") or not MAP.fullmatch(str(wish["map"]))):
+    if asked.get("map") and (method not in ("cert", "peer") or not MAP.fullmatch(str(asked["map"]))):
         found.append("map is for cert and peer, and has letters, digits, - and _ alone")
     return found
 

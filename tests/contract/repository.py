@@ -34,7 +34,7 @@ class Role:
     @property
     def defaults(self) -> dict[str, Any]:
         """Default values by name, in the file's order."""
-        found: dict[str, Any] = yaml.safe_load((self.path / "defaults/main.yml").read_text())
+        found: dict[str, Any] = yaml.safe_load((self.path / "defaults/main.yml").read_text()) or {}
         return found
 
     def texts(self) -> dict[str, str]:
@@ -46,7 +46,7 @@ class Role:
         """The README's table of variables."""
         rows = ["| variable | type | default | meaning |", "|---|---|---|---|"]
         for name, option in self.options.items():
-            choices = " or ".join(str(choice) for choice in option.get("choices", []))
+            choices = " or ".join(str(choice) or "empty" for choice in option.get("choices", []))
             default = self.defaults[name]
             shown = "" if default in ("", [], {}) else f"`{default}`".replace("|", "\\|").replace("\n", " ")
             meaning = option["description"] + (f" One of {choices}." if choices else "")

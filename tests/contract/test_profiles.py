@@ -1,5 +1,6 @@
-"""dev.yml and prod.yml side by side: the same keys in the same order, each commented, and known to tuning."""
+"""Profiles side by side: the same keys in the same order, each with its reason, and each read by something."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,9 @@ from provision.errors import UsageError
 from provision.tuning import Choices
 from provision.tuning.choices import built_in
 
-PROFILES = Path(__file__).parents[2] / "profiles"
+ROOT = Path(__file__).parents[2]
+PROFILES = ROOT / "profiles"
+NAMES = sorted(path.stem for path in PROFILES.glob("*.yml"))
 
 
 def keys(node: object, path: str = "") -> list[str]:
@@ -24,11 +27,28 @@ def load(name: str) -> dict[str, dict[str, object]]:
     return loaded
 
 
-def test_both_profiles_have_the_same_keys_in_the_same_order() -> None:
-    assert keys(load("dev")) == keys(load("prod"))
+def test_there_are_profiles() -> None:
+    assert {"dev", "prod"} <= set(NAMES)
 
 
-@pytest.mark.parametrize("name", ["dev", "prod"])
+@pytest.mark.parametrize("name", NAMES)
+def test_every_profile_has_the_same_keys_in_the_same_order(name: str) -> None:
+    assert keys(load(name)) == keys(load("prod"))
+
+
+@pytest.mark.parametrize("key", keys(load("prod")))
+def test_every_key_is_read(key: str) -> None:
+    _, section, name = key.split(".")
+    if section == "postgresql" and name != "restart_allowed":
+        assert hasattr(built_in("prod"), name)  # compared with the file below
+        return
+    defaults = "\n".join(path.read_text() for path in ROOT.glob("roles/*/defaults/main.yml"))
+    package = "\n".join(path.read_text() for path in (ROOT / "provision/plan").glob("*.py"))
+    read = f"plan_profile.{section}.{name}" in defaults or re.search(rf'profile\["{section}"\]\["{name}"\]', package)
+    assert read or (section == "pgbouncer" and f'sizes["{name}"]' in package)
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_every_value_has_its_reason_beside_it(name: str) -> None:
     bare = [
         line

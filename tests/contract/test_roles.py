@@ -1,8 +1,10 @@
-"""Roles keep to one shape: what is said twice is the same, and nobody reads what is another's."""
+"""Roles and playbooks keep one shape: repeated values are equal, and no role reads another's variables."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,29 +13,69 @@ import yaml
 from tests.contract.repository import ROOT, Role, roles, with_table
 
 ROLES = roles()
+NAMES = {role.name for role in ROLES}
+PLAYBOOKS = [path for path in sorted(ROOT.glob("*.yml")) if path.name != "galaxy.yml"]
 each_role = pytest.mark.parametrize("role", ROLES, ids=[role.name for role in ROLES])
-# What preflight publishes for all roles: the profile, the host, and its warnings.
+each_playbook = pytest.mark.parametrize("playbook", PLAYBOOKS, ids=[path.name for path in PLAYBOOKS])
+OWN_PREFIXES = {"operate": ("backup_type", "restore_")}
+"""Names that are typed with -e, named after the playbook rather than the role."""
 SHARED = {
-    "preflight_profile",
-    "preflight_host",
-    "preflight_warnings",
-    "preflight_profile_name",
-    "preflight_bundle",
-    "preflight_pgvector_version",
-    "preflight_serving_port",
-    "preflight_adopting",
+    "verify": {"database_credentials"},  # the owner's password, to log in as a client does: no plan holds a secret
+    "pgbouncer": {"database_credentials"},  # passwords of the roles with a pool, to prove that each can log in
+    "packages": {"postgresql_mirror_key"},  # a path on the controller, of which the plan keeps the host's copy alone
+    "pgvector": {"packages_lock_timeout"},  # removes the packages of its build itself
 }
+"""Variables of another role that a role reads, with the reason."""
+MOST_OPTIONS = 130
+LONGEST_NAME = 70
+TASKS = ("block", "rescue", "always")
+KEYWORDS = {
+    "name", "when", "become", "register", "notify", "tags", "vars", "loop", "loop_control", "no_log", "environment",
+    "changed_when", "failed_when", "check_mode", "delegate_to", "run_once", "until", "retries", "delay", "block",
+    "rescue", "always", "args", "diff", "delegate_facts", "listen", "throttle",
+}  # fmt: skip
 
 
-def test_there_are_roles() -> None:
-    assert {"preflight", "postgresql", "toolkit", "pgvector", "database", "migrations", "verify"} <= {
-        role.name for role in ROLES
-    }
+def _tasks(tasks: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    for task in tasks:
+        yield task
+        for part in TASKS:
+            yield from _tasks(task.get(part) or [])
+
+
+def tasks_of(path: Path) -> list[dict[str, Any]]:
+    """Give every task of a task file or a playbook, those of blocks too."""
+    found = yaml.safe_load(path.read_text()) or []
+    if found and "hosts" in found[0]:
+        parts = ("pre_tasks", "tasks", "post_tasks", "handlers")
+        return [task for play in found for part in parts for task in _tasks(play.get(part) or [])]
+    return list(_tasks(found))
+
+
+TASK_FILES = [
+    *PLAYBOOKS,
+    *sorted((ROOT / "roles").glob("*/tasks/*.yml")),
+    *sorted((ROOT / "roles").glob("*/handlers/*.yml")),
+]
+NAMED = [(str(path.relative_to(ROOT)), task) for path in TASK_FILES for task in tasks_of(path)]
+
+
+def test_there_are_roles_playbooks_and_tasks() -> None:
+    assert {"plan", "postgresql", "toolkit", "pgvector", "database", "migrations", "verify", "operate"} <= NAMES
+    assert {"site.yml", "backup.yml", "restore.yml", "drill.yml"} <= {path.name for path in PLAYBOOKS}
+    assert len(NAMED) > 60
 
 
 @each_role
 def test_specification_and_defaults_name_the_same_variables_in_the_same_order(role: Role) -> None:
     assert list(role.options) == list(role.defaults)
+
+
+@each_role
+def test_specification_is_read_by_role_plan_alone(role: Role) -> None:
+    # An entry point "main" would be validated by Ansible in a task of its own for each role.
+    found = yaml.safe_load((role.path / "meta/argument_specs.yml").read_text())["argument_specs"]
+    assert list(found) == ["variables"]
 
 
 @each_role
@@ -43,13 +85,23 @@ def test_specification_repeats_the_plain_defaults(role: Role) -> None:
         if "default" in option:
             assert option["default"] == default, name
         else:
-            # What comes from the profile differs from host to host, so the specification cannot say it.
-            assert "preflight_profile." in str(default), name
+            # A value that differs from host to host: the specification cannot give it.
+            assert "{{" in str(default), name
 
 
 @each_role
 def test_variables_begin_with_the_role_s_name(role: Role) -> None:
-    assert [name for name in role.options if not name.startswith(f"{role.name}_")] == []
+    prefixes = OWN_PREFIXES.get(role.name, (f"{role.name}_",))
+    assert [name for name in role.options if not name.startswith(prefixes)] == []
+
+
+def test_options_stay_few() -> None:
+    assert sum(len(role.options) for role in ROLES if role.name != "operate") <= MOST_OPTIONS
+
+
+def test_no_option_is_set_by_a_playbook() -> None:
+    said = {name: option["description"] for role in ROLES for name, option in role.options.items()}
+    assert {name for name, text in said.items() if "playbook" in text.lower()} == set()
 
 
 @each_role
@@ -58,31 +110,55 @@ def test_readme_has_the_table_that_the_specification_makes(role: Role) -> None:
 
 
 @each_role
-def test_role_reads_no_variable_of_another(role: Role) -> None:
-    others = "|".join(other.name for other in ROLES if other is not role)
-    pattern = re.compile(rf"(?<![\w./-])_{{0,2}}(?:{others})_[a-z_]+")
-    foreign = {
-        f"{path}: {word}"
-        for path, text in role.texts().items()
-        for word in pattern.findall(_code(text))
-        if word not in SHARED and not word.startswith(("postgresql_privs", "database_role"))
-    }
+def test_role_reads_the_plan_and_its_own_variables_alone(role: Role) -> None:
+    others = {name for other in ROLES if other is not role for name in other.options} - SHARED.get(role.name, set())
+    foreign = set()
+    for path, text in role.texts().items():
+        if "/defaults/" in path or "/meta/" in path:
+            continue
+        words = set(re.findall(r"(?<![\w.-])\w+", _code(text)))
+        private = {word for word in words if re.match(rf"__(?!{role.name}_)\w+[^_]$", word)}
+        foreign |= {f"{path}: {word}" for word in (words & others) | private}
     assert foreign == set()
 
 
+@each_role
+def test_exceptions_are_used(role: Role) -> None:
+    texts = "\n".join(_code(text) for text in role.texts().values())
+    assert {name for name in SHARED.get(role.name, ()) if name not in texts} == set()
+
+
 def _code(text: str) -> str:
-    """Leave out comments, and what only looks like a variable: keys within a value, names of modules."""
-    lines = [line for line in text.splitlines() if not line.lstrip().startswith("#")]
-    return re.sub(
-        r"community\.postgresql\.\w+|ansible\.builtin\.\w+", "", re.sub(r"^ +\w+:", "", "\n".join(lines), flags=re.M)
-    )
+    """Leave out comments and the names of keys."""
+    lines = [line for line in text.splitlines() if not line.lstrip().startswith(("#", "//", "--"))]
+    return re.sub(r"^[ -]*\w+:", "", "\n".join(lines), flags=re.M)
+
+
+@each_role
+def test_role_brings_the_plan_with_it(role: Role) -> None:
+    found = yaml.safe_load((role.path / "meta/main.yml").read_text())["dependencies"]
+    if role.name == "plan":
+        assert found == []
+    else:
+        assert found[0] == {"role": "plan", "tags": ["always"]}
+        assert {each["role"] for each in found} <= NAMES
+
+
+@each_role
+def test_templates_are_found_from_anywhere(role: Role) -> None:
+    link = role.path / "templates"
+    assert link.exists() == (ROOT / "templates" / role.name).is_dir()
+    if link.exists():
+        assert str(link.readlink()) == f"../../templates/{role.name}"
 
 
 @each_role
 def test_main_task_file_is_a_list_of_steps(role: Role) -> None:
     text = (role.path / "tasks/main.yml").read_text()
-    assert text.splitlines()[1].startswith("# Owns on the host:") or "Owns on the host:" in text[:400]
     assert len(text.splitlines()) <= 40
+    if role.name != "plan":
+        assert "Owns on the host:" in text[:400]
+        assert "Leaves to others:" in text[:900]
 
 
 ENVIRONMENTS = ["dev", "prod", "local"]
@@ -117,9 +193,14 @@ def test_hosts_of_inventories_have_only_variables_that_a_role_has() -> None:
 
 
 def test_templates_are_rendered_by_the_role_of_their_folder_only() -> None:
+    every = "\n".join(text for role in ROLES for text in role.texts().values())
     for template in sorted((ROOT / "templates").glob("*/*.j2")):
         role = Role(ROOT / "roles" / template.parent.name)
-        assert any(f"{role.name}/{template.name}" in text for text in role.texts().values()), template
+        own = "\n".join(text for path, text in role.texts().items() if path.startswith("roles/"))
+        stem = template.name.removesuffix(".j2")
+        parts = stem in own and "name ~ '.j2'" in own  # a loop over names
+        shared = f"templates/toolkit/{template.name}" in every  # the one template that several roles render
+        assert template.name in own or parts or shared, template
 
 
 def test_templates_say_what_made_them_and_what_to_change() -> None:
@@ -131,10 +212,73 @@ def test_templates_say_what_made_them_and_what_to_change() -> None:
         assert str(template.relative_to(ROOT)) in head[1], template
 
 
-def test_every_playbook_opens_with_preflight_and_frees_the_host() -> None:
-    for playbook in sorted(ROOT.glob("*.yml")):
-        for play in yaml.safe_load(playbook.read_text()):
-            first = play["roles"][0]
-            assert first["role"] == "preflight", playbook
-            assert first["tags"] == ["always"], playbook
-            assert play["post_tasks"][-1]["host_lock"]["state"] == "released", playbook
+@each_playbook
+def test_playbook_is_short_and_has_no_program_in_it(playbook: Path) -> None:
+    text = playbook.read_text()
+    assert len(text.splitlines()) <= 60
+    assert "{%" not in text
+    assert "{{" not in text
+
+
+@each_playbook
+def test_play_on_hosts_begins_with_the_plan_and_ends_with_the_lock_s_release(playbook: Path) -> None:
+    plays = yaml.safe_load(playbook.read_text())
+    assert plays[0]["tasks"][0]["minion.provision.require_hosts"]
+    on_hosts = [play for play in plays if play["hosts"] != "localhost"]
+    assert on_hosts
+    for play in on_hosts:
+        assert play["gather_facts"] is False
+        # Each role brings role plan with it, which takes the host lock.
+        assert {each["role"] for each in play["roles"]} <= NAMES
+        assert play["roles"]
+        last = play["post_tasks"][-1]
+        assert "minion.provision.host_lock" in last
+        assert last["tags"] == ["always"]
+        assert (last["minion.provision.host_lock"] or {}).get("state", "released") == "released"
+
+
+@each_playbook
+def test_plays_are_numbered(playbook: Path) -> None:
+    plays = yaml.safe_load(playbook.read_text())
+    assert [play["name"][:6] for play in plays] == [f"({n}/{len(plays)}) " for n in range(1, len(plays) + 1)]
+
+
+def test_modules_are_called_by_their_whole_names() -> None:
+    found = set()
+    for path, task in NAMED:
+        found |= {f"{path}: {key}" for key in set(task) - KEYWORDS if key.count(".") < 2}
+    assert found == set()
+
+
+IMPERATIVE = re.compile(r"[A-Z][a-z]+(?: [^{}]*[^.{}])?")
+
+
+def test_task_names_are_short_imperatives() -> None:
+    names = [(path, task.get("name", "")) for path, task in NAMED]
+    assert [(path, name) for path, name in names if not IMPERATIVE.fullmatch(name)] == []
+    assert [(path, name) for path, name in names if len(name) > LONGEST_NAME] == []
+    not_verbs = ("The ", "A ", "An ", "Let ", "Know ", "If ", "When ", "What ", "In ", "With ", "To ")
+    assert [(path, name) for path, name in names if name.startswith(not_verbs)] == []
+
+
+SOURCES = [
+    path
+    for folder in ("provision", "plugins", "roles", "templates")
+    for path in sorted((ROOT / folder).rglob("*"))
+    if path.is_file() and path.suffix in (".py", ".yml", ".j2")
+] + [*PLAYBOOKS, ROOT / "Vagrantfile"]
+COMPARISONS = (
+    r"""(?:==|!=)\s*['"](?:dev|prod)['"]""",
+    r"""['"](?:dev|prod)['"]\s*(?:==|!=)""",
+    r"""\bin\s*[\[({]\s*['"](?:dev|prod)['"]""",
+    r"""\bcase\s+['"](?:dev|prod)['"]""",
+    r"""(?:startswith|is match|search)\(\s*['"]\^?(?:dev|prod)""",
+)
+
+
+def test_nothing_compares_the_name_of_a_profile() -> None:
+    pattern = re.compile("|".join(COMPARISONS))
+    assert all(pattern.search(text) for text in ("x == 'prod'", '"dev" != x', "x in ('prod', 'dev')", "case 'dev'"))
+    found = {str(path.relative_to(ROOT)) for path in SOURCES if pattern.search(path.read_text())}
+    assert len(SOURCES) > 200
+    assert found == set()

@@ -1,67 +1,161 @@
-"""Every template, rendered strictly with the roles' defaults for dev and prod, is what was approved.
+"""Every template, rendered from a plan of dev and of prod, is what was approved.
 
-After a change that is meant: PROVISION_APPROVE=1 pytest tests/templates, then read the diff of golden/.
+Ansible's own engine renders in this process; no host and no playbook is needed. After an intended change run
+PROVISION_APPROVE=1 pytest tests/templates, then read the diff of golden/.
 """
 
 from __future__ import annotations
 
-import json
+import functools
 import os
-import subprocess
-import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
-import yaml
+from ansible.parsing.dataloader import DataLoader
+from ansible.plugins.loader import init_plugin_loader
+from ansible.template import Templar, trust_as_template
 
-from tests.contract.repository import ROOT, roles
+from provision.controller import inputs
+from tests import plans
+from tests.contract.repository import ROOT
 
 GOLDEN = Path(__file__).with_name("golden")
 TEMPLATES = sorted((ROOT / "templates").glob("*/*.j2"))
+PROBE = {
+    "distribution_version": "12",
+    "distribution_codename": "bookworm",
+    "os": "Debian GNU/Linux 12 (bookworm)",
+    "disk_mb": 200000,
+    "package_versions": {"pgbouncer": "1.24.1-1+deb13u2", "pgbackrest": "2.57.0-1"},
+}
+GIVEN: dict[str, Any] = {
+    "postgresql_repository": "mirror",
+    "postgresql_mirror_uri": "http://mirror.example/postgresql",
+    "postgresql_mirror_key": "key.asc",
+    "postgresql_extra_rules": [
+        {"users": ["minion_readonly"], "databases": ["minion"], "from": ["10.0.2.0/24"], "method": "scram-sha-256"},
+        {"users": ["minion_readonly"], "method": "peer", "map": "reports"},
+    ],
+    "postgresql_maps": [{"map": "reports", "system": "reporter", "role": "minion_readonly"}],
+    "backup_repository_host": "192.0.2.7",
+    "backup_repository_inventory_name": "backup1",
+}
+BUNDLE = {
+    "problem": "", "path": "b.tar", "release": "bookworm", "architecture": "amd64", "postgresql": 14,
+    "pgvector_install_method": "source", "pgvector_version": "0.5.1", "pgvector_file": "pgvector.tar.gz",
+    "pgvector_sha256": "cc7a8e034a96e30a819911ac79d32f6bc47bdd1aa2de4d7d4904e26b83209dc8", "manifest_sha256": "0" * 64,
+}  # fmt: skip
+SECRET = {"backup-secrets.conf"}
+"""Files that hold a secret: readable by their service alone."""
 
 
-@pytest.fixture(scope="module", params=["dev", "prod"])
-def rendered(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, str]]:
-    profile: str = request.param
-    target = tmp_path_factory.mktemp(profile)
-    defaults = tmp_path_factory.mktemp("defaults") / "defaults.yml"
-    defaults.write_text(yaml.safe_dump({key: value for role in roles() for key, value in role.defaults.items()}))
-    # Defaults come as inventory variables would: the weakest, so that the playbook's own values win.
-    inventory = defaults.with_name("hosts.yml")
-    variables = {**yaml.safe_load(defaults.read_text()), "ansible_python_interpreter": sys.executable}
-    inventory.write_text(yaml.safe_dump({"all": {"hosts": {"localhost": None}, "vars": variables}}))
-    command: list[str | Path] = [
-        Path(sys.executable).with_name("ansible-playbook"),
-        "tests/templates/render.yml",
-        "-i",
-        inventory,
-    ]
-    wishes = {
-        "profile": profile,
-        "target": str(target),
-        "root": str(ROOT),
-        "role_vars": [str(path) for path in sorted((ROOT / "roles").glob("*/vars/main.yml"))],
-        "templates": [str(path) for path in TEMPLATES],
+@functools.cache
+def _roles() -> dict[str, Any]:
+    """Give what every role keeps in vars/main.yml: a template may name its own role's."""
+    init_plugin_loader()  # lookups and filters of Ansible and of this collection
+    loader = DataLoader()
+    found: dict[str, Any] = {}
+    for path in sorted((ROOT / "roles").glob("*/vars/main.yml")):
+        found |= loader.load_from_file(str(path), trusted_as_template=True) or {}
+    return found
+
+
+@functools.cache
+def variables(profile: str, repository: str) -> dict[str, Any]:
+    given = {**GIVEN, "postgresql_repository": repository}
+    found = plans.built(profile, given, PROBE, bundle=BUNDLE if repository == "bundle" else {})
+    assert found.plan, found.problems
+    secrets = plans.values(profile, given).values
+    return {
+        **_roles(),
+        "plan": inputs.published(found.plan, found.state),
+        "timer": vars(next(each for each in found.plan.timers if each.schedule)),
+        "backup_repository_passphrase": secrets["backup_repository_passphrase"],
+        "backup_s3": {},
+        "monitoring_users": {},
+        "inventory_hostname": "db1",
+        "groups": {"database": ["db1"]},
+        "hostvars": {"db1": {}},
     }
-    done = subprocess.run([*command, "-e", json.dumps(wishes)], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return profile, json.loads((target / "rendered.json").read_text())
 
 
+def render(template: Path, profile: str, **changed: Any) -> str:
+    repository = "bundle" if template.name.startswith("bundle") else "mirror"
+    shown = {**variables(profile, repository), **changed, "the_path": str(template)}
+    engine = Templar(loader=DataLoader(), variables=shown)
+    text: str = engine.template(trust_as_template("{{ lookup('ansible.builtin.template', the_path) }}"))
+    return text
+
+
+@pytest.mark.parametrize("profile", ["dev", "prod"])
 @pytest.mark.parametrize("template", TEMPLATES, ids=lambda path: f"{path.parent.name}-{path.stem}")
-def test_template_renders_as_approved(rendered: tuple[str, dict[str, str]], template: Path) -> None:
-    profile, texts = rendered
+def test_template_renders_as_approved(template: Path, profile: str) -> None:
     name = f"{template.parent.name}-{template.stem}"
     approved = GOLDEN / profile / name
-    text = texts[str(template)]
+    text = render(template, profile)
     if os.environ.get("PROVISION_APPROVE"):
         approved.parent.mkdir(parents=True, exist_ok=True)
         approved.write_text(text)
     assert text == approved.read_text()
-    assert "minion_secret" not in text
+    secrets = str(plans.SECRETS)
+    held = [line.partition("=")[2] for line in text.splitlines() if len(line.partition("=")[2]) > 8]
+    assert any(value in secrets for value in held) == (name in SECRET)
 
 
-def test_nothing_is_approved_that_is_not_rendered() -> None:
+def test_every_approved_file_is_rendered() -> None:
     names = {f"{path.parent.name}-{path.stem}" for path in TEMPLATES}
     for profile in ("dev", "prod"):
         assert {path.name for path in (GOLDEN / profile).iterdir()} == names
+
+
+def template(name: str) -> Path:
+    return ROOT / "templates" / name
+
+
+def published(given: dict[str, Any], probe: dict[str, Any] | None = None) -> dict[str, Any]:
+    return inputs.published(plans.plan("prod", {**GIVEN, **given}, probe={**PROBE, **(probe or {})}), None)
+
+
+def test_bucket_is_written_without_its_keys_beside_them() -> None:
+    s3 = {"bucket": "b", "endpoint": "s3.example.com", "region": "eu", "key": "the-key", "key_secret": "the-secret",
+          "port": 9000, "ca_file": "/etc/ca.crt", "uri_style": "path"}  # fmt: skip
+    plan = published({"backup_s3": s3})
+    main = render(template("backup/pgbackrest.conf.j2"), "prod", plan=plan, backup_s3=s3)
+    assert [line for line in main.splitlines() if line.startswith(("repo1-s3", "repo1-storage", "repo1-type"))] == [
+        "repo1-type=s3",
+        "repo1-s3-bucket=b",
+        "repo1-s3-endpoint=s3.example.com",
+        "repo1-s3-region=eu",
+        "repo1-s3-uri-style=path",
+        "repo1-storage-port=9000",
+        "repo1-storage-ca-file=/etc/ca.crt",
+    ]
+    assert "repo1-host" not in main
+    secret = render(template("backup/secrets.conf.j2"), "prod", plan=plan, backup_s3=s3)
+    assert [line for line in secret.splitlines() if "s3" in line and not line.startswith("#")] == [
+        "repo1-s3-key=the-key",
+        "repo1-s3-key-secret=the-secret",
+    ]
+
+
+def test_exporters_beyond_the_loopback_speak_tls_and_ask_for_a_password() -> None:
+    users = {"prometheus": "$2y$10$" + "a" * 53}
+    plan = published({"monitoring_listen_address": "192.0.2.1", "monitoring_users": users})
+    text = render(template("monitoring/exporters.yml.j2"), "prod", plan=plan, monitoring_users=users)
+    assert "cert_file: /etc/provision/tls/server.crt" in text
+    assert f"prometheus: {users['prometheus']}" in text
+    targets = render(template("monitoring/targets.json.j2"), "prod", plan=plan)
+    assert '"__scheme__": "https"' in targets
+
+
+def test_older_pooler_is_limited_by_database() -> None:
+    plan = published({}, {"package_versions": {"pgbouncer": "1.18.0-1", "pgbackrest": "2.57.0-1"}})
+    assert "max_db_connections=39" in render(template("pgbouncer/databases.ini.j2"), "prod", plan=plan)
+    assert "max_prepared_statements" not in render(template("pgbouncer/settings.ini.j2"), "prod", plan=plan)
+
+
+def test_timer_without_a_schedule_never_starts() -> None:
+    (off,) = [each for each in plans.plan("dev", GIVEN, probe=PROBE).timers if each.name == "provision-drill"]
+    text = render(template("toolkit/provision-timer.timer.j2"), "dev", timer=vars(off))
+    assert "OnCalendar=*" not in text

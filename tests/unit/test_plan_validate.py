@@ -58,7 +58,8 @@ def test_adopts_a_foreign_cluster_only_when_it_is_named() -> None:
     host = {"clusters": [CLUSTER], "listeners": [{"port": 5432, "address": "all", "pid": 812, "command": "postgres"}]}
     (told,) = refusals(host)
     assert told == (
-        "cluster 17/main (/var/lib/postgresql/17/main, port 5432) exists and was not made by this toolkit: use a new host, or preview its adoption with "
+        "cluster 17/main (/var/lib/postgresql/17/main, port 5432) exists and was not made by this toolkit: use a new "
+        "host, or preview its adoption with "
         "-e adopt_cluster=17/main --check --diff (docs/adopt-an-existing-database.md)"
     )
     given = {**SAMPLE, "adopt_cluster": "17/main"}

@@ -126,7 +126,7 @@ def test_every_option_that_is_filled_from_the_vault_is_marked_as_a_secret() -> N
          ["maintenance_extra_retention[0].days is 'x': expected an integer"]),
         ({"maintenance_extra_retention": [{"table": "a", "zzz": 1}]},
          ["maintenance_extra_retention[0].zzz: unknown key; allowed: table, column, days",
-          "maintenance_extra_retention[0].column is required: The column with a row's time, which needs an index.",
+          "maintenance_extra_retention[0].column is required: Column with the row's time; it needs an index.",
           "maintenance_extra_retention[0].days is required: Age in days; 0 keeps rows for ever."]),
         ({"database_extra_roles": [{"name": "web", "kind": "writer"}]},
          ["database_extra_roles[0].kind is 'writer': expected owner, write, read, backup, monitor, pooler; "

@@ -5,7 +5,9 @@ from pathlib import Path
 import pytest
 from ansible.errors import AnsibleFilterError
 
-from plugins.filter.provision import provision_public_key
+from plugins.filter import filters
+from provision.controller.packages import armoured
+from provision.errors import HostError
 
 ARMOURED = """-----BEGIN PGP PUBLIC KEY BLOCK-----
 
@@ -18,13 +20,16 @@ mDME/wA=
 def test_gives_armoured_text(tmp_path: Path, content: bytes) -> None:
     key = tmp_path / "key"
     key.write_bytes(content)
-    assert provision_public_key(str(key)) == ARMOURED
+    assert armoured(key) == ARMOURED
+    assert filters.public_key(str(key)) == ARMOURED
 
 
-def test_refuses_what_is_no_key_and_what_is_not_there(tmp_path: Path) -> None:
+def test_refuses_a_file_that_is_no_key_and_one_that_is_missing(tmp_path: Path) -> None:
     page = tmp_path / "page.html"
     page.write_text("<html>not found</html>")
-    with pytest.raises(AnsibleFilterError, match=r"page.html' holds no OpenPGP public key"):
-        provision_public_key(str(page))
-    with pytest.raises(AnsibleFilterError, match="none' cannot be read: No such file or directory"):
-        provision_public_key(str(tmp_path / "none"))
+    with pytest.raises(HostError, match="holds no OpenPGP public key"):
+        armoured(page)
+    with pytest.raises(AnsibleFilterError, match=r"page.html"):
+        filters.public_key(str(page))
+    with pytest.raises(AnsibleFilterError, match="No such file or directory"):
+        filters.public_key(str(tmp_path / "none"))

@@ -2,7 +2,7 @@
 -- Ansible managed
 --
 -- templates/adopt/survey.sql.j2: one line for each thing to know before the cluster is taken over; reads only.
-SET search_path = pg_catalog, pg_temp; -- nobody's functions but the server's own: this is the superuser
+SET search_path = pg_catalog, pg_temp; -- the superuser must call the server's own functions only
 SELECT format('database %s: %s, %s, collation %s, owner %s', datname, pg_size_pretty(pg_database_size(oid)),
     pg_encoding_to_char(encoding), datcollate, datdba::regrole)
   FROM pg_database WHERE datname = current_database();
