@@ -1,4 +1,4 @@
-# The one command surface: `make help`. Needs Debian 12 or newer, Python 3.11, git, and root or sudo.
+# `make help` lists every target. Requires Debian 12 or newer, Python 3.11, git, and root or sudo.
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
@@ -10,18 +10,18 @@ BIN := .venv/bin
 INVENTORY := -i inventories/dev -i .provision/sandbox/inventory.yml
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-# $(call stage,what is done,commands): says it, does it, says how long it took.
+# $(call stage,description,commands): prints the description, runs the commands, prints their duration.
 stage = @printf '==> %s\n' '$(1)' >&2; start=$$SECONDS; $(2); printf '    took %s s\n' "$$((SECONDS - start))" >&2
-# $(call packages,names): installs what is missing.
+# $(call packages,names): installs the missing packages.
 packages = missing=(); for name in $(1); do dpkg-query -Wf '$${Status}' $$name 2>/dev/null | grep -q '^install ok' || missing+=($$name); done; \
 	if [ $${\#missing[@]} -gt 0 ]; then $(SUDO) apt-get -q update >&2; \
 	$(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get -qy install --no-install-recommends "$${missing[@]}" >&2; fi
 
-# While it holds, no package starts a service: tests start their own servers, on ports of their own.
+# Keeps packages from starting services during a recipe: tests start their own servers on their own ports.
 quiet_services = [ -e /usr/sbin/policy-rc.d ] || { trap '$(SUDO) rm -f /usr/sbin/policy-rc.d' EXIT; \
 	printf '\#!/bin/sh\nexit 101\n' | $(SUDO) install -m 755 /dev/stdin /usr/sbin/policy-rc.d; }
 
-# The database that migrate-up, migrate-down and status mean: DATABASE_URL, or the host of `make up`.
+# The database of migrate-up, migrate-down and status: DATABASE_URL, or the host of `make up`.
 DATABASE = url=$${DATABASE_URL:-$$(provision sandbox url)} && [ -n "$$url" ]
 
 .PHONY: help
@@ -31,27 +31,27 @@ help: ## List every target
 ## The main job
 
 .PHONY: up
-up: .venv/.ready ## Make a disposable database host on this machine and converge it
+up: .venv/.ready ## Create a disposable database host on this machine and converge it
 	$(call stage,install the psql client,$(call packages,postgresql-client))
-	$(call stage,make a host,provision sandbox up db1)
-	$(call stage,make it a database,ansible-playbook site.yml $(INVENTORY))
+	$(call stage,create a host,provision sandbox up db1)
+	$(call stage,converge the host,ansible-playbook site.yml $(INVENTORY))
 	@printf '\nConnect: make psql, or psql "$$(%s/provision sandbox url)"\n' $(BIN)
 
 .PHONY: setup
-setup: .venv/.ready ## Set up the tools alone, in .venv
+setup: .venv/.ready ## Install the tools into .venv
 
 .PHONY: down
-down: ## Remove the hosts of `make up` with every trace: containers, network, image, keys, .venv
+down: ## Remove the hosts of `make up`, their network, images and keys, and .venv
 	@if [ -x $(BIN)/provision ]; then provision sandbox down --all; \
-	elif [ -d .provision/sandbox ]; then echo 'there is no .venv, and without it the hosts cannot be removed: make setup, then make down' >&2; exit 1; fi
+	elif [ -d .provision/sandbox ]; then echo 'removing the hosts needs .venv: run make setup, then make down' >&2; exit 1; fi
 	rm -rf .venv .provision provision.egg-info
 
 .PHONY: psql
-psql: .venv/.ready ## Open a session as the user minion
+psql: .venv/.ready ## Open a psql session as user minion
 	@url=$$(provision sandbox url) && psql "$$url"
 
 .PHONY: status
-status: .venv/.ready ## Show the hosts and the state of their migrations
+status: .venv/.ready ## Show hosts and migration status
 	@provision sandbox list
 	@$(DATABASE) && { provision migrate status --path migrations --database "$$url" || [ $$? -eq 3 ]; }
 
@@ -60,13 +60,17 @@ migrate-up: .venv/.ready ## Apply all pending migrations (DATABASE_URL, or the h
 	@$(DATABASE) && provision migrate up --path migrations --database "$$url"
 
 .PHONY: migrate-down
-migrate-down: .venv/.ready ## Roll back the last migration, with the data that it holds (prod: YES_DESTROY=database)
+migrate-down: .venv/.ready ## Roll back the last migration and delete its data (prod: YES_DESTROY=database)
 	@$(DATABASE) && provision migrate down 1 --path migrations --database "$$url" $(if $(YES_DESTROY),--yes-destroy $(YES_DESTROY)) $(if $(WITHOUT_BACKUP),--without-backup)
+
+.PHONY: collection
+collection: .venv/.ready ## Build the Ansible collection into .provision/collection, offline (docs/use-the-roles-alone.md)
+	@ansible-galaxy collection build --force --output-path .provision/collection
 
 ## Tests
 
-# Three files at a time on two cores: hosts and servers wait for half of their time. tests/conftest.py keeps together what
-# shares hosts.
+# Three workers on two cores, because tests spend half of their time waiting. tests/conftest.py runs files that share hosts in
+# one worker.
 LANES := -n 3 --dist loadscope --no-loadscope-reorder
 
 .PHONY: test
@@ -74,12 +78,12 @@ test: test-setup lint ## Run every test (about 22 minutes on 2 cores)
 	$(call stage,run the tests,$(BIN)/pytest $(LANES))
 
 .PHONY: test-fast
-test-fast: test-setup lint ## Run every test but those that need hosts (under 2 minutes)
+test-fast: test-setup lint ## Run every test except the system tests (under 2 minutes)
 	$(call stage,run the fast tests,$(BIN)/pytest $(LANES) --ignore tests/system)
 
 .PHONY: test-setup
 test-setup: .venv/.ready
-	$(call stage,install what the tests need,$(quiet_services); $(call packages,postgresql-common); \
+	$(call stage,install test dependencies,$(quiet_services); $(call packages,postgresql-common); \
 	  compgen -G "/etc/postgresql/*/*" >/dev/null || echo "create_main_cluster = false" | $(SUDO) tee /etc/postgresql-common/createcluster.d/50-provision-tests.conf >/dev/null; \
 	  $(call packages,$$(grep -vhE '^(#|$$)' tests/apt.txt)); \
 	  command -v npm >/dev/null || { $(call packages,npm); })
@@ -90,55 +94,55 @@ lint: .venv/.ready ## Check style and types, as CI does
 	  sqlfluff lint --disable-progress-bar migrations; ansible-lint --offline -q)
 
 .PHONY: test-faults
-test-faults: test-setup ## Break things for longer than `make test` does: before a release
+test-faults: test-setup ## Run the long fault-injection tests, before a release
 	$(call stage,run the fault campaigns,$(BIN)/pytest -m faults)
 
 .PHONY: test-pg14
-test-pg14: .venv/.ready ## Prove the default, PostgreSQL 14 and pgvector 0.5.1, against a mirror (docs/test-pg14.md)
+test-pg14: .venv/.ready ## Test the default, PostgreSQL 14 and pgvector 0.5.1, against a mirror (docs/test-pg14.md)
 	$(BIN)/pytest tests/pg14
 
-# What a machine of libvirt needs here, and its box. MINION_OS=debian12 or debian13.
+# Packages for libvirt virtual machines and for building their box. MINION_OS=debian12 or debian13.
 VAGRANT_LIBVIRT := vagrant vagrant-libvirt libvirt-daemon-system libvirt-clients qemu-system-x86 qemu-utils dnsmasq-base \
 	mmdebstrap extlinux fdisk syslinux-common openssh-client postgresql-client
 
 .PHONY: test-vagrant-libvirt
-test-vagrant-libvirt: .venv/.ready ## Prove vagrant with libvirt on an emulated CPU and a box made here (docs/vagrant.md; half an hour)
-	$(call stage,install what a virtual machine needs,$(quiet_services); $(call packages,$(VAGRANT_LIBVIRT)))
+test-vagrant-libvirt: .venv/.ready ## Test Vagrant with libvirt on an emulated CPU and a local box (docs/vagrant.md; 30 minutes)
+	$(call stage,install libvirt and Vagrant,$(quiet_services); $(call packages,$(VAGRANT_LIBVIRT)))
 	$(SUDO) $(BIN)/pytest tests/vagrant_libvirt
 
 .PHONY: test-matrix
-test-matrix: .venv/.ready ## Converge dev and prod on each system with each major that is to be had; writes docs/tested.json
+test-matrix: .venv/.ready ## Converge dev and prod on each distribution with each available major; writes docs/tested.json
 	$(BIN)/python -m tests.matrix
 	@$(MAKE) docs
 
-## Benchmarks: they print ratios of one run and assert nothing
+## Benchmarks: print ratios measured in one run; assert nothing
 
 .PHONY: bench-provision
-bench-provision: .venv/.ready ## First and second site.yml against a bare apt-get install
-	$(BIN)/python -m benchmarks.provisioning
+bench-provision: .venv/.ready ## Time site.yml against a bare apt-get install of the same packages (OPTIONS='--rounds 1')
+	$(BIN)/python -m benchmarks.provisioning $(OPTIONS)
 
 .PHONY: bench-migrate
-bench-migrate: test-setup ## 300 small migrations against psql and dbmate
+bench-migrate: test-setup ## Time 300 small migrations against psql and dbmate
 	$(BIN)/python -m benchmarks.migrate
 
 .PHONY: bench-schema
-bench-schema: test-setup ## The contract's retention statements and views, before and after each migration
+bench-schema: test-setup ## Time retention statements and views before and after each migration
 	$(BIN)/python -m benchmarks.schema
 
 .PHONY: bench-db
-bench-db: test-setup ## Stock Debian, the contract, a reference and our prod profile on this machine (huge pages reserved; 15 minutes)
+bench-db: test-setup ## Compare stock Debian, contract, reference and prod settings on this machine (huge pages; 15 minutes)
 	$(BIN)/python -m benchmarks.database
 
 .PHONY: bench-backup
-bench-backup: .venv/.ready ## pgBackRest against pg_basebackup and pg_dump, on 2 GB with vectors
+bench-backup: .venv/.ready ## Time pgBackRest against pg_basebackup and pg_dump, on 2 GB with vectors
 	$(BIN)/python -m benchmarks.backup
 
 .PHONY: bench-pool
-bench-pool: .venv/.ready ## 500 clients through PgBouncer against 500 direct connections, with TLS (6 minutes)
+bench-pool: .venv/.ready ## Time 500 clients through PgBouncer against 500 direct connections, with TLS (6 minutes)
 	$(BIN)/python -m benchmarks.pool
 
 .PHONY: bench-audit
-bench-audit: .venv/.ready ## Audit of five hosts against one, and against site.yml --check (dev sandboxes)
+bench-audit: .venv/.ready ## Time the audit of five hosts against one, and against site.yml --check
 	$(BIN)/python -m benchmarks.audit
 
 ## Set-up
@@ -151,6 +155,6 @@ bench-audit: .venv/.ready ## Audit of five hosts against one, and against site.y
 	@touch $@
 
 .PHONY: docs
-docs: .venv/.ready ## Write what is generated: the roles' tables of variables, and what was tested
+docs: .venv/.ready ## Generate the roles' tables of variables and the table of tested versions
 	$(BIN)/python -m tests.contract.repository
 	$(BIN)/python -m tests.contract.support
