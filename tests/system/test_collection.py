@@ -118,6 +118,20 @@ def test_pgbouncer_alone_converges_on_a_host_with_the_database(project: Project)
     assert project.host.run(login).stdout.strip() == "minion"
 
 
+def test_all_roles_of_site_converge_with_a_profile_of_the_project(project: Project) -> None:
+    # The profile exists in the project alone; migrations and templates exist in the collection alone.
+    root = project.folder / "collections/ansible_collections/minion/provision"
+    (project.folder / "profiles").mkdir()
+    (project.folder / "profiles/own.yml").write_text((root / "profiles/dev.yml").read_text())
+    variables = {**VARIABLES, "plan_profile_name": "own"}
+    (project.folder / "group_vars/database.yml").write_text(yaml.safe_dump(variables))
+    site = yaml.safe_load((root / "site.yml").read_text())
+    roles = next(play["roles"] for play in site if play["hosts"] == "database")
+    run = project.converge(*(role["role"] for role in roles))
+    assert run.code == 0, run.output
+    assert project.ask("SELECT to_regclass('memories')", "minion") == "memories"
+
+
 def test_run_writes_nothing_into_the_installed_collection(project: Project) -> None:
     root = project.folder / "collections/ansible_collections/minion/provision"
     written = [path for path in root.rglob("*") if "__pycache__" not in path.parts and ".provision" in path.parts]
