@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import signal
 import statistics
 import sys
 import time
@@ -154,6 +155,7 @@ def main() -> None:
         "--only", nargs="+", choices=TITLES, default=list(TITLES), metavar="ROW", help=", ".join(TITLES)
     )
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))  # hosts are removed on the way out
     table: Table = {name: Row() for name in TITLES}
     works = groups(set(options.only))
     for number in range(options.rounds):
