@@ -1,4 +1,4 @@
-# `make help` lists every target. Requires Debian 12 or newer, Python 3.11, git, and root or sudo.
+# All commands of the project: `make help`. Needs Debian 12 or newer, Python 3.11, git, and root or sudo.
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
@@ -10,14 +10,14 @@ BIN := .venv/bin
 INVENTORY := -i inventories/dev -i .provision/sandbox/inventory.yml
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-# $(call stage,description,commands): prints the description, runs the commands, prints their duration.
+# $(call stage,title,commands): prints the title, runs the commands, prints the duration.
 stage = @printf '==> %s\n' '$(1)' >&2; start=$$SECONDS; $(2); printf '    took %s s\n' "$$((SECONDS - start))" >&2
-# $(call packages,names): installs the missing packages.
+# $(call packages,names): installs missing packages.
 packages = missing=(); for name in $(1); do dpkg-query -Wf '$${Status}' $$name 2>/dev/null | grep -q '^install ok' || missing+=($$name); done; \
 	if [ $${\#missing[@]} -gt 0 ]; then $(SUDO) apt-get -q update >&2; \
 	$(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get -qy install --no-install-recommends "$${missing[@]}" >&2; fi
 
-# Keeps packages from starting services during a recipe: tests start their own servers on their own ports.
+# Prevents packages from starting services: tests start their own servers on their own ports.
 quiet_services = [ -e /usr/sbin/policy-rc.d ] || { trap '$(SUDO) rm -f /usr/sbin/policy-rc.d' EXIT; \
 	printf '\#!/bin/sh\nexit 101\n' | $(SUDO) install -m 755 /dev/stdin /usr/sbin/policy-rc.d; }
 
@@ -38,20 +38,20 @@ up: .venv/.ready ## Create a disposable database host on this machine and conver
 	@printf '\nConnect: make psql, or psql "$$(%s/provision sandbox url)"\n' $(BIN)
 
 .PHONY: setup
-setup: .venv/.ready ## Install the tools into .venv
+setup: .venv/.ready ## Set up the tools in .venv
 
 .PHONY: down
-down: ## Remove the hosts of `make up`, their network, images and keys, and .venv
+down: ## Remove everything that `make up` created: containers, network, image, keys, .venv
 	@if [ -x $(BIN)/provision ]; then provision sandbox down --all; \
 	elif [ -d .provision/sandbox ]; then echo 'removing the hosts needs .venv: run make setup, then make down' >&2; exit 1; fi
 	rm -rf .venv .provision provision.egg-info
 
 .PHONY: psql
-psql: .venv/.ready ## Open a psql session as user minion
+psql: .venv/.ready ## Open a psql session as minion
 	@url=$$(provision sandbox url) && psql "$$url"
 
 .PHONY: status
-status: .venv/.ready ## Show hosts and migration status
+status: .venv/.ready ## Show the hosts and the migration status
 	@provision sandbox list
 	@$(DATABASE) && { provision migrate status --path migrations --database "$$url" || [ $$? -eq 3 ]; }
 
@@ -60,7 +60,7 @@ migrate-up: .venv/.ready ## Apply all pending migrations (DATABASE_URL, or the h
 	@$(DATABASE) && provision migrate up --path migrations --database "$$url"
 
 .PHONY: migrate-down
-migrate-down: .venv/.ready ## Roll back the last migration and delete its data (prod: YES_DESTROY=database)
+migrate-down: .venv/.ready ## Roll back the last migration and drop its data (prod: YES_DESTROY=database)
 	@$(DATABASE) && provision migrate down 1 --path migrations --database "$$url" $(if $(YES_DESTROY),--yes-destroy $(YES_DESTROY)) $(if $(WITHOUT_BACKUP),--without-backup)
 
 .PHONY: collection
@@ -69,92 +69,92 @@ collection: .venv/.ready ## Build the Ansible collection into .provision/collect
 
 ## Tests
 
-# Three workers on two cores, because tests spend half of their time waiting. tests/conftest.py runs files that share hosts in
-# one worker.
+# Three workers on two cores, because hosts and servers are idle half of the time. tests/conftest.py groups tests that
+# share hosts.
 LANES := -n 3 --dist loadscope --no-loadscope-reorder
 
 .PHONY: test
-test: test-setup lint ## Run every test (about 22 minutes on 2 cores)
+test: test-setup lint ## Run all tests (about 22 minutes on 2 cores)
 	$(call stage,run the tests,$(BIN)/pytest $(LANES))
 
 .PHONY: test-fast
-test-fast: test-setup lint ## Run every test except the system tests (under 2 minutes)
+test-fast: test-setup lint ## Run all tests that need no hosts (under 2 minutes)
 	$(call stage,run the fast tests,$(BIN)/pytest $(LANES) --ignore tests/system)
 
 .PHONY: test-setup
 test-setup: .venv/.ready
-	$(call stage,install test dependencies,$(quiet_services); $(call packages,postgresql-common); \
+	$(call stage,install packages for the tests,$(quiet_services); $(call packages,postgresql-common); \
 	  compgen -G "/etc/postgresql/*/*" >/dev/null || echo "create_main_cluster = false" | $(SUDO) tee /etc/postgresql-common/createcluster.d/50-provision-tests.conf >/dev/null; \
 	  $(call packages,$$(grep -vhE '^(#|$$)' tests/apt.txt)); \
 	  command -v npm >/dev/null || { $(call packages,npm); })
 
 .PHONY: lint
-lint: .venv/.ready ## Check style and types, as CI does
+lint: .venv/.ready ## Check style and types
 	$(call stage,lint,ruff check .; ruff format --check .; mypy; yamllint --strict .; \
 	  sqlfluff lint --disable-progress-bar migrations; ansible-lint --offline -q)
 
 .PHONY: test-faults
-test-faults: test-setup ## Run the long fault-injection tests, before a release
-	$(call stage,run the fault campaigns,$(BIN)/pytest -m faults)
+test-faults: test-setup ## Run long fault-injection tests, before a release
+	$(call stage,run the fault-injection tests,$(BIN)/pytest -m faults)
 
 .PHONY: test-pg14
-test-pg14: .venv/.ready ## Test the default, PostgreSQL 14 and pgvector 0.5.1, against a mirror (docs/test-pg14.md)
+test-pg14: .venv/.ready ## Test the default versions, PostgreSQL 14 and pgvector 0.5.1, from a mirror (docs/test-pg14.md)
 	$(BIN)/pytest tests/pg14
 
-# Packages for libvirt virtual machines and for building their box. MINION_OS=debian12 or debian13.
+# Packages for a libvirt machine and for building its box. MINION_OS selects the release.
 VAGRANT_LIBVIRT := vagrant vagrant-libvirt libvirt-daemon-system libvirt-clients qemu-system-x86 qemu-utils dnsmasq-base \
 	mmdebstrap extlinux fdisk syslinux-common openssh-client postgresql-client
 
 .PHONY: test-vagrant-libvirt
-test-vagrant-libvirt: .venv/.ready ## Test Vagrant with libvirt on an emulated CPU and a local box (docs/vagrant.md; 30 minutes)
-	$(call stage,install libvirt and Vagrant,$(quiet_services); $(call packages,$(VAGRANT_LIBVIRT)))
+test-vagrant-libvirt: .venv/.ready ## Test Vagrant with libvirt on an emulated CPU and a local box (docs/vagrant.md; half an hour)
+	$(call stage,install packages for virtual machines,$(quiet_services); $(call packages,$(VAGRANT_LIBVIRT)))
 	$(SUDO) $(BIN)/pytest tests/vagrant_libvirt
 
 .PHONY: test-matrix
-test-matrix: .venv/.ready ## Converge dev and prod on each distribution with each available major; writes docs/tested.json
+test-matrix: .venv/.ready ## Converge dev and prod on each system with each available major; writes docs/tested.json
 	$(BIN)/python -m tests.matrix
 	@$(MAKE) docs
 
-## Benchmarks: print ratios measured in one run; assert nothing
+## Benchmarks: they print ratios and assert nothing
 
 .PHONY: bench-provision
-bench-provision: .venv/.ready ## Time site.yml against a bare apt-get install of the same packages (OPTIONS='--rounds 1')
-	$(BIN)/python -m benchmarks.provisioning $(OPTIONS)
+bench-provision: .venv/.ready ## Compare first and second site.yml with a bare apt-get install
+	$(BIN)/python -m benchmarks.provisioning
 
 .PHONY: bench-migrate
-bench-migrate: test-setup ## Time 300 small migrations against psql and dbmate
+bench-migrate: test-setup ## Compare 300 small migrations with psql and dbmate
 	$(BIN)/python -m benchmarks.migrate
 
 .PHONY: bench-schema
-bench-schema: test-setup ## Time retention statements and views before and after each migration
+bench-schema: test-setup ## Measure retention statements and views before and after each migration
 	$(BIN)/python -m benchmarks.schema
 
 .PHONY: bench-db
-bench-db: test-setup ## Compare stock Debian, contract, reference and prod settings on this machine (huge pages; 15 minutes)
+bench-db: test-setup ## Compare stock, contract, reference and prod settings on this machine (reserves huge pages; 15 minutes)
 	$(BIN)/python -m benchmarks.database
 
 .PHONY: bench-backup
-bench-backup: .venv/.ready ## Time pgBackRest against pg_basebackup and pg_dump, on 2 GB with vectors
+bench-backup: .venv/.ready ## Compare pgBackRest with pg_basebackup and pg_dump on 2 GB with vectors
 	$(BIN)/python -m benchmarks.backup
 
 .PHONY: bench-pool
-bench-pool: .venv/.ready ## Time 500 clients through PgBouncer against 500 direct connections, with TLS (6 minutes)
+bench-pool: .venv/.ready ## Compare 500 clients through PgBouncer with 500 direct connections, with TLS (6 minutes)
 	$(BIN)/python -m benchmarks.pool
 
 .PHONY: bench-audit
-bench-audit: .venv/.ready ## Time the audit of five hosts against one, and against site.yml --check
+bench-audit: .venv/.ready ## Compare audits of five hosts, of one host, and site.yml --check (dev sandboxes)
 	$(BIN)/python -m benchmarks.audit
 
 ## Set-up
 
 .venv/.ready: pyproject.toml constraints.txt
 	$(call stage,set up the virtual environment, \
-	  $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON=python3.x")'; \
+	  $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is required; set PYTHON=python3.x")'; \
 	  $(PYTHON) -c 'import ensurepip' 2>/dev/null || { $(call packages,python3-venv); }; \
 	  $(PYTHON) -m venv .venv; $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]')
 	@touch $@
 
 .PHONY: docs
-docs: .venv/.ready ## Generate the roles' tables of variables and the table of tested versions
+docs: .venv/.ready ## Generate the roles' variable tables and the README's table of tested combinations
 	$(BIN)/python -m tests.contract.repository
 	$(BIN)/python -m tests.contract.support
