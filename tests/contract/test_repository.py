@@ -84,7 +84,7 @@ def test_help_lists_every_public_target() -> None:
 
 
 def test_every_playbook_has_a_header_with_its_command_line_downtime_and_undo() -> None:
-    for playbook in sorted(ROOT.glob("*.yml")):
+    for playbook in sorted(set(ROOT.glob("*.yml")) - {ROOT / "galaxy.yml"}):
         head = playbook.read_text()[:600]
         assert all(word in head for word in ("# Run:", "# Downtime:", "# Undo:")), playbook
 
