@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 from ansible.errors import AnsibleFilterError
+from provision.controller.packages import armoured
 
 from plugins.filter import filters
-from provision.controller.packages import armoured
 from provision.errors import HostError
 
 ARMOURED = """-----BEGIN PGP PUBLIC KEY BLOCK-----
