@@ -62,13 +62,13 @@ def test_refuses_a_profile_without_a_file(inventory: Path) -> None:
 
 
 def test_names_every_problem_for_which_site_yml_would_refuse_a_host(inventory: Path) -> None:
-    extra = {"postgresql_prot": 5433, "postgresql_listen_addresses": "0.0.0.0", "pgbouncer_port": 80}
+    extra = {"postgresql_prot": 5433, "postgresql_listen_addresses": "10.0.0.5", "pgbouncer_port": 80}
     (inventory / "group_vars/all/extra.yml").write_text(yaml.safe_dump(extra))
     done = plan("--inventory", inventory, "--limit", "db1", "--json")
     assert done.returncode == 1
     problems = json.loads(done.stdout)["db1"]["problems"]
     assert "unknown variable postgresql_prot: did you mean postgresql_port?" in problems
-    assert "postgresql_listen_addresses is '0.0.0.0': expected a list; write ['0.0.0.0']" in problems
+    assert "postgresql_listen_addresses is '10.0.0.5': expected a list; write ['10.0.0.5']" in problems
 
 
 @pytest.mark.parametrize(
