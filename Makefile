@@ -63,6 +63,10 @@ migrate-up: .venv/.ready ## Apply all pending migrations (DATABASE_URL, or the h
 migrate-down: .venv/.ready ## Roll back the last migration and drop its data (prod: YES_DESTROY=database)
 	@$(DATABASE) && provision migrate down 1 --path migrations --database "$$url" $(if $(YES_DESTROY),--yes-destroy $(YES_DESTROY)) $(if $(WITHOUT_BACKUP),--without-backup)
 
+.PHONY: collection
+collection: .venv/.ready ## Build the Ansible collection into .provision/collection, offline (docs/use-the-roles-alone.md)
+	@ansible-galaxy collection build --force --output-path .provision/collection
+
 ## Tests
 
 # Three workers on two cores, because hosts and servers are idle half of the time. tests/conftest.py groups tests that

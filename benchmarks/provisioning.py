@@ -1,65 +1,170 @@
-"""Compare site.yml with a bare apt-get install of the same packages, on identical fresh hosts.
+"""Time site.yml against a bare apt-get install of the same packages, on identical fresh hosts, in one run.
 
-Prints ratios and asserts nothing. Each round creates two hosts: one installs only the packages (a), the other runs
-site.yml (b) and runs it again (c). Also prints the number of tasks executed on the host. The optional argument is the
-number of rounds.
+    python -m benchmarks.provisioning [--rounds 3] [--only apt-dev first-dev second-dev]
+
+Prints seconds, ratios and task counts, and asserts no time. The package lists are read from hosts that site.yml
+converged: every package that the host has and a fresh host has not. These unmeasured runs also warm the caches of this
+machine and of the mirror. Each round times four groups, in an order that rotates from round to round, and each group
+gets fresh Debian 13 hosts of its own, whose creation is not timed:
+
+- apt: `apt-get update` and one `apt-get install` of the list, on a host that has run neither;
+- site, for dev and prod: the first and the second run of site.yml on one host;
+- fleet: the second run of site.yml with dev on one of five hosts, and on all five.
 """
 
 from __future__ import annotations
 
+import argparse
+import json
 import re
+import signal
 import statistics
 import sys
 import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
 
-from benchmarks.hosts import BIN, run
+from benchmarks.hosts import BIN, Fresh, fresh_hosts, production_inventory, run
 
-PACKAGES = ("postgresql-17", "postgresql-client-17", "postgresql-17-pgvector", "python3-psycopg", "python3-click")
-INSTALL = (
-    "export DEBIAN_FRONTEND=noninteractive; apt-get -q update && "
-    f"apt-get -qy install --no-install-recommends {' '.join(PACKAGES)}"
-)
 ROUNDS = 3
-HOSTS = ("bench-bare", "bench-site")
+PROFILES = ("dev", "prod")
+FLEET = tuple(f"db{number}" for number in range(1, 6))
+LIST = "dpkg-query -Wf '${db:Status-Abbrev} ${binary:Package}\\n' | sed -n 's/^ii *//p'"
+# No second host is measured, so the repository of backups is on the host itself.
+PROD = {"backup_allow_local_only": True, "backup_repository_inventory_name": "", "backup_repository_host": ""}
+RECAP = re.compile(r"^\S+ +: ok=(\d+) +changed=(\d+) .* skipped=(\d+)", re.M)
+TITLES = {
+    "apt-dev": "(a) apt-get, packages of dev",
+    "first-dev": "(b) site.yml, dev, first run",
+    "second-dev": "(c) site.yml, dev, second run",
+    "apt-prod": "    apt-get, packages of prod",
+    "first-prod": "(d) site.yml, prod, first run",
+    "second-prod": "(e) site.yml, prod, second run",
+    "fleet-1": "(f) site.yml, dev, second run, 1 of 5 hosts",
+    "fleet-5": "    site.yml, dev, second run, 5 hosts",
+}
+BASES = {**dict.fromkeys(TITLES, "apt-dev"), "first-prod": "apt-prod", "second-prod": "apt-prod"}
+"""Row that a row is compared with: the bare install of the same packages."""
 
 
-def timed(*words: str) -> tuple[float, str]:
-    """Run a command and return its seconds and output."""
+@dataclass
+class Row:
+    """Seconds of each round, and the recap of the last: tasks executed, changed and skipped on the first host."""
+
+    seconds: list[float] = field(default_factory=list)
+    tasks: tuple[int, int, int] | None = None
+
+
+Table = dict[str, Row]
+Site = Callable[..., str]
+
+
+def timed(row: Row, work: Callable[[], str]) -> None:
+    """Run the work and add its seconds to the row."""
     start = time.monotonic()
-    output = run(*words)
-    return time.monotonic() - start, output
+    output = work()
+    row.seconds.append(time.monotonic() - start)
+    found = RECAP.search("\n".join(line for line in output.splitlines() if not line.startswith("localhost ")))
+    row.tasks = (int(found[1]), int(found[2]), int(found[3])) if found else None
 
 
-def executed(output: str) -> int:
-    """Count the tasks executed on the host, that is neither skipped nor run on the controller."""
-    local = ("Validating arguments", "Load the profile", "Check the type", "Judge what", "Pack the command",
-             "Keep the summary", "Make the folder of summaries", "Say what", "Warn of", "Name the")  # fmt: skip
-    shown = re.findall(
-        r"^(?:TASK|RUNNING HANDLER) \[(?:[^\]]*? : )?([^\]]+)\] \**\n(?:.*\n)*?(ok|changed):", output, re.M
-    )
-    return sum(not name.startswith(local) for name, _ in shown)
+@contextmanager
+def site(profile: str, hosts: Fresh) -> Iterator[Site]:
+    """Give a function that runs site.yml with a profile against the hosts and returns its output."""
+    command = (str(BIN / "ansible-playbook"), "site.yml")
+    if profile == "dev":
+        yield lambda *words: run(*command, "-i", "inventories/dev", "-i", str(hosts.inventory), *words)
+        return
+    with production_inventory() as (inventory, key):
+        secret = ("--vault-password-file", str(key), "-e", json.dumps(PROD))
+        yield lambda *words: run(*command, "-i", str(inventory), "-i", str(hosts.inventory), *secret, *words)
+
+
+def packages(profile: str) -> tuple[str, ...]:
+    """Converge a fresh host and return the packages that this added."""
+    with fresh_hosts("db1") as hosts, site(profile, hosts) as converge:
+        before = set(hosts.run(LIST).split())
+        converge()
+        return tuple(sorted(set(hosts.run(LIST).split()) - before))
+
+
+def time_apt(profile: str, names: Iterable[str], table: Table, _number: int) -> None:
+    """Time the bare install."""
+    install = f"apt-get -q update && apt-get -qy install --no-install-recommends {' '.join(names)}"
+    with fresh_hosts("db1") as hosts:
+        timed(table[f"apt-{profile}"], lambda: hosts.run(f"export DEBIAN_FRONTEND=noninteractive; {install}"))
+
+
+def time_site(profile: str, table: Table, _number: int) -> None:
+    """Time the first and the second run on one host."""
+    with fresh_hosts("db1") as hosts, site(profile, hosts) as converge:
+        timed(table[f"first-{profile}"], converge)
+        timed(table[f"second-{profile}"], converge)
+
+
+def time_fleet(table: Table, number: int) -> None:
+    """Time the second run on one and on five hosts; which comes first alternates."""
+    with fresh_hosts(*FLEET) as hosts, site("dev", hosts) as converge:
+        converge()
+        rows = {"fleet-1": ("--limit", f"{FLEET[0]},localhost"), "fleet-5": ()}
+        for name in sorted(rows, reverse=bool(number % 2)):
+            timed(table[name], partial(converge, *rows[name]))
+
+
+def groups(only: set[str]) -> list[Callable[[Table, int], None]]:
+    """Return the groups that hold the requested rows; reads the package lists of those that need one."""
+    found: list[Callable[[Table, int], None]] = []
+    for profile in PROFILES:
+        if f"apt-{profile}" in only:
+            names = packages(profile)
+            print(f"{profile}: site.yml adds {len(names)} packages to a fresh host", flush=True)
+            found.append(partial(time_apt, profile, names))
+        if only & {f"first-{profile}", f"second-{profile}"}:
+            found.append(partial(time_site, profile))
+    if only & {"fleet-1", "fleet-5"}:
+        found.append(time_fleet)
+    return found
+
+
+def lines(table: Table, only: Iterable[str]) -> Iterator[str]:
+    """Format the table. A ratio is the median of the rounds' ratios, so that a slow round does not distort it."""
+    yield f"{'':<46}{'median s':>9}{'min':>7}{'max':>7}{'x apt-get':>11}{'ok':>5}{'changed':>9}{'skipped':>9}"
+    for name in only:
+        row, base = table[name], table[BASES[name]].seconds
+        ratio = f"{ratios(row.seconds, base):.2f}" if base else "-"
+        seconds = f"{statistics.median(row.seconds):>9.1f}{min(row.seconds):>7.1f}{max(row.seconds):>7.1f}"
+        tasks = "".join(f"{count:>{width}}" for count, width in zip(row.tasks or (), (5, 9, 9), strict=False))
+        yield f"{TITLES[name]:<46}{seconds}{ratio:>11}{tasks}"
+    one, five = table["fleet-1"].seconds, table["fleet-5"].seconds
+    if one and five:
+        yield f"second run, 5 hosts against 1: {ratios(five, one):.2f} x"
+
+
+def ratios(seconds: list[float], base: list[float]) -> float:
+    """Return the median of the ratios of two rows, round by round."""
+    return statistics.median(one / other for one, other in zip(seconds, base, strict=True))
 
 
 def main() -> None:
     """Run the rounds and print the table."""
-    sandbox = str(BIN / "provision")
-    inventories = ("-i", "inventories/dev", "-i", ".provision/sandbox/inventory.yml")
-    site = (str(BIN / "ansible-playbook"), "site.yml", *inventories, "--limit", HOSTS[1])
-    rows = []
-    for number in range(1, (int(sys.argv[1]) if len(sys.argv) > 1 else ROUNDS) + 1):
-        run(sandbox, "sandbox", "up", *HOSTS)
-        try:
-            bare, _ = timed(sandbox, "sandbox", "exec", HOSTS[0], "--", "sh", "-c", INSTALL)
-            first, first_output = timed(*site)
-            second, second_output = timed(*site)
-        finally:
-            run(sandbox, "sandbox", "down", *HOSTS)
-        rows.append((bare, first, second))
-        print(f"round {number}: (a) apt-get {bare:5.1f} s  (b) first {first:5.1f} s = {first / bare:4.2f} x a  "
-              f"(c) again {second:5.1f} s = {second / bare:4.2f} x a", flush=True)  # fmt: skip
-    print(f"medians: (b) {statistics.median(b / a for a, b, _ in rows):4.2f} x a   "
-          f"(c) {statistics.median(c / a for a, _, c in rows):4.2f} x a")  # fmt: skip
-    print(f"tasks executed on the host: first {executed(first_output)}, again {executed(second_output)}")
+    parser = argparse.ArgumentParser(description="Time site.yml against a bare apt-get install of the same packages.")
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help="rounds [default: %(default)s]")
+    parser.add_argument(
+        "--only", nargs="+", choices=TITLES, default=list(TITLES), metavar="ROW", help=", ".join(TITLES)
+    )
+    options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))  # hosts are removed on the way out
+    table: Table = {name: Row() for name in TITLES}
+    works = groups(set(options.only))
+    for number in range(options.rounds):
+        first = number % len(works)
+        for work in works[first:] + works[:first]:
+            work(table, number)
+        shown = ", ".join(f"{name} {row.seconds[-1]:.1f} s" for name, row in table.items() if row.seconds)
+        print(f"round {number + 1}: {shown}", file=sys.stderr, flush=True)
+    print("\n".join(lines(table, options.only)))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Make the package `provision` importable for plugins: installed, or at the root of this collection or checkout."""
+"""Make plugins import the package `provision` of this collection or checkout, even where another is installed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,5 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 """The root of the collection or checkout."""
 
-try:
-    import provision  # noqa: F401
-except ImportError:
+if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
