@@ -1,4 +1,4 @@
-"""Controller's half of the host lock: who asks, how long it waits, and what it may take over."""
+"""The controller's part of the host lock: the identity of this run, the waiting time, and taking over a dead run's lock."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def identity() -> dict[str, Any]:
 
 
 class Holder:
-    """One run's wish for the lock of one host."""
+    """A run's request for the lock of one host."""
 
     def __init__(self, host: str, wait_s: int) -> None:
         """Begin to wait now."""

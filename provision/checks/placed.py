@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from pathlib import Path
+
+from provision.errors import HostError
+from provision.system import run
 
 MANIFESTS = Path("/etc/provision/files.d")
 
@@ -12,8 +14,8 @@ MANIFESTS = Path("/etc/provision/files.d")
 def ask(*words: str) -> str:
     """Give the standard output of a program, whatever its exit code; empty where the program is not installed."""
     try:
-        return subprocess.run(words, capture_output=True, text=True, check=False).stdout  # noqa: S603
-    except FileNotFoundError:
+        return run(*words, check=False).stdout
+    except HostError:
         return ""
 
 
