@@ -124,7 +124,7 @@ def held() -> bool:
 
 
 def acquire(run: dict[str, Any], take_from: int) -> dict[str, Any]:
-    """Take the lock, if it is free or held by process `take_from` of a dead run; return whether it was taken, and its holder."""
+    """Take the lock if it is free, or from the holder process `take_from` of a dead run; return the outcome and holder."""
     holder = read()
     if held() and holder.get("id") == run.get("id"):
         return {"taken": True, "holder": holder}

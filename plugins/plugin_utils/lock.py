@@ -1,4 +1,4 @@
-"""The controller's part of the host lock: the identity of this run, the waiting time, and taking over a dead run's lock."""
+"""The controller's part of the host lock: this run's identity, the waiting time, taking over a dead run's lock."""
 
 from __future__ import annotations
 

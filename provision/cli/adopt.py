@@ -24,10 +24,10 @@ def command(call: Call, owner: str, extensions: tuple[str, ...]) -> None:
     Needs the superuser's URL. Refuses a schema that matches no version, and shows the difference. Does not change
     rows. A second call changes nothing.
     """
-    from provision.host.access import own
     from provision.host.migrate.narrate import Narrator
     from provision.host.migrate.recognise import recognise
     from provision.host.migrate.runner import Runner
+    from provision.host.ownership import own
 
     found = recognise(call.settings, extensions, lambda settings: Runner(settings, Narrator(), lambda: call.signal))
     changes = []
