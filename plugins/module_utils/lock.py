@@ -124,7 +124,7 @@ def held() -> bool:
 
 
 def acquire(run: dict[str, Any], take_from: int) -> dict[str, Any]:
-    """Take the lock if it is free, or from the holder process `take_from` of a dead run; return the outcome and holder."""
+    """Take the lock if it is free, or from the process `take_from` of a dead run; return success and the holder."""
     holder = read()
     if held() and holder.get("id") == run.get("id"):
         return {"taken": True, "holder": holder}

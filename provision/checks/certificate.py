@@ -117,13 +117,13 @@ def _content(leaf: Leaf, certificate: Certificate, now: float) -> list[str]:
     return found + ([certificate.weakness] if certificate.weakness else [])
 
 
-def covers(names: tuple[str, ...], wanted: str) -> bool:
+def covers(names: tuple[str, ...], name: str) -> bool:
     """Say whether one of a certificate's names matches a host name or address."""
     try:
-        return str(ipaddress.ip_address(wanted)) in names
+        return str(ipaddress.ip_address(name)) in names
     except ValueError:
-        parent = wanted.lower().partition(".")[2]
-    return wanted.lower() in names or (bool(parent) and f"*.{parent}" in names)
+        parent = name.lower().partition(".")[2]
+    return name.lower() in names or (bool(parent) and f"*.{parent}" in names)
 
 
 def canonical(name: str) -> str:

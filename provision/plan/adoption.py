@@ -48,11 +48,11 @@ def _of_running(cluster: Mapping[str, Any], label: str, place: str) -> list[str]
     return found
 
 
-def _of_pgvector(have: str, method: str, wanted: str) -> list[str]:
-    if method != "source" or _parts(have) <= _parts(wanted):
+def _of_pgvector(have: str, method: str, requested: str) -> list[str]:
+    if method != "source" or _parts(have) <= _parts(requested):
         return []
     return [
-        f"pgvector {have} is installed, and {wanted} would be built over it: set pgvector_version, with its URL and "
+        f"pgvector {have} is installed, and {requested} would be built over it: set pgvector_version, with its URL and "
         f"checksum, to {have} or newer"
     ]
 

@@ -185,10 +185,10 @@ def _clusters(v: Mapping[str, Any], host: Mapping[str, Any], pgvector: str, verd
                 f"cluster {label} of PostgreSQL {cluster['major']} is serving (process {cluster['running_pid']}), "
                 f"postgresql_version is {major}: it goes on serving; see docs/move-to-another-major.md"
             )
-    for stranger in [] if host["cluster_half_made"] else host["unknown_clusters"]:
-        if stranger["data_directory"] == f"/var/lib/postgresql/{major}/{OUR_CLUSTER}":
+    for unknown in [] if host["cluster_half_made"] else host["unknown_clusters"]:
+        if unknown["data_directory"] == f"/var/lib/postgresql/{major}/{OUR_CLUSTER}":
             verdict.refusals.append(
-                f"{stranger['data_directory']} holds data of PostgreSQL {stranger['version_file']} that pg_lsclusters "
+                f"{unknown['data_directory']} holds data of PostgreSQL {unknown['version_file']} that pg_lsclusters "
                 "does not know: move it away, or register it with pg_createcluster"
             )
 
