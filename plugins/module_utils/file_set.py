@@ -60,11 +60,11 @@ class State:
         return vars(self) == vars(other)
 
     def head(self) -> str:
-        """Give owner, group and mode as the first line of a diff; "" where there is no file."""
+        """Return owner, group and mode as the first line of a diff; "" where there is no file."""
         return "" if self.content is None else f"# {self.owner}:{self.group} {self.mode:04o}\n"
 
     def dump(self) -> dict[str, Any]:
-        """Give the journal's form."""
+        """Return the journal's form."""
         text = None if self.content is None else base64.b64encode(self.content).decode()
         return {**vars(self), "content": text}
 
@@ -116,7 +116,7 @@ def _numbers(owner: str, group: str) -> tuple[int, int]:
 
 
 def manifest(files: dict[Path, State]) -> bytes:
-    """Give the text of the manifest of a set: path, owner, group, mode and SHA-256 of each file."""
+    """Return the text of the manifest of a set: path, owner, group, mode and SHA-256 of each file."""
     rows = [
         {
             "path": str(path),
@@ -163,7 +163,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def difference(path: Path, before: State, after: State, secret: bool) -> dict[str, str]:
-    """Give the diff of one path as Ansible shows it; the text of a secret file is left out."""
+    """Return the diff of one path as Ansible shows it; the text of a secret file is left out."""
 
     def body(state: State) -> str:
         return "(secret)\n" if secret and state.content else (state.content or b"").decode(errors="replace")

@@ -35,7 +35,7 @@ class Report:
 
 
 def this_host() -> Plan | None:
-    """Give the plan of this host; None on a machine without one. Raises HostError where it cannot be read."""
+    """Return the plan of this host; None on a machine without one. Raises HostError where it cannot be read."""
     return load.load() if load.PATH.exists() else None
 
 

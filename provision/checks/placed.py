@@ -12,7 +12,7 @@ MANIFESTS = Path("/etc/provision/files.d")
 
 
 def ask(*words: str) -> str:
-    """Give the standard output of a program, whatever its exit code; empty where the program is not installed."""
+    """Return the standard output of a program, whatever its exit code; empty where the program is not installed."""
     try:
         return run(*words, check=False).stdout
     except HostError:
@@ -31,10 +31,10 @@ def read_manifests() -> dict[Path, list[dict[str, str]] | None]:
 
 
 def manifests() -> dict[str, list[dict[str, str]]]:
-    """Give the files of each sound manifest by its name; a check of its own reports damaged ones."""
+    """Return the files of each sound manifest by its name; a check of its own reports damaged ones."""
     return {path.stem: rows for path, rows in read_manifests().items() if rows is not None}
 
 
 def role(manifest: str) -> str:
-    """Give the tag of the role that wrote a manifest: backup-secrets belongs to the role backup."""
+    """Return the tag of the role that wrote a manifest: backup-secrets belongs to the role backup."""
     return manifest.partition("-")[0]

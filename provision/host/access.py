@@ -359,8 +359,8 @@ def _session(server: str, database: str) -> Connection:
 def converge(server: str, expected: Mapping[str, Any], *, plan: bool = False) -> list[str]:
     """Converge every database of `expected` and return the changes in order.
 
-    `server` is a libpq string of the superuser without a database. `expected` has database, owner, guard (a boolean, see
-    database.guarded), extensions, roles (see Role) and extra_databases (name to owner). Raises DatabaseError and
+    `server` is a libpq string of the superuser without a database. `expected` has database, owner, guard (a boolean,
+    see database.guarded), extensions, roles (see Role) and extra_databases (name to owner). Raises DatabaseError and
     UsageError.
     """
     roles = [Role.of(each) for each in expected["roles"]]

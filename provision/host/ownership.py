@@ -1,4 +1,4 @@
-"""Give every object of schema public to one role, for a database that is adopted. Changes the database."""
+"""Transfer every object of schema public to one role, for a database that is adopted. Changes the database."""
 
 from __future__ import annotations
 

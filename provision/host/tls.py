@@ -38,14 +38,14 @@ class Endpoint:
 
 
 def endpoints(plan: Plan) -> list[Endpoint]:
-    """Give the services of a host that serve its certificate."""
+    """Return the services of a host that serve its certificate."""
     server, pooler = plan.server, plan.pooler
     found = [Endpoint(server.unit, server.address, serving_port(Path(server.data_directory), server.port))]
     return found + ([Endpoint("pgbouncer.service", pooler.address, pooler.port)] if pooler.enabled else [])
 
 
 def serving_port(data: Path, otherwise: int) -> int:
-    """Give the port where the server listens now; a new port in the plan waits for a restart."""
+    """Return the port where the server listens now; a new port in the plan waits for a restart."""
     try:
         return int((data / "postmaster.pid").read_text().splitlines()[3])
     except (OSError, IndexError, ValueError):
@@ -98,7 +98,7 @@ def converge(
 
 
 def served(service: Endpoint, authority: Path | None = None) -> bytes | None:
-    """Give the certificate (DER) that a service serves; None without TLS, or where the authority did not issue it."""
+    """Return the certificate (DER) that a service serves; None without TLS, or where the authority did not issue it."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE

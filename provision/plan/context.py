@@ -42,5 +42,5 @@ class Verdict:
 
 
 def repository_kind(v: Mapping[str, Any]) -> str:
-    """Say where backups go: s3, host or local."""
+    """Return the kind of the backup repository: s3, host or local."""
     return "s3" if v["backup_s3"] else "host" if v["backup_repository_host"] else "local"

@@ -23,7 +23,7 @@ SITE = "ansible-playbook site.yml -i INVENTORY --tags toolkit"
 
 
 def text(plan: Plan) -> str:
-    """Give the plan as the bytes of plan.json: sorted keys, so that equal plans are equal files."""
+    """Return the plan as the bytes of plan.json: sorted keys, so that equal plans are equal files."""
     return json.dumps(asdict(plan), indent=2, sort_keys=True) + "\n"
 
 

@@ -30,7 +30,7 @@ WATCH_SCHEDULE = "*-*-* *:0/5"
 
 
 def address(listen: Sequence[str]) -> str:
-    """Give the address at which a service that listens so is reached on the host itself."""
+    """Return the address at which a service that listens so is reached on the host itself."""
     if ANY_IPV4 & set(listen):
         return "127.0.0.1"
     return "::1" if ANY_IPV6 & set(listen) else listen[0]
@@ -158,7 +158,7 @@ def tls(v: Mapping[str, Any], context: Context) -> schema.Tls:
 
 
 def roles(v: Mapping[str, Any], version: str = "") -> list[dict[str, Any]]:
-    """Give all login roles; those of ours that search vectors begin with the settings for it."""
+    """Return all login roles; those of ours that search vectors begin with the settings for it."""
     search = {setting.name: setting.text for setting in vector.role_settings(version)} if version else {}
     ours = [
         {**each, "settings": {**search, **(each.get("settings") or {})}} if each["kind"] in SEARCHING else each
@@ -302,7 +302,7 @@ def maintenance(v: Mapping[str, Any]) -> schema.Maintenance:
 
 
 def timers(v: Mapping[str, Any]) -> Iterable[schema.Timer]:
-    """Give every timer of backups and maintenance; one without a schedule is switched off on the host."""
+    """Return every timer of backups and maintenance; one without a schedule is switched off on the host."""
     for kind in ("full", "diff", "incr", "logical"):
         on = v["backup_logical"] if kind == "logical" else v["backup_physical"]
         schedule = v[f"backup_{kind}_schedule"] if on else ""

@@ -84,7 +84,7 @@ def judge_nothing(
 
 
 def shipped(codename: str) -> tuple[int, str]:
-    """Give PostgreSQL's major and pgvector's packaged version ("" for none) that a distribution ships."""
+    """Return PostgreSQL's major and pgvector's packaged version ("" for none) that a distribution ships."""
     found = by_codename(codename)
     return (found.postgresql, found.pgvector) if found else (0, "")
 

@@ -43,7 +43,7 @@ class Postmaster:
 
 
 def url(plan: Plan) -> str:
-    """Give the socket URL of the running server, whose port may not be the plan's yet. Raises HostError."""
+    """Return the socket URL of the running server, whose port may not be the plan's yet. Raises HostError."""
     data = Path(plan.server.data_directory)
     found = Postmaster.read(data)
     if found is None:

@@ -50,7 +50,7 @@ def values(names: Iterable[str], root: Path = Path("/proc/sys")) -> dict[str, st
 
 
 def differs(requested: Mapping[str, str], present: Mapping[str, str]) -> bool:
-    """Say whether a value is not the requested one, or fewer huge pages are reserved than requested."""
+    """Return whether a value is not the requested one, or fewer huge pages are reserved than requested."""
     return any(
         int(present[name]) < int(value) if name == PAGES else present[name] != value
         for name, value in requested.items()
