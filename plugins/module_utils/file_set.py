@@ -42,18 +42,7 @@ class State:
             path.unlink(missing_ok=True)
             return
         path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(handle, "wb") as stream:
-                stream.write(self.content)
-                os.fchown(stream.fileno(), *_numbers(self.owner, self.group))
-                os.fchmod(stream.fileno(), self.mode)
-                stream.flush()
-                os.fsync(stream.fileno())
-            Path(temporary).replace(path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+        replace(path, self.content, self.mode, _numbers(self.owner, self.group))
 
     def same(self, other: State) -> bool:
         """Compare all four values."""
@@ -97,6 +86,22 @@ def make_directory(path: Path, state: State) -> None:
         path.mkdir(mode=0o700)  # closed until the owner is set
     os.chown(path, *numbers)
     path.chmod(state.mode)
+
+
+def replace(path: Path, content: bytes, mode: int, owner: tuple[int, int]) -> None:
+    """Replace a file atomically and durably; `owner` is user id and group id. Raises OSError."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(content)
+            os.fchown(stream.fileno(), *owner)
+            os.fchmod(stream.fileno(), mode)  # after the owner: a change of owner clears set-id bits
+            stream.flush()
+            os.fsync(stream.fileno())
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
 
 
 def _owners(about: os.stat_result) -> tuple[str, str]:

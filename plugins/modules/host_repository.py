@@ -15,13 +15,14 @@ import os
 import pwd
 import re
 import subprocess
-import tempfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
 from ansible.module_utils.basic import AnsibleModule
+
+from ..module_utils.file_set import replace
 
 DOCUMENTATION = r"""
 module: host_repository
@@ -167,14 +168,14 @@ class Repository:
         return self._differs(self.keys, 0o600) or entries(read(self.keys), self.line) != read(self.keys)
 
     def _write_keys(self) -> None:
-        write(self.keys, entries(read(self.keys), self.line), 0o600, self._owner())
+        replace(self.keys, entries(read(self.keys), self.line).encode(), 0o600, self._owner())
 
     def _configuration(self) -> str:
         return f"[global]\nrepo1-path={self.home}\nlog-level-file=off\n"
 
     def _configure(self) -> None:
         CONFIGURATION.parent.mkdir(mode=0o755, exist_ok=True)
-        write(CONFIGURATION, self._configuration(), 0o644, (0, 0))
+        replace(CONFIGURATION, self._configuration().encode(), 0o644, (0, 0))
 
     def _owner(self) -> tuple[int, int]:
         return self._ids() or self.fail(f"there is no user {self.user}")
@@ -205,22 +206,6 @@ def read(path: Path) -> str:
         return path.read_text()
     except FileNotFoundError:
         return ""
-
-
-def write(path: Path, text: str, mode: int, owner: tuple[int, int]) -> None:
-    """Write a file atomically and durably."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w") as stream:
-            stream.write(text)
-            os.fchown(stream.fileno(), *owner)
-            os.fchmod(stream.fileno(), mode)
-            stream.flush()
-            os.fsync(stream.fileno())
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 def version() -> str:

@@ -4,19 +4,12 @@ from __future__ import annotations
 
 import click
 
-from provision.cli._migrate import Call, options
+from provision.cli._migrate import Call, options, with_extensions
 
 
 @click.command("adopt")
 @click.option("--owner", required=True, help="New owner of every object; created if it does not exist.")
-@click.option(
-    "--extension",
-    "extensions",
-    multiple=True,
-    default=("vector", "uuid-ossp"),
-    show_default=True,
-    help="Extension of the scratch database, if available; repeatable.",
-)
+@with_extensions
 @options
 def command(call: Call, owner: str, extensions: tuple[str, ...]) -> None:
     """Detect and record the version of the schema, and change the owner of every object in schema public.

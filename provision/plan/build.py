@@ -129,7 +129,7 @@ def _plan(
 
 
 def _pgvector_version(v: Mapping[str, Any], probe: Mapping[str, Any], context: Context) -> str:
-    """Return the version of pgvector that a host will have: of its build, the distribution's package, or PGDG's, which is the newest."""
+    """Return the version of pgvector that a host will have; PGDG's package is the newest."""
     if v["pgvector_install_method"] == "source":
         return str(v["pgvector_version"])
     if v["postgresql_repository"] == "distribution":
@@ -166,7 +166,7 @@ def _requested_pools(v: Mapping[str, Any], profile: Mapping[str, Any]) -> dict[s
 
 
 def stamp(plan: schema.Plan) -> str:
-    """Return the content of the stamp of a complete source build of pgvector: its version and the tarball's checksum."""
+    """Return the content of the stamp of a complete source build of pgvector: version and checksum of the tarball."""
     return f"{plan.pgvector.version} {plan.pgvector.sha256}"
 
 
