@@ -220,7 +220,7 @@ def _debian_order(character: str) -> int:
 
 
 def applies(advisory: Advisory, version: str, package: str = "") -> bool:
-    """Tell whether a defect affects this upstream version, or this full package version if given.
+    """Return whether a defect affects this upstream version, or this full package version if given.
 
     A backport fixes only later packages of its own series: dpkg sorts `1.24.1-2.pgdg12+1` after `1.24.1-1+deb13u2`,
     but it lacks the patches.
@@ -275,12 +275,12 @@ def pgbouncer_version(package: str, codename: str) -> str:
 
 
 def has_feature(feature: str, pgvector: str) -> bool:
-    """Tell whether a pgvector version has a feature of FEATURES."""
+    """Return whether a pgvector version has a feature of FEATURES."""
     return _at_least(version_key(pgvector), version_key(FEATURES[feature]))
 
 
 def parallel_build_allowed(pgvector: str, package: str = "", accepted: Collection[str] = ()) -> bool:
-    """Tell whether HNSW builds may be parallel: supported, and the overflow fixed or accepted by id."""
+    """Return whether HNSW builds may be parallel: supported, and the overflow fixed or accepted by id."""
     vulnerable = any(applies(row, pgvector, package) for row in ADVISORIES if row.id == PARALLEL_BUILD)
     return has_feature("parallel_hnsw_build", pgvector) and (not vulnerable or PARALLEL_BUILD in accepted)
 

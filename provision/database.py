@@ -90,7 +90,7 @@ def _limited(connection: Connection, statement_timeout_ms: int | None, lock_time
 
 
 def unreadable(url: str) -> bool:
-    """Tell whether libpq cannot parse a URL. Its error message may quote the password."""
+    """Return whether libpq cannot parse a URL. Its error message may quote the password."""
     try:
         conninfo_to_dict(url)
     except psycopg.Error:
@@ -123,7 +123,7 @@ def guarded(connection: Connection) -> bool:
 
 
 def through_pooler(connection: Connection) -> bool:
-    """Tell whether a connection pooler is between this session and its server process.
+    """Return whether a connection pooler is between this session and its server process.
 
     A server sends its client a process id for cancel requests. A pooler sends an id of its own, because a client's
     server session changes. So libpq's id differs from pg_backend_pid() behind PgBouncer (any pool mode), Odyssey,

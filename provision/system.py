@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import pwd
+import signal
 import subprocess
 import tempfile
 import time
@@ -63,27 +64,23 @@ def run(
     timeout: float | None = None,
     environment: Mapping[str, str] | None = None,
     directory: Path | None = None,
+    umask: int = -1,
     check: bool = True,
     error: type[ProvisionError] = HostError,
 ) -> Finished:
     """Run a program without a shell and return its output.
 
-    `user` is who runs it, where this process is root. `environment` is added to this process's own. Raises `error` when
-    the program exceeds `timeout` seconds or, with `check`, exits with another code than 0; HostError when it is not
-    installed.
+    `user` runs the program, where this process is root. `environment` is added to this process's own; `umask` is
+    inherited unless it is given. Raises `error` when the program exceeds `timeout` seconds or, with `check`, exits with
+    another code than 0; HostError when it is not installed.
     """
     command = [str(word) for word in words]
-    settings = {**os.environ, **(environment or {})}
-    identity: dict[str, Any] = {}
-    if user and os.geteuid() == 0:
-        entry = pwd.getpwnam(user)
-        groups = os.getgrouplist(user, entry.pw_gid)
-        identity = {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": groups}
-        settings["HOME"] = entry.pw_dir
+    identity, home = _identity(user)
+    settings = {**os.environ, **(environment or {}), **home}
     try:
         done = subprocess.run(  # noqa: S603 - words, never a shell
             command, input=input, capture_output=True, text=True, errors="replace", check=False, timeout=timeout,
-            env=settings, cwd=directory, **identity,
+            env=settings, cwd=directory, umask=umask, **identity,
         )  # fmt: skip
     except subprocess.TimeoutExpired:
         raise error(f"{command[0]} did not end within {timeout:g} s", where=" ".join(command)[:300]) from None
@@ -93,6 +90,42 @@ def run(
     if check and not finished.ok:
         raise failure(finished, error)
     return finished
+
+
+@contextmanager
+def running(
+    *words: str | Path, log: Path, directory: Path, user: str = "", stop: int = signal.SIGTERM, wait_s: float = 10
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a program for the duration of a `with` block, with its output in the file `log`.
+
+    `user` runs the program, where this process is root. The block's end sends the signal `stop`, and SIGKILL if the
+    program has not ended after `wait_s` seconds.
+    """
+    identity, home = _identity(user)
+    with (
+        log.open("w") as stream,
+        subprocess.Popen(  # noqa: S603 - words, never a shell
+            [str(word) for word in words],
+            stdout=stream, stderr=stream, env={**os.environ, **home}, cwd=directory, **identity,
+        ) as program,
+    ):  # fmt: skip
+        try:
+            yield program
+        finally:
+            program.send_signal(stop)
+            try:
+                program.wait(wait_s)
+            except subprocess.TimeoutExpired:
+                program.kill()
+
+
+def _identity(user: str) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return subprocess's arguments that run a program as `user`, and the environment; empty unless this is root."""
+    if not user or os.geteuid() != 0:
+        return {}, {}
+    entry = pwd.getpwnam(user)
+    groups = os.getgrouplist(user, entry.pw_gid)
+    return {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": groups}, {"HOME": entry.pw_dir}
 
 
 def failure(done: Finished, error: type[ProvisionError] = HostError, *, seen: str = "") -> ProvisionError:

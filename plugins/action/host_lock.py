@@ -13,7 +13,7 @@ class ActionModule(ActionBase):
     """Call the module with this run's identity."""
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Give the module's result."""
+        """Return the module's result."""
         super().run(tmp, task_vars)
         arguments = {**self._task.args, "run": identity()}
         result: dict[str, Any] = self._execute_module(

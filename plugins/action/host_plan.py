@@ -21,7 +21,7 @@ NOTHING = "nothing was changed on this host"
 
 
 class ActionModule(ActionBase):
-    """Give the plan as the task's result, so that `register: plan` publishes it."""
+    """Return the plan as the task's result, so that `register: plan` publishes it."""
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         """Build the plan; a refusal names every problem at once."""
@@ -112,7 +112,7 @@ class ActionModule(ActionBase):
                 Display().display(holder.waiting)
 
     def _refused(self, problems: Any, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Give the lock back, for nothing will be changed, and name every problem."""
+        """Release the lock, since nothing will be changed, and name every problem."""
         if task_vars is not None:
             holder = Holder(task_vars["inventory_hostname"], 0)
             self._execute_module(

@@ -17,7 +17,7 @@ class ActionModule(ActionBase):
     """Write FOLDER/HOST.json and give its `lines` as the task's message."""
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Give the lines, shown whatever the verbosity."""
+        """Return the lines, shown whatever the verbosity."""
         super().run(tmp, task_vars)
         name = (task_vars or {})["inventory_hostname"]
         report = {key: value for key, value in self._task.args["report"].items() if key not in INTERNAL}

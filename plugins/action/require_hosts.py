@@ -13,7 +13,7 @@ class ActionModule(ActionBase):
     """Compare the group with the inventory of the run."""
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Give nothing; the failure names the inventory, the group, and the nearest group that has hosts."""
+        """Return an empty result; the failure names the inventory, the group, and the nearest group that has hosts."""
         super().run(tmp, task_vars)
         given = task_vars or {}
         group, groups = str(self._task.args["group"]), given.get("groups") or {}

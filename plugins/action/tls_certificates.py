@@ -31,7 +31,7 @@ class ActionModule(ActionBase):
     """Issue, judge and place a host's certificates."""
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Give what was issued and placed; a refusal names each file with its reason."""
+        """Return what was issued and placed; a refusal names each file with its reason."""
         super().run(tmp, task_vars)
         self._variables = task_vars or {}
         arguments = self._task.args

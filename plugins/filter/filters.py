@@ -17,7 +17,7 @@ from provision.plan import secrets
 
 
 def access(plan: dict[str, Any], credentials: dict[str, Any]) -> dict[str, Any]:
-    """Give what `provision access` reads: plan.access, with the SCRAM verifier of each role that has a password."""
+    """Return what `provision access` reads: plan.access, with the SCRAM verifier of each role that has a password."""
     try:
         roles = [
             {
@@ -47,17 +47,17 @@ def _verifier(secret: dict[str, Any] | None) -> str | None:
 
 
 def passwords(roles: dict[str, Any], credentials: dict[str, Any]) -> dict[str, str]:
-    """Give the password of each of these roles that has one."""
+    """Return the password of each of these roles that has one."""
     return {role: str(credentials[role]["password"]) for role in roles if role in credentials}
 
 
 def package_source(message: str, source: dict[str, Any]) -> str:
-    """Say why apt cannot read a package source, and what to set instead."""
+    """Explain why apt cannot read a package source, and what to set instead."""
     return apt.unreadable(message, source)
 
 
 def packages_failure(result: dict[str, Any], names: list[str], source: dict[str, Any]) -> str:
-    """Say why apt could not install packages, and what to set instead."""
+    """Explain why apt could not install packages, and what to set instead."""
     said = "\n".join(str(result.get(part, "")) for part in ("msg", "stderr", "stdout"))
     return apt.not_installed(said, names, source)
 

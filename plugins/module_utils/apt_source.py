@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def fault(file: str, component: str, config_file: str = "", lists: str = "") -> str:
-    """Give apt's words on what is wrong with a source, "" where apt can read it and it has the component.
+    """Return apt's words on what is wrong with a source, "" where apt can read it and it has the component.
 
     `file` is the source's own file. Or, for a source with an apt configuration of its own, `config_file` is that
     configuration and `lists` the directory of lists that it names.

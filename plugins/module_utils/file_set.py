@@ -42,29 +42,18 @@ class State:
             path.unlink(missing_ok=True)
             return
         path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(handle, "wb") as stream:
-                stream.write(self.content)
-                os.fchown(stream.fileno(), *_numbers(self.owner, self.group))
-                os.fchmod(stream.fileno(), self.mode)
-                stream.flush()
-                os.fsync(stream.fileno())
-            Path(temporary).replace(path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+        replace(path, self.content, self.mode, _numbers(self.owner, self.group))
 
     def same(self, other: State) -> bool:
         """Compare all four values."""
         return vars(self) == vars(other)
 
     def head(self) -> str:
-        """Give owner, group and mode as the first line of a diff; "" where there is no file."""
+        """Return owner, group and mode as the first line of a diff; "" where there is no file."""
         return "" if self.content is None else f"# {self.owner}:{self.group} {self.mode:04o}\n"
 
     def dump(self) -> dict[str, Any]:
-        """Give the journal's form."""
+        """Return the journal's form."""
         text = None if self.content is None else base64.b64encode(self.content).decode()
         return {**vars(self), "content": text}
 
@@ -99,6 +88,22 @@ def make_directory(path: Path, state: State) -> None:
     path.chmod(state.mode)
 
 
+def replace(path: Path, content: bytes, mode: int, owner: tuple[int, int]) -> None:
+    """Replace a file atomically and durably; `owner` is user id and group id. Raises OSError."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(content)
+            os.fchown(stream.fileno(), *owner)
+            os.fchmod(stream.fileno(), mode)  # after the owner: a change of owner clears set-id bits
+            stream.flush()
+            os.fsync(stream.fileno())
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
 def _owners(about: os.stat_result) -> tuple[str, str]:
     return _name(pwd.getpwuid, about.st_uid), _name(grp.getgrgid, about.st_gid)
 
@@ -116,7 +121,7 @@ def _numbers(owner: str, group: str) -> tuple[int, int]:
 
 
 def manifest(files: dict[Path, State]) -> bytes:
-    """Give the text of the manifest of a set: path, owner, group, mode and SHA-256 of each file."""
+    """Return the text of the manifest of a set: path, owner, group, mode and SHA-256 of each file."""
     rows = [
         {
             "path": str(path),
@@ -163,7 +168,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def difference(path: Path, before: State, after: State, secret: bool) -> dict[str, str]:
-    """Give the diff of one path as Ansible shows it; the text of a secret file is left out."""
+    """Return the diff of one path as Ansible shows it; the text of a secret file is left out."""
 
     def body(state: State) -> str:
         return "(secret)\n" if secret and state.content else (state.content or b"").decode(errors="replace")

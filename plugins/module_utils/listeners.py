@@ -14,13 +14,13 @@ LISTEN = "0A"
 
 
 def sockets(table: str, port: int) -> set[str]:
-    """Give the inodes of the sockets that listen on a port, from the text of /proc/net/tcp or tcp6."""
+    """Return the inodes of the sockets that listen on a port, from the text of /proc/net/tcp or tcp6."""
     rows = [line.split() for line in table.splitlines()[1:]]
     return {row[9] for row in rows if row[3] == LISTEN and int(row[1].rpartition(":")[2], 16) == port}
 
 
 def listening(port: int) -> set[str]:
-    """Give the inodes of this host's sockets that listen on a port."""
+    """Return the inodes of this host's sockets that listen on a port."""
     found: set[str] = set()
     for name in ("tcp", "tcp6"):
         with suppress(OSError):  # no tcp6 where IPv6 is off
@@ -29,7 +29,7 @@ def listening(port: int) -> set[str]:
 
 
 def owns(pid: int, inodes: set[str]) -> bool:
-    """Say whether a process has one of these sockets open; a process that has ended has none."""
+    """Return whether a process has one of these sockets open; a process that has ended has none."""
     wanted = {f"socket:[{inode}]" for inode in inodes}
     with suppress(OSError):
         for link in Path(PROC, str(pid), "fd").iterdir():
@@ -62,7 +62,7 @@ def owners(port: int) -> set[int]:
 
 
 def members(group: str, main_pid: int) -> set[int]:
-    """Give the processes of a unit: those of its cgroup and the ones below it, and its main process."""
+    """Return the processes of a unit: those of its cgroup and the ones below it, and its main process."""
     found = {main_pid} if main_pid else set()
     for mount in GROUPS if group else ():
         for path in (mount / group.lstrip("/")).rglob("cgroup.procs"):

@@ -56,7 +56,7 @@ def _alive(pid: int, started: str) -> bool:
 
 
 def read() -> dict[str, Any]:
-    """Give the record of the run that holds the lock, or held it last."""
+    """Return the record of the present or last holder of the lock."""
     try:
         found = json.loads(LOCK.read_text())
     except (OSError, ValueError):
@@ -65,7 +65,7 @@ def read() -> dict[str, Any]:
 
 
 def take(run: dict[str, Any]) -> bool:
-    """Start a holder; False when another run holds the lock."""
+    """Start a holder; False if another run holds the lock."""
     LOCK.parent.mkdir(mode=0o755, exist_ok=True)
     handle = os.open(LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
@@ -112,7 +112,7 @@ def release(holder: int) -> None:
 
 
 def held() -> bool:
-    """Say whether anybody has the lock right now."""
+    """Whether a run holds the lock now."""
     try:
         with LOCK.open("rb") as stream:
             fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -124,7 +124,7 @@ def held() -> bool:
 
 
 def acquire(run: dict[str, Any], take_from: int) -> dict[str, Any]:
-    """Take the lock, if it is free or held by process `take_from` of a dead run; tell whether, and who has it."""
+    """Take the lock if it is free, or from the process `take_from` of a dead run; return success and the holder."""
     holder = read()
     if held() and holder.get("id") == run.get("id"):
         return {"taken": True, "holder": holder}

@@ -152,7 +152,7 @@ def systemctl(*words: str) -> str:
 
 
 def newest(unit: Unit, changing: Iterable[str] = ()) -> int:
-    """Give the second of the last change of a unit's files; `changing` are files that this run would write."""
+    """Return the second of the last change of a unit's files; `changing` are files that this run would write."""
     if set(unit.reload_files) & set(changing):
         return int(time.time()) + 1
     return max((int(path.stat().st_mtime) for path in map(Path, unit.reload_files) if path.exists()), default=0)
@@ -221,7 +221,7 @@ def _listens(seen: Seen, port: int) -> bool:
 
 
 def last_words(name: str) -> str:
-    """Give the last line that a unit wrote to the journal, else the last one that systemd wrote about it."""
+    """Return the last line that a unit wrote to the journal, else the last one that systemd wrote about it."""
     for which in (f"_SYSTEMD_UNIT={name}", f"--unit={name}"):
         words = ["journalctl", which, "--lines=1", "--output=cat", "--no-pager", "--quiet"]
         done = subprocess.run(words, capture_output=True, text=True, check=False)  # noqa: S603

@@ -175,7 +175,7 @@ class Set:
         self.wrong = [path for path, state in self.directories.items() if not state.same(self.found[path])]
 
     def result(self) -> dict[str, Any]:
-        """Give what differs, as Ansible shows it."""
+        """Return what differs, as Ansible shows it."""
         changed = [*self.wrong, *self.changed]
         before, after = {**self.found, **self.before}, {**self.directories, **self.target}
         return {
@@ -271,7 +271,7 @@ def _tell(result: dict[str, Any], planned: list[tuple[units.Unit, tuple[str, ...
 
 
 def arguments() -> dict[str, Any]:
-    """Give the argument specification; a test compares it with DOCUMENTATION."""
+    """Return the argument specification; a test compares it with DOCUMENTATION."""
     path, text = {"type": "path", "required": True}, {"type": "str", "default": ""}
     owners = {"owner": {"type": "str", "default": "root"}, "group": {"type": "str", "default": "root"}}
     return {

@@ -1,5 +1,5 @@
 #!/usr/bin/python
-"""Give the host lock back at the end of a run; host_plan takes it at the beginning."""
+"""Release the host lock at the end of a run; host_plan takes it at the beginning."""
 
 from __future__ import annotations
 

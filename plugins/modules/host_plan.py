@@ -109,7 +109,7 @@ def process(pid: int) -> dict[str, Any]:
 
 
 def listeners(ports: list[int]) -> list[dict[str, Any]]:
-    """Say who listens on the ports: pid, command, address."""
+    """Return the listeners on the ports: pid, command, address."""
     inodes: dict[str, tuple[int, str]] = {}
     for table in ("/proc/net/tcp", "/proc/net/tcp6"):
         for line in _lines(table)[1:]:
@@ -188,7 +188,7 @@ def strangers(known: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _running(data: Path) -> tuple[int, int]:
-    """Give the pid and the port of the server that runs on a data directory, or zeros."""
+    """Return the pid and the port of the server that runs on a data directory, or zeros."""
     words = _lines(data / "postmaster.pid")
     pid = int(words[0]) if words and words[0].strip().isdigit() else 0
     port = int(words[3]) if len(words) > 3 and words[3].strip().isdigit() else 0
@@ -196,7 +196,7 @@ def _running(data: Path) -> tuple[int, int]:
 
 
 def packages_interrupted() -> bool:
-    """Say whether dpkg was killed half-way and must be told to go on."""
+    """Return whether dpkg was killed half-way and must be told to go on."""
     updates = [path for path in Path("/var/lib/dpkg/updates").glob("*") if path.name.isdigit()]
     audit = subprocess.run(["dpkg", "--audit"], capture_output=True, text=True, check=False)  # noqa: S607
     return bool(updates or audit.stdout.strip())
@@ -210,7 +210,7 @@ def packages() -> list[str]:
 
 
 def package_versions(*names: str) -> dict[str, str]:
-    """Give the full version of each package: the installed one, else the candidate; "" when unknown."""
+    """Return the full version of each package: the installed one, else the candidate; "" when unknown."""
     shown = subprocess.run(["apt-cache", "policy", *names], capture_output=True, text=True, check=False)  # noqa: S603, S607
     versions = dict.fromkeys(names, "")
     for part in re.split(r"^(?=\S)", shown.stdout, flags=re.M):
@@ -239,7 +239,7 @@ def networks() -> list[str]:
 
 
 def package_lists_age() -> int:
-    """Give the age of apt's lists in seconds; a very large number when there are none, as in a minimal image."""
+    """Return the age of apt's lists in seconds; a very large number when there are none, as in a minimal image."""
     # Not followed: of a source on this host (file:) apt keeps a link, which may lead nowhere by now.
     lists = [path.lstat().st_mtime for path in Path("/var/lib/apt/lists").glob("*Packages*")]
     stamp = Path("/var/lib/apt/periodic/update-success-stamp")
@@ -257,7 +257,7 @@ def _json(path: Path) -> dict[str, Any]:
 
 
 def _toolkit() -> str:
-    """Give the checksum of the installed command, or "" when its owner or mode is not what it should be."""
+    """Return the checksum of the installed command, or "" when its owner or mode is not what it should be."""
     try:
         about = TOOLKIT.lstat()
     except OSError:

@@ -15,13 +15,14 @@ import os
 import pwd
 import re
 import subprocess
-import tempfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
 from ansible.module_utils.basic import AnsibleModule
+
+from ..module_utils.file_set import replace
 
 DOCUMENTATION = r"""
 module: host_repository
@@ -72,7 +73,7 @@ ED25519 = b"\0\0\0\x0bssh-ed25519\0\0\0\x20"
 
 
 def public_key(text: str) -> str:
-    """Give type and base64 of a public key, without its comment. Raises ValueError for anything else."""
+    """Return type and base64 of a public key, without its comment. Raises ValueError for anything else."""
     words = text.split()
     if len(text.strip().splitlines()) != 1 or len(words) < 2 or words[0] != "ssh-ed25519":
         raise ValueError("expected one line: ssh-ed25519 BASE64 COMMENT")
@@ -86,12 +87,12 @@ def public_key(text: str) -> str:
 
 
 def line(key: str, stanza: str, path: str) -> str:
-    """Give the line of authorized_keys for a stanza."""
+    """Return the line of authorized_keys for a stanza."""
     return f"{FORCED.format(path=path)} {public_key(key)} postgres@{stanza}"
 
 
 def entries(text: str, wanted: str) -> str:
-    """Give authorized_keys with this line as the only one of its stanza; the last word names the stanza."""
+    """Return authorized_keys with this line as the only one of its stanza; the last word names the stanza."""
     lines, stanza = text.splitlines(), wanted.split()[-1]
     if [each for each in lines if each.split()[-1:] == [stanza]] == [wanted]:
         return text
@@ -167,14 +168,14 @@ class Repository:
         return self._differs(self.keys, 0o600) or entries(read(self.keys), self.line) != read(self.keys)
 
     def _write_keys(self) -> None:
-        write(self.keys, entries(read(self.keys), self.line), 0o600, self._owner())
+        replace(self.keys, entries(read(self.keys), self.line).encode(), 0o600, self._owner())
 
     def _configuration(self) -> str:
         return f"[global]\nrepo1-path={self.home}\nlog-level-file=off\n"
 
     def _configure(self) -> None:
         CONFIGURATION.parent.mkdir(mode=0o755, exist_ok=True)
-        write(CONFIGURATION, self._configuration(), 0o644, (0, 0))
+        replace(CONFIGURATION, self._configuration().encode(), 0o644, (0, 0))
 
     def _owner(self) -> tuple[int, int]:
         return self._ids() or self.fail(f"there is no user {self.user}")
@@ -193,38 +194,22 @@ class Repository:
 
 
 def installed() -> bool:
-    """Say whether every package is installed."""
+    """Return whether every package is installed."""
     form = "--showformat=${db:Status-Abbrev}\n"
     done = subprocess.run(["dpkg-query", "-W", form, *PACKAGES], capture_output=True, text=True, check=False)  # noqa: S603, S607
     return [each.strip() for each in done.stdout.splitlines()] == ["ii"] * len(PACKAGES)
 
 
 def read(path: Path) -> str:
-    """Give a file's text; "" where it does not exist."""
+    """Return a file's text; "" where it does not exist."""
     try:
         return path.read_text()
     except FileNotFoundError:
         return ""
 
 
-def write(path: Path, text: str, mode: int, owner: tuple[int, int]) -> None:
-    """Write a file atomically and durably."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w") as stream:
-            stream.write(text)
-            os.fchown(stream.fileno(), *owner)
-            os.fchmod(stream.fileno(), mode)
-            stream.flush()
-            os.fsync(stream.fileno())
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-
-
 def version() -> str:
-    """Give what `pgbackrest version` prints."""
+    """Return what `pgbackrest version` prints."""
     try:
         done = subprocess.run(["pgbackrest", "version"], capture_output=True, text=True, check=False)  # noqa: S607
     except FileNotFoundError:
@@ -233,7 +218,7 @@ def version() -> str:
 
 
 def host_keys() -> list[str]:
-    """Give the host's own public keys, without their comments."""
+    """Return the host's own public keys, without their comments."""
     return [" ".join(read(path).split()[:2]) for path in sorted(Path("/etc/ssh").glob("ssh_host_*_key.pub"))]
 
 

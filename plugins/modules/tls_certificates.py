@@ -80,7 +80,7 @@ leaves:
 
 
 def own_names() -> list[str]:
-    """Give the host's names and the addresses of its interfaces."""
+    """Return the host's names and the addresses of its interfaces."""
     shown = subprocess.run(["hostname", "-I"], capture_output=True, text=True, check=False)  # noqa: S607
     return [socket.gethostname(), socket.getfqdn(), *shown.stdout.split()]
 
@@ -126,7 +126,7 @@ def judged(row: dict[str, Any], authority: Path, root: bytes, key_type: str) -> 
 
 
 def content(path: Path) -> bytes:
-    """Give a file's bytes; none where it cannot be read."""
+    """Return a file's bytes; none where it cannot be read."""
     found = certificate.read(path)
     return b"" if isinstance(found, str) else bytes(found)
 

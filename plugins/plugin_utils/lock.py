@@ -1,4 +1,4 @@
-"""Controller's half of the host lock: who asks, how long it waits, and what it may take over."""
+"""The controller's part of the host lock: this run's identity, the waiting time, taking over a dead run's lock."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def identity() -> dict[str, Any]:
 
 
 class Holder:
-    """One run's wish for the lock of one host."""
+    """A run's request for the lock of one host."""
 
     def __init__(self, host: str, wait_s: int) -> None:
         """Begin to wait now."""
@@ -37,7 +37,7 @@ class Holder:
         self._said = False
 
     def arguments(self) -> dict[str, Any]:
-        """Give the arguments of the module that takes the lock."""
+        """Return the arguments of the module that takes the lock."""
         return {"run": self.me, "take_from": self._take_from}
 
     def judge(self, result: dict[str, Any]) -> str:
@@ -79,7 +79,7 @@ def _machine() -> str:
 
 
 def _started(pid: int) -> str:
-    """Give a process's start time in clock ticks since boot, or "" when it is gone (or the controller is no Linux)."""
+    """Return a process's start time in clock ticks since boot, or "" when it has ended (or without Linux)."""
     try:
         with open(f"/proc/{pid}/stat", encoding="utf-8") as stream:  # noqa: PTH123 - as short as it gets
             fields = stream.read().rpartition(")")[2].split()

@@ -68,7 +68,7 @@ class Seen:
 
 
 def judge(leaf: Leaf, authority: Path, seen: Seen, now: float) -> list[str]:
-    """Give every reason why a server must not load these files, each with its file."""
+    """Return every reason why a server must not load these files, each with its file."""
     found = []
     if isinstance(seen.authority, str):
         found.append(f"{authority}: {seen.authority}")
@@ -117,13 +117,13 @@ def _content(leaf: Leaf, certificate: Certificate, now: float) -> list[str]:
     return found + ([certificate.weakness] if certificate.weakness else [])
 
 
-def covers(names: tuple[str, ...], wanted: str) -> bool:
-    """Say whether one of a certificate's names matches a host name or address."""
+def covers(names: tuple[str, ...], name: str) -> bool:
+    """Return whether one of a certificate's names matches a host name or address."""
     try:
-        return str(ipaddress.ip_address(wanted)) in names
+        return str(ipaddress.ip_address(name)) in names
     except ValueError:
-        parent = wanted.lower().partition(".")[2]
-    return wanted.lower() in names or (bool(parent) and f"*.{parent}" in names)
+        parent = name.lower().partition(".")[2]
+    return name.lower() in names or (bool(parent) and f"*.{parent}" in names)
 
 
 def canonical(name: str) -> str:
@@ -135,12 +135,12 @@ def canonical(name: str) -> str:
 
 
 def due(certificate: Certificate, now: float) -> bool:
-    """Say whether less than a third of a certificate's lifetime is left."""
+    """Return whether less than a third of a certificate's lifetime is left."""
     return certificate.ends - now < (certificate.ends - certificate.begins) * RENEW_BELOW
 
 
 def days_left(certificate: Certificate, now: float) -> int:
-    """Give the whole days left; negative after expiry."""
+    """Return the whole days left; negative after expiry."""
     return int((certificate.ends - now) // DAY_S)
 
 

@@ -86,7 +86,7 @@ def _certificate(text: bytes, roots: list[x509.Certificate], purpose: str) -> Ce
 
 
 def validity(certificate: x509.Certificate) -> tuple[float, float]:
-    """Give begin and end in seconds since 1970. The attributes with a time zone came with cryptography 42."""
+    """Return begin and end in seconds since 1970. The attributes with a time zone came with cryptography 42."""
     begins, ends = (
         getattr(certificate, f"{name}_utc", None) or getattr(certificate, name).replace(tzinfo=datetime.UTC)
         for name in ("not_valid_before", "not_valid_after")
@@ -148,7 +148,7 @@ def _authority_end(roots: list[x509.Certificate]) -> float | str:
 
 
 def _unfit(certificate: x509.Certificate, purpose: str) -> str:
-    """Say why a certificate must not be used for a purpose; RFC 5280, sections 4.2.1.3 and 4.2.1.12."""
+    """Explain why a certificate must not be used for a purpose; RFC 5280, sections 4.2.1.3 and 4.2.1.12."""
     uses = _extension(certificate, x509.ExtendedKeyUsage)
     if uses and PURPOSES[purpose] not in uses:
         return f"extended key usage excludes {purpose} authentication"
@@ -167,7 +167,7 @@ def _chain(
     purpose: str,
     below: int = 0,
 ) -> str:
-    """Give "" where a chain leads to a self-signed root, or the reason why none does; validity is judged elsewhere."""
+    """Return "" if a chain leads to a self-signed root, else the reason why none does; validity is judged elsewhere."""
     reason = f"issuer {certificate.issuer.rfc4514_string()} not found"
     for issuer in [*roots, *others]:
         if issuer.subject != certificate.issuer:

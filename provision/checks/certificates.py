@@ -49,7 +49,7 @@ def ages(plan: Plan) -> Iterator[Row]:
 
 
 def leaves(plan: Plan) -> list[Leaf]:
-    """Give the expected certificates of a plan; the host's own names and addresses are not among the names. Pure."""
+    """Return the expected certificates of a plan; the host's own names and addresses are not among the names. Pure."""
     return [
         Leaf(
             certificate=Path(each.certificate),

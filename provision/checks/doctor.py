@@ -5,8 +5,8 @@ The checks are read-only; `fix` runs commands that lose no data, end no session 
 
 from __future__ import annotations
 
-import subprocess
 from dataclasses import dataclass
+from pathlib import Path
 
 from provision.checks import drift, pooler, reach
 from provision.checks.finding import Finding, Severity
@@ -15,7 +15,7 @@ from provision.database import Connection, connect_pinned, guarded, unreadable
 from provision.errors import DatabaseError, HostError
 from provision.plan import load
 from provision.plan.schema import Plan
-from provision.system import as_user
+from provision.system import as_user, run
 
 ON_HOST = (Scope.HOST, Scope.LOCAL, Scope.POOLER, Scope.SERVER, Scope.DATABASE)
 
@@ -35,7 +35,7 @@ class Report:
 
 
 def this_host() -> Plan | None:
-    """Give the plan of this host; None on a machine without one. Raises HostError where it cannot be read."""
+    """Return the plan of this host; None on a machine without one. Raises HostError where it cannot be read."""
     return load.load() if load.PATH.exists() else None
 
 
@@ -80,8 +80,8 @@ def fix(findings: list[Finding]) -> list[tuple[str, bool, str]]:
     """Run the commands of safe findings, as root; give each command, its success and its output."""
     done = []
     for command in dict.fromkeys(each.fix for each in findings if each.safe and each.counts):
-        answer = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False, cwd="/")  # noqa: S603, S607
-        done.append((command, answer.returncode == 0, (answer.stderr or answer.stdout).strip()))
+        answer = run("sh", "-c", command, check=False, directory=Path("/"))
+        done.append((command, answer.ok, (answer.stderr or answer.stdout).strip()))
     return done
 
 

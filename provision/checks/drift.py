@@ -139,7 +139,7 @@ def pending(plan: schema.Plan, session: Connection) -> Iterator[Row]:
 
 
 def _problems(plan: schema.Plan) -> Iterator[tuple[str, Row]]:
-    """Give the kind and the row of each problem; none where the situation cannot be read."""
+    """Return the kind and the row of each problem; none where the situation cannot be read."""
     try:
         seen = _situation(plan)
     except ProvisionError:

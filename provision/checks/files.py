@@ -133,7 +133,7 @@ def logs(plan: Plan) -> Iterator[Row]:
 
 
 def _planted(path: Path) -> Path | None:
-    """Give the first link in a path that does not belong to root; root's own may lead to another disk."""
+    """Return the first link in a path that does not belong to root; root's own may lead to another disk."""
     links = (part for part in (*reversed(path.parents), path) if part.is_symlink() and part.lstat().st_uid != 0)
     return next(links, None)
 

@@ -56,6 +56,6 @@ class Finding:
 
 
 def psql(database: str, *statements: str) -> str:
-    """Give the command that runs statements on the host as the superuser."""
+    """Return the command that runs statements on the host as the superuser."""
     words = ["runuser", "-u", "postgres", "--", "psql", "-d", database]
     return shlex.join([*words, *(word for each in statements for word in ("-c", each))])

@@ -125,7 +125,7 @@ def packages(plan: Plan) -> Iterator[Row]:
 
 
 def installed(names: list[str]) -> dict[str, str]:
-    """Give the versions of the installed packages among `names`."""
+    """Return the versions of the installed packages among `names`."""
     if not names:
         return {}
     shown = ask("dpkg-query", "-W", "-f", "${db:Status-Abbrev}\\t${Package}\\t${Version}\\n", *names)
@@ -134,7 +134,7 @@ def installed(names: list[str]) -> dict[str, str]:
 
 
 def ours() -> dict[str, str]:
-    """Give the installed versions of the database packages, for the evidence of `provision verify`."""
+    """Return the installed versions of the database packages, for the evidence of `provision verify`."""
     major = load.load().server.major
     return installed([name.format(major=major) for name in PACKAGES])
 

@@ -42,11 +42,11 @@ class Outside:
     units: Mapping[str, Any] = field(default_factory=dict)
 
     def findings(self) -> list[Finding]:
-        """Give the findings of the host's own doctor. Raises TypeError or ValueError for those of another version."""
+        """Return the findings of the host's own doctor. Raises TypeError or ValueError for those of another version."""
         return [Finding.of(each) for each in self.doctor.get("findings", [])]
 
     def failure(self) -> str:
-        """Say why the doctor gave no findings; '' where it did."""
+        """Explain why the doctor gave no findings; '' where it did."""
         if not self.doctor or "failed" in self.doctor:
             return str(self.doctor.get("failed", "no answer"))
         try:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from pathlib import Path
+
+from provision.errors import HostError
+from provision.system import run
 
 MANIFESTS = Path("/etc/provision/files.d")
 
 
 def ask(*words: str) -> str:
-    """Give the standard output of a program, whatever its exit code; empty where the program is not installed."""
+    """Return the standard output of a program, whatever its exit code; empty where the program is not installed."""
     try:
-        return subprocess.run(words, capture_output=True, text=True, check=False).stdout  # noqa: S603
-    except FileNotFoundError:
+        return run(*words, check=False).stdout
+    except HostError:
         return ""
 
 
@@ -29,10 +31,10 @@ def read_manifests() -> dict[Path, list[dict[str, str]] | None]:
 
 
 def manifests() -> dict[str, list[dict[str, str]]]:
-    """Give the files of each sound manifest by its name; a check of its own reports damaged ones."""
+    """Return the files of each sound manifest by its name; a check of its own reports damaged ones."""
     return {path.stem: rows for path, rows in read_manifests().items() if rows is not None}
 
 
 def role(manifest: str) -> str:
-    """Give the tag of the role that wrote a manifest: backup-secrets belongs to the role backup."""
+    """Return the tag of the role that wrote a manifest: backup-secrets belongs to the role backup."""
     return manifest.partition("-")[0]

@@ -85,7 +85,7 @@ def _cause(
 
 
 def _nothing_listens(refusal: Refusal) -> Iterator[Row]:
-    """Tell a stopped server from one on another port."""
+    """Distinguish a stopped server from one on another port."""
     plan, said = refusal.plan, refusal.last
     if plan is None:
         host, port = refusal.target["host"], refusal.target["port"]

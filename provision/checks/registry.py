@@ -145,19 +145,19 @@ def _discover() -> None:
 
 
 def every() -> list[Check]:
-    """Give all checks by area and id."""
+    """Return all checks by area and id."""
     _discover()
     return sorted(_CHECKS.values(), key=lambda each: (each.area, each.id))
 
 
 def get(id: str) -> Check:  # noqa: A002
-    """Give one check. Raises KeyError."""
+    """Return one check. Raises KeyError."""
     _discover()
     return _CHECKS[id]
 
 
 def of(scope: Scope) -> list[tuple[Check, Callable[..., Iterable[Row]]]]:
-    """Give the checks of a scope with their functions, in the order of registration."""
+    """Return the checks of a scope with their functions, in the order of registration."""
     _discover()
     return [(_CHECKS[id_], look) for id_, scope_, look in _LOOKS if scope_ is scope]
 
@@ -195,7 +195,7 @@ def _first_line(error: Exception) -> str:
 
 
 def unknown_site(tags: str = "", *, extra: str = "", limit: str = "", inventories: Sequence[str] = ()) -> str:
-    """Give the playbook command for a host without a readable plan; INVENTORY stands for an unknown inventory."""
+    """Return the playbook command for a host without a readable plan; INVENTORY stands for an unknown inventory."""
     words = ["ansible-playbook site.yml", *(f"-i {each}" for each in inventories or ["INVENTORY"])]
     words += [f"--limit {limit}"] if limit else []
     words += [f"--tags {tags}"] if tags else []

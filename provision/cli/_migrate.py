@@ -137,6 +137,16 @@ without_backup = click.option(
 """A guarded database also needs a backup that a recent restore test restored."""
 
 
+with_extensions = click.option(
+    "--extension",
+    "extensions",
+    multiple=True,
+    default=("vector", "uuid-ossp"),
+    show_default=True,
+    help="Extension of the scratch database, if available; repeatable.",
+)
+
+
 def options(function: Callable[..., None]) -> Callable[..., None]:
     """Add the common options to a command, which is called with a Call and its own arguments."""
 

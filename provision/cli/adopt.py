@@ -4,19 +4,12 @@ from __future__ import annotations
 
 import click
 
-from provision.cli._migrate import Call, options
+from provision.cli._migrate import Call, options, with_extensions
 
 
 @click.command("adopt")
 @click.option("--owner", required=True, help="New owner of every object; created if it does not exist.")
-@click.option(
-    "--extension",
-    "extensions",
-    multiple=True,
-    default=("vector", "uuid-ossp"),
-    show_default=True,
-    help="Extension of the scratch database, if available; repeatable.",
-)
+@with_extensions
 @options
 def command(call: Call, owner: str, extensions: tuple[str, ...]) -> None:
     """Detect and record the version of the schema, and change the owner of every object in schema public.
@@ -24,10 +17,10 @@ def command(call: Call, owner: str, extensions: tuple[str, ...]) -> None:
     Needs the superuser's URL. Refuses a schema that matches no version, and shows the difference. Does not change
     rows. A second call changes nothing.
     """
-    from provision.host.access import own
     from provision.host.migrate.narrate import Narrator
     from provision.host.migrate.recognise import recognise
     from provision.host.migrate.runner import Runner
+    from provision.host.ownership import own
 
     found = recognise(call.settings, extensions, lambda settings: Runner(settings, Narrator(), lambda: call.signal))
     changes = []

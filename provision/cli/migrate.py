@@ -10,7 +10,7 @@ import sys
 
 import click
 
-from provision.cli._migrate import Call, destroys, options, without_backup
+from provision.cli._migrate import Call, destroys, options, with_extensions, without_backup
 from provision.errors import UsageError
 from provision.host.migrate import drift
 from provision.host.migrate import report as shown
@@ -118,14 +118,7 @@ def create(call: Call, name: str) -> None:
 
 @command.command()
 @click.option("--scratch-url", required=True, help="libpq URL whose role can create databases and extensions.")
-@click.option(
-    "--extension",
-    "extensions",
-    multiple=True,
-    default=("vector", "uuid-ossp"),
-    show_default=True,
-    help="Extension of the scratch database, if available; repeatable.",
-)
+@with_extensions
 @options
 def verify(call: Call, scratch_url: str, extensions: tuple[str, ...]) -> None:
     """Run all migrations up, down and up again on a scratch database; exit 1 if the schemas differ."""

@@ -51,7 +51,7 @@ def apply(restart_allowed: bool | None, as_json: bool) -> None:
 @click.option("--enable", is_flag=True, help="Enable them. The server is stopped for about a minute for each 100 GB.")
 @as_json
 def checksums(enable: bool, as_json: bool) -> None:
-    """Tell whether the data has checksums, or enable them."""
+    """Show whether the data has checksums, or enable them."""
     plan = _plan()
     changed = cluster.enable_checksums(plan, _narrate) if enable else False
     warnings = [] if cluster.has_checksums(plan) else [cluster.NO_CHECKSUMS]

@@ -69,7 +69,7 @@ def quote(said: str) -> str:
 
 
 def unreadable(said: str, plan: Mapping[str, Any]) -> str:
-    """Say why the package source of a plan (plan.source) cannot be read, and what else could be set."""
+    """Explain why the package source of a plan (plan.source) cannot be read, and what else could be set."""
     if not plan["hints"]:  # the distribution's own: only files of ours were placed
         return said
     return (
@@ -80,7 +80,7 @@ def unreadable(said: str, plan: Mapping[str, Any]) -> str:
 
 
 def not_installed(said: str, names: Sequence[str], plan: Mapping[str, Any]) -> str:
-    """Say why packages cannot be installed, where they come from (plan.source), and what to set instead."""
+    """Explain why packages cannot be installed, where they come from (plan.source), and what to set instead."""
     place = "the distribution" if plan["kind"] == "distribution" else plan["uri"]
     return (
         f"cannot install {', '.join(names)}: {failure(said)} PostgreSQL's packages come from {place}: set "

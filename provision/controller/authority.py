@@ -13,7 +13,6 @@ import fcntl
 import ipaddress
 import os
 import re
-import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -36,6 +35,7 @@ from cryptography.x509.oid import NameOID
 from provision.checks.certificate import Certificate, Leaf, due, judge, look
 from provision.checks.certificate_reader import PURPOSES, validity
 from provision.errors import HostError, UsageError
+from provision.system import write
 
 PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
 RSA_BITS = 3072
@@ -112,7 +112,7 @@ def make(
                     allowed="tls_ca_passphrase, in the vault",
                     run="provision secrets init",
                 )
-            _write(path, key_text(new_key(key_type), BestAvailableEncryption(passphrase.encode())), 0o600)
+            write(path, key_text(new_key(key_type), BestAvailableEncryption(passphrase.encode())), mode=0o600)
         key, begins = _unlock(path, passphrase), _now(now)
         name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, _common(f"provision {directory.parent.name}"))])
         builder = _builder("", name, key, begins - EARLY, begins + datetime.timedelta(days=days))
@@ -121,7 +121,7 @@ def make(
             digital_signature=False, content_commitment=False, key_encipherment=False, data_encipherment=False,
             key_agreement=False, key_cert_sign=True, crl_sign=True, encipher_only=False, decipher_only=False,
         )  # fmt: skip
-        _write(directory / "ca.crt", _signed(builder.add_extension(usage, True), key), 0o644)
+        write(directory / "ca.crt", _signed(builder.add_extension(usage, True), key), mode=0o644)
         return True
 
 
@@ -198,8 +198,8 @@ def clients(
         wanting = [name for name in wanting if _wanting(folder, name, key_type, moment)]
         for name in wanting:
             pair = authority.issue(name, (), "client", key_type, days, now)
-            _write(folder / f"{name}.key", pair.key, 0o600)
-            _write(folder / f"{name}.crt", pair.certificate, 0o644)
+            write(folder / f"{name}.key", pair.key, mode=0o600)
+            write(folder / f"{name}.crt", pair.certificate, mode=0o644)
         return wanting
 
 
@@ -294,18 +294,3 @@ def _locked(directory: Path) -> Iterator[None]:
         yield
     finally:
         os.close(handle)
-
-
-def _write(path: Path, text: str, mode: int) -> None:
-    """Write a file atomically; it is never there in part, nor with another mode."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w") as stream:
-            os.fchmod(stream.fileno(), mode)
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise

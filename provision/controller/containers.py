@@ -55,7 +55,7 @@ class Container:
 
     @property
     def running(self) -> bool:
-        """Tell whether it runs."""
+        """Return whether it runs."""
         return self.state == "running"
 
 

@@ -43,7 +43,7 @@ class Inputs:
 
 @functools.cache
 def specifications(root: Path = ROOT) -> dict[str, dict[str, Any]]:
-    """Give the options of every role and of every entry point (restore, take ...) by name."""
+    """Return the options of every role and of every entry point (restore, take ...) by name."""
     found: dict[str, dict[str, Any]] = {}
     for path in sorted(root.glob("roles/*/meta/argument_specs.yml")):
         for entry in yaml.safe_load(path.read_text())["argument_specs"].values():
@@ -52,7 +52,7 @@ def specifications(root: Path = ROOT) -> dict[str, dict[str, Any]]:
 
 
 def defaults(load: Callable[[str], Any], root: Path = ROOT) -> dict[str, Any]:
-    """Give every role's defaults by name, through a loader that lets templates in them be evaluated."""
+    """Return every role's defaults by name, through a loader that lets templates in them be evaluated."""
     found: dict[str, Any] = {}
     for path in sorted(root.glob("roles/*/defaults/main.yml")):
         found |= load(str(path)) or {}
@@ -115,7 +115,7 @@ def relative(path: str, root: Path) -> str:
 
 
 def tls_directory(sources: Sequence[str], playbooks: Path, profile_name: str) -> str:
-    """Give the folder of an environment's authority: tls/ beside the first inventory that is a file or a folder."""
+    """Return the folder of an environment's authority: tls/ beside the first inventory that is a file or a folder."""
     places = [path if path.is_dir() else path.parent for path in map(Path, sources) if path.exists()]
     return str((places or [playbooks / "inventories" / profile_name])[0] / "tls")
 
@@ -186,7 +186,7 @@ def _provided(files: Mapping[str, str]) -> Iterable[str]:
 
 
 def published(plan: schema.Plan, state: schema.State | None) -> dict[str, Any]:
-    """Give the plan as roles and templates read it: every field and every property, and the state."""
+    """Return the plan as roles and templates read it: every field and every property, and the state."""
     found: dict[str, Any] = _published(plan)
     return {**found, "state": asdict(state) if state else {}}
 

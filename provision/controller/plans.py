@@ -40,7 +40,7 @@ class Assumed:
     architecture: str = "amd64"
 
     def probe(self) -> dict[str, Any]:
-        """Give what the module host_plan would print of such a host, fresh."""
+        """Return what the module host_plan would print of such a host, fresh."""
         name = f"{self.distribution.name} ({self.distribution.codename})"
         return {
             "os": name,

@@ -23,7 +23,7 @@ def choose(inner: Iterable[int], *, fixed: bool) -> dict[int, int]:
 
 
 def is_free(port: int) -> bool:
-    """Tell whether a port of 127.0.0.1 is free."""
+    """Return whether a port of 127.0.0.1 is free."""
     with socket.socket() as listener:
         return _bind(listener, port)
 
@@ -48,7 +48,7 @@ def holder(port: int) -> str:
 
 
 def greets(address: str, port: int, greeting: bytes = b"SSH-") -> bool:
-    """Tell whether a server at an address sends a greeting."""
+    """Return whether a server at an address sends a greeting."""
     try:
         with socket.create_connection((address, port), timeout=GREETING_TIMEOUT_S) as connection:
             return connection.recv(len(greeting)) == greeting

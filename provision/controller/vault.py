@@ -97,7 +97,7 @@ def initialise(vault: Vault) -> list[str]:
 
 def judge(secrets: Mapping[str, Any]) -> list[str]:
     """List missing, weak and repeated secrets by name. Pure."""
-    from provision.plan.validate import DEVELOPMENT_PASSWORD, MINIMUM_PASSWORD_LENGTH
+    from provision.plan.credentials import DEVELOPMENT_PASSWORD, MINIMUM_PASSWORD_LENGTH
 
     credentials = secrets.get("database_credentials") or {}
     values = {f"database_credentials.{role}": (credentials.get(role) or {}).get("password") for role in LOGIN_ROLES}

@@ -270,8 +270,8 @@ class Access:
             " WHERE n.nspname = 'public'"
         )
         found = {(str(role), str(kind)) for role, kind in rows if role in managed}
-        wanted = {(role.name, "USAGE") for role in users} | ({("PUBLIC", "USAGE")} & found)
-        self.align("schema public", sql.SQL("SCHEMA public"), found, wanted)
+        expected = {(role.name, "USAGE") for role in users} | ({("PUBLIC", "USAGE")} & found)
+        self.align("schema public", sql.SQL("SCHEMA public"), found, expected)
         self._finer(managed)
         self._objects(users, managed)
         self._future(owner, users, managed)
@@ -288,12 +288,12 @@ class Access:
             pairs = {(who, kind) for who, _, kind in (entry.rpartition(" ") for entry in entries)}
             found = {(who, kind) for who, kind in pairs if who in managed}
             kinds = SEQUENCE_PRIVILEGES if is_sequence else TABLE_PRIVILEGES
-            wanted = {(role.name, kind) for role in users for kind in kinds[role.kind]}
+            expected = {(role.name, kind) for role in users for kind in kinds[role.kind]}
             if name in MIGRATION_TABLES:
-                wanted = {pair for pair in wanted if pair[1] == "SELECT"}
+                expected = {pair for pair in expected if pair[1] == "SELECT"}
             word = "SEQUENCE" if is_sequence else "TABLE"
             object_ = sql.SQL(word + " {}").format(sql.Identifier("public", name))
-            self.align(f"{word.lower()} {name}", object_, found, wanted)
+            self.align(f"{word.lower()} {name}", object_, found, expected)
 
     def _finer(self, managed: set[str]) -> None:
         """Revoke grant options and column privileges, which the comparison of table grants does not cover."""
@@ -331,20 +331,20 @@ class Access:
         )
         for letter, word, kinds in (("r", "TABLES", TABLE_PRIVILEGES), ("S", "SEQUENCES", SEQUENCE_PRIVILEGES)):
             found = {(str(who), str(kind)) for kind_of, who, kind in rows if kind_of == letter and who in managed}
-            wanted = {(role.name, kind) for role in users for kind in kinds[role.kind]}
+            expected = {(role.name, kind) for role in users for kind in kinds[role.kind]}
             prefix = sql.SQL("ALTER DEFAULT PRIVILEGES FOR ROLE {} IN SCHEMA public ").format(sql.Identifier(owner))
-            self.align(f"future {word.lower()}", sql.SQL(word), found, wanted, prefix)
+            self.align(f"future {word.lower()}", sql.SQL(word), found, expected, prefix)
 
     def align(
         self,
         label: str,
         what: sql.SQL | sql.Composed,
         found: set[tuple[str, str]],
-        wanted: set[tuple[str, str]],
+        expected: set[tuple[str, str]],
         prefix: sql.SQL | sql.Composed = sql.SQL(""),  # noqa: B008 - it is immutable
     ) -> None:
-        """Grant missing and revoke extra privileges. `found` and `wanted` are pairs of role and privilege."""
-        for verb, word, pairs in (("GRANT", "TO", wanted - found), ("REVOKE", "FROM", found - wanted)):
+        """Grant missing and revoke extra privileges. `found` and `expected` are pairs of role and privilege."""
+        for verb, word, pairs in (("GRANT", "TO", expected - found), ("REVOKE", "FROM", found - expected)):
             for role in sorted({pair[0] for pair in pairs}):
                 kinds = sorted(kind for who, kind in pairs if who == role)
                 whom = sql.SQL("PUBLIC") if role == "PUBLIC" else sql.Identifier(role)
@@ -356,16 +356,16 @@ def _session(server: str, database: str) -> Connection:
     return connect_pinned(f"{server} dbname={database}", application=APPLICATION)
 
 
-def converge(server: str, wanted: Mapping[str, Any], *, plan: bool = False) -> list[str]:
-    """Converge every database of `wanted` and return the changes in order.
+def converge(server: str, expected: Mapping[str, Any], *, plan: bool = False) -> list[str]:
+    """Converge every database of `expected` and return the changes in order.
 
-    `server` is a libpq string of the superuser without a database. `wanted` has database, owner, guard (a boolean, see
-    database.guarded), extensions, roles (see Role) and extra_databases (name to owner). Raises DatabaseError and
+    `server` is a libpq string of the superuser without a database. `expected` has database, owner, guard (a boolean,
+    see database.guarded), extensions, roles (see Role) and extra_databases (name to owner). Raises DatabaseError and
     UsageError.
     """
-    roles = [Role.of(each) for each in wanted["roles"]]
+    roles = [Role.of(each) for each in expected["roles"]]
     users = [role.name for role in roles if role.present]
-    databases = {wanted["database"]: wanted["owner"], **wanted.get("extra_databases", {})}
+    databases = {expected["database"]: expected["owner"], **expected.get("extra_databases", {})}
     try:
         changes = []
         for name in MAINTAINED:
@@ -376,14 +376,14 @@ def converge(server: str, wanted: Mapping[str, Any], *, plan: bool = False) -> l
         with _session(server, "postgres") as connection:
             access = Access(connection, plan=plan)
             access.roles([role for role in roles if role.present])
-            existing = [name for name, owner in databases.items() if access.database(name, owner, wanted["guard"])]
+            existing = [name for name, owner in databases.items() if access.database(name, owner, expected["guard"])]
             for name in existing:
                 access.connect_privileges(name, databases[name], set(users) - {databases[name]})
         changes += access.changes
         for name in existing:
             with _session(server, name) as connection:
                 access = Access(connection, plan=plan)
-                access.extensions(wanted["extensions"])
+                access.extensions(expected["extensions"])
                 access.schema(databases[name], roles)
                 lookup.align(access, [role.name for role in roles if role.kind == "pooler" and role.present])
             changes += access.changes
@@ -398,57 +398,3 @@ def converge(server: str, wanted: Mapping[str, Any], *, plan: bool = False) -> l
             run="fix the reported problem, then run site.yml --tags database again",
         ) from None
     return changes + access.changes
-
-
-OWNED_OBJECTS = (
-    # Tables, views and sequences; indexes and owned sequences follow their table.
-    "SELECT format('%s %s', CASE c.relkind WHEN 'v' THEN 'VIEW' WHEN 'm' THEN 'MATERIALIZED VIEW'"
-    " WHEN 'S' THEN 'SEQUENCE' WHEN 'f' THEN 'FOREIGN TABLE' ELSE 'TABLE' END, c.oid::regclass), c.relowner"
-    " FROM pg_class c WHERE c.relnamespace = 'public'::regnamespace AND c.relkind IN ('r', 'p', 'v', 'm', 'S', 'f')"
-    " AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid"
-    " AND (d.deptype = 'e' OR c.relkind = 'S' AND d.deptype IN ('a', 'i')))",
-    "SELECT format('ROUTINE %s', p.oid::regprocedure), p.proowner FROM pg_proc p"
-    " WHERE p.pronamespace = 'public'::regnamespace AND NOT EXISTS (SELECT FROM pg_depend d"
-    " WHERE d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e')",
-    "SELECT format('%s %s', CASE t.typtype WHEN 'd' THEN 'DOMAIN' ELSE 'TYPE' END, t.oid::regtype), t.typowner"
-    " FROM pg_type t WHERE t.typnamespace = 'public'::regnamespace AND (t.typtype IN ('d', 'e', 'r')"
-    " OR t.typtype = 'c' AND (SELECT c.relkind = 'c' FROM pg_class c WHERE c.oid = t.typrelid))"
-    " AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_type'::regclass AND d.objid = t.oid"
-    " AND d.deptype = 'e')",
-)
-"""Objects of schema public that have an owner, except those of extensions: SQL name and owner."""
-
-OWN_LOCK_MS = 10_000  # later sessions queue behind our lock request for as long
-
-
-def own(url: str, owner: str) -> list[str]:
-    """Change the owner of every object in schema public in one transaction, and return the changes.
-
-    Creates the role if it does not exist. Raises DatabaseError.
-    """
-    name = sql.Identifier(owner)
-    changes = []
-    try:
-        with connect_pinned(url, application=APPLICATION, autocommit=False, lock_timeout_ms=OWN_LOCK_MS) as connection:
-            if not connection.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", (owner,)).fetchone():
-                connection.execute(sql.SQL("CREATE ROLE {}").format(name))
-                changes.append(f"role {owner}")
-            for query in OWNED_OBJECTS:
-                rows = connection.execute(
-                    sql.SQL(
-                        "SELECT object, owner::regrole::text FROM ({}) o (object, owner)"
-                        " WHERE owner <> to_regrole(quote_ident({})) ORDER BY 1"
-                    ).format(sql.SQL(query), sql.Literal(owner))
-                ).fetchall()
-                for what, before in rows:
-                    statement = f"ALTER {what} OWNER TO ".encode() + name.as_bytes(connection)  # quoted by the server
-                    connection.execute(statement)
-                    changes.append(f"{str(what).lower()}: owner {before} -> {owner}")
-    except psycopg.Error as error:
-        raise DatabaseError(
-            "cannot change the owner; no object was changed",
-            where=owner,
-            seen=str(error).strip(),
-            run="the same command again; after a lock timeout wait until long transactions have ended",
-        ) from None
-    return changes

@@ -14,9 +14,9 @@ import subprocess
 import tempfile
 import time
 from pathlib import Path
-from typing import IO
 
 from provision.errors import DatabaseError
+from provision.system import POSTGRES, run, running
 
 START_TIMEOUT_S = 60
 # Two starts. One has the real shared_buffers but no huge pages, since untouched memory costs nothing. The other has the
@@ -44,8 +44,9 @@ def rehearse(programs: Path, configuration: Path) -> None:
         if os.geteuid() == 0:
             shutil.chown(scratch, "postgres", "postgres")
         data = scratch / "data"
-        made = _run(programs / "initdb", "--pgdata", data, "--no-sync", "--auth=trust", "--username=postgres")
-        if made.returncode != 0:
+        words = ("--no-sync", "--auth=trust", "--username=postgres")
+        made = run(programs / "initdb", "--pgdata", data, *words, user=POSTGRES, directory=scratch, check=False)
+        if not made.ok:
             raise DatabaseError("cannot create a scratch server", where=str(scratch), seen=made.stderr.strip())
         for memory in MEMORY:
             _start(programs, configuration, scratch, data, memory)
@@ -56,31 +57,26 @@ def rehearse(programs: Path, configuration: Path) -> None:
 def _start(programs: Path, configuration: Path, scratch: Path, data: Path, memory: dict[str, str]) -> None:
     overrides = {**OVERRIDES, **memory, "data_directory": str(data), "unix_socket_directories": str(scratch)}
     options = [f"--{name}={value}" for name, value in overrides.items()]
-    command = _as_postgres(
-        programs / "postgres", "-D", data, f"--config_file={configuration / 'postgresql.conf'}", *options
-    )
+    command: list[str | Path] = [
+        programs / "postgres",
+        "-D",
+        data,
+        f"--config_file={configuration / 'postgresql.conf'}",
+        *options,
+    ]
     log = scratch / "log"
-    with log.open("w") as stream, _spawn(command, stream, scratch) as server:
-        try:
-            # The server starts with an invalid pg_ident.conf and only logs the error, so the log decides.
-            if not _ready(server, data) or "of configuration file" in log.read_text(errors="replace"):
-                raise DatabaseError(
-                    "the server does not start with this configuration",
-                    where=str(configuration),
-                    seen=_reason(log.read_text(errors="replace")),
-                    allowed="a valid configuration; the running server was not changed",
-                    run="fix the variable, then run the playbook again",
-                )
-        finally:
-            server.send_signal(signal.SIGINT)
-            try:
-                server.wait(START_TIMEOUT_S)
-            except subprocess.TimeoutExpired:
-                server.kill()
-
-
-def _spawn(command: list[str], log: IO[str], folder: Path) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(command, stdout=log, stderr=log, cwd=folder)  # noqa: S603
+    with running(
+        *command, log=log, directory=scratch, user=POSTGRES, stop=signal.SIGINT, wait_s=START_TIMEOUT_S
+    ) as server:
+        # The server starts with an invalid pg_ident.conf and only logs the error, so the log decides.
+        if not _ready(server, data) or "of configuration file" in log.read_text(errors="replace"):
+            raise DatabaseError(
+                "the server does not start with this configuration",
+                where=str(configuration),
+                seen=_reason(log.read_text(errors="replace")),
+                allowed="a valid configuration; the running server was not changed",
+                run="fix the variable, then run the playbook again",
+            )
 
 
 def _ready(server: subprocess.Popen[bytes], data: Path) -> bool:
@@ -102,12 +98,3 @@ def _reason(log: str) -> str:
     ]
     causes = [line for line in log.splitlines() if "LOG:" in line and "starting PostgreSQL" not in line]
     return "; ".join((errors + causes)[:4]) or log.strip()[-500:] or f"not ready after {START_TIMEOUT_S} s"
-
-
-def _as_postgres(*words: str | Path) -> list[str]:
-    become = ["setpriv", "--reuid=postgres", "--regid=postgres", "--init-groups"] if os.geteuid() == 0 else []
-    return [*become, *map(str, words)]
-
-
-def _run(*words: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(_as_postgres(*words), capture_output=True, text=True, check=False)  # noqa: S603

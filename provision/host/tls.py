@@ -9,7 +9,6 @@ from __future__ import annotations
 import socket
 import ssl
 import struct
-import subprocess
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from pathlib import Path
 
 from provision.errors import HostError
 from provision.plan.schema import Plan
+from provision.system import run
 
 SSL_REQUEST = struct.pack("!ii", 8, 80877103)
 """PostgreSQL's request for TLS (protocol, section "SSLRequest"); the answer is S or N."""
@@ -38,14 +38,14 @@ class Endpoint:
 
 
 def endpoints(plan: Plan) -> list[Endpoint]:
-    """Give the services of a host that serve its certificate."""
+    """Return the services of a host that serve its certificate."""
     server, pooler = plan.server, plan.pooler
     found = [Endpoint(server.unit, server.address, serving_port(Path(server.data_directory), server.port))]
     return found + ([Endpoint("pgbouncer.service", pooler.address, pooler.port)] if pooler.enabled else [])
 
 
 def serving_port(data: Path, otherwise: int) -> int:
-    """Give the port where the server listens now; a new port in the plan waits for a restart."""
+    """Return the port where the server listens now; a new port in the plan waits for a restart."""
     try:
         return int((data / "postmaster.pid").read_text().splitlines()[3])
     except (OSError, IndexError, ValueError):
@@ -98,7 +98,7 @@ def converge(
 
 
 def served(service: Endpoint, authority: Path | None = None) -> bytes | None:
-    """Give the certificate (DER) that a service serves; None without TLS, or where the authority did not issue it."""
+    """Return the certificate (DER) that a service serves; None without TLS, or where the authority did not issue it."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
@@ -128,17 +128,10 @@ def _first(path: Path) -> bytes:
 
 
 def _active(unit: str) -> bool:
-    return _systemctl("is-active", "--quiet", unit).returncode == 0
+    return run("systemctl", "is-active", "--quiet", unit, check=False).ok
 
 
 def _reload(unit: str) -> None:
-    done = _systemctl("reload", unit)
-    if done.returncode != 0:
-        raise HostError(f"cannot reload {unit}", seen=done.stderr.strip(), run=f"journalctl -u {unit} -n 50")
-
-
-def _systemctl(*words: str) -> subprocess.CompletedProcess[str]:
-    try:
-        return subprocess.run(["systemctl", *words], capture_output=True, text=True, check=False)  # noqa: S603, S607
-    except FileNotFoundError:
-        raise HostError("systemctl is not on this host", allowed="a host with systemd") from None
+    done = run("systemctl", "reload", unit, check=False)
+    if not done.ok:
+        raise HostError(f"cannot reload {unit}", seen=done.last, run=f"journalctl -u {unit} -n 50")

@@ -14,7 +14,7 @@ OUR_CLUSTER = "main"
 
 
 def refusals(v: Mapping[str, Any], host: Mapping[str, Any], pgvector: str) -> list[str]:
-    """Say what forbids the adoption of adopt_cluster; `pgvector` is the version that the run would install."""
+    """Return the objections to the adoption of adopt_cluster; `pgvector` is the version that the run would install."""
     adopt, major = v["adopt_cluster"], str(v["postgresql_version"])
     ours = f"{major}/{OUR_CLUSTER}"
     there = {f"{each['major']}/{each['name']}": each for each in host["clusters"]}

@@ -1,8 +1,8 @@
-"""The access rules of a server (pg_hba.conf) in a fixed order. Pure.
+"""The access rules of a server (pg_hba.conf), in a fixed order. Pure.
 
-The first matching rule decides, so refusals and special rules come before general ones:
-the superuser; named logins over the socket; the socket with a password; no superuser over TCP; logins by certificate;
-the user's own rules; this host; no TCP without TLS; the allowed networks. Other connections are refused.
+The first matching rule decides, so specific rules and rejections come before general rules: the superuser; named
+logins over the socket; the socket with a password; no superuser over TCP; logins by certificate; the user's own rules;
+this host; no TCP without TLS; the allowed networks. A connection that matches no rule is rejected.
 Source: the manual, "The pg_hba.conf File".
 """
 
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 METHODS = ("scram-sha-256", "cert", "peer", "reject")
-"""Methods of a user's own rule; trust, password, md5 and ident admit strangers or expose passwords."""
+"""Methods allowed in a user's own rule. trust and ident admit anyone; password and md5 expose passwords."""
 LOOPBACK = ("127.0.0.1/32", "::1/128")
 KEYWORDS = ("samenet", "samehost")
 NAME = re.compile(r"\+?[A-Za-z0-9_][A-Za-z0-9_.-]{0,62}|/\S+")
@@ -46,7 +46,7 @@ def rules(
     certificate_logins: Iterable[Mapping[str, Any]] = (),
     extra: Iterable[Mapping[str, Any]] = (),
 ) -> list[Rule]:
-    """Give every rule in its order. With `tls` remote connections require it; without, none does.
+    """Return all rules in order. With `tls`, connections from outside require TLS; without it, none does.
 
     socket_logins: role, database (peer, by a map of the role's name). certificate_logins: role, from (only with `tls`).
     extra: users, databases, from (none is the socket), method, map.
@@ -69,35 +69,35 @@ def rules(
     return found + [Rule(kind, "all", "all", network, "scram-sha-256") for network in networks]
 
 
-def _own(asked: Mapping[str, Any], kind: str) -> list[Rule]:
-    databases = ",".join(asked.get("databases") or ["all"])
-    users, method = ",".join(asked["users"]), str(asked["method"])
-    if asked.get("map"):
-        method += f" map={asked['map']}"
-    if not asked.get("from"):
+def _own(rule: Mapping[str, Any], kind: str) -> list[Rule]:
+    databases = ",".join(rule.get("databases") or ["all"])
+    users, method = ",".join(rule["users"]), str(rule["method"])
+    if rule.get("map"):
+        method += f" map={rule['map']}"
+    if not rule.get("from"):
         return [Rule("local", databases, users, "", method)]
-    # A refusal applies with and without TLS; a rule that admits requires TLS where TLS is on.
-    return [
-        Rule("host" if method == "reject" else kind, databases, users, address, method) for address in asked["from"]
-    ]
+    # A rejection applies with and without TLS; a rule that admits requires TLS where TLS is enabled.
+    return [Rule("host" if method == "reject" else kind, databases, users, address, method) for address in rule["from"]]
 
 
 def problems(extra: Sequence[Mapping[str, Any]], *, tls: bool) -> list[str]:
-    """Say what is wrong with a user's own rules, each with its place in the list."""
+    """Return the problems of the user's own rules, each with its place in the list."""
     found = []
-    for number, asked in enumerate(extra, 1):
-        found += [f"postgresql_extra_rules, rule {number}: {problem}" for problem in _problems(asked, tls)]
+    for number, rule in enumerate(extra, 1):
+        found += [f"postgresql_extra_rules, rule {number}: {problem}" for problem in _problems(rule, tls)]
     return found
 
 
-def _problems(asked: Mapping[str, Any], tls: bool) -> list[str]:
-    method, addresses = asked.get("method"), asked.get("from") or []
+def _problems(rule: Mapping[str, Any], tls: bool) -> list[str]:
+    method, addresses = rule.get("method"), rule.get("from") or []
     found = []
-    if not asked.get("users"):
+    if not rule.get("users"):
         found.append("users is missing: name the roles, or all")
-    for name in [*(asked.get("users") or []), *(asked.get("databases") or [])]:
+    for name in [*(rule.get("users") or []), *(rule.get("databases") or [])]:
         if not NAME.fullmatch(name):
-            found.append(f"{name!r} is no name of a role or database (nor +role, all, or a pattern that begins with /)")
+            found.append(
+                f"{name!r} is not the name of a role or database, nor +role, all, or a pattern that begins with /"
+            )
     found += [
         f"{address!r}: not a network; write 10.0.0.5/32 for one address, 10.0.0.0/24, {' or '.join(KEYWORDS)}"
         for address in addresses
@@ -106,18 +106,18 @@ def _problems(asked: Mapping[str, Any], tls: bool) -> list[str]:
     if method not in METHODS:
         found.append(f"method {method!r}: allowed are {', '.join(METHODS)}")
     if method == "cert" and not (tls and addresses):
-        found.append("cert needs TLS (tls_enabled) and from: a certificate is shown over TCP alone")
+        found.append("cert needs TLS (tls_enabled) and from: certificates work over TCP only")
     if method == "peer" and addresses:
-        found.append("peer is for the socket alone: leave out from")
-    if method != "reject" and "postgres" in (asked.get("users") or []) and addresses:
-        found.append("the superuser is let in over the socket alone")
-    if asked.get("map") and (method not in ("cert", "peer") or not MAP.fullmatch(str(asked["map"]))):
-        found.append("map is for cert and peer, and has letters, digits, - and _ alone")
+        found.append("peer works over the socket only: omit from")
+    if method != "reject" and "postgres" in (rule.get("users") or []) and addresses:
+        found.append("the superuser may connect over the socket only")
+    if rule.get("map") and (method not in ("cert", "peer") or not MAP.fullmatch(str(rule["map"]))):
+        found.append("map is for cert and peer, and may contain letters, digits, - and _")
     return found
 
 
 def is_network(text: str) -> bool:
-    """Say whether a text is a network in CIDR form, with no bits beside it."""
+    """Whether a text is a network in CIDR form without host bits."""
     try:
         ipaddress.ip_network(text)
     except ValueError:

@@ -23,15 +23,16 @@ SITE = "ansible-playbook site.yml -i INVENTORY --tags toolkit"
 
 
 def text(plan: Plan) -> str:
-    """Give the plan as the bytes of plan.json: sorted keys, so that equal plans are equal files."""
+    """Return the plan as the bytes of plan.json: sorted keys, so that equal plans are equal files."""
     return json.dumps(asdict(plan), indent=2, sort_keys=True) + "\n"
 
 
-def load(path: Path = PATH) -> Plan:
-    """Read the plan of this host.
+def load(path: Path | None = None) -> Plan:
+    """Read the plan of this host, from PATH unless `path` is given.
 
     Raises HostError where there is none, where it cannot be read or understood, or where its schema is another.
     """
+    path = path or PATH
     try:
         found = json.loads(path.read_text())
     except (OSError, ValueError) as error:

@@ -50,7 +50,7 @@ def preload(extensions: tuple[str, ...] | list[str]) -> list[str]:
 
 
 def by_role(plan: Plan, *, built: bool) -> dict[str, tuple[str, ...]]:
-    """Give each role's packages; `built` is whether the host has the source build of pgvector that the plan names."""
+    """Return each role's packages; `built` is whether the host has the source build of pgvector that the plan names."""
     source = plan.pgvector.install_method == "source"
     own = [name for name in plan.access.extensions if name in EXTENSIONS and name != "vector"]
     vector = (() if built else BUILD) if source else (EXTENSIONS["vector"].package,)

@@ -133,7 +133,7 @@ class Server:
         return f"{self.configuration_directory}/conf.d/50-provision.conf"
 
     def url(self, database: str, user: str = "postgres", *, port: int = 0, socket: str = "") -> str:
-        """Give the libpq connection string of a database over the socket."""
+        """Return the libpq connection string of a database over the socket."""
         return f"host={socket or self.socket_directory} port={port or self.port} dbname={database} user={user}"
 
 
@@ -181,7 +181,7 @@ class Tls:
     valid_days: int
 
     def certificate(self, name: str) -> Certificate:
-        """Give one certificate: server, or pooler-client. Raises KeyError."""
+        """Return one certificate: server, or pooler-client. Raises KeyError."""
         return {each.name: each for each in self.certificates}[name]
 
 
@@ -391,7 +391,7 @@ class Plan:
     warnings: tuple[str, ...]
 
     def site(self, tags: str = "", *, playbook: str = "site.yml", extra: str = "") -> str:
-        """Give the command, run on the controller, that converges this host or a part of it again.
+        """Return the command, run on the controller, that converges this host or a part of it again.
 
         Every fix that names a playbook comes from here: inventory and limit are those of the run that built the plan.
         """
@@ -400,7 +400,7 @@ class Plan:
         return " ".join([*words, *([extra] if extra else [])])
 
     def url(self) -> str:
-        """Give the owner's URL over TCP, without its password, as a client uses it."""
+        """Return the owner's URL over TCP, without its password, as a client uses it."""
         host = self.address if self.server.listen_addresses != ("localhost",) else "127.0.0.1"
         shown = f"[{host}]" if ":" in host else host
         tls = f"?sslmode=verify-full&sslrootcert={self.tls.client_ca}" if self.tls.enabled else ""

@@ -8,30 +8,22 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from provision import compatibility
-from provision.distributions import ARCHITECTURES, by_codename, of, supported
-from provision.errors import UsageError
-from provision.plan import adoption, hba, secrets
+from provision.distributions import by_codename, of, supported
+from provision.plan import adoption, credentials, hba, versions
+from provision.plan.context import Context, Verdict
 
-if TYPE_CHECKING:
-    from provision.plan.build import Context
-
-DEVELOPMENT_PASSWORD = "minion_secret"  # noqa: S105 - the published one, known so that it can be refused
-MINIMUM_PASSWORD_LENGTH = 20
 SMALL_SHM_MB = 64
 SMALL_MEMORY_MB = 1024
 OUR_CLUSTER = adoption.OUR_CLUSTER
 RESTORED = "restored"
 """How copies begin that `provision restore` makes beside ours."""
 NAME = re.compile(r"[a-z_][a-z0-9_-]{0,62}")
-STANZA = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 IDENTIFIER = re.compile(r"[a-z_][a-z0-9_]{0,62}")
 BCRYPT = re.compile(r"[$]2[aby][$]\d\d[$].{53}")
 RESERVED = {"postgres", "template0", "template1", "all", "replication", "sameuser", "samerole", "public"}
-LONGEST_CERTIFICATE_DAYS = 825  # the longest that clients on macOS accept
 PORTS = (1024, 65535)
 LOOPBACKS = ("127.0.0.1", "::1", "localhost")
 NODE_PORT, POSTGRES_PORT = 9100, 9187
@@ -49,18 +41,6 @@ OWNED = {
     "ssl_min_protocol_version": "postgresql_tls_minimum_version",
 }
 """Settings that roles write themselves, and the variable that changes each."""
-DEFAULT_MAJOR = compatibility.DEFAULT_POSTGRESQL
-
-
-@dataclass
-class Verdict:
-    """Refusals stop the run. Warnings are kept in the plan; notices are only shown, for a later run differs."""
-
-    refusals: list[str] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
-    notices: list[str] = field(default_factory=list)
-    serving_port: int = 0
-    adopting: bool = False
 
 
 def judge(
@@ -72,13 +52,13 @@ def judge(
     _networks(v, verdict)
     _system(v, host, verdict)
     _resources(v, host, verdict)
-    _versions(v, host, context, pgvector, verdict)
+    versions.versions(v, host, context, pgvector, verdict)
     _clusters(v, host, pgvector, verdict)
     _ports(v, host, verdict)
-    _credentials(v, profile, context, verdict)
+    credentials.passwords(v, profile, context, verdict)
     _pooler(v, host, verdict)
-    certificates(v, context, verdict)
-    _backup(v, context, verdict)
+    credentials.certificates(v, context, verdict)
+    credentials.backup(v, context, verdict)
     _monitoring(v, verdict)
     _maintenance(v, verdict)
     return verdict
@@ -91,7 +71,7 @@ def judge_other(
     del profile, pgvector
     verdict = Verdict()
     _system(v, host, verdict)
-    certificates(v, context, verdict)
+    credentials.certificates(v, context, verdict)
     return verdict
 
 
@@ -104,14 +84,9 @@ def judge_nothing(
 
 
 def shipped(codename: str) -> tuple[int, str]:
-    """Give PostgreSQL's major and pgvector's packaged version ("" for none) that a distribution ships."""
+    """Return PostgreSQL's major and pgvector's packaged version ("" for none) that a distribution ships."""
     found = by_codename(codename)
     return (found.postgresql, found.pgvector) if found else (0, "")
-
-
-def repository_kind(v: Mapping[str, Any]) -> str:
-    """Say where backups go: s3, host or local."""
-    return "s3" if v["backup_s3"] else "host" if v["backup_repository_host"] else "local"
 
 
 def _names(v: Mapping[str, Any], verdict: Verdict) -> None:
@@ -139,31 +114,6 @@ def _networks(v: Mapping[str, Any], verdict: Verdict) -> None:
         if not v[variable]:
             verdict.refusals.append(f"{variable} is empty: expected at least one address, for example localhost")
     verdict.refusals += hba.problems(v["postgresql_extra_rules"], tls=v["tls_enabled"])
-
-
-def certificates(v: Mapping[str, Any], context: Context, verdict: Verdict) -> None:
-    """Refuse what role tls could not issue or place; the contents of the files are judged on the host."""
-    if not v["tls_enabled"]:
-        return
-    length = len(v["tls_ca_passphrase"])
-    if length < MINIMUM_PASSWORD_LENGTH:
-        verdict.refusals.append(
-            f"tls_ca_passphrase has {length} characters: expected at least {MINIMUM_PASSWORD_LENGTH}; "
-            f"provision secrets init {_inventory(context)} generates it"
-        )
-    if not 1 <= v["tls_valid_days"] <= LONGEST_CERTIFICATE_DAYS:
-        verdict.refusals.append(f"tls_valid_days is {v['tls_valid_days']}: expected 1 to {LONGEST_CERTIFICATE_DAYS}")
-    provided = [f"tls_provided_{name}" for name in ("certificate", "key", "ca")]
-    missing = [name for name in provided if not v[name]]
-    if missing and len(missing) < len(provided):
-        verdict.refusals.append(
-            f"{', '.join(missing)}: empty; your own certificate needs all three of {', '.join(provided)}"
-        )
-    verdict.refusals += context.provided
-
-
-def _inventory(context: Context) -> str:
-    return context.inventory[0] if context.inventory else "INVENTORY"
 
 
 def _system(v: Mapping[str, Any], host: Mapping[str, Any], verdict: Verdict) -> None:
@@ -213,96 +163,6 @@ def _resources(v: Mapping[str, Any], host: Mapping[str, Any], verdict: Verdict) 
         )
 
 
-def _versions(v: Mapping[str, Any], host: Mapping[str, Any], context: Context, pgvector: str, verdict: Verdict) -> None:
-    major, method, repository = v["postgresql_version"], v["pgvector_install_method"], v["postgresql_repository"]
-    for finding in compatibility.check(
-        major, pgvector, method, today=context.today, accepted=v["pgvector_accept_advisories"]
-    ):
-        refused = finding.level is compatibility.Level.REFUSAL
-        (verdict.refusals if refused else verdict.warnings).append(
-            f"{finding.message}; {finding.remedy} ({finding.id})"
-        )
-    _pgbackrest(v, host, verdict)
-    if repository == "mirror":
-        _mirror(v, host, verdict)
-    if repository == "bundle":
-        _bundle(v, host, context, verdict)
-    if repository == "distribution":
-        found = by_codename(host["distribution_codename"])
-        if found and found.postgresql != major:
-            verdict.refusals.append(
-                f"postgresql_version is {major}: {host['os']} ships {found.postgresql} only; set postgresql_version to "
-                f"{found.postgresql}, or postgresql_repository to pgdg"
-            )
-        elif major != DEFAULT_MAJOR:
-            verdict.warnings.append(
-                f"PostgreSQL {major} comes from the distribution, not the default {DEFAULT_MAJOR} from PGDG"
-            )
-        if found and method == "package" and not found.pgvector:
-            verdict.refusals.append(
-                f"pgvector_install_method is package: {host['os']} has no package of pgvector; set it to source"
-            )
-
-
-def _pgbackrest(v: Mapping[str, Any], host: Mapping[str, Any], verdict: Verdict) -> None:
-    """Refuse a pgBackRest that is too old, where its version is known before it is installed."""
-    major, codename, remote = v["postgresql_version"], host["distribution_codename"], repository_kind(v) == "host"
-    known = by_codename(codename)
-    found = host["package_versions"]["pgbackrest"] or (known.pgbackrest if known else "")
-    newer = v["postgresql_repository"] in ("pgdg", "mirror")
-    if newer and "pgbackrest" in compatibility.pgdg_packages(major, codename):
-        return
-    least = compatibility.minimum_pgbackrest(major, remote=remote)
-    key = compatibility.version_key
-    where = " with a repository on another host" if remote else ""
-    if v["backup_physical"] and found and key(found) < key(least):
-        verdict.refusals.append(
-            f"pgBackRest {found} is too old for PostgreSQL {major}{where}: {least} or newer is required; install a "
-            "newer one, the same on both hosts (Debian 13 has 2.55.1, PGDG newer ones), keep the repository in S3 "
-            "(backup_s3), which older ones can do, or set backup_physical to false"
-        )
-
-
-def _mirror(v: Mapping[str, Any], host: Mapping[str, Any], verdict: Verdict) -> None:
-    for name in ("postgresql_mirror_uri", "postgresql_mirror_key"):
-        if not v[name]:
-            verdict.refusals.append(f"{name} is empty: postgresql_repository mirror needs it")
-    # Nearly all of the suite is pinned away, so it must not be one that the host lives on.
-    codename, suite = host["distribution_codename"], v["postgresql_mirror_suite"]
-    own = {codename, *(f"{codename}-{part}" for part in ("backports", "proposed-updates", "security", "updates"))}
-    if suite in own:
-        verdict.refusals.append(
-            f"postgresql_mirror_suite is {suite}, a suite of the distribution: a mirror laid out as PGDG's has "
-            f"{codename}-pgdg"
-        )
-
-
-def _bundle(v: Mapping[str, Any], host: Mapping[str, Any], context: Context, verdict: Verdict) -> None:
-    """Refuse a bundle that is damaged, or was made for another host or other variables."""
-    bundle = context.bundle
-    if bundle.get("problem"):
-        verdict.refusals.append(f"postgresql_bundle: {bundle['problem']}")
-        return
-    source = v["pgvector_install_method"] == "source"
-    rows = [
-        ("release", host["distribution_codename"], bundle["release"]),
-        ("architecture", ARCHITECTURES.get(host["architecture"], host["architecture"]), bundle["architecture"]),
-        ("postgresql_version", v["postgresql_version"], bundle["postgresql"]),
-        ("pgvector_install_method", v["pgvector_install_method"], bundle["pgvector_install_method"]),
-    ]
-    if source:
-        rows += [
-            ("pgvector_version", v["pgvector_version"], bundle["pgvector_version"]),
-            ("pgvector_source_sha256", v["pgvector_source_sha256"], bundle["pgvector_sha256"]),
-        ]
-    for name, ours, its in rows:
-        if ours != its:
-            verdict.refusals.append(
-                f"postgresql_bundle {bundle['path']} was made for another {name}: {its}, this run has {ours}; make a "
-                "bundle for it with provision bundle make, or set the value that the bundle was made for"
-            )
-
-
 def _clusters(v: Mapping[str, Any], host: Mapping[str, Any], pgvector: str, verdict: Verdict) -> None:
     major = str(v["postgresql_version"])
     verdict.adopting = not host["ours"] and v["adopt_cluster"] == f"{major}/{OUR_CLUSTER}"
@@ -325,10 +185,10 @@ def _clusters(v: Mapping[str, Any], host: Mapping[str, Any], pgvector: str, verd
                 f"cluster {label} of PostgreSQL {cluster['major']} is serving (process {cluster['running_pid']}), "
                 f"postgresql_version is {major}: it goes on serving; see docs/move-to-another-major.md"
             )
-    for stranger in [] if host["cluster_half_made"] else host["unknown_clusters"]:
-        if stranger["data_directory"] == f"/var/lib/postgresql/{major}/{OUR_CLUSTER}":
+    for unknown in [] if host["cluster_half_made"] else host["unknown_clusters"]:
+        if unknown["data_directory"] == f"/var/lib/postgresql/{major}/{OUR_CLUSTER}":
             verdict.refusals.append(
-                f"{stranger['data_directory']} holds data of PostgreSQL {stranger['version_file']} that pg_lsclusters "
+                f"{unknown['data_directory']} holds data of PostgreSQL {unknown['version_file']} that pg_lsclusters "
                 "does not know: move it away, or register it with pg_createcluster"
             )
 
@@ -366,81 +226,6 @@ def _pooler(v: Mapping[str, Any], host: Mapping[str, Any], verdict: Verdict) -> 
     package = host["package_versions"]["pgbouncer"]
     if package:
         verdict.notices += compatibility.pooler_warnings(package, v["pgbouncer_accept_advisories"])
-
-
-def _credentials(v: Mapping[str, Any], profile: Mapping[str, Any], context: Context, verdict: Verdict) -> None:
-    credentials, owner = v["database_credentials"], v["database_owner"]
-    strict = not profile["access"]["published_passwords"]
-    inventory = _inventory(context)
-    vault = f"{inventory}/group_vars/all/vault.yml (ansible-vault edit)"
-    if strict:
-        verdict.refusals += [f"{path} is not encrypted: ansible-vault encrypt {path}" for path in context.plain_vaults]
-    for role in (owner, f"{owner}_app", f"{owner}_readonly"):
-        if role not in credentials:
-            verdict.refusals.append(
-                f"database_credentials has no entry for {role}: set its password and its salt in {vault}; "
-                f"provision secrets init {inventory} generates both"
-            )
-    for role, secret in sorted(credentials.items()):
-        given = secret if isinstance(secret, Mapping) else {}
-        try:
-            secrets.scram_verifier(str(given.get("password") or ""), str(given.get("salt") or ""))
-        except UsageError as error:
-            verdict.refusals.append(f"database_credentials.{role}: {error.what}; allowed: {error.allowed}; in {vault}")
-            continue
-        problem = _weakness(str(given["password"]), credentials) if strict else ""
-        if problem:
-            verdict.refusals.append(
-                f"the password of {role} {problem}: set database_credentials.{role}.password in {vault}"
-            )
-
-
-def _weakness(password: str, credentials: Mapping[str, Any]) -> str:
-    if password == DEVELOPMENT_PASSWORD:
-        return "is the published one of development"
-    if len(password) < MINIMUM_PASSWORD_LENGTH:
-        return f"has {len(password)} characters, at least {MINIMUM_PASSWORD_LENGTH} are required"
-    others = [str(other.get("password")) for other in credentials.values() if isinstance(other, Mapping)]
-    if others.count(password) > 1:
-        return "is also the password of another role"
-    return ""
-
-
-def _backup(v: Mapping[str, Any], context: Context, verdict: Verdict) -> None:
-    local = v["backup_physical"] and repository_kind(v) == "local"
-    if local and not v["backup_allow_local_only"]:
-        verdict.refusals.append(
-            "the only backup repository would be on the host that it protects: put a host into the group backup of the "
-            "inventory, set backup_s3, or accept it with backup_allow_local_only: true"
-        )
-    elif local:
-        verdict.warnings.append(
-            "the backup repository is on the host that it protects, and is lost with it: put a host into the group "
-            "backup of the inventory, or set backup_s3"
-        )
-    length = len(v["backup_repository_passphrase"])
-    if v["backup_physical"] and length < MINIMUM_PASSWORD_LENGTH:
-        verdict.refusals.append(
-            f"backup_repository_passphrase has {length} characters: expected at least {MINIMUM_PASSWORD_LENGTH}; "
-            f"provision secrets init {_inventory(context)} generates it; keep a copy away from this host "
-            "and the repository"
-        )
-    for name in ("backup_retention_full", "backup_retention_diff", "backup_dump_keep"):
-        if v[name] < 1:
-            verdict.refusals.append(f"{name} is {v[name]}: expected 1 or more, for the last backup never expires")
-    for name in ("bucket", "endpoint", "region", "key", "key_secret") if v["backup_s3"] else ():
-        if not v["backup_s3"].get(name):
-            verdict.refusals.append(f"backup_s3.{name} is empty: a bucket needs it")
-    if not STANZA.fullmatch(v["backup_stanza"]):
-        verdict.refusals.append(
-            f"backup_stanza is {v['backup_stanza']!r}: expected letters, digits, _ . and -, a letter or digit first"
-        )
-    name = v["backup_repository_inventory_name"]
-    if repository_kind(v) == "host" and name not in context.groups.get("all", ()):
-        verdict.refusals.append(
-            f"backup_repository_inventory_name is {name!r}: expected the name of {v['backup_repository_host']} in the "
-            "inventory"
-        )
 
 
 def _monitoring(v: Mapping[str, Any], verdict: Verdict) -> None:

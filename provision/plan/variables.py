@@ -31,7 +31,7 @@ RENAMED = {
 
 
 def judge(specs: Mapping[str, Mapping[str, Any]], given: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """Give typed values by name, and the problems; `specs` is option name -> its specification.
+    """Return typed values by name, and the problems; `specs` is option name -> its specification.
 
     A value that is missing, or that has a problem, is left out of the values.
     """
@@ -83,7 +83,7 @@ def _value(where: str, value: Any, spec: Mapping[str, Any], problems: list[str])
 
 
 def _scalar(value: Any, kind: str) -> Any:
-    """Give a plain value of the kind, or None for one that is not of it."""
+    """Return a plain value of the kind, or None for one that is not of it."""
     if kind in ("str", "path"):
         if isinstance(value, bool) or not isinstance(value, (str, int, float)):
             return None
@@ -137,7 +137,7 @@ def _dict(where: str, value: Any, spec: Mapping[str, Any], problems: list[str]) 
 
 
 def plain(value: Any) -> Any:
-    """Give a value made of plain types alone, whatever subclasses of them Ansible uses to tag values."""
+    """Return a value made of plain types alone, whatever subclasses of them Ansible uses to tag values."""
     if isinstance(value, Mapping):
         return {plain(key): plain(each) for key, each in value.items()}
     if isinstance(value, str):

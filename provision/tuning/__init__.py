@@ -188,10 +188,10 @@ def _warnings(request: Request, planned: memory.Memory) -> list[str]:
     elif not parallel.per_query(request, planned):
         found.append(f"shared memory (/dev/shm) has only {host.shared_memory_mb} MB: no parallel queries")
     if host.container:
-        wanted = planned.huge_pages
-        advice = f"; for huge pages set vm.nr_hugepages = {wanted} on its host and postgresql_settings.huge_pages = try"
+        needed = planned.huge_pages
+        advice = f"; for huge pages set vm.nr_hugepages = {needed} on its host and postgresql_settings.huge_pages = try"
         kernel = "a container cannot change kernel settings: no huge pages, swappiness of its host"
-        found.append(kernel + (advice if wanted else ""))
+        found.append(kernel + (advice if needed else ""))
     elif not planned.huge_pages and request.choices.huge_pages != "off":
         found.append(f"no huge pages: {host.memory_mb} MB of memory are too little")
     if not request.flash:

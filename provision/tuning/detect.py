@@ -73,7 +73,7 @@ def cpus(root: Path) -> int:
 
 
 def container(root: Path) -> bool:
-    """Tell whether this is a container, from the marks of systemd, podman and docker."""
+    """Return whether this is a container, from the marks of systemd, podman and docker."""
     marks = ("run/systemd/container", "run/.containerenv", ".dockerenv")
     if any((root / mark).exists() for mark in marks):
         return True

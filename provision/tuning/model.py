@@ -109,12 +109,12 @@ class Request:
 
     @property
     def computed(self) -> bool:
-        """Tell whether sizes follow the host (prod) rather than the contract (dev)."""
+        """Return whether sizes follow the host (prod) rather than the contract (dev)."""
         return self.choices.sizes == "computed"
 
     @property
     def flash(self) -> bool:
-        """Tell whether a random read costs about as much as a sequential one."""
+        """Return whether a random read costs about as much as a sequential one."""
         return self.host.storage != "hdd"
 
 
@@ -137,7 +137,7 @@ RESTART_ONLY = frozenset(
 
 
 def needs_restart(name: str, postgresql: int) -> bool:
-    """Tell whether a setting needs a restart; 18 can reload autovacuum_max_workers."""
+    """Return whether a setting needs a restart; 18 can reload autovacuum_max_workers."""
     return name in RESTART_ONLY and not (name == "autovacuum_max_workers" and postgresql >= 18)
 
 

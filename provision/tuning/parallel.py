@@ -9,9 +9,9 @@ BACKGROUND_WORKERS = 8  # logical replication launcher, extensions, the user's p
 
 def per_query(request: Request, memory: Memory) -> int:
     """Return the workers per query: half of the CPUs, up to four; 0 if /dev/shm cannot hold their hashes."""
-    wanted = min(request.host.cpus // 2, 4)
-    hashes_kb = SHARED_HASHES * (wanted + 1) * WORK_MEM_FACTOR * memory.work_mem_kb
-    return wanted if hashes_kb <= request.host.shared_memory_mb * 1024 else 0
+    workers = min(request.host.cpus // 2, 4)
+    hashes_kb = SHARED_HASHES * (workers + 1) * WORK_MEM_FACTOR * memory.work_mem_kb
+    return workers if hashes_kb <= request.host.shared_memory_mb * 1024 else 0
 
 
 def settings(request: Request, memory: Memory) -> list[Setting]:

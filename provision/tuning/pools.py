@@ -13,7 +13,6 @@ from typing import Any
 from provision.tuning.connections import OTHER_ROLES, SUPERUSER_RESERVED
 
 LOOKUPS = 4  # connections of the pooler's own role for auth_query; each serves some thousand logins per second
-PER_ROLE_SINCE = (1, 23)  # PgBouncer version that limits users from auth_query per role
 
 
 @dataclass(frozen=True)

@@ -69,14 +69,14 @@ def index_mb(request: Request) -> int:
 def build_memory(request: Request, low: float, high: float) -> Build:
     """Choose the memory for the expected vectors between `low` and `high` MiB, limited by /dev/shm."""
     vectors = DEFAULT_VECTORS if request.vectors is None else request.vectors
-    wanted = _ceil(build_mb(vectors, request.dimensions))
-    exact = max(low, min(wanted, high))
+    needed = _ceil(build_mb(vectors, request.dimensions))
+    exact = max(low, min(needed, high))
     maintenance = _floor(exact)
     host, warnings = request.host, []
     workers = _workers(request)
     shm = host.shared_memory_mb - SHM_RESERVE_MB
     if workers and shm < maintenance:
-        if shm >= max(PARALLEL_MINIMUM_MB, wanted):
+        if shm >= max(PARALLEL_MINIMUM_MB, needed):
             maintenance = _floor(shm)
         else:
             workers = 0
@@ -84,11 +84,11 @@ def build_memory(request: Request, low: float, high: float) -> Build:
                 f"shared memory (/dev/shm) has only {host.shared_memory_mb} MB, but a parallel HNSW build uses "
                 f"{maintenance} MB: builds are serial; {maintenance + SHM_RESERVE_MB} MB would suffice (--shm-size)"
             )
-    if request.vectors is not None and wanted > maintenance:
+    if request.vectors is not None and needed > maintenance:
         held = capacity(maintenance, request.dimensions)
         warnings.append(
-            f"an HNSW build of {vectors:,} vectors needs {wanted} MB and spills after {held:,}: "
-            f"build it with SET maintenance_work_mem = '{wanted}MB' on an idle host, or add memory"
+            f"an HNSW build of {vectors:,} vectors needs {needed} MB and spills after {held:,}: "
+            f"build it with SET maintenance_work_mem = '{needed}MB' on an idle host, or add memory"
         )
     factor = build_factor(request)
     return Build(maintenance, math.ceil(maintenance * factor), exact * factor, workers, tuple(warnings))

@@ -52,8 +52,8 @@ def _compression(request: Request) -> tuple[str, str, str]:
 def _max_wal_mb(request: Request) -> int:
     """Return max_wal_size in MiB, a multiple of two 16 MB segments."""
     low, high = MAX_WAL_MB
-    wanted = max(low, min(request.host.steady_mb // 3, high)) if request.computed else low
+    size = max(low, min(request.host.steady_mb // 3, high)) if request.computed else low
     if request.host.disk_mb is not None:
-        wanted = min(wanted, max(128, request.host.disk_mb // MAX_WAL_DISK_SHARE))
-    step = 1024 if wanted >= 4096 else 64
-    return wanted // step * step
+        size = min(size, max(128, request.host.disk_mb // MAX_WAL_DISK_SHARE))
+    step = 1024 if size >= 4096 else 64
+    return size // step * step

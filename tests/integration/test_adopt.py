@@ -6,10 +6,10 @@ import psycopg
 import pytest
 
 from provision.errors import DatabaseError, MigrationError
-from provision.host.access import own
 from provision.host.migrate.recognise import Recognised, recognise
 from provision.host.migrate.runner import Runner
 from provision.host.migrate.settings import Settings
+from provision.host.ownership import own
 from tests.clusters import Cluster
 from tests.integration.conftest import MIGRATIONS
 

@@ -171,7 +171,7 @@ def test_cut_file_and_what_is_no_bundle_are_refused(made: Made, tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
-    ("wish", "expected"),
+    ("given", "expected"),
     [
         (["--pgvector-version", "0.5.1"], "require each other"),
         (["--pgvector-version", "9.9", "--pgvector-url", "http://127.0.0.1:9/x"], "no recorded checksum"),
@@ -179,10 +179,10 @@ def test_cut_file_and_what_is_no_bundle_are_refused(made: Made, tmp_path: Path) 
         (["--repository-uri", "http://127.0.0.1:9/pg"], "requires --repository-key"),
     ],
 )
-def test_wishes_that_cannot_end_well_are_refused_before_anything_is_fetched(
-    tmp_path: Path, wish: list[str], expected: str
+def test_requests_that_cannot_end_well_are_refused_before_anything_is_fetched(
+    tmp_path: Path, given: list[str], expected: str
 ) -> None:
-    done = provision("bundle", "make", tmp_path / "b.tar", *wish)
+    done = provision("bundle", "make", tmp_path / "b.tar", *given)
     assert done.returncode == 2
     assert expected in done.stderr
     assert "reading the package lists" not in done.stderr

@@ -61,7 +61,7 @@ def test_a_pooler_is_refused(project: Project, pooler: int, database: str, words
     assert (done.code, project.state()) == (1, NOTHING)
     assert "connected through a connection pooler" in done.err
     assert f"port={pooler}" in done.err
-    assert "run:     use the port of PostgreSQL itself" in done.err
+    assert "run:     use PostgreSQL's own port (5432, not 6432)" in done.err
     assert project.cluster.psql("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'") == "0"
 
 

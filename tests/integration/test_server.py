@@ -14,6 +14,7 @@ import pytest
 
 from provision.errors import HostError
 from provision.host.server import configuration
+from provision.host.server.cluster import NO_CHECKSUMS
 from provision.plan.schema import Plan
 from tests import plans
 from tests.clusters import Cluster, free_port
@@ -292,9 +293,12 @@ def test_checksums_are_enabled_and_the_server_serves_again(debian: Debian) -> No
     debian.run("pg_createcluster", f"--port={debian.plan.server.port}", "--locale=C.UTF-8", major, "main")
     debian.run("pg_ctlcluster", major, "main", "start")
     assert debian.sql("SHOW data_checksums") == "off"
-    assert debian.server("checksums") == {"changed": True}
+    assert debian.server("checksums") == {"changed": False, "warnings": [NO_CHECKSUMS]}
+    assert debian.sql("SHOW data_checksums") == "off"
+    assert debian.server("checksums", "--enable") == {"changed": True, "warnings": []}
     assert debian.sql("SHOW data_checksums") == "on"
-    assert debian.server("checksums") == {"changed": False}
+    assert debian.server("checksums", "--enable") == {"changed": False, "warnings": []}
+    assert debian.server("checksums") == {"changed": False, "warnings": []}
 
 
 def test_server_that_does_not_start_is_quoted(debian: Debian) -> None:

@@ -54,6 +54,13 @@ def test_does_without_systemd_only_where_that_is_allowed_and_names_what_is_left_
     assert any("pg_ctlcluster 17 main start after each boot; the pooler, the exporters" in text for text in found)
 
 
+@pytest.mark.parametrize("major", [0, 9, 13, 19, 140])
+def test_refuses_an_unknown_major_version(major: int) -> None:
+    found = built("prod", {"postgresql_version": major})
+    assert found.plan is None
+    assert found.problems == (f"postgresql_version is {major}: expected 14, 15, 16, 17, 18",)
+
+
 def test_adopts_a_foreign_cluster_only_when_it_is_named() -> None:
     host = {"clusters": [CLUSTER], "listeners": [{"port": 5432, "address": "all", "pid": 812, "command": "postgres"}]}
     (told,) = refusals(host)

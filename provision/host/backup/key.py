@@ -1,6 +1,6 @@
 """The SSH key with which this host's postgres reaches the repository. The private half never leaves the host.
 
-Does IO: makes the folder as root, everything else as postgres, who owns it.
+Does IO: creates the folder as root, and everything in it as its owner, postgres.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import pwd
 import re
-import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,11 +27,12 @@ class PublicKey:
     public_key: str
 
 
-def make(stanza: str, path: Path = PATH) -> PublicKey:
-    """Make the key where it is missing, and give its public half.
+def make(stanza: str, path: Path | None = None) -> PublicKey:
+    """Make the key where it is missing, and return its public half. `path` defaults to PATH.
 
-    Becomes postgres for good. Raises HostError where the key cannot be made or read.
+    Becomes postgres permanently. Raises HostError where the key cannot be made or read.
     """
+    path = path or PATH
     if os.geteuid() == 0:
         owner = pwd.getpwnam(system.POSTGRES)
         path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
@@ -43,7 +43,8 @@ def make(stanza: str, path: Path = PATH) -> PublicKey:
     missing = not (public.exists() and public.stat().st_size)
     if missing:
         path.unlink(missing_ok=True)
-        _generate(path, f"postgres@{stanza}")
+        words = ("-q", "-t", "ed25519", "-N", "", "-C", f"postgres@{stanza}", "-f")
+        system.run("ssh-keygen", *words, path, input="")
     text = public.read_text()
     if not PUBLIC.fullmatch(text):
         raise HostError(
@@ -54,13 +55,3 @@ def make(stanza: str, path: Path = PATH) -> PublicKey:
             run=f"rm {public}, then run again: a new key is made",
         )
     return PublicKey(missing, text.strip())
-
-
-def _generate(path: Path, comment: str) -> None:
-    command = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", comment, "-f", str(path)]
-    try:
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)  # noqa: S603
-    except FileNotFoundError:
-        raise HostError("ssh-keygen is not installed", run="apt-get install openssh-client") from None
-    if done.returncode != 0:
-        raise HostError("cannot make the SSH key", where=str(path), seen=(done.stderr or done.stdout).strip())

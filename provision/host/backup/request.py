@@ -194,5 +194,5 @@ def as_facts(prepared: Prepared) -> dict[str, Any]:
     """Return the stages, set, window and request as plain values."""
     return {
         "stages": list(prepared.stages), "set": prepared.window.set.label, "reachable": str(prepared.window),
-        "wish": asdict(prepared.request),
+        "request": asdict(prepared.request),
     }  # fmt: skip

@@ -37,11 +37,7 @@ HISTORY = 400  # sizes kept to compute the repository's growth
 def look(plan: Plan) -> dict[str, Any]:
     """Return everything that `provision backup status` shows; `alarms` is [] if nothing is wrong."""
     alarms: list[str] = []
-    seen: dict[str, Any] = {
-        "when": system.stamp(),
-        "stanza": plan.backup.stanza,
-        "repository": {"place": plan.backup.repository.place},
-    }
+    seen = _head(plan)
     if plan.backup.physical:
         archiver = _archiver(
             plan, alarms
@@ -137,6 +133,15 @@ def filling(
     elif days is not None and days < DISK_ALARM_DAYS:
         alarms.append(f"the repository will be full in {days} days at its present growth: {choice}")
     return days, alarms
+
+
+def _head(plan: Plan) -> dict[str, Any]:
+    """Return the time, the stanza and the repository of a report."""
+    return {
+        "when": system.stamp(),
+        "stanza": plan.backup.stanza,
+        "repository": {"place": plan.backup.repository.place},
+    }
 
 
 def _archiver(plan: Plan, alarms: list[str]) -> tuple[object, ...]:
@@ -251,11 +256,7 @@ def verify(plan: Plan) -> dict[str, Any]:
     listing of the archive does.
     """
     alarms: list[str] = []
-    seen: dict[str, Any] = {
-        "when": system.stamp(),
-        "stanza": plan.backup.stanza,
-        "repository": {"place": plan.backup.repository.place},
-    }
+    seen = _head(plan)
     if plan.backup.physical:
         # The report has counts; only the log has file names.
         done = tool.program(

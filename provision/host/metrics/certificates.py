@@ -18,7 +18,7 @@ def metrics(folder: Path = FOLDER) -> list[Metric]:
 
 
 def end(path: Path) -> float:
-    """Give the expiry of a file's first certificate in seconds since 1970."""
+    """Return the expiry of a file's first certificate in seconds since 1970."""
     from cryptography import x509  # a host without TLS has no python3-cryptography
 
     try:

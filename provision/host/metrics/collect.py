@@ -41,7 +41,7 @@ def collect() -> Collected:
         "database": lambda: _database(plan),
     }
     if plan.pooler.enabled:
-        sources["pooler"] = lambda: pooler.metrics(*console.figures())
+        sources["pooler"] = lambda: pooler.metrics(*console.statistics())
     found: list[Metric] = []
     failures, success = [], []
     for name, read in sources.items():

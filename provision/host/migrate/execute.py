@@ -29,7 +29,6 @@ CANCEL_AGAIN_S = 1.0
 RETRIABLE = {"55P03": "lock timeout", "40P01": "deadlock"}
 """SQLSTATEs after which the file may succeed on a retry if it was rolled back completely."""
 
-CANCELLED = "57014"
 
 _SUCCESS = (ExecStatus.COMMAND_OK, ExecStatus.TUPLES_OK, ExecStatus.EMPTY_QUERY, ExecStatus.SINGLE_TUPLE)
 _COPY_FAILED = b"COPY FROM STDIN is not supported in migrations, use INSERT"

@@ -8,11 +8,9 @@ equal the empty one, and the schema after the second up must equal that after th
 from __future__ import annotations
 
 import difflib
-import os
 import re
 import secrets
 import shutil
-import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -28,6 +26,7 @@ from provision.host.migrate.ledger import HISTORY_SUFFIX
 from provision.host.migrate.runner import Runner
 from provision.host.migrate.settings import Settings
 from provision.host.migrate.steps import Step
+from provision.system import run
 
 MOST_LINES = 40
 """Longest difference shown, in lines: the first difference matters most."""
@@ -106,11 +105,10 @@ def dump(url: str, settings: Settings, options: tuple[str, ...] = ()) -> str:
     parameters = {key: str(value) for key, value in conninfo_to_dict(url).items() if value is not None}
     environment = {f"PG{_VARIABLES[key]}": value for key, value in parameters.items() if key in _VARIABLES}
     own = [f"--exclude-table=*.{settings.table}", f"--exclude-table=*.{settings.table}{HISTORY_SUFFIX}*"]
-    done = subprocess.run(  # noqa: S603 - the password is in the environment, where no process list shows it
-        [_pg_dump(), "--schema-only", "--no-password", *own, *options],
-        env={**os.environ, **environment}, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    if done.returncode != 0:
+    # The password is in the environment, where no process list shows it.
+    words = (_pg_dump(), "--schema-only", "--no-password", *own, *options)
+    done = run(*words, environment=environment, check=False)
+    if not done.ok:
         raise MigrationError(
             "pg_dump failed", seen=done.stderr.strip()[:500], allowed="a pg_dump of the server's major version or newer"
         )

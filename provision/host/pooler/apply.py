@@ -59,7 +59,7 @@ def apply(plan: Plan, passwords: Mapping[str, str]) -> Applied:
 
 
 def url(plan: Plan) -> str:
-    """Give the libpq string by which this host reaches its pooler, as a client elsewhere does: by certified name."""
+    """Return the libpq string by which this host reaches its pooler, as a client elsewhere does: by certified name."""
     place = f"host={plan.pooler.address}"
     if plan.tls.enabled:
         place = f"host={plan.tls.name} sslmode=verify-full sslrootcert={plan.tls.ca}"

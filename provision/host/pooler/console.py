@@ -6,7 +6,6 @@ client limit. Without a running pooler there is nothing to pause or reload, whic
 
 from __future__ import annotations
 
-import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,7 +18,7 @@ import psycopg
 from provision.database import Connection, connect, send_within
 from provision.errors import HostError
 from provision.plan import load
-from provision.system import as_user
+from provision.system import as_user, run
 
 UNIT = "pgbouncer.service"
 WATCHDOG = "provision-pool-resume"
@@ -60,9 +59,7 @@ class Place:
 def present() -> Place | None:
     """Return the pooler of this host if it runs."""
     place = Place.read()
-    words = ["systemctl", "is-active", "--quiet", UNIT]
-    running = subprocess.run(words, check=False).returncode == 0  # noqa: S603
-    return place if place and running else None
+    return place if place and run("systemctl", "is-active", "--quiet", UNIT, check=False).ok else None
 
 
 def show(session: Connection, what: str) -> list[dict[str, Any]]:
@@ -176,7 +173,7 @@ def status() -> dict[str, Any]:
     return {"version": version, "port": place.port, "paused": state.get("paused", "unknown") == "yes", "pools": pools}
 
 
-def figures() -> tuple[list[dict[str, Any]], ...]:
+def statistics() -> tuple[list[dict[str, Any]], ...]:
     """Return the rows of POOLS, STATS and CONFIG, for monitoring. Raises HostError or DatabaseError."""
     place = Place.read()
     if place is None:
@@ -196,20 +193,12 @@ def _has_state(version: str) -> bool:
 
 def _watch(seconds: int) -> None:
     _stop_watching()
-    words = [
-        "systemd-run",
-        "--quiet",
-        f"--unit={WATCHDOG}",
-        f"--on-active={seconds}s",
-        "--timer-property=AccuracySec=1s",
-    ]
-    done = subprocess.run(  # noqa: S603
-        [*words, "/usr/local/bin/provision", "pool", "resume"], capture_output=True, text=True, check=False
-    )
-    if done.returncode != 0:
-        raise HostError("cannot schedule the automatic resume of the pool", where=WATCHDOG, seen=done.stderr.strip())
+    timer = (f"--unit={WATCHDOG}", f"--on-active={seconds}s", "--timer-property=AccuracySec=1s")
+    command = ("/usr/local/bin/provision", "pool", "resume")
+    done = run("systemd-run", "--quiet", *timer, *command, check=False)
+    if not done.ok:
+        raise HostError("cannot schedule the automatic resume of the pool", where=WATCHDOG, seen=done.last)
 
 
 def _stop_watching() -> None:
-    words = ["systemctl", "stop", f"{WATCHDOG}.timer"]
-    subprocess.run(words, capture_output=True, check=False)  # noqa: S603 - the unit exists only after a pause
+    run("systemctl", "stop", f"{WATCHDOG}.timer", check=False)  # the unit exists only after a pause

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import subprocess
 import tempfile
 import time
@@ -19,7 +18,7 @@ from pathlib import Path
 from provision.database import connect
 from provision.errors import DatabaseError, HostError
 from provision.host.pooler import configuration
-from provision.system import as_user
+from provision.system import POSTGRES, as_user, running
 
 PROGRAM = "/usr/sbin/pgbouncer"
 PORT = 6432  # part of the socket's name; no TCP port is opened
@@ -45,24 +44,12 @@ def rehearse(path: Path) -> None:
         if os.geteuid() == 0:
             for each in (scratch, scratch / "pgbouncer.ini"):
                 shutil.chown(each, "postgres", "postgres")
-        become = ["setpriv", "--reuid=postgres", "--regid=postgres", "--init-groups"] if os.geteuid() == 0 else []
         log = scratch / "log"
-        with (
-            log.open("w") as stream,
-            subprocess.Popen(  # noqa: S603
-                [*become, PROGRAM, str(scratch / "pgbouncer.ini")], stdout=stream, stderr=stream, cwd="/"
-            ) as pooler,
-        ):
-            try:
-                _ready(pooler, scratch, log, path)
-                for database in configuration.databases(path):
-                    _look_up(scratch, database, log, path)
-            finally:
-                pooler.send_signal(signal.SIGTERM)
-                try:
-                    pooler.wait(START_TIMEOUT_S)
-                except subprocess.TimeoutExpired:
-                    pooler.kill()
+        command = (PROGRAM, scratch / "pgbouncer.ini")
+        with running(*command, log=log, directory=Path("/"), user=POSTGRES, wait_s=START_TIMEOUT_S) as pooler:
+            _ready(pooler, scratch, log, path)
+            for database in configuration.databases(path):
+                _look_up(scratch, database, log, path)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 

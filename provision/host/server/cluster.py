@@ -6,7 +6,6 @@ on to systemctl.
 
 from __future__ import annotations
 
-import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from pathlib import Path
 from provision.database import ask, connect_pinned
 from provision.errors import HostError
 from provision.plan.schema import Plan
-from provision.system import as_user
+from provision.system import POSTGRES, as_user, run
 
 MARKER = Path("/etc/provision/cluster-being-made")
 """Exists while a cluster is made: the run that finds it was preceded by one that was killed."""
@@ -44,7 +43,7 @@ class Postmaster:
 
 
 def url(plan: Plan) -> str:
-    """Give the socket URL of the running server, whose port may not be the plan's yet. Raises HostError."""
+    """Return the socket URL of the running server, whose port may not be the plan's yet. Raises HostError."""
     data = Path(plan.server.data_directory)
     found = Postmaster.read(data)
     if found is None:
@@ -107,11 +106,11 @@ def start(plan: Plan) -> bool:
         control(plan, "start")
         return True
     unit, changed = plan.server.unit, False
-    if _said("systemctl", "is-enabled", unit) not in ("enabled", "static"):
+    if _output("systemctl", "is-enabled", unit) not in ("enabled", "static"):
         # Of Debian's generator it is only enabled-runtime, which follows the cluster's start.conf.
         _run("systemctl", "enable", unit)
         changed = True
-    if _said("systemctl", "is-active", unit) not in ("active", "reloading"):
+    if _output("systemctl", "is-active", unit) not in ("active", "reloading"):
         control(plan, "start")
         changed = True
     return changed
@@ -125,7 +124,7 @@ def control(plan: Plan, action: str) -> None:
     except HostError as error:
         told = error.seen
         if plan.host.systemd:
-            told = _said("journalctl", "--unit", plan.server.unit, f"--lines={SHOWN_LINES}", "--output=cat") or told
+            told = _output("journalctl", "--unit", plan.server.unit, f"--lines={SHOWN_LINES}", "--output=cat") or told
         raise HostError(
             f"the server did not {action}",
             where=plan.server.unit,
@@ -160,25 +159,17 @@ def enable_checksums(plan: Plan, say: Callable[[str], None] = lambda _text: None
     say(f"writing checksums to {data}; the server is stopped meanwhile")
     try:
         control(plan, "stop")
-        _run("runuser", "-u", "postgres", "--", f"{plan.server.programs}/pg_checksums", "--enable", "-D", data)
+        _run(f"{plan.server.programs}/pg_checksums", "--enable", "-D", data, user=POSTGRES)
     finally:
         if Postmaster.read(Path(data)) is None:
             control(plan, "start")
     return True
 
 
-def _run(*words: str) -> None:
+def _run(*words: str | Path, user: str = "") -> None:
     """Run a program with umask 022, since a hardened host's 027 would close directories to the server."""
-    try:
-        done = subprocess.run(words, capture_output=True, text=True, check=False, umask=0o022)  # noqa: S603
-    except FileNotFoundError:
-        raise HostError(f"{words[0]} is not installed", run="apt-get install postgresql-common") from None
-    if done.returncode != 0:
-        said = (done.stderr.strip() or done.stdout.strip()).splitlines()[-SHOWN_LINES:]
-        raise HostError(
-            f"{words[0]} failed (exit {done.returncode})", where=" ".join(words)[:300], seen="; ".join(said)
-        )
+    run(*words, user=user, umask=0o022)
 
 
-def _said(*words: str) -> str:
-    return subprocess.run(words, capture_output=True, text=True, check=False).stdout.strip()  # noqa: S603
+def _output(*words: str) -> str:
+    return run(*words, check=False).stdout.strip()

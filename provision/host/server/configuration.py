@@ -89,7 +89,7 @@ def apply(plan: Plan, restart_allowed: bool | None = None, say: Callable[[str], 
 
 
 def warnings(done: Applied) -> Iterator[str]:
-    """Say what is not in force, and what to do about it."""
+    """Return a warning for each setting that is not in force, with the remedy."""
     if done.pending:
         yield (
             f"these settings wait for a restart, which postgresql_restart_allowed forbids: {', '.join(done.pending)}; "

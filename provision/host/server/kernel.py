@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from provision.errors import HostError
 from provision.plan.schema import Plan
+from provision.system import run
 
 FILE = Path("/etc/sysctl.d/60-provision-postgresql.conf")
 PROGRAM = "/usr/lib/systemd/systemd-sysctl"
 PAGES = "vm.nr_hugepages"
-
-
 FRAGMENTED = (
     "the kernel reserved {huge_pages} of {expected} huge pages, because its memory is fragmented: the server starts "
     "with ordinary pages until the host is rebooted, which reserves them first"
@@ -39,9 +37,9 @@ def apply(plan: Plan, *, again: bool = False) -> Kernel:
     requested = plan.server.kernel
     before = values(requested)
     if again or differs(requested, before):
-        done = subprocess.run([PROGRAM, str(FILE)], capture_output=True, text=True, check=False)  # noqa: S603
-        if done.returncode != 0:
-            raise HostError("the kernel settings cannot be applied", where=str(FILE), seen=done.stderr.strip())
+        done = run(PROGRAM, FILE, check=False)
+        if not done.ok:
+            raise HostError("the kernel settings cannot be applied", where=str(FILE), seen=done.last)
     after = values(requested)
     return Kernel(after != before, int(after.get(PAGES, 0)), int(requested.get(PAGES, 0)))
 
@@ -52,7 +50,7 @@ def values(names: Iterable[str], root: Path = Path("/proc/sys")) -> dict[str, st
 
 
 def differs(requested: Mapping[str, str], present: Mapping[str, str]) -> bool:
-    """Say whether a value is not the requested one, or fewer huge pages are reserved than requested."""
+    """Return whether a value is not the requested one, or fewer huge pages are reserved than requested."""
     return any(
         int(present[name]) < int(value) if name == PAGES else present[name] != value
         for name, value in requested.items()

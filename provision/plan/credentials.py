@@ -1,0 +1,121 @@
+"""Judge secrets, certificates and the backup repository before anything changes. Pure.
+
+No message contains a secret.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from provision.errors import UsageError
+from provision.plan import secrets
+from provision.plan.context import Context, Verdict, repository_kind
+
+DEVELOPMENT_PASSWORD = "minion_secret"  # noqa: S105 - the published one, known so that it can be refused
+MINIMUM_PASSWORD_LENGTH = 20
+STANZA = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+LONGEST_CERTIFICATE_DAYS = 825  # the longest that clients on macOS accept
+
+
+def certificates(v: Mapping[str, Any], context: Context, verdict: Verdict) -> None:
+    """Refuse certificate variables that role tls cannot serve; the host judges the contents of the files."""
+    if not v["tls_enabled"]:
+        return
+    length = len(v["tls_ca_passphrase"])
+    if length < MINIMUM_PASSWORD_LENGTH:
+        verdict.refusals.append(
+            f"tls_ca_passphrase has {length} characters: expected at least {MINIMUM_PASSWORD_LENGTH}; "
+            f"provision secrets init {_inventory(context)} generates it"
+        )
+    if not 1 <= v["tls_valid_days"] <= LONGEST_CERTIFICATE_DAYS:
+        verdict.refusals.append(f"tls_valid_days is {v['tls_valid_days']}: expected 1 to {LONGEST_CERTIFICATE_DAYS}")
+    provided = [f"tls_provided_{name}" for name in ("certificate", "key", "ca")]
+    missing = [name for name in provided if not v[name]]
+    if missing and len(missing) < len(provided):
+        verdict.refusals.append(
+            f"{', '.join(missing)}: empty; your own certificate needs all three of {', '.join(provided)}"
+        )
+    verdict.refusals += context.provided
+
+
+def passwords(v: Mapping[str, Any], profile: Mapping[str, Any], context: Context, verdict: Verdict) -> None:
+    """Refuse missing and weak passwords, bad salts, and vaults in clear text."""
+    credentials, owner = v["database_credentials"], v["database_owner"]
+    strict = not profile["access"]["published_passwords"]
+    inventory = _inventory(context)
+    vault = f"{inventory}/group_vars/all/vault.yml (ansible-vault edit)"
+    if strict:
+        verdict.refusals += [f"{path} is not encrypted: ansible-vault encrypt {path}" for path in context.plain_vaults]
+    for role in (owner, f"{owner}_app", f"{owner}_readonly"):
+        if role not in credentials:
+            verdict.refusals.append(
+                f"database_credentials has no entry for {role}: set its password and its salt in {vault}; "
+                f"provision secrets init {inventory} generates both"
+            )
+    for role, secret in sorted(credentials.items()):
+        given = secret if isinstance(secret, Mapping) else {}
+        try:
+            secrets.scram_verifier(str(given.get("password") or ""), str(given.get("salt") or ""))
+        except UsageError as error:
+            verdict.refusals.append(f"database_credentials.{role}: {error.what}; allowed: {error.allowed}; in {vault}")
+            continue
+        problem = _weakness(str(given["password"]), credentials) if strict else ""
+        if problem:
+            verdict.refusals.append(
+                f"the password of {role} {problem}: set database_credentials.{role}.password in {vault}"
+            )
+
+
+def _weakness(password: str, credentials: Mapping[str, Any]) -> str:
+    if password == DEVELOPMENT_PASSWORD:
+        return "is the published one of development"
+    if len(password) < MINIMUM_PASSWORD_LENGTH:
+        return f"has {len(password)} characters, at least {MINIMUM_PASSWORD_LENGTH} are required"
+    others = [str(other.get("password")) for other in credentials.values() if isinstance(other, Mapping)]
+    if others.count(password) > 1:
+        return "is also the password of another role"
+    return ""
+
+
+def backup(v: Mapping[str, Any], context: Context, verdict: Verdict) -> None:
+    """Refuse a repository that cannot work or a retention that expires the last backup."""
+    local = v["backup_physical"] and repository_kind(v) == "local"
+    if local and not v["backup_allow_local_only"]:
+        verdict.refusals.append(
+            "the only backup repository would be on the host that it protects: put a host into the group backup of the "
+            "inventory, set backup_s3, or accept it with backup_allow_local_only: true"
+        )
+    elif local:
+        verdict.warnings.append(
+            "the backup repository is on the host that it protects, and is lost with it: put a host into the group "
+            "backup of the inventory, or set backup_s3"
+        )
+    length = len(v["backup_repository_passphrase"])
+    if v["backup_physical"] and length < MINIMUM_PASSWORD_LENGTH:
+        verdict.refusals.append(
+            f"backup_repository_passphrase has {length} characters: expected at least {MINIMUM_PASSWORD_LENGTH}; "
+            f"provision secrets init {_inventory(context)} generates it; keep a copy away from this host "
+            "and the repository"
+        )
+    for name in ("backup_retention_full", "backup_retention_diff", "backup_dump_keep"):
+        if v[name] < 1:
+            verdict.refusals.append(f"{name} is {v[name]}: expected 1 or more, for the last backup never expires")
+    for name in ("bucket", "endpoint", "region", "key", "key_secret") if v["backup_s3"] else ():
+        if not v["backup_s3"].get(name):
+            verdict.refusals.append(f"backup_s3.{name} is empty: a bucket needs it")
+    if not STANZA.fullmatch(v["backup_stanza"]):
+        verdict.refusals.append(
+            f"backup_stanza is {v['backup_stanza']!r}: expected letters, digits, _ . and -, a letter or digit first"
+        )
+    name = v["backup_repository_inventory_name"]
+    if repository_kind(v) == "host" and name not in context.groups.get("all", ()):
+        verdict.refusals.append(
+            f"backup_repository_inventory_name is {name!r}: expected the name of {v['backup_repository_host']} in the "
+            "inventory"
+        )
+
+
+def _inventory(context: Context) -> str:
+    return context.inventory[0] if context.inventory else "INVENTORY"

@@ -1,0 +1,326 @@
+"""Make the sections of a plan from typed variables, one function for each. Pure.
+
+Variables have been validated: see plan.validate. `v` is every option of every role.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from provision import compatibility
+from provision.plan import hba, schema, validate
+from provision.plan.context import Context, repository_kind
+from provision.tuning import Tuning, pools, vector
+
+LOOPBACK = ("127.0.0.1/32", "::1/128")
+ANY_IPV4, ANY_IPV6 = {"*", "localhost", "127.0.0.1", "0.0.0.0"}, {"::", "::1"}  # noqa: S104 - compared, not bound
+TLS = "/etc/provision/tls"
+SOCKETS = "/var/run/postgresql"
+PGDG_KEY = "/usr/share/postgresql-common/pgdg/apt.postgresql.org.asc"
+MIRROR_KEY = "/etc/apt/keyrings/provision-postgresql.asc"
+REPOSITORY_USER = "pgbackrest"
+SEARCHING = ("owner", "write", "read")
+"""Kinds of role whose sessions search vectors, and begin with the settings for it."""
+OTHER_FILES = 200
+"""Open files that PgBouncer needs beside one for each client and each server connection."""
+WATCH_SCHEDULE = "*-*-* *:0/5"
+"""The watch is the alarm, so it looks every five minutes."""
+
+
+def address(listen: Sequence[str]) -> str:
+    """Return the address at which a service that listens so is reached on the host itself."""
+    if ANY_IPV4 & set(listen):
+        return "127.0.0.1"
+    return "::1" if ANY_IPV6 & set(listen) else listen[0]
+
+
+def server(
+    v: Mapping[str, Any], tuning: Tuning, tls: schema.Tls, access: schema.Access, backup: schema.Backup
+) -> schema.Server:
+    """Make the section server: settings, pg_hba.conf and pg_ident.conf."""
+    major = v["postgresql_version"]
+    logins = [
+        {"role": access.owner, "database": access.database, "users": v["postgresql_local_users"]},
+        {"role": access.backup, "database": "all", "users": "^(root|postgres)$"},
+        {"role": access.monitor, "database": "all", "users": "^prometheus$"},
+        {"role": access.pooler, "database": "all", "users": "^postgres$"},
+    ]
+    rules = hba.rules(
+        tls=tls.enabled,
+        networks=v["postgresql_allowed_networks"],
+        socket_logins=logins,
+        certificate_logins=[{"role": access.pooler, "from": list(LOOPBACK)}],
+        extra=v["postgresql_extra_rules"],
+    )
+    settings = tuple(
+        schema.Setting(each.name, each.text, each.line, each.reason, each.group, each.restart)
+        for each in tuning.settings
+    )
+    return schema.Server(
+        major=major,
+        port=v["postgresql_port"],
+        address=address(v["postgresql_listen_addresses"]),
+        listen_addresses=tuple(v["postgresql_listen_addresses"]),
+        locale=v["postgresql_locale"],
+        data_directory=f"/var/lib/postgresql/{major}/main",
+        configuration_directory=f"/etc/postgresql/{major}/main",
+        socket_directory=SOCKETS,
+        restart_allowed=v["postgresql_restart_allowed"],
+        settings=settings,
+        overrides={each.name: each.text for each in settings if each.name in v["postgresql_settings"]},
+        budget=tuple(schema.Budget(line.label, line.mb, line.reckoning) for line in tuning.budget),
+        max_connections=int(tuning["max_connections"].value),
+        kernel={each.name: each.text for each in tuning.kernel},
+        hba=tuple(str(rule) for rule in rules),
+        ident=(
+            *(schema.Ident(str(each["role"]), f"/{each['users']}", str(each["role"])) for each in logins),
+            *(schema.Ident(each["map"], f'"{each["system"]}"', each["role"]) for each in v["postgresql_maps"]),
+        ),
+        archive_command=f"pgbackrest --stanza={backup.stanza} archive-push %p" if backup.physical else "",
+        archive_timeout_s=v["backup_archive_timeout_s"],
+    )
+
+
+def source(v: Mapping[str, Any], host: schema.Host, context: Context) -> schema.Source:
+    """Make the section source: repository, suite, key, pins, and the variables to name in errors."""
+    kind, major = v["postgresql_repository"], v["postgresql_version"]
+    pinned = tuple(compatibility.pgdg_packages(major, host.codename))
+    if kind == "mirror":
+        suite = v["postgresql_mirror_suite"] or f"{host.codename}-pgdg"
+        hints = {
+            "uri": "postgresql_mirror_uri",
+            "suite": "postgresql_mirror_suite",
+            "component": "postgresql_mirror_component",
+            "key": "postgresql_mirror_key to its publisher's present public key",
+        }
+        component = v["postgresql_mirror_component"]
+        # By its suite, for the same host often serves the distribution's packages too.
+        return schema.Source(
+            kind, v["postgresql_mirror_uri"], suite, component, MIRROR_KEY, f"release {suite}", pinned, hints=hints
+        )
+    if kind == "pgdg":
+        over = context.today >= compatibility.POSTGRESQL[major].end_of_life
+        variable = "postgresql_pgdg_archive_uri" if over else "postgresql_pgdg_uri"
+        uri = v[variable]
+        hints = {
+            "uri": variable,
+            "suite": "postgresql_version to a major that it has for this release",
+            "component": "postgresql_repository to mirror, and postgresql_mirror_component",
+            "key": "postgresql_repository to mirror with PGDG's present key in postgresql_mirror_key, or upgrade "
+            "postgresql-common on the host, whose key is used",
+        }
+        suite = f"{host.codename}-pgdg{'-archive' if over else ''}"
+        pin = f'origin "{uri.partition("://")[2].partition("/")[0].partition(":")[0]}"'
+        return schema.Source(kind, uri, suite, "main", PGDG_KEY, pin, pinned, hints=hints)
+    if kind == "bundle":
+        hints = dict.fromkeys(("uri", "suite", "component", "key"), "postgresql_bundle to one that is made again")
+        return schema.Source(
+            kind,
+            v["postgresql_bundle"],
+            "bundle",
+            "main",
+            bundle_sha256=str(context.bundle.get("manifest_sha256", "")),
+            bundle_pgvector_file=str(context.bundle.get("pgvector_file", "")),
+            hints=hints,
+        )
+    return schema.Source(kind)
+
+
+def tls(v: Mapping[str, Any], context: Context) -> schema.Tls:
+    """Make the section tls: the certificates of the server and of the pooler."""
+    provided = bool(v["tls_provided_certificate"])
+    own = [] if provided else [context.name, "localhost", "127.0.0.1", "::1"]
+    server = schema.Certificate(
+        "server",
+        f"{TLS}/server.crt",
+        f"{TLS}/server.key",
+        "server",
+        "" if provided else context.name[:64],  # X.520: a common name has 64 characters at most; names count
+        tuple(dict.fromkeys([context.address, *v["tls_extra_names"], *own])),
+        own_names=not provided,
+    )
+    role = f"{v['database_owner']}_pooler"
+    pooler = schema.Certificate(
+        "pooler-client", f"{TLS}/pooler-client.crt", f"{TLS}/pooler-client.key", "client", role, (), own_names=False
+    )
+    return schema.Tls(
+        enabled=v["tls_enabled"],
+        minimum_version=v["postgresql_tls_minimum_version"],
+        name=context.address,
+        provided=provided,
+        ca=f"{TLS}/ca.crt",
+        certificates=(server, pooler) if v["tls_enabled"] else (),
+        client_ca=v["tls_provided_ca"] or f"{v['tls_directory']}/ca.crt",
+        valid_days=v["tls_valid_days"],
+    )
+
+
+def roles(v: Mapping[str, Any], version: str = "") -> list[dict[str, Any]]:
+    """Return all login roles; those of ours that search vectors begin with the settings for it."""
+    search = {setting.name: setting.text for setting in vector.role_settings(version)} if version else {}
+    ours = [
+        {**each, "settings": {**search, **(each.get("settings") or {})}} if each["kind"] in SEARCHING else each
+        for each in v["database_roles"]
+    ]
+    return [*ours, *v["database_extra_roles"]]
+
+
+def access(v: Mapping[str, Any], profile: Mapping[str, Any], version: str) -> schema.Access:
+    """Make the section access: databases, login roles and extensions."""
+    return schema.Access(
+        database=v["database_name"],
+        owner=v["database_owner"],
+        databases={v["database_name"]: v["database_owner"], **v["database_extra_databases"]},
+        roles=tuple(
+            schema.Role(
+                name=each["name"],
+                kind=each["kind"],
+                connection_limit=int(each.get("connection_limit", -1)),
+                valid_until=each.get("valid_until"),
+                settings={str(key): str(value) for key, value in (each.get("settings") or {}).items()},
+                state=each.get("state", "present"),
+                has_password=each["name"] in v["database_credentials"],
+            )
+            for each in roles(v, version)
+        ),
+        extensions=tuple(v["database_extensions"]),
+        guard=bool(profile["database"]["guard"]),
+    )
+
+
+def pooler(
+    v: Mapping[str, Any], probe: Mapping[str, Any], fitted: pools.Pools, server: schema.Server, tls: schema.Tls
+) -> schema.Pooler:
+    """Make the section pooler, as far as the version of PgBouncer allows."""
+    version = compatibility.pgbouncer_version(probe["package_versions"]["pgbouncer"], probe["distribution_codename"])
+    key = compatibility.version_key(version)
+    words = {"samenet": probe["networks"], "samehost": []}
+    networks = [each for name in v["pgbouncer_allowed_networks"] for each in words.get(name, [name])]
+    # A certificate of the user's own need not name the loopback: there the socket is the way, as it is without TLS.
+    over_tls = tls.enabled and not tls.provided and server.address == "127.0.0.1"
+    return schema.Pooler(
+        enabled=probe["systemd"],
+        port=v["pgbouncer_port"],
+        address=address(v["pgbouncer_listen_addresses"]),
+        listen_addresses=tuple(v["pgbouncer_listen_addresses"]),
+        networks=tuple(dict.fromkeys([*LOOPBACK, *networks])),
+        socket_directory=SOCKETS,
+        server=server.address if over_tls else SOCKETS,
+        version=version,
+        per_role_limits=key >= compatibility.version_key("1.23"),
+        prepared_statements=v["pgbouncer_max_prepared_statements"] if key >= compatibility.version_key("1.21") else 0,
+        pools=dict(fitted.sizes),
+        total=fitted.total,
+        lookups=pools.LOOKUPS,
+        max_clients=v["pgbouncer_max_clients"],
+        open_files=v["pgbouncer_max_clients"] + fitted.total + OTHER_FILES,
+        query_wait_timeout_s=v["pgbouncer_query_wait_timeout_s"],
+        server_connect_timeout_s=v["pgbouncer_server_connect_timeout_s"],
+        server_login_retry_s=v["pgbouncer_server_login_retry_s"],
+        client_login_timeout_s=v["pgbouncer_client_login_timeout_s"],
+        restart_allowed=v["pgbouncer_restart_allowed"],
+        accept_advisories=tuple(v["pgbouncer_accept_advisories"]),
+    )
+
+
+def backup(v: Mapping[str, Any], probe: Mapping[str, Any]) -> schema.Backup:
+    """Make the section backup."""
+    kind = repository_kind(v)
+    s3 = {key: str(value) for key, value in v["backup_s3"].items() if key not in ("key", "key_secret")}
+    cpus, queue = probe["cpus"], v["backup_queue_max_mb"]
+    return schema.Backup(
+        physical=v["backup_physical"],
+        logical=v["backup_logical"],
+        stanza=v["backup_stanza"],
+        repository=schema.Repository(
+            kind,
+            v["backup_repository_path"],
+            v["backup_repository_host"] if kind == "host" else "",
+            v["backup_repository_inventory_name"] if kind == "host" else "",
+            REPOSITORY_USER,
+            {"uri_style": "host", **s3} if s3 else {},
+        ),
+        retention_full=v["backup_retention_full"],
+        retention_diff=v["backup_retention_diff"],
+        compress_level=v["backup_compress_level"],
+        processes=v["backup_processes"] or min(max(cpus // 2, 2), cpus),
+        archive_timeout_s=v["backup_archive_timeout_s"],
+        queue_max_mb=max((probe.get("disk_mb") or 0) // 5, 1024) if queue == -1 else queue,
+        age_limit_h=v["backup_age_limit_h"],
+        drill_age_limit_h=v["backup_drill_age_limit_h"],
+        dump_directory=v["backup_dump_directory"],
+        dump_keep=v["backup_dump_keep"],
+        dump_keep_days=v["backup_dump_keep_days"],
+        minimum_pgbackrest=compatibility.minimum_pgbackrest(v["postgresql_version"], remote=kind == "host"),
+    )
+
+
+def monitoring(v: Mapping[str, Any]) -> schema.Monitoring:
+    """Make the section monitoring."""
+    where = v["monitoring_listen_address"]
+    return schema.Monitoring(
+        exporters=v["monitoring_exporters"],
+        address=f"[{where}]" if ":" in where else where,
+        loopback=where in validate.LOOPBACKS,
+        node_port=validate.NODE_PORT,
+        postgres_port=validate.POSTGRES_PORT,
+        log_max_mb=v["monitoring_log_max_mb"],
+        log_keep=v["monitoring_log_keep"],
+        journal_max_mb=v["monitoring_journal_max_mb"],
+        runbooks=v["monitoring_runbooks"],
+    )
+
+
+def maintenance(v: Mapping[str, Any]) -> schema.Maintenance:
+    """Make the section maintenance: built-in retention rules first, then the user's own."""
+    # sessions.updated_at has no index on purpose: the partial index of closed sessions finds them by created_at.
+    closed = "status = 'closed' AND updated_at < {cutoff}"
+    rules = [
+        schema.Retention("activities", "activities", "created_at", "created_at < {cutoff}", 0, "delete"),
+        schema.Retention("metrics", "metrics", "timestamp", "timestamp < {cutoff}", 0, "delete"),
+        schema.Retention("closed sessions", "sessions", "created_at", closed, 0, "archive"),
+    ]
+    days = [v["maintenance_activities_days"], v["maintenance_metrics_days"], v["maintenance_sessions_days"]]
+    own = [
+        schema.Retention(
+            each["table"], each["table"], each["column"], f"{each['column']} < {{cutoff}}", each["days"], "delete"
+        )
+        for each in v["maintenance_extra_retention"]
+    ]
+    return schema.Maintenance(
+        retention=(*(replace(rule, days=number) for rule, number in zip(rules, days, strict=True)), *own),
+        cleanup=v["maintenance_cleanup"],
+        batch_rows=v["maintenance_batch_rows"],
+        lock_timeout_ms=v["maintenance_lock_timeout_ms"],
+        migration_wait_s=v["maintenance_migration_wait_s"],
+        bloat_percent=v["maintenance_bloat_percent"],
+        bloat_mb=v["maintenance_bloat_mb"],
+        age_limit_h=v["maintenance_age_limit_h"],
+    )
+
+
+def timers(v: Mapping[str, Any]) -> Iterable[schema.Timer]:
+    """Return every timer of backups and maintenance; one without a schedule is switched off on the host."""
+    for kind in ("full", "diff", "incr", "logical"):
+        on = v["backup_logical"] if kind == "logical" else v["backup_physical"]
+        schedule = v[f"backup_{kind}_schedule"] if on else ""
+        yield schema.Timer(
+            f"provision-backup-{kind}", schedule, f"provision-backup@{kind}", v["backup_jitter_s"], "backup"
+        )
+    drill = v["backup_drill_schedule"] if v["backup_physical"] else ""
+    yield schema.Timer("provision-drill", drill, "provision-drill", v["backup_jitter_s"], "backup")
+    watch = WATCH_SCHEDULE if v["backup_physical"] or v["backup_age_limit_h"] else ""
+    yield schema.Timer("provision-backup-watch", watch, "provision-backup-watch", 0, "backup")
+    for job in ("sessions", "retention", "index"):
+        schedule = v[f"maintenance_{job}_schedule"]
+        if job == "sessions" and not v["maintenance_cleanup"]:
+            schedule = ""
+        yield schema.Timer(
+            f"provision-maintain-{job}",
+            schedule,
+            f"provision-maintain@{job}",
+            v["maintenance_jitter_s"],
+            "maintenance",
+        )
