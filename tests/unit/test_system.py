@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pwd
+import time
 from pathlib import Path
 
 import pytest
@@ -102,3 +103,17 @@ def test_evidence_is_world_readable_and_tells_whether_it_changed(
     for damaged in ("{", "[]"):
         path.write_text(damaged)
         assert system.evidence("verified") == {}
+
+
+@pytest.mark.parametrize(
+    ("script", "code"),
+    [("echo ready; exec sleep 60", -15), ("trap '' TERM; echo ready; while :; do sleep 0.1; done", -9)],
+)
+def test_program_of_a_block_ends_with_it_even_if_it_ignores_the_signal(tmp_path: Path, script: str, code: int) -> None:
+    log = tmp_path / "log"
+    with system.running("sh", "-c", script, log=log, directory=tmp_path, wait_s=1) as program:
+        deadline = time.monotonic() + 10
+        while log.read_text() != "ready\n" and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert program.poll() is None
+    assert program.returncode == code
