@@ -3,10 +3,9 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-
 from ansible.module_utils.basic import AnsibleModule
+
+from ..module_utils.command import OPTIONS, run
 
 DOCUMENTATION = r"""
 module: host_command
@@ -55,39 +54,8 @@ rc: {description: Exit code., returned: when run, type: int}
 
 def main() -> None:
     """Run the module."""
-    module = AnsibleModule(
-        argument_spec={
-            "argv": {"type": "list", "elements": "str", "required": True},
-            "check_argv": {"type": "list", "elements": "str", "default": []},
-            "check_says": {"type": "str", "default": ""},
-            "stdin": {"type": "raw", "no_log": True},
-            "pending_rc": {"type": "list", "elements": "int", "default": []},
-        },
-        supports_check_mode=True,
-    )
-    given = module.params
-    argv = given["check_argv"] if module.check_mode else given["argv"]
-    if not argv:
-        if not (module.check_mode and given["check_says"]):
-            module.exit_json(changed=False, skipped=True)
-        module.exit_json(changed=True, msg=given["check_says"], diff={"prepared": given["check_says"]})
-    stdin = given["stdin"] or ""
-    text = stdin if isinstance(stdin, str) else json.dumps(stdin)
-    try:
-        done = subprocess.run(argv, input=text, capture_output=True, text=True, check=False)  # noqa: S603
-    except FileNotFoundError:
-        module.fail_json(msg=f"{argv[0]} is not installed on this host: run site.yml with --tags toolkit", rc=127)
-    pending = module.check_mode and done.returncode in given["pending_rc"]
-    if done.returncode and not pending:
-        module.fail_json(msg=(done.stderr or done.stdout).strip(), rc=done.returncode)
-    try:
-        said = json.loads(done.stdout or "{}")
-    except ValueError:
-        module.fail_json(msg=f"{' '.join(argv[:4])} printed no JSON: {done.stdout[:200]!r}", rc=done.returncode)
-    for warning in said.pop("warnings", None) or []:
-        module.warn(warning)
-    changed = pending or bool(said.get("changed") or said.get("changes") or said.get("applied"))
-    module.exit_json(**{**said, "changed": changed, "rc": done.returncode})
+    module = AnsibleModule(argument_spec=OPTIONS, supports_check_mode=True)
+    module.exit_json(**run(module, module.params))
 
 
 if __name__ == "__main__":

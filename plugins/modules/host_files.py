@@ -15,7 +15,7 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ..module_utils import apt_source, file_set, units
+from ..module_utils import apt_source, command, file_set, units
 from ..module_utils.file_set import State
 
 DOCUMENTATION = r"""
@@ -100,6 +100,18 @@ options:
       listens: {description: TCP port on which the unit itself must listen within 5 s., type: int}
       only_if: {description: Leave the unit alone unless this file exists., default: "", type: str}
       creates: {description: Start a oneshot unit only if this file is missing or empty., default: "", type: str}
+  apply:
+    description:
+      - A command that brings the service up to the files, as M(minion.provision.host_command) runs it. It runs in every
+        call, at the end, and asks the service itself what is to be done.
+      - Its JSON object is returned as RV(applied).
+    type: dict
+    suboptions:
+      argv: {description: The command and its arguments., required: true, type: list, elements: str}
+      check_argv: {description: The command of check mode., default: [], type: list, elements: str}
+      check_says: {description: What check mode reports without a command., default: "", type: str}
+      stdin: {description: "Standard input, for secrets.", type: raw, no_log: true}
+      pending_rc: {description: Exit codes of check mode for "would change"., default: [], type: list, elements: int}
 author: The provision developers
 """
 
@@ -128,6 +140,7 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
+applied: {description: What the command of O(apply) printed., returned: when it ran, type: dict}
 changed_paths: {description: Files and directories that were written or removed., returned: always, type: list}
 changed_units: {description: What was done with units., returned: always, type: list}
 pending_units: {description: Units that run with older files than there are., returned: always, type: list}
@@ -205,11 +218,11 @@ class Set:
         self._keep()
 
     def _check(self) -> None:
-        for command in self.module.params["check"]:
-            done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
+        for words in self.module.params["check"]:
+            done = subprocess.run(words, capture_output=True, text=True, check=False)  # noqa: S603
             if done.returncode != 0:
                 said = (done.stderr or done.stdout).strip()
-                self._refuse(f"refused by {command[0]}: {said}", said=said, command=" ".join(command))
+                self._refuse(f"refused by {words[0]}: {said}", said=said, command=" ".join(words))
         source = self.module.params["apt_source"]
         if source and (said := apt_source.fault(**source)):
             self._refuse(f"cannot read the package source: {said}", said=said)
@@ -305,6 +318,7 @@ def arguments() -> dict[str, Any]:
                 "lists": text,
             },
         },
+        "apply": {"type": "dict", "options": command.OPTIONS},
         "units": {
             "type": "list",
             "elements": "dict",
@@ -340,6 +354,10 @@ def main() -> None:
         run_units(module, files, result)
     except units.UnitError as error:
         module.fail_json(msg=str(error), **{key: result[key] for key in ("changed", "changed_paths", "changed_units")})
+    if module.params["apply"]:
+        result["applied"] = command.run(module, module.params["apply"])
+        result["changed"] = result["changed"] or result["applied"]["changed"]
+        result["diff"] += [result["applied"].pop("diff")] if "diff" in result["applied"] else []
     module.exit_json(**result)
 
 

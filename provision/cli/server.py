@@ -37,14 +37,17 @@ def create(as_json: bool) -> None:
 )
 @as_json
 def apply(restart_allowed: bool | None, as_json: bool) -> None:
-    """Start the server, load changed files, and report settings that are not in force.
+    """Apply kernel settings, start the server, load changed files, and report settings that are not in force.
 
     The pooler is paused during a restart. Exit 1 if the server refuses a file.
     """
-    done = configuration.apply(_plan(), restart_allowed, _narrate)
+    plan = _plan()
+    kernel_done = kernel.apply(plan) if plan.server.kernel else None
+    done = configuration.apply(plan, restart_allowed, _narrate)
     lines = [word for word in ("started", "reloaded", "restarted") if getattr(done, word)] or ["no change"]
-    warnings = list(configuration.warnings(done))
-    _print({"changed": done.changed, **asdict(done), "warnings": warnings}, [*lines, *warnings], as_json)
+    warnings = [*configuration.warnings(done), *(kernel.warnings(kernel_done) if kernel_done else ())]
+    changed = done.changed or bool(kernel_done and kernel_done.changed)
+    _print({"changed": changed, **asdict(done), "warnings": warnings}, [*lines, *warnings], as_json)
 
 
 @command.command()
@@ -65,7 +68,7 @@ def apply_kernel(again: bool, as_json: bool) -> None:
     """Apply the kernel settings for the server and count the huge pages."""
     done = kernel.apply(_plan(), again=again)
     lines = ["applied" if done.changed else "no change", f"huge pages: {done.huge_pages} of {done.expected}"]
-    warnings = [kernel.FRAGMENTED.format(**asdict(done))] if done.huge_pages < done.expected else []
+    warnings = list(kernel.warnings(done))
     _print({**asdict(done), "warnings": warnings}, [*lines, *warnings], as_json)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +26,12 @@ class Kernel:
     changed: bool
     huge_pages: int
     expected: int
+
+
+def warnings(done: Kernel) -> Iterator[str]:
+    """Say when the kernel could not reserve all huge pages."""
+    if done.huge_pages < done.expected:
+        yield FRAGMENTED.format(**vars(done))
 
 
 def apply(plan: Plan, *, again: bool = False) -> Kernel:
