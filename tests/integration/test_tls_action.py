@@ -34,14 +34,18 @@ class Play:
         plan = {"enabled": True, "ca": str(self.files / "ca.crt"), "valid_days": 397, "certificates": rows}
         arguments = {"directory": str(self.authority), "passphrase": SECRET, "key_type": "ecdsa", "ca_valid_days": 10}
         task = {**arguments, "plan": plan, "provided": provided or {}, "clients": ["reporter"], **options}
-        play = [{"hosts": "all", "gather_facts": False, "tasks": [{"minion.provision.tls_certificates": task}]}]
+        result = self.folder / "result.json"
+        tasks: list[dict[str, Any]] = [
+            {"minion.provision.tls_certificates": task, "register": "found", "ignore_errors": True},
+            {"ansible.builtin.copy": {"content": "{{ found | to_json }}", "dest": str(result)}, "check_mode": False},
+        ]
+        play = [{"hosts": "all", "gather_facts": False, "tasks": tasks}]
         (self.folder / "play.yml").write_text(json.dumps(play))
         (self.folder / "ansible.cfg").touch()
         environment = {
             **os.environ,
             "ANSIBLE_CONFIG": str(self.folder / "ansible.cfg"),
             "ANSIBLE_COLLECTIONS_PATH": str(self.folder),
-            "ANSIBLE_STDOUT_CALLBACK": "ansible.posix.json",
         }
         command = [
             str(Path(sys.executable).with_name("ansible-playbook")),
@@ -55,7 +59,8 @@ class Play:
         done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
         assert SECRET not in done.stdout
         assert "PRIVATE KEY" not in done.stdout
-        found: dict[str, Any] = json.loads(done.stdout)["plays"][0]["tasks"][0]["hosts"]["localhost"]
+        assert result.exists(), done.stdout + done.stderr
+        found: dict[str, Any] = json.loads(result.read_text())
         return found
 
     def _row(self, name: str, **fields: Any) -> dict[str, Any]:
