@@ -6,7 +6,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.provision_catalogue import refusals
+
+from ..module_utils.provision_catalogue import refusals
 
 DOCUMENTATION = r"""
 module: host_settings

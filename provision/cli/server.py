@@ -37,7 +37,7 @@ def create(as_json: bool) -> None:
 )
 @as_json
 def apply(restart_allowed: bool | None, as_json: bool) -> None:
-    """Apply kernel settings, start the server, load changed files, and report settings that are not in force.
+    """Start the server, load changed files, apply kernel settings, report settings not in force.
 
     The pooler is paused during a restart. Exit 1 if the server refuses a file.
     """

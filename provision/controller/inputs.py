@@ -182,7 +182,7 @@ def _provided(files: Mapping[str, str]) -> Iterable[str]:
             yield f"tls_provided_{name} {path}: {error.strerror}"
             continue
         if name == "key" and mode & 0o077:
-            yield f"tls_provided_{name} {path}: mode {mode:04o} lets others read the key; expected 0600"
+            yield f"tls_provided_{name} {path}: mode {mode:04o} gives other users access to the key; expected 0600"
 
 
 def published(plan: schema.Plan, state: schema.State | None) -> dict[str, Any]:

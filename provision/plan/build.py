@@ -179,7 +179,7 @@ def _state(plan: schema.Plan, probe: Mapping[str, Any], context: Context, verdic
     built = str(probe["pgvector_build"]) == stamp(plan)
     needed = packages.by_role(plan, built=built)
     names = dict.fromkeys(name for role in context.roles for name in needed.get(role, ()))
-    key = packages.KEY if plan.source.kind == "pgdg" else ()
+    key = packages.KEY if plan.source.kind == "pgdg" and context.database else ()
     ours = [each for each in probe["clusters"] if (each["major"], each["name"]) == (str(plan.server.major), "main")]
     return schema.State(
         missing_packages=tuple(sorted(set(names) - installed)),

@@ -342,7 +342,7 @@ class Maintenance:
     migration_wait_s: int
     bloat_percent: int
     bloat_mb: int
-    age_limit_h: int
+    age_limit_h: float
 
 
 @dataclass(frozen=True)

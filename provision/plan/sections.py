@@ -151,7 +151,7 @@ def tls(v: Mapping[str, Any], context: Context) -> schema.Tls:
         name=context.address,
         provided=provided,
         ca=f"{TLS}/ca.crt",
-        certificates=(server, pooler) if v["tls_enabled"] else (),
+        certificates=(server, *([pooler] if context.database else [])) if v["tls_enabled"] else (),
         client_ca=v["tls_provided_ca"] or f"{v['tls_directory']}/ca.crt",
         valid_days=v["tls_valid_days"],
     )

@@ -39,10 +39,11 @@ class Run:
 
     @property
     def recap(self) -> dict[str, Recap]:
-        """Recaps by host name."""
-        return {
+        """Recaps by host name; of the controller only where it is the host."""
+        rows = {
             found[1]: Recap(*(int(number) for number in found.groups()[1:])) for found in RECAP.finditer(self.output)
         }
+        return {name: row for name, row in rows.items() if name != "localhost" or len(rows) == 1}
 
     def text(self) -> str:
         """The output on one line, since Ansible breaks and indents messages as it likes."""

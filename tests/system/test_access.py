@@ -102,7 +102,7 @@ def test_a_broken_access_rule_is_found_before_the_server_takes_it(production: Pr
     networks = '{"postgresql_allowed_networks": ["10.0.0.0/8 trust #"]}'
     run = production.play("--limit", "prod1", "-e", networks)
     assert run.code != 0
-    assert "not a network" in run.text()
+    assert "expected a network" in run.text()
     connect(production, "minion_app").close()
 
 

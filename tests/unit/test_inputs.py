@@ -47,7 +47,7 @@ def test_own_certificate_files_that_are_missing_or_open_to_others_are_named(tmp_
     key.chmod(0o640)
     given = {"tls_provided_certificate": str(certificate), "tls_provided_key": str(key)}
     assert context(tmp_path, **given, tls_provided_ca="/none/ca.crt") == (
-        f"tls_provided_key {key}: mode 0640 lets others read the key; expected 0600",
+        f"tls_provided_key {key}: mode 0640 gives other users access to the key; expected 0600",
         "tls_provided_ca /none/ca.crt: No such file or directory",
     )
     key.chmod(0o600)

@@ -408,7 +408,7 @@ def test_refuses_certificates_that_could_not_be_issued(given: dict[str, Any], ex
 
 
 def test_refuses_files_of_the_user_s_own_certificate_that_the_controller_named() -> None:
-    problem = "tls_provided_key /k: mode 0640 lets others read the key; expected 0600"
+    problem = "tls_provided_key /k: mode 0640 gives other users access to the key; expected 0600"
     assert built("prod", {**SAMPLE, **TLS}, provided=(problem,)).problems == (problem,)
 
 
