@@ -98,12 +98,13 @@ def warnings(done: Applied) -> Iterator[str]:
     if done.shadowed:
         reset = " ".join(f"-c 'ALTER SYSTEM RESET {name}'" for name in done.shadowed)
         yield (
-            "ALTER SYSTEM was used on this host and wins over the plan's settings. To remove it, run there: runuser "
-            f"-u postgres -- psql {reset} -c 'SELECT pg_reload_conf()'; or keep the values: put them in "
+            "ALTER SYSTEM settings on this host override the plan. To remove them, run there: runuser "
+            f"-u postgres -- psql {reset} -c 'SELECT pg_reload_conf()'; or keep the values in "
             "postgresql_settings"
         )
     if done.overruled:
-        yield f"{'; '.join(done.overruled)}, which wins: remove the line, or put the value in postgresql_settings"
+        lines = "; ".join(done.overruled)
+        yield f"{lines}, which overrides the plan: remove the line, or put the value in postgresql_settings"
 
 
 def files(plan: Plan) -> list[Path]:
