@@ -202,7 +202,7 @@ def main() -> None:
         module.exit_json(
             changed=False,
             leaves={row["name"]: unjudged(row) for row in rows},
-            warnings=["python3-cryptography is not installed yet: certificates in place were not judged"],
+            warnings=["python3-cryptography is not installed yet: installed certificates were not checked"],
         )
     root = module.params["authority_text"].encode()
     authority = Path(module.params["authority"])
