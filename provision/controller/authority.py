@@ -286,9 +286,7 @@ def _locked(directory: Path) -> Iterator[None]:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     except OSError as error:
-        raise HostError(
-            "cannot open the CA directory", where=str(directory), seen=str(error.strerror)
-        ) from None
+        raise HostError("cannot open the CA directory", where=str(directory), seen=str(error.strerror)) from None
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield
