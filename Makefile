@@ -130,7 +130,7 @@ bench-schema: test-setup ## Measure retention statements and views before and af
 	$(BIN)/python -m benchmarks.schema
 
 .PHONY: bench-db
-bench-db: test-setup ## Compare stock, contract, reference and prod settings on this machine (reserves huge pages; 15 minutes)
+bench-db: test-setup ## Compare stock, recommended, reference and prod settings on this machine (reserves huge pages; 15 minutes)
 	$(BIN)/python -m benchmarks.database
 
 .PHONY: bench-backup
@@ -155,6 +155,6 @@ bench-audit: .venv/.ready ## Compare audits of five hosts, of one host, and site
 	@touch $@
 
 .PHONY: docs
-docs: .venv/.ready ## Generate the roles' variable tables and the README's table of tested combinations
+docs: .venv/.ready ## Generate the tables in README.md, roles/*/README.md and docs/a-check-fails.md
 	$(BIN)/python -m tests.contract.repository
 	$(BIN)/python -m tests.contract.support

@@ -9,11 +9,11 @@ from ..module_utils.command import OPTIONS, run
 
 DOCUMENTATION = r"""
 module: host_command
-short_description: Run a command that prints JSON, and report what it says
+short_description: Run a command that prints JSON and report its changes
 description:
-  - The result has every member of the JSON object. The task is changed when the object says C(changed), or lists
-    C(changes) or C(applied). Its C(warnings) are shown. A failure shows what the command wrote to standard error.
-  - In check mode C(check_argv) is run instead, which must change nothing; without it the task is skipped.
+  - The result includes every member of the JSON object. The task is changed if C(changed) is true, or C(changes) or
+    C(applied) is not empty. Shows its C(warnings) and, after a failure, the command's standard error.
+  - In check mode, runs C(check_argv) instead, which must change nothing. Without it, the task is skipped.
 options:
   argv:
     description: The command and its arguments.
@@ -21,12 +21,12 @@ options:
     type: list
     elements: str
   check_argv:
-    description: The command of check mode. Without it the task is skipped there, unless C(check_says) is set.
+    description: The command for check mode. Without it, check mode skips the task unless C(check_says) is set.
     type: list
     elements: str
     default: []
   check_says:
-    description: What check mode reports as a change where there is no C(check_argv).
+    description: Change to report in check mode if there is no C(check_argv).
     type: str
     default: ""
   stdin:

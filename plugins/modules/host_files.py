@@ -22,17 +22,17 @@ DOCUMENTATION = r"""
 module: host_files
 short_description: Place a set of files, check them as a whole, and run the units that read them
 description:
-  - Makes O(directories), writes every file of O(files) atomically, then runs O(check) and reads O(apt_source). When one
-    of them fails, every file is restored.
-  - Then brings O(units) into the requested state. What to do is asked of systemd, not of what this run changed.
-  - In check mode nothing is written, and missing users, groups, directories and units are no error.
+  - Creates O(directories), writes each of O(files) atomically, then runs O(check) and reads O(apt_source). If either
+    fails, all files are restored.
+  - Then starts, restarts or stops O(units) as their state in systemd requires, so that a run completes a killed one.
+  - Check mode writes nothing and accepts missing users, groups, directories and units.
 options:
   name:
     description: Name of the set. Its manifest is C(/etc/provision/files.d/NAME.json).
     required: true
     type: str
   directories:
-    description: Directories to make or correct before the files. Missing parents get root and 0755.
+    description: Directories to create or correct before the files. Missing parents belong to root, with mode 0755.
     default: []
     type: list
     elements: dict
@@ -43,7 +43,7 @@ options:
       mode: {description: Octal mode in quotes., default: "0755", type: str}
   files:
     description:
-      - The files of the set. Files of its last manifest that are not listed are removed.
+      - The files of the set. Files of the previous run that are no longer listed are removed.
       - Without this option the files of the set stay as they are.
     type: list
     elements: dict
@@ -56,12 +56,12 @@ options:
       secret: {description: Leave the text out of the diff., default: false, type: bool}
       tracked: {description: List the file in the manifest (not if the host updates it)., default: true, type: bool}
   replaces:
-    description: Sets of older versions that this one takes over. Their manifests are removed.
+    description: Older sets that this one replaces. Their manifests are removed.
     default: []
     type: list
     elements: str
   check:
-    description: Commands (lists of words) that must succeed with the new files in place. They run if a file changed.
+    description: Commands (lists of arguments) that must succeed with the new files in place. Run if a file changed.
     default: []
     type: list
     elements: list
@@ -74,7 +74,7 @@ options:
       config_file: {description: An apt configuration that names the source instead., default: "", type: str}
       lists: {description: The directory of package lists of that configuration., default: "", type: str}
   units:
-    description: Units of systemd. Stopped ones are stopped before the files change, the others are started after.
+    description: systemd units. Units to stop are stopped before the files change; the others are started afterwards.
     default: []
     type: list
     elements: dict
@@ -89,7 +89,7 @@ options:
         description: Whether the unit starts at boot. The default follows O(units[].state), V(ignored) leaves it alone.
         type: bool
       reload_files:
-        description: Files that the unit reads at its start. It is restarted if one of them is not older than its start.
+        description: Files that the unit reads when it starts. It is restarted if one of them is newer.
         default: []
         type: list
         elements: path
@@ -102,14 +102,14 @@ options:
       creates: {description: Start a oneshot unit only if this file is missing or empty., default: "", type: str}
   apply:
     description:
-      - A command that brings the service up to the files, as M(minion.provision.host_command) runs it. It runs in every
-        call, at the end, and asks the service itself what is to be done.
+      - A command that applies the files to the service, as for M(minion.provision.host_command). It always runs, last,
+        and must itself determine what the service needs.
       - Its JSON object is returned as RV(applied).
     type: dict
     suboptions:
       argv: {description: The command and its arguments., required: true, type: list, elements: str}
-      check_argv: {description: The command of check mode., default: [], type: list, elements: str}
-      check_says: {description: What check mode reports without a command., default: "", type: str}
+      check_argv: {description: The command for check mode., default: [], type: list, elements: str}
+      check_says: {description: Change to report in check mode without a command., default: "", type: str}
       stdin: {description: "Standard input, for secrets.", type: raw, no_log: true}
       pending_rc: {description: Exit codes of check mode for "would change"., default: [], type: list, elements: int}
 author: The provision developers
@@ -140,11 +140,11 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
-applied: {description: What the command of O(apply) printed., returned: when it ran, type: dict}
+applied: {description: Output of the command in O(apply)., returned: if it ran, type: dict}
 changed_paths: {description: Files and directories that were written or removed., returned: always, type: list}
-changed_units: {description: What was done with units., returned: always, type: list}
-pending_units: {description: Units that run with older files than there are., returned: always, type: list}
-said: {description: What the program that refused the files wrote., returned: when a check fails, type: str}
+changed_units: {description: Units that were started, restarted or stopped., returned: always, type: list}
+pending_units: {description: Running units that have not read their current files., returned: always, type: list}
+said: {description: Output of the program that rejected the files., returned: when a check fails, type: str}
 """
 
 MANIFESTS = Path("/etc/provision/files.d")
@@ -206,7 +206,7 @@ class Set:
             for path in self.wrong:
                 file_set.make_directory(path, self.directories[path])
         except (OSError, KeyError) as error:
-            self.module.fail_json(msg=f"cannot make {path}: {error}; no file of this set was changed")
+            self.module.fail_json(msg=f"cannot create {path}: {error}; no file of this set was changed")
         if self.changed:
             file_set.begin(self.journal, {path: self.before[path] for path in self.changed})
             try:

@@ -13,12 +13,12 @@ short_description: Release the host lock of this run
 description: M(minion.provision.host_plan) takes the lock. The end of the connection releases it as well.
 options:
   state:
-    description: What to do.
+    description: Requested state of the lock.
     choices: [released]
     default: released
     type: str
   run:
-    description: The run that asks (set by the action plugin).
+    description: Identity of the run (set by the action plugin).
     type: dict
     default: {}
 author: The provision developers

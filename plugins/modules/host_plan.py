@@ -29,14 +29,14 @@ from ..module_utils.provision_detect import detect
 
 DOCUMENTATION = r"""
 module: host_plan
-short_description: Probe and lock a host, and build the plan of what it should be
+short_description: Probe and lock a host, and build its plan
 description:
   - The module probes the host (read-only) and takes the host lock; the action plugin of the same name collects every
     role's variables, builds the plan, and fails with all problems at once before anything changes.
   - The result is the plan, section by section, for C(register). It holds no secret.
 options:
   ports:
-    description: TCP ports whose holder is reported (set by the action plugin).
+    description: TCP ports to report the holder of (set by the action plugin).
     type: list
     elements: int
     default: []
@@ -45,31 +45,31 @@ options:
     type: int
     default: 0
   major:
-    description: PostgreSQL's major, whose source build of pgvector is looked for (set by the action plugin).
+    description: PostgreSQL major for which to look for a source build of pgvector (set by the action plugin).
     type: int
     default: 0
   run:
-    description: The run that takes the host lock (set by the action plugin).
+    description: Identity of the run that takes the host lock (set by the action plugin).
     type: dict
     default: {}
   take_from:
-    description: Process id of the lock's holder, when its run is known to be dead (set by the action plugin).
+    description: PID of the lock's holder, if its run is known to have ended (set by the action plugin).
     type: int
     default: 0
 author: The provision developers
 """
 
 EXAMPLES = r"""
-- name: Probe the host, build its plan and refuse what cannot work
+- name: Probe the host, build its plan and refuse invalid input
   minion.provision.host_plan:
   register: plan
 """
 
 RETURN = r"""
-host: {description: The machine as it was probed., returned: success, type: dict}
+host: {description: Hardware and system of the host., returned: success, type: dict}
 server: {description: "PostgreSQL: version, port, settings, access rules.", returned: success, type: dict}
-state: {description: What the probe saw that a run changes., returned: success, type: dict}
-text: {description: The plan as the bytes of /etc/provision/plan.json., returned: success, type: str}
+state: {description: Current state of the host as probed., returned: success, type: dict}
+text: {description: Contents of /etc/provision/plan.json., returned: success, type: str}
 """
 
 PACKAGE_LOCKS = (

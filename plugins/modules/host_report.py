@@ -6,14 +6,14 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 module: host_report
 short_description: Show a host's report and keep it on the controller
-description: Writes C(FOLDER/HOST.json) on the controller and shows the report's C(lines). Asks no host.
+description: Writes C(HOST.json) to O(folder) on the controller and shows the report's C(lines). Contacts no host.
 options:
   report:
-    description: What C(provision verify --json --status) printed.
+    description: Output of C(provision verify --json --status).
     required: true
     type: dict
   folder:
-    description: Folder of the controller.
+    description: Directory on the controller.
     required: true
     type: path
 author: The provision developers

@@ -28,7 +28,7 @@ DOCUMENTATION = r"""
 module: host_repository
 short_description: Prepare a backup host for one database host
 options:
-  path: {description: Folder of the repository and home of the user., required: true, type: path}
+  path: {description: Directory of the repository and home of the user., required: true, type: path}
   user: {description: System user that owns it., default: pgbackrest, type: str}
   stanza: {description: Stanza of the database host., required: true, type: str}
   public_key:
@@ -48,7 +48,7 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
-changes: {description: "Of packages, user, folder, key, configuration.", returned: always, type: list}
+changes: {description: "Changes of packages, user, directory, key and configuration.", returned: always, type: list}
 version: {description: "Output of pgbackrest version; empty where it is not installed.", returned: always, type: str}
 host_keys: {description: "Public SSH keys of the backup host, TYPE BASE64.", returned: always, type: list}
 """
@@ -62,7 +62,7 @@ NAMES = {
     "stanza": re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*"),
 }
 """They become part of a command line that sshd runs, of a configuration and of a line of authorized_keys."""
-# pgBackRest's commands for people have options that run other programs: only its own request is let through.
+# Interactive pgBackRest commands have options that run other programs: allow only its remote protocol.
 FORCED = (
     r'command="case \"$SSH_ORIGINAL_COMMAND\" in space) exec df -B1 --output=avail {path} ;; '
     r"pgbackrest?*:remote) exec pgbackrest ${{SSH_ORIGINAL_COMMAND#* }} ;; "

@@ -25,13 +25,13 @@ else:
 
 DOCUMENTATION = r"""
 module: tls_certificates
-short_description: Issue, judge and place a host's certificates
+short_description: Issue, check and place a host's certificates
 description:
-  - The action plugin of this name makes the authority and the certificates on the controller and places them.
+  - The action plugin of this name creates the CA and the certificates on the controller and places them.
     Its options are C(plan), C(directory), C(passphrase), C(key_type), C(ca_valid_days), C(provided) and C(clients).
   - The module itself, whose options follow, only reads. Needs python3-cryptography.
 options:
-  authority: {description: File with the authority's certificates., required: true, type: path}
+  authority: {description: File with the CA certificates., required: true, type: path}
   authority_text: {description: Expected contents of that file., required: true, type: str}
   key_type: {description: ecdsa or rsa; a certificate of another type is renewed. Empty is any., default: "", type: str}
   leaves:
@@ -45,10 +45,10 @@ options:
       key: {description: Path of its key., required: true, type: path}
       purpose: {description: Use of the certificate., choices: [server, client], default: server, type: str}
       common_name: {description: Required common name; empty is any., default: "", type: str}
-      names: {description: Names and addresses that it must cover., default: [], type: list}
+      names: {description: Names and addresses that it must include., default: [], type: list}
       keeper: {description: Required OWNER:GROUP of the key., default: "root:ssl-cert", type: str}
       own_names: {description: Add the host's own names and addresses., default: false, type: bool}
-      texts: {description: New C(certificate) and C(key) (PEM) to judge with this host's clock., type: dict}
+      texts: {description: New C(certificate) and C(key) (PEM) to check against this host's clock., type: dict}
 author: The provision developers
 """
 
@@ -68,7 +68,7 @@ RETURN = r"""
 issued: {description: Names of the certificates that were issued., returned: success, type: list}
 changed_paths: {description: Files that were written on the host., returned: success, type: list}
 clients: {description: Clients whose certificate was issued., returned: success, type: list}
-authority_made: {description: The authority was made by this run., returned: success, type: bool}
+authority_made: {description: Whether this run created the CA., returned: success, type: bool}
 days_left: {description: Days left of each certificate in place before this run., returned: success, type: dict}
 leaves:
   description:
@@ -202,7 +202,7 @@ def main() -> None:
         module.exit_json(
             changed=False,
             leaves={row["name"]: unjudged(row) for row in rows},
-            warnings=["python3-cryptography is not installed yet: certificates in place were not judged"],
+            warnings=["python3-cryptography is not installed yet: installed certificates were not checked"],
         )
     root = module.params["authority_text"].encode()
     authority = Path(module.params["authority"])

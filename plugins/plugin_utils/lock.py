@@ -55,7 +55,7 @@ class Holder:
         if time.monotonic() >= self._deadline:
             return (
                 f"another run is changing {self.host}: {who}. Nothing was changed here after waiting {self.wait_s} s "
-                "(plan_lock_wait). Run again when it has ended; a run that was killed releases the host by itself."
+                "(plan_lock_wait). Run again when it has ended; a killed run releases the host lock automatically."
             )
         if not self._said:
             self.waiting = f"{self.host}: waiting up to {self.wait_s} s for another run ({who})"

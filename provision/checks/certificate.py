@@ -73,7 +73,7 @@ def judge(leaf: Leaf, authority: Path, seen: Seen, now: float) -> list[str]:
     if isinstance(seen.authority, str):
         found.append(f"{authority}: {seen.authority}")
     elif seen.authority <= now:
-        found.append(f"{authority}: the authority expired on {day(seen.authority)}")
+        found.append(f"{authority}: the CA expired on {day(seen.authority)}")
     if isinstance(seen.key, str):
         found.append(f"{leaf.key}: {seen.key}")
     else:

@@ -1,4 +1,4 @@
-"""Services and timers of this bundle: running, enabled, not failed. Asks systemd, changes nothing."""
+"""Services and timers that the roles place: running, enabled, not failed. Asks systemd, changes nothing."""
 
 from __future__ import annotations
 

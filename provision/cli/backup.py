@@ -81,7 +81,7 @@ def drill_command(label: str, as_json: bool) -> None:
 @command.command("key")
 @as_json
 def key_command(as_json: bool) -> None:
-    """Make this host's SSH key where it is missing; print its public half and the version of pgBackRest."""
+    """Create this host's SSH key if it is missing; print the public key and pgBackRest's version."""
     made = key.make(load.load().backup.stanza)
     version = system.run("pgbackrest", "version").stdout.strip()
     _print({**asdict(made), "version": version}, as_json, lambda result: [result["public_key"]])

@@ -13,7 +13,7 @@ from provision.cli._database import database_option
 @click.command("bench")
 @database_option
 @click.option(
-    "--report", type=click.Path(path_type=Path, file_okay=False), help="Folder for bench.html and bench.json."
+    "--report", type=click.Path(path_type=Path, file_okay=False), help="Directory for bench.html and bench.json."
 )
 @click.option("--vectors", type=click.IntRange(200), default=20_000, show_default=True, help="Vectors in the table.")
 @click.option("--scale", type=click.IntRange(1), default=10, show_default=True, help="pgbench scale factor.")

@@ -1,4 +1,4 @@
-"""`provision plan`: what a host should be."""
+"""`provision plan`: print the plan of hosts."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def command(
     memory_mb: int,
     as_json: bool,
 ) -> None:
-    """Print the plan of each database host of an inventory, without asking the hosts.
+    """Print the plan of each database host of an inventory, without contacting the hosts.
 
     Exit 1 if site.yml would refuse a host. What only a host can tell is assumed: --os, --cpus, --memory-mb.
     """
@@ -77,6 +77,6 @@ def _show(found: dict[str, Any]) -> None:
 @command.command("convert", hidden=True)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def convert_command(as_json: bool) -> None:
-    """Convert a host of the old layout (host.json); as root."""
+    """Remove host.json and the other files of version 0.1, keeping the evidence; on the host, as root."""
     changed = convert.convert()
     click.echo(json.dumps({"changed": changed}) if as_json else "converted" if changed else "nothing to convert")

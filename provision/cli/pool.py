@@ -55,7 +55,7 @@ def pause(wait: float, at_most: int) -> None:
 
 @command.command()
 def resume() -> None:
-    """Resume service; succeeds also if nothing is paused or no pooler runs."""
+    """Resume the pooler; succeed even if nothing is paused or no pooler runs."""
     click.echo("resumed" if console.resume() else "nothing was paused")
 
 
@@ -76,7 +76,7 @@ def take(as_json: bool) -> None:
 @command.command()
 @as_json
 def apply(as_json: bool) -> None:
-    """Start or reload the pooler, restart it if that is pending and allowed, and log in as each role.
+    """Start or reload the pooler, restart it if pending and allowed, and log in as each role.
 
     Standard input: a JSON object, role to password.
     """

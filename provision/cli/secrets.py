@@ -105,7 +105,7 @@ def check(inventory: Path, password_file: Path | None, as_json: bool) -> None:
 @password_option
 @click.argument("playbook_options", nargs=-1, type=click.UNPROCESSED)
 def rotate(inventory: Path, role: str, password_file: Path | None, playbook_options: tuple[str, ...]) -> None:
-    """Replace the password of ROLE in the vault and, by site.yml --tags database,pgbouncer, on the hosts.
+    """Replace the password of ROLE in the vault and on the hosts.
 
     Options after -- go to ansible-playbook. If it fails, the vault keeps the old password.
     """

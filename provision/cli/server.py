@@ -18,15 +18,15 @@ as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 @click.group("server")
 def command() -> None:
-    """Make, start and configure the PostgreSQL server of this host."""
+    """Create, start and configure the PostgreSQL server of this host."""
 
 
 @command.command()
 @as_json
 def create(as_json: bool) -> None:
-    """Make the cluster with checksums, unless it is complete. A half-made cluster is moved aside, never deleted."""
+    """Create the cluster with checksums, unless it exists. Move an incomplete cluster aside; never delete it."""
     changed = cluster.create(_plan(), _narrate)
-    _print({"changed": changed}, ["cluster made" if changed else "no change"], as_json)
+    _print({"changed": changed}, ["cluster created" if changed else "no change"], as_json)
 
 
 @command.command()
@@ -37,9 +37,9 @@ def create(as_json: bool) -> None:
 )
 @as_json
 def apply(restart_allowed: bool | None, as_json: bool) -> None:
-    """Start the server, load changed files, apply kernel settings, report settings not in force.
+    """Start or reload the server, apply kernel settings, and report pending restarts.
 
-    The pooler is paused during a restart. Exit 1 if the server refuses a file.
+    The pooler is paused during a restart. Exit 1 if the server rejects a file.
     """
     plan = _plan()
     kernel_done = kernel.apply(plan) if plan.server.kernel else None
@@ -62,7 +62,7 @@ def checksums(enable: bool, as_json: bool) -> None:
 
 
 @command.command("kernel")
-@click.option("--again", is_flag=True, help="Apply the file even if the kernel has its values.")
+@click.option("--again", is_flag=True, help="Apply the file even if the kernel already has its values.")
 @as_json
 def apply_kernel(again: bool, as_json: bool) -> None:
     """Apply the kernel settings for the server and count the huge pages."""

@@ -12,17 +12,17 @@ from provision.plan import load
 
 @click.group("tls")
 def command() -> None:
-    """Serve the certificates of this host."""
+    """Manage the certificates that services of this host use."""
 
 
 @command.command("serve")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def serve(as_json: bool) -> None:
-    """Reload services that serve another certificate than the one in place."""
+    """Reload services that do not serve the installed certificate."""
     reloaded = tls.serve(load.load())
     if as_json:
         click.echo(json.dumps({"changed": bool(reloaded), "reloaded": reloaded}))
     else:
         click.echo(
-            "\n".join(f"reloaded {unit}" for unit in reloaded) or "every service serves the certificate in place"
+            "\n".join(f"reloaded {unit}" for unit in reloaded) or "every service serves the installed certificate"
         )

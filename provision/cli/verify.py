@@ -20,7 +20,7 @@ from provision.host.verify import prove
 @click.command("verify")
 @database_option
 @click.option("--password-stdin", is_flag=True, help="Read the password from standard input instead of the URL.")
-@click.option("--pooler", default="", help="Verify again through a pooler; the parameters that differ (port=6432).")
+@click.option("--pooler", default="", help="Verify again through a pooler, with these libpq parameters (port=6432).")
 @click.option("--record", "keep", is_flag=True, help="Keep the result in /var/lib/provision/verified.json.")
 @click.option("--status", "with_status", is_flag=True, help="Add this host's status to the JSON object.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")

@@ -75,7 +75,7 @@ def unreadable(said: str, plan: Mapping[str, Any]) -> str:
     return (
         f"cannot read the package source {plan['uri']} (suite {plan['suite']}, component {plan['component']}): "
         f"{source(said, plan['hints'])} The host's previous source is restored, nothing was installed, and a running "
-        "server goes on. Other values of postgresql_repository: distribution, pgdg, mirror, bundle."
+        "server keeps running. Other values of postgresql_repository: distribution, pgdg, mirror, bundle."
     )
 
 
@@ -84,9 +84,9 @@ def not_installed(said: str, names: Sequence[str], plan: Mapping[str, Any]) -> s
     place = "the distribution" if plan["kind"] == "distribution" else plan["uri"]
     return (
         f"cannot install {', '.join(names)}: {failure(said)} PostgreSQL's packages come from {place}: set "
-        "postgresql_repository or postgresql_version to a source that has them; where pgvector's package is missing, "
-        "set pgvector_install_method to source. The other packages of this host are as they were, and a running server "
-        "goes on. Run again when it is fixed."
+        "postgresql_repository or postgresql_version to a source that has them; if pgvector's package is missing, "
+        "set pgvector_install_method to source. No other package was changed, and a running server keeps running. "
+        "Run again after the fix."
     )
 
 

@@ -108,7 +108,7 @@ def make(
         if not path.exists():
             if not passphrase:
                 raise UsageError(
-                    "the authority's key needs a passphrase",
+                    "the CA key needs a passphrase",
                     allowed="tls_ca_passphrase, in the vault",
                     run="provision secrets init",
                 )
@@ -131,7 +131,7 @@ def unlock(directory: Path, passphrase: str) -> Authority:
     try:
         certificate = x509.load_pem_x509_certificate(path.read_bytes())
     except (OSError, ValueError) as error:
-        raise HostError("cannot read the authority's certificate", where=str(path), seen=str(error)) from None
+        raise HostError("cannot read the CA certificate", where=str(path), seen=str(error)) from None
     return Authority(certificate, _unlock(directory / "ca.key", passphrase))
 
 
@@ -141,7 +141,7 @@ def trust(paths: Sequence[str | Path]) -> str:
     try:
         return "".join(path.read_text().strip() + "\n" for path in found if path.exists())
     except (OSError, ValueError) as error:
-        raise HostError("cannot read an authority's certificate", seen=str(error)) from None
+        raise HostError("cannot read a CA certificate", seen=str(error)) from None
 
 
 def provided(files: Mapping[str, str]) -> Pair | None:
@@ -229,17 +229,17 @@ def _unlock(path: Path, passphrase: str) -> PrivateKey:
         key = load_pem_private_key(path.read_bytes(), passphrase.encode() or None)
     except OSError as error:
         raise HostError(
-            "cannot read the authority's key",
+            "cannot read the CA key",
             where=str(path),
             seen=str(error.strerror),
-            allowed="the key of ca.crt, from a backup; a new authority means a new ca.crt for every client",
+            allowed="the key of ca.crt, from a backup; a new CA means a new ca.crt for every client",
         ) from None
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise UsageError(
-            "tls_ca_passphrase does not open the authority's key", where=str(path), seen=str(error).partition(".")[0]
+            "tls_ca_passphrase does not decrypt the CA key", where=str(path), seen=str(error).partition(".")[0]
         ) from None
     if not isinstance(key, ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey):
-        raise HostError("unknown type of the authority's key", where=str(path), allowed="ECDSA, RSA")
+        raise HostError("unknown type of CA key", where=str(path), allowed="ECDSA, RSA")
     return key
 
 
@@ -286,9 +286,7 @@ def _locked(directory: Path) -> Iterator[None]:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     except OSError as error:
-        raise HostError(
-            "cannot open the authority's directory", where=str(directory), seen=str(error.strerror)
-        ) from None
+        raise HostError("cannot open the CA directory", where=str(directory), seen=str(error.strerror)) from None
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield

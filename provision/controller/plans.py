@@ -110,14 +110,16 @@ def plans(
         )
         for name in names:
             if not Path(name).exists():
-                raise UsageError("no such inventory", seen=name, allowed="a file or folder, such as inventories/prod")
+                raise UsageError(
+                    "no such inventory", seen=name, allowed="a file or directory, such as inventories/prod"
+                )
         inventory = InventoryManager(loader=loader, sources=names)
         if limit:
             inventory.subset(limit)
         hosts = inventory.get_hosts(GROUP)
         if not hosts:
             raise UsageError(
-                f"no host in the group {GROUP}", where=", ".join(names), seen=f"--limit {limit}" if limit else "empty"
+                f"no host in group {GROUP}", where=", ".join(names), seen=f"--limit {limit}" if limit else "empty"
             )
         variables = VariableManager(loader=loader, inventory=inventory)
         return {host.name: _outcome(host, variables, loader, names, assumed, root) for host in hosts}

@@ -150,7 +150,7 @@ class Sandbox:
         foreign = self.machine.fact(Json, f"container inspect {container}")
         if foreign:
             raise HostError(
-                f"the name {container} belongs to a container of another origin",
+                f"the name {container} belongs to a container that provision did not create",
                 where="podman on this machine",
                 seen=f"image {foreign[0]['ImageName']}, created {foreign[0]['Created']}",
                 allowed="another host name",

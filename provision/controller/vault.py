@@ -33,7 +33,7 @@ class Vault:
         """Set the path; reads nothing yet. Raises UsageError if there is no inventory."""
         if not (inventory / "hosts.yml").is_file():
             raise UsageError(
-                "no inventory", seen=str(inventory), allowed="a folder with hosts.yml, such as inventories/prod"
+                "no inventory", seen=str(inventory), allowed="a directory with hosts.yml, such as inventories/prod"
             )
         self.path = inventory / FILE
         self._library = VaultLib([("default", VaultSecret(password.encode()))])

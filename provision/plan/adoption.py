@@ -28,7 +28,9 @@ def refusals(v: Mapping[str, Any], host: Mapping[str, Any], pgvector: str) -> li
         return [f"adopt_cluster {adopt}: only {ours} can be adopted; {hint}"]
     if not there[adopt]["running_pid"]:
         start = f"pg_ctlcluster {adopt.replace('/', ' ')} start"
-        return [f"adopt_cluster {adopt}: the server does not run, so its contents cannot be read; on the host: {start}"]
+        return [
+            f"adopt_cluster {adopt}: the server is not running, so its contents cannot be read; on the host: {start}"
+        ]
     return _of_running(there[adopt], f"adopt_cluster {adopt}", f"/var/lib/postgresql/{adopt}") + _of_pgvector(
         str(host.get("pgvector_version") or ""), v["pgvector_install_method"], pgvector
     )
@@ -52,7 +54,7 @@ def _of_pgvector(have: str, method: str, requested: str) -> list[str]:
     if method != "source" or _parts(have) <= _parts(requested):
         return []
     return [
-        f"pgvector {have} is installed, and {requested} would be built over it: set pgvector_version, with its URL and "
+        f"pgvector {have} is installed, and {requested} would replace it: set pgvector_version, with its URL and "
         f"checksum, to {have} or newer"
     ]
 

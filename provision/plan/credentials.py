@@ -101,7 +101,7 @@ def backup(v: Mapping[str, Any], context: Context, verdict: Verdict) -> None:
         )
     for name in ("backup_retention_full", "backup_retention_diff", "backup_dump_keep"):
         if v[name] < 1:
-            verdict.refusals.append(f"{name} is {v[name]}: expected 1 or more, for the last backup never expires")
+            verdict.refusals.append(f"{name} is {v[name]}: expected 1 or more, because the last backup never expires")
     for name in ("bucket", "endpoint", "region", "key", "key_secret") if v["backup_s3"] else ():
         if not v["backup_s3"].get(name):
             verdict.refusals.append(f"backup_s3.{name} is empty: a bucket needs it")

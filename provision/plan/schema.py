@@ -208,7 +208,7 @@ class Access:
     roles: tuple[Role, ...]
     extensions: tuple[str, ...]
     guard: bool
-    """Destructive commands ask for the database's typed name and a fresh backup (profile key)."""
+    """Destructive commands ask for the database's name and a recent restore test (profile key)."""
 
     @property
     def application(self) -> str:

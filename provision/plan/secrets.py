@@ -37,7 +37,7 @@ def scram_verifier(password: str, salt: str, iterations: int = ITERATIONS) -> st
         raise UsageError(
             "this password cannot be used",
             seen="it is empty or has characters outside printable ASCII",
-            allowed="letters, digits and signs of ASCII",
+            allowed="printable ASCII characters",
         )
     try:
         raw = base64.b64decode(salt, validate=True)

@@ -93,7 +93,7 @@ def source(v: Mapping[str, Any], host: schema.Host, context: Context) -> schema.
             "uri": "postgresql_mirror_uri",
             "suite": "postgresql_mirror_suite",
             "component": "postgresql_mirror_component",
-            "key": "postgresql_mirror_key to its publisher's present public key",
+            "key": "postgresql_mirror_key to its publisher's current public key",
         }
         component = v["postgresql_mirror_component"]
         # By its suite, for the same host often serves the distribution's packages too.
@@ -108,14 +108,14 @@ def source(v: Mapping[str, Any], host: schema.Host, context: Context) -> schema.
             "uri": variable,
             "suite": "postgresql_version to a major that it has for this release",
             "component": "postgresql_repository to mirror, and postgresql_mirror_component",
-            "key": "postgresql_repository to mirror with PGDG's present key in postgresql_mirror_key, or upgrade "
-            "postgresql-common on the host, whose key is used",
+            "key": "postgresql_repository to mirror with PGDG's current key in postgresql_mirror_key, or upgrade "
+            "postgresql-common on the host, which contains the key",
         }
         suite = f"{host.codename}-pgdg{'-archive' if over else ''}"
         pin = f'origin "{uri.partition("://")[2].partition("/")[0].partition(":")[0]}"'
         return schema.Source(kind, uri, suite, "main", PGDG_KEY, pin, pinned, hints=hints)
     if kind == "bundle":
-        hints = dict.fromkeys(("uri", "suite", "component", "key"), "postgresql_bundle to one that is made again")
+        hints = dict.fromkeys(("uri", "suite", "component", "key"), "postgresql_bundle to a newly made one")
         return schema.Source(
             kind,
             v["postgresql_bundle"],

@@ -177,13 +177,13 @@ def _clusters(v: Mapping[str, Any], host: Mapping[str, Any], pgvector: str, verd
                 )
             elif not host["ours"] and not host["cluster_half_made"] and not verdict.adopting:
                 verdict.refusals.append(
-                    f"cluster {label} exists and was not made by this toolkit: use a new host, or preview its adoption "
+                    f"cluster {label} exists and was not created by provision: use a new host, or preview its adoption "
                     f"with -e adopt_cluster={major}/{OUR_CLUSTER} --check --diff (docs/adopt-an-existing-database.md)"
                 )
         elif cluster["running_pid"] and not (cluster["major"] == major and cluster["name"].startswith(RESTORED)):
             verdict.refusals.append(
-                f"cluster {label} of PostgreSQL {cluster['major']} is serving (process {cluster['running_pid']}), "
-                f"postgresql_version is {major}: it goes on serving; see docs/move-to-another-major.md"
+                f"cluster {label} of PostgreSQL {cluster['major']} is running (process {cluster['running_pid']}), "
+                f"postgresql_version is {major}: the cluster was left running; see docs/move-to-another-major.md"
             )
     for unknown in [] if host["cluster_half_made"] else host["unknown_clusters"]:
         if unknown["data_directory"] == f"/var/lib/postgresql/{major}/{OUR_CLUSTER}":
@@ -202,7 +202,7 @@ def _ports(v: Mapping[str, Any], host: Mapping[str, Any], verdict: Verdict) -> N
     verdict.serving_port = serving
     if serving != port and not v["postgresql_restart_allowed"]:
         verdict.refusals.append(
-            f"postgresql_port is {port}, the server serves on {serving}: a new port needs a restart, which "
+            f"postgresql_port is {port}, the server listens on {serving}: a new port needs a restart, which "
             "postgresql_restart_allowed forbids; run again with -e postgresql_restart_allowed=true when connections "
             "may be cut"
         )

@@ -58,7 +58,7 @@ def _pgbackrest(v: Mapping[str, Any], host: Mapping[str, Any], verdict: Verdict)
         verdict.refusals.append(
             f"pgBackRest {found} is too old for PostgreSQL {major}{where}: {least} or newer is required; install a "
             "newer one, the same on both hosts (Debian 13 has 2.55.1, PGDG newer ones), keep the repository in S3 "
-            "(backup_s3), which older ones can do, or set backup_physical to false"
+            "(backup_s3), which older ones support, or set backup_physical to false"
         )
 
 

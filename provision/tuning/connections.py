@@ -19,7 +19,7 @@ def settings(request: Request, memory: Memory) -> list[Setting]:
         why = (
             "as many as fit in memory; PgBouncer shares them among more clients"
             if request.computed
-            else "the contract's value"
+            else "the recommended value"
         )
     found = group(
         "connections and time-outs",

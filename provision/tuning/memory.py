@@ -188,7 +188,7 @@ def _contract(request: Request) -> Memory:
     )
     worst, warnings = sum(line.mb for line in memory.budget), list(build.warnings)
     if small:
-        warnings.append(f"the contract's values need 2 GiB; scaled to {scale:.0%} for {host.memory_mb} MB")
+        warnings.append(f"the recommended values need 2 GiB; scaled to {scale:.0%} for {host.memory_mb} MB")
     if worst > host.memory_mb:
         warnings.append(f"the worst case needs {worst} of {host.memory_mb} MB: acceptable for development")
     return Memory(**{**vars(memory), "warnings": tuple(warnings)})
@@ -225,7 +225,7 @@ def settings(request: Request, memory: Memory) -> list[Setting]:
         cache = "three quarters of memory can cache pages; a lower value discourages index scans"
         work = f"per sort; each of {connections} connections may use it twice at once"
     else:
-        buffers = cache = work = "the contract's value"
+        buffers = cache = work = "the recommended value"
     return group(
         "memory",
         ("shared_buffers", memory.shared_buffers, "MB", buffers),

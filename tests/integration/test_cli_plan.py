@@ -76,7 +76,7 @@ def test_names_every_problem_for_which_site_yml_would_refuse_a_host(inventory: P
     [
         ([], "no inventory"),
         (["--inventory", "inventories/nope"], "no such inventory"),
-        (["--inventory", "inventories/dev"], "no host in the group database"),
+        (["--inventory", "inventories/dev"], "no host in group database"),
         (["--inventory", "{inventory}", "--limit", "db9"], "db9"),
     ],
 )

@@ -122,7 +122,7 @@ def test_line_after_ours_is_reported_as_overruling(plan: Plan, server: Cluster) 
 def test_file_that_the_server_refuses_is_an_error(plan: Plan, server: Cluster, name: str, text: str, seen: str) -> None:
     time.sleep(0.02)
     (server.data / name).write_text(text)
-    with pytest.raises(HostError, match="PostgreSQL refuses its configuration") as error:
+    with pytest.raises(HostError, match="PostgreSQL rejected its configuration") as error:
         configuration.apply(plan)
     assert seen in error.value.seen
     assert error.value.run.endswith("then ansible-playbook site.yml -i inventories/prod --limit db1 --tags postgresql")
@@ -249,8 +249,8 @@ def test_half_made_cluster_is_moved_aside_and_made_again(debian: Debian) -> None
     (data / "half").write_text("made")
     debian.path("/etc/provision/cluster-being-made").touch()
     done = debian.run(*PROGRAM, "create")
-    assert done.stdout == "cluster made\n"
-    assert "an earlier run was killed while it made the cluster" in done.stderr
+    assert done.stdout == "cluster created\n"
+    assert "an earlier run was killed while it created the cluster" in done.stderr
     (aside,) = debian.path("/var/lib/postgresql").glob("half-made-*")
     assert (aside / "data/half").read_text() == "made"
     assert (data / "PG_VERSION").exists()
@@ -273,7 +273,7 @@ def test_mount_point_with_lost_and_found_is_refused(debian: Debian) -> None:
     debian.run("mkdir", f"{data}/lost+found")
     refused = debian.run(*PROGRAM, "create", code=1)
     assert "the data directory is a mount point" in refused.stderr
-    assert "lost+found, with which initdb refuses it" in refused.stderr
+    assert "it contains lost+found, so initdb refuses it" in refused.stderr
     assert not debian.path("/etc/provision/cluster-being-made").exists()
 
 

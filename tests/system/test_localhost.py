@@ -135,7 +135,7 @@ def test_machine_with_systemd_gets_its_unit_and_its_timers(machine: Machine) -> 
     refused = machine.play()
     assert refused.code != 0
     assert (
-        "cluster 17/main (/var/lib/postgresql/17/main, port 5432) exists and was not made by this toolkit"
+        "cluster 17/main (/var/lib/postgresql/17/main, port 5432) exists and was not created by provision"
         in refused.text()
     )
     assert machine.tables() == "11"

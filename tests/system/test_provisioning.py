@@ -168,7 +168,7 @@ def test_contracts_plain_psql_works_on_the_host(fleet: Fleet) -> None:
         ("plan_profile_name=stagin", "plan_profile_name is 'stagin': expected dev, prod"),
         ("plan_minimum_disk_mb=99999999", "at least 99999999 MB are required"),
         ("preflight_minimum_disk_mb=99999999", "at least 99999999 MB are required"),
-        ("postgresql_version=16", "is serving"),
+        ("postgresql_version=16", "is running"),
         ("pgvector_install_method=source -e postgresql_version=18 -e postgresql_repository=pgdg", "0.5.1"),
     ],
 )
@@ -443,10 +443,10 @@ def test_cluster_of_somebody_else_is_refused_and_stays_as_it_is(sandbox: Hosts) 
     assert before
     run = play("site.yml", host.inventory, "--limit", "taken")
     assert run.code != 0
-    assert "exists and was not made by this toolkit" in run.text(), run.output
+    assert "exists and was not created by provision" in run.text(), run.output
     other = play("site.yml", host.inventory, "--limit", "taken", "-e", "postgresql_version=14",
                  "-e", "postgresql_repository=pgdg", "-e", "pgvector_install_method=source")  # fmt: skip
-    assert "of PostgreSQL 17 is serving" in other.text(), other.output
+    assert "of PostgreSQL 17 is running" in other.text(), other.output
     assert started(host) == before
     sandbox.sandbox.down(["taken"])
 

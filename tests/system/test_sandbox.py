@@ -203,7 +203,7 @@ def test_up_refuses_the_name_of_a_foreign_container(sandbox: Hosts, db1: Host) -
     try:
         answer = sandbox.provision("up", "foreign")
         assert answer.returncode == 1
-        assert f"the name {name} belongs to a container of another origin" in answer.stderr
+        assert f"the name {name} belongs to a container that provision did not create" in answer.stderr
         assert podman("inspect", "--format={{.State.Status}}", name) == "created"
     finally:
         podman("rm", "--force", name)

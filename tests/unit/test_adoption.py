@@ -38,11 +38,11 @@ def test_is_silent_once_the_cluster_is_ours() -> None:
         ({"adopt": "17/old", "name": "old"}, "only 17/main can be adopted; pg_renamecluster can rename it"),
         (
             {"running_pid": 0},
-            "the server does not run, so its contents cannot be read; on the host: pg_ctlcluster 17 main start",
+            "the server is not running, so its contents cannot be read; on the host: pg_ctlcluster 17 main start",
         ),
         ({"data_directory": "/srv/pg"}, "its data is in /srv/pg; move it to /var/lib/postgresql/17/main"),
         ({"includes_conf_d": False}, "does not include conf.d, where the settings go; add include_dir = 'conf.d'"),
-        ({"method": "source"}, "pgvector 0.8.0 is installed, and 0.5.1 would be built over it"),
+        ({"method": "source"}, "pgvector 0.8.0 is installed, and 0.5.1 would replace it"),
     ],
 )
 def test_refuses_a_cluster_that_could_not_be_kept(case: dict[str, Any], expected: str) -> None:

@@ -83,15 +83,15 @@ def test_a_key_that_an_interrupted_run_left_is_used(directory: Path) -> None:
 
 
 def test_says_what_is_wrong_with_key_and_passphrase(directory: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="tls_ca_passphrase does not open the authority's key"):
+    with pytest.raises(UsageError, match="tls_ca_passphrase does not decrypt the CA key"):
         authority.unlock(directory, "wrong")
-    with pytest.raises(UsageError, match="the authority's key needs a passphrase"):
+    with pytest.raises(UsageError, match="the CA key needs a passphrase"):
         authority.make(tmp_path / "tls", "", "ecdsa", 10)
     (directory / "ca.key").unlink()
-    with pytest.raises(HostError, match="cannot read the authority's key"):
+    with pytest.raises(HostError, match="cannot read the CA key"):
         authority.unlock(directory, SECRET)
     (directory / "ca.crt").write_text("hello")
-    with pytest.raises(HostError, match="cannot read the authority's certificate"):
+    with pytest.raises(HostError, match="cannot read the CA certificate"):
         authority.unlock(directory, SECRET)
 
 

@@ -52,7 +52,7 @@ def test_a_good_certificate_has_no_problems() -> None:
          "server.crt: an intermediate certificate expired on 2027-01-14 08:00 UTC"),
         (replace(SEEN, certificate=replace(GOOD, weakness="RSA key of 1024 bits; allowed: 2048 or more")),
          "server.crt: RSA key of 1024 bits; allowed: 2048 or more"),
-        (replace(SEEN, authority=NOW - 1), "ca.crt: the authority expired on 2027-01-15 07:59 UTC"),
+        (replace(SEEN, authority=NOW - 1), "ca.crt: the CA expired on 2027-01-15 07:59 UTC"),
     ],
 )  # fmt: skip
 def test_each_defect_names_its_file(seen: Seen, said: str) -> None:

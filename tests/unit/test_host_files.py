@@ -155,7 +155,7 @@ def test_check_mode_writes_nothing_and_needs_no_users(host: Host) -> None:
 def test_unknown_owner_of_a_directory_changes_no_file(host: Host) -> None:
     directories = [{"path": str(host.root / "own"), "owner": "not-made-yet"}]
     failed = host.run(files=[host.file("x", "1")], directories=directories)
-    assert failed["msg"].startswith(f"cannot make {host.root / 'own'}: ")
+    assert failed["msg"].startswith(f"cannot create {host.root / 'own'}: ")
     assert not (host.root / "x").exists()
     assert not (host.root / "own").exists()
 

@@ -65,7 +65,7 @@ def test_adopts_a_foreign_cluster_only_when_it_is_named() -> None:
     host = {"clusters": [CLUSTER], "listeners": [{"port": 5432, "address": "all", "pid": 812, "command": "postgres"}]}
     (told,) = refusals(host)
     assert told == (
-        "cluster 17/main (/var/lib/postgresql/17/main, port 5432) exists and was not made by this toolkit: use a new "
+        "cluster 17/main (/var/lib/postgresql/17/main, port 5432) exists and was not created by provision: use a new "
         "host, or preview its adoption with "
         "-e adopt_cluster=17/main --check --diff (docs/adopt-an-existing-database.md)"
     )
@@ -93,7 +93,7 @@ def test_adopts_a_foreign_cluster_only_when_it_is_named() -> None:
          "port 5432 is taken by a process that the host does not show: stop it"),
         ({"clusters": [{**CLUSTER, "version_file": "16"}], "ours": True}, "holds data of PostgreSQL 16"),
         ({"clusters": [{**CLUSTER, "major": "15"}]},
-         "of PostgreSQL 15 is serving (process 812), postgresql_version is 17"),
+         "of PostgreSQL 15 is running (process 812), postgresql_version is 17"),
         ({"unknown_clusters": [{"data_directory": "/var/lib/postgresql/17/main", "version_file": "17"}]},
          "/var/lib/postgresql/17/main holds data of PostgreSQL 17 that pg_lsclusters does not know: move it away"),
     ],
@@ -241,10 +241,10 @@ def test_prod_refuses_a_vault_that_is_not_encrypted() -> None:
     assert built("dev", given, plain_vaults=(path,)).problems == ()
 
 
-def test_new_port_of_a_serving_server_needs_leave_to_restart_it() -> None:
+def test_new_port_of_a_running_server_needs_permission_to_restart() -> None:
     host = {"clusters": [CLUSTER], "ours": True}
     (told,) = refusals(host, postgresql_port=5433)
-    assert told.startswith("postgresql_port is 5433, the server serves on 5432: a new port needs a restart, which ")
+    assert told.startswith("postgresql_port is 5433, the server listens on 5432: a new port needs a restart, which ")
     assert refusals(host, postgresql_port=5433, postgresql_restart_allowed=True) == ()
 
 

@@ -39,7 +39,7 @@ def test_dev_below_two_gigabytes_is_scaled_and_says_so() -> None:
         "8MB",
         "50",
     ]
-    assert "the contract's values need 2 GiB; scaled to 50% for 1024 MB" in tuning.warnings
+    assert "the recommended values need 2 GiB; scaled to 50% for 1024 MB" in tuning.warnings
 
 
 def test_dev_warns_of_an_exceeded_budget_and_prod_does_not_exceed_it() -> None:

@@ -62,13 +62,13 @@ def create(plan: Plan, say: Callable[[str], None] = lambda _text: None) -> bool:
         raise HostError(
             "the data directory is a mount point",
             where=str(data),
-            seen="lost+found, with which initdb refuses it",
+            seen="it contains lost+found, so initdb refuses it",
             allowed="a directory below the mount point",
             run=f"mount that file system at {ASIDE} instead, then run again: {plan.site('postgresql')}",
         )
     if MARKER.exists():
         aside = ASIDE / f"half-made-{int(time.time())}"
-        say(f"an earlier run was killed while it made the cluster: its files are moved to {aside}")
+        say(f"an earlier run was killed while it created the cluster; its files were moved to {aside}")
         aside.mkdir(mode=0o700)
         _move(configuration, aside / "configuration")
         _move(data, aside / "data")

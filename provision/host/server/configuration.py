@@ -98,12 +98,13 @@ def warnings(done: Applied) -> Iterator[str]:
     if done.shadowed:
         reset = " ".join(f"-c 'ALTER SYSTEM RESET {name}'" for name in done.shadowed)
         yield (
-            "ALTER SYSTEM was used on this host and wins over the plan's settings. To remove it, run there: runuser "
-            f"-u postgres -- psql {reset} -c 'SELECT pg_reload_conf()'; or keep the values: put them in "
+            "ALTER SYSTEM settings on this host override the plan. To remove them, run there: runuser "
+            f"-u postgres -- psql {reset} -c 'SELECT pg_reload_conf()'; or keep the values in "
             "postgresql_settings"
         )
     if done.overruled:
-        yield f"{'; '.join(done.overruled)}, which wins: remove the line, or put the value in postgresql_settings"
+        lines = "; ".join(done.overruled)
+        yield f"{lines}, which overrides the plan: remove the line, or put the value in postgresql_settings"
 
 
 def files(plan: Plan) -> list[Path]:
@@ -152,10 +153,10 @@ def _report(plan: Plan) -> dict[str, tuple[str, ...]]:
         ours = plan.server.settings_file
         if wrong := names(ERRORS, ours):
             raise HostError(
-                "PostgreSQL refuses its configuration",
+                "PostgreSQL rejected its configuration",
                 where=plan.server.configuration_directory,
                 seen="; ".join(wrong),
-                allowed="files without errors; the server goes on with the ones that it loaded before",
+                allowed="files without errors; the server keeps its previous configuration",
                 run=f"fix the file, or the variable that it comes from, then {plan.site('postgresql')}",
             )
         return {"pending": names(PENDING), "shadowed": names(SHADOWED, ours), "overruled": names(OVERRULED, ours)}
@@ -169,7 +170,7 @@ def _restart(plan: Plan, say: Callable[[str], None]) -> None:
     try:
         paused = console.pause(PAUSE_WAIT_S, PAUSE_AT_MOST_S)
         if paused.running:
-            say(f"{paused.running} transactions still run after {PAUSE_WAIT_S:.0f} s and are cut by the restart")
+            say(f"{paused.running} transactions still run after {PAUSE_WAIT_S:.0f} s and end with the restart")
         cluster.control(plan, "restart")
     finally:
         console.resume()

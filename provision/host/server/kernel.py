@@ -14,8 +14,8 @@ FILE = Path("/etc/sysctl.d/60-provision-postgresql.conf")
 PROGRAM = "/usr/lib/systemd/systemd-sysctl"
 PAGES = "vm.nr_hugepages"
 FRAGMENTED = (
-    "the kernel reserved {huge_pages} of {expected} huge pages, because its memory is fragmented: the server starts "
-    "with ordinary pages until the host is rebooted, which reserves them first"
+    "the kernel reserved {huge_pages} of {expected} huge pages, because memory is fragmented: the server "
+    "uses ordinary pages until a reboot, which reserves all of them"
 )
 
 
