@@ -42,7 +42,7 @@ def apply(restart_allowed: bool | None, as_json: bool) -> None:
     The pooler is paused during a restart. Exit 1 if the server rejects a file.
     """
     plan = _plan()
-    kernel_done = kernel.apply(plan) if plan.server.kernel else None
+    kernel_done = kernel.apply(plan) if plan.server.kernel and kernel.FILE.exists() else None
     done = configuration.apply(plan, restart_allowed, _narrate)
     lines = [word for word in ("started", "reloaded", "restarted") if getattr(done, word)] or ["no change"]
     warnings = [*configuration.warnings(done), *(kernel.warnings(kernel_done) if kernel_done else ())]

@@ -98,9 +98,9 @@ BOOTED: Kind = (["--systemd=always"], ["/sbin/init"])
 def test_image_that_was_built_without_systemd_serves_once_it_is_started(machine: Machine) -> None:
     built = machine.run("cat /root/built.log").stdout
     for part in (
-        "systemd is not running: the server is started by pg_ctlcluster 17 main start",
-        "left out are the pooler, exporters, and every timer",
-        "PostgreSQL 17 of the distribution, not the default 14",
+        "systemd is not running: start the server with pg_ctlcluster 17 main start after each boot",
+        "the pooler, the exporters and every timer",
+        "PostgreSQL 17 comes from the distribution, not the default 14",
         "verified by writing a memory and finding it by vector (rolled back)",
     ):
         assert part in built, built

@@ -376,7 +376,7 @@ def test_bad_hosts_are_named_and_the_others_go_on(fleet: Fleet, tmp_path: Any) -
 
 KILLED_AT = [
     "TASK [plan : Probe",
-    "TASK [packages : Place the package source",
+    "TASK [packages : Place and read",
     "TASK [packages : Install the missing packages]",
     "TASK [toolkit : Place the plan",
     "TASK [toolkit : Install the provision command]",
