@@ -280,6 +280,19 @@ def test_set_that_a_killed_run_left_half_placed_is_undone_by_the_next(fleet: Fle
     assert fleet.one.run(f"ls {journal}").returncode != 0
 
 
+def test_files_of_the_old_layout_are_converted_once(fleet: Fleet) -> None:
+    evidence, old = "/var/lib/provision/verified.json", "/etc/provision/host.json"
+    verified = '{"schema": 1, "verified": {"server": "17.0", "extensions": {}, "migration": "002", "tables": []}}'
+    fleet.one.run(f"cp -p {evidence} /root/verified; rm {evidence}; echo '{verified}' > {old}")
+    fleet.one.run("touch /etc/provision/backup.json /etc/provision/maintenance.json")
+    run = fleet.play("--tags", "toolkit")
+    assert run.code == 0, run.output
+    assert '"server": "17.0"' in fleet.one.run(f"cat {evidence}").stdout
+    assert fleet.one.run("ls /etc/provision/*.json").stdout.split() == ["/etc/provision/plan.json"]
+    fleet.one.run(f"cp -p /root/verified {evidence}")
+    assert fleet.play("--tags", "toolkit").recap["db1"].changed == 0
+
+
 def test_password_and_privileges_changed_by_hand_are_repaired(fleet: Fleet) -> None:
     for by_hand in (
         "ALTER ROLE minion PASSWORD 'changed'",
