@@ -86,6 +86,9 @@ TOOLKIT = Path("/usr/local/bin/provision")
 VERIFIED = Path("/var/lib/provision/verified.json")
 BUILD_STAMP = "/usr/local/src/pgvector-for-{major}.built"
 BUNDLE_MANIFEST = Path("/var/cache/provision/bundle/bundle.json")
+POLICY = Path("/usr/sbin/policy-rc.d")
+POLICY_TEXT = b"#!/bin/sh\nexit 101\n"
+"""What Ansible's module apt writes for policy_rc_d: 101, and removes unless it is killed."""
 NO_CLUSTER = "/etc/postgresql-common/createcluster.d/50-provision.conf"
 """Placed on database hosts alone, before the server's packages: they create no cluster of their own."""
 ADOPTED = Path("/etc/provision/adopted")
@@ -204,6 +207,14 @@ def packages_interrupted() -> bool:
     updates = [path for path in Path("/var/lib/dpkg/updates").glob("*") if path.name.isdigit()]
     audit = subprocess.run(["dpkg", "--audit"], capture_output=True, text=True, check=False)  # noqa: S607
     return bool(updates or audit.stdout.strip())
+
+
+def services_blocked() -> bool:
+    """Return whether an installation that was killed left its rule that packages start no service."""
+    try:
+        return POLICY.read_bytes() == POLICY_TEXT
+    except OSError:
+        return False
 
 
 def packages() -> list[str]:
@@ -336,6 +347,7 @@ def main() -> None:
         "package_versions": package_versions("pgbouncer", "pgbackrest"),
         "networks": networks(),
         "packages_interrupted": packages_interrupted(),
+        "services_blocked": services_blocked(),
         "package_lists_age_s": package_lists_age(),
         "clusters": known,
         "unknown_clusters": strangers(known),

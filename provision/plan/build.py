@@ -186,6 +186,7 @@ def _state(plan: schema.Plan, probe: Mapping[str, Any], context: Context, verdic
         missing_key_packages=tuple(sorted(set(key) - installed)),
         update_lists=plan.source.kind != "bundle" and probe["package_lists_age_s"] > LISTS_FRESH_S,
         packages_interrupted=probe["packages_interrupted"],
+        services_blocked=probe["services_blocked"],
         serving_port=verdict.serving_port,
         serving=any(each["running_pid"] for each in ours),
         cluster="half-made" if probe["cluster_half_made"] else "present" if ours else "absent",

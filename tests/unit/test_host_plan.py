@@ -1,4 +1,4 @@
-"""The probe's judgement of whether a host's cluster is ours, from the files that runs leave."""
+"""The probe's judgement of whether a host's cluster is ours, from the files that runs leave; and leftovers."""
 
 from __future__ import annotations
 
@@ -36,3 +36,21 @@ def test_cluster_is_ours(
     if adopted:
         (tmp_path / "adopted" / "17-main").mkdir(parents=True)
     assert host_plan.ours() is expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("#!/bin/sh\nexit 101\n", True),
+        ("#!/bin/sh\n\n# For most Docker users, package installs happen during docker build\nexit 101\n", False),
+        ("#!/bin/sh\nexit 0\n", False),
+        (None, False),
+    ],
+)
+def test_rule_that_a_killed_installation_left_is_told_from_others(
+    text: str | None, expected: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(host_plan, "POLICY", tmp_path / "policy-rc.d")
+    if text is not None:
+        (tmp_path / "policy-rc.d").write_text(text)
+    assert host_plan.services_blocked() is expected
