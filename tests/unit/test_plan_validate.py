@@ -427,6 +427,8 @@ def test_refuses_files_of_the_user_s_own_certificate_that_the_controller_named()
         ({"backup_stanza": "../x"}, "backup_stanza is '../x': expected letters, digits, _ . and -"),
         ({"backup_repository_host": "192.0.2.9", "backup_repository_inventory_name": "nowhere"},
          "backup_repository_inventory_name is 'nowhere': expected the name of 192.0.2.9 in the inventory"),
+        ({"backup_repository_host": "192.0.2.1", "backup_repository_inventory_name": "db1"},
+         "backup_repository_inventory_name is 'db1', a host of the group database: put a host without a database"),
     ],
 )  # fmt: skip
 def test_refuses_backups_that_would_not_protect(given: dict[str, Any], expected: str) -> None:
