@@ -55,6 +55,7 @@ PROBE: dict[str, Any] = {
     "package_lock": None,
     "packages": [],
     "packages_interrupted": False,
+    "services_blocked": False,
     "package_lists_age_s": 10,
     "package_versions": {"pgbouncer": "1.24.1-1+deb13u2", "pgbackrest": "2.55.1-1"},
     "clusters": [],

@@ -155,14 +155,15 @@ def roll_back(journal: Path) -> list[str]:
     return failed
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a journal or a manifest; {} where there is none. A damaged one is renamed to .damaged."""
+def read_json(path: Path, *, rename: bool = True) -> dict[str, Any]:
+    """Read a journal or a manifest; {} where there is none. A damaged one is renamed to .damaged, with `rename`."""
     try:
         found = json.loads(path.read_text())
     except FileNotFoundError:
         return {}
     except ValueError:
-        path.replace(path.with_suffix(".damaged"))
+        if rename:
+            path.replace(path.with_suffix(".damaged"))
         return {}
     return found if isinstance(found, dict) else {}
 

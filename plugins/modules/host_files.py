@@ -176,7 +176,8 @@ class Set:
         self.secret = {Path(row["path"]) for row in rows or [] if row["secret"]}
         self.replaced = [path for name in given["replaces"] if (path := MANIFESTS / f"{name}.json").exists()]
         manifests = [self.manifest, *self.replaced] if rows is not None else []
-        listed = [row for path in manifests for row in file_set.read_json(path).get("files", [])]
+        rename = not module.check_mode
+        listed = [row for path in manifests for row in file_set.read_json(path, rename=rename).get("files", [])]
         self.target = {**{Path(row["path"]): State(None) for row in listed}, **self.requested}
         self.before = {path: State.read(path) for path in self.target}
         self.changed = [path for path, state in self.target.items() if not state.same(self.before[path])]
@@ -234,6 +235,8 @@ class Set:
         self.module.fail_json(msg=text, restored=restored, **more)
 
     def _keep(self) -> None:
+        # The journal first: with the manifests of replaced sets gone, a rollback would restore files that no set lists.
+        self.journal.unlink(missing_ok=True)
         rows = self.module.params["files"]
         if rows is not None:
             tracked = {path: self.requested[path] for path in (Path(row["path"]) for row in rows if row["tracked"])}
@@ -242,7 +245,6 @@ class Set:
                 kept.write(self.manifest)
         for path in self.replaced:
             path.unlink()
-        self.journal.unlink(missing_ok=True)
 
 
 def run_units(module: AnsibleModule, files: Set, result: dict[str, Any]) -> None:

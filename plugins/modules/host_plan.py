@@ -86,6 +86,13 @@ TOOLKIT = Path("/usr/local/bin/provision")
 VERIFIED = Path("/var/lib/provision/verified.json")
 BUILD_STAMP = "/usr/local/src/pgvector-for-{major}.built"
 BUNDLE_MANIFEST = Path("/var/cache/provision/bundle/bundle.json")
+POLICY = Path("/usr/sbin/policy-rc.d")
+POLICY_TEXT = b"#!/bin/sh\nexit 101\n"
+"""What Ansible's module apt writes for policy_rc_d: 101, and removes unless it is killed."""
+NO_CLUSTER = "/etc/postgresql-common/createcluster.d/50-provision.conf"
+"""Placed on database hosts alone, before the server's packages: they create no cluster of their own."""
+ADOPTED = Path("/etc/provision/adopted")
+"""Copies of the configuration that adoptions keep, made before anything else is changed."""
 
 
 def os_release() -> dict[str, str]:
@@ -202,6 +209,14 @@ def packages_interrupted() -> bool:
     return bool(updates or audit.stdout.strip())
 
 
+def services_blocked() -> bool:
+    """Return whether an installation that was killed left its rule that packages start no service."""
+    try:
+        return POLICY.read_bytes() == POLICY_TEXT
+    except OSError:
+        return False
+
+
 def packages() -> list[str]:
     """Name every package that is installed whole."""
     command = ["dpkg-query", "--show", "--showformat=${db:Status-Abbrev}${Package}\\n"]
@@ -266,14 +281,22 @@ def _toolkit() -> str:
     return hashlib.sha256(TOOLKIT.read_bytes()).hexdigest() if right else ""
 
 
+def ours() -> bool:
+    """Return whether an earlier run created the cluster, was about to, or completed its adoption."""
+    # By the file, not by the manifest: a backup host has that manifest too, and its cluster may be another's.
+    listed = [row.get("path") for row in _json(MANIFESTS / "packages.json").get("files", [])]
+    # An adoption installs packages before it judges the schema. Its settings are placed last.
+    adopting = ADOPTED.is_dir() and not (MANIFESTS / "postgresql.json").exists()
+    return (NO_CLUSTER in listed or (MANIFESTS / "postgresql-cluster.json").exists()) and not adopting
+
+
 def earlier(major: int) -> dict[str, Any]:
     """Tell what earlier runs left: whether the host was proved, the pooler's port, builds and bundles."""
     plan, old = _json(PLAN), _json(OLD_PLAN)
     stamp = _lines(BUILD_STAMP.format(major=major))
     manifest = BUNDLE_MANIFEST.read_bytes() if BUNDLE_MANIFEST.exists() else b""
     return {
-        # Our manifest is placed before the cluster is made: a run that was killed in between is still ours.
-        "ours": any((MANIFESTS / f"{name}.json").exists() for name in ("packages", "postgresql-cluster")),
+        "ours": ours(),
         "proved": VERIFIED.exists() or bool(old.get("verified")),
         "old_layout": OLD_PLAN.exists(),
         "pooler_port": (plan.get("pooler") or old.get("pooler") or {}).get("port", 0),
@@ -324,6 +347,7 @@ def main() -> None:
         "package_versions": package_versions("pgbouncer", "pgbackrest"),
         "networks": networks(),
         "packages_interrupted": packages_interrupted(),
+        "services_blocked": services_blocked(),
         "package_lists_age_s": package_lists_age(),
         "clusters": known,
         "unknown_clusters": strangers(known),

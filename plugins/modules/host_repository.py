@@ -234,10 +234,13 @@ def main() -> None:
         supports_check_mode=True,
     )
     repository = Repository(module)
-    LOCK.parent.mkdir(mode=0o755, exist_ok=True)
-    with LOCK.open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    if module.check_mode:
         repository.converge()
+    else:
+        LOCK.parent.mkdir(mode=0o755, exist_ok=True)
+        with LOCK.open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            repository.converge()
     module.exit_json(
         changed=bool(repository.changes), changes=repository.changes, version=version(), host_keys=host_keys()
     )

@@ -28,7 +28,7 @@ PUBLISHED = ("plan", "plan_profile", "plan_given")
 USES_ONLY = {"plan"}
 """Roles of a play that uses a converged host and changes nothing of what it should be."""
 BESIDE = {"plan", "packages", "tls", "toolkit"}
-"""Roles of a play for hosts beside the databases, such as the backup host."""
+"""Roles of a play for hosts beside the databases, such as the backup host, unless the host has a database too."""
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,7 @@ def context(
         provided=tuple(_provided(provided) if all(provided.values()) else ()),
         plain_vaults=tuple(vault.plain_vaults(list(sources))),
         groups=groups,
-        database=bool(names - BESIDE),
+        database=bool(names - BESIDE) or name in groups.get("database", ()),
         toolkit_sha256=toolkit,
     )
 

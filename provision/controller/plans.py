@@ -64,6 +64,7 @@ class Assumed:
             "package_versions": {"pgbouncer": "", "pgbackrest": ""},
             "networks": [],
             "packages_interrupted": False,
+            "services_blocked": False,
             "package_lists_age_s": 0,
             "clusters": [],
             "unknown_clusters": [],

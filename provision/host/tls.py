@@ -55,9 +55,10 @@ def serving_port(data: Path, otherwise: int) -> int:
 def serve(plan: Plan) -> list[str]:
     """Reload every service that serves another certificate; give the units that were reloaded.
 
-    Raises HostError where a service still serves another certificate of our authority after the reload.
+    Without systemd there are no units to ask, nor the program systemctl in a minimal container. Raises HostError where
+    a service still serves another certificate of our authority after the reload.
     """
-    if not plan.tls.enabled:
+    if not plan.tls.enabled or not plan.host.systemd:
         return []
     placed = Path(plan.tls.certificate("server").certificate)
     return converge(endpoints(plan), placed, Path(plan.tls.ca), active=_active, reload=_reload)

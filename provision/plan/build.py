@@ -72,10 +72,11 @@ def build(
         v["pgbouncer_pools"],
         pools.limits(sections.roles(v)),
     )
-    refusals = (*verdict.refusals, *fitted.refusals)
+    # A host beside the databases runs no server: it may be too small for these connections.
+    refusals = (*verdict.refusals, *(fitted.refusals if context.database else ()))
     if refusals and judge is not validate.judge_nothing:
         return Built(None, None, refusals, ())
-    warnings = (*verdict.warnings, *fitted.warnings, *tuning.warnings)
+    warnings = (*verdict.warnings, *((*fitted.warnings, *tuning.warnings) if context.database else ()))
     plan = _plan(v, probe, profile, context, tuning, fitted, version, warnings)
     return Built(plan, _state(plan, probe, context, verdict), (), (*warnings, *verdict.notices))
 
@@ -178,7 +179,8 @@ def _state(plan: schema.Plan, probe: Mapping[str, Any], context: Context, verdic
     installed = set(probe["packages"])
     built = str(probe["pgvector_build"]) == stamp(plan)
     needed = packages.by_role(plan, built=built)
-    names = dict.fromkeys(name for role in context.roles for name in needed.get(role, ()))
+    roles = [role for role in context.roles if context.database or role != "toolkit"]
+    names = dict.fromkeys(name for role in roles for name in needed.get(role, ()))
     key = packages.KEY if plan.source.kind == "pgdg" and context.database else ()
     ours = [each for each in probe["clusters"] if (each["major"], each["name"]) == (str(plan.server.major), "main")]
     return schema.State(
@@ -186,6 +188,7 @@ def _state(plan: schema.Plan, probe: Mapping[str, Any], context: Context, verdic
         missing_key_packages=tuple(sorted(set(key) - installed)),
         update_lists=plan.source.kind != "bundle" and probe["package_lists_age_s"] > LISTS_FRESH_S,
         packages_interrupted=probe["packages_interrupted"],
+        services_blocked=probe["services_blocked"],
         serving_port=verdict.serving_port,
         serving=any(each["running_pid"] for each in ours),
         cluster="half-made" if probe["cluster_half_made"] else "present" if ours else "absent",

@@ -115,6 +115,12 @@ def backup(v: Mapping[str, Any], context: Context, verdict: Verdict) -> None:
             f"backup_repository_inventory_name is {name!r}: expected the name of {v['backup_repository_host']} in the "
             "inventory"
         )
+    # Both roles write pgbackrest.conf, and the database's own is closed to the user that serves the repository.
+    if v["backup_physical"] and repository_kind(v) == "host" and name in context.groups.get("database", ()):
+        verdict.refusals.append(
+            f"backup_repository_inventory_name is {name!r}, a host of the group database: put a host without a "
+            "database into the group backup of the inventory, or set backup_s3"
+        )
 
 
 def _inventory(context: Context) -> str:

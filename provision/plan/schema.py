@@ -418,6 +418,8 @@ class State:
     update_lists: bool
     """apt's lists are missing or older than an hour."""
     packages_interrupted: bool
+    services_blocked: bool
+    """An installation that was killed left its rule that packages start no service."""
     serving_port: int
     """Where the server serves now, which is not `server.port` while a new port waits for a restart."""
     serving: bool

@@ -100,6 +100,9 @@ def _names(v: Mapping[str, Any], verdict: Verdict) -> None:
             )
     for setting in sorted(set(v["postgresql_settings"]) & set(OWNED)):
         verdict.refusals.append(f"postgresql_settings.{setting}: set {OWNED[setting]} instead")
+    for setting, value in sorted(v["postgresql_settings"].items()):
+        if value is None:
+            verdict.refusals.append(f"postgresql_settings.{setting} is null: expected a value, or remove the line")
 
 
 def _networks(v: Mapping[str, Any], verdict: Verdict) -> None:

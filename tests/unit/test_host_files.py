@@ -152,6 +152,35 @@ def test_check_mode_writes_nothing_and_needs_no_users(host: Host) -> None:
     assert list(host.root.iterdir()) == []
 
 
+def test_check_mode_leaves_a_damaged_manifest_in_place(host: Host) -> None:
+    manifest = host.root / "etc/provision/files.d/set.json"
+    manifest.parent.mkdir(parents=True)
+    manifest.write_text("{")
+    assert host.run(check_mode=True, files=[host.file("x", "1")])["changed_paths"] == [str(host.root / "x")]
+    assert manifest.read_text() == "{"
+    host.run(files=[host.file("x", "1")])
+    assert manifest.with_suffix(".damaged").read_text() == "{"
+
+
+def test_kill_after_a_replaced_manifest_was_removed_leaves_no_file_behind(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host.run(name="older", files=[host.file("x", "1")])
+
+    def killed(self: Path, missing_ok: bool = False) -> None:
+        unlink(self, missing_ok=missing_ok)
+        if self.name == "older.json":
+            raise KeyboardInterrupt
+
+    unlink = Path.unlink
+    monkeypatch.setattr(Path, "unlink", killed)
+    with pytest.raises(KeyboardInterrupt):
+        host.run(files=[host.file("y", "1")], replaces=["older"])
+    monkeypatch.setattr(Path, "unlink", unlink)
+    assert not host.run(files=[host.file("y", "1")], replaces=["older"])["changed"]
+    assert not (host.root / "x").exists()
+
+
 def test_unknown_owner_of_a_directory_changes_no_file(host: Host) -> None:
     directories = [{"path": str(host.root / "own"), "owner": "not-made-yet"}]
     failed = host.run(files=[host.file("x", "1")], directories=directories)

@@ -56,14 +56,17 @@ def test_own_certificate_files_that_are_missing_or_open_to_others_are_named(tmp_
 
 
 def test_play_for_hosts_beside_the_databases_is_known_by_its_roles(tmp_path: Path) -> None:
-    def database(*roles: str) -> bool:
-        given = {"postgresql_repository": "distribution"}
+    def database(*roles: str, hosts: tuple[str, ...] = ()) -> bool:
+        given, groups = {"postgresql_repository": "distribution"}, {"database": hosts, "backup": ("b",)}
         return inputs.context(
-            given, name="b", address="b", sources=[], roles=roles, groups={}, root=tmp_path, toolkit=""
+            given, name="b", address="b", sources=[], roles=roles, groups=groups, root=tmp_path, toolkit=""
         ).database
 
     assert not database("plan", "packages", "minion.provision.tls")
+    assert not database("plan", "packages", "minion.provision.tls", hosts=("db1",))
     assert database("plan", "tls", "minion.provision.postgresql")
+    # In both groups: the play for backup hosts must not remove the package source.
+    assert database("plan", "packages", "minion.provision.tls", hosts=("db1", "b"))
 
 
 def test_published_plan_has_properties_and_the_state_beside_the_fields() -> None:

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from provision.controller import inputs
-from provision.plan import build, load, packages, schema
+from provision.plan import build, load, packages, schema, validate
 from tests import plans
 from tests.plans import SAMPLE
 
@@ -443,3 +443,15 @@ def test_settings_that_cannot_be_computed_are_refused_with_all_other_problems() 
     assert found.plan is None
     assert found.problems[0].startswith("backup_dump_keep is 0")
     assert found.problems[1] == "postgresql_settings.max_connections is 'many': expected an integer"
+
+
+def test_small_backup_host_is_not_judged_by_the_pools_of_the_databases() -> None:
+    pools = {**SAMPLE, "pgbouncer_pools": {"minion_app": 55}, "tls_enabled": True, "tls_ca_passphrase": "p" * 32}
+    small = {"memory_mb": 512, "cpus": 1, "packages": []}
+    roles = ("packages", "plan", "tls", "toolkit")
+    (problem,) = plans.built("prod", pools, small).problems
+    assert "max_connections" in problem
+    found = plans.built("prod", pools, small, judge=validate.judge_other, database=False, roles=roles)
+    assert (found.problems, found.notices) == ((), ())
+    assert found.state
+    assert found.state.missing_packages == ("openssl", "python3-cryptography", "ssl-cert")

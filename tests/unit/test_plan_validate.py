@@ -111,6 +111,7 @@ def test_refuses_a_host_and_names_what_was_seen(probe: dict[str, Any], expected:
         ({"database_owner": "postgres"}, "database_owner is 'postgres': expected 1 to 63"),
         ({"postgresql_settings": {"port": 1}}, "postgresql_settings.port: set postgresql_port instead"),
         ({"postgresql_settings": {"ssl": "on"}}, "postgresql_settings.ssl: set tls_enabled instead"),
+        ({"postgresql_settings": {"log_line_prefix": None}}, "postgresql_settings.log_line_prefix is null: expected"),
         ({"postgresql_settings": {"hba_file": "x"}}, "set nothing (Debian's paths are required) instead"),
         ({"pgbouncer_allowed_networks": ["10.0.0.5"]}, "write 10.0.0.5/32 for one address"),
         ({"pgbouncer_listen_addresses": []}, "pgbouncer_listen_addresses is empty: expected at least one address"),
@@ -427,6 +428,8 @@ def test_refuses_files_of_the_user_s_own_certificate_that_the_controller_named()
         ({"backup_stanza": "../x"}, "backup_stanza is '../x': expected letters, digits, _ . and -"),
         ({"backup_repository_host": "192.0.2.9", "backup_repository_inventory_name": "nowhere"},
          "backup_repository_inventory_name is 'nowhere': expected the name of 192.0.2.9 in the inventory"),
+        ({"backup_repository_host": "192.0.2.1", "backup_repository_inventory_name": "db1"},
+         "backup_repository_inventory_name is 'db1', a host of the group database: put a host without a database"),
     ],
 )  # fmt: skip
 def test_refuses_backups_that_would_not_protect(given: dict[str, Any], expected: str) -> None:

@@ -1,0 +1,56 @@
+"""The probe's judgement of whether a host's cluster is ours, from the files that runs leave; and leftovers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from plugins.modules import host_plan
+
+RULE = host_plan.NO_CLUSTER
+
+
+@pytest.mark.parametrize(
+    ("sets", "adopted", "expected"),
+    [
+        ({}, False, False),
+        ({"packages": [RULE, "/etc/apt/sources.list.d/provision-postgresql.sources"]}, False, True),
+        ({"postgresql-cluster": [RULE]}, False, True),  # the layout of version 0.1
+        ({"packages": []}, False, False),  # a backup host, which may have a cluster of its own
+        ({"packages": ["/etc/provision/bundle.sources"], "tls": []}, False, False),
+        ({"packages": [RULE]}, True, False),  # the adoption was refused or killed after packages were installed
+        ({"packages": [RULE], "postgresql": []}, True, True),
+        ({"postgresql-cluster": [RULE], "postgresql": []}, True, True),
+    ],
+)
+def test_cluster_is_ours(
+    sets: dict[str, list[str]], adopted: bool, expected: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(host_plan, "MANIFESTS", tmp_path)
+    monkeypatch.setattr(host_plan, "ADOPTED", tmp_path / "adopted")
+    for name, paths in sets.items():
+        rows = [{"path": path} for path in paths]
+        (tmp_path / f"{name}.json").write_text(json.dumps({"schema": 1, "files": rows}))
+    if adopted:
+        (tmp_path / "adopted" / "17-main").mkdir(parents=True)
+    assert host_plan.ours() is expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("#!/bin/sh\nexit 101\n", True),
+        ("#!/bin/sh\n\n# For most Docker users, package installs happen during docker build\nexit 101\n", False),
+        ("#!/bin/sh\nexit 0\n", False),
+        (None, False),
+    ],
+)
+def test_rule_that_a_killed_installation_left_is_told_from_others(
+    text: str | None, expected: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(host_plan, "POLICY", tmp_path / "policy-rc.d")
+    if text is not None:
+        (tmp_path / "policy-rc.d").write_text(text)
+    assert host_plan.services_blocked() is expected
