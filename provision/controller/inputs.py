@@ -87,7 +87,9 @@ def read(
     """
     specs = specifications()
     old = {name: new for name, new in variables.RENAMED.items() if name in given}
-    given = {**given, **{new: given[name] for name, new in old.items() if new not in given}}
+    # Ansible has set a new name that nothing sets to its role's default.
+    unset = {new for new in old.values() if given.get(new, role_defaults.get(new)) == role_defaults.get(new)}
+    given = {**given, **{new: given[name] for name, new in old.items() if new in unset}}
     every = {**role_defaults, **given}
     name = variables.plain(template(every, every["plan_profile_name"]))
     values = profile(str(name), folders)

@@ -71,7 +71,7 @@ def test_plan_shows_what_is_there_and_what_would_go_and_changes_nothing(adoption
         "database minion: ",
         "table public.memories: ",
         "owner postgres",
-        "no schema_migrations: the schema will be compared with migrations/",
+        "no schema_migrations: the schema is compared with migrations/",
         "schema_migrations is there",
         "superusers beside postgres",
         "-host all all 0.0.0.0/0 md5 # let everybody in",

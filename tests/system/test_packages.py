@@ -6,6 +6,7 @@ are. The order of the file is the order of the hosts' lives.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,15 +114,12 @@ def test_major_past_its_end_of_life_is_looked_for_at_the_archives_host(place: Pl
 def test_key_of_the_distributions_package_is_the_one_that_pgdg_is_verified_with(place: Place) -> None:
     told = place.real_key.text()
     assert "it is signed by another key than the configured one; set postgresql_repository to mirror" in told
-    assert "upgrade postgresql-common on the host, whose key is used" in told
+    assert "upgrade postgresql-common on the host" in told
 
 
 def test_major_that_the_mirror_does_not_have_is_named(place: Place) -> None:
     told = place.no_major.text()
-    assert (
-        "cannot install postgresql-16, postgresql-client-16: no package source of this host provides postgresql-16."
-        in told
-    )
+    assert "postgresql-client-16: no package source of this host provides postgresql-16" in told
     assert (
         f"packages come from {place.archive.uri}: set postgresql_repository or postgresql_version to a source that"
         in told
@@ -177,7 +175,7 @@ def test_package_that_the_mirror_lists_but_does_not_hold_is_named_and_the_server
     assert "cannot install postgresql-17-pgvector: " in refused.text(), refused.output
     assert f"{place.archive.uri}/pool/postgresql-17-pgvector_" in refused.text(), refused.output
     assert "is in the index but cannot be downloaded (404" in refused.text(), refused.output
-    assert "Set pgvector_install_method to source" in refused.text(), refused.output
+    assert "set pgvector_install_method to source" in refused.text(), refused.output
     assert started(host) == before
     mended = place.mirror("--tags", "pgvector")
     assert mended.code == 0, mended.output
@@ -201,7 +199,7 @@ def bundled(host: Host, bundle: Path, *arguments: str) -> Run:
 
 
 def untouched(host: Host) -> bool:
-    paths = "/etc/postgresql /etc/provision /var/cache/provision /run/provision /usr/local/bin/provision"
+    paths = "/etc/postgresql /etc/provision /var/cache/provision /usr/local/bin/provision"
     return host.run(f"ls -d {paths} 2>/dev/null").stdout == ""
 
 
@@ -212,7 +210,7 @@ def test_host_has_no_way_to_any_archive(offline: Host) -> None:
     assert offline.run("apt-cache policy postgresql-17").stdout == ""
     refused = run(offline)
     assert refused.code != 0
-    assert "cannot install postgresql-17, postgresql-client-17: reading the package lists, " in refused.text(), (
+    assert re.search(r"cannot install \S.*postgresql-17, .*: reading the package lists, ", refused.text()), (
         refused.output
     )
     offline.run("rm -rf /etc/provision /etc/postgresql-common /etc/postgresql /run/provision")
@@ -221,7 +219,7 @@ def test_host_has_no_way_to_any_archive(offline: Host) -> None:
 @pytest.mark.parametrize(
     ("wish", "expected"),
     [
-        ("postgresql_version=16", "made for another major: its postgresql_version is 17, wanted is 16"),
+        ("postgresql_version=16", "made for another postgresql_version: 17, this run has 16"),
         (f"postgresql_bundle_fingerprint={'A' * 40}", "signed by key "),
     ],
 )
@@ -266,7 +264,7 @@ def test_bundle_for_another_release_is_refused(offline: Host, bundle: Path) -> N
     offline.run("cp -p /usr/lib/os-release /root/; sed -i s/trixie/bookworm/ /usr/lib/os-release")
     refused = bundled(offline, bundle)
     offline.run("cp -p /root/os-release /usr/lib/os-release")
-    assert "made for another release of the system: its release is trixie, wanted is bookworm" in refused.text()
+    assert "was made for another release: trixie, this run has bookworm" in refused.text()
     assert refused.recap["offline"].changed == 0
 
 

@@ -156,7 +156,7 @@ def test_two_at_once_make_one_host(project: Hosts) -> None:
     both = [subprocess.Popen(words, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     narration = [each.communicate(timeout=60)[1] for each in both]
     assert [each.returncode for each in both] == [0, 0], narration
-    assert sum("making db1" in text for text in narration) == 1
+    assert sum("creating db1" in text for text in narration) == 1
     assert any("waiting for another" in text for text in narration)
     assert len(project.sandbox.hosts()) == 1
 
@@ -218,7 +218,7 @@ def test_up_names_the_mirror_that_does_not_answer(project: Hosts) -> None:
 
 
 def test_refuses_a_user_without_rights() -> None:
-    words = "import os; from provision.host import machine; os.setuid(65534); machine.Machine()"
+    words = "import os; from provision.controller import machine; os.setuid(65534); machine.Machine()"
     answer = subprocess.run([sys.executable, "-c", words], capture_output=True, text=True, check=False)
     assert "sandbox hosts need root privileges on this machine" in answer.stderr
     assert "user id 65534" in answer.stderr

@@ -69,7 +69,7 @@ def test_machine_is_there_and_its_url_leads_to_the_database(vagrant: Vagrant) ->
     assert vagrant.up.returncode == 0, vagrant.up.stdout
     urls = URL.findall(vagrant.up.stdout)
     assert len(urls) == 1, vagrant.up.stdout
-    assert "PostgreSQL 17 of the distribution, not the default 14: PGDG is not used" in vagrant.up.stdout
+    assert "PostgreSQL 17 comes from the distribution, not the default 14 from PGDG" in vagrant.up.stdout
     with psycopg.connect(urls[0]) as connection:
         tables = connection.execute("SELECT count(*) FROM pg_tables WHERE schemaname = 'public'").fetchone()
         assert tables == (11,)

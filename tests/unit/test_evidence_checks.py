@@ -16,7 +16,6 @@ from provision.plan import load
 from tests.plans import sample, write
 
 HOUR_S = 3600
-NOW = time.time()
 
 
 @pytest.fixture(autouse=True)
@@ -37,19 +36,21 @@ def seen(check: str, **sections: dict[str, Any]) -> list[str]:
 
 
 def watch(age_s: float = 0, **facts: Any) -> None:
-    system.keep("backup", {"when": system.stamp(NOW - age_s), **facts})
+    system.keep("backup", {"when": system.stamp(time.time() - age_s), **facts})
 
 
 def test_recent_evidence_has_no_findings() -> None:
-    watch(sets=[{"stop": NOW - HOUR_S}], alarms=[])
-    system.keep("drill", {"when": system.stamp(NOW - HOUR_S), "passed": True})
-    system.keep("maintain", {"jobs": {"retention": {"outcome": "done", "last_done": system.stamp(NOW - HOUR_S)}}})
+    watch(sets=[{"stop": time.time() - HOUR_S}], alarms=[])
+    system.keep("drill", {"when": system.stamp(time.time() - HOUR_S), "passed": True})
+    system.keep(
+        "maintain", {"jobs": {"retention": {"outcome": "done", "last_done": system.stamp(time.time() - HOUR_S)}}}
+    )
     assert seen("backup") + seen("drill") + seen("maintenance") == []
 
 
 def test_a_watch_without_evidence_is_overdue_after_half_an_hour(host: Path) -> None:
     assert seen("backup") == []
-    os.utime(host / "plan.json", (NOW - 2 * HOUR_S, NOW - 2 * HOUR_S))
+    os.utime(host / "plan.json", (time.time() - 2 * HOUR_S, time.time() - 2 * HOUR_S))
     (finding,) = found("backup")
     assert finding.seen == "the backup watch has left no evidence"
     assert finding.fix == "systemctl start provision-backup-watch.service"
@@ -61,7 +62,7 @@ def test_reports_a_stopped_watch() -> None:
 
 
 def test_reports_an_old_backup_by_the_limit_of_the_plan() -> None:
-    watch(sets=[{"stop": NOW - 30 * HOUR_S}])
+    watch(sets=[{"stop": time.time() - 30 * HOUR_S}])
     assert seen("backup") == ["the newest backup is 30.0 h old; the limit is 26 h"]
     assert seen("backup", backup={"age_limit_h": 48}) == []
 
@@ -77,7 +78,7 @@ def test_repeats_alarms_of_the_watch_that_it_does_not_judge_itself() -> None:
         "the last passed restore test is 60.0 h old, 50 h are allowed",
         "the last restore test failed: no space",
     ]
-    watch(sets=[{"stop": NOW}], alarms=[*judged, *others])
+    watch(sets=[{"stop": time.time()}], alarms=[*judged, *others])
     assert seen("backup") == others
 
 
@@ -86,14 +87,14 @@ def test_a_host_without_backups_needs_no_watch() -> None:
 
 
 def test_reports_a_failed_and_an_overdue_restore_test() -> None:
-    system.keep("drill", {"when": system.stamp(NOW), "passed": False, "failure": "no space\nmore"})
+    system.keep("drill", {"when": system.stamp(time.time()), "passed": False, "failure": "no space\nmore"})
     assert seen("drill") == ["the last restore test failed: no space"]
-    system.keep("drill", {"when": system.stamp(NOW - 60 * HOUR_S), "passed": True})
+    system.keep("drill", {"when": system.stamp(time.time() - 60 * HOUR_S), "passed": True})
     assert seen("drill") == ["the last passed restore test is 60.0 h old; the limit is 50 h"]
 
 
 def test_reports_a_failed_job_and_overdue_retention() -> None:
-    late = system.stamp(NOW - 60 * HOUR_S)
+    late = system.stamp(time.time() - 60 * HOUR_S)
     jobs = {"sessions": {"outcome": "failed", "why": "deadlock"}, "retention": {"outcome": "done", "last_done": late}}
     system.keep("maintain", {"jobs": jobs})
     assert seen("maintenance") == ["sessions failed: deadlock", "retention last ran 60.0 h ago; the limit is 50 h"]

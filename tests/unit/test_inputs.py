@@ -80,3 +80,8 @@ def test_published_plan_has_properties_and_the_state_beside_the_fields() -> None
     assert published["timers"][0]["name"] == "provision-backup-full"
     assert published["state"]["cluster"] == "absent"
     assert inputs.published(found.plan, None)["state"] == {}
+
+
+def test_an_old_name_is_read_although_ansible_has_set_the_new_one_to_its_default() -> None:
+    found = plans.read(given={"plan_minimum_disk_mb": 2048, "preflight_minimum_disk_mb": "4096"})
+    assert found.values["plan_minimum_disk_mb"] == 4096
