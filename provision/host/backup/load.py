@@ -6,6 +6,7 @@ renamed, never dropped.
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,8 @@ from provision.errors import HostError, UsageError
 from provision.host.backup import dump, show, tool
 from provision.host.backup.tool import BackupError
 from provision.plan.schema import Plan
+
+LONGEST_NAME_BYTES = 63
 
 _SETTINGS = """
 SELECT format('ALTER DATABASE %%I SET %%s = %%L', %s::text, split_part(entry, '=', 1), substr(entry, strpos(entry,
@@ -61,7 +64,7 @@ def load(
             f"this replaces database {database}; the old one is renamed and kept",
             seen=repr(confirm), allowed=f"-e restore_confirm={database}, or -e restore_into=NEW_NAME",
         )  # fmt: skip
-    fresh = dump.safe_name(into) if into else f"{database}_restoring"
+    fresh = _named(into) if into else derived(database, "_restoring")
     with connect_pinned(plan.server.url("postgres"), application="provision restore") as session:
         _ready(plan, session, fresh, bool(into), facts["extensions"])
         _room(plan, int(facts.get("database_bytes", 0)))
@@ -81,6 +84,29 @@ def load(
         "seconds": round(time.time() - begun, 1),
         "next": [f'DROP DATABASE "{kept}" when it is no longer needed'] if kept else [],
     }  # fmt: skip
+
+
+def derived(database: str, suffix: str) -> str:
+    """Return a name beside a database's own, within PostgreSQL's limit, and never the database's own name.
+
+    The server cuts a longer name without an error (NAMEDATALEN, 63 bytes), and could so cut it to the live database's.
+    """
+    name = database + suffix
+    if len(name.encode()) <= LONGEST_NAME_BYTES:
+        return name
+    mark = f"_{hashlib.sha256(database.encode()).hexdigest()[:8]}{suffix}"
+    return database.encode()[: LONGEST_NAME_BYTES - len(mark)].decode(errors="ignore") + mark
+
+
+def _named(into: str) -> str:
+    name = dump.safe_name(into)
+    if len(name.encode()) > LONGEST_NAME_BYTES:
+        raise UsageError(
+            "the target's name is too long",
+            seen=f"{len(name.encode())} bytes",
+            allowed=f"{LONGEST_NAME_BYTES} bytes or less",
+        )
+    return name
 
 
 def _ready(plan: Plan, session: Connection, fresh: str, named: bool, extensions: dict[str, str]) -> None:
@@ -146,7 +172,7 @@ def _room(plan: Plan, size: int) -> None:
 def _take_place(session: Connection, database: str, fresh: str) -> str:
     """Swap the databases by renaming. Return the old one's new name. On failure the old database is unchanged."""
     there = session.execute("SELECT 1 FROM pg_database WHERE datname = %s", (database,)).fetchone()
-    kept = f"{database}_before_{system.compact().lower()}" if there else ""  # needs no quotes
+    kept = derived(database, f"_before_{system.compact().lower()}") if there else ""  # needs no quotes
     done = False
     try:
         if kept:  # a connection pool would reconnect before the rename
