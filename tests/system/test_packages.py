@@ -119,7 +119,7 @@ def test_key_of_the_distributions_package_is_the_one_that_pgdg_is_verified_with(
 
 def test_major_that_the_mirror_does_not_have_is_named(place: Place) -> None:
     told = place.no_major.text()
-    assert "postgresql-client-16: no package source of this host provides postgresql-16" in told
+    assert ": no package source of this host provides postgresql-16" in told
     assert (
         f"packages come from {place.archive.uri}: set postgresql_repository or postgresql_version to a source that"
         in told
