@@ -13,19 +13,24 @@ LISTEN = "0A"
 """State of a listening socket in /proc/net/tcp (include/net/tcp_states.h, TCP_LISTEN)."""
 
 
-def sockets(table: str, port: int) -> set[str]:
-    """Return the inodes of the sockets that listen on a port, from the text of /proc/net/tcp or tcp6."""
-    rows = [line.split() for line in table.splitlines()[1:]]
-    return {row[9] for row in rows if row[3] == LISTEN and int(row[1].rpartition(":")[2], 16) == port}
+def rows(table: str, port: int) -> list[list[str]]:
+    """Return the columns of the sockets that listen on a port, from the text of /proc/net/tcp or tcp6."""
+    found = [line.split() for line in table.splitlines()[1:]]
+    return [row for row in found if row[3] == LISTEN and int(row[1].rpartition(":")[2], 16) == port]
+
+
+def _column(port: int, column: int) -> set[str]:
+    """Return a column of this host's sockets that listen on a port."""
+    found: set[str] = set()
+    for name in ("tcp", "tcp6"):
+        with suppress(OSError):  # no tcp6 where IPv6 is off
+            found |= {row[column] for row in rows(Path(PROC, "net", name).read_text(), port)}
+    return found
 
 
 def listening(port: int) -> set[str]:
     """Return the inodes of this host's sockets that listen on a port."""
-    found: set[str] = set()
-    for name in ("tcp", "tcp6"):
-        with suppress(OSError):  # no tcp6 where IPv6 is off
-            found |= sockets(Path(PROC, "net", name).read_text(), port)
-    return found
+    return _column(port, 9)
 
 
 def owns(pid: int, inodes: set[str]) -> bool:
@@ -52,13 +57,8 @@ def hidden(pid: int) -> bool:
 
 
 def owners(port: int) -> set[int]:
-    """Give the user ids of this host's sockets that listen on a port."""
-    found: set[int] = set()
-    for name in ("tcp", "tcp6"):
-        with suppress(OSError):
-            rows = [line.split() for line in Path(PROC, "net", name).read_text().splitlines()[1:]]
-            found |= {int(row[7]) for row in rows if row[3] == LISTEN and int(row[1].rpartition(":")[2], 16) == port}
-    return found
+    """Return the user ids of this host's sockets that listen on a port."""
+    return {int(uid) for uid in _column(port, 7)}
 
 
 def members(group: str, main_pid: int) -> set[int]:
