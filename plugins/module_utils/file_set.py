@@ -102,6 +102,11 @@ def replace(path: Path, content: bytes, mode: int, owner: tuple[int, int]) -> No
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+    parent = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(parent)  # the rename itself must survive a power failure
+    finally:
+        os.close(parent)
 
 
 def _owners(about: os.stat_result) -> tuple[str, str]:

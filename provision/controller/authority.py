@@ -147,11 +147,19 @@ def trust(paths: Sequence[str | Path]) -> str:
 def provided(files: Mapping[str, str]) -> Pair | None:
     """Read the user's own certificate and key; None where `files` (certificate, key, ca) names none.
 
-    Raises UsageError that names every file that is missing or unreadable, and a key that other users can read.
+    Raises UsageError with every problem of the files.
     """
     if not files.get("certificate"):
         return None
-    problems, texts = [], {}
+    texts, problems = read_provided(files)
+    if problems:
+        raise UsageError("; ".join(problems))
+    return Pair(texts["certificate"], texts["key"])
+
+
+def read_provided(files: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
+    """Return the texts of the user's own files, and each file that cannot be read or a key that others can read."""
+    texts, problems = {}, []
     for name in ("certificate", "key", "ca"):
         path = files.get(name, "")
         try:
@@ -162,10 +170,10 @@ def provided(files: Mapping[str, str]) -> Pair | None:
             problems.append(f"tls_provided_{name} {path}: {getattr(error, 'strerror', None) or 'not a text file'}")
             continue
         if name == "key" and mode & 0o077:
-            problems.append(f"tls_provided_{name} {path}: mode {mode:04o} gives other users access; allowed: 0600")
-    if problems:
-        raise UsageError("; ".join(problems))
-    return Pair(texts["certificate"], texts["key"])
+            problems.append(
+                f"tls_provided_{name} {path}: mode {mode:04o} gives other users access to the key; expected 0600"
+            )
+    return texts, problems
 
 
 def clients(

@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from provision.controller import vault
+from provision.controller import authority, vault
 from provision.controller.bundle import verify
 from provision.errors import ProvisionError, UsageError
 from provision.plan import build, schema, variables
@@ -143,7 +143,7 @@ def context(
         roles=tuple(sorted(names)),
         today=datetime.datetime.now(datetime.UTC).date(),
         bundle=_bundle(values) if values.get("postgresql_repository") == "bundle" else {},
-        provided=tuple(_provided(provided) if all(provided.values()) else ()),
+        provided=tuple(authority.read_provided(provided)[1]) if all(provided.values()) else (),
         plain_vaults=tuple(vault.plain_vaults(list(sources))),
         groups=groups,
         database=bool(names - BESIDE) or name in groups.get("database", ()),
@@ -172,19 +172,6 @@ def _verified(path: str, fingerprint: str, version: tuple[int, ...]) -> dict[str
         return {"problem": "", **{name: value for name, value in found.items() if name not in ("files", "versions")}}
     except ProvisionError as error:
         return {"problem": "; ".join(part for part in (error.what, error.where, error.seen, error.allowed) if part)}
-
-
-def _provided(files: Mapping[str, str]) -> Iterable[str]:
-    """Name files of the user's own certificate that cannot be read, and a key that others can read."""
-    for name, path in files.items():
-        try:
-            with Path(path).expanduser().open() as stream:
-                mode = os.fstat(stream.fileno()).st_mode & 0o777
-        except OSError as error:
-            yield f"tls_provided_{name} {path}: {error.strerror}"
-            continue
-        if name == "key" and mode & 0o077:
-            yield f"tls_provided_{name} {path}: mode {mode:04o} gives other users access to the key; expected 0600"
 
 
 def published(plan: schema.Plan, state: schema.State | None) -> dict[str, Any]:

@@ -113,5 +113,5 @@ def test_a_bad_provided_certificate_is_refused_by_the_host(play: Play, tmp_path:
     assert result["msg"].endswith(KEPT)
     key.chmod(0o644)
     assert play.run(provided)["msg"] == (
-        f"tls_provided_key {key}: mode 0644 gives other users access; allowed: 0600\n{KEPT}"
+        f"tls_provided_key {key}: mode 0644 gives other users access to the key; expected 0600\n{KEPT}"
     )

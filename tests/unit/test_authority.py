@@ -183,7 +183,7 @@ def test_provided_files_that_are_missing_and_an_open_key_are_named(tmp_path: Pat
     with pytest.raises(UsageError) as refused:
         authority.provided(files)
     assert refused.value.what == (
-        f"tls_provided_key {key}: mode 0640 gives other users access; allowed: 0600; "
+        f"tls_provided_key {key}: mode 0640 gives other users access to the key; expected 0600; "
         "tls_provided_ca /none/ca.crt: No such file or directory"
     )
     key.chmod(0o600)
