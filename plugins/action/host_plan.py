@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,12 @@ from provision.controller import archive, inputs  # isort: skip - found by the l
 from provision.errors import UsageError  # isort: skip
 from provision.plan import build, load, validate  # isort: skip
 
+PACKAGE = ROOT / "provision"
 NOTHING = "nothing was changed on this host"
+
+# Ansible imports this file before it forks a worker for each host: what is read here is read once for all of them.
+archive.content(PACKAGE)
+inputs.specifications()
 
 
 class ActionModule(ActionBase):
@@ -40,7 +44,7 @@ class ActionModule(ActionBase):
             sources, playbooks, values["plan_profile_name"]
         )
         name = str(given["inventory_hostname"])
-        toolkit = archive.pack(ROOT / "provision", playbooks / ".provision" / "toolkit")
+        toolkit, digest = archive.pack(PACKAGE, playbooks / ".provision" / "toolkit")
         context = inputs.context(
             values,
             name=name,
@@ -49,7 +53,7 @@ class ActionModule(ActionBase):
             roles=given.get("ansible_role_names") or (),
             groups=given.get("groups") or {},
             root=playbooks.resolve(),
-            toolkit=hashlib.sha256(toolkit.read_bytes()).hexdigest(),
+            toolkit=digest,
         )
         roles, database = set(context.roles), context.database
         ports = [values["postgresql_port"], values["pgbouncer_port"]] if database else []

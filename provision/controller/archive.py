@@ -5,6 +5,7 @@ The same sources always give the same bytes (fixed times, sorted names), so a se
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import io
 import os
@@ -24,10 +25,11 @@ CONTROLLER = (
 EARLIEST = (1980, 1, 1, 0, 0, 0)  # zip knows no earlier time
 
 
-def pack(package: Path, folder: Path) -> Path:
-    """Write `folder/HASH/provision` from the Python files of `package` and give its path.
+@functools.cache
+def content(package: Path) -> bytes:
+    """Return the executable file made from the Python files of `package`, without what only the controller uses.
 
-    Raises OSError. What only the controller uses (pyinfra, and the commands that need it) is left out.
+    Packed once in a process: call it before Ansible forks, and the worker of every host has the result.
     """
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -36,11 +38,17 @@ def pack(package: Path, folder: Path) -> Path:
             if not path.relative_to(package).as_posix().startswith(CONTROLLER):
                 name = path.relative_to(package.parent).as_posix()
                 archive.writestr(zipfile.ZipInfo(name, EARLIEST), path.read_bytes())
-    content = SHEBANG + buffer.getvalue()
-    target = folder / hashlib.sha256(content).hexdigest()[:16] / "provision"
+    return SHEBANG + buffer.getvalue()
+
+
+def pack(package: Path, folder: Path) -> tuple[Path, str]:
+    """Write `folder/HASH/provision` from `content`; return its path and the whole SHA-256. Raises OSError."""
+    packed = content(package)
+    digest = hashlib.sha256(packed).hexdigest()
+    target = folder / digest[:16] / "provision"
     if not target.exists():
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = target.with_name(f"{os.getpid()}.new")  # each host of a run has a process of its own
-        temporary.write_bytes(content)
+        temporary.write_bytes(packed)
         temporary.replace(target)
-    return target
+    return target, digest

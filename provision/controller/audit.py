@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import tempfile
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -153,8 +152,7 @@ def audit(targets: Sequence[Target], package: Path, inventories: Sequence[str]) 
     _on_active_hosts(state, connect_all)
     greenlets = {host: state.pool.spawn(_look, state, host) for host in list(state.active_hosts)}
     facts = {host: greenlet.get() for host, greenlet in greenlets.items()}
-    with tempfile.TemporaryDirectory() as folder:
-        ours = hashlib.sha256(archive.pack(package, Path(folder)).read_bytes()).hexdigest()
+    ours = hashlib.sha256(archive.content(package)).hexdigest()
     seen = []
     for target in targets:
         host = inventory.get_host(target.name)

@@ -45,7 +45,7 @@ def test_check_is_described_in_a_table_cell(check: registry.Check) -> None:
 
 
 def test_packed_command_has_every_check(tmp_path: Path) -> None:
-    packed = archive.pack(ROOT / "provision", tmp_path)
+    packed, _ = archive.pack(ROOT / "provision", tmp_path)
     done = subprocess.run(
         [sys.executable, "-c", HEAD + NAMES, packed], capture_output=True, text=True, check=True, cwd=tmp_path,
         env={"PYTHONPATH": ""},

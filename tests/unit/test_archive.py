@@ -1,5 +1,6 @@
 """The host's command is one file that runs anywhere and is the same for the same sources."""
 
+import hashlib
 import subprocess
 import sys
 from pathlib import Path
@@ -10,14 +11,16 @@ from tests.contract.repository import ROOT
 
 
 def test_same_sources_make_the_same_file(tmp_path: Path) -> None:
-    first = archive.pack(ROOT / "provision", tmp_path / "a")
-    second = archive.pack(ROOT / "provision", tmp_path / "b")
+    first, digest = archive.pack(ROOT / "provision", tmp_path / "a")
+    archive.content.cache_clear()
+    second, again = archive.pack(ROOT / "provision", tmp_path / "b")
     assert first.read_bytes() == second.read_bytes()
-    assert first.parent.name == second.parent.name
+    assert first.parent.name == second.parent.name == digest[:16] == again[:16]
+    assert digest == again == hashlib.sha256(first.read_bytes()).hexdigest()
 
 
 def test_archive_runs_and_knows_its_commands(tmp_path: Path) -> None:
-    packed = archive.pack(ROOT / "provision", tmp_path)
+    packed, _ = archive.pack(ROOT / "provision", tmp_path)
     version = subprocess.run([sys.executable, packed, "--version"], capture_output=True, text=True, check=True)
     assert version.stdout.strip() == f"provision, version {__version__}"
     listed = subprocess.run([sys.executable, packed, "--help"], capture_output=True, text=True, check=True).stdout
@@ -29,5 +32,5 @@ def test_archive_runs_and_knows_its_commands(tmp_path: Path) -> None:
 
 
 def test_archive_leaves_out_what_a_host_cannot_import(tmp_path: Path) -> None:
-    packed = archive.pack(ROOT / "provision", tmp_path)
+    packed, _ = archive.pack(ROOT / "provision", tmp_path)
     assert b"provision/controller/" not in packed.read_bytes()
