@@ -49,7 +49,9 @@ options:
     elements: dict
     suboptions:
       path: {description: Absolute path., required: true, type: path}
-      content: {description: The whole text., required: true, type: str}
+      content: {description: "The whole text, unless O(files[].template) gives it.", default: "", type: str}
+      template: {description: Name of a template of the role that the action plugin renders., default: "", type: str}
+      variables: {description: Variables of this template alone., default: {}, type: dict}
       owner: {description: User name., default: root, type: str}
       group: {description: Group name., default: root, type: str}
       mode: {description: Octal mode in quotes., default: "0644", type: str}
@@ -121,7 +123,7 @@ EXAMPLES = r"""
     name: postgresql
     files:
       - path: /etc/postgresql/17/main/conf.d/50-provision.conf
-        content: "{{ lookup('ansible.builtin.template', '50-provision.conf.j2') }}"
+        template: 50-provision.conf.j2
         owner: postgres
         group: postgres
         mode: "0640"
@@ -132,7 +134,7 @@ EXAMPLES = r"""
     name: monitoring
     files:
       - path: /etc/systemd/system/prometheus-node-exporter.service.d/50-provision.conf
-        content: "{{ lookup('ansible.builtin.template', 'prometheus-node-exporter.conf.j2') }}"
+        template: prometheus-node-exporter.conf.j2
     units:
       - name: prometheus-node-exporter.service
         reload_files: [/etc/systemd/system/prometheus-node-exporter.service.d/50-provision.conf]
@@ -302,7 +304,9 @@ def arguments() -> dict[str, Any]:
             "elements": "dict",
             "options": {
                 "path": path,
-                "content": {"type": "str", "required": True, "no_log": False},
+                "content": {**text, "no_log": False},
+                "template": text,
+                "variables": {"type": "dict", "default": {}},
                 **owners,
                 "mode": {"type": "str", "default": "0644"},
                 "secret": {"type": "bool", "default": False, "no_log": False},
