@@ -218,6 +218,7 @@ def _lines(path: str | Path) -> list[str]:
 
 def main() -> None:
     """Run the module."""
+    os.umask(0o022)  # of a hardened host it is 027, which closes new directories to their users
     module = AnsibleModule(
         argument_spec={
             "ports": {"type": "list", "elements": "int", "default": []},
