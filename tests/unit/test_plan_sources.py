@@ -8,11 +8,11 @@ import pytest
 
 from provision.plan import sections, sources
 from tests.contract.repository import ROOT
-from tests.plans import SAMPLE, built
+from tests.plans import SAMPLE, built, plan
 
-URI, SUITE = "https://apt.postgresql.org/pub/repos/apt", "trixie-pgdg"
-OURS = {"file": sources.FILE, "uri": URI, "suite": SUITE, "signed_by": sections.PGDG_KEY}
 PGDG: dict[str, Any] = {**SAMPLE, "postgresql_repository": "pgdg"}
+URI, SUITE = plan("prod", PGDG).source.uri, "trixie-pgdg"
+OURS = {"file": sources.FILE, "uri": URI, "suite": SUITE, "signed_by": sections.PGDG_KEY}
 LIST, DEB822 = "/etc/apt/sources.list.d/pgdg.list", "/etc/apt/sources.list.d/pgdg.sources"
 
 
