@@ -19,7 +19,9 @@ from typing import Any
 from ansible.parsing.dataloader import DataLoader
 from ansible.template import Templar, trust_as_template
 
+from provision import distributions
 from provision.controller import inputs
+from provision.controller.plans import Assumed
 from provision.plan import build, load, schema, validate, variables
 
 TODAY = datetime.date(2026, 10, 1)
@@ -35,39 +37,12 @@ SECRETS: dict[str, Any] = {
 }
 """Secrets that every plan here is built from: no plan, no file for everybody and no message may hold one."""
 PROBE: dict[str, Any] = {
-    "distribution": "debian",
-    "distribution_version": "13",
-    "distribution_codename": "trixie",
+    **Assumed(distributions.by_key("debian13"), cpus=4, memory_mb=8192, disk_mb=5000).probe(),
     "os": "Debian GNU/Linux 13 (trixie)",
-    "architecture": "x86_64",
-    "cpus": 4,
-    "memory_mb": 8192,
-    "disk_mb": 5000,
     "disk_free_mb": 50000,
-    "shm_mb": 4096,
-    "storage": "ssd",
-    "huge_pages": 0,
-    "container": False,
-    "systemd": True,
-    "root": True,
     "networks": ["192.0.2.0/24"],
-    "listeners": [],
-    "package_lock": None,
-    "packages": [],
-    "packages_interrupted": False,
-    "services_blocked": False,
     "package_lists_age_s": 10,
     "package_versions": {"pgbouncer": "1.24.1-1+deb13u2", "pgbackrest": "2.55.1-1"},
-    "clusters": [],
-    "unknown_clusters": [],
-    "cluster_half_made": False,
-    "ours": False,
-    "proved": False,
-    "old_layout": False,
-    "pooler_port": 0,
-    "pgvector_build": "",
-    "toolkit_sha256": "",
-    "bundle_sha256": "",
 }
 """A fresh host as the module host_plan prints it."""
 CONTEXT = build.Context(

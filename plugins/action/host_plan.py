@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from ..plugin_utils.project import ROOT
 
 from provision.controller import archive, inputs  # isort: skip - found by the line above
 from provision.errors import UsageError  # isort: skip
-from provision.plan import build, load, validate  # isort: skip
+from provision.plan import build, load, packages, ports, validate  # isort: skip
 
 PACKAGE = ROOT / "provision"
 NOTHING = "nothing was changed on this host"
@@ -56,8 +57,8 @@ class ActionModule(ActionBase):
             toolkit=digest,
         )
         roles, database = set(context.roles), context.database
-        ports = [values["postgresql_port"], values["pgbouncer_port"]] if database else []
-        probe, failed = self._probe(values, ports, given)
+        bound = [each.port for each in ports.bound(values)] if database else []
+        probe, failed = self._probe(values, bound, given)
         if failed:
             return failed
         if roles <= inputs.USES_ONLY and not probe["ours"]:
@@ -83,12 +84,14 @@ class ActionModule(ActionBase):
         return self._templar.copy_with_new_env(available_variables=variables).template(value)
 
     def _probe(
-        self, values: dict[str, Any], ports: list[int], task_vars: dict[str, Any]
+        self, values: dict[str, Any], bound: list[int], task_vars: dict[str, Any]
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         """Probe the host and take its lock, or say why not."""
         holder = Holder(task_vars["inventory_hostname"], values["plan_lock_wait"])
         arguments = {
-            "ports": ports,
+            "ports": bound,
+            "package_names": packages.bundled(values["postgresql_version"], values["pgvector_install_method"]),
+            "locale": values["postgresql_locale"],
             "packages_wait": values["plan_packages_wait"],
             "major": values["postgresql_version"],
         }
@@ -111,7 +114,7 @@ class ActionModule(ActionBase):
                 return {}, {"failed": True, "msg": refusal}
             if holder.held:
                 host: dict[str, Any] = result["host"]
-                return host, {}
+                return {**host, "clock_offset_s": host["clock"] - time.time()}, {}
             if holder.waiting:
                 Display().display(holder.waiting)
 

@@ -29,7 +29,7 @@ def run(module: AnsibleModule, given: Mapping[str, Any]) -> dict[str, Any]:
     stdin = given["stdin"] or ""
     text = stdin if isinstance(stdin, str) else json.dumps(stdin)
     try:
-        done = subprocess.run(argv, input=text, capture_output=True, text=True, check=False)  # noqa: S603
+        done = subprocess.run(argv, input=text, capture_output=True, text=True, check=False, umask=0o022)  # noqa: S603
     except FileNotFoundError:
         module.fail_json(msg=f"{argv[0]} is not installed on this host: run site.yml with --tags toolkit", rc=127)
     pending = module.check_mode and done.returncode in given["pending_rc"]

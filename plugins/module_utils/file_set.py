@@ -15,8 +15,12 @@ import os
 import pwd
 import stat
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+
+OURS = "provision"
+"""Name of the directories that roles make: /etc/provision, /usr/local/share/provision and others."""
 
 
 class State:
@@ -86,6 +90,18 @@ def make_directory(path: Path, state: State) -> None:
         path.mkdir(mode=0o700)  # closed until the owner is set
     os.chown(path, *numbers)
     path.chmod(state.mode)
+
+
+def closed_parents(files: Iterable[Path]) -> dict[Path, State]:
+    """Return our own directories above these files that only root can enter, with the state that they should have.
+
+    Earlier versions made them under the host's umask, 027 or 077 on a hardened host. Ours belong to root and are named
+    provision, or lie below such a directory.
+    """
+    parents = {parent for path in files for parent in path.parents if OURS in parent.parts}
+    found = {path: path.lstat() for path in sorted(parents) if path.exists()}
+    closed = [path for path, about in found.items() if stat.S_ISDIR(about.st_mode) and not about.st_mode & stat.S_IXOTH]
+    return {path: State(b"", mode=0o755) for path in closed if found[path].st_uid == os.geteuid()}
 
 
 def replace(path: Path, content: bytes, mode: int, owner: tuple[int, int]) -> None:

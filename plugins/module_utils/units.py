@@ -10,12 +10,11 @@ import os
 import subprocess
 import time
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from .listeners import hidden, holder, listening, members, owners, owns
+from .listeners import holder, listening, serves
 
 SYSTEM = Path("/etc/systemd/system")
 LISTEN_S = 5.0
@@ -209,15 +208,7 @@ def require_listening(units: Iterable[Unit], seen: dict[str, Seen], timeout_s: f
 
 
 def _listens(seen: Seen, port: int) -> bool:
-    inodes, pids = listening(port), members(seen.group, seen.main_pid)
-    if seen.active not in RUNNING or not inodes:
-        return False
-    if any(owns(pid, inodes) for pid in pids):
-        return True
-    # In a container that hides them, the socket's user is all that can be compared.
-    with suppress(OSError):
-        return hidden(seen.main_pid) and Path("/proc", str(seen.main_pid)).stat().st_uid in owners(port)
-    return False
+    return seen.active in RUNNING and serves(seen.group, seen.main_pid, port)
 
 
 def last_words(name: str) -> str:

@@ -32,7 +32,9 @@ options:
     required: true
     type: str
   directories:
-    description: Directories to create or correct before the files. Missing parents belong to root, with mode 0755.
+    description: >-
+      Directories to create or correct before the files. Missing parents belong to root, with mode 0755; so does each
+      directory of this project above a file that earlier runs made under a stricter umask.
     default: []
     type: list
     elements: dict
@@ -187,6 +189,7 @@ class Set:
             Path(row["path"]): State(b"", row["owner"], row["group"], int(row["mode"], 8))
             for row in given["directories"]
         }
+        self.directories = {**file_set.closed_parents(self.requested), **self.directories}
         self.found = {path: file_set.read_directory(path) for path in self.directories}
         self.wrong = [path for path, state in self.directories.items() if not state.same(self.found[path])]
 

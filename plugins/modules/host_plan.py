@@ -7,23 +7,20 @@ else. Judges nothing: that is provision.plan.validate, on the controller, throug
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import ipaddress
 import json
 import os
 import platform
 import re
-import shutil
 import stat
-import struct
-import subprocess
 import time
 from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
+from ..module_utils import apt_state, host_places, listeners
 from ..module_utils.lock import acquire
 from ..module_utils.provision_detect import detect
 
@@ -40,12 +37,21 @@ options:
     type: list
     elements: int
     default: []
+  package_names:
+    description: Packages whose versions to report (set by the action plugin).
+    type: list
+    elements: str
+    default: []
+  locale:
+    description: Locale whose encoding to report (set by the action plugin).
+    type: str
+    default: C
   packages_wait:
     description: Seconds to wait for another process that holds dpkg's or apt's lock (set by the action plugin).
     type: int
     default: 0
   major:
-    description: PostgreSQL major for which to look for a source build of pgvector (set by the action plugin).
+    description: PostgreSQL major, for its data directory and its source build of pgvector (set by the action plugin).
     type: int
     default: 0
   run:
@@ -72,12 +78,6 @@ state: {description: Current state of the host as probed., returned: success, ty
 text: {description: Contents of /etc/provision/plan.json., returned: success, type: str}
 """
 
-PACKAGE_LOCKS = (
-    "/var/lib/dpkg/lock-frontend",
-    "/var/lib/dpkg/lock",
-    "/var/lib/apt/lists/lock",
-    "/var/cache/apt/archives/lock",
-)
 PLAN = Path("/etc/provision/plan.json")
 MANIFESTS = Path("/etc/provision/files.d")
 OLD_PLAN = Path("/etc/provision/host.json")
@@ -86,9 +86,6 @@ TOOLKIT = Path("/usr/local/bin/provision")
 VERIFIED = Path("/var/lib/provision/verified.json")
 BUILD_STAMP = "/usr/local/src/pgvector-for-{major}.built"
 BUNDLE_MANIFEST = Path("/var/cache/provision/bundle/bundle.json")
-POLICY = Path("/usr/sbin/policy-rc.d")
-POLICY_TEXT = b"#!/bin/sh\nexit 101\n"
-"""What Ansible's module apt writes for policy_rc_d: 101, and removes unless it is killed."""
 NO_CLUSTER = "/etc/postgresql-common/createcluster.d/50-provision.conf"
 """Placed on database hosts alone, before the server's packages: they create no cluster of their own."""
 ADOPTED = Path("/etc/provision/adopted")
@@ -104,58 +101,6 @@ def os_release() -> dict[str, str]:
         "distribution_codename": found.get("VERSION_CODENAME", ""),
         "os": found.get("PRETTY_NAME", ""),
     }
-
-
-def process(pid: int) -> dict[str, Any]:
-    """Name a process: pid, program and whose it is."""
-    try:
-        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-        return {"pid": pid, "command": b" ".join(words[:4]).decode(errors="replace").strip()}
-    except OSError:
-        return {"pid": pid, "command": "unknown"}
-
-
-def listeners(ports: list[int]) -> list[dict[str, Any]]:
-    """Return the listeners on the ports: pid, command, address."""
-    inodes: dict[str, tuple[int, str]] = {}
-    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
-        for line in _lines(table)[1:]:
-            words = line.split()
-            address, port = words[1].split(":")
-            if words[3] == "0A" and int(port, 16) in ports:
-                inodes[words[9]] = (int(port, 16), "all" if set(address) == {"0"} else "local")
-    found = []
-    for descriptor in Path("/proc").glob("[0-9]*/fd/*") if inodes else ():
-        try:
-            target = os.readlink(descriptor)  # noqa: PTH115 - a socket is no path
-        except OSError:
-            continue
-        inode = target.removeprefix("socket:[").rstrip("]")
-        if inode in inodes:
-            taken, where = inodes.pop(inode)
-            found.append({"port": taken, "address": where, **process(int(descriptor.parts[2]))})
-    found += [{"port": left, "address": where, "pid": 0, "command": "unknown"} for left, where in inodes.values()]
-    return found
-
-
-def package_lock(wait: int) -> dict[str, Any] | None:
-    """Wait for the package manager's locks; give the holder when they are still held after `wait` seconds."""
-    deadline = time.monotonic() + wait
-    while True:
-        holder = next((held for path in PACKAGE_LOCKS if (held := _lock_holder(path)) is not None), None)
-        if holder is None or time.monotonic() >= deadline:
-            return holder
-        time.sleep(1)
-
-
-def _lock_holder(path: str) -> dict[str, Any] | None:
-    request = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
-    try:
-        with Path(path).open("rb+") as stream:
-            answer = struct.unpack("hhqqi4x", fcntl.fcntl(stream, fcntl.F_GETLK, request))
-    except FileNotFoundError:
-        return None
-    return None if answer[0] == fcntl.F_UNLCK else {"path": path, **process(answer[4])}
 
 
 def clusters() -> list[dict[str, Any]]:
@@ -202,41 +147,6 @@ def _running(data: Path) -> tuple[int, int]:
     return (pid, port) if pid and Path(f"/proc/{pid}").exists() else (0, 0)
 
 
-def packages_interrupted() -> bool:
-    """Return whether dpkg was killed half-way and must be told to go on."""
-    updates = [path for path in Path("/var/lib/dpkg/updates").glob("*") if path.name.isdigit()]
-    audit = subprocess.run(["dpkg", "--audit"], capture_output=True, text=True, check=False)  # noqa: S607
-    return bool(updates or audit.stdout.strip())
-
-
-def services_blocked() -> bool:
-    """Return whether an installation that was killed left its rule that packages start no service."""
-    try:
-        return POLICY.read_bytes() == POLICY_TEXT
-    except OSError:
-        return False
-
-
-def packages() -> list[str]:
-    """Name every package that is installed whole."""
-    command = ["dpkg-query", "--show", "--showformat=${db:Status-Abbrev}${Package}\\n"]
-    shown = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
-    return [line[3:] for line in shown.stdout.splitlines() if line.startswith("ii ")]
-
-
-def package_versions(*names: str) -> dict[str, str]:
-    """Return the full version of each package: the installed one, else the candidate; "" when unknown."""
-    shown = subprocess.run(["apt-cache", "policy", *names], capture_output=True, text=True, check=False)  # noqa: S603, S607
-    versions = dict.fromkeys(names, "")
-    for part in re.split(r"^(?=\S)", shown.stdout, flags=re.M):
-        name = part.partition(":")[0]
-        found = dict(re.findall(r"^  (Installed|Candidate): (\S+)$", part, re.M))
-        seen = [found.get(word, "(none)") for word in ("Installed", "Candidate")]
-        if name in versions:
-            versions[name] = next((version for version in seen if version != "(none)"), "")
-    return versions
-
-
 def networks() -> list[str]:
     """Name the networks that this host is directly on, as CIDR: what `samenet` means in pg_hba.conf."""
     found = []
@@ -251,15 +161,6 @@ def networks() -> list[str]:
         if words[3] != "20" and words[5] != "lo":  # 20: link-local, which no client reaches without naming its card
             found.append(f"{ipaddress.IPv6Address(bytes.fromhex(words[0]))}/{int(words[2], 16)}")
     return sorted({str(ipaddress.ip_network(each, strict=False)) for each in found})
-
-
-def package_lists_age() -> int:
-    """Return the age of apt's lists in seconds; a very large number when there are none, as in a minimal image."""
-    # Not followed: of a source on this host (file:) apt keeps a link, which may lead nowhere by now.
-    lists = [path.lstat().st_mtime for path in Path("/var/lib/apt/lists").glob("*Packages*")]
-    stamp = Path("/var/lib/apt/periodic/update-success-stamp")
-    newest = max([*lists, *([stamp.stat().st_mtime] if lists and stamp.exists() else [])], default=0)
-    return int(time.time() - newest)
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -291,8 +192,9 @@ def ours() -> bool:
 
 
 def earlier(major: int) -> dict[str, Any]:
-    """Tell what earlier runs left: whether the host was proved, the pooler's port, builds and bundles."""
+    """Tell what earlier runs left: whether the host was proved, ports of services, builds and bundles."""
     plan, old = _json(PLAN), _json(OLD_PLAN)
+    monitoring = plan.get("monitoring") or {}
     stamp = _lines(BUILD_STAMP.format(major=major))
     manifest = BUNDLE_MANIFEST.read_bytes() if BUNDLE_MANIFEST.exists() else b""
     return {
@@ -300,6 +202,7 @@ def earlier(major: int) -> dict[str, Any]:
         "proved": VERIFIED.exists() or bool(old.get("verified")),
         "old_layout": OLD_PLAN.exists(),
         "pooler_port": (plan.get("pooler") or old.get("pooler") or {}).get("port", 0),
+        "exporter_ports": [monitoring[f"{name}_port"] for name in ("node", "postgres") if monitoring.get("exporters")],
         "pgvector_build": stamp[0].strip() if stamp else "",
         "toolkit_sha256": _toolkit(),
         "bundle_sha256": hashlib.sha256(manifest).hexdigest() if manifest else "",
@@ -315,9 +218,12 @@ def _lines(path: str | Path) -> list[str]:
 
 def main() -> None:
     """Run the module."""
+    os.umask(0o022)  # of a hardened host it is 027, which closes new directories to their users
     module = AnsibleModule(
         argument_spec={
             "ports": {"type": "list", "elements": "int", "default": []},
+            "package_names": {"type": "list", "elements": "str", "default": []},
+            "locale": {"type": "str", "default": "C"},
             "packages_wait": {"type": "int", "default": 0},
             "major": {"type": "int", "default": 0},
             "run": {"type": "dict", "default": {}},
@@ -332,23 +238,37 @@ def main() -> None:
         if not lock["taken"]:
             module.exit_json(changed=False, host={}, **lock)
     known = clusters()
-    disk = Path("/var/lib/postgresql") if Path("/var/lib/postgresql").exists() else Path("/var/lib")
+    data = Path(f"/var/lib/postgresql/{given['major']}/main")
+    lock_holder = apt_state.locked(given["packages_wait"])
+    installed, held = apt_state.packages()
+    policy = apt_state.policy(given["package_names"])
     host = {
         **os_release(),
-        **detect(),
+        **detect(str(data)),
         **earlier(given["major"]),
         "architecture": platform.machine(),
         "systemd": Path("/run/systemd/system").exists(),
         "root": os.geteuid() == 0,
-        "disk_free_mb": shutil.disk_usage(disk).free // 2**20,
-        "listeners": listeners(given["ports"]),
-        "package_lock": package_lock(given["packages_wait"]),
-        "packages": packages(),
-        "package_versions": package_versions("pgbouncer", "pgbackrest"),
+        "clock": time.time(),
+        "hidden_programs": host_places.hidden_programs(),
+        "disk_free_mb": host_places.free_mb(data),
+        "unwritable": host_places.unwritable(),
+        "free_for_packages_mb": host_places.free_for_packages(),
+        "data": host_places.data_directory(data),
+        "locales": host_places.locales(),
+        "charmap": host_places.charmap(given["locale"]),
+        "listeners": listeners.found(given["ports"]),
+        "package_lock": lock_holder,
+        "packages": installed,
+        "packages_held": held,
+        "packages_barred": [name for name, about in policy.items() if about["barred"]],
+        "package_versions": {name: about["version"] for name, about in policy.items()},
+        "sources": apt_state.sources(),
+        "sources_fault": apt_state.sources_fault(),
         "networks": networks(),
-        "packages_interrupted": packages_interrupted(),
-        "services_blocked": services_blocked(),
-        "package_lists_age_s": package_lists_age(),
+        "packages_interrupted": apt_state.interrupted(),
+        "services_blocked": apt_state.services_blocked(),
+        "package_lists_age_s": apt_state.lists_age(),
         "clusters": known,
         "unknown_clusters": strangers(known),
         "cluster_half_made": Path("/etc/provision/cluster-being-made").exists(),

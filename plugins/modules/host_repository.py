@@ -14,6 +14,7 @@ import fcntl
 import os
 import pwd
 import re
+import stat
 import subprocess
 from collections.abc import Callable
 from functools import partial
@@ -124,7 +125,7 @@ class Repository:
         for folder, mode in ((self.home, 0o750), (self.keys.parent, 0o700)):
             self._step("folder", partial(self._differs, folder, mode), self._folder, folder, mode)
         self._step("key", self._key_differs, self._write_keys)
-        self._step("configuration", lambda: read(CONFIGURATION) != self._configuration(), self._configure)
+        self._step("configuration", self._configuration_differs, self._configure)
 
     def _step(self, name: str, needed: Callable[[], bool], act: Callable[..., None], *arguments: Any) -> None:
         if needed():
@@ -173,8 +174,13 @@ class Repository:
     def _configuration(self) -> str:
         return f"[global]\nrepo1-path={self.home}\nlog-level-file=off\n"
 
+    def _configuration_differs(self) -> bool:
+        closed = CONFIGURATION.exists() and not CONFIGURATION.parent.stat().st_mode & stat.S_IXOTH
+        return closed or read(CONFIGURATION) != self._configuration()
+
     def _configure(self) -> None:
-        CONFIGURATION.parent.mkdir(mode=0o755, exist_ok=True)
+        CONFIGURATION.parent.mkdir(exist_ok=True)
+        CONFIGURATION.parent.chmod(0o755)  # pgBackRest reads it as its own user
         replace(CONFIGURATION, self._configuration().encode(), 0o644, (0, 0))
 
     def _owner(self) -> tuple[int, int]:
@@ -197,7 +203,7 @@ def installed() -> bool:
     """Return whether every package is installed."""
     form = "--showformat=${db:Status-Abbrev}\n"
     done = subprocess.run(["dpkg-query", "-W", form, *PACKAGES], capture_output=True, text=True, check=False)  # noqa: S603, S607
-    return [each.strip() for each in done.stdout.splitlines()] == ["ii"] * len(PACKAGES)
+    return [each[1:3] for each in done.stdout.splitlines()] == ["i "] * len(PACKAGES)  # hi: installed, and on hold
 
 
 def read(path: Path) -> str:
@@ -224,6 +230,7 @@ def host_keys() -> list[str]:
 
 def main() -> None:
     """Run the module."""
+    os.umask(0o022)  # of a hardened host it is 027, which closes new directories to their users
     module = AnsibleModule(
         argument_spec={
             "path": {"type": "path", "required": True},

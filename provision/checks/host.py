@@ -130,7 +130,7 @@ def installed(names: list[str]) -> dict[str, str]:
         return {}
     shown = ask("dpkg-query", "-W", "-f", "${db:Status-Abbrev}\\t${Package}\\t${Version}\\n", *names)
     rows = [line.split("\t") for line in shown.splitlines()]
-    return {row[1]: row[2] for row in rows if row[0].startswith("ii")}
+    return {row[1]: row[2] for row in rows if row[0][1:2] == "i"}  # hi: installed, and on hold
 
 
 def ours() -> dict[str, str]:

@@ -13,17 +13,19 @@ from typing import Any
 from provision import compatibility
 from provision.distributions import ARCHITECTURES
 from provision.errors import UsageError
-from provision.plan import packages, schema, sections, validate
+from provision.plan import packages, schema, sections, sources, validate
 from provision.plan.context import Context, Verdict
 from provision.plan.sections import address
 from provision.tuning import Host as Machine
 from provision.tuning import Tuning, pools, tune
-from provision.tuning.model import Choices
+from provision.tuning.model import MINIMUM_MEMORY_MB, Choices
 
 __all__ = ["Built", "Context", "Judge", "address", "build", "stamp"]
 
 MIGRATIONS = "/usr/local/share/provision/migrations"
 LISTS_FRESH_S = 3600
+ROOMY_MB = 4096
+"""Memory with which the settings of every profile can be computed."""
 
 
 @dataclass(frozen=True)
@@ -56,29 +58,49 @@ def build(
         return Built(None, None, (f"postgresql_version is {v['postgresql_version']}: expected {allowed}",), ())
     version = _pgvector_version(v, probe, context)
     verdict = judge(v, probe, profile, context, version)
-    try:
-        tuning = _tuning(v, probe, profile, version or list(compatibility.PGVECTOR)[-1])
-    except UsageError as error:
-        where = f"{error.where}: " if error.where else ""
-        problem = f"{where}{error.what}: {error.seen}; allowed: {error.allowed}"
-        return Built(None, None, (*verdict.refusals, problem), ())
-    connections = str(tuning["max_connections"].value)
-    if not connections.isdigit():
-        problem = f"postgresql_settings.max_connections is {connections!r}: expected an integer"
-        return Built(None, None, (*verdict.refusals, problem), ())
+    tuning, problem = _sizes(v, probe, profile, version or list(compatibility.PGVECTOR)[-1])
+    judged = judge is not validate.judge_nothing
+    if problem and judged and context.database:
+        # Of a host that is too small, the judgement has said so with the variable's name.
+        small = probe["memory_mb"] < MINIMUM_MEMORY_MB and verdict.refusals
+        return Built(None, None, (*verdict.refusals, *(() if small else (problem,))), ())
     fitted = pools.fit(
-        int(connections),
+        int(tuning["max_connections"].value),
         _requested_pools(v, profile),
         v["pgbouncer_pools"],
         pools.limits(sections.roles(v)),
     )
     # A host beside the databases runs no server: it may be too small for these connections.
     refusals = (*verdict.refusals, *(fitted.refusals if context.database else ()))
-    if refusals and judge is not validate.judge_nothing:
+    if refusals and judged:
         return Built(None, None, refusals, ())
     warnings = (*verdict.warnings, *((*fitted.warnings, *tuning.warnings) if context.database else ()))
     plan = _plan(v, probe, profile, context, tuning, fitted, version, warnings)
-    return Built(plan, _state(plan, probe, context, verdict), (), (*warnings, *verdict.notices))
+    state = _state(plan, probe, context, verdict)
+    barred = sources.uninstallable({*state.missing_packages, *state.missing_key_packages}, plan.source, probe)
+    if barred and judged:
+        return Built(None, None, tuple(barred), ())
+    return Built(plan, state, (), (*warnings, *verdict.notices))
+
+
+def _sizes(
+    v: Mapping[str, Any], probe: Mapping[str, Any], profile: Mapping[str, Any], version: str
+) -> tuple[Tuning, str]:
+    """Return the host's settings; with a problem, those of a sufficient host without postgresql_settings.
+
+    A play that only uses a converged host, such as a restore, reads none of them, and must not fail for them.
+    """
+    try:
+        tuning = _tuning(v, probe, profile, version)
+        connections = str(tuning["max_connections"].value)
+        if connections.isdigit():
+            return tuning, ""
+        problem = f"postgresql_settings.max_connections is {connections!r}: expected an integer"
+    except UsageError as error:
+        where = f"{error.where}: " if error.where else ""
+        problem = f"{where}{error.what}: {error.seen}; allowed: {error.allowed}"
+    roomy = {**probe, "memory_mb": max(probe["memory_mb"], ROOMY_MB)}
+    return _tuning({**v, "postgresql_settings": {}}, roomy, profile, version), problem
 
 
 def _plan(
@@ -111,7 +133,7 @@ def _plan(
         profile=v["plan_profile_name"],
         inventory=context.inventory,
         host=host,
-        source=sections.source(v, host, context),
+        source=sections.source(v, host.codename, context),
         server=server,
         pgvector=schema.Pgvector(
             v["pgvector_install_method"],

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from provision import compatibility
-from provision.plan import hba, schema, validate
+from provision.plan import hba, ports, schema
 from provision.plan.context import Context, repository_kind
 from provision.tuning import Tuning, pools, vector
 
@@ -83,12 +83,12 @@ def server(
     )
 
 
-def source(v: Mapping[str, Any], host: schema.Host, context: Context) -> schema.Source:
+def source(v: Mapping[str, Any], codename: str, context: Context) -> schema.Source:
     """Make the section source: repository, suite, key, pins, and the variables to name in errors."""
     kind, major = v["postgresql_repository"], v["postgresql_version"]
-    pinned = tuple(compatibility.pgdg_packages(major, host.codename))
+    pinned = tuple(compatibility.pgdg_packages(major, codename))
     if kind == "mirror":
-        suite = v["postgresql_mirror_suite"] or f"{host.codename}-pgdg"
+        suite = v["postgresql_mirror_suite"] or f"{codename}-pgdg"
         hints = {
             "uri": "postgresql_mirror_uri",
             "suite": "postgresql_mirror_suite",
@@ -111,7 +111,7 @@ def source(v: Mapping[str, Any], host: schema.Host, context: Context) -> schema.
             "key": "postgresql_repository to mirror with PGDG's current key in postgresql_mirror_key, or upgrade "
             "postgresql-common on the host, which contains the key",
         }
-        suite = f"{host.codename}-pgdg{'-archive' if over else ''}"
+        suite = f"{codename}-pgdg{'-archive' if over else ''}"
         pin = f'origin "{uri.partition("://")[2].partition("/")[0].partition(":")[0]}"'
         return schema.Source(kind, uri, suite, "main", PGDG_KEY, pin, pinned, hints=hints)
     if kind == "bundle":
@@ -263,9 +263,9 @@ def monitoring(v: Mapping[str, Any]) -> schema.Monitoring:
     return schema.Monitoring(
         exporters=v["monitoring_exporters"],
         address=f"[{where}]" if ":" in where else where,
-        loopback=where in validate.LOOPBACKS,
-        node_port=validate.NODE_PORT,
-        postgres_port=validate.POSTGRES_PORT,
+        loopback=where in ports.LOOPBACKS,
+        node_port=v["monitoring_node_port"],
+        postgres_port=v["monitoring_postgres_port"],
         log_max_mb=v["monitoring_log_max_mb"],
         log_keep=v["monitoring_log_keep"],
         journal_max_mb=v["monitoring_journal_max_mb"],

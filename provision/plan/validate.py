@@ -12,8 +12,9 @@ from typing import Any
 
 from provision import compatibility
 from provision.distributions import by_codename, of, supported
-from provision.plan import adoption, credentials, hba, versions
+from provision.plan import adoption, credentials, hba, places, ports, sections, sources, versions
 from provision.plan.context import Context, Verdict
+from provision.tuning.model import MINIMUM_MEMORY_MB
 
 SMALL_SHM_MB = 64
 SMALL_MEMORY_MB = 1024
@@ -24,9 +25,6 @@ NAME = re.compile(r"[a-z_][a-z0-9_-]{0,62}")
 IDENTIFIER = re.compile(r"[a-z_][a-z0-9_]{0,62}")
 BCRYPT = re.compile(r"[$]2[aby][$]\d\d[$].{53}")
 RESERVED = {"postgres", "template0", "template1", "all", "replication", "sameuser", "samerole", "public"}
-PORTS = (1024, 65535)
-LOOPBACKS = ("127.0.0.1", "::1", "localhost")
-NODE_PORT, POSTGRES_PORT = 9100, 9187
 OWNED = {
     "port": "postgresql_port",
     "listen_addresses": "postgresql_listen_addresses",
@@ -51,10 +49,12 @@ def judge(
     _names(v, verdict)
     _networks(v, verdict)
     _system(v, host, verdict)
-    _resources(v, host, verdict)
+    places.judge(v, host, verdict)
+    _memory(v, host, verdict)
     versions.versions(v, host, context, pgvector, verdict)
+    sources.judge(sections.source(v, host["distribution_codename"], context), host, verdict)
     _clusters(v, host, pgvector, verdict)
-    _ports(v, host, verdict)
+    ports.judge(v, host, verdict)
     credentials.passwords(v, profile, context, verdict)
     _pooler(v, host, verdict)
     credentials.certificates(v, context, verdict)
@@ -71,6 +71,7 @@ def judge_other(
     del profile, pgvector
     verdict = Verdict()
     _system(v, host, verdict)
+    places.system(host, verdict)
     credentials.certificates(v, context, verdict)
     return verdict
 
@@ -146,17 +147,13 @@ def _system(v: Mapping[str, Any], host: Mapping[str, Any], verdict: Verdict) -> 
         )
 
 
-def _resources(v: Mapping[str, Any], host: Mapping[str, Any], verdict: Verdict) -> None:
-    disk, memory, shm = host["disk_free_mb"], host["memory_mb"], host["shm_mb"]
-    if disk < v["plan_minimum_disk_mb"]:
+def _memory(v: Mapping[str, Any], host: Mapping[str, Any], verdict: Verdict) -> None:
+    memory, shm, least = host["memory_mb"], host["shm_mb"], v["plan_minimum_memory_mb"]
+    if least < MINIMUM_MEMORY_MB:
+        verdict.refusals.append(f"plan_minimum_memory_mb is {least}: expected {MINIMUM_MEMORY_MB} or more")
+    if memory < least:
         verdict.refusals.append(
-            f"{disk} MB are free below /var/lib/postgresql: at least {v['plan_minimum_disk_mb']} MB are required "
-            "(plan_minimum_disk_mb)"
-        )
-    if memory < v["plan_minimum_memory_mb"]:
-        verdict.refusals.append(
-            f"the host has {memory} MB of memory: at least {v['plan_minimum_memory_mb']} MB are required "
-            "(plan_minimum_memory_mb)"
+            f"the host has {memory} MB of memory: at least {least} MB are required (plan_minimum_memory_mb)"
         )
     elif memory < SMALL_MEMORY_MB:
         verdict.warnings.append(f"{memory} MB of memory are enough to start, but not to build a large HNSW index")
@@ -196,36 +193,7 @@ def _clusters(v: Mapping[str, Any], host: Mapping[str, Any], pgvector: str, verd
             )
 
 
-def _ports(v: Mapping[str, Any], host: Mapping[str, Any], verdict: Verdict) -> None:
-    port = v["postgresql_port"]
-    if not PORTS[0] <= port <= PORTS[1]:
-        verdict.refusals.append(f"postgresql_port is {port}: expected {PORTS[0]} to {PORTS[1]}")
-    known = host["ours"] or verdict.adopting
-    serving = next((each["running_port"] for each in host["clusters"] if each["running_port"] and known), port)
-    verdict.serving_port = serving
-    if serving != port and not v["postgresql_restart_allowed"]:
-        verdict.refusals.append(
-            f"postgresql_port is {port}, the server listens on {serving}: a new port needs a restart, which "
-            "postgresql_restart_allowed forbids; run again with -e postgresql_restart_allowed=true when connections "
-            "may be cut"
-        )
-    # By port, not by pid: a container may hide which process of another user listens. A port of a cluster that is not
-    # ours was refused by name above.
-    ours = {cluster["running_port"] for cluster in host["clusters"]} | {host["pooler_port"]}
-    for row in host["listeners"]:
-        if row["port"] not in ours:
-            holder = (
-                f"process {row['pid']} ({row['command']})" if row["pid"] else "a process that the host does not show"
-            )
-            verdict.refusals.append(f"port {row['port']} is taken by {holder}: stop it, or choose another port")
-
-
 def _pooler(v: Mapping[str, Any], host: Mapping[str, Any], verdict: Verdict) -> None:
-    port = v["pgbouncer_port"]
-    if not PORTS[0] <= port <= PORTS[1]:
-        verdict.refusals.append(f"pgbouncer_port is {port}: expected {PORTS[0]} to {PORTS[1]}")
-    if port == verdict.serving_port:
-        verdict.refusals.append(f"pgbouncer_port is {port}, the server's own port: choose another")
     package = host["package_versions"]["pgbouncer"]
     if package:
         verdict.notices += compatibility.pooler_warnings(package, v["pgbouncer_accept_advisories"])
@@ -233,7 +201,7 @@ def _pooler(v: Mapping[str, Any], host: Mapping[str, Any], verdict: Verdict) -> 
 
 def _monitoring(v: Mapping[str, Any], verdict: Verdict) -> None:
     where = v["monitoring_listen_address"]
-    if v["monitoring_exporters"] and where not in LOOPBACKS and not v["tls_enabled"]:
+    if v["monitoring_exporters"] and where not in ports.LOOPBACKS and not v["tls_enabled"]:
         verdict.refusals.append(
             f"monitoring_listen_address is {where}, where metrics would travel unencrypted: set tls_enabled to true, "
             "or listen on 127.0.0.1 and scrape through a tunnel (docs/monitoring.md)"

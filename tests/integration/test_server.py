@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -257,35 +258,41 @@ def test_half_made_cluster_is_moved_aside_and_made_again(debian: Debian) -> None
     assert not debian.path("/etc/provision/cluster-being-made").exists()
 
 
-def test_failed_creation_leaves_the_marker_for_the_next_run(debian: Debian) -> None:
-    data = debian.path(debian.plan.server.data_directory)
-    data.mkdir(parents=True)
-    (data / "a-file-of-yours").touch()
-    failed = debian.run(*PROGRAM, "create", code=1)
-    assert "pg_createcluster failed (exit 1)" in failed.stderr
-    assert debian.path("/etc/provision/cluster-being-made").exists()
+def test_failed_creation_leaves_the_marker_and_no_directory_at_each_repetition(debian: Debian) -> None:
+    debian.write(replace(debian.plan, server=replace(debian.plan.server, locale="xx_XX.UTF-8")))
+    for _ in range(3):
+        failed = debian.run(*PROGRAM, "create", code=1)
+        assert "pg_createcluster failed (exit 1)" in failed.stderr
+        assert debian.path("/etc/provision/cluster-being-made").exists()
+    assert [path.name for path in debian.path("/var/lib/postgresql").iterdir()] in ([], [str(debian.plan.server.major)])
+    debian.write(debian.plan)
+    assert debian.server("create") == {"changed": True}
 
 
-def test_mount_point_with_lost_and_found_is_refused(debian: Debian) -> None:
+@pytest.mark.parametrize("content", ["", "lost+found", "half"])
+def test_mount_point_is_refused_and_left_alone(debian: Debian, content: str) -> None:
     data = debian.plan.server.data_directory
     debian.run("mkdir", "-p", data)
     debian.run("mount", "-t", "tmpfs", "tmpfs", data)
-    debian.run("mkdir", f"{data}/lost+found")
+    debian.run("sh", "-c", f"test -z '{content}' || mkdir {data}/{content}")
+    debian.run("touch", "/etc/provision/cluster-being-made")
     refused = debian.run(*PROGRAM, "create", code=1)
     assert "the data directory is a mount point" in refused.stderr
-    assert "it contains lost+found, so initdb refuses it" in refused.stderr
-    assert not debian.path("/etc/provision/cluster-being-made").exists()
+    assert "mount that file system at /var/lib/postgresql instead" in refused.stderr
+    assert [path.name for path in debian.path(data).iterdir()] == ([content] if content else [])
+    assert list(debian.path("/var/lib/postgresql").glob("half-made-*")) == []
 
 
-def test_half_made_cluster_on_a_mount_point_is_moved_aside(debian: Debian) -> None:
-    data = debian.plan.server.data_directory
-    debian.run("mkdir", "-p", data)
-    debian.run("mount", "-t", "tmpfs", "tmpfs", data)
-    debian.run("touch", f"{data}/half")
-    debian.run("touch", "/etc/provision/cluster-being-made")
+@pytest.mark.parametrize("place", ["/var/lib/postgresql", "/var/lib/postgresql/{major}"])
+def test_cluster_is_made_below_a_mount_point_with_lost_and_found(debian: Debian, place: str) -> None:
+    mounted = place.format(major=debian.plan.server.major)
+    debian.run("mkdir", "-p", mounted)
+    debian.run("mount", "-t", "tmpfs", "-o", "mode=0755,noexec", "tmpfs", mounted)  # as mkfs leaves it: root's
+    debian.run("mkdir", "-m", "0700", f"{mounted}/lost+found")
     assert debian.server("create") == {"changed": True}
-    (aside,) = debian.path("/var/lib/postgresql").glob("half-made-*")
-    assert (aside / "data/half").exists()
+    debian.path(debian.plan.server.settings_file).write_text("max_connections = 77\n")
+    assert debian.server("apply")["started"] is True
+    assert debian.server("create") == {"changed": False}
 
 
 def test_checksums_are_enabled_and_the_server_serves_again(debian: Debian) -> None:

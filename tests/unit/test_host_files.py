@@ -78,6 +78,25 @@ def test_directories_of_a_hardened_host_stay_open_to_their_users(host: Host) -> 
     assert [mode(host.root / name) for name in parents] == ["0755"] * 6
 
 
+def test_opens_our_directories_that_an_earlier_run_closed(host: Host) -> None:
+    files = [
+        host.file("etc/provision/tls/x", "1"),
+        host.file("etc/other/x", "1"),
+        host.file("usr/provision/own/x", "1"),
+    ]
+    own = [host.directory("usr/provision/own", "0750")]
+    host.run(files=files, directories=own)
+    for name in ("etc/provision", "etc/provision/tls", "etc/other", "usr/provision"):
+        (host.root / name).chmod(0o750)
+    assert host.run(check_mode=True, files=files, directories=own)["changed"]
+    fixed = host.run(files=files, directories=own)
+    assert fixed["changed_paths"] == [str(host.root / f"{name}") for name in
+                                      ("etc/provision", "etc/provision/tls", "usr/provision")]  # fmt: skip
+    names = ("etc/provision", "etc/provision/tls", "usr/provision", "usr/provision/own", "etc/other")
+    assert [mode(host.root / name) for name in names] == ["0755", "0755", "0755", "0750", "0750"]
+    assert not host.run(files=files, directories=own)["changed"]
+
+
 def test_corrects_the_mode_of_a_directory(host: Host) -> None:
     (host.root / "own").mkdir(mode=0o700)
     wanted = host.directory("own", "0775")

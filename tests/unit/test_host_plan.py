@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from plugins.module_utils import apt_state
 from plugins.modules import host_plan
 
 RULE = host_plan.NO_CLUSTER
@@ -50,7 +51,7 @@ def test_cluster_is_ours(
 def test_rule_that_a_killed_installation_left_is_told_from_others(
     text: str | None, expected: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(host_plan, "POLICY", tmp_path / "policy-rc.d")
+    monkeypatch.setattr(apt_state, "POLICY", tmp_path / "policy-rc.d")
     if text is not None:
         (tmp_path / "policy-rc.d").write_text(text)
-    assert host_plan.services_blocked() is expected
+    assert apt_state.services_blocked() is expected

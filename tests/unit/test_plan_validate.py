@@ -43,7 +43,6 @@ def test_reports_every_problem_at_once() -> None:
         "not",
         "the",
         "postgresql_port",
-        "too",
     ]
 
 
@@ -62,7 +61,10 @@ def test_refuses_an_unknown_major_version(major: int) -> None:
 
 
 def test_adopts_a_foreign_cluster_only_when_it_is_named() -> None:
-    host = {"clusters": [CLUSTER], "listeners": [{"port": 5432, "address": "all", "pid": 812, "command": "postgres"}]}
+    host = {
+        "clusters": [CLUSTER],
+        "listeners": [{"port": 5432, "address": "::", "pid": 812, "command": "postgres", "unit": ""}],
+    }
     (told,) = refusals(host)
     assert told == (
         "cluster 17/main (/var/lib/postgresql/17/main, port 5432) exists and was not created by provision: use a new "
@@ -87,9 +89,9 @@ def test_adopts_a_foreign_cluster_only_when_it_is_named() -> None:
         ({"package_lock": {"path": "/var/lib/dpkg/lock", "pid": 77, "command": "apt-get upgrade"}},
          "/var/lib/dpkg/lock is held by process 77 (apt-get upgrade): let it finish, then run again"),
         ({"disk_free_mb": 100}, "100 MB are free below /var/lib/postgresql: at least 2048 MB are required"),
-        ({"listeners": [{"port": 5432, "address": "all", "pid": 9, "command": "nc -l 5432"}]},
-         "port 5432 is taken by process 9 (nc -l 5432): stop it, or choose another port"),
-        ({"listeners": [{"port": 5432, "address": "all", "pid": 0, "command": "unknown"}]},
+        ({"listeners": [{"port": 5432, "address": "::", "pid": 9, "command": "nc -l 5432", "unit": ""}]},
+         "port 5432 is taken by process 9 (nc -l 5432): stop it, or set postgresql_port to a free port"),
+        ({"listeners": [{"port": 5432, "address": "::", "pid": 0, "command": "unknown", "unit": ""}]},
          "port 5432 is taken by a process that the host does not show: stop it"),
         ({"clusters": [{**CLUSTER, "version_file": "16"}], "ours": True}, "holds data of PostgreSQL 16"),
         ({"clusters": [{**CLUSTER, "major": "15"}]},
@@ -128,9 +130,19 @@ def test_refuses_a_variable_and_names_the_allowed_values(given: dict[str, Any], 
 
 
 def test_refuses_too_little_memory() -> None:
-    told = refusals({"memory_mb": 256})
-    assert told[0] == "the host has 256 MB of memory: at least 400 MB are required (plan_minimum_memory_mb)"
-    assert [text.partition(":")[0] for text in told[1:]] == ["too little memory"]
+    for memory in (64, 439):
+        (told,) = refusals({"memory_mb": memory})
+        assert told == f"the host has {memory} MB of memory: at least 440 MB are required (plan_minimum_memory_mb)"
+    assert refusals({"memory_mb": 440}, profile="dev") == ()
+    assert refusals(plan_minimum_memory_mb=400) == ("plan_minimum_memory_mb is 400: expected 440 or more",)
+    assert refusals({"memory_mb": 600}, plan_minimum_memory_mb=1000) == (
+        "the host has 600 MB of memory: at least 1000 MB are required (plan_minimum_memory_mb)",
+    )
+
+
+def test_a_host_beside_the_databases_may_be_smaller_than_a_database_host() -> None:
+    found = built("prod", SAMPLE, {"memory_mb": 256}, judge=validate.judge_other, database=False)
+    assert found.problems == ()
 
 
 def test_the_pooler_takes_networks_and_addresses_of_the_server_where_it_has_none_of_its_own() -> None:
@@ -180,7 +192,7 @@ def test_refuses_versions_that_do_not_go_together() -> None:
 
 
 def test_accepts_its_own_running_cluster_and_port() -> None:
-    listener = {"port": 5432, "address": "all", "pid": 812, "command": "postgres"}
+    listener = {"port": 5432, "address": "::", "pid": 812, "command": "postgres", "unit": ""}
     assert refusals({"clusters": [CLUSTER], "listeners": [listener], "ours": True}) == ()
 
 
@@ -284,17 +296,26 @@ def test_warns_of_a_distribution_that_is_not_tested() -> None:
 
 
 def test_refuses_a_taken_port_of_the_pooler_but_not_our_own_pooler() -> None:
-    listener = {"port": 6432, "address": "all", "pid": 31, "command": "/usr/sbin/pgbouncer /etc/x.ini"}
+    listener = listening(6432, "pgbouncer.service", "/usr/sbin/pgbouncer /etc/x.ini")
     (told,) = refusals({"listeners": [listener]})
-    assert told.startswith("port 6432 is taken by process 31 (/usr/sbin/pgbouncer /etc/x.ini)")
-    assert refusals({"listeners": [listener], "pooler_port": 6432}) == ()
+    assert told == (
+        "port 6432 is taken by process 31 (/usr/sbin/pgbouncer /etc/x.ini, pgbouncer.service), which this host runs "
+        "with other settings: stop it (systemctl disable --now pgbouncer.service)"
+    )
+    assert refusals({"listeners": [listener], "pooler_port": 6432, "ours": True}) == ()
+    hidden = {**listener, "pid": 0, "unit": ""}
+    assert refusals({"listeners": [hidden], "pooler_port": 6432}) == ()
+    (told,) = refusals({"listeners": [hidden]})
+    assert told.startswith(
+        "port 6432 is taken by a process that the host does not show: stop it, or set pgbouncer_port"
+    )
 
 
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
         ({"pgbouncer_port": 80}, "pgbouncer_port is 80: expected 1024 to 65535"),
-        ({"pgbouncer_port": 5432}, "pgbouncer_port is 5432, the server's own port: choose another"),
+        ({"pgbouncer_port": 5432}, "pgbouncer_port is 5432, as is postgresql_port: choose another port"),
         ({"pgbouncer_pools": {"minion_app": 61}}, "pgbouncer_pools.minion_app: 61 exceeds"),
         ({"pgbouncer_pools": {"minion_ap": 6}}, "pgbouncer_pools.minion_ap: no such login role"),
         ({"database_extra_roles": [{"name": "web", "kind": "write"}], "pgbouncer_pools": {"web": 90}},
@@ -304,6 +325,79 @@ def test_refuses_a_taken_port_of_the_pooler_but_not_our_own_pooler() -> None:
 def test_refuses_a_pooler_that_could_not_work(given: dict[str, Any], expected: str) -> None:
     (told,) = refusals(**given)
     assert expected in told
+
+
+def listening(port: int, unit: str, command: str = "x", address: str = "127.0.0.1") -> dict[str, Any]:
+    return {"port": port, "address": address, "pid": 31, "command": command, "unit": unit}
+
+
+NODE = "prometheus-node-exporter.service"
+
+
+@pytest.mark.parametrize(
+    ("row", "given", "expected"),
+    [
+        (listening(9100, "node_exporter.service", "/opt/node_exporter", "::"), {},
+         "port 9100 is taken by process 31 (/opt/node_exporter, node_exporter.service): stop it (systemctl disable "
+         "--now node_exporter.service), or set monitoring_node_port to a free port"),
+        (listening(9187, "session-3.scope", "./postgres_exporter"), {},
+         "port 9187 is taken by process 31 (./postgres_exporter, session-3.scope): stop it, or set "
+         "monitoring_postgres_port to a free port"),
+        (listening(9100, NODE, "/usr/bin/prometheus-node-exporter", "::"), {},
+         f"port 9100 is taken by process 31 (/usr/bin/prometheus-node-exporter, {NODE}), which this host runs with "
+         f"other settings: stop it (systemctl disable --now {NODE}), or set monitoring_exporters to false to keep it"),
+        (listening(9100, "other.service"), {"monitoring_node_port": 9101}, ""),
+        (listening(9101, "other.service"), {"monitoring_node_port": 9101}, "port 9101 is taken by process 31"),
+        (listening(9100, "other.service"), {"monitoring_exporters": False}, ""),
+        (listening(9100, "other.service", address="10.0.0.5"), {}, ""),  # ours listens on the loopback alone
+        (listening(9100, "other.service", address="10.0.0.5"),
+         {"monitoring_listen_address": "db1", "tls_enabled": True},
+         "port 9100 is taken by process 31"),
+        (listening(5432, "other.service"), {}, "or set postgresql_port to a free port"),
+        (listening(8080, "other.service"), {}, ""),
+    ],
+)  # fmt: skip
+def test_refuses_a_port_that_another_service_holds(row: dict[str, Any], given: dict[str, Any], expected: str) -> None:
+    told = refusals({"listeners": [row]}, **given)
+    assert len(told) == bool(expected)
+    assert expected in "".join(told)
+
+
+def test_exporters_of_an_earlier_run_are_ours_by_their_unit_alone() -> None:
+    converged = {"ours": True, "exporter_ports": [9100, 9187]}
+    assert refusals({**converged, "listeners": [listening(9100, NODE)]}) == ()
+    hidden = {**listening(9100, ""), "pid": 0}
+    assert refusals({**converged, "listeners": [hidden]}) == ()
+    # Recorded as ours, but held by another service while ours fails.
+    (told,) = refusals({**converged, "listeners": [listening(9100, "other.service")]})
+    assert told.startswith("port 9100 is taken by process 31 (x, other.service): ")
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (
+            {"monitoring_node_port": 9187},
+            "monitoring_postgres_port is 9187, as is monitoring_node_port: choose another",
+        ),
+        ({"monitoring_node_port": 5432}, "monitoring_node_port is 5432, as is postgresql_port: choose another port"),
+        ({"monitoring_postgres_port": 6432}, "monitoring_postgres_port is 6432, as is pgbouncer_port: choose another"),
+        ({"monitoring_node_port": 80}, "monitoring_node_port is 80: expected 1024 to 65535"),
+        ({"monitoring_postgres_port": 65536}, "monitoring_postgres_port is 65536: expected 1024 to 65535"),
+    ],
+)
+def test_refuses_ports_that_cannot_be_bound_together(given: dict[str, Any], expected: str) -> None:
+    (told,) = refusals(**given)
+    assert told.startswith(expected)
+    if "as is" in expected and "pgbouncer" not in expected and "postgresql_port" not in expected:
+        assert refusals(**given, monitoring_exporters=False) == ()
+
+
+def test_refuses_the_port_that_the_server_leaves_for_another_service() -> None:
+    serving = {**listening(5432, "postgresql@17-main.service"), "pid": 812}
+    host = {"clusters": [CLUSTER], "ours": True, "listeners": [serving]}
+    told = refusals(host, postgresql_port=5433, pgbouncer_port=5432, postgresql_restart_allowed=True)
+    assert told[0] == "pgbouncer_port is 5432, where the server listens now: choose another port"
 
 
 def test_warns_of_known_defects_of_the_installed_pooler() -> None:

@@ -7,7 +7,7 @@ on to systemctl.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,20 +58,16 @@ def create(plan: Plan, say: Callable[[str], None] = lambda _text: None) -> bool:
     configuration, data = Path(plan.server.configuration_directory), Path(plan.server.data_directory)
     if (configuration / "postgresql.conf").exists() and not MARKER.exists():
         return False
-    if data.is_mount() and (data / "lost+found").exists():
+    if data.is_mount():
         raise HostError(
             "the data directory is a mount point",
             where=str(data),
-            seen="it contains lost+found, so initdb refuses it",
+            seen="a restore could not move it aside",
             allowed="a directory below the mount point",
             run=f"mount that file system at {ASIDE} instead, then run again: {plan.site('postgresql')}",
         )
     if MARKER.exists():
-        aside = ASIDE / f"half-made-{int(time.time())}"
-        say(f"an earlier run was killed while it created the cluster; its files were moved to {aside}")
-        aside.mkdir(mode=0o700)
-        _move(configuration, aside / "configuration")
-        _move(data, aside / "data")
+        _move_aside({"configuration": configuration, "data": data}, say)
     MARKER.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
     MARKER.touch()
     _run(
@@ -88,14 +84,16 @@ def create(plan: Plan, say: Callable[[str], None] = lambda _text: None) -> bool:
     return True
 
 
-def _move(source: Path, target: Path) -> None:
-    """Move a directory with its owners and modes, or what a mount point holds."""
-    if source.is_mount():
-        target.mkdir(mode=0o700)
-        if inside := sorted(source.iterdir()):
-            _run("mv", f"--target-directory={target}", *map(str, inside))
-    elif source.exists():
-        _run("mv", "--no-target-directory", str(source), str(target))
+def _move_aside(sources: Mapping[str, Path], say: Callable[[str], None]) -> None:
+    """Move directories that a killed run filled, with owners and modes, to one new directory, made only for them."""
+    filled = {name: path for name, path in sources.items() if path.is_dir() and any(path.iterdir())}
+    if not filled:
+        return
+    aside = ASIDE / f"half-made-{int(time.time())}"
+    say(f"an earlier run was killed while it created the cluster; its files were moved to {aside}")
+    aside.mkdir(mode=0o700)
+    for name, path in filled.items():
+        _run("mv", "--no-target-directory", str(path), str(aside / name))
 
 
 def start(plan: Plan) -> bool:

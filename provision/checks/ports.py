@@ -1,0 +1,67 @@
+"""Ports of the plan's services: each is served by its own unit, not by another process. Changes nothing, as root."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from provision.checks import listeners
+from provision.checks.finding import Severity
+from provision.checks.placed import ask
+from provision.checks.registry import Row, check
+from provision.errors import HostError
+from provision.plan import ports
+from provision.plan.schema import Plan
+
+ACTIVE = ("active", "reloading")
+
+
+@check(
+    "ports",
+    area="services",
+    severity=Severity.CRITICAL,
+    expected="each port served by its own unit",
+    why="clients or scrapes of the port get no answer, or another program's",
+)
+def taken(plan: Plan) -> Iterator[Row]:
+    """Report ports that another process holds, or that a running service does not serve."""
+    for unit, _variable, said in faults(plan):
+        yield said, f"systemctl restart {unit}"
+
+
+def prove(plan: Plan) -> None:
+    """Verify that every port of the plan is served by its own unit. Raises HostError."""
+    found = list(faults(plan))
+    if found:
+        raise HostError(
+            "verification of the ports failed",
+            where=plan.name,
+            seen="; ".join(said for _unit, _variable, said in found),
+            allowed="each port served by its own unit",
+            run=f"stop the other process, or set {', '.join(variable for _, variable, _ in found)} to a free port",
+        )
+
+
+def faults(plan: Plan) -> Iterator[tuple[str, str, str]]:
+    """Return unit, variable and deviation of each port; of a stopped unit only if another process holds its port."""
+    if not plan.host.systemd:
+        return
+    for variable, port, unit in _expected(plan):
+        shown = ask("systemctl", "show", "--property=ActiveState,MainPID,ControlGroup", unit)
+        about = dict(line.partition("=")[::2] for line in shown.splitlines())
+        active = about.get("ActiveState") in ACTIVE
+        if active and listeners.serves(about.get("ControlGroup", ""), int(about.get("MainPID") or 0), port):
+            continue
+        other = listeners.holder(inodes) if (inodes := listeners.listening(port)) else ""
+        if other:
+            yield unit, variable, f"port {port} of {unit} is held by {other}"
+        elif active:
+            yield unit, variable, f"{unit} runs, but does not listen on port {port}"
+
+
+def _expected(plan: Plan) -> Iterator[tuple[str, int, str]]:
+    yield "postgresql_port", plan.server.port, plan.server.unit
+    if plan.pooler.enabled:
+        yield "pgbouncer_port", plan.pooler.port, ports.POOLER
+    if plan.monitoring.exporters:
+        yield "monitoring_node_port", plan.monitoring.node_port, ports.NODE_EXPORTER
+        yield "monitoring_postgres_port", plan.monitoring.postgres_port, ports.POSTGRES_EXPORTER

@@ -1,0 +1,153 @@
+"""Judge the places that a run writes to, before anything changes: data directory, file systems, locale, clock. Pure."""
+
+from __future__ import annotations
+
+import difflib
+import locale
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from provision.plan.context import Verdict
+
+ASIDE = "/var/lib/postgresql"
+PACKAGES_MB = 500
+"""Free MiB that the packages of a fresh host need, downloaded and installed, without the compiler."""
+CLOCK_LIMIT_S = 3600
+"""A host further behind refuses apt's signed lists and our certificates as not yet valid."""
+VOLATILE = ("tmpfs", "ramfs")
+NO_ENCODING = ("C", "POSIX")
+"""Locales that go with every encoding, as initdb has it."""
+NAME = re.compile(r"(?P<language>[A-Za-z]+(_[A-Za-z]+)?)(\.(?P<encoding>[\w-]+))?(@(?P<modifier>\w+))?", re.A)
+
+
+def judge(v: Mapping[str, Any], host: Mapping[str, Any], verdict: Verdict) -> None:
+    """Judge a database host: its system and, unless it has the cluster already, the place of a new one."""
+    system(host, verdict)
+    major = str(v["postgresql_version"])
+    _space(v, host, major, verdict)
+    _file_system(host, verdict)
+    if not any((each["major"], each["name"]) == (major, "main") for each in host["clusters"]):
+        _data(host, verdict)
+        _locale(v["postgresql_locale"], host, verdict)
+
+
+def system(host: Mapping[str, Any], verdict: Verdict) -> None:
+    """Refuse what stops the run on every host: read-only file systems, root's PATH, a wrong clock."""
+    if host["unwritable"]:
+        verdict.refusals.append(
+            f"{', '.join(host['unwritable'])} cannot be written: the file system is mounted read-only; on the host: "
+            f"dmesg --level=err tells why, mount -o remount,rw {host['unwritable'][0]} makes it writable"
+        )
+    if host["hidden_programs"]:
+        verdict.refusals.append(
+            f"root's PATH is {host['hidden_programs']}, without /usr/sbin, so dpkg fails: on the host, set "
+            "secure_path in /etc/sudoers or PATH in /etc/environment to /usr/local/sbin:/usr/local/bin:/usr/sbin:"
+            "/usr/bin:/sbin:/bin"
+        )
+    offset = host["clock_offset_s"]
+    if abs(offset) > CLOCK_LIMIT_S:
+        verdict.refusals.append(
+            f"the host's clock is {_duration(abs(offset))} {'ahead of' if offset > 0 else 'behind'} the controller's, "
+            "so certificates and package lists are expired or not yet valid: on the host: timedatectl set-ntp true, "
+            "or date --set with the time"
+        )
+
+
+def _duration(seconds: float) -> str:
+    hours = round(seconds / 3600)
+    return f"{hours} h" if hours < 72 else f"{round(hours / 24)} days"
+
+
+def _space(v: Mapping[str, Any], host: Mapping[str, Any], major: str, verdict: Verdict) -> None:
+    disk = host["disk_free_mb"]
+    if disk < v["plan_minimum_disk_mb"]:
+        verdict.refusals.append(
+            f"{disk} MB are free below {ASIDE}: at least {v['plan_minimum_disk_mb']} MB are required "
+            "(plan_minimum_disk_mb)"
+        )
+    if f"postgresql-{major}" not in host["packages"]:
+        for name, free in host["free_for_packages_mb"].items():
+            if free < PACKAGES_MB:
+                verdict.refusals.append(f"{free} MB are free in {name}: the packages need {PACKAGES_MB} MB there")
+
+
+def _file_system(host: Mapping[str, Any], verdict: Verdict) -> None:
+    data = host["data"]
+    if data["read_only"] and not host["unwritable"]:
+        verdict.refusals.append(
+            f"{data['path']} is on a file system that is mounted read-only: on the host: mount -o remount,rw with its "
+            f"mount point (findmnt --target {ASIDE})"
+        )
+    if data["file_system"] in VOLATILE:
+        verdict.warnings.append(f"{data['path']} is on a {data['file_system']}: a reboot loses the database")
+
+
+def _data(host: Mapping[str, Any], verdict: Verdict) -> None:
+    """Refuse a place where a cluster could not be made, or where a restore could not move it aside."""
+    data = host["data"]
+    path = data["path"]
+    parent = path.rpartition("/")[0]
+    if data["link"]:
+        verdict.refusals.append(
+            f"{data['link']} is a link to {data['target']}: a new cluster needs a plain directory; remove the link, "
+            f"and mount the file system at {ASIDE} or link {ASIDE} itself"
+        )
+    elif data["mount"]:
+        verdict.refusals.append(
+            f"{path} is a mount point, which a restore could not move aside: on the host: umount {path}, then mount "
+            f"that file system at {ASIDE} or {parent} and change its line in /etc/fstab"
+        )
+    elif data["file"]:
+        verdict.refusals.append(f"{path} is a file: a new cluster needs the name; move the file away")
+    elif data["entries"] and not host["cluster_half_made"] and not _cluster(path, host):
+        verdict.refusals.append(
+            f"{path} holds {', '.join(data['entries'])} and no cluster: a new cluster needs an empty directory; on the "
+            f"host: mv {path} {path}.old"
+        )
+    for closed in data["closed"]:
+        verdict.refusals.append(
+            f"{closed} cannot be entered by the user postgres, who owns the data directory: on the host: "
+            f"chmod o+x {closed}"
+        )
+
+
+def _cluster(path: str, host: Mapping[str, Any]) -> bool:
+    return any(each["data_directory"] == path for each in host["unknown_clusters"])
+
+
+def _locale(requested: str, host: Mapping[str, Any], verdict: Verdict) -> None:
+    """Refuse a locale that is no UTF-8 locale of the host; `locales` is None where the host was not asked."""
+    if requested in NO_ENCODING:
+        return
+    name = NAME.fullmatch(requested)
+    if not name:
+        verdict.refusals.append(
+            f"postgresql_locale is {requested!r}: expected the name of a UTF-8 locale, such as C.UTF-8 or de_DE.UTF-8"
+        )
+        return
+    modifier = f"@{name['modifier']}" if name["modifier"] else ""
+    wanted = f"{name['language']}.UTF-8{modifier}"
+    encoding = name["encoding"] or ""
+    if host["charmap"] not in (None, "", "UTF-8") or (encoding and encoding.lower().replace("-", "") != "utf8"):
+        seen = host["charmap"] or encoding
+        verdict.refusals.append(
+            f"postgresql_locale is {requested}, whose encoding is {seen}: databases are UTF-8; set it to {wanted}"
+        )
+    elif host["charmap"] == "":
+        verdict.refusals.append(_missing(requested, name["language"], wanted, modifier, host["locales"]))
+
+
+def _missing(requested: str, language: str, wanted: str, modifier: str, there: list[str]) -> str:
+    known = {each.partition(".")[0].partition("@")[0] for each in locale.locale_alias.values()}
+    seen = f"postgresql_locale is {requested}: the host has {', '.join(there) or 'no locale'}"
+    if language not in known:
+        near = difflib.get_close_matches(language, sorted(known), 1)
+        hint = f"; did you mean {near[0]}.UTF-8?" if near else ""
+        return f"{seen}, and no such locale is known{hint}"
+    # Of a locale with a modifier, the line has the modifier after the language: sr_RS@latin UTF-8.
+    line = f"{language}{modifier} UTF-8" if modifier else f"{wanted} UTF-8"
+    return (
+        f"{seen}; set one of them, or on the host: apt-get install -y locales && echo '{line}' >>/etc/locale.gen && "
+        "locale-gen"
+    )

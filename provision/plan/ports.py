@@ -1,0 +1,115 @@
+"""Judge the TCP ports that a host's services bind: their range, each other, and who listens there now. Pure."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+from provision.plan.context import Verdict
+
+RANGE = (1024, 65535)
+"""No service here has the capability to bind a lower port."""
+LOOPBACKS = ("127.0.0.1", "::1", "localhost")
+ANY = {"*", "0.0.0.0", "::"}  # noqa: S104 - compared, not bound
+NODE_EXPORTER, POSTGRES_EXPORTER = "prometheus-node-exporter.service", "prometheus-postgres-exporter.service"
+POOLER = "pgbouncer.service"
+
+
+@dataclass(frozen=True)
+class Bound:
+    """A port that a unit will listen on; the unit of the server ("") differs with its major."""
+
+    variable: str
+    port: int
+    addresses: tuple[str, ...]
+    unit: str
+
+
+def bound(v: Mapping[str, Any]) -> list[Bound]:
+    """Return every port that the services of a database host will bind."""
+    found = [
+        Bound("postgresql_port", v["postgresql_port"], tuple(v["postgresql_listen_addresses"]), ""),
+        Bound("pgbouncer_port", v["pgbouncer_port"], tuple(v["pgbouncer_listen_addresses"]), POOLER),
+    ]
+    if v["monitoring_exporters"]:
+        where = (v["monitoring_listen_address"],)
+        found.append(Bound("monitoring_node_port", v["monitoring_node_port"], where, NODE_EXPORTER))
+        found.append(Bound("monitoring_postgres_port", v["monitoring_postgres_port"], where, POSTGRES_EXPORTER))
+    return found
+
+
+def judge(v: Mapping[str, Any], host: Mapping[str, Any], verdict: Verdict) -> None:
+    """Refuse ports that cannot be bound; note where the server serves now."""
+    ours = bound(v)
+    for each in ours:
+        if not RANGE[0] <= each.port <= RANGE[1]:
+            verdict.refusals.append(f"{each.variable} is {each.port}: expected {RANGE[0]} to {RANGE[1]}")
+    for first, second in combinations(ours, 2):
+        if first.port == second.port:
+            verdict.refusals.append(f"{second.variable} is {second.port}, as is {first.variable}: choose another port")
+    port = v["postgresql_port"]
+    known = host["ours"] or verdict.adopting
+    serving = next((each["running_port"] for each in host["clusters"] if each["running_port"] and known), port)
+    verdict.serving_port = serving
+    if serving != port and not v["postgresql_restart_allowed"]:
+        verdict.refusals.append(
+            f"postgresql_port is {port}, the server listens on {serving}: a new port needs a restart, which "
+            "postgresql_restart_allowed forbids; run again with -e postgresql_restart_allowed=true when connections "
+            "may be cut"
+        )
+    if v["pgbouncer_port"] == serving != port:
+        verdict.refusals.append(f"pgbouncer_port is {serving}, where the server listens now: choose another port")
+    for row in host["listeners"]:
+        for each in ours:
+            if each.port == row["port"] and _overlap(row["address"], each.addresses) and not _own(row, each, host):
+                verdict.refusals.append(_taken(row, each))
+
+
+def _own(row: Mapping[str, Any], each: Bound, host: Mapping[str, Any]) -> bool:
+    """Return whether a listener is the service that this run manages there.
+
+    The server by its port, not by its pid: a container may hide which process of another user listens, and a cluster
+    that is not ours is refused by name. The others by their unit; where the process is hidden, by the port that the
+    last run recorded.
+    """
+    clusters = {cluster["running_port"] for cluster in host["clusters"]}
+    if not each.unit:
+        return row["port"] in clusters
+    if row["pid"] and row["unit"]:
+        return bool(row["unit"] == each.unit and host["ours"])
+    return row["port"] in {host["pooler_port"], *host["exporter_ports"]} - clusters
+
+
+def _overlap(theirs: str, ours: Iterable[str]) -> bool:
+    """Return whether two sockets of one port meet; a name other than localhost may be any address."""
+    if theirs in ANY:
+        return True
+    for address in ours:
+        if address in ANY or address == theirs or (address == "localhost" and theirs in LOOPBACKS):
+            return True
+        try:
+            ipaddress.ip_address(address)
+        except ValueError:
+            if address != "localhost":
+                return True
+    return False
+
+
+def _taken(row: Mapping[str, Any], each: Bound) -> str:
+    if not row["pid"]:
+        holder, stop = "a process that the host does not show", "stop it"
+    else:
+        unit = row["unit"]
+        holder = f"process {row['pid']} ({row['command']}{f', {unit}' if unit else ''})"
+        stop = f"stop it (systemctl disable --now {unit})" if unit.endswith(".service") else "stop it"
+    if row["unit"] == each.unit and each.unit:
+        # Our unit under another's settings: a new port would not keep their address.
+        other = "monitoring_exporters to false" if each.variable.startswith("monitoring_") else ""
+        return (
+            f"port {row['port']} is taken by {holder}, which this host runs with other settings: {stop}"
+            f"{f', or set {other} to keep it' if other else ''}"
+        )
+    return f"port {row['port']} is taken by {holder}: {stop}, or set {each.variable} to a free port"

@@ -1,0 +1,124 @@
+"""A run refuses places where a cluster could not be made or kept, locales, clocks and file systems that cannot work."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from provision.plan import validate
+from tests.plans import PROBE, SAMPLE, built
+
+MAIN = "/var/lib/postgresql/17/main"
+CLUSTER = {"major": "17", "name": "main", "port": "5432", "data_directory": MAIN, "version_file": "17",
+           "running_pid": 812, "running_port": 5432, "includes_conf_d": True}  # fmt: skip
+CONVERGED = {"ours": True, "clusters": [CLUSTER]}
+
+
+def refusals(probe: dict[str, Any] | None = None, **given: Any) -> tuple[str, ...]:
+    return built("prod", {**SAMPLE, **given}, probe).problems
+
+
+def data(**facts: Any) -> dict[str, Any]:
+    return {"data": {**PROBE["data"], "path": MAIN, **facts}}
+
+
+@pytest.mark.parametrize(
+    ("facts", "expected"),
+    [
+        ({"mount": True},
+         f"{MAIN} is a mount point, which a restore could not move aside: on the host: umount {MAIN}, then mount that "
+         "file system at /var/lib/postgresql or /var/lib/postgresql/17 and change its line in /etc/fstab"),
+        ({"link": MAIN, "target": "/data/pg"}, f"{MAIN} is a link to /data/pg: a new cluster needs a plain "),
+        ({"link": "/var/lib/postgresql", "target": "/gone"}, "/var/lib/postgresql is a link to /gone: "),
+        ({"file": True}, f"{MAIN} is a file: a new cluster needs the name; move the file away"),
+        ({"entries": ["backup.tar", "notes"]},
+         f"{MAIN} holds backup.tar, notes and no cluster: a new cluster needs an empty directory; on the host: "
+         f"mv {MAIN} {MAIN}.old"),
+        ({"closed": ["/var/lib/postgresql"]},
+         "/var/lib/postgresql cannot be entered by the user postgres, who owns the data directory: on the host: "
+         "chmod o+x /var/lib/postgresql"),
+    ],
+)  # fmt: skip
+def test_refuses_a_place_for_a_new_cluster_and_not_an_existing_cluster_there(
+    facts: dict[str, Any], expected: str
+) -> None:
+    (told,) = refusals(data(**facts))
+    assert told.startswith(expected)
+    assert refusals({**data(**facts), **CONVERGED}) == ()
+
+
+def test_refuses_a_read_only_file_system_on_a_converged_host_too() -> None:
+    for host in ({}, CONVERGED):
+        (told,) = refusals({**data(read_only=True), **host})
+        assert told.startswith(
+            f"{MAIN} is on a file system that is mounted read-only: on the host: mount -o remount,rw"
+        )
+        (told,) = refusals({"unwritable": ["/usr", "/var"], **data(read_only=True), **host})
+        assert told.startswith("/usr, /var cannot be written: the file system is mounted read-only; on the host: ")
+
+
+def test_files_of_a_half_made_cluster_are_moved_aside_by_the_run() -> None:
+    assert refusals({**data(entries=["base"]), "cluster_half_made": True}) == ()
+
+
+def test_warns_of_a_database_in_memory() -> None:
+    found = built("prod", SAMPLE, data(file_system="tmpfs"))
+    assert f"{MAIN} is on a tmpfs: a reboot loses the database" in found.notices
+
+
+def test_refuses_file_systems_without_space_for_packages() -> None:
+    full = {"free_for_packages_mb": {"/usr": 499, "/var": 500}}
+    assert refusals(full) == ("499 MB are free in /usr: the packages need 500 MB there",)
+    assert refusals({**full, "packages": ["postgresql-17"]}) == ()
+
+
+@pytest.mark.parametrize("judge", [validate.judge, validate.judge_other])
+def test_refuses_a_path_and_a_clock_with_which_no_run_works(judge: Any) -> None:
+    def told(**facts: Any) -> tuple[str, ...]:
+        return built("prod", SAMPLE, facts, judge=judge).problems
+
+    (path,) = told(hidden_programs="/usr/bin:/bin")
+    assert path.startswith("root's PATH is /usr/bin:/bin, without /usr/sbin, so dpkg fails: on the host, set ")
+    (late,) = told(clock_offset_s=-4 * 365 * 86400)
+    assert late.startswith("the host's clock is 1460 days behind the controller's, so certificates and package lists ")
+    (early,) = told(clock_offset_s=7200)
+    assert early.startswith("the host's clock is 2 h ahead of the controller's")
+    assert told(clock_offset_s=-300) == ()
+
+
+GENERATE = "apt-get install -y locales && echo '{} UTF-8' >>/etc/locale.gen && locale-gen"
+
+
+@pytest.mark.parametrize(
+    ("requested", "charmap", "expected"),
+    [
+        ("C.UTF-8", "UTF-8", ""),
+        ("C", "ANSI_X3.4-1968", ""),
+        ("POSIX", "ANSI_X3.4-1968", ""),
+        ("en_US.utf8", "UTF-8", ""),
+        ("en_IN", "UTF-8", ""),
+        ("de_DE.UTF-8", None, ""),  # provision plan asks no host
+        ("de_DE.UTF-8", "",
+         "postgresql_locale is de_DE.UTF-8: the host has C, C.utf8, POSIX; set one of them, or on the host: "
+         + GENERATE.format("de_DE.UTF-8")),
+        ("de_DE.utf8", "", GENERATE.format("de_DE.UTF-8")),
+        ("de_DE", "", GENERATE.format("de_DE.UTF-8")),
+        ("sr_RS.UTF-8@latin", "", GENERATE.format("sr_RS@latin")),
+        ("de_DE", "ISO-8859-1",
+         "postgresql_locale is de_DE, whose encoding is ISO-8859-1: databases are UTF-8; set it to de_DE.UTF-8"),
+        ("en_US.ISO-8859-1", "", "postgresql_locale is en_US.ISO-8859-1, whose encoding is ISO-8859-1: databases are"),
+        ("en_US.ISO-8859-1", None, "set it to en_US.UTF-8"),
+        ("de_DEE.UTF-8", "", "and no such locale is known; did you mean de_DE.UTF-8?"),
+        ("english", "", "the host has C, C.utf8, POSIX"),
+        ("de DE.UTF-8", "", "postgresql_locale is 'de DE.UTF-8': expected the name of a UTF-8 locale, such as C.UTF-8"),
+        ("", "", "postgresql_locale is '': expected the name of a UTF-8 locale"),
+        ("de_DE.UTF-8'; reboot", "", "expected the name of a UTF-8 locale"),
+    ],
+)  # fmt: skip
+def test_judges_the_locale_of_a_new_cluster(requested: str, charmap: str | None, expected: str) -> None:
+    host = {"locales": ["C", "C.utf8", "POSIX"], "charmap": charmap}
+    told = refusals(host, postgresql_locale=requested)
+    assert len(told) == bool(expected)
+    assert expected in "".join(told)
+    assert refusals({**host, **CONVERGED}, postgresql_locale=requested) == ()
