@@ -24,6 +24,7 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
+from ..module_utils import applied, neighbourhood
 from ..module_utils.lock import acquire
 from ..module_utils.provision_detect import detect
 
@@ -48,6 +49,15 @@ options:
     description: PostgreSQL major for which to look for a source build of pgvector (set by the action plugin).
     type: int
     default: 0
+  listen:
+    description: Addresses and names on which services will listen (set by the action plugin).
+    type: list
+    elements: str
+    default: []
+  repository:
+    description: C(host) and C(port) of the SSH server of the backup repository (set by the action plugin).
+    type: dict
+    default: {}
   run:
     description: Identity of the run that takes the host lock (set by the action plugin).
     type: dict
@@ -320,6 +330,8 @@ def main() -> None:
             "ports": {"type": "list", "elements": "int", "default": []},
             "packages_wait": {"type": "int", "default": 0},
             "major": {"type": "int", "default": 0},
+            "listen": {"type": "list", "elements": "str", "default": []},
+            "repository": {"type": "dict", "default": {}},
             "run": {"type": "dict", "default": {}},
             "take_from": {"type": "int", "default": 0},
         },
@@ -346,6 +358,12 @@ def main() -> None:
         "packages": packages(),
         "package_versions": package_versions("pgbouncer", "pgbackrest"),
         "networks": networks(),
+        "addresses": neighbourhood.own_addresses(),
+        "listen": neighbourhood.listen(given["listen"]),
+        "repository": neighbourhood.ssh_server(
+            str(given["repository"].get("host", "")), int(given["repository"].get("port", 22))
+        ),
+        "applied": applied.values(given["major"]),
         "packages_interrupted": packages_interrupted(),
         "services_blocked": services_blocked(),
         "package_lists_age_s": package_lists_age(),

@@ -13,14 +13,13 @@ from typing import Any
 from provision import compatibility
 from provision.distributions import ARCHITECTURES
 from provision.errors import UsageError
-from provision.plan import packages, schema, sections, validate
+from provision.plan import packages, schema, sections, shared, validate
 from provision.plan.context import Context, Verdict
-from provision.plan.sections import address
 from provision.tuning import Host as Machine
 from provision.tuning import Tuning, pools, tune
 from provision.tuning.model import Choices
 
-__all__ = ["Built", "Context", "Judge", "address", "build", "stamp"]
+__all__ = ["Built", "Context", "Judge", "build", "stamp"]
 
 MIGRATIONS = "/usr/local/share/provision/migrations"
 LISTS_FRESH_S = 3600
@@ -78,6 +77,10 @@ def build(
         return Built(None, None, refusals, ())
     warnings = (*verdict.warnings, *((*fitted.warnings, *tuning.warnings) if context.database else ()))
     plan = _plan(v, probe, profile, context, tuning, fitted, version, warnings)
+    if context.database and judge is not validate.judge_nothing:
+        partial = shared.problems(plan, probe, context.selected)
+        if partial:
+            return Built(None, None, tuple(partial), ())
     return Built(plan, _state(plan, probe, context, verdict), (), (*warnings, *verdict.notices))
 
 
@@ -103,7 +106,7 @@ def _plan(
     tls = sections.tls(v, context)
     access = sections.access(v, profile, version)
     backup = sections.backup(v, probe)
-    server = sections.server(v, tuning, tls, access, backup)
+    server = sections.server(v, probe, tuning, tls, access, backup)
     return schema.Plan(
         schema=schema.SCHEMA,
         name=context.name,

@@ -10,9 +10,9 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from provision import compatibility
+from provision import addresses, compatibility
 from provision.distributions import by_codename, of, supported
-from provision.plan import adoption, credentials, hba, versions
+from provision.plan import adoption, credentials, neighbours, network, versions
 from provision.plan.context import Context, Verdict
 
 SMALL_SHM_MB = 64
@@ -25,7 +25,7 @@ IDENTIFIER = re.compile(r"[a-z_][a-z0-9_]{0,62}")
 BCRYPT = re.compile(r"[$]2[aby][$]\d\d[$].{53}")
 RESERVED = {"postgres", "template0", "template1", "all", "replication", "sameuser", "samerole", "public"}
 PORTS = (1024, 65535)
-LOOPBACKS = ("127.0.0.1", "::1", "localhost")
+LOOPBACKS = (*addresses.LOOPBACKS, addresses.LOCALHOST)
 NODE_PORT, POSTGRES_PORT = 9100, 9187
 OWNED = {
     "port": "postgresql_port",
@@ -49,7 +49,7 @@ def judge(
     """Judge a database host; `pgvector` is the version that it will have."""
     verdict = Verdict()
     _names(v, verdict)
-    _networks(v, verdict)
+    network.judge(v, host, verdict)
     _system(v, host, verdict)
     _resources(v, host, verdict)
     versions.versions(v, host, context, pgvector, verdict)
@@ -59,6 +59,7 @@ def judge(
     _pooler(v, host, verdict)
     credentials.certificates(v, context, verdict)
     credentials.backup(v, context, verdict)
+    neighbours.judge(v, host, context, verdict)
     _monitoring(v, verdict)
     _maintenance(v, verdict)
     return verdict
@@ -103,20 +104,6 @@ def _names(v: Mapping[str, Any], verdict: Verdict) -> None:
     for setting, value in sorted(v["postgresql_settings"].items()):
         if value is None:
             verdict.refusals.append(f"postgresql_settings.{setting} is null: expected a value, or remove the line")
-
-
-def _networks(v: Mapping[str, Any], verdict: Verdict) -> None:
-    for variable in ("postgresql_allowed_networks", "pgbouncer_allowed_networks"):
-        for network in v[variable]:
-            if network not in hba.KEYWORDS and not hba.is_network(network):
-                verdict.refusals.append(
-                    f"{variable} has {network!r}: expected a network; write 10.0.0.5/32 for one address, 10.0.0.0/24, "
-                    f"{' or '.join(hba.KEYWORDS)}"
-                )
-    for variable in ("postgresql_listen_addresses", "pgbouncer_listen_addresses"):
-        if not v[variable]:
-            verdict.refusals.append(f"{variable} is empty: expected at least one address, for example localhost")
-    verdict.refusals += hba.problems(v["postgresql_extra_rules"], tls=v["tls_enabled"])
 
 
 def _system(v: Mapping[str, Any], host: Mapping[str, Any], verdict: Verdict) -> None:
