@@ -61,7 +61,7 @@ class ActionModule(ActionBase):
         )
         roles, database = set(context.roles), context.database
         ports = [values["postgresql_port"], values["pgbouncer_port"]] if database else []
-        neighbours = inputs.probed(values, self._connection(values, given)) if database else {}
+        neighbours = inputs.probed(values, self._backup_connection(values, given)) if database else {}
         probe, failed = self._probe(values, {"ports": ports, **neighbours}, given)
         if failed:
             return failed
@@ -95,7 +95,7 @@ class ActionModule(ActionBase):
             name, groups, given["hostvars"].raw_get, inputs.defaults(self._load), self._evaluate, folders
         )
 
-    def _connection(self, values: dict[str, Any], given: dict[str, Any]) -> str:
+    def _backup_connection(self, values: dict[str, Any], given: dict[str, Any]) -> str:
         """Return the connection plugin by which Ansible reaches the backup host."""
         name = values["backup_repository_inventory_name"]
         if name not in (given.get("groups") or {}).get("all", ()):

@@ -17,6 +17,7 @@ from ansible.inventory.manager import InventoryManager
 from ansible.parsing.dataloader import DataLoader
 from ansible.plugins.loader import init_plugin_loader
 from ansible.template import Templar
+from ansible.vars.hostvars import HostVars
 from ansible.vars.manager import VariableManager
 
 from provision.controller import inputs
@@ -123,6 +124,7 @@ def plans(
                 f"no host in group {GROUP}", where=", ".join(names), seen=f"--limit {limit}" if limit else "empty"
             )
         variables = VariableManager(loader=loader, inventory=inventory)
+        HostVars(inventory, variables, loader)  # from now on variables have hostvars
         others = {host.name: host for host in inventory.get_hosts("all", ignore_limits=True)}
         return {host.name: _outcome(host, others, variables, loader, names, assumed, root) for host in hosts}
     except AnsibleError as error:

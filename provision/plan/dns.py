@@ -79,8 +79,10 @@ def _ascii(text: str) -> str:
     """Convert a name to A-labels; a wildcard label stays."""
     if text.isascii():
         return text
-    import idna  # the controller's alone, and only for such a name
-
+    try:
+        import idna  # the controller's alone, and only for such a name
+    except ImportError:
+        raise ValueError("a name outside ASCII; write its A-labels (xn--...), or pip install idna") from None
     star, name = ("*.", text[2:]) if text.startswith("*.") else ("", text)
     try:
         return star + idna.encode(name, uts46=True).decode()
