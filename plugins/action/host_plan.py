@@ -9,6 +9,7 @@ from typing import Any
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
+from ansible.utils.vars import load_extra_vars
 
 from ..plugin_utils.lock import Holder
 from ..plugin_utils.project import ROOT
@@ -16,6 +17,7 @@ from ..plugin_utils.project import ROOT
 from provision.controller import archive, inputs  # isort: skip - found by the line above
 from provision.errors import UsageError  # isort: skip
 from provision.plan import build, load, packages, ports, validate  # isort: skip
+from provision.plan.context import Peer  # isort: skip
 
 PACKAGE = ROOT / "provision"
 NOTHING = "nothing was changed on this host"
@@ -55,10 +57,17 @@ class ActionModule(ActionBase):
             groups=given.get("groups") or {},
             root=playbooks.resolve(),
             toolkit=digest,
+            peers=self._peers(name, given, (playbooks, ROOT)),
+            selected=inputs.selected(
+                given.get("ansible_role_names") or (),
+                given.get("ansible_run_tags") or ("all",),
+                given.get("ansible_skip_tags") or (),
+            ),
         )
         roles, database = set(context.roles), context.database
-        bound = [each.port for each in ports.bound(values)] if database else []
-        probe, failed = self._probe(values, bound, given)
+        asked = {"ports": [each.port for each in ports.bound(values)]} if database else {}
+        asked |= inputs.probed(values, self._backup_connection(values, given)) if database else {}
+        probe, failed = self._probe(values, asked, given)
         if failed:
             return failed
         if roles <= inputs.USES_ONLY and not probe["ours"]:
@@ -80,16 +89,35 @@ class ActionModule(ActionBase):
     def _load(self, path: str) -> Any:
         return self._loader.load_from_file(path, trusted_as_template=True)
 
+    def _peers(self, name: str, given: dict[str, Any], folders: tuple[Path, ...]) -> list[Peer]:
+        """Return the other database hosts; those outside this run only as the inventory has them, without -e."""
+        groups = given.get("groups") or {}
+        if set(load_extra_vars(self._loader)) & set(inputs.SHARED_OPTIONS):
+            groups = {
+                "database": [each for each in groups.get("database", ()) if each in given["ansible_play_hosts_all"]]
+            }
+        return inputs.peers(
+            name, groups, given["hostvars"].raw_get, inputs.defaults(self._load), self._evaluate, folders
+        )
+
+    def _backup_connection(self, values: dict[str, Any], given: dict[str, Any]) -> str:
+        """Return the connection plugin by which Ansible reaches the backup host."""
+        name = values["backup_repository_inventory_name"]
+        if name not in (given.get("groups") or {}).get("all", ()):
+            return ""
+        found = given["hostvars"].raw_get(name)
+        return str(self._evaluate({**given, **found}, found.get("ansible_connection") or "ssh"))
+
     def _evaluate(self, variables: Any, value: Any) -> Any:
         return self._templar.copy_with_new_env(available_variables=variables).template(value)
 
     def _probe(
-        self, values: dict[str, Any], bound: list[int], task_vars: dict[str, Any]
+        self, values: dict[str, Any], asked: dict[str, Any], task_vars: dict[str, Any]
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         """Probe the host and take its lock, or say why not."""
         holder = Holder(task_vars["inventory_hostname"], values["plan_lock_wait"])
         arguments = {
-            "ports": bound,
+            **asked,
             "package_names": packages.bundled(values["postgresql_version"], values["pgvector_install_method"]),
             "locale": values["postgresql_locale"],
             "packages_wait": values["plan_packages_wait"],

@@ -11,6 +11,7 @@ from ansible.errors import AnsibleFilterError
 from ..plugin_utils.project import ROOT  # noqa: F401 - makes the package importable
 
 # isort: split
+from provision import addresses
 from provision.controller import apt, local
 from provision.errors import ProvisionError
 from provision.plan import secrets
@@ -51,6 +52,11 @@ def passwords(roles: dict[str, Any], credentials: dict[str, Any]) -> dict[str, s
     return {role: str(credentials[role]["password"]) for role in roles if role in credentials}
 
 
+def endpoint(host: str, port: int | str) -> str:
+    """Write a host with its port, an IPv6 address in brackets."""
+    return addresses.endpoint(host, port)
+
+
 def package_source(message: str, source: dict[str, Any]) -> str:
     """Explain why apt cannot read a package source, and what to set instead."""
     return apt.unreadable(message, source)
@@ -85,6 +91,7 @@ class FilterModule:
         """Map every filter's name to its function."""
         return {
             "access": access,
+            "endpoint": endpoint,
             "local_release": local_release,
             "package_source": package_source,
             "packages_failure": packages_failure,

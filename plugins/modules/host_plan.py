@@ -20,7 +20,7 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ..module_utils import apt_state, host_places, listeners
+from ..module_utils import applied, apt_state, host_places, listeners, neighbourhood
 from ..module_utils.lock import acquire
 from ..module_utils.provision_detect import detect
 
@@ -54,6 +54,15 @@ options:
     description: PostgreSQL major, for its data directory and its source build of pgvector (set by the action plugin).
     type: int
     default: 0
+  listen:
+    description: Addresses and names on which services will listen (set by the action plugin).
+    type: list
+    elements: str
+    default: []
+  repository:
+    description: C(host) and C(port) of the SSH server of the backup repository (set by the action plugin).
+    type: dict
+    default: {}
   run:
     description: Identity of the run that takes the host lock (set by the action plugin).
     type: dict
@@ -226,6 +235,8 @@ def main() -> None:
             "locale": {"type": "str", "default": "C"},
             "packages_wait": {"type": "int", "default": 0},
             "major": {"type": "int", "default": 0},
+            "listen": {"type": "list", "elements": "str", "default": []},
+            "repository": {"type": "dict", "default": {}},
             "run": {"type": "dict", "default": {}},
             "take_from": {"type": "int", "default": 0},
         },
@@ -266,6 +277,12 @@ def main() -> None:
         "sources": apt_state.sources(),
         "sources_fault": apt_state.sources_fault(),
         "networks": networks(),
+        "addresses": neighbourhood.own_addresses(),
+        "listen": neighbourhood.listen(given["listen"]),
+        "repository": neighbourhood.ssh_server(
+            str(given["repository"].get("host", "")), int(given["repository"].get("port", 22))
+        ),
+        "applied": applied.values(given["major"]),
         "packages_interrupted": apt_state.interrupted(),
         "services_blocked": apt_state.services_blocked(),
         "package_lists_age_s": apt_state.lists_age(),

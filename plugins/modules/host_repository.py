@@ -2,8 +2,10 @@
 """Prepare a backup host: pgBackRest, its user, the repository's folder, and the SSH key of one database host.
 
 Runs on the backup host with the standard library alone. A key may run what pgBackRest asks for at the other end of a
-connection, and print the free space; without a terminal and without forwarding. Each stanza has one key: its line in
-authorized_keys ends in the comment postgres@STANZA. Parallel hosts of a run wait for each other.
+connection, and print the free space; without a terminal and without forwarding. Each key has one line in
+authorized_keys, found by the key itself, which never leaves its host and does not change when the host is renamed; the
+comment postgres@STANZA is for people. Lines of other keys are never changed: another key of the same stanza, of a lost
+host or of another inventory, is reported. Parallel hosts of a run wait for each other.
 """
 
 from __future__ import annotations
@@ -51,6 +53,7 @@ EXAMPLES = r"""
 RETURN = r"""
 changes: {description: "Changes of packages, user, directory, key and configuration.", returned: always, type: list}
 version: {description: "Output of pgbackrest version; empty where it is not installed.", returned: always, type: str}
+strangers: {description: "Other keys with the comment of this stanza, TYPE BASE64.", returned: always, type: list}
 host_keys: {description: "Public SSH keys of the backup host, TYPE BASE64.", returned: always, type: list}
 """
 
@@ -69,6 +72,7 @@ FORCED = (
     r"pgbackrest?*:remote) exec pgbackrest ${{SSH_ORIGINAL_COMMAND#* }} ;; "
     r'*) echo refused >&2; exit 1 ;; esac",restrict'
 )
+KEY = re.compile(r"(?:^|\s)ssh-ed25519 ([A-Za-z0-9+/]+=*)(?=\s|$)")
 ED25519 = b"\0\0\0\x0bssh-ed25519\0\0\0\x20"
 """How the key's bytes begin (RFC 8709, section 4); 32 bytes follow."""
 
@@ -92,12 +96,25 @@ def line(key: str, stanza: str, path: str) -> str:
     return f"{FORCED.format(path=path)} {public_key(key)} postgres@{stanza}"
 
 
+def key_of(entry: str) -> str:
+    """Return the base64 of the key in a line of authorized_keys, whatever its options and comment; "" without a key."""
+    found = KEY.search(entry)
+    return found[1] if found and not entry.lstrip().startswith("#") else ""
+
+
 def entries(text: str, wanted: str) -> str:
-    """Return authorized_keys with this line as the only one of its stanza; the last word names the stanza."""
-    lines, stanza = text.splitlines(), wanted.split()[-1]
-    if [each for each in lines if each.split()[-1:] == [stanza]] == [wanted]:
+    """Return authorized_keys with this line as the only one of its key; lines of other keys stay."""
+    lines, key = text.splitlines(), key_of(wanted)
+    if [each for each in lines if key_of(each) == key] == [wanted]:
         return text
-    return "".join(f"{each}\n" for each in [*(each for each in lines if each.split()[-1:] != [stanza]), wanted])
+    return "".join(f"{each}\n" for each in [*(each for each in lines if key_of(each) != key), wanted])
+
+
+def strangers(text: str, wanted: str) -> list[str]:
+    """Return the other keys whose comment names the stanza of this line."""
+    comment = wanted.split()[-1]
+    others = [each for each in text.splitlines() if key_of(each) not in ("", key_of(wanted))]
+    return [f"ssh-ed25519 {key_of(each)}" for each in others if each.split()[-1] == comment]
 
 
 class Repository:
@@ -248,8 +265,18 @@ def main() -> None:
         with LOCK.open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             repository.converge()
+    others = strangers(read(repository.keys), repository.line) if repository.line else []
     module.exit_json(
-        changed=bool(repository.changes), changes=repository.changes, version=version(), host_keys=host_keys()
+        changed=bool(repository.changes),
+        changes=repository.changes,
+        version=version(),
+        host_keys=host_keys(),
+        strangers=others,
+        warnings=[
+            f"{repository.keys} has another key of stanza {module.params['stanza']}: {each}; if its host is gone, "
+            f"remove that line (docs/the-host-is-gone.md)"
+            for each in others
+        ],
     )
 
 

@@ -20,13 +20,20 @@ import yaml
 from provision.controller import authority, vault
 from provision.controller.bundle import verify
 from provision.errors import ProvisionError, UsageError
-from provision.plan import build, schema, variables
+from provision.plan import build, network, schema, variables
+from provision.plan.context import Peer, repository, repository_kind
 
 ROOT = Path(__file__).resolve().parents[2]
 """The project, or the installed collection: the folder with roles/ and profiles/."""
 PUBLISHED = ("plan", "plan_profile", "plan_given")
 USES_ONLY = {"plan"}
 """Roles of a play that uses a converged host and changes nothing of what it should be."""
+SHARED_OPTIONS = (
+    "backup_physical", "backup_stanza", "backup_s3", "backup_repository_host", "backup_repository_path",
+)  # fmt: skip
+"""What decides whether hosts keep their backups in the same place."""
+SSH = ("ssh", "paramiko", "paramiko_ssh", "smart")
+"""Connection plugins of Ansible."""
 BESIDE = {"plan", "packages", "tls", "toolkit"}
 """Roles of a play for hosts beside the databases, such as the backup host, unless the host has a database too."""
 
@@ -132,6 +139,8 @@ def context(
     groups: Mapping[str, Sequence[str]],
     root: Path,
     toolkit: str,
+    peers: Iterable[Peer] = (),
+    selected: frozenset[str] | None = None,
 ) -> build.Context:
     """Read what is judged besides variables: vault files, the bundle, the user's own certificate."""
     names = {role.rpartition(".")[2] for role in roles}
@@ -148,7 +157,67 @@ def context(
         groups=groups,
         database=bool(names - BESIDE) or name in groups.get("database", ()),
         toolkit_sha256=toolkit,
+        peers=tuple(peers),
+        selected=selected,
     )
+
+
+def peers(
+    name: str,
+    groups: Mapping[str, Sequence[str]],
+    variables_of: Callable[[str], Mapping[str, Any]],
+    role_defaults: Mapping[str, Any],
+    template: Callable[[Mapping[str, Any], Any], Any],
+    folders: Sequence[Path],
+) -> list[Peer]:
+    """Return the other hosts of the group database that take physical backups, with their stanzas and repositories.
+
+    A host whose variables cannot be read is left out: its own plan names the problem.
+    """
+    found = []
+    for other in groups.get("database", ()):
+        if other == name:
+            continue
+        try:
+            every = {**role_defaults, **variables_of(other)}
+            every["plan_profile"] = profile(str(variables.plain(template(every, every["plan_profile_name"]))), folders)
+            values = {option: variables.plain(template(every, every[option])) for option in SHARED_OPTIONS}
+        except Exception:  # noqa: S112 - any error of a template
+            continue
+        if variables.judge({"backup_physical": {"type": "bool"}}, values)[0].get("backup_physical"):
+            found.append(Peer(other, str(values["backup_stanza"]), repository(values)))
+    return found
+
+
+def probed(values: Mapping[str, Any], connection: str) -> dict[str, Any]:
+    """Return what the module host_plan asks of the network, as its options `listen` and `repository`.
+
+    `connection` is how Ansible reaches the backup host. Only SSH shows that an SSH server must answer there.
+    """
+    lists = (values["postgresql_listen_addresses"], values["pgbouncer_listen_addresses"])
+    listen = dict.fromkeys([each for names in lists for each in names] + [values["monitoring_listen_address"]])
+    shared = values["backup_physical"] and repository_kind(values) == "host" and connection.rpartition(".")[2] in SSH
+    port = values["backup_repository_port"]
+    return {
+        "listen": [each for each in listen if network.may_be_host(each)],
+        "repository": {"host": values["backup_repository_host"], "port": port} if shared and 0 < port < 65536 else {},
+    }
+
+
+def selected(roles: Iterable[str], tags: Sequence[str], skipped: Sequence[str]) -> frozenset[str]:
+    """Return the roles of a play whose tasks the run's tags select; each role has a tag of its name.
+
+    `tags` and `skipped` are ansible_run_tags and ansible_skip_tags. Role tls runs with the tag postgresql too.
+    """
+    names = {role.rpartition(".")[2] for role in roles}
+    aliases = {"tls": {"tls", "postgresql"}, "toolkit": {"toolkit", "always"}}
+    chosen = {
+        role
+        for role in names
+        if ({"all", "tagged"} & set(tags) or aliases.get(role, {role}) & {*tags, "always"})
+        and not aliases.get(role, {role}) & set(skipped)
+    }
+    return frozenset(chosen)
 
 
 def _bundle(values: Mapping[str, Any]) -> dict[str, Any]:

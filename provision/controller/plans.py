@@ -6,7 +6,7 @@ said by the caller; everything else is exactly what role plan builds.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from ansible.inventory.manager import InventoryManager
 from ansible.parsing.dataloader import DataLoader
 from ansible.plugins.loader import init_plugin_loader
 from ansible.template import Templar
+from ansible.vars.hostvars import HostVars
 from ansible.vars.manager import VariableManager
 
 from provision.controller import inputs
@@ -145,7 +146,9 @@ def plans(
                 f"no host in group {GROUP}", where=", ".join(names), seen=f"--limit {limit}" if limit else "empty"
             )
         variables = VariableManager(loader=loader, inventory=inventory)
-        return {host.name: _outcome(host, variables, loader, names, assumed, root) for host in hosts}
+        HostVars(inventory, variables, loader)  # from now on variables have hostvars
+        others = {host.name: host for host in inventory.get_hosts("all", ignore_limits=True)}
+        return {host.name: _outcome(host, others, variables, loader, names, assumed, root) for host in hosts}
     except AnsibleError as error:
         said = str(error).splitlines()[0]
         hint = "--vault-password-file FILE" if "vault" in said.lower() else ""
@@ -153,7 +156,13 @@ def plans(
 
 
 def _outcome(
-    host: Any, variables: VariableManager, loader: DataLoader, sources: list[str], assumed: Assumed, root: Path
+    host: Any,
+    others: Mapping[str, Any],
+    variables: VariableManager,
+    loader: DataLoader,
+    sources: list[str],
+    assumed: Assumed,
+    root: Path,
 ) -> Outcome:
     given = {
         **variables.get_vars(host=host),
@@ -183,6 +192,14 @@ def _outcome(
         groups=given["groups"],
         root=root,
         toolkit="",
+        peers=inputs.peers(
+            host.name,
+            given["groups"],
+            lambda name: variables.get_vars(host=others[name]),
+            inputs.defaults(load),
+            template,
+            (root,),
+        ),
     )
     built = build.build(values, assumed.probe(), read.profile, context)
     return Outcome(built.plan, built.problems, (*read.warnings, *built.notices))

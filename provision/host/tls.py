@@ -6,14 +6,18 @@ Each service is asked on every run, because an interrupted run may have placed a
 
 from __future__ import annotations
 
+import ipaddress
 import socket
 import ssl
 import struct
+import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from provision import addresses
 from provision.errors import HostError
 from provision.plan.schema import Plan
 from provision.system import run
@@ -25,12 +29,14 @@ NO_CHECK_TIME = 0x200000
 TIMEOUT_S = 10
 WAIT_S = 10
 POLL_S = 0.2
-LOOPBACK = {"*": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - read, not bound
+PROC = Path("/proc/net")
+LISTEN = "0A"
+"""State of a listening socket (include/net/tcp_states.h, TCP_LISTEN)."""
 
 
 @dataclass(frozen=True)
 class Endpoint:
-    """A service that speaks PostgreSQL: its systemd unit, and where it is reached on this host."""
+    """A service that speaks PostgreSQL: its systemd unit, and where it listens on this host; no address is nowhere."""
 
     unit: str
     address: str
@@ -40,8 +46,32 @@ class Endpoint:
 def endpoints(plan: Plan) -> list[Endpoint]:
     """Return the services of a host that serve its certificate."""
     server, pooler = plan.server, plan.pooler
-    found = [Endpoint(server.unit, server.address, serving_port(Path(server.data_directory), server.port))]
-    return found + ([Endpoint("pgbouncer.service", pooler.address, pooler.port)] if pooler.enabled else [])
+    ports = [(server.unit, serving_port(Path(server.data_directory), server.port))]
+    ports += [("pgbouncer.service", pooler.port)] if pooler.enabled else []
+    return [Endpoint(unit, listening(port), port) for unit, port in ports]
+
+
+def listening(port: int) -> str:
+    """Return an address at which this host reaches whatever listens on a port now; "" where nothing does.
+
+    Read from the kernel, because addresses of the plan wait for a restart, and the loopback need not be among them.
+    """
+    found = []
+    for name in ("tcp", "tcp6"):
+        with suppress(OSError):  # no tcp6 where IPv6 is off
+            rows = [line.split() for line in (PROC / name).read_text().splitlines()[1:]]
+            found += [
+                _address(row[1]) for row in rows if row[3] == LISTEN and int(row[1].rpartition(":")[2], 16) == port
+            ]
+    return addresses.reached(found) if found else ""
+
+
+def _address(column: str) -> str:
+    """Read an address of /proc/net/tcp or tcp6: 32-bit words in the host's byte order."""
+    digits = column.partition(":")[0]
+    words = [bytes.fromhex(digits[at : at + 8]) for at in range(0, len(digits), 8)]
+    packed = b"".join(word[::-1] if sys.byteorder == "little" else word for word in words)
+    return str(ipaddress.ip_address(packed))
 
 
 def serving_port(data: Path, otherwise: int) -> int:
@@ -74,13 +104,14 @@ def converge(
 ) -> list[str]:
     """Do it for these services, with this way to ask for and to reload a unit.
 
-    Left alone: a unit that is not active, and a service without TLS. Not an error: a service that serves a certificate
-    of another authority after the reload. The role that configures either comes later in the run.
+    Left alone: a unit that is not active, and a service that listens on no address or without TLS. Not an error: a
+    service that serves a certificate of another authority after the reload. The role that configures either comes later
+    in the run. Raises HostError for a service that does not answer where it listens.
     """
     placed = _first(certificate)
     reloaded = []
     for each in services:
-        if not active(each.unit) or served(each) in (None, placed):
+        if not each.address or not active(each.unit) or served(each) in (None, placed):
             continue
         reload(each.unit)
         deadline = time.monotonic() + WAIT_S
@@ -91,7 +122,7 @@ def converge(
         elif served(each, authority):
             raise HostError(
                 f"{each.unit} was reloaded and still serves another certificate",
-                where=f"{each.address} port {each.port}",
+                where=addresses.endpoint(each.address, each.port),
                 allowed=str(certificate),
                 run=f"journalctl -u {each.unit} -n 50",
             )
@@ -99,7 +130,10 @@ def converge(
 
 
 def served(service: Endpoint, authority: Path | None = None) -> bytes | None:
-    """Return the certificate (DER) that a service serves; None without TLS, or where the authority did not issue it."""
+    """Return the certificate (DER) that a service serves; None without TLS, or where the authority did not issue it.
+
+    Raises HostError where no connection is made.
+    """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
@@ -107,15 +141,23 @@ def served(service: Endpoint, authority: Path | None = None) -> bytes | None:
         context.load_verify_locations(authority)
         context.verify_mode = ssl.CERT_REQUIRED
         context.verify_flags = ssl.VerifyFlags(context.verify_flags | NO_CHECK_TIME)
-    address = LOOPBACK.get(service.address, service.address)
     try:
-        with socket.create_connection((address, service.port), TIMEOUT_S) as link:
+        link = socket.create_connection((service.address, service.port), TIMEOUT_S)
+    except OSError as error:
+        raise HostError(
+            f"{service.unit} does not answer, so the certificate that it serves is not known",
+            where=addresses.endpoint(service.address, service.port),
+            seen=str(error),
+            run=f"journalctl -u {service.unit} -n 50",
+        ) from None
+    try:
+        with link:
             link.sendall(SSL_REQUEST)
             if link.recv(1) != b"S":
                 return None
             with context.wrap_socket(link) as tls:
                 return tls.getpeercert(binary_form=True)
-    except OSError:  # refused, timed out, or a failed handshake
+    except OSError:  # closed, or a failed handshake
         return None
 
 

@@ -13,14 +13,13 @@ from typing import Any
 from provision import compatibility
 from provision.distributions import ARCHITECTURES
 from provision.errors import UsageError
-from provision.plan import packages, schema, sections, sources, validate
+from provision.plan import packages, schema, sections, shared, sources, validate
 from provision.plan.context import Context, Verdict
-from provision.plan.sections import address
 from provision.tuning import Host as Machine
 from provision.tuning import Tuning, pools, tune
 from provision.tuning.model import MINIMUM_MEMORY_MB, Choices
 
-__all__ = ["Built", "Context", "Judge", "address", "build", "stamp"]
+__all__ = ["Built", "Context", "Judge", "build", "stamp"]
 
 MIGRATIONS = "/usr/local/share/provision/migrations"
 LISTS_FRESH_S = 3600
@@ -78,8 +77,9 @@ def build(
     plan = _plan(v, probe, profile, context, tuning, fitted, version, warnings)
     state = _state(plan, probe, context, verdict)
     barred = sources.uninstallable({*state.missing_packages, *state.missing_key_packages}, plan.source, probe)
-    if barred and judged:
-        return Built(None, None, tuple(barred), ())
+    partial = shared.problems(plan, probe, context.selected) if context.database else []
+    if judged and (barred or partial):
+        return Built(None, None, (*barred, *partial), ())
     return Built(plan, state, (), (*warnings, *verdict.notices))
 
 
@@ -125,7 +125,7 @@ def _plan(
     tls = sections.tls(v, context)
     access = sections.access(v, profile, version)
     backup = sections.backup(v, probe)
-    server = sections.server(v, tuning, tls, access, backup)
+    server = sections.server(v, probe, tuning, tls, access, backup)
     return schema.Plan(
         schema=schema.SCHEMA,
         name=context.name,

@@ -9,12 +9,23 @@ from typing import Any
 
 
 @dataclass(frozen=True)
+class Peer:
+    """Another host of the group database: the stanza that it would use, and its repository."""
+
+    name: str
+    stanza: str
+    repository: tuple[str, ...]
+    """Kind and place: equal for hosts that share a repository."""
+
+
+@dataclass(frozen=True)
 class Context:
     """What is known of the run beside variables: the host's names, inventories, and what the controller read.
 
     `roles` are those of the play, whose packages are installed. `bundle` is what `controller.bundle.verify` found (and
     `problem`), `provided` and `plain_vaults` name files of the controller that must not be used as they are. `database`
-    is false for a host beside the databases, `toolkit_sha256` the checksum of the packed command.
+    is false for a host beside the databases, `toolkit_sha256` the checksum of the packed command. `peers` are the other
+    hosts of the group database, `selected` the roles that the run applies, None for all.
     """
 
     name: str
@@ -28,6 +39,12 @@ class Context:
     groups: Mapping[str, Sequence[str]] = field(default_factory=dict)
     database: bool = True
     toolkit_sha256: str = ""
+    peers: tuple[Peer, ...] = ()
+    selected: frozenset[str] | None = None
+
+    def runs(self, role: str) -> bool:
+        """Return whether this run applies a role."""
+        return self.selected is None or role in self.selected
 
 
 @dataclass
@@ -44,3 +61,13 @@ class Verdict:
 def repository_kind(v: Mapping[str, Any]) -> str:
     """Return the kind of the backup repository: s3, host or local."""
     return "s3" if v["backup_s3"] else "host" if v["backup_repository_host"] else "local"
+
+
+def repository(v: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return kind and place of the backup repository, equal for hosts that share one; () where a host keeps its own."""
+    kind = repository_kind(v)
+    if kind == "local":
+        return ()
+    s3 = v["backup_s3"]
+    place = [s3.get("endpoint", ""), s3.get("bucket", "")] if kind == "s3" else [v["backup_repository_host"]]
+    return (kind, *map(str, place), str(v["backup_repository_path"]))

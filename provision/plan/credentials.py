@@ -5,17 +5,15 @@ No message contains a secret.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
 from provision.errors import UsageError
-from provision.plan import secrets
+from provision.plan import network, secrets
 from provision.plan.context import Context, Verdict, repository_kind
 
 DEVELOPMENT_PASSWORD = "minion_secret"  # noqa: S105 - the published one, known so that it can be refused
 MINIMUM_PASSWORD_LENGTH = 20
-STANZA = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 LONGEST_CERTIFICATE_DAYS = 825  # the longest that clients on macOS accept
 
 
@@ -23,6 +21,7 @@ def certificates(v: Mapping[str, Any], context: Context, verdict: Verdict) -> No
     """Refuse certificate variables that role tls cannot serve; the host judges the contents of the files."""
     if not v["tls_enabled"]:
         return
+    network.names(v, verdict)
     length = len(v["tls_ca_passphrase"])
     if length < MINIMUM_PASSWORD_LENGTH:
         verdict.refusals.append(
@@ -105,10 +104,6 @@ def backup(v: Mapping[str, Any], context: Context, verdict: Verdict) -> None:
     for name in ("bucket", "endpoint", "region", "key", "key_secret") if v["backup_s3"] else ():
         if not v["backup_s3"].get(name):
             verdict.refusals.append(f"backup_s3.{name} is empty: a bucket needs it")
-    if not STANZA.fullmatch(v["backup_stanza"]):
-        verdict.refusals.append(
-            f"backup_stanza is {v['backup_stanza']!r}: expected letters, digits, _ . and -, a letter or digit first"
-        )
     name = v["backup_repository_inventory_name"]
     if repository_kind(v) == "host" and name not in context.groups.get("all", ()):
         verdict.refusals.append(

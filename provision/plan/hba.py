@@ -99,9 +99,9 @@ def _problems(rule: Mapping[str, Any], tls: bool) -> list[str]:
                 f"{name!r} is not the name of a role or database, nor +role, all, or a pattern that begins with /"
             )
     found += [
-        f"{address!r}: not a network; write 10.0.0.5/32 for one address, 10.0.0.0/24, {' or '.join(KEYWORDS)}"
+        f"{address!r}: not a network; {problem}"
         for address in addresses
-        if address not in (*KEYWORDS, *OPENS) and not is_network(address)
+        if address not in (*KEYWORDS, *OPENS) and (problem := network_problem(address))
     ]
     if method not in METHODS:
         found.append(f"method {method!r}: allowed are {', '.join(METHODS)}")
@@ -116,10 +116,26 @@ def _problems(rule: Mapping[str, Any], tls: bool) -> list[str]:
     return found
 
 
-def is_network(text: str) -> bool:
-    """Whether a text is a network in CIDR form without host bits."""
+def network_problem(text: str) -> str:
+    """Return "" for a network that PostgreSQL reads as it is written, else what to write instead."""
+    inner = text.strip().replace("[", "").replace("]", "")
     try:
-        ipaddress.ip_network(text)
+        network = ipaddress.ip_network(inner, strict=False)
     except ValueError:
-        return False
-    return "/" in text
+        network = None
+    if network is None or "%" in text:
+        return f"write 10.0.0.5/32 for one address, 10.0.0.0/24, {' or '.join(KEYWORDS)}"
+    length = inner.partition("/")[2]
+    written = f"{network.network_address}/{network.prefixlen}"
+    if not length:
+        return f"write {written} for one address"
+    single = f"{inner.partition('/')[0]}/{network.max_prefixlen}"
+    if ipaddress.ip_interface(inner).ip != network.network_address:
+        return f"bits of the host part are set; write {written}, or {single} for one address"
+    # A netmask is not CIDR: pg_hba.conf has it in a column of its own.
+    return "" if inner == text and length == str(network.prefixlen) else f"write {written}"
+
+
+def opens(network: str) -> bool:
+    """Return whether a network is all addresses, or half of them: two halves are all of them too."""
+    return network == "all" or (network not in KEYWORDS and ipaddress.ip_network(network).prefixlen <= 1)

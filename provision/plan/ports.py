@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
+from provision import addresses
 from provision.plan.context import Verdict
 
 RANGE = (1024, 65535)
 """No service here has the capability to bind a lower port."""
-LOOPBACKS = ("127.0.0.1", "::1", "localhost")
+LOOPBACKS = (*addresses.LOOPBACKS, addresses.LOCALHOST)
 ANY = {"*", "0.0.0.0", "::"}  # noqa: S104 - compared, not bound
 NODE_EXPORTER, POSTGRES_EXPORTER = "prometheus-node-exporter.service", "prometheus-postgres-exporter.service"
 POOLER = "pgbouncer.service"

@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from provision import addresses
+
 SCHEMA = 2
 """Version of plan.json. Version 1 was the three files host.json, backup.json and maintenance.json."""
 
@@ -88,6 +90,8 @@ class Server:
     port: int
     address: str
     """Where the server is reached by TCP on the host itself."""
+    client_address: str
+    """Where clients reach it: how the controller reaches the host, or another address where the server listens."""
     listen_addresses: tuple[str, ...]
     locale: str
     data_directory: str
@@ -264,15 +268,21 @@ class Pooler:
 
 @dataclass(frozen=True)
 class Repository:
-    """Where pgBackRest keeps backups. `kind` is local, host or s3; `host` and `inventory_name` for host alone."""
+    """Where pgBackRest keeps backups. `kind` is local, host or s3; `host`, `port` and `inventory_name` for host."""
 
     kind: str
     path: str
     host: str
+    port: int
     inventory_name: str
     user: str
     s3: Mapping[str, str]
     """bucket, endpoint, region, uri_style, port, ca_file; never the keys."""
+
+    @property
+    def known_host(self) -> str:
+        """The repository host's column of known_hosts."""
+        return addresses.known_host(self.host, self.port)
 
     @property
     def place(self) -> str:
@@ -401,10 +411,9 @@ class Plan:
 
     def url(self) -> str:
         """Return the owner's URL over TCP, without its password, as a client uses it."""
-        host = self.address if self.server.listen_addresses != ("localhost",) else "127.0.0.1"
-        shown = f"[{host}]" if ":" in host else host
+        place = addresses.endpoint(self.server.client_address, self.server.port)
         tls = f"?sslmode=verify-full&sslrootcert={self.tls.client_ca}" if self.tls.enabled else ""
-        return f"postgresql://{self.access.owner}@{shown}:{self.server.port}/{self.access.database}{tls}"
+        return f"postgresql://{self.access.owner}@{place}/{self.access.database}{tls}"
 
 
 @dataclass(frozen=True)

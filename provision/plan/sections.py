@@ -5,17 +5,16 @@ Variables have been validated: see plan.validate. `v` is every option of every r
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from provision import compatibility
-from provision.plan import hba, ports, schema
+from provision import addresses, compatibility
+from provision.plan import dns, hba, network, ports, schema
 from provision.plan.context import Context, repository_kind
 from provision.tuning import Tuning, pools, vector
 
 LOOPBACK = ("127.0.0.1/32", "::1/128")
-ANY_IPV4, ANY_IPV6 = {"*", "localhost", "127.0.0.1", "0.0.0.0"}, {"::", "::1"}  # noqa: S104 - compared, not bound
 TLS = "/etc/provision/tls"
 SOCKETS = "/var/run/postgresql"
 PGDG_KEY = "/usr/share/postgresql-common/pgdg/apt.postgresql.org.asc"
@@ -29,15 +28,13 @@ WATCH_SCHEDULE = "*-*-* *:0/5"
 """The watch is the alarm, so it looks every five minutes."""
 
 
-def address(listen: Sequence[str]) -> str:
-    """Return the address at which a service that listens so is reached on the host itself."""
-    if ANY_IPV4 & set(listen):
-        return "127.0.0.1"
-    return "::1" if ANY_IPV6 & set(listen) else listen[0]
-
-
 def server(
-    v: Mapping[str, Any], tuning: Tuning, tls: schema.Tls, access: schema.Access, backup: schema.Backup
+    v: Mapping[str, Any],
+    probe: Mapping[str, Any],
+    tuning: Tuning,
+    tls: schema.Tls,
+    access: schema.Access,
+    backup: schema.Backup,
 ) -> schema.Server:
     """Make the section server: settings, pg_hba.conf and pg_ident.conf."""
     major = v["postgresql_version"]
@@ -58,11 +55,13 @@ def server(
         schema.Setting(each.name, each.text, each.line, each.reason, each.group, each.restart)
         for each in tuning.settings
     )
+    listen, resolved = v["postgresql_listen_addresses"], network.resolved(probe)
     return schema.Server(
         major=major,
         port=v["postgresql_port"],
-        address=address(v["postgresql_listen_addresses"]),
-        listen_addresses=tuple(v["postgresql_listen_addresses"]),
+        address=addresses.reached(listen, resolved),
+        client_address=addresses.advertised(listen, tls.name, probe.get("addresses") or (), resolved),
+        listen_addresses=tuple(dict.fromkeys(listen)),
         locale=v["postgresql_locale"],
         data_directory=f"/var/lib/postgresql/{major}/main",
         configuration_directory=f"/etc/postgresql/{major}/main",
@@ -138,7 +137,7 @@ def tls(v: Mapping[str, Any], context: Context) -> schema.Tls:
         f"{TLS}/server.key",
         "server",
         "" if provided else context.name[:64],  # X.520: a common name has 64 characters at most; names count
-        tuple(dict.fromkeys([context.address, *v["tls_extra_names"], *own])),
+        dns.certificate_names([context.address, *v["tls_extra_names"], *own]),
         own_names=not provided,
     )
     role = f"{v['database_owner']}_pooler"
@@ -148,7 +147,7 @@ def tls(v: Mapping[str, Any], context: Context) -> schema.Tls:
     return schema.Tls(
         enabled=v["tls_enabled"],
         minimum_version=v["postgresql_tls_minimum_version"],
-        name=context.address,
+        name=dns.certificate_names([context.address])[0],
         provided=provided,
         ca=f"{TLS}/ca.crt",
         certificates=(server, *([pooler] if context.database else [])) if v["tls_enabled"] else (),
@@ -199,12 +198,12 @@ def pooler(
     words = {"samenet": probe["networks"], "samehost": []}
     networks = [each for name in v["pgbouncer_allowed_networks"] for each in words.get(name, [name])]
     # A certificate of the user's own need not name the loopback: there the socket is the way, as it is without TLS.
-    over_tls = tls.enabled and not tls.provided and server.address == "127.0.0.1"
+    over_tls = tls.enabled and not tls.provided and server.address == addresses.LOOPBACK_IPV4
     return schema.Pooler(
         enabled=probe["systemd"],
         port=v["pgbouncer_port"],
-        address=address(v["pgbouncer_listen_addresses"]),
-        listen_addresses=tuple(v["pgbouncer_listen_addresses"]),
+        address=addresses.reached(v["pgbouncer_listen_addresses"], network.resolved(probe)),
+        listen_addresses=tuple(dict.fromkeys(v["pgbouncer_listen_addresses"])),
         networks=tuple(dict.fromkeys([*LOOPBACK, *networks])),
         socket_directory=SOCKETS,
         server=server.address if over_tls else SOCKETS,
@@ -238,6 +237,7 @@ def backup(v: Mapping[str, Any], probe: Mapping[str, Any]) -> schema.Backup:
             kind,
             v["backup_repository_path"],
             v["backup_repository_host"] if kind == "host" else "",
+            v["backup_repository_port"] if kind == "host" else 0,
             v["backup_repository_inventory_name"] if kind == "host" else "",
             REPOSITORY_USER,
             {"uri_style": "host", **s3} if s3 else {},
@@ -262,7 +262,7 @@ def monitoring(v: Mapping[str, Any]) -> schema.Monitoring:
     where = v["monitoring_listen_address"]
     return schema.Monitoring(
         exporters=v["monitoring_exporters"],
-        address=f"[{where}]" if ":" in where else where,
+        address=addresses.in_url(where),
         loopback=where in ports.LOOPBACKS,
         node_port=v["monitoring_node_port"],
         postgres_port=v["monitoring_postgres_port"],

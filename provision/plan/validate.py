@@ -12,7 +12,7 @@ from typing import Any
 
 from provision import compatibility
 from provision.distributions import by_codename, of, supported
-from provision.plan import adoption, credentials, hba, places, ports, sections, sources, versions
+from provision.plan import adoption, credentials, neighbours, network, places, ports, sections, sources, versions
 from provision.plan.context import Context, Verdict
 from provision.tuning.model import MINIMUM_MEMORY_MB
 
@@ -47,7 +47,7 @@ def judge(
     """Judge a database host; `pgvector` is the version that it will have."""
     verdict = Verdict()
     _names(v, verdict)
-    _networks(v, verdict)
+    network.judge(v, host, verdict)
     _system(v, host, verdict)
     places.judge(v, host, verdict)
     _memory(v, host, verdict)
@@ -59,6 +59,7 @@ def judge(
     _pooler(v, host, verdict)
     credentials.certificates(v, context, verdict)
     credentials.backup(v, context, verdict)
+    neighbours.judge(v, host, context, verdict)
     _monitoring(v, verdict)
     _maintenance(v, verdict)
     return verdict
@@ -104,20 +105,6 @@ def _names(v: Mapping[str, Any], verdict: Verdict) -> None:
     for setting, value in sorted(v["postgresql_settings"].items()):
         if value is None:
             verdict.refusals.append(f"postgresql_settings.{setting} is null: expected a value, or remove the line")
-
-
-def _networks(v: Mapping[str, Any], verdict: Verdict) -> None:
-    for variable in ("postgresql_allowed_networks", "pgbouncer_allowed_networks"):
-        for network in v[variable]:
-            if network not in hba.KEYWORDS and not hba.is_network(network):
-                verdict.refusals.append(
-                    f"{variable} has {network!r}: expected a network; write 10.0.0.5/32 for one address, 10.0.0.0/24, "
-                    f"{' or '.join(hba.KEYWORDS)}"
-                )
-    for variable in ("postgresql_listen_addresses", "pgbouncer_listen_addresses"):
-        if not v[variable]:
-            verdict.refusals.append(f"{variable} is empty: expected at least one address, for example localhost")
-    verdict.refusals += hba.problems(v["postgresql_extra_rules"], tls=v["tls_enabled"])
 
 
 def _system(v: Mapping[str, Any], host: Mapping[str, Any], verdict: Verdict) -> None:

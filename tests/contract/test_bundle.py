@@ -18,7 +18,9 @@ def test_bundle_has_the_packages_of_every_role(method: str) -> None:
         tls={"enabled": True},
         pgvector={"install_method": method},
         monitoring={"exporters": True},
-        backup={"repository": sample().backup.repository.__class__("host", "/r", "backup", "backup", "pgbackrest", {})},
+        backup={
+            "repository": sample().backup.repository.__class__("host", "/r", "backup", 22, "backup", "pgbackrest", {})
+        },
     )
     needed = {name for names in packages.by_role(plan, built=False).values() for name in names}
     assert needed <= set(packages.bundled(17, method))

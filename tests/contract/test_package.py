@@ -60,14 +60,15 @@ def test_library_does_not_know_the_command_line(path: Path) -> None:
 
 LAYERS = {
     "errors": set(),
+    "addresses": set(),
     "distributions": {"errors"},
     "compatibility": {"errors", "distributions"},
     "system": {"errors"},
     "database": {"errors", "system"},
     "tuning": {"errors", "compatibility", "distributions", "system"},
-    "plan": {"errors", "compatibility", "distributions", "system", "tuning"},
-    "host": {"errors", "compatibility", "distributions", "system", "tuning", "plan", "database"},
-    "checks": {"errors", "compatibility", "distributions", "system", "tuning", "plan", "database", "host"},
+    "plan": {"errors", "addresses", "compatibility", "distributions", "system", "tuning"},
+    "host": {"errors", "addresses", "compatibility", "distributions", "system", "tuning", "plan", "database"},
+    "checks": {"errors", "addresses", "compatibility", "distributions", "system", "tuning", "plan", "database", "host"},
 }
 """Which parts of the package a part may import, beside itself; controller/ and cli/ may import all of them."""
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from provision.errors import ProvisionError
 from provision.host.backup import key
 try:
-    print(json.dumps(asdict(key.make("pg1", Path(sys.argv[1])))))
+    print(json.dumps(asdict(key.make(sys.argv[2], Path(sys.argv[1])))))
 except ProvisionError as error:
     print(json.dumps({"error": str(error)}))
 """
@@ -37,11 +37,11 @@ def path() -> Iterator[Path]:
     shutil.rmtree(folder)
 
 
-def make(path: Path) -> dict[str, object]:
+def make(path: Path, stanza: str = "pg1") -> dict[str, object]:
     """Make the key in a process of its own, which becomes postgres for good."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, path], capture_output=True, text=True, check=True, env=environment
+        [sys.executable, "-c", SCRIPT, path, stanza], capture_output=True, text=True, check=True, env=environment
     )
     found: dict[str, object] = json.loads(done.stdout)
     return found
@@ -60,6 +60,11 @@ def test_the_key_is_made_once_and_stays_with_postgres(path: Path) -> None:
     assert (path.parent.owner(), path.parent.stat().st_mode & 0o777) == ("postgres", 0o755)
 
     public = path.with_name("id_ed25519.pub")
+    renamed = make(path, "db1")
+    assert renamed == {"changed": True, "public_key": str(first["public_key"]).replace("postgres@pg1", "postgres@db1")}
+    assert public.read_text() == f"{renamed['public_key']}\n"
+    assert make(path, "db1") == {**renamed, "changed": False}
+    assert make(path) == first
     for text in ("ssh-rsa AAAA postgres@pg1\n", f"{first['public_key']}\n{first['public_key']}\n", "$(id)\n"):
         public.write_text(text)
         assert str(make(path)["error"]).startswith(f"not a public key\n  where:   {public}")

@@ -84,3 +84,37 @@ def test_an_inventory_that_gives_no_host_is_an_error(inventory: Path, words: lis
     done = plan(*(word.format(inventory=inventory) for word in words))
     assert done.returncode == 2
     assert expected in done.stderr
+
+
+def test_hosts_whose_names_begin_alike_are_refused_together(inventory: Path) -> None:
+    hosts = {
+        "pg1.eu": {"ansible_host": "192.0.2.1"},
+        "pg1.us": {"ansible_host": "192.0.2.2"},
+        "pg2.eu": {"ansible_host": "192.0.2.3"},
+        "pg1.asia": {"ansible_host": "192.0.2.4", "backup_stanza": "pg1-asia"},
+        "pg1.old": {"ansible_host": "192.0.2.5", "backup_physical": False},
+    }
+    store = {"store": {"ansible_host": "fd00::9", "ansible_port": "2222"}}
+    groups = {"database": {"hosts": hosts}, "backup": {"hosts": store}}
+    (inventory / "hosts.yml").write_text(yaml.safe_dump({"all": {"children": groups}}))
+    given = {
+        "backup_physical": True,
+        "backup_repository_passphrase": "the repository's passphrase of a test",
+        "postgresql_version": 17,
+        "postgresql_repository": "distribution",
+        "pgvector_install_method": "package",
+    }
+    (inventory / "group_vars/all/extra.yml").write_text(yaml.safe_dump(given))
+    done = plan("--inventory", inventory, "--json")
+    assert done.returncode == 1, done.stderr
+    found = json.loads(done.stdout)
+    told = "which share a repository: set backup_stanza to another name on the host that has no backups yet"
+    assert {name: each.get("problems") or [] for name, each in found.items()} == {
+        "pg1.eu": [f"backup_stanza is 'pg1' on pg1.eu and on pg1.us, {told}"],
+        "pg1.us": [f"backup_stanza is 'pg1' on pg1.us and on pg1.eu, {told}"],
+        "pg2.eu": [],
+        "pg1.asia": [],
+        "pg1.old": [],
+    }
+    repository = found["pg2.eu"]["plan"]["backup"]["repository"]
+    assert (repository["host"], repository["port"]) == ("fd00::9", 2222)

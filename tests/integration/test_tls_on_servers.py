@@ -98,9 +98,9 @@ def test_a_reload_takes_a_good_certificate_and_keeps_the_old_one_for_a_bad(serve
                 psycopg.connect(f"{pooler} {without}")
 
 
-@pytest.mark.parametrize("address", ["::1", "*"])
+@pytest.mark.parametrize(("address", "reached"), [("::1", "::1"), ("*", "127.0.0.1"), ("127.0.0.2", "127.0.0.2")])
 def test_services_that_serve_another_certificate_are_reloaded(
-    server: Server, address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: Server, address: str, reached: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tls, "WAIT_S", 1)
     authority, stranger, port = Authority(), Authority("a stranger"), free_port()
@@ -108,7 +108,7 @@ def test_services_that_serve_another_certificate_are_reloaded(
     place(server, first, authority)
     configure(server)
     folder = server.socket / "tls"
-    service = tls.Endpoint("postgresql@0-main.service", address, port)
+    service = tls.Endpoint("postgresql@0-main.service", reached, port)
     reloads: list[str] = []
 
     def serve(active: bool = True, certificate: Path = folder / "server.crt") -> list[str]:
@@ -121,6 +121,7 @@ def test_services_that_serve_another_certificate_are_reloaded(
 
     with server.running(port, address) as session:
         assert tls.serving_port(server.data, 1) == port
+        assert tls.listening(port) == reached  # whatever the plan says
         assert serve() == []  # it serves the one in place
         place(server, second, authority)
         assert serve(active=False) == []
@@ -143,7 +144,10 @@ def test_services_that_serve_another_certificate_are_reloaded(
         assert serve() == []
         session.execute("ALTER SYSTEM RESET ssl")
         assert len(reloads) == 3
-    assert tls.served(service) is None  # stopped
+    assert tls.listening(port) == ""  # stopped
+    with pytest.raises(HostError, match="does not answer, so the certificate that it serves is not known") as failed:
+        tls.served(service)
+    assert failed.value.where == f"{f'[{reached}]' if ':' in reached else reached}:{port}"
     assert tls.serving_port(server.data, 1) == 1
 
 

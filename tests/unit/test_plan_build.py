@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
+from provision import addresses
 from provision.controller import inputs
 from provision.plan import build, load, packages, schema, validate
 from tests import plans
@@ -112,7 +113,7 @@ def test_pooler_reaches_the_server_by_tls_or_by_its_socket(prod: schema.Plan, de
     ],
 )
 def test_address_is_where_the_host_itself_reaches_the_service(listen: list[str], expected: str) -> None:
-    assert build.address(listen) == expected
+    assert addresses.reached(listen) == expected
 
 
 def test_exporters_on_an_ipv6_address_are_written_in_brackets() -> None:
@@ -228,7 +229,7 @@ def test_pgvector_version_is_the_one_that_the_host_will_have(given: dict[str, An
 def test_backup_of_prod_goes_to_the_backup_host(prod: schema.Plan) -> None:
     assert prod.backup.stanza == "db1"
     assert prod.backup.repository == schema.Repository(
-        "host", "/var/lib/pgbackrest", "192.0.2.7", "backup1", "pgbackrest", {}
+        "host", "/var/lib/pgbackrest", "192.0.2.7", 22, "backup1", "pgbackrest", {}
     )
     assert prod.server.archive_command == "pgbackrest --stanza=db1 archive-push %p"
     assert (prod.backup.processes, prod.backup.queue_max_mb) == (2, 1024)

@@ -7,11 +7,11 @@ import subprocess
 
 import pytest
 
-from plugins.modules.host_repository import NAMES, entries, line, public_key
+from plugins.modules.host_repository import NAMES, entries, line, public_key, strangers
 
 BASE64 = "AAAAC3NzaC1lZDI1NTE5AAAAI" + "B" * 43
 KEY = f"ssh-ed25519 {BASE64}"
-OTHER = KEY[:-1] + "C"
+OTHER, THIRD = KEY[:-1] + "C", KEY[:-1] + "D"
 LINE = (
     r'command="case \"$SSH_ORIGINAL_COMMAND\" in space) exec df -B1 --output=avail /var/lib/pgbackrest ;; '
     r"pgbackrest?*:remote) exec pgbackrest ${SSH_ORIGINAL_COMMAND#* } ;; *) echo refused >&2; exit 1 ;; esac"
@@ -40,19 +40,36 @@ def test_the_shell_runs_the_forced_command(asked: str, code: int, said: str) -> 
     assert re.fullmatch(said, done.stdout + done.stderr)
 
 
-def test_a_stanza_keeps_its_key_when_one_with_a_longer_name_changes() -> None:
+def test_a_run_for_one_host_never_changes_the_line_of_another() -> None:
     one, ten = line(KEY, "pg1", "/r"), line(OTHER, "pg10", "/r")
     both = entries(entries("", ten), one)
     assert both == f"{ten}\n{one}\n"
-    assert entries(both, line(OTHER, "pg1", "/r")) == f"{ten}\n{line(OTHER, 'pg1', '/r')}\n"
-    assert entries(both, line(KEY, "pg10", "/r")) == f"{one}\n{line(KEY, 'pg10', '/r')}\n"
-    assert entries(both, line(KEY, "g1", "/r")) == f"{both}{line(KEY, 'g1', '/r')}\n"
+    assert entries(both, one) == both
+    assert entries(both, ten) == both
+    # pg1.eu and pg1.us of two inventories, with one stanza: both keys stay, and the other one is reported.
+    us = line(THIRD, "pg1", "/r")
+    assert entries(both, us) == f"{both}{us}\n"
+    assert strangers(f"{both}{us}\n", us) == [KEY]
+    assert strangers(both, ten) == []
+    assert strangers(both, line(THIRD, "g1", "/r")) == []
+
+
+def test_a_renamed_host_and_a_moved_repository_have_one_line() -> None:
+    text = entries(f"{LINE}\n", line(OTHER, "pg10", "/r"))
+    renamed = entries(text, line(f"{KEY} postgres@old", "db1", "/var/lib/pgbackrest"))
+    assert [each.split()[-1] for each in renamed.splitlines()] == ["postgres@pg10", "postgres@db1"]
+    moved = entries(renamed, line(KEY, "db1", "/srv/backups"))
+    assert [("/srv/backups" in each, each.split()[-1]) for each in moved.splitlines()] == [
+        (False, "postgres@pg10"), (True, "postgres@db1"),
+    ]  # fmt: skip
 
 
 def test_a_second_run_changes_nothing_and_lines_of_others_stay() -> None:
-    text = f"# an administrator's\nssh-rsa AAAA admin@desk\n\n{LINE}\n"
+    text = f"# an administrator's, once {KEY}\nssh-rsa AAAA admin@desk\n\n{LINE}\n"
     assert entries(text, LINE) == text
-    assert entries(f"{text}{line(OTHER, 'pg1', '/r')}\n", LINE) == text
+    assert entries(f"{text}{KEY}\n", LINE) == text
+    assert entries(f"{text}{LINE} pasted twice\n", LINE) == text
+    assert entries(f"{OTHER}\n", LINE) == f"{OTHER}\n{LINE}\n"
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ PUBLIC = re.compile(r"ssh-ed25519 [A-Za-z0-9+/]{68} \S+\n")
 
 @dataclass(frozen=True)
 class PublicKey:
-    """The public half, one line with its comment; `changed` where the key was made now."""
+    """The public half, one line with its comment; `changed` where the key was made or its comment replaced now."""
 
     changed: bool
     public_key: str
@@ -30,7 +30,8 @@ class PublicKey:
 def make(stanza: str, path: Path | None = None) -> PublicKey:
     """Make the key where it is missing, and return its public half. `path` defaults to PATH.
 
-    Becomes postgres permanently. Raises HostError where the key cannot be made or read.
+    The comment names the stanza; that of a renamed host is replaced, and the key stays. Becomes postgres permanently.
+    Raises HostError where the key cannot be made or read.
     """
     path = path or PATH
     if os.geteuid() == 0:
@@ -54,4 +55,8 @@ def make(stanza: str, path: Path | None = None) -> PublicKey:
             allowed="one line: ssh-ed25519 BASE64 COMMENT",
             run=f"rm {public}, then run again: a new key is made",
         )
-    return PublicKey(missing, text.strip())
+    kind, content, comment = text.split()
+    renamed = comment != f"postgres@{stanza}"
+    if renamed:
+        system.run("ssh-keygen", "-q", "-c", "-P", "", "-C", f"postgres@{stanza}", "-f", path, input="")
+    return PublicKey(missing or renamed, f"{kind} {content} postgres@{stanza}")

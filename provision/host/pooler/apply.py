@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from provision import system
+from provision import addresses, system
 from provision.host.pooler import console, login, take
 from provision.plan.schema import Plan
 
@@ -63,14 +62,6 @@ def url(plan: Plan) -> str:
     place = f"host={plan.pooler.address}"
     if plan.tls.enabled:
         place = f"host={plan.tls.name} sslmode=verify-full sslrootcert={plan.tls.ca}"
-        if _is_address(plan.pooler.address):
+        if addresses.parsed(plan.pooler.address):
             place += f" hostaddr={plan.pooler.address}"
     return f"{place} port={plan.pooler.port} dbname={plan.access.database}"
-
-
-def _is_address(text: str) -> bool:
-    try:
-        ipaddress.ip_address(text)
-    except ValueError:
-        return False
-    return True

@@ -1,0 +1,59 @@
+"""What a host has and reaches on the network: its addresses, names, and the SSH server of its backup repository.
+
+Reads, binds a socket to a free port for a moment, and opens one connection. Standard library only.
+"""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+from collections.abc import Iterable
+from typing import Any
+
+REACH_S = 5
+"""Seconds for the other host's answer; a firewall that drops packets gives none."""
+
+
+def own_addresses() -> list[str]:
+    """Return the host's addresses, but for loopback and link-local ones."""
+    shown = subprocess.run(["hostname", "-I"], capture_output=True, text=True, check=False)  # noqa: S607
+    return shown.stdout.split()
+
+
+def listen(names: Iterable[str]) -> dict[str, dict[str, bool]]:
+    """Resolve names and addresses as a server would, and say of each address whether a service can bind to it.
+
+    Bound rather than compared with the interfaces: net.ipv4.ip_nonlocal_bind allows addresses that come later.
+    """
+    return {name: {address: _binds(address) for address in _resolve(name)} for name in names}
+
+
+def _resolve(name: str) -> list[str]:
+    try:
+        found = socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError):
+        return []
+    return list(dict.fromkeys(str(each[4][0]) for each in found))
+
+
+def _binds(address: str) -> bool:
+    try:
+        with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_STREAM) as probe:
+            probe.bind((address, 0))
+    except OSError:
+        return False
+    return True
+
+
+def ssh_server(host: str, port: int) -> dict[str, Any]:
+    """Return how an SSH server answers there: its `banner`, or the `problem`. {} where no host is given."""
+    if not host:
+        return {}
+    try:
+        with socket.create_connection((host, port), REACH_S) as link:
+            link.settimeout(REACH_S)
+            banner = link.recv(255).decode(errors="replace").strip()
+    except (OSError, UnicodeError) as error:
+        return {"banner": "", "problem": getattr(error, "strerror", None) or str(error) or "no answer"}
+    known = banner.startswith("SSH-")
+    return {"banner": banner if known else "", "problem": "" if known else "another service than SSH answers"}

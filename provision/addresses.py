@@ -1,0 +1,90 @@
+"""Write addresses for each place that reads them, and find where a service is reached. Pure; standard library only.
+
+An IPv6 address needs brackets before a port and in a URL, none in libpq, SSH and pg_hba.conf: so each target has one
+function, and nothing else joins an address with a port.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Mapping, Sequence
+
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+SSH_PORT = 22
+ANY_IPV4, ANY_IPV6 = "0.0.0.0", "::"  # noqa: S104 - compared, not bound
+LOOPBACK_IPV4, LOOPBACK_IPV6 = "127.0.0.1", "::1"
+LOCALHOST = "localhost"
+LOOPBACKS = (LOOPBACK_IPV4, LOOPBACK_IPV6)
+
+
+def parsed(text: str) -> Address | None:
+    """Return the address that a text is; None for a name, a network, or an address with brackets, port or zone."""
+    try:
+        return None if "%" in text else ipaddress.ip_address(text)
+    except ValueError:
+        return None
+
+
+def canonical(text: str) -> str:
+    """Write an address in its shortest form, a name in lower case."""
+    found = parsed(text)
+    return str(found) if found else text.lower()
+
+
+def in_url(host: str) -> str:
+    """Write a host as a URL has it (RFC 3986, section 3.2.2): an IPv6 address in brackets."""
+    return f"[{host}]" if ":" in host else host
+
+
+def endpoint(host: str, port: int | str) -> str:
+    """Write a host with its port, as URLs, Prometheus' targets and its exporters' listen addresses have them."""
+    return f"{in_url(host)}:{port}"
+
+
+def known_host(host: str, port: int) -> str:
+    """Return the first column of a line of known_hosts (sshd(8), "SSH_KNOWN_HOSTS FILE FORMAT")."""
+    return host if port == SSH_PORT else f"[{host}]:{port}"
+
+
+def listened(listen: Sequence[str], resolved: Mapping[str, Sequence[str]]) -> list[str]:
+    """Return the addresses behind a list of listen addresses: names as the host resolves them, * as both wildcards.
+
+    A name that `resolved` does not have stays as it is, but for localhost, which is both loopback addresses.
+    """
+    known = {LOCALHOST: (LOOPBACK_IPV4, LOOPBACK_IPV6), "*": (ANY_IPV4, ANY_IPV6), **resolved}
+    return list(dict.fromkeys(canonical(address) for each in listen for address in known.get(each, ()) or (each,)))
+
+
+def reached(listen: Sequence[str], resolved: Mapping[str, Sequence[str]] | None = None) -> str:
+    """Return the address at which the host itself reaches a service with these listen addresses."""
+    found = listened(listen, resolved or {})
+    if {ANY_IPV4, LOOPBACK_IPV4} & set(found):
+        return LOOPBACK_IPV4
+    return LOOPBACK_IPV6 if {ANY_IPV6, LOOPBACK_IPV6} & set(found) else found[0]
+
+
+def advertised(
+    listen: Sequence[str], client: str, own: Sequence[str] = (), resolved: Mapping[str, Sequence[str]] | None = None
+) -> str:
+    """Return the address or name that clients connect to: `client`, unless the service does not listen there.
+
+    `own` are the host's addresses. Of an address that the host does not have, such as one behind NAT, nothing is
+    known, and it is kept; so is a name, for certificates are checked against it.
+    """
+    found = listened(listen, resolved or {})
+    if all((address := parsed(each)) and address.is_loopback for each in found):
+        return reached(listen, resolved)
+    wanted = parsed(client)
+    if wanted is None or _covers(found, wanted) or str(wanted) not in map(canonical, own):
+        return client
+    others = [each for each in own if (address := parsed(each)) and not address.is_loopback and _covers(found, address)]
+    return next((each for each in found if parsed(each) and not _unusable(each)), (others or [client])[0])
+
+
+def _covers(listen: Sequence[str], address: Address) -> bool:
+    return str(address) in listen or (ANY_IPV4 if address.version == 4 else ANY_IPV6) in listen
+
+
+def _unusable(text: str) -> bool:
+    address = ipaddress.ip_address(text)
+    return address.is_loopback or address.is_unspecified

@@ -1,0 +1,111 @@
+"""Judge addresses before anything changes: where services listen, who may connect, names of certificates. Pure.
+
+The probe gives the host's `addresses`, and of each name or address to listen on its addresses and whether a service can
+bind to them (`listen`). Both are missing where a plan is built without a host; then only the form is judged.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from provision import addresses
+from provision.plan import dns, hba
+from provision.plan.context import Verdict
+
+NAME = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]*[A-Za-z0-9_])?")
+WILDCARDS = ("*", addresses.ANY_IPV4, addresses.ANY_IPV6)
+LISTENS = {"postgresql_listen_addresses": "postgresql_port", "pgbouncer_listen_addresses": "pgbouncer_port"}
+"""Lists of addresses, and the variable that has their port."""
+
+
+def judge(v: Mapping[str, Any], host: Mapping[str, Any], verdict: Verdict) -> None:
+    """Judge the addresses of a database host."""
+    for variable in ("postgresql_allowed_networks", "pgbouncer_allowed_networks"):
+        for network in v[variable]:
+            problem = "" if network in hba.KEYWORDS else hba.network_problem(network)
+            if problem:
+                verdict.refusals.append(f"{variable} has {network!r}: expected a network; {problem}")
+            elif hba.opens(network):
+                verdict.warnings.append(
+                    f"{variable} has {network}, so any address may try passwords: list the networks of the applications"
+                )
+    for variable, port in LISTENS.items():
+        if not v[variable]:
+            verdict.refusals.append(f"{variable} is empty: expected at least one address, for example localhost")
+        verdict.refusals += listen_problems(variable, v[variable], host, port)
+        verdict.notices += _notices(variable, v[variable], host)
+    if v["monitoring_exporters"] and v["monitoring_listen_address"] not in ("", *WILDCARDS):  # refused by their own
+        verdict.refusals += listen_problems("monitoring_listen_address", [v["monitoring_listen_address"]], host)
+    verdict.refusals += hba.problems(v["postgresql_extra_rules"], tls=v["tls_enabled"])
+
+
+def names(v: Mapping[str, Any], verdict: Verdict) -> None:
+    """Refuse names that a certificate cannot have; the others are converted when the plan is built."""
+    for name in v["tls_extra_names"]:
+        try:
+            dns.certificate_name(name)
+        except ValueError as error:
+            # A URL may hold a password.
+            seen = "a URL" if "://" in name or "@" in name else repr(name)
+            verdict.refusals.append(f"tls_extra_names has {seen}: {error}; expected, for example, {dns.EXAMPLES}")
+
+
+def listen_problems(variable: str, listen: Sequence[str], host: Mapping[str, Any], port: str = "") -> list[str]:
+    """Return why a service could not listen on these addresses of this host."""
+    return [
+        f"{variable} has {each!r}: {problem}"
+        for each in listen
+        if each not in WILDCARDS and (problem := _problem(each, host, port))
+    ]
+
+
+def may_be_host(text: str) -> bool:
+    """Return whether a text has the form of an address or a name that a host can resolve."""
+    return bool(addresses.parsed(text) or (NAME.fullmatch(text) and not text.rpartition(".")[2].isdigit()))
+
+
+def resolved(host: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Return the addresses behind each name of the listen addresses, as far as a service can bind to them."""
+    listen: Mapping[str, Mapping[str, bool]] = host.get("listen") or {}
+    return {name: [each for each, binds in found.items() if binds] for name, found in listen.items()}
+
+
+def _problem(text: str, host: Mapping[str, Any], port: str) -> str:
+    literal = addresses.parsed(text)
+    bare = text.strip().removeprefix("[").partition("]")[0].partition("%")[0].partition("/")[0]
+    if bare.count(":") == 1:
+        bare = bare.partition(":")[0]
+    if not literal and bare != text and "://" not in text and (addresses.parsed(bare) or NAME.fullmatch(bare)):
+        hint = f"; the port is {port}" if port and re.search(r":\d+$", text) and "/" not in text else ""
+        return f"expected an address of this host alone, such as {bare}{hint}"
+    if not may_be_host(text):
+        return "expected one address of this host, localhost, or a name that this host resolves"
+    seen = (host.get("listen") or {}).get(text)
+    if seen is None or any(seen.values()):
+        return ""
+    if not seen and not literal:
+        return "this host does not resolve that name; write one of its addresses"
+    has = ", ".join([*host["addresses"], addresses.LOOPBACK_IPV4, addresses.LOOPBACK_IPV6])
+    return f"this host does not have {', '.join(seen) or text}; it has {has}"
+
+
+def _notices(variable: str, listen: Sequence[str], host: Mapping[str, Any]) -> list[str]:
+    """Name addresses that are listed twice or that a wildcard covers, and names that no other host reaches."""
+    families = {4: {"*", addresses.ANY_IPV4}, 6: {"*", addresses.ANY_IPV6}}
+    found = []
+    seen: set[str] = set()
+    for text in listen:
+        address = addresses.parsed(text)
+        wide = sorted(families[address.version] & set(listen)) if address and text not in WILDCARDS else []
+        if wide:
+            found.append(f"{variable}: {wide[0]} covers {text}; remove one of them")
+        elif addresses.canonical(text) in seen:
+            found.append(f"{variable} has {text} more than once; remove the others")
+        seen.add(addresses.canonical(text))
+        behind = resolved(host).get(text, [])
+        named = not address and text not in (*WILDCARDS, addresses.LOCALHOST) and behind
+        if named and all((each := addresses.parsed(one)) and each.is_loopback for one in behind):
+            found.append(f"{variable}: {text} is {', '.join(behind)} on this host, which no other host reaches")
+    return found
