@@ -15,7 +15,7 @@ from ..plugin_utils.project import ROOT
 
 from provision.controller import archive, inputs  # isort: skip - found by the line above
 from provision.errors import UsageError  # isort: skip
-from provision.plan import build, load, validate  # isort: skip
+from provision.plan import build, load, schedules, validate  # isort: skip
 
 NOTHING = "nothing was changed on this host"
 
@@ -85,6 +85,7 @@ class ActionModule(ActionBase):
         holder = Holder(task_vars["inventory_hostname"], values["plan_lock_wait"])
         arguments = {
             "ports": ports,
+            "schedules": list(schedules.requested(values).values()) if ports else [],
             "packages_wait": values["plan_packages_wait"],
             "major": values["postgresql_version"],
         }

@@ -26,6 +26,7 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ..module_utils.lock import acquire
 from ..module_utils.provision_detect import detect
+from ..module_utils.timers import elapses
 
 DOCUMENTATION = r"""
 module: host_plan
@@ -39,6 +40,11 @@ options:
     description: TCP ports to report the holder of (set by the action plugin).
     type: list
     elements: int
+    default: []
+  schedules:
+    description: Calendar expressions that systemd-analyze judges (set by the action plugin).
+    type: list
+    elements: str
     default: []
   packages_wait:
     description: Seconds to wait for another process that holds dpkg's or apt's lock (set by the action plugin).
@@ -318,6 +324,7 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "ports": {"type": "list", "elements": "int", "default": []},
+            "schedules": {"type": "list", "elements": "str", "default": []},
             "packages_wait": {"type": "int", "default": 0},
             "major": {"type": "int", "default": 0},
             "run": {"type": "dict", "default": {}},
@@ -342,6 +349,7 @@ def main() -> None:
         "root": os.geteuid() == 0,
         "disk_free_mb": shutil.disk_usage(disk).free // 2**20,
         "listeners": listeners(given["ports"]),
+        "schedules": elapses(given["schedules"]),
         "package_lock": package_lock(given["packages_wait"]),
         "packages": packages(),
         "package_versions": package_versions("pgbouncer", "pgbackrest"),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import importlib
 import pkgutil
+import shlex
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -196,7 +197,7 @@ def _first_line(error: Exception) -> str:
 
 def unknown_site(tags: str = "", *, extra: str = "", limit: str = "", inventories: Sequence[str] = ()) -> str:
     """Return the playbook command for a host without a readable plan; INVENTORY stands for an unknown inventory."""
-    words = ["ansible-playbook site.yml", *(f"-i {each}" for each in inventories or ["INVENTORY"])]
+    words = ["ansible-playbook site.yml", *(f"-i {shlex.quote(each)}" for each in inventories or ["INVENTORY"])]
     words += [f"--limit {limit}"] if limit else []
     words += [f"--tags {tags}"] if tags else []
     words += [extra] if extra else []

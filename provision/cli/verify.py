@@ -14,14 +14,15 @@ from provision.checks import host
 from provision.cli._database import database_option
 from provision.database import connect, describe, require_pooler
 from provision.host import status
-from provision.host.verify import prove
+from provision.host.verify import prove, prove_timers
+from provision.plan import load
 
 
 @click.command("verify")
 @database_option
 @click.option("--password-stdin", is_flag=True, help="Read the password from standard input instead of the URL.")
 @click.option("--pooler", default="", help="Verify again through a pooler, with these libpq parameters (port=6432).")
-@click.option("--record", "keep", is_flag=True, help="Keep the result in /var/lib/provision/verified.json.")
+@click.option("--record", "keep", is_flag=True, help="Verify the timers too, and keep the result on this host.")
 @click.option("--status", "with_status", is_flag=True, help="Add this host's status to the JSON object.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(url: str, password_stdin: bool, pooler: str, keep: bool, with_status: bool, as_json: bool) -> None:
@@ -35,6 +36,8 @@ def command(url: str, password_stdin: bool, pooler: str, keep: bool, with_status
         with connect(make_conninfo(url, **conninfo_to_dict(pooler)), application="provision verify") as connection:
             require_pooler(connection)
             prove(connection)
+    if keep:
+        prove_timers(load.load())
     result = {"database": shown, "pooler": pooler, **asdict(proof)}
     facts = {key: result[key] for key in ("server", "extensions", "migration", "tables")}
     changed = system.keep("verified", {**facts, "packages": host.ours()}) if keep else False

@@ -34,7 +34,7 @@ def read(inventories: Sequence[str], limit: str = "", vault: Sequence[str] = ())
     words = [str(program), "--list", *(word for each in inventories for word in ("-i", each)), *vault]
     words += ["--limit", limit] if limit else []
     done = run(words, env={**os.environ, "ANSIBLE_NOCOLOR": "1", "LC_ALL": "C.UTF-8"})
-    where = " ".join(f"-i {each}" for each in inventories)
+    where = " ".join(f"-i {shlex.quote(each)}" for each in inventories)
     if done.returncode != 0:
         said = done.stderr.strip()
         raise UsageError(

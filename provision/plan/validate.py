@@ -12,7 +12,7 @@ from typing import Any
 
 from provision import compatibility
 from provision.distributions import by_codename, of, supported
-from provision.plan import adoption, credentials, hba, versions
+from provision.plan import adoption, credentials, hba, schedules, versions
 from provision.plan.context import Context, Verdict
 
 SMALL_SHM_MB = 64
@@ -61,6 +61,7 @@ def judge(
     credentials.backup(v, context, verdict)
     _monitoring(v, verdict)
     _maintenance(v, verdict)
+    schedules.judge(v, host, verdict)
     return verdict
 
 
