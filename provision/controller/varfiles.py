@@ -6,7 +6,8 @@ with a template refers to another variable.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,23 @@ def in_clear(source: Path) -> Iterator[Path]:
             continue  # Ansible refuses it by itself
         if _clear(values):
             yield path
+
+
+def credentials(sources: Sequence[str]) -> Iterator[Path]:
+    """Yield the files other than the vault that set database_credentials, or are encrypted where there is no vault."""
+    loader = DataLoader()
+    for folder in (path if path.is_dir() else path.parent for path in map(Path, sources) if path.exists()):
+        for path in read_by_ansible(folder, loader):
+            if path == folder / FILE:
+                continue
+            if _head(path) == HEADER:
+                if not (folder / FILE).is_file():
+                    yield path
+                continue
+            with suppress(AnsibleError):  # Ansible refuses it by itself
+                values = loader.load_from_file(str(path), cache="none", trusted_as_template=True)
+                if isinstance(values, Mapping) and NAMES[0] in values:
+                    yield path
 
 
 def opened(value: Any, decrypt: Callable[[str], bytes]) -> Any:

@@ -209,7 +209,7 @@ def check(vault: Vault) -> None:
             "the vault is not suitable for production",
             where=", ".join(filter(None, (str(vault.path) if vault.path.is_file() else "", others))),
             seen="; ".join(found),
-            run=f"ansible-vault edit, ansible-vault encrypt with the file: {others}"
+            run=f"ansible-vault edit {others}"
             if others
             else f"provision secrets init {vault.inventory} adds missing secrets; rotate replaces the others",
         )

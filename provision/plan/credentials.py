@@ -45,14 +45,14 @@ def passwords(v: Mapping[str, Any], profile: Mapping[str, Any], context: Context
     credentials, owner = v["database_credentials"], v["database_owner"]
     strict = not profile["access"]["published_passwords"]
     inventory = _inventory(context)
-    vault = f"{inventory}/group_vars/all/vault.yml (ansible-vault edit)"
+    vault = f"{context.credentials or f'{inventory}/group_vars/all/vault.yml'} (ansible-vault edit)"
+    generate = "" if context.credentials else f"; provision secrets init {inventory} generates both"
     if strict:
         verdict.refusals += [f"{path} is not encrypted: ansible-vault encrypt {path}" for path in context.plain_vaults]
     for role in (owner, f"{owner}_app", f"{owner}_readonly"):
         if role not in credentials:
             verdict.refusals.append(
-                f"database_credentials has no entry for {role}: set its password and its salt in {vault}; "
-                f"provision secrets init {inventory} generates both"
+                f"database_credentials has no entry for {role}: set its password and its salt in {vault}{generate}"
             )
     for role, secret in sorted(credentials.items()):
         given = secret if isinstance(secret, Mapping) else {}

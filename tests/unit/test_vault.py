@@ -7,8 +7,10 @@ from ansible.parsing.vault import VaultLib, VaultSecret
 from click.testing import CliRunner
 
 from provision.cli import root
+from provision.controller import varfiles
 from provision.controller.vault import FILE, Vault, check, initialise, judge, plain_vaults, rotate
 from provision.errors import DriftError, UsageError
+from tests import plans
 
 
 @pytest.fixture
@@ -182,6 +184,17 @@ def test_missing_secret_of_another_file_is_named_and_no_second_set_is_made(inven
     with pytest.raises(UsageError, match="another file") as kept:
         rotate(vault, "minion")
     assert kept.value.where == str(path)
+
+
+def test_plan_names_the_file_of_the_credentials(inventory: Path) -> None:
+    assert list(varfiles.credentials([str(inventory)])) == []
+    path = put(inventory, "group_vars/database.yml", secrets_file())
+    assert list(varfiles.credentials([str(inventory), "db1,"])) == [path]
+    given = {"database_credentials": {}, "backup_allow_local_only": True}
+    first, *_ = plans.built(given=given, credentials=str(path)).problems
+    assert first == f"database_credentials has no entry for minion: set its password and its salt in {path} " + (
+        "(ansible-vault edit)"
+    )
 
 
 def test_passphrases_are_made_beside_credentials_of_another_file(inventory: Path) -> None:
