@@ -5,17 +5,15 @@ No message contains a secret.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
 from provision.errors import UsageError
-from provision.plan import secrets
+from provision.plan import names, secrets
 from provision.plan.context import Context, Verdict, repository_kind
 
 DEVELOPMENT_PASSWORD = "minion_secret"  # noqa: S105 - the published one, known so that it can be refused
 MINIMUM_PASSWORD_LENGTH = 20
-STANZA = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 LONGEST_CERTIFICATE_DAYS = 825  # the longest that clients on macOS accept
 
 
@@ -48,7 +46,7 @@ def passwords(v: Mapping[str, Any], profile: Mapping[str, Any], context: Context
     vault = f"{inventory}/group_vars/all/vault.yml (ansible-vault edit)"
     if strict:
         verdict.refusals += [f"{path} is not encrypted: ansible-vault encrypt {path}" for path in context.plain_vaults]
-    for role in (owner, f"{owner}_app", f"{owner}_readonly"):
+    for role in names.with_passwords(owner):
         if role not in credentials:
             verdict.refusals.append(
                 f"database_credentials has no entry for {role}: set its password and its salt in {vault}; "
@@ -105,10 +103,6 @@ def backup(v: Mapping[str, Any], context: Context, verdict: Verdict) -> None:
     for name in ("bucket", "endpoint", "region", "key", "key_secret") if v["backup_s3"] else ():
         if not v["backup_s3"].get(name):
             verdict.refusals.append(f"backup_s3.{name} is empty: a bucket needs it")
-    if not STANZA.fullmatch(v["backup_stanza"]):
-        verdict.refusals.append(
-            f"backup_stanza is {v['backup_stanza']!r}: expected letters, digits, _ . and -, a letter or digit first"
-        )
     name = v["backup_repository_inventory_name"]
     if repository_kind(v) == "host" and name not in context.groups.get("all", ()):
         verdict.refusals.append(

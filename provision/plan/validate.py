@@ -12,7 +12,7 @@ from typing import Any
 
 from provision import compatibility
 from provision.distributions import by_codename, of, supported
-from provision.plan import adoption, credentials, hba, versions
+from provision.plan import adoption, credentials, hba, names, versions
 from provision.plan.context import Context, Verdict
 
 SMALL_SHM_MB = 64
@@ -20,10 +20,8 @@ SMALL_MEMORY_MB = 1024
 OUR_CLUSTER = adoption.OUR_CLUSTER
 RESTORED = "restored"
 """How copies begin that `provision restore` makes beside ours."""
-NAME = re.compile(r"[a-z_][a-z0-9_-]{0,62}")
 IDENTIFIER = re.compile(r"[a-z_][a-z0-9_]{0,62}")
 BCRYPT = re.compile(r"[$]2[aby][$]\d\d[$].{53}")
-RESERVED = {"postgres", "template0", "template1", "all", "replication", "sameuser", "samerole", "public"}
 PORTS = (1024, 65535)
 LOOPBACKS = ("127.0.0.1", "::1", "localhost")
 NODE_PORT, POSTGRES_PORT = 9100, 9187
@@ -90,14 +88,9 @@ def shipped(codename: str) -> tuple[int, str]:
 
 
 def _names(v: Mapping[str, Any], verdict: Verdict) -> None:
-    """Refuse names that SQL, pg_hba.conf or a URL would take for something else, and settings that a role owns."""
-    for variable in ("database_name", "database_owner"):
-        name = v[variable]
-        if not NAME.fullmatch(name) or name in RESERVED or name.startswith("pg_"):
-            verdict.refusals.append(
-                f"{variable} is {name!r}: expected 1 to 63 of a to z, digits, _ and -, beginning with a letter or _, "
-                f"and none of {', '.join(sorted(RESERVED))}"
-            )
+    """Refuse names that some target cannot hold, and settings that a role owns."""
+    verdict.refusals += names.refusals(v)
+    verdict.warnings += names.warnings(v)
     for setting in sorted(set(v["postgresql_settings"]) & set(OWNED)):
         verdict.refusals.append(f"postgresql_settings.{setting}: set {OWNED[setting]} instead")
     for setting, value in sorted(v["postgresql_settings"].items()):

@@ -60,14 +60,15 @@ def test_library_does_not_know_the_command_line(path: Path) -> None:
 
 LAYERS = {
     "errors": set(),
+    "quoting": set(),
     "distributions": {"errors"},
     "compatibility": {"errors", "distributions"},
     "system": {"errors"},
-    "database": {"errors", "system"},
-    "tuning": {"errors", "compatibility", "distributions", "system"},
-    "plan": {"errors", "compatibility", "distributions", "system", "tuning"},
-    "host": {"errors", "compatibility", "distributions", "system", "tuning", "plan", "database"},
-    "checks": {"errors", "compatibility", "distributions", "system", "tuning", "plan", "database", "host"},
+    "database": {"errors", "quoting", "system"},
+    "tuning": {"errors", "quoting", "compatibility", "distributions", "system"},
+    "plan": {"errors", "quoting", "compatibility", "distributions", "system", "tuning"},
+    "host": {"errors", "quoting", "compatibility", "distributions", "system", "tuning", "plan", "database"},
+    "checks": {"errors", "quoting", "compatibility", "distributions", "system", "tuning", "plan", "database", "host"},
 }
 """Which parts of the package a part may import, beside itself; controller/ and cli/ may import all of them."""
 
