@@ -18,6 +18,7 @@ from psycopg import sql
 from provision.database import Connection, connect_pinned, identifier
 from provision.errors import DatabaseError, UsageError
 from provision.host import lookup
+from provision.host.backup import exchange
 from provision.quoting import conninfo
 
 TABLE_PRIVILEGES: Mapping[str, frozenset[str]] = {
@@ -376,6 +377,7 @@ def converge(server: str, expected: Mapping[str, Any], *, plan: bool = False) ->
                 access.closed(name)
             changes += access.changes
         with _session(server, "postgres") as connection:
+            changes += [] if plan else exchange.clean_up(connection)
             access = Access(connection, plan=plan)
             access.roles([role for role in roles if role.present])
             existing = [name for name, owner in databases.items() if access.database(name, owner, expected["guard"])]
