@@ -120,7 +120,9 @@ def prometheus_label(text: str) -> str:
 
 
 def yaml(text: str) -> str:
-    """Return a scalar of YAML, as a key or a value: JSON is YAML."""
+    """Return a scalar of YAML, as a key or a value: JSON is YAML for printable texts."""
+    if not text.isprintable():
+        raise ValueError(f"{text!r} has a character that YAML cannot hold as it is")
     return json.dumps(text, ensure_ascii=False)
 
 

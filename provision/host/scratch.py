@@ -50,5 +50,8 @@ def drop(session: Connection, scratch: Scratch) -> bool:
         raise DatabaseError("refused to drop a database that is no scratch database", where=scratch.name)
     if find(session, scratch.name) != scratch:
         return False
-    session.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(scratch.name)))
+    name = sql.Identifier(scratch.name)
+    if session.execute("SELECT FROM pg_database WHERE oid = %s AND datistemplate", (scratch.oid,)).fetchone():
+        session.execute(sql.SQL("ALTER DATABASE {} IS_TEMPLATE false").format(name))
+    session.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(name))
     return True
