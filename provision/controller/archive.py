@@ -25,14 +25,14 @@ EARLIEST = (1980, 1, 1, 0, 0, 0)  # zip knows no earlier time
 
 
 def pack(package: Path, folder: Path) -> Path:
-    """Write `folder/HASH/provision` from the Python files of `package` and give its path.
+    """Write `folder/HASH/provision` from the Python files and tables of `package` and give its path.
 
     Raises OSError. What only the controller uses (pyinfra, and the commands that need it) is left out.
     """
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr(zipfile.ZipInfo("__main__.py", EARLIEST), LAUNCHER)
-        for path in sorted(package.rglob("*.py")):
+        for path in sorted([*package.rglob("*.py"), *package.rglob("*.tsv")]):
             if not path.relative_to(package).as_posix().startswith(CONTROLLER):
                 name = path.relative_to(package.parent).as_posix()
                 archive.writestr(zipfile.ZipInfo(name, EARLIEST), path.read_bytes())

@@ -13,7 +13,7 @@ from typing import Any
 from provision import compatibility
 from provision.distributions import ARCHITECTURES
 from provision.errors import UsageError
-from provision.plan import packages, schema, sections, validate
+from provision.plan import packages, schema, sections, settings, validate
 from provision.plan.context import Context, Verdict
 from provision.plan.sections import address
 from provision.tuning import Host as Machine
@@ -54,20 +54,18 @@ def build(
     if v["postgresql_version"] not in compatibility.POSTGRESQL:
         allowed = ", ".join(map(str, compatibility.POSTGRESQL))
         return Built(None, None, (f"postgresql_version is {v['postgresql_version']}: expected {allowed}",), ())
+    v, mistakes = settings.typed(v)
     version = _pgvector_version(v, probe, context)
     verdict = judge(v, probe, profile, context, version)
+    verdict.refusals += mistakes if context.database else []
     try:
         tuning = _tuning(v, probe, profile, version or list(compatibility.PGVECTOR)[-1])
     except UsageError as error:
         where = f"{error.where}: " if error.where else ""
         problem = f"{where}{error.what}: {error.seen}; allowed: {error.allowed}"
         return Built(None, None, (*verdict.refusals, problem), ())
-    connections = str(tuning["max_connections"].value)
-    if not connections.isdigit():
-        problem = f"postgresql_settings.max_connections is {connections!r}: expected an integer"
-        return Built(None, None, (*verdict.refusals, problem), ())
     fitted = pools.fit(
-        int(connections),
+        int(tuning["max_connections"].value),
         _requested_pools(v, profile),
         v["pgbouncer_pools"],
         pools.limits(sections.roles(v)),
