@@ -104,7 +104,7 @@ def _add(selected: Collection[str], missing: Collection[str]) -> str:
 
 
 ROLES = (
-    "adopt", "packages", "toolkit", "tls", "postgresql", "pgvector", "database", "pgbouncer", "backup", "monitoring",
+    "adopt", "packages", "tls", "postgresql", "pgvector", "database", "pgbouncer", "backup", "monitoring",
     "migrations", "maintenance", "verify",
 )  # fmt: skip
-"""Roles with a tag of their name."""
+"""Roles with a tag of their name; toolkit belongs to every run."""

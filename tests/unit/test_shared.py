@@ -44,7 +44,7 @@ def test_a_run_that_changes_nothing_shared_needs_no_other_tag(role: str) -> None
     [
         ("backup", {"backup_stanza": "pg2"},
          "backup_stanza or backup_physical: pg2 is requested, postgresql has db1 on this host; run again with --tags "
-         "backup,toolkit,postgresql, or without tags"),
+         "backup,postgresql, or without tags"),
         ("postgresql", {"backup_stanza": "pg2"}, "backup has db1 on this host"),
         ("postgresql", {"postgresql_port": 5433},
          "postgresql_port: 5433 is requested, backup has 5432, monitoring has 5432, pgbouncer has 5432 on this host"),
@@ -58,7 +58,7 @@ def test_a_run_that_changes_nothing_shared_needs_no_other_tag(role: str) -> None
          "postgresql_listen_addresses or tls_enabled: /var/run/postgresql is requested, pgbouncer has 127.0.0.1"),
         ("database", {"database_extensions": ["vector", "pg_cron"]},
          "database_extensions has pg_cron, and this host lacks its package and its preloaded library; run again with "
-         "--tags database,toolkit,packages,postgresql, or without tags"),
+         "--tags database,packages,postgresql, or without tags"),
         ("database,packages", {"database_extensions": ["pgaudit"]}, "this host lacks its preloaded library"),
         ("database", {"database_extensions": ["postgis"]}, "this host lacks its package; run again with"),
     ],
