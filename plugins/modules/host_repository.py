@@ -261,8 +261,8 @@ def main() -> None:
     others = strangers(read(repository.keys), repository.line) if repository.line else []
     for key in others:
         module.warn(
-            f"{repository.keys} has another key of stanza {module.params['stanza']}: {key}; if its host is gone, remove "
-            "that line (docs/the-host-is-gone.md)"
+            f"{repository.keys} has another key of stanza {module.params['stanza']}: {key}; if its host is gone, "
+            "remove that line (docs/the-host-is-gone.md)"
         )
     module.exit_json(
         changed=bool(repository.changes),
