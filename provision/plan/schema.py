@@ -287,7 +287,7 @@ class Repository:
     @property
     def place(self) -> str:
         """The repository's location, for messages."""
-        return f"{self.host if self.kind == 'host' else self.kind}:{self.path}"
+        return f"{addresses.in_url(self.host) if self.kind == 'host' else self.kind}:{self.path}"
 
 
 @dataclass(frozen=True)
