@@ -207,17 +207,14 @@ def probed(values: Mapping[str, Any], connection: str) -> dict[str, Any]:
 def selected(roles: Iterable[str], tags: Sequence[str], skipped: Sequence[str]) -> frozenset[str]:
     """Return the roles of a play whose tasks the run's tags select; each role has a tag of its name.
 
-    `tags` and `skipped` are ansible_run_tags and ansible_skip_tags. Role tls runs with the tag postgresql too.
+    `tags` and `skipped` are ansible_run_tags and ansible_skip_tags. Role tls runs with the tag postgresql too, and
+    toolkit with the tag of every role that runs its command.
     """
     names = {role.rpartition(".")[2] for role in roles}
-    aliases = {"tls": {"tls", "postgresql"}, "toolkit": {"toolkit", "always"}}
-    chosen = {
-        role
-        for role in names
-        if ({"all", "tagged"} & set(tags) or aliases.get(role, {role}) & {*tags, "always"})
-        and not aliases.get(role, {role}) & set(skipped)
-    }
-    return frozenset(chosen)
+    aliases = {"tls": {"postgresql"}, "toolkit": names - {"plan", "adopt", "packages", "pgvector"}}
+    return frozenset(
+        role for role in names if {"all", "tagged", role, *aliases.get(role, ())} & set(tags) and role not in skipped
+    )
 
 
 def _bundle(values: Mapping[str, Any]) -> dict[str, Any]:
