@@ -208,12 +208,15 @@ def selected(roles: Iterable[str], tags: Sequence[str], skipped: Sequence[str]) 
     """Return the roles of a play whose tasks the run's tags select; each role has a tag of its name.
 
     `tags` and `skipped` are ansible_run_tags and ansible_skip_tags. Role tls runs with the tag postgresql too, and
-    toolkit with the tag of every role that runs its command.
+    toolkit in every run.
     """
     names = {role.rpartition(".")[2] for role in roles}
-    aliases = {"tls": {"postgresql"}, "toolkit": names - {"plan", "adopt", "packages", "pgvector"}}
+    aliases = {"tls": {"tls", "postgresql"}, "toolkit": {"toolkit", "always"}}
     return frozenset(
-        role for role in names if {"all", "tagged", role, *aliases.get(role, ())} & set(tags) and role not in skipped
+        role
+        for role in names
+        if {"all", "tagged", *aliases.get(role, {role})} & {*tags, "always"}
+        and not aliases.get(role, {role}) & set(skipped)
     )
 
 
