@@ -109,7 +109,7 @@ def _networks(v: Mapping[str, Any], verdict: Verdict) -> None:
     for variable in ("postgresql_listen_addresses", "pgbouncer_listen_addresses"):
         if not v[variable]:
             verdict.refusals.append(f"{variable} is empty: expected at least one address, for example localhost")
-    verdict.refusals += hba.problems(v["postgresql_extra_rules"], tls=v["tls_enabled"])
+    verdict.refusals += hba.problems(v["postgresql_extra_rules"], tls=v["tls_enabled"], major=v["postgresql_version"])
 
 
 def _system(v: Mapping[str, Any], host: Mapping[str, Any], verdict: Verdict) -> None:
