@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
 
+from plugins.modules import host_plan
 from provision.database import connect_pinned
 from provision.host import settings
 from provision.host.access import Access, Role
@@ -117,6 +119,24 @@ def test_an_invalid_stored_value_equals_only_itself(cluster: Cluster) -> None:
     with connect_pinned(cluster.url("postgres"), application="test") as connection:
         assert settings.same(connection, "work_mem", "lots", "lots")
         assert not settings.same(connection, "work_mem", "lots", "64MB")
+
+
+def test_the_probe_reads_the_locale_of_a_running_and_of_a_stopped_cluster(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = [{"major": "15", "name": "main", "running_pid": 1, "running_port": cluster.port}]
+    monkeypatch.setenv("PGHOST", cluster.host)
+    seen = host_plan.cluster_locale(known, 15)
+    assert (seen["encoding"], seen["collate"], seen["ctype"]) == ("UTF8", "C.UTF-8", "C.UTF-8")
+    assert {"postgres", "template1"} <= set(seen["databases"])
+    (tmp_path / "15/main").mkdir(parents=True)
+    (tmp_path / "15/main/postgresql.conf").write_text((cluster.data / "postgresql.conf").read_text())
+    monkeypatch.setattr(host_plan, "CONFIGURATION", tmp_path)
+    stopped = [{**known[0], "running_pid": 0, "running_port": 0}]
+    assert host_plan.cluster_locale(stopped, 15) == {
+        "encoding": "", "collate": "C.UTF-8", "ctype": "", "databases": []
+    }  # fmt: skip
+    assert host_plan.cluster_locale(stopped, 17) == {}
 
 
 @pytest.mark.parametrize("major", embedded.VERSIONS)

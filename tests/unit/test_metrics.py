@@ -172,5 +172,5 @@ def test_a_failed_restore_test_of_a_dump_is_exported_with_the_last_that_passed()
     assert found["provision_dump_drill_last_success"] == 0
     assert found["provision_dump_drill_last_passed_timestamp_seconds"] == 10
     assert found["provision_dump_drill_newest_untested"] == 1
-    running = {**BACKUP, "dump_drill": {**tested, "failure": KILLED}}
+    running: dict[str, object] = {**BACKUP, "dump_drill": {**tested, "failure": KILLED}}
     assert "provision_dump_drill_last_success" not in values(backup.metrics(PLAN, running, {}))

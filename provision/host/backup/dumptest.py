@@ -76,7 +76,14 @@ def _restore(plan: Plan, name: str) -> int:
         with connect_pinned(_url(plan, "postgres"), application="provision drill") as session:
             load.create(session, DATABASE, original["owner"] if original else "postgres", original)
             contents = _without(plan, folder, known.get("vector_indexes", []))
-            load.fill(plan, folder, _url(plan, DATABASE), "--no-tablespaces", f"--use-list={contents}")
+            load.fill(
+                plan,
+                folder,
+                _url(plan, DATABASE),
+                "--no-tablespaces",
+                f"--use-list={contents}",
+                jobs=plan.backup.processes,
+            )
             load.compare(_url(plan, DATABASE), known)
             if original:
                 load.apply(session, DATABASE, original)
