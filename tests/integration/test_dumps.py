@@ -195,6 +195,11 @@ HOSTILE = {
           $$ BEGIN RETURN (SELECT name FROM zone LIMIT 1); END $$;
         CREATE MATERIALIZED VIEW m AS SELECT is_allowed();
     """,
+    "event trigger": """
+        CREATE TABLE zone (name text); CREATE MATERIALIZED VIEW m AS SELECT 1 AS one;
+        CREATE FUNCTION is_allowed() RETURNS event_trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM 1 FROM zone; END $$;
+        CREATE EVENT TRIGGER watching ON ddl_command_end EXECUTE FUNCTION is_allowed();
+    """,
 }
 
 
