@@ -19,6 +19,7 @@ from provision.database import Connection, connect_pinned, identifier
 from provision.errors import DatabaseError, UsageError
 from provision.host import lookup, settings
 from provision.host.backup import exchange
+from provision.plan import names
 from provision.quoting import conninfo
 
 TABLE_PRIVILEGES: Mapping[str, frozenset[str]] = {
@@ -32,7 +33,8 @@ SEQUENCE_PRIVILEGES: Mapping[str, frozenset[str]] = {
 GROUPS = {"backup": ("pg_read_all_data",), "monitor": ("pg_monitor",)}
 """Predefined roles (PostgreSQL 14 and newer): the least that pg_dump and an exporter need."""
 
-KINDS = ("owner", "write", "read", "backup", "monitor", "pooler")
+KINDS = ("owner", "write", "read", "backup", "monitor", "pooler", "second")
+"""A second login is a member of the role in its setting `role`, so that its sessions have that role's privileges."""
 MIGRATION_TABLES = ("schema_migrations", "schema_migrations_history")
 """Only the owner may write these, regardless of default privileges."""
 
@@ -118,6 +120,17 @@ class Access:
             elif role.name in found:
                 self._drop(role)
 
+    def unused_second_logins(self, requested: Sequence[Role]) -> list[Role]:
+        """Return the second logins that an earlier run made and that the vault no longer has, as roles to drop."""
+        rows = self.ask(
+            "SELECT r.rolname, m.rolname FROM pg_auth_members a JOIN pg_roles r ON r.oid = a.member"
+            " JOIN pg_roles m ON m.oid = a.roleid JOIN pg_db_role_setting s ON s.setrole = r.oid AND s.setdatabase = 0"
+            " WHERE 'role=' || m.rolname = ANY (s.setconfig) AND m.rolname = ANY (%s) AND NOT r.rolname = ANY (%s)",
+            [role.name for role in requested if role.present],
+            [role.name for role in requested],
+        )
+        return [Role(second, "second", present=False) for second, first in rows if second == names.second_login(first)]
+
     def _role(self, role: Role, found: tuple[Any, ...] | None) -> None:
         name = sql.Identifier(role.name)
         if found is None:
@@ -139,7 +152,7 @@ class Access:
             )
             self.change(f"role {role.name}: valid until {role.valid_until or 'infinity'}", statement)
         self._settings(role, settings.parse(stored))
-        allowed = GROUPS.get(role.kind, ())
+        allowed = (role.settings["role"],) if role.kind == "second" else GROUPS.get(role.kind, ())
         for group in sorted(set(allowed) - set(groups)):
             self.change(
                 f"role {role.name}: member of {group}", sql.SQL("GRANT {} TO {}").format(sql.Identifier(group), name)
@@ -411,7 +424,7 @@ def converge(server: str, expected: Mapping[str, Any], *, plan: bool = False) ->
             changes += access.changes
         with _session(server, "postgres") as connection:
             access = Access(connection, plan=plan)
-            access.roles([role for role in roles if not role.present])
+            access.roles([*(role for role in roles if not role.present), *access.unused_second_logins(roles)])
     except psycopg.Error as error:
         raise DatabaseError(
             "the server rejected a change of roles or grants",

@@ -188,7 +188,10 @@ def _tuning(v: Mapping[str, Any], probe: Mapping[str, Any], profile: Mapping[str
 def _requested_pools(v: Mapping[str, Any], profile: Mapping[str, Any]) -> dict[str, int]:
     sizes = profile["pgbouncer"]
     requested = (sizes["owner_pool"], sizes["app_pool"], sizes["readonly_pool"])
-    return dict(zip(names.with_passwords(v["database_owner"]), requested, strict=True))
+    found = dict(zip(names.with_passwords(v["database_owner"]), requested, strict=True))
+    seconds = {names.second_login(role): size for role, size in found.items()}
+    present = {each["name"] for each in sections.roles(v) if each["kind"] == "second"}
+    return {**found, **{role: size for role, size in seconds.items() if role in present}}
 
 
 def stamp(plan: schema.Plan) -> str:
