@@ -111,10 +111,11 @@ def check(inventory: Path, password_file: Path | None, as_json: bool) -> None:
 def rotate(
     inventory: Path, role: str, password_file: Path | None, undo: bool, playbook_options: tuple[str, ...]
 ) -> None:
-    """Replace the password of ROLE in the vault and on the hosts; finish or undo a rotation that was interrupted.
+    """Replace the password of ROLE in the vault and on the hosts.
 
-    ROLE is a login role, or its second login (ROLE_2), which is created. Options after -- go to ansible-playbook. The
-    vault keeps the previous password until every host has accepted the new one.
+    ROLE is a login role or its second login (ROLE_2), which is created. The vault keeps the previous password until
+    every host has accepted the new one; the command also finishes a rotation that was interrupted. Options after -- go
+    to ansible-playbook.
     """
     from provision.controller.vault import held, settle
     from provision.controller.vault import rotate as replace

@@ -32,6 +32,10 @@ SEQUENCE_PRIVILEGES: Mapping[str, frozenset[str]] = {
 }
 GROUPS = {"backup": ("pg_read_all_data",), "monitor": ("pg_monitor",)}
 """Predefined roles (PostgreSQL 14 and newer): the least that pg_dump and an exporter need."""
+RESERVED_GROUP = "pg_use_reserved_connections"
+"""Predefined role (16 and newer) that lets backup and monitoring log in while all other connections are taken."""
+LARGE_OBJECTS = ("lo_creat(integer)", "lo_create(oid)", "lo_from_bytea(oid, bytea)")
+"""Functions that create large objects, which no schema's privileges limit: only owners of databases keep them."""
 
 KINDS = ("owner", "write", "read", "backup", "monitor", "pooler", "second")
 """A second login is a member of the role in its setting `role`, so that its sessions have that role's privileges."""
@@ -152,7 +156,7 @@ class Access:
             )
             self.change(f"role {role.name}: valid until {role.valid_until or 'infinity'}", statement)
         self._settings(role, settings.parse(stored))
-        allowed = (role.settings["role"],) if role.kind == "second" else GROUPS.get(role.kind, ())
+        allowed = (role.settings["role"],) if role.kind == "second" else self._groups(role.kind)
         for group in sorted(set(allowed) - set(groups)):
             self.change(
                 f"role {role.name}: member of {group}", sql.SQL("GRANT {} TO {}").format(sql.Identifier(group), name)
@@ -182,6 +186,12 @@ class Access:
                 self.change(f"role {role.name}: {key} = {text}", statement)
         if needed and not self.plan:
             self._read_back(role)
+
+    def _groups(self, kind: str) -> tuple[str, ...]:
+        """Return the predefined roles of a kind of role on this server."""
+        found = GROUPS.get(kind, ())
+        known = bool(found) and bool(self.ask("SELECT FROM pg_roles WHERE rolname = %s", RESERVED_GROUP))
+        return (*found, RESERVED_GROUP) if known else found
 
     def _read_back(self, role: Role) -> None:
         query = (
@@ -287,6 +297,30 @@ class Access:
         ):
             statement = sql.SQL("REVOKE CREATE ON SCHEMA public FROM PUBLIC")
             self.change(f"database {name}, schema public: REVOKE CREATE FROM PUBLIC", statement)
+
+    def temporary(self, name: str) -> None:
+        """Revoke TEMPORARY on a database of superusers from PUBLIC."""
+        if self.ask(
+            "SELECT FROM pg_database d, aclexplode(coalesce(d.datacl, acldefault('d', d.datdba))) x"
+            " WHERE d.datname = %s AND x.grantee = 0 AND x.privilege_type = 'TEMPORARY'",
+            name,
+        ):
+            statement = sql.SQL("REVOKE TEMPORARY ON DATABASE {} FROM PUBLIC").format(sql.Identifier(name))
+            self.change(f"database {name}: REVOKE TEMPORARY FROM PUBLIC", statement)
+
+    def large_objects(self, owner: str = "") -> None:
+        """Let only the owner of this database, and superusers, create large objects in it."""
+        rows = self.ask(
+            "SELECT f, coalesce(r.rolname, 'PUBLIC') FROM unnest(%s::text[]) f"
+            " JOIN pg_proc p ON p.oid = ('pg_catalog.' || f)::regprocedure,"
+            " aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) x LEFT JOIN pg_roles r ON r.oid = x.grantee"
+            " WHERE x.grantee <> p.proowner",
+            list(LARGE_OBJECTS),
+        )
+        for function in LARGE_OBJECTS:
+            found = {(str(role), "EXECUTE") for name, role in rows if name == function and role in ("PUBLIC", owner)}
+            expected = {(owner, "EXECUTE")} if owner else set()
+            self.align(f"function {function}", sql.SQL("FUNCTION pg_catalog." + function), found, expected)
 
     def schema(self, owner: str, roles: Sequence[Role]) -> None:
         """Converge owner, grants and default privileges of schema public and its objects."""
@@ -406,6 +440,8 @@ def converge(server: str, expected: Mapping[str, Any], *, plan: bool = False) ->
             with _session(server, name) as connection:
                 access = Access(connection, plan=plan)
                 access.closed(name)
+                access.temporary(name)
+                access.large_objects()
             changes += access.changes
         with _session(server, "postgres") as connection:
             changes += [] if plan else exchange.clean_up(connection)
@@ -420,6 +456,7 @@ def converge(server: str, expected: Mapping[str, Any], *, plan: bool = False) ->
                 access = Access(connection, plan=plan)
                 access.extensions(expected["extensions"])
                 access.schema(databases[name], roles)
+                access.large_objects(databases[name])
                 lookup.align(access, [role.name for role in roles if role.kind == "pooler" and role.present])
             changes += access.changes
         with _session(server, "postgres") as connection:

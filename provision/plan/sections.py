@@ -177,7 +177,7 @@ def _second_logins(declared: list[dict[str, Any]], credentials: Mapping[str, Any
             yield {**each, "name": name, "kind": "second", "settings": settings}
 
 
-def access(v: Mapping[str, Any], profile: Mapping[str, Any], version: str) -> schema.Access:
+def access(v: Mapping[str, Any], profile: Mapping[str, Any], version: str, limits: Mapping[str, int]) -> schema.Access:
     """Make the section access: databases, login roles and extensions."""
     return schema.Access(
         database=v["database_name"],
@@ -187,7 +187,7 @@ def access(v: Mapping[str, Any], profile: Mapping[str, Any], version: str) -> sc
             schema.Role(
                 name=each["name"],
                 kind=each["kind"],
-                connection_limit=int(each.get("connection_limit", -1)),
+                connection_limit=limits.get(each["name"], int(each.get("connection_limit", -1))),
                 valid_until=each.get("valid_until"),
                 settings={str(key): str(value) for key, value in (each.get("settings") or {}).items()},
                 state=each.get("state", "present"),
