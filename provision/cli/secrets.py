@@ -45,6 +45,17 @@ def _is_refused(option: str) -> bool:
     )
 
 
+def _unlimited(options: tuple[str, ...]) -> list[str]:
+    """Return the options without --limit and its value, in each spelling that ansible-playbook accepts."""
+    kept, skip = [], False
+    for option in options:
+        limits = option.startswith(("--lim", "-l"))
+        if not (skip or limits):
+            kept.append(option)
+        skip = not skip and (option == "-l" or (option.startswith("--lim") and "=" not in option))
+    return kept
+
+
 def _hosts(playbook: list[str]) -> set[str]:
     """Return the hosts in the play of group database. Raises UsageError if there is none: the run would then exit 0."""
     listed = system.run(*playbook, "--list-hosts", check=False)
@@ -131,7 +142,7 @@ def rotate(
     # From the same virtual environment, which need not be activated.
     program = shutil.which("ansible-playbook", path=str(Path(sys.executable).parent)) or "ansible-playbook"
     words = [program, "site.yml", "-i", str(inventory), "--tags", "database,pgbouncer"]
-    some, every = _hosts([*words, *playbook_options]), _hosts(words)
+    some, every = _hosts([*words, *playbook_options]), _hosts([*words, *_unlimited(playbook_options)])
     vault = _vault(inventory, password_file)
     again = f"provision secrets rotate {inventory} {role}"
     with held(vault):

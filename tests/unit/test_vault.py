@@ -8,6 +8,7 @@ from ansible.parsing.vault import VaultLib, VaultSecret
 from click.testing import CliRunner
 
 from provision.cli import root
+from provision.cli.secrets import _unlimited
 from provision.controller import varfiles
 from provision.controller.vault import FILE, Vault, check, held, initialise, judge, plain_vaults, rotate, settle
 from provision.errors import DriftError, UsageError
@@ -350,6 +351,11 @@ def test_plan_gives_a_second_login_a_pool_and_the_settings_of_the_first() -> Non
     assert second.settings == {**first.settings, "role": "minion_app"}
     assert second.has_password
     assert plan.pooler.pools["minion_app_2"] == plan.pooler.pools["minion_app"]
+
+
+@pytest.mark.parametrize("limit", [("--limit", "db1"), ("--limit=db1",), ("-l", "db1"), ("-ldb1",), ("--lim", "db1")])
+def test_limit_is_left_out_where_every_host_is_counted(limit: tuple[str, ...]) -> None:
+    assert _unlimited(("-i", "more", *limit, "-v")) == ["-i", "more", "-v"]
 
 
 REFUSED = ["--check", "--che", "-C", "-vC", "-DC", "--list-tasks", "--syntax-check", "--skip-tags=database", "-ttls",
