@@ -60,6 +60,7 @@ def access(plan: schema.Plan, session: Connection) -> Iterator[Row]:
     needed.connect_privileges(database, owner, {role.name for role in present} - {owner})
     needed.extensions(plan.access.extensions)
     needed.schema(owner, roles)
+    needed.large_objects(owner)
     lookup.align(needed, [role.name for role in present if role.kind == "pooler"])
     for what, statement in needed.statements:
         yield f"to apply: {what}", psql(database, statement)

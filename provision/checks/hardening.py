@@ -30,6 +30,17 @@ query(
 )
 
 query(
+    "checksum-failures",
+    "SELECT format('%s: %s damaged pages read, last %s', coalesce(datname, 'shared catalogues'), checksum_failures,"
+    " to_char(checksum_last_failure, 'YYYY-MM-DD HH24:MI TZ')) FROM pg_stat_database WHERE checksum_failures > 0",
+    area="storage",
+    severity=Severity.CRITICAL,
+    expected="no page with a wrong checksum",
+    why="the storage damages data, and backups of today hold the damage",
+    fix="see docs/the-repository-is-damaged.md; after the repair: SELECT pg_stat_reset() in that database",
+)
+
+query(
     "durability",
     "SELECT name || ' = ' || setting, 'ALTER SYSTEM RESET ' || name FROM pg_settings"
     " WHERE (name IN ('fsync', 'full_page_writes') AND setting = 'off')"

@@ -5,6 +5,8 @@ Does IO, read-only, as root or postgres. The settings judged are those in effect
 
 from __future__ import annotations
 
+import os
+import pwd
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +20,7 @@ from provision.host import lookup
 from provision.host.pooler import configuration, console
 from provision.host.pooler.take import CONFIGURATION
 from provision.plan.schema import Plan
+from provision.system import POSTGRES
 
 AREA = "pooler"
 
@@ -239,9 +242,16 @@ def examine_host(plan: Plan) -> list[Finding]:
     try:
         seen = look(console.Place(plan.pooler.socket_directory, plan.pooler.port))
     except (ProvisionError, PermissionError) as error:
-        row = (str(error).partition("\n")[0], "run it as root or postgres", Severity.UNSEEN)
-        return [get("pooler").finding(row, plan.site)]
+        return [get("pooler").finding(no_answer(error), plan.site)]
     return examine(Scope.POOLER, seen, site=plan.site, development=not plan.access.guard)
+
+
+def no_answer(error: Exception) -> Row:
+    """Return the row of a running pooler whose console fails: hung or full for a user who may use it, else UNSEEN."""
+    if os.geteuid() in (0, pwd.getpwnam(POSTGRES).pw_uid):
+        seen = error.seen if isinstance(error, ProvisionError) else str(error)
+        return f"the pooler runs but its console does not answer: {seen}", f"systemctl restart {console.UNIT}"
+    return str(error).partition("\n")[0], "run it as root or postgres", Severity.UNSEEN
 
 
 def look(place: console.Place) -> Seen:

@@ -12,6 +12,7 @@ from provision.host.timers import faults
 from provision.plan.schema import Plan
 
 SYSTEM = Path("/etc/systemd/system")
+LAST_LINES, LAST_CHARACTERS = 5, 600
 UNITS = ("provision-*", "postgresql*", "pgbouncer*", "prometheus*", "pgbackrest*")
 
 
@@ -68,14 +69,19 @@ def elapse(plan: Plan) -> Iterator[Row]:
     why="a failed unit is an unanswered alarm",
 )
 def failed(plan: Plan) -> Iterator[Row]:
-    """Report failed units with the last message of their journal."""
+    """Report failed units with the last lines of their journal."""
     del plan
     for line in ask("systemctl", "list-units", "--failed", "--plain", "--no-legend", *UNITS).splitlines():
         unit = line.split()[0]
-        journal = ask("journalctl", "-u", unit, "-n", "8", "-o", "cat", "--no-pager").splitlines()
+        journal = ask("journalctl", "-u", unit, "-n", "20", "-o", "cat", "--no-pager").splitlines()
         texts = [text.strip() for text in journal if "systemd" not in text and "Deactivated" not in text]
-        last = next((text for text in reversed(texts) if text and not text.startswith((unit, "Failed to start"))), "")
-        yield f"{unit} failed: {last[:300]}", f"systemctl restart {unit}"
+        yield f"{unit} failed: {_last(unit, texts)}", f"systemctl restart {unit}"
+
+
+def _last(unit: str, texts: list[str]) -> str:
+    """Return the last lines that the unit itself printed, within LAST_CHARACTERS."""
+    own = [text for text in texts if text and not text.startswith((unit, "Failed to start"))]
+    return "; ".join(own[-LAST_LINES:])[-LAST_CHARACTERS:]
 
 
 def _scheduled(timer: str) -> bool:

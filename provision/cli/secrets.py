@@ -20,6 +20,8 @@ from provision.errors import ProvisionError, UsageError
 
 READ_ONLY = ("--check", "--list-hosts", "--list-tags", "--list-tasks", "--syntax-check")
 """Options of ansible-playbook that change no host; it also accepts abbreviations."""
+PARTIAL = ("--skip-tags", "--start-at-task", "--step", "--tags")
+"""Options that leave out tasks: the run could succeed without setting the password."""
 
 inventory_argument = click.argument("inventory", type=click.Path(path_type=Path))
 password_option = click.option(
@@ -36,29 +38,41 @@ def command() -> None:
     """Manage the secrets of an inventory, encrypted by ansible-vault."""
 
 
-def _is_read_only(option: str) -> bool:
+def _is_refused(option: str) -> bool:
     name = option.partition("=")[0]
-    return bool(re.match(r"-[vDbKkJ]*C", option)) or (
-        len(name) > 3 and any(each.startswith(name) for each in READ_ONLY)
+    return bool(re.match(r"-[vDbKkJ]*[Ct]", option)) or (
+        len(name) > 3 and any(each.startswith(name) for each in (*READ_ONLY, *PARTIAL))
     )
 
 
-def _need_hosts(playbook: list[str]) -> None:
-    # ansible-playbook exits 0 if no host matches, so require one in the play of group database.
+def _unlimited(options: tuple[str, ...]) -> list[str]:
+    """Return the options without --limit and its value, in each spelling that ansible-playbook accepts."""
+    kept, skip = [], False
+    for option in options:
+        limits = option.startswith(("--lim", "-l"))
+        if not (skip or limits):
+            kept.append(option)
+        skip = not skip and (option == "-l" or (option.startswith("--lim") and "=" not in option))
+    return kept
+
+
+def _hosts(playbook: list[str]) -> set[str]:
+    """Return the hosts in the play of group database. Raises UsageError if there is none: the run would then exit 0."""
     listed = system.run(*playbook, "--list-hosts", check=False)
-    found = re.search(r"pattern: \['database'\]\s+hosts \((\d+)\)", listed.stdout)
-    if listed.returncode or not found or found[1] == "0":
+    found = re.search(r"pattern: \['database'\]\s+hosts \(\d+\):\n((?: +\S+\n?)+)", listed.stdout)
+    if listed.returncode or not found:
         raise UsageError(
             "no database host matches",
             seen=listed.stderr.strip() or "no host in group database",
             allowed="an inventory and --limit with at least one host in group database",
             run=f"ansible-playbook {shlex.join(playbook[1:])} --list-hosts",
         )
+    return set(found[1].split())
 
 
 def _stopped(number: int, frame: object) -> NoReturn:
     del frame
-    raise SystemExit(128 + number)  # so that the vault is restored
+    raise SystemExit(128 + number)  # which ends ansible-playbook too
 
 
 def _vault(inventory: Path, password_file: Path | None):  # type: ignore[no-untyped-def]
@@ -103,39 +117,50 @@ def check(inventory: Path, password_file: Path | None, as_json: bool) -> None:
 @inventory_argument
 @click.argument("role")
 @password_option
+@click.option("--undo", is_flag=True, help="Restore the previous password of an unfinished rotation.")
 @click.argument("playbook_options", nargs=-1, type=click.UNPROCESSED)
-def rotate(inventory: Path, role: str, password_file: Path | None, playbook_options: tuple[str, ...]) -> None:
+def rotate(
+    inventory: Path, role: str, password_file: Path | None, undo: bool, playbook_options: tuple[str, ...]
+) -> None:
     """Replace the password of ROLE in the vault and on the hosts.
 
-    Options after -- go to ansible-playbook. If it fails, the vault keeps the old password.
+    ROLE is a login role or its second login (ROLE_2), which is created. The vault keeps the previous password until
+    every host has accepted the new one; the command also finishes a rotation that was interrupted. Options after -- go
+    to ansible-playbook.
     """
+    from provision.controller.vault import held, settle
     from provision.controller.vault import rotate as replace
 
-    read_only = [option for option in playbook_options if _is_read_only(option)]
-    if read_only:
+    signal.signal(signal.SIGTERM, _stopped)
+    refused = [option for option in playbook_options if _is_refused(option) or "database_credentials" in option]
+    if refused:
         raise UsageError(
-            "rotate needs a run that changes hosts: otherwise only the vault would change",
-            seen=" ".join(read_only),
+            "rotate needs a run that sets the password on the hosts: otherwise only the vault would change",
+            seen=" ".join(refused),
             run=f"ansible-playbook site.yml -i {inventory} --tags database,pgbouncer --check, without rotate",
         )
     # From the same virtual environment, which need not be activated.
     program = shutil.which("ansible-playbook", path=str(Path(sys.executable).parent)) or "ansible-playbook"
-    words = [program, "site.yml", "-i", str(inventory), "--tags", "database,pgbouncer", *playbook_options]
-    _need_hosts(words)
+    words = [program, "site.yml", "-i", str(inventory), "--tags", "database,pgbouncer"]
+    some, every = _hosts([*words, *playbook_options]), _hosts([*words, *_unlimited(playbook_options)])
     vault = _vault(inventory, password_file)
-    before = replace(vault, role)
-    words += ["--vault-password-file", str(password_file)] if password_file else ["--ask-vault-pass"]
-    done = False
-    signal.signal(signal.SIGTERM, _stopped)
-    try:
-        done = subprocess.run(words, check=False).returncode == 0  # noqa: S603 - the user's own command line
-    finally:
-        if not done:  # also if it could not start or was interrupted
-            vault.write(before)
-    if not done:
-        raise ProvisionError(
-            f"the password of {role} was not replaced on every host; the vault keeps the old one",
-            where=str(inventory),
-            run=f"ansible-playbook site.yml -i {inventory} --tags database,pgbouncer restores it on every host",
-        )
+    again = f"provision secrets rotate {inventory} {role}"
+    with held(vault):
+        if not replace(vault, role, undo=undo):
+            click.echo(f"continuing the unfinished rotation of {role}", err=True)
+        words += [*playbook_options]
+        words += ["--vault-password-file", str(password_file)] if password_file else ["--ask-vault-pass"]
+        if subprocess.run(words, check=False).returncode:  # noqa: S603 - the user's own command line
+            raise ProvisionError(
+                f"the password of {role} was not replaced on every host; the vault keeps it and the previous one",
+                where=str(inventory),
+                run=f"{again} continues; {again} --undo restores the previous password",
+            )
+        if every - some:
+            click.echo(
+                f"the vault also keeps the previous password of {role}, for {', '.join(sorted(every - some))}; "
+                f"{again} without --limit finishes"
+            )
+            return
+        settle(vault, role)
     click.echo(f"new password for {role}; show it with: ansible-vault view {vault.path}")

@@ -7,8 +7,10 @@ name the file. Only `rotate` replaces an existing secret. Nothing here prints a 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import suppress
+import fcntl
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,8 @@ from ansible.template import Templar
 from provision import system
 from provision.controller import varfiles
 from provision.errors import DriftError, UsageError
-from provision.plan import variables
+from provision.plan import names, variables
+from provision.plan.credentials import PAIR, PREVIOUS
 from provision.plan.secrets import new_password, new_salt
 
 FILE = varfiles.FILE
@@ -188,7 +191,7 @@ def judge(secrets: Mapping[str, Any]) -> list[str]:
     values = {f"database_credentials.{role}": (credentials.get(role) or {}).get("password") for role in LOGIN_ROLES}
     values |= {f"database_credentials.{role}": each.get("password") for role, each in credentials.items()}
     values |= {name: secrets.get(name) for name in PASSPHRASES}
-    found = []
+    found = [f"the rotation of {role} is unfinished" for role, each in credentials.items() if each.get(PREVIOUS)]
     for name, value in values.items():
         if not value:
             found.append(f"{name} is missing")
@@ -218,9 +221,67 @@ def check(vault: Vault) -> None:
         )
 
 
-def rotate(vault: Vault, role: str) -> dict[str, Any]:
-    """Store a new password and salt of a login role; return the previous secrets, for a rollback."""
-    elsewhere = [path for path, names in vault.others().items() if "database_credentials" in names]
+def rotate(vault: Vault, role: str, *, undo: bool = False) -> bool:
+    """Store a new password and salt of a login role beside the previous ones; False if that is done already.
+
+    The previous pair stays under the key `previous` until `settle`: a server has accepted one of the two, whenever the
+    run ends. A rotation without `settle` is continued with its own password, and with `undo` the two pairs change
+    places, so that the next run restores the previous one. The second login of a known role is created. Raises
+    UsageError.
+    """
+    _refuse_elsewhere(vault)
+    whole = vault.read()
+    credentials = dict(whole.get("database_credentials") or {})
+    held = credentials.get(role)
+    first = names.first_login(role)
+    if held is None and (first is None or first not in credentials):
+        known = ", ".join(sorted(credentials))
+        allowed = f"{known}, or the second login of one of them ({names.second_login('ROLE')})"
+        raise UsageError("no such login role in the vault", where=str(vault.path), seen=role, allowed=allowed)
+    held = held or {}
+    pending = held.get(PREVIOUS)
+    if undo and not pending:
+        raise UsageError(
+            "no unfinished rotation", where=str(vault.path), seen=role, allowed="a role with two passwords"
+        )
+    if pending and not undo:
+        return False
+    old = {key: held[key] for key in PAIR if key in held}
+    fresh = dict(pending) if pending else {"password": new_password(), "salt": new_salt()}
+    credentials[role] = {**fresh, PREVIOUS: old} if old else fresh
+    vault.write({**whole, "database_credentials": credentials})
+    return True
+
+
+def settle(vault: Vault, role: str) -> None:
+    """Forget the previous password of a role, once every host has been seen to accept the new one."""
+    whole = vault.read()
+    credentials = dict(whole["database_credentials"])
+    credentials[role] = {key: value for key, value in credentials[role].items() if key != PREVIOUS}
+    vault.write({**whole, "database_credentials": credentials})
+
+
+@contextmanager
+def held(vault: Vault) -> Iterator[None]:
+    """Hold the inventory for one rotation; a killed process releases it. Raises UsageError during another one."""
+    handle = os.open(vault.inventory, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise UsageError(
+            "another rotation is running",
+            where=str(vault.inventory),
+            allowed="one rotation at a time",
+            run="wait for it to end, then run the command again",
+        ) from None
+    else:
+        yield
+    finally:
+        os.close(handle)
+
+
+def _refuse_elsewhere(vault: Vault) -> None:
+    elsewhere = [path for path, found in vault.others().items() if "database_credentials" in found]
     if elsewhere:
         raise UsageError(
             "the password is not in the vault but in another file", where=elsewhere[0],
@@ -228,14 +289,6 @@ def rotate(vault: Vault, role: str) -> dict[str, Any]:
             run=f"{varfiles.edit(Path(elsewhere[0]))}; then ansible-playbook site.yml -i {vault.inventory} "
             "--tags database,pgbouncer",
         )  # fmt: skip
-    before = vault.read()
-    credentials = before.get("database_credentials") or {}
-    if role not in credentials:
-        known = ", ".join(sorted(credentials))
-        raise UsageError("no such login role in the vault", where=str(vault.path), seen=role, allowed=known)
-    fresh = {**credentials, role: {"password": new_password(), "salt": new_salt()}}
-    vault.write({**before, "database_credentials": fresh})
-    return before
 
 
 def plain_vaults(sources: list[str]) -> list[str]:

@@ -19,6 +19,7 @@ from provision.database import Connection, connect_pinned, identifier
 from provision.errors import DatabaseError, UsageError
 from provision.host import lookup, settings
 from provision.host.backup import exchange
+from provision.plan import names
 from provision.quoting import conninfo
 
 TABLE_PRIVILEGES: Mapping[str, frozenset[str]] = {
@@ -31,8 +32,13 @@ SEQUENCE_PRIVILEGES: Mapping[str, frozenset[str]] = {
 }
 GROUPS = {"backup": ("pg_read_all_data",), "monitor": ("pg_monitor",)}
 """Predefined roles (PostgreSQL 14 and newer): the least that pg_dump and an exporter need."""
+RESERVED_GROUP = "pg_use_reserved_connections"
+"""Predefined role (16 and newer) that lets backup and monitoring log in while all other connections are taken."""
+LARGE_OBJECTS = ("lo_creat(integer)", "lo_create(oid)", "lo_from_bytea(oid, bytea)")
+"""Functions that create large objects, which no schema's privileges limit: only owners of databases keep them."""
 
-KINDS = ("owner", "write", "read", "backup", "monitor", "pooler")
+KINDS = ("owner", "write", "read", "backup", "monitor", "pooler", "second")
+"""A second login is a member of the role in its setting `role`, so that its sessions have that role's privileges."""
 MIGRATION_TABLES = ("schema_migrations", "schema_migrations_history")
 """Only the owner may write these, regardless of default privileges."""
 
@@ -118,6 +124,17 @@ class Access:
             elif role.name in found:
                 self._drop(role)
 
+    def unused_second_logins(self, requested: Sequence[Role]) -> list[Role]:
+        """Return the second logins that an earlier run made and that the vault no longer has, as roles to drop."""
+        rows = self.ask(
+            "SELECT r.rolname, m.rolname FROM pg_auth_members a JOIN pg_roles r ON r.oid = a.member"
+            " JOIN pg_roles m ON m.oid = a.roleid JOIN pg_db_role_setting s ON s.setrole = r.oid AND s.setdatabase = 0"
+            " WHERE 'role=' || m.rolname = ANY (s.setconfig) AND m.rolname = ANY (%s) AND NOT r.rolname = ANY (%s)",
+            [role.name for role in requested if role.present],
+            [role.name for role in requested],
+        )
+        return [Role(second, "second", present=False) for second, first in rows if second == names.second_login(first)]
+
     def _role(self, role: Role, found: tuple[Any, ...] | None) -> None:
         name = sql.Identifier(role.name)
         if found is None:
@@ -139,7 +156,7 @@ class Access:
             )
             self.change(f"role {role.name}: valid until {role.valid_until or 'infinity'}", statement)
         self._settings(role, settings.parse(stored))
-        allowed = GROUPS.get(role.kind, ())
+        allowed = (role.settings["role"],) if role.kind == "second" else self._groups(role.kind)
         for group in sorted(set(allowed) - set(groups)):
             self.change(
                 f"role {role.name}: member of {group}", sql.SQL("GRANT {} TO {}").format(sql.Identifier(group), name)
@@ -169,6 +186,12 @@ class Access:
                 self.change(f"role {role.name}: {key} = {text}", statement)
         if needed and not self.plan:
             self._read_back(role)
+
+    def _groups(self, kind: str) -> tuple[str, ...]:
+        """Return the predefined roles of a kind of role on this server."""
+        found = GROUPS.get(kind, ())
+        known = bool(found) and bool(self.ask("SELECT FROM pg_roles WHERE rolname = %s", RESERVED_GROUP))
+        return (*found, RESERVED_GROUP) if known else found
 
     def _read_back(self, role: Role) -> None:
         query = (
@@ -274,6 +297,30 @@ class Access:
         ):
             statement = sql.SQL("REVOKE CREATE ON SCHEMA public FROM PUBLIC")
             self.change(f"database {name}, schema public: REVOKE CREATE FROM PUBLIC", statement)
+
+    def temporary(self, name: str) -> None:
+        """Revoke TEMPORARY on a database of superusers from PUBLIC."""
+        if self.ask(
+            "SELECT FROM pg_database d, aclexplode(coalesce(d.datacl, acldefault('d', d.datdba))) x"
+            " WHERE d.datname = %s AND x.grantee = 0 AND x.privilege_type = 'TEMPORARY'",
+            name,
+        ):
+            statement = sql.SQL("REVOKE TEMPORARY ON DATABASE {} FROM PUBLIC").format(sql.Identifier(name))
+            self.change(f"database {name}: REVOKE TEMPORARY FROM PUBLIC", statement)
+
+    def large_objects(self, owner: str = "") -> None:
+        """Let only the owner of this database, and superusers, create large objects in it."""
+        rows = self.ask(
+            "SELECT f, coalesce(r.rolname, 'PUBLIC') FROM unnest(%s::text[]) f"
+            " JOIN pg_proc p ON p.oid = ('pg_catalog.' || f)::regprocedure,"
+            " aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) x LEFT JOIN pg_roles r ON r.oid = x.grantee"
+            " WHERE x.grantee <> p.proowner",
+            list(LARGE_OBJECTS),
+        )
+        for function in LARGE_OBJECTS:
+            found = {(str(role), "EXECUTE") for name, role in rows if name == function and role in ("PUBLIC", owner)}
+            expected = {(owner, "EXECUTE")} if owner else set()
+            self.align(f"function {function}", sql.SQL("FUNCTION pg_catalog." + function), found, expected)
 
     def schema(self, owner: str, roles: Sequence[Role]) -> None:
         """Converge owner, grants and default privileges of schema public and its objects."""
@@ -393,6 +440,8 @@ def converge(server: str, expected: Mapping[str, Any], *, plan: bool = False) ->
             with _session(server, name) as connection:
                 access = Access(connection, plan=plan)
                 access.closed(name)
+                access.temporary(name)
+                access.large_objects()
             changes += access.changes
         with _session(server, "postgres") as connection:
             changes += [] if plan else exchange.clean_up(connection)
@@ -407,11 +456,12 @@ def converge(server: str, expected: Mapping[str, Any], *, plan: bool = False) ->
                 access = Access(connection, plan=plan)
                 access.extensions(expected["extensions"])
                 access.schema(databases[name], roles)
+                access.large_objects(databases[name])
                 lookup.align(access, [role.name for role in roles if role.kind == "pooler" and role.present])
             changes += access.changes
         with _session(server, "postgres") as connection:
             access = Access(connection, plan=plan)
-            access.roles([role for role in roles if not role.present])
+            access.roles([*(role for role in roles if not role.present), *access.unused_second_logins(roles)])
     except psycopg.Error as error:
         raise DatabaseError(
             "the server rejected a change of roles or grants",

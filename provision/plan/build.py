@@ -16,7 +16,7 @@ from provision.errors import UsageError
 from provision.plan import names, packages, schema, sections, settings, shared, sources, validate
 from provision.plan.context import Context, Verdict
 from provision.tuning import Host as Machine
-from provision.tuning import Tuning, pools, tune
+from provision.tuning import Tuning, pools, shares, tune
 from provision.tuning.model import MINIMUM_MEMORY_MB, Choices
 
 __all__ = ["Built", "Context", "Judge", "build", "stamp"]
@@ -71,12 +71,22 @@ def build(
         v["pgbouncer_pools"],
         pools.limits(sections.roles(v)),
     )
+    own = {each["name"] for each in v["database_extra_roles"]}
+    shared_out = shares.share(
+        int(tuning["max_connections"].value),
+        sections.roles(v),
+        fitted.sizes,
+        own | {names.second_login(name) for name in own},
+    )
     # A host beside the databases runs no server: it may be too small for these connections.
-    refusals = (*verdict.refusals, *(fitted.refusals if context.database else ()))
+    refusals = (*verdict.refusals, *((fitted.refusals or shared_out.refusals) if context.database else ()))
     if refusals and judged:
         return Built(None, None, refusals, ())
-    warnings = (*verdict.warnings, *((*fitted.warnings, *tuning.warnings) if context.database else ()))
-    plan = _plan(v, probe, profile, context, tuning, fitted, version, warnings)
+    warnings = (
+        *verdict.warnings,
+        *((*fitted.warnings, *shared_out.warnings, *tuning.warnings) if context.database else ()),
+    )
+    plan = _plan(v, probe, profile, context, tuning, fitted, shared_out, version, warnings)
     state = _state(plan, probe, context, verdict)
     barred = sources.uninstallable({*state.missing_packages, *state.missing_key_packages}, plan.source, probe)
     partial = shared.problems(plan, probe, context.selected) if context.database else []
@@ -112,6 +122,7 @@ def _plan(
     context: Context,
     tuning: Tuning,
     fitted: pools.Pools,
+    shared_out: shares.Shares,
     version: str,
     warnings: tuple[str, ...],
 ) -> schema.Plan:
@@ -125,7 +136,7 @@ def _plan(
         systemd=probe["systemd"],
     )
     tls = sections.tls(v, context)
-    access = sections.access(v, profile, version)
+    access = sections.access(v, profile, version, shared_out.limits)
     backup = sections.backup(v, probe)
     server = sections.server(v, probe, tuning, tls, access, backup)
     return schema.Plan(
@@ -188,7 +199,10 @@ def _tuning(v: Mapping[str, Any], probe: Mapping[str, Any], profile: Mapping[str
 def _requested_pools(v: Mapping[str, Any], profile: Mapping[str, Any]) -> dict[str, int]:
     sizes = profile["pgbouncer"]
     requested = (sizes["owner_pool"], sizes["app_pool"], sizes["readonly_pool"])
-    return dict(zip(names.with_passwords(v["database_owner"]), requested, strict=True))
+    found = dict(zip(names.with_passwords(v["database_owner"]), requested, strict=True))
+    seconds = {names.second_login(role): size for role, size in found.items()}
+    present = {each["name"] for each in sections.roles(v) if each["kind"] == "second"}
+    return {**found, **{role: size for role, size in seconds.items() if role in present}}
 
 
 def stamp(plan: schema.Plan) -> str:

@@ -16,7 +16,9 @@ from provision.plan.context import Context, Verdict, repository_kind
 
 DEVELOPMENT_PASSWORD = "minion_secret"  # noqa: S105 - the published one, known so that it can be refused
 MINIMUM_PASSWORD_LENGTH = 20
-CREDENTIAL = ("password", "salt")
+PAIR = ("password", "salt")
+PREVIOUS = "previous"
+"""Key of the pair that an unfinished rotation keeps: a host may still have it."""
 HOSTS_SUFFIXES = (".yml", ".yaml", ".json", ".ini", ".cfg", ".toml")
 """Of the file of hosts in an inventory's directory."""
 VERIFIER = re.compile(r"md5[0-9a-f]{32}$|SCRAM-SHA-256[$]")
@@ -73,6 +75,14 @@ def passwords(v: Mapping[str, Any], profile: Mapping[str, Any], context: Context
         except UsageError as error:
             verdict.refusals.append(f"database_credentials.{role}: {error.what}; allowed: {error.allowed}; in {vault}")
             continue
+        long = names.problem(role) if names.first_login(role) else ""
+        if long:
+            verdict.refusals.append(f"database_credentials has a second login {role!r}: {long}")
+        if given.get(PREVIOUS):
+            verdict.notices.append(
+                f"the rotation of {role} is unfinished, and the vault keeps both passwords: provision secrets rotate "
+                f"{inventory} {role} finishes it, with --undo it restores the previous password"
+            )
         problem = _weakness(str(given["password"]), credentials) if strict else ""
         if problem:
             verdict.refusals.append(
@@ -80,13 +90,15 @@ def passwords(v: Mapping[str, Any], profile: Mapping[str, Any], context: Context
             )
 
 
-def _wrong_types(role: str, secret: Any) -> list[str]:
+def _wrong_types(role: str, secret: Any, known: tuple[str, ...] = (*PAIR, PREVIOUS)) -> list[str]:
     """Report values that are not text: YAML changes an unquoted number, date or yes (012 is 10, 1e5 is 100000.0)."""
     where = f"database_credentials.{role}"
     if not isinstance(secret, Mapping):
         return [f"{where} is a secret of type {type(secret).__name__}: expected a mapping with password and salt"]
-    problems = [f"{where}.{key}: unknown key; allowed: password, salt" for key in secret if key not in CREDENTIAL]
-    for key in CREDENTIAL:
+    problems = [f"{where}.{key}: unknown key; allowed: {', '.join(known)}" for key in secret if key not in known]
+    if PREVIOUS in known and PREVIOUS in secret:
+        problems += _wrong_types(f"{role}.{PREVIOUS}", secret[PREVIOUS], PAIR)
+    for key in PAIR:
         value = secret.get(key)
         if value is not None and not isinstance(value, str):
             problems.append(f"{where}.{key} is a secret of type {type(value).__name__}: expected text in quotes")

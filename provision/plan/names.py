@@ -63,6 +63,19 @@ def with_passwords(owner: str) -> tuple[str, str, str]:
     return owner, f"{owner}_app", f"{owner}_readonly"
 
 
+SECOND = "_2"
+
+
+def second_login(role: str) -> str:
+    """Return the name of a role's second login, which gives it two passwords at once."""
+    return role + SECOND
+
+
+def first_login(role: str) -> str | None:
+    """Return the role whose second login has this name, None for a name that no second login has."""
+    return role.removesuffix(SECOND) if role.endswith(SECOND) and role != SECOND else None
+
+
 def scratch(name: str, purpose: str) -> str:
     """Return a unique name for a new scratch database; it ends in a random token."""
     return derived(name, f"_{purpose}_{secrets.token_hex(6)}")

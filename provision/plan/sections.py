@@ -5,7 +5,7 @@ Variables have been validated: see plan.validate. `v` is every option of every r
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -163,10 +163,21 @@ def roles(v: Mapping[str, Any], version: str = "") -> list[dict[str, Any]]:
         {**each, "settings": {**search, **(each.get("settings") or {})}} if each["kind"] in SEARCHING else each
         for each in v["database_roles"]
     ]
-    return [*ours, *v["database_extra_roles"]]
+    declared = [*ours, *v["database_extra_roles"]]
+    return [*declared, *_second_logins(declared, v["database_credentials"])]
 
 
-def access(v: Mapping[str, Any], profile: Mapping[str, Any], version: str) -> schema.Access:
+def _second_logins(declared: list[dict[str, Any]], credentials: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield a member of each role that the vault has two logins for; its sessions act as that role."""
+    taken = {each["name"] for each in declared}
+    for each in declared:
+        name = names.second_login(each["name"])
+        if each.get("state", "present") == "present" and name in credentials and name not in taken:
+            settings = {**(each.get("settings") or {}), "role": each["name"]}
+            yield {**each, "name": name, "kind": "second", "settings": settings}
+
+
+def access(v: Mapping[str, Any], profile: Mapping[str, Any], version: str, limits: Mapping[str, int]) -> schema.Access:
     """Make the section access: databases, login roles and extensions."""
     return schema.Access(
         database=v["database_name"],
@@ -176,7 +187,7 @@ def access(v: Mapping[str, Any], profile: Mapping[str, Any], version: str) -> sc
             schema.Role(
                 name=each["name"],
                 kind=each["kind"],
-                connection_limit=int(each.get("connection_limit", -1)),
+                connection_limit=limits.get(each["name"], int(each.get("connection_limit", -1))),
                 valid_until=each.get("valid_until"),
                 settings={str(key): str(value) for key, value in (each.get("settings") or {}).items()},
                 state=each.get("state", "present"),

@@ -20,6 +20,7 @@ def settings(request: Request) -> list[Setting]:
         ("log_line_prefix", _PREFIX, "", "time, process, user, database, application, client"),
         ("log_connections", connections, "", "user, client address and authentication method"),
         ("log_disconnections", True, "", "session duration"),
+        ("log_replication_commands", True, "", "a copy of the whole cluster leaves a trace"),
         ("log_checkpoints", True, "", "off by default in 14; shows whether max_wal_size suffices"),
         ("log_lock_waits", True, "", "logs waits longer than deadlock_timeout, with the blocking process"),
         ("log_statement", choices.log_statement, "", "from the profile: records schema changes"),

@@ -7,13 +7,16 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
 
+from provision import system
 from provision.database import connect, try_locks
 from provision.errors import DatabaseError
+from provision.host.backup import journal
 from provision.host.maintain import indexes, run
 from provision.host.migrate.ledger import Ledger
 from provision.plan.schema import Plan, Retention
@@ -52,6 +55,11 @@ def plan(schema: Session) -> Plan:
         access={"database": info.dbname, "owner": info.user},
         maintenance={"batch_rows": 5000, "lock_timeout_ms": LOCK_MS, "migration_wait_s": 1, "bloat_mb": 1},
     )
+
+
+@pytest.fixture(autouse=True)
+def _evidence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(system, "EVIDENCE", tmp_path / "evidence")
 
 
 def owner(plan: Plan) -> str:
@@ -210,12 +218,31 @@ def test_a_row_that_cannot_be_had_fails_the_run_and_names_the_table(
 
 
 def test_two_runs_do_not_overlap(plan: Plan) -> None:
-    with connect(owner(plan), application="another") as other:
-        assert try_locks(other, [run.LOCK])
+    with journal.held(run.LOCK, ""):
         facts = run.run(plan, "retention")
     assert facts["outcome"] == "skipped"
-    assert "another run is active" in facts["why"]
-    assert "another" in facts["why"]
+    assert "another maintenance run is active on this host" in facts["why"]
+    assert run.run(plan, "retention")["outcome"] == "done"
+
+
+def test_tenant_that_takes_the_locks_is_named_and_fails_the_run(plan: Plan, cluster: Cluster) -> None:
+    cluster.psql("CREATE ROLE lurker LOGIN")
+    old = 0x6D61696E  # the key of the advisory lock that maintenance used before
+    try:
+        with connect(plan.server.url(plan.access.database, "lurker"), application="report") as tenant:
+            assert tenant.info.user == "lurker"
+            assert try_locks(tenant, [old])
+            assert run.run(plan, "retention")["outcome"] == "done"
+            with connect(owner(plan), application="keys") as mine:
+                keys = Ledger(mine).keys
+            assert try_locks(tenant, keys)
+            facts = run.run(plan, "retention")
+        assert facts["outcome"] == "failed"
+        assert "a role that runs no migrations holds the migration lock" in facts["why"]
+        assert "user lurker" in facts["why"]
+        assert "pg_terminate_backend" in facts["why"]
+    finally:
+        cluster.psql("DROP ROLE lurker")
 
 
 def test_it_stands_back_from_a_migration_and_a_migration_gets_in_between(schema: Session, plan: Plan) -> None:

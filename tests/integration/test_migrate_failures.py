@@ -242,6 +242,29 @@ def test_a_lost_connection_leaves_dirty_and_the_next_run_explains(project: Proje
     assert "; if nothing of it is applied: provision migrate force -1" in again.err
 
 
+def test_index_that_a_killed_run_left_half_built_is_named_with_its_drop(project: Project) -> None:
+    project.put("1_a.up.sql", "CREATE TABLE a (id int); CREATE TABLE b (id int);")
+    project.run("up")
+    project.put("2_i.up.sql", "CREATE INDEX CONCURRENTLY a_id ON a (id);")
+    blocker = Blocker(project, "LOCK TABLE a IN ROW EXCLUSIVE MODE")
+    end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'CREATE INDEX CONC%' AND pid <> "
+    timer = threading.Timer(1, lambda: project.cluster.psql(f"{end} pg_backend_pid()"))
+    timer.start()
+    lost = project.run("up", "--lock-timeout", "30s")
+    timer.join()
+    blocker.connection.close()
+    assert (lost.code, project.state()) == (1, (2, True)), lost
+    drop = "DROP INDEX CONCURRENTLY public.a_id; then "
+    again = project.run("up")
+    assert "INVALID index public.a_id" in again.err
+    assert f"run:     {drop}compare the schema with the file" in again.err
+    assert drop in project.run("status").out
+    project.execute("DROP INDEX CONCURRENTLY a_id")
+    assert "INVALID" not in project.run("up").err
+    project.run("force", "1")
+    assert project.run("up").code == 0
+
+
 def test_file_that_changes_during_the_run_is_refused(project: Project) -> None:
     project.tables("a")
     project.put("2_b.up.sql", "CREATE TABLE b ();")

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import ssl
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -99,6 +100,27 @@ def test_a_reload_takes_a_good_certificate_and_keeps_the_old_one_for_a_bad(serve
 
 
 @pytest.mark.parametrize(("address", "reached"), [("::1", "::1"), ("*", "127.0.0.1"), ("127.0.0.2", "127.0.0.2")])
+def agreed(port: int, ciphers: str) -> str:
+    """Return the TLS 1.2 suite that a server on this port agrees to, "" for none."""
+    command = ["openssl", "s_client", "-starttls", "postgres", "-connect", f"127.0.0.1:{port}", "-tls1_2", "-cipher"]
+    done = subprocess.run([*command, f"{ciphers}:@SECLEVEL=0"], input="", capture_output=True, text=True, check=False)
+    found = re.search(r"^ *Cipher *: (\S+)", done.stdout, re.M)
+    return found[1] if found and found[1] != "0000" else ""
+
+
+def test_only_suites_with_forward_secrecy_and_aead_are_agreed(server: Server) -> None:
+    authority = Authority()
+    place(server, authority.issue("localhost"), authority)
+    configure(server)
+    port = free_port()
+    with server.running(port):
+        for weak in ("CAMELLIA", "AES128-SHA256:AES256-SHA", "ECDHE+AES+SHA256:ECDHE+AES+SHA384:ECDHE+AES+SHA1",
+                     "DHE", "AESGCM+kRSA", "ECDHE+AESCCM"):  # fmt: skip
+            assert agreed(port, weak) == ""
+        for strong in ("ECDHE+AESGCM", "ECDHE+CHACHA20"):
+            assert agreed(port, strong).startswith("ECDHE-")
+
+
 def test_services_that_serve_another_certificate_are_reloaded(
     server: Server, address: str, reached: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

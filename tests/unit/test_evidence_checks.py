@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from provision import system
+from provision.checks import units
 from provision.checks.finding import Finding
 from provision.checks.registry import Scope, examine
 from provision.plan import load
@@ -104,3 +105,11 @@ def test_reports_a_package_that_is_gone_since_the_verification() -> None:
     system.keep("verified", {"packages": {"provision-no-such-package": "1.0"}})
     (finding,) = found("packages")
     assert finding.seen == "package provision-no-such-package is gone; 1.0 was verified"
+
+
+def test_last_lines_of_a_failed_unit_are_shown_without_those_of_systemd() -> None:
+    texts = ["pg_dump: error: connection lost", "error: the dump failed", "provision-backup@logical.service: Failed",
+             "Failed to start provision-backup@logical.service", ""]  # fmt: skip
+    shown = units._last("provision-backup@logical.service", texts)
+    assert shown == "pg_dump: error: connection lost; error: the dump failed"
+    assert len(units._last("x", ["y" * 500] * 9)) == 600

@@ -304,7 +304,7 @@ def test_roles_that_search_vectors_begin_with_its_settings() -> None:
     assert found["minion_app"].settings["statement_timeout"] == "30s"
     assert any(name.startswith("hnsw.") for name in found["minion_app"].settings)
     assert found["minion_backup"].settings == {}
-    assert (found["minion"].connection_limit, found["minion_app"].connection_limit) == (20, 60)
+    assert (found["minion"].connection_limit, found["minion_app"].connection_limit) == (15, 49)
     assert (found["minion"].has_password, found["minion_backup"].has_password) == (True, False)
     assert (found["web"].state, found["web"].connection_limit, found["web"].settings) == ("absent", -1, {})
 

@@ -187,7 +187,11 @@ def test_lz4_only_where_the_server_has_it(major: int, lz4: bool, value: str) -> 
 def test_majors_differ_only_where_they_must() -> None:
     names = {m: {s.name for s in tune(REFERENCE_HOST, "prod", postgresql_major=m).settings} for m in range(14, 19)}
     assert names[15] - names[14] == set()
-    assert names[16] - names[15] == {"vacuum_buffer_usage_limit", "auto_explain.log_parameter_max_length"}
+    assert names[16] - names[15] == {
+        "vacuum_buffer_usage_limit",
+        "auto_explain.log_parameter_max_length",
+        "reserved_connections",
+    }
     assert names[17] - names[16] == set()
     assert names[18] - names[17] == {"io_method", "io_workers", "autovacuum_worker_slots"}
 

@@ -1,14 +1,16 @@
 """Secrets of an inventory: made once, kept, judged, exchanged; read wherever Ansible reads them."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from ansible.parsing.vault import VaultLib, VaultSecret
 from click.testing import CliRunner
 
 from provision.cli import root
+from provision.cli.secrets import _unlimited
 from provision.controller import varfiles
-from provision.controller.vault import FILE, Vault, check, initialise, judge, plain_vaults, rotate
+from provision.controller.vault import FILE, Vault, check, held, initialise, judge, plain_vaults, rotate, settle
 from provision.errors import DriftError, UsageError
 from tests import plans
 
@@ -147,6 +149,7 @@ def test_inline_values_in_a_file_encrypted_as_a_whole_are_read(inventory: Path) 
     vault = Vault(inventory, PASSWORD)
     check(vault)
     rotate(vault, "minion_app")
+    settle(vault, "minion_app")
     assert (inventory / FILE).read_text().startswith("$ANSIBLE_VAULT;1.2;AES256;prod")
     check(vault)
 
@@ -274,18 +277,110 @@ def test_damaged_file_is_named(inventory: Path, text: str, seen: str) -> None:
     assert seen in refused.value.seen
 
 
+def credentials(vault: Vault) -> dict[str, dict[str, Any]]:
+    return dict(vault.read()["database_credentials"])
+
+
 def test_exchanges_one_password_and_leaves_the_others(inventory: Path) -> None:
     vault = Vault(inventory, "x")
     initialise(vault)
-    before = rotate(vault, "minion_app")
-    after = vault.read()["database_credentials"]
-    assert after["minion_app"] != before["database_credentials"]["minion_app"]
-    assert after["minion"] == before["database_credentials"]["minion"]
+    before = credentials(vault)
+    assert rotate(vault, "minion_app")
+    both = credentials(vault)
+    assert both["minion_app"]["previous"] == before["minion_app"]
+    assert both["minion_app"]["password"] != before["minion_app"]["password"]
+    with pytest.raises(DriftError, match="not suitable") as unfinished:
+        check(vault)
+    assert unfinished.value.seen == "the rotation of minion_app is unfinished"
+    settle(vault, "minion_app")
+    after = credentials(vault)
+    assert set(after["minion_app"]) == {"password", "salt"}
+    assert after["minion_app"]["password"] == both["minion_app"]["password"]
+    assert after["minion"] == before["minion"]
+    check(vault)
     with pytest.raises(UsageError, match="no such login role"):
         rotate(vault, "nobody")
 
 
-@pytest.mark.parametrize("option", ["--check", "--che", "-C", "-vC", "-DC", "--list-tasks", "--syntax-check"])
+def test_unfinished_rotation_is_continued_with_its_own_password(inventory: Path) -> None:
+    vault = Vault(inventory, "x")
+    initialise(vault)
+    rotate(vault, "minion_app")
+    begun = credentials(vault)
+    assert not rotate(vault, "minion_app")
+    assert credentials(vault) == begun
+
+
+def test_unfinished_rotation_is_undone_and_keeps_both_passwords_meanwhile(inventory: Path) -> None:
+    vault = Vault(inventory, "x")
+    initialise(vault)
+    before = credentials(vault)
+    with pytest.raises(UsageError, match="no unfinished rotation"):
+        rotate(vault, "minion_app", undo=True)
+    rotate(vault, "minion_app")
+    new = credentials(vault)["minion_app"]["password"]
+    assert rotate(vault, "minion_app", undo=True)
+    assert credentials(vault)["minion_app"]["password"] == before["minion_app"]["password"]
+    assert credentials(vault)["minion_app"]["previous"]["password"] == new
+    settle(vault, "minion_app")
+    assert credentials(vault) == before
+
+
+def test_second_login_is_created_for_known_roles_only(inventory: Path) -> None:
+    vault = Vault(inventory, "x")
+    initialise(vault)
+    before = credentials(vault)
+    rotate(vault, "minion_app_2")
+    assert set(credentials(vault)["minion_app_2"]) == {"password", "salt"}
+    assert credentials(vault)["minion_app"] == before["minion_app"]
+    for role in ("other_2", "minion_app_3", "_2"):
+        with pytest.raises(UsageError, match="no such login role"):
+            rotate(vault, role)
+
+
+def test_one_rotation_runs_at_a_time(inventory: Path) -> None:
+    vault = Vault(inventory, "x")
+    with held(vault), pytest.raises(UsageError, match="another rotation is running"), held(vault):
+        pass
+    with held(vault):
+        pass
+
+
+def test_plan_accepts_and_reports_an_unfinished_rotation() -> None:
+    secrets = {**plans.SECRETS["database_credentials"]}
+    secrets["minion_app"] = {**secrets["minion_app"], "previous": secrets["minion"]}
+    built = plans.built(given={**plans.SAMPLE, "database_credentials": secrets})
+    assert built.problems == ()
+    assert any("the rotation of minion_app is unfinished" in each for each in built.notices)
+    secrets["minion_app"] = {**secrets["minion_app"], "previous": {"password": 5, "previous": {}}}
+    built = plans.built(given={**plans.SAMPLE, "database_credentials": secrets})
+    assert any("database_credentials.minion_app.previous.previous: unknown key" in each for each in built.problems)
+    assert any("minion_app.previous.password is a secret of type int" in each for each in built.problems)
+
+
+def test_plan_gives_a_second_login_a_pool_and_the_settings_of_the_first() -> None:
+    secrets = {**plans.SECRETS["database_credentials"]}
+    secrets["minion_app_2"] = {"password": "another secret of the test", "salt": plans.SALT}
+    plan = plans.built(given={**plans.SAMPLE, "database_credentials": secrets}).plan
+    assert plan is not None
+    first, second = (next(each for each in plan.access.roles if each.name == name) for name in
+                     ("minion_app", "minion_app_2"))  # fmt: skip
+    assert second.kind == "second"
+    assert second.settings == {**first.settings, "role": "minion_app"}
+    assert second.has_password
+    assert plan.pooler.pools["minion_app_2"] == plan.pooler.pools["minion_app"]
+
+
+@pytest.mark.parametrize("limit", [("--limit", "db1"), ("--limit=db1",), ("-l", "db1"), ("-ldb1",), ("--lim", "db1")])
+def test_limit_is_left_out_where_every_host_is_counted(limit: tuple[str, ...]) -> None:
+    assert _unlimited(("-i", "more", *limit, "-v")) == ["-i", "more", "-v"]
+
+
+REFUSED = ["--check", "--che", "-C", "-vC", "-DC", "--list-tasks", "--syntax-check", "--skip-tags=database", "-ttls",
+           "--tags", "--start-at-task=x", "--step", "-edatabase_credentials={}"]  # fmt: skip
+
+
+@pytest.mark.parametrize("option", REFUSED)
 def test_refuses_to_exchange_a_password_by_a_run_that_changes_nothing(inventory: Path, option: str) -> None:
     initialise(Vault(inventory, "x"))
     before = (inventory / FILE).read_bytes()

@@ -24,6 +24,10 @@ CAUGHT_UP = "read-only: all archived WAL is replayed"
 OPEN = (RESTORING, REPLAYING, PROMOTING, PAUSED, CAUGHT_UP)
 
 
+class HeldError(HostError):
+    """Another process holds the lock."""
+
+
 @contextmanager
 def held(name: str, busy: str) -> Iterator[None]:
     """Hold a lock file on this host within a `with` block. Raises HostError if another process holds it."""
@@ -33,7 +37,7 @@ def held(name: str, busy: str) -> Iterator[None]:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise HostError(
+            raise HeldError(
                 busy,
                 where=f"{system.EVIDENCE}/{name}.lock is locked",
                 run="wait until it ends; provision backup status",

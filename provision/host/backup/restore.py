@@ -159,8 +159,8 @@ def _promote(
         recovery.promote(url)
     # These settings need a restart; without it every later reload would report them as pending. A cluster from another
     # host's stanza archives into this host's own stanza again, which refuses it until `provision backup prepare`.
-    archive = () if beside or not _foreign(plan, facts) else ("archive_mode", "restore_command")
-    recovery.forget(url, (*recovery.TARGETS, *facts.get("raised", []), *archive))
+    archive = () if beside or not _foreign(plan, facts) else ("archive_mode",)
+    recovery.forget(url, (*recovery.TARGETS, "restore_command", *facts.get("raised", []), *archive))
     systemctl("restart", unit)
     timeline, identifier = recovery.identity(url)
     ended = {"state": journal.PROMOTED, "timeline": timeline, "system": identifier}

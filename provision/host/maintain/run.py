@@ -16,15 +16,17 @@ from typing import Any
 import psycopg
 
 from provision import system
-from provision.database import Connection, connect, describe_connection, hold_locks, holders, refuse_pooler, try_locks
+from provision.database import Connection, connect, describe_connection, hold_locks, holders, refuse_pooler
 from provision.errors import DatabaseError, DriftError, ProvisionError
+from provision.host.backup import journal
 from provision.host.maintain import batches, indexes
 from provision.host.maintain.batches import Batches
 from provision.host.migrate.ledger import Ledger
 from provision.plan.schema import Maintenance, Plan, Retention
 
 JOBS = ("sessions", "retention", "index")
-LOCK = 0x6D61696E  # "main" in ASCII: one maintenance run in a database at a time
+LOCK = "maintain"
+"""Lock file of the host: an advisory lock could be taken by every role that may connect."""
 APPLICATION = "provision maintain"
 GAVE_WAY = (*batches.WAITED, psycopg.errors.ObjectInUse)
 
@@ -48,14 +50,14 @@ def run(plan: Plan, job: str, *, dry: bool = False, say: Say = lambda _text: Non
         refuse_pooler(connection)
         if dry:
             return facts | {"steps": _plan(connection, maintenance, job)}
-        if not try_locks(connection, [LOCK]):
-            others = "; ".join(map(str, holders(connection, [LOCK])))
-            return facts | {"outcome": "skipped", "why": f"another run is active: {others or 'it has just ended'}"}
         steps: list[dict[str, Any]] = []
         try:
-            for step in _steps(connection, maintenance, job):
-                steps.append(step)
-                say(_sentence(step))
+            with journal.held(LOCK, "another maintenance run is active on this host"):
+                for step in _steps(connection, maintenance, job):
+                    steps.append(step)
+                    say(_sentence(step))
+        except journal.HeldError as held:
+            return facts | {"outcome": "skipped", "why": f"{held.what}: {held.where}"}
         except _BlockedError as blocked:
             facts |= {"outcome": "skipped", "why": str(blocked)}
         except (psycopg.Error, ProvisionError) as error:
@@ -172,6 +174,14 @@ def _gently(step: dict[str, Any], work: Callable[..., None]) -> dict[str, Any]:
     return step | {"seconds": round(time.monotonic() - begun, 1)}
 
 
+def _migrates(connection: Connection, role: str) -> bool:
+    """Return whether a role may act as the owner, as which maintenance and migrations run."""
+    row = connection.execute(
+        "SELECT pg_has_role(rolname, current_user, 'MEMBER') FROM pg_roles WHERE rolname = %s", (role,)
+    ).fetchone()
+    return row is None or bool(row[0])
+
+
 @contextmanager
 def _beside_no_migration(connection: Connection, keys: tuple[int, int], maintenance: Maintenance) -> Iterator[None]:
     """Hold the migration locks within a `with` block; wait for a running migration."""
@@ -179,6 +189,15 @@ def _beside_no_migration(connection: Connection, keys: tuple[int, int], maintena
     try:
         guard.__enter__()
     except DatabaseError as error:
+        strangers = [each for each in holders(connection, keys) if not _migrates(connection, each.user)]
+        if strangers:
+            ends = " ".join(f"SELECT pg_terminate_backend({each.pid});" for each in strangers)
+            raise DatabaseError(
+                "a role that runs no migrations holds the migration lock",
+                where=describe_connection(connection),
+                seen="; ".join(map(str, strangers)),
+                run=f"as a superuser: {ends}",
+            ) from None
         raise _BlockedError(f"a migration is running on {describe_connection(connection)}: {error.seen}") from None
     try:
         yield

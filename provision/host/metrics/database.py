@@ -54,6 +54,8 @@ _HNSW = """
 SELECT format('%I.%I', n.nspname, c.relname), pg_relation_size(c.oid)::float8
 FROM pg_class c JOIN pg_am a ON a.oid = c.relam JOIN pg_namespace n ON n.oid = c.relnamespace WHERE a.amname = 'hnsw'
 """
+# NULL without checksums; the row without a database is that of the shared catalogues.
+_CHECKSUMS = "SELECT coalesce(datname, 'shared catalogues'), checksum_failures::float8 FROM pg_stat_database"
 _SHARED_BUFFERS = "SELECT setting::float8 * 8192 FROM pg_settings WHERE name = 'shared_buffers'"
 # Only tables: a view would run its functions with the rights of this role.
 _IS_TABLE = """
@@ -88,6 +90,8 @@ def metrics(connection: Connection, maintenance: Maintenance) -> list[Metric]:
                _by("table", [(row[0], row[3]) for row in tables])),
         Metric("provision_hnsw_index_bytes", "Size of an HNSW index; searches use all of it.",
                _by("index", ask(connection, _HNSW))),
+        Metric("provision_checksum_failures_total", "Pages of a database whose checksum was wrong.",
+               _by("database", ask(connection, _CHECKSUMS)), kind="counter"),
         single("provision_shared_buffers_bytes", "Size of shared_buffers.", _number(ask(connection, _SHARED_BUFFERS))),
         *_retention(connection, maintenance),
     ]  # fmt: skip

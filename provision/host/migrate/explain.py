@@ -150,10 +150,11 @@ def repair(step: Step, rest: Kept, invalid: Sequence[str] = ()) -> str:
     return f"complete it by hand and {onward}, or revert it by hand and {back}"
 
 
-def dirty(state: State, last: Record | None, before: int, *, where: str) -> MigrationError:
+def dirty(state: State, last: Record | None, before: int, *, where: str, invalid: Sequence[str] = ()) -> MigrationError:
     """Build the error for a database that a failed or killed run left dirty.
 
-    `last` is the history entry of that run, `before` the version before the dirty one in the directory.
+    `last` is the history entry of that run, `before` the version before the dirty one in the directory, `invalid` the
+    INVALID indexes of half-built ones: they must be dropped first, or the file's next run finds the name taken.
     """
     seen = "no history entry: another tool ran this migration"
     complete, undone = state.version, before
@@ -170,6 +171,9 @@ def dirty(state: State, last: Record | None, before: int, *, where: str) -> Migr
         else f"compare the schema with the file (docs/migration-is-dirty.md); if the whole file is applied: "
         f"provision migrate force {complete}; if nothing of it is applied: provision migrate force {undone}"
     )
+    if invalid:
+        seen += f"; INVALID index {', '.join(invalid)}"
+        run = "".join(f"DROP INDEX CONCURRENTLY {index}; " for index in invalid) + f"then {run}"
     return MigrationError(
         f"Dirty database version {state.version}. Fix and force version.",
         where=where,

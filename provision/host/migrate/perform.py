@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from provision.database import Connection
 from provision.errors import MigrationError
 from provision.host.migrate import explain
+from provision.host.migrate.directory import Directory
 from provision.host.migrate.execute import RETRIABLE, Outcome, send, send_each
 from provision.host.migrate.explain import Failure, Kept
 from provision.host.migrate.files import Problem, Severity
-from provision.host.migrate.ledger import State
+from provision.host.migrate.ledger import Record, State
 from provision.host.migrate.narrate import Narrator
 from provision.host.migrate.session import Locked
 from provision.host.migrate.settings import Settings
@@ -51,7 +52,7 @@ class Performer:
 
     def perform(self, step: Step, body: bytes, end: bytes, begin: bytes | None) -> None:
         """Run the file of a step already marked dirty; then commit its end and the start of the next step."""
-        old = frozenset(_invalid_indexes(self.session.connection, body))
+        old = frozenset(invalid_indexes(self.session.connection, body))
         outcome = self._run(step, body, old) if body.strip() else Outcome()
         quiet = not outcome.rollbacks and not re.search(rb"concurrently", body, re.IGNORECASE)
         if quiet and self.session.turn(State(step.target, dirty=True), end, begin):
@@ -114,7 +115,7 @@ class Performer:
         invalid: list[str] = []
         if not outcome.lost:
             self.session.secure()
-            invalid = _invalid_indexes(self.session.connection, body, old)
+            invalid = invalid_indexes(self.session.connection, body, old)
         clean = failure.rest is Kept.NOTHING and not invalid and (bool(signal) or retriable)
         error = explain.failed(
             failure,
@@ -151,7 +152,7 @@ class Performer:
             tolerable.append(f"dropped {ledger.history_name}")
         elif found.state != State(failure.step.target, dirty=True):
             tolerable.append(f"changed {ledger.name}")
-        invalid = _invalid_indexes(self.session.connection, body, old)
+        invalid = invalid_indexes(self.session.connection, body, old)
         fatal += [f"left an INVALID index {index}" for index in invalid]
         ledger.create()
         if fatal or (tolerable and not self.settings.compatible):
@@ -166,7 +167,7 @@ class Performer:
         return error
 
 
-def _invalid_indexes(connection: Connection, body: bytes, old: frozenset[str] = frozenset()) -> list[str]:
+def invalid_indexes(connection: Connection, body: bytes, old: frozenset[str] = frozenset()) -> list[str]:
     """List the INVALID indexes that a file with CONCURRENTLY mentions, by index name or by table name.
 
     Excludes indexes in schemas outside search_path that the file does not mention, and indexes that were INVALID
@@ -192,3 +193,13 @@ def _invalid_indexes(connection: Connection, body: bytes, old: frozenset[str] = 
         for shown, index, table, schema, in_path in rows
         if (mentioned(index) or (mentioned(table) and str(shown) not in old)) and (in_path or mentioned(schema))
     ]
+
+
+def half_built(connection: Connection, directory: Directory, state: State, last: Record | None) -> list[str]:
+    """List the INVALID indexes of the file that a lost run left dirty; none if the file is gone."""
+    pair = directory.catalogue().by_version.get(last.version if last else state.version)
+    file = (pair.down if last and last.direction == "down" else pair.up) if pair else None
+    try:
+        return invalid_indexes(connection, (directory.path / file.name).read_bytes()) if file else []
+    except OSError:  # reported with the other problems of the directory
+        return []

@@ -21,7 +21,7 @@ from provision.host.migrate.directory import Directory
 from provision.host.migrate.files import NONE, Catalogue
 from provision.host.migrate.ledger import Entry, State
 from provision.host.migrate.narrate import Narrator
-from provision.host.migrate.perform import Performer
+from provision.host.migrate.perform import Performer, half_built
 from provision.host.migrate.session import Locked, locked
 from provision.host.migrate.settings import Settings
 from provision.host.migrate.steps import Route, Step
@@ -102,7 +102,9 @@ class Runner:
             state = ledger.state()
             if state.dirty:
                 before = max((v for v in catalogue.versions if v < state.version), default=NONE)
-                raise explain.dirty(state, ledger.unfinished(state), before, where=f"database {ledger.database}")
+                last = ledger.unfinished(state)
+                invalid = half_built(session.connection, self.directory, state, last)
+                raise explain.dirty(state, last, before, where=f"database {ledger.database}", invalid=invalid)
             if not catalogue.pairs:
                 drift.refuse(catalogue.problems, compatible=self.settings.compatible, where=str(self.settings.path))
                 raise MigrationError(

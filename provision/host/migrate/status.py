@@ -13,6 +13,7 @@ from provision.host.migrate import drift, explain, steps
 from provision.host.migrate.directory import Directory
 from provision.host.migrate.files import NONE, Catalogue, Problem, Severity
 from provision.host.migrate.ledger import Ledger, Record, State
+from provision.host.migrate.perform import half_built
 from provision.host.migrate.session import explaining
 from provision.host.migrate.settings import Settings
 from provision.host.migrate.steps import Route
@@ -74,10 +75,11 @@ def look(settings: Settings) -> Situation:
         guard = guarded(connection)
         state, records = ledger.state(), ledger.records()
         unfinished = ledger.unfinished(state) if state.dirty else None
+        invalid = half_built(connection, directory, state, unfinished) if state.dirty else []
     problems = []
     if state.dirty:
         before = max((v for v in catalogue.versions if v < state.version), default=NONE)
-        dirty = explain.dirty(state, unfinished, before, where=ledger.database)
+        dirty = explain.dirty(state, unfinished, before, where=ledger.database, invalid=invalid)
         problems.append(Problem("dirty", f"version {state}", dirty.seen, dirty.run, Severity.ERROR))
     route = Route(())
     try:

@@ -55,7 +55,9 @@ def apply(plan: Plan, passwords: Mapping[str, str]) -> Applied:
         system.run("systemctl", "restart", console.UNIT)
         actions.append("restarted")
         pending = ()
-    return Applied(tuple(actions), pending, tuple(login.prove(url(plan), passwords)))
+    # As long as PgBouncer may take to find that an earlier failure is gone.
+    patience_s = 2 * (plan.pooler.server_login_retry_s + plan.pooler.server_connect_timeout_s)
+    return Applied(tuple(actions), pending, tuple(login.prove(url(plan), passwords, patience_s)))
 
 
 def url(plan: Plan) -> str:

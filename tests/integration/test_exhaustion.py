@@ -1,0 +1,191 @@
+"""Tenants that take every connection they can: administrators, backup and monitoring still log in, on every major."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import struct
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import asdict, replace
+
+import psycopg
+import pytest
+
+from plugins.filter.filters import access as access_filter
+from provision.host.access import converge
+from provision.plan import schema, secrets
+from tests import embedded, plans
+from tests.clusters import as_server_user, free_port
+from tests.embedded import Server
+
+HALF_OPEN = 500
+TENANTS = ("minion", "minion_app", "minion_readonly")
+OPERATORS = ("postgres", "minion_backup", "minion_monitor")
+SETTINGS = ("max_connections", "superuser_reserved_connections", "reserved_connections", "authentication_timeout")
+
+
+def planned(major: int, memory_mb: int = 2048) -> schema.Plan:
+    given = {**plans.SAMPLE, "postgresql_version": major, "postgresql_repository": "pgdg"}
+    built = plans.built("prod", given, {"memory_mb": memory_mb, "cpus": 2})
+    assert built.plan is not None, built.problems
+    return built.plan
+
+
+@contextmanager
+def serving(major: int, plan: schema.Plan) -> Iterator[tuple[Server, int]]:
+    """Run a server with the plan's connections and roles; passwords over TCP for the application's role only."""
+    port = free_port()
+    with embedded.cluster(major) as server:
+        lines = [f"{each.line}\n" for each in plan.server.settings if each.name in SETTINGS]
+        server.configure("".join(lines))
+        hba = server.data / "pg_hba.conf"
+        hba.write_text(f"host minion minion_app 127.0.0.1/32 scram-sha-256\n{hba.read_text()}")
+        with server.running(port):
+            facts = asdict(replace(plan.access, extensions=()))
+            expected = access_filter(facts, plans.SECRETS["database_credentials"])
+            where = f"host={server.socket} port={port} user=postgres"
+            converge(where, expected)
+            assert converge(where, expected) == []
+            yield server, port
+
+
+def logged_in(server: Server, port: int, role: str, database: str = "minion") -> psycopg.Connection[tuple[object, ...]]:
+    return psycopg.connect(
+        host=str(server.socket), port=port, user=role, dbname=database, autocommit=True, connect_timeout=5
+    )
+
+
+def fill(stack: ExitStack, server: Server, port: int, role: str, most: int = 200) -> int:
+    """Open sessions of a role until the server refuses one; return their number."""
+    for number in range(most):
+        try:
+            stack.enter_context(logged_in(server, port, role))
+        except psycopg.OperationalError as error:
+            assert "too many" in str(error) or "reserved" in str(error)  # noqa: PT017 - the only refusal expected
+            return number
+    return most
+
+
+def half_open(stack: ExitStack, port: int, number: int = HALF_OPEN) -> list[socket.socket]:
+    """Begin logins and never send a password."""
+    body = b"user\0minion_app\0database\0minion\0\0"
+    opened = []
+    for _ in range(number):
+        with suppress(OSError):
+            client = stack.enter_context(socket.create_connection(("127.0.0.1", port), 10))
+            client.sendall(struct.pack("!ii", len(body) + 8, 196608) + body)
+            opened.append(client)
+    return opened
+
+
+@contextmanager
+def pooler(server: Server, port: int) -> Iterator[int]:
+    """Run PgBouncer before the server, with the size of the plan's profile."""
+    program = shutil.which("pgbouncer", path="/usr/sbin:/usr/bin")
+    assert program, "no PgBouncer: apt-get install $(cat tests/apt.txt)"
+    mine = free_port()
+    users, config = server.socket / "users.txt", server.socket / "pooler.ini"
+    secret = plans.SECRETS["database_credentials"]["minion_app"]
+    users.write_text(f'"minion_app" "{secrets.scram_verifier(secret["password"], secret["salt"])}"\n')
+    config.write_text(
+        f"[databases]\nminion = host={server.socket} port={port}\n[pgbouncer]\nlisten_addr = 127.0.0.1\n"
+        f"listen_port = {mine}\nunix_socket_dir =\nauth_type = scram-sha-256\nauth_file = {users}\n"
+        "pool_mode = transaction\nmax_client_conn = 1000\nclient_login_timeout = 15\n"
+    )
+    for path in (users, config):
+        path.chmod(0o644)
+    running = subprocess.Popen(
+        as_server_user(program, "-q", config), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        deadline = time.monotonic() + 10
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", mine), 1).close()
+                break
+            except ConnectionRefusedError:
+                assert time.monotonic() < deadline, "PgBouncer does not listen"
+                time.sleep(0.05)
+        yield mine
+    finally:
+        running.terminate()
+        running.wait(10)
+
+
+@pytest.mark.parametrize("major", embedded.VERSIONS)
+def test_operators_log_in_while_tenants_hold_all_they_can(major: int) -> None:
+    plan = planned(major)
+    with serving(major, plan) as (server, port), pooler(server, port) as front, ExitStack() as stack:
+        limits = {role.name: role.connection_limit for role in plan.access.roles}
+        held = {role: fill(stack, server, port, role) for role in TENANTS}
+        assert held == {role: limits[role] for role in TENANTS}
+        strangers = half_open(stack, front)
+        assert len(strangers) == HALF_OPEN
+        for role in OPERATORS:
+            for _ in range(2):
+                stack.enter_context(logged_in(server, port, role))
+        for _ in range(limits["minion_pooler"]):
+            stack.enter_context(logged_in(server, port, "minion_pooler"))
+        waiting = [client for client in strangers if client.recv(1, socket.MSG_DONTWAIT) == b"R"]
+        assert len(waiting) == HALF_OPEN, "the half-open logins did not last"
+
+
+@pytest.mark.parametrize("major", embedded.VERSIONS)
+def test_role_without_a_limit_leaves_the_reserved_connections(major: int) -> None:
+    plan = planned(major)
+    with serving(major, plan) as (server, port), ExitStack() as stack:
+        with logged_in(server, port, "postgres") as session:
+            session.execute("CREATE ROLE stranger LOGIN")
+            session.execute("GRANT CONNECT ON DATABASE minion TO stranger")
+        kept = 1 + 3 + (4 if major >= 16 else 0)  # the server's own session of these tests, and the reserved ones
+        assert fill(stack, server, port, "stranger") == plan.server.max_connections - kept
+        if major >= 16:
+            for role in ("minion_backup", "minion_monitor") * 2:
+                stack.enter_context(logged_in(server, port, role))
+        for _ in range(3):
+            stack.enter_context(logged_in(server, port, "postgres"))
+
+
+def test_unfinished_logins_on_the_servers_own_port_end_within_the_time_limit() -> None:
+    """No limit of a role counts a login without a password: only its duration is bounded."""
+    plan = planned(17)
+    assert {each.name: each.text for each in plan.server.settings}["authentication_timeout"] == "10s"
+    with serving(17, plan) as (server, port), ExitStack() as stack:
+        half_open(stack, port, plan.server.max_connections + 90)
+        with pytest.raises(psycopg.OperationalError, match="too many clients"):
+            logged_in(server, port, "postgres")
+        time.sleep(11)
+        for role in OPERATORS:
+            stack.enter_context(logged_in(server, port, role))
+
+
+@pytest.mark.parametrize("major", [14, 18])
+def test_tenants_cannot_fill_the_disk_or_leave_objects_where_no_quota_is(major: int) -> None:
+    plan = planned(major)
+    with serving(major, plan) as (server, port):
+        with logged_in(server, port, "minion_app") as session:
+            assert session.execute("SHOW temp_file_limit").fetchone() == ("1GB",)
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                session.execute("SET temp_file_limit = -1")
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                session.execute("ALTER ROLE minion_app SET temp_file_limit = -1")
+            session.execute("SET statement_timeout = 0")  # every role may: nothing in PostgreSQL forbids it
+        for role in ("minion_app", "minion_readonly"):
+            for call in ("lo_creat(-1)", "lo_create(0)", "lo_from_bytea(0, '\\x00')"):
+                for database in ("minion", "postgres"):
+                    with (
+                        logged_in(server, port, role, database) as session,
+                        pytest.raises(psycopg.errors.InsufficientPrivilege),
+                    ):
+                        session.execute(f"SELECT {call}".encode())
+        with logged_in(server, port, "minion") as session:
+            session.execute("SELECT lo_unlink(lo_create(0))")
+        for database in ("postgres", "template1"):
+            with (
+                logged_in(server, port, "minion_app", database) as session,
+                pytest.raises(psycopg.errors.InsufficientPrivilege),
+            ):
+                session.execute("CREATE TEMPORARY TABLE mine (id int)")

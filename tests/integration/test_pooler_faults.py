@@ -1,0 +1,111 @@
+"""A pooler that hangs, or that remembers a failure whose cause is gone, with a real PgBouncer."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from provision.checks import pooler as checks
+from provision.checks.finding import Severity
+from provision.checks.registry import get
+from provision.errors import DatabaseError
+from provision.host.metrics import collect
+from provision.host.pooler import console, login
+from provision.plan import load
+from provision.quoting import conninfo
+from tests.clusters import Cluster, as_server_user, free_port
+from tests.plans import sample, write
+
+
+@dataclass
+class Pooler:
+    """A running PgBouncer before a server of its own."""
+
+    server: Cluster
+    port: int
+    process: subprocess.Popen[bytes]
+
+    @property
+    def place(self) -> console.Place:
+        return console.Place(self.server.host, self.port)
+
+    def url(self) -> str:
+        return conninfo({"host": "127.0.0.1", "port": self.port, "dbname": "postgres"})
+
+
+@pytest.fixture
+def pooler() -> Iterator[Pooler]:
+    server = Cluster.create()
+    port = free_port()
+    users, config = server.root / "users.txt", server.root / "pooler.ini"
+    server.psql("CREATE ROLE minion LOGIN")
+    users.write_text('"minion" "a"\n')
+    config.write_text(
+        f"[databases]\npostgres = host={server.host} port={server.port}\n"
+        f"[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir = {server.host}\n"
+        f"auth_type = trust\nauth_file = {users}\nserver_login_retry = 1\nquery_wait_timeout = 2\n"
+    )
+    for path in (users, config):
+        path.chmod(0o644)
+    process = subprocess.Popen(
+        as_server_user("/usr/sbin/pgbouncer", "-q", config), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    found = Pooler(server, port, process)
+    try:
+        deadline = time.monotonic() + 10
+        while not found.place.socket.exists():
+            assert time.monotonic() < deadline, "PgBouncer does not listen"
+            time.sleep(0.05)
+        yield found
+    finally:
+        process.send_signal(signal.SIGCONT)
+        process.terminate()
+        process.wait(10)
+        server.remove()
+
+
+def test_hung_pooler_is_a_critical_finding_and_a_metric(
+    pooler: Pooler, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    plan = sample(pooler={"enabled": True, "socket_directory": pooler.server.host, "port": pooler.port})
+    monkeypatch.setattr(load, "PATH", write(tmp_path / "plan.json", plan))
+    assert "pgbouncer_up 1" in collect.collect().text
+    with pooler.place.console() as session:
+        assert console.show(session, "VERSION")
+    pooler.process.send_signal(signal.SIGSTOP)
+    begun = time.monotonic()
+    with pytest.raises(DatabaseError) as hung, pooler.place.console():
+        pass
+    assert time.monotonic() - begun < 15
+    finding = get("pooler").finding(checks.no_answer(hung.value), plan.site)
+    assert (finding.severity, finding.counts) == (Severity.CRITICAL, True)
+    assert "runs but its console does not answer" in finding.seen
+    assert "timeout" in finding.seen
+    assert finding.fix == "systemctl restart pgbouncer.service"
+    assert "pgbouncer_up 0" in collect.collect().text
+
+
+def test_failure_that_the_pooler_remembers_does_not_fail_the_proof(pooler: Pooler) -> None:
+    assert login.prove(pooler.url(), {"minion": "a"}) == ["minion logged in"]
+    pooler.server.stop()
+    for _ in range(3):
+        with pytest.raises(DatabaseError):
+            login.prove(pooler.url(), {"minion": "a"})
+    with pytest.raises(DatabaseError) as refused:
+        login.prove(pooler.url(), {"minion": "a"}, 2)
+    assert login.CACHED in refused.value.seen
+    pooler.server.start()
+    assert login.prove(pooler.url(), {"minion": "a"}, 12) == ["minion logged in"]
+
+
+def test_other_failures_are_not_repeated(pooler: Pooler) -> None:
+    begun = time.monotonic()
+    with pytest.raises(DatabaseError, match="cannot connect"):
+        login.prove(pooler.url(), {"nobody": "a"}, 30)
+    assert time.monotonic() - begun < 5
