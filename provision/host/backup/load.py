@@ -15,7 +15,7 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
-from provision import system
+from provision import pins, system
 from provision.database import Connection, connect_pinned, identifier
 from provision.errors import HostError, ProvisionError, UsageError
 from provision.host import scratch
@@ -130,7 +130,7 @@ def fill(plan: Plan, folder: Path, url: str, *options: str, jobs: int = 1, memor
     done = tool.run(
         f"{plan.server.programs}/pg_restore", "--exit-on-error", f"--jobs={jobs}", *options,
         "--dbname", url, folder / "data",
-        environment={"PGOPTIONS": f"-c maintenance_work_mem={memory}"}, quiet=True,
+        environment=pins.environment(maintenance_work_mem=memory), quiet=True,
     )  # fmt: skip
     if done.returncode != 0:
         raise BackupError(
