@@ -16,6 +16,7 @@ from typing import NoReturn
 import click
 
 from provision import system
+from provision.cli._echo import echo
 from provision.errors import ProvisionError, UsageError
 
 READ_ONLY = ("--check", "--list-hosts", "--list-tags", "--list-tasks", "--syntax-check")
@@ -84,7 +85,7 @@ def init(inventory: Path, password_file: Path | None) -> None:
     from provision.controller.vault import initialise
 
     made = initialise(_vault(inventory, password_file))
-    click.echo("\n".join(f"created {name}" for name in made) or "no change")
+    echo("\n".join(f"created {name}" for name in made) or "no change")
 
 
 @command.command()
@@ -96,7 +97,7 @@ def check(inventory: Path, password_file: Path | None, as_json: bool) -> None:
     from provision.controller.vault import check as check_vault
 
     check_vault(_vault(inventory, password_file))
-    click.echo(json.dumps({"findings": []}) if as_json else "suitable for production")
+    echo(json.dumps({"findings": []}) if as_json else "suitable for production")
 
 
 @command.command()
@@ -138,4 +139,4 @@ def rotate(inventory: Path, role: str, password_file: Path | None, playbook_opti
             where=str(inventory),
             run=f"ansible-playbook site.yml -i {inventory} --tags database,pgbouncer restores it on every host",
         )
-    click.echo(f"new password for {role}; show it with: ansible-vault view {vault.path}")
+    echo(f"new password for {role}; show it with: ansible-vault view {vault.path}")
