@@ -21,7 +21,6 @@ BEGIN
   RETURN 0;
 END $$;
 CREATE OPERATOR public.<=> (LEFTARG = v, RIGHTARG = v, FUNCTION = spring);
-CREATE INDEX ON t USING hnsw (e vector_cosine_ops);
 CREATE TABLE plain (e vector(3)); CREATE INDEX ON plain USING hnsw (e vector_cosine_ops);
 INSERT INTO plain SELECT '[1,2,3]' FROM generate_series(1, 20);
 ALTER TABLE plain ENABLE ROW LEVEL SECURITY;
