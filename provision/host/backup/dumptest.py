@@ -83,7 +83,6 @@ def _restore(plan: Plan, name: str, facts: dict[str, Any]) -> int:
                 plan, session, DATABASE, ROLE, socket=str(scratch_cluster.SOCKET), port=scratch_cluster.PORT
             )
             exists = work.begin(known)
-            # One job loads in the order of the dump: a dump that depends on the order fails each time, not sometimes.
             work.load(folder, SCRATCH, exists, "--no-tablespaces", skip=_indexes(plan, folder, known))
             load.compare(work.admin, known)
             work.finish(folder, SCRATCH, original["owner"] if original else "postgres")
