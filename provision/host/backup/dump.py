@@ -27,8 +27,6 @@ from provision.quoting import extra_vars
 
 MANIFEST = "manifest.json"
 PARTIAL = ".part"
-FIRST_OID = 16384
-"""Lower ones are of initdb's objects."""
 ZSTD_SINCE = 16  # the first major whose pg_dump supports zstd
 _COUNT = "SELECT count(*) FROM {}"
 # The tables that pg_dump dumps: no temporary tables, no tables of extensions (CREATE EXTENSION makes them).
@@ -44,19 +42,19 @@ SELECT n.nspname::text, c.relname::text FROM pg_class c JOIN pg_am a ON a.oid = 
 JOIN pg_namespace n ON n.oid = c.relnamespace WHERE a.amname IN ('hnsw', 'ivfflat') ORDER BY 1, 2
 """
 
-# Objects of other owners than the database's. The first superuser's objects are in no pg_shdepend.
-_OTHERS = f"""
+# Objects of other owners than the database's. The first superuser's are in no pg_shdepend; initdb's are below 16384.
+_OTHERS = """
 WITH owner AS (SELECT oid, datdba FROM pg_database WHERE datname = current_database()), found AS (
   SELECT classid, objid, objsubid, refobjid AS role FROM pg_shdepend, owner
   WHERE dbid = oid AND deptype = 'o' AND refclassid = 'pg_authid'::regclass
   UNION ALL SELECT 'pg_class'::regclass, oid, 0, relowner FROM pg_class
-  WHERE relowner = 10 AND relkind IN ('r', 'p', 'v', 'm', 'S', 'f') AND oid >= {FIRST_OID}
+  WHERE relowner = 10 AND relkind IN ('r', 'p', 'v', 'm', 'S', 'f') AND oid >= 16384
   UNION ALL SELECT 'pg_proc'::regclass, oid, 0, proowner FROM pg_proc
-  WHERE proowner = 10 AND oid >= {FIRST_OID} AND pronamespace::regnamespace::text <> '{lookup.SCHEMA}')
+  WHERE proowner = 10 AND oid >= 16384 AND pronamespace::regnamespace::text <> %s)
 SELECT pg_describe_object(f.classid, f.objid, f.objsubid), pg_get_userbyid(f.role)::text FROM found f, owner o
 WHERE f.role <> o.datdba AND NOT EXISTS (SELECT FROM pg_depend d
   WHERE d.classid = f.classid AND d.objid = f.objid AND d.deptype IN ('e', 'i')) ORDER BY 1
-"""  # noqa: S608 - constants
+"""
 _SCHEMAS = "SELECT extname::text, nspname::text FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace"
 
 
@@ -115,7 +113,7 @@ def _dump(plan: Plan, session: Connection, database: str, partial: Path) -> dict
         "server": version[0], "major": plan.server.major, "database_bytes": size[0] if size else 0, **contents(session),
         "state": state.read(session, database),
         "extension_schemas": {str(name): str(schema) for name, schema in session.execute(_SCHEMAS)},
-        "others": [[str(what), str(who)] for what, who in session.execute(_OTHERS)],
+        "others": [[str(what), str(who)] for what, who in session.execute(_OTHERS, (lookup.SCHEMA,))],
         "vector_indexes": [f"{schema} {index}" for schema, index in session.execute(_VECTOR_INDEXES)],
     }  # fmt: skip
 
