@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import select
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
@@ -18,12 +18,14 @@ from psycopg import sql
 from psycopg.conninfo import make_conninfo
 from psycopg.pq import ExecStatus
 
-from provision import urls
+from provision import pins, urls
 from provision.errors import DatabaseError
 
 Connection = psycopg.Connection[tuple[object, ...]]
 
 CONNECT_TIMEOUT_S = 10
+UNSUPPORTED = "unsupported startup parameter"
+"""PgBouncer's refusal of settings at connect. Each is then set by a statement, which is all that is left."""
 POLL_S = (0.05, 0.5)
 """First and longest pause between attempts to take an advisory lock."""
 
@@ -41,7 +43,7 @@ def connect(
     Time-outs are set after connecting, so that they work through any proxy. Raises UsageError for an unusable URL,
     DatabaseError with host, port and database; neither repeats the password.
     """
-    return _limited(_open(url, application, autocommit), statement_timeout_ms, lock_timeout_ms)
+    return _limited(_open(url, _parameters(url, application), autocommit), statement_timeout_ms, lock_timeout_ms)
 
 
 def connect_pinned(
@@ -52,23 +54,47 @@ def connect_pinned(
     statement_timeout_ms: int | None = None,
     lock_timeout_ms: int | None = None,
 ) -> Connection:
-    """Open a session like `connect`, with search_path limited to pg_catalog.
+    """Open a session like `connect` that no setting stored in the database or for a role can change (see `pins`).
 
     For every role with more privileges than the roles that create objects in the database: otherwise another role's
     operator || or function format would run with its privileges (CVE-2018-1058).
     """
-    connection = _open(url, application, autocommit)
-    connection.execute(
-        "SET search_path = pg_catalog, pg_temp"
-    )  # SET, not set_config(): the function name could resolve to another role's
+    parameters = _parameters(url, application)
+    given = str(parameters.get("options") or "")
+    parameters["options"] = f"{given} {pins.options()}".strip()
+    try:
+        connection = _open(url, parameters, autocommit=True)
+    except DatabaseError as error:
+        if UNSUPPORTED not in error.seen:
+            raise
+        connection = _open(url, parameters | {"options": given}, autocommit=True)
+        _set(connection, pins.EVERYWHERE)
+    later = pins.later(connection.info.server_version, connection.info.parameter_status("is_superuser") == "on")
+    try:
+        _set(connection, later)
+    except psycopg.OperationalError:  # a transaction_timeout that even a SET exceeds
+        connection.close()
+        parameters["options"] = f"{parameters['options']} {pins.options(later)}"
+        connection = _open(url, parameters, autocommit=True)
+    connection.autocommit = autocommit
     return _limited(connection, statement_timeout_ms, lock_timeout_ms)
 
 
-def _open(url: str, application: str, autocommit: bool) -> Connection:
+def _set(connection: Connection, settings: Mapping[str, str]) -> None:
+    for name, value in settings.items():  # SET, not set_config(): the function could be another role's
+        values = sql.SQL(", ").join(map(sql.Literal, value.split(", ") if name == "search_path" else [value]))
+        connection.execute(sql.SQL("SET {} = {}").format(sql.Identifier(name), values))
+
+
+def _parameters(url: str, application: str) -> dict[str, str | int | None]:
     parameters: dict[str, str | int | None] = {**urls.parsed(urls.read(url).url)}
     parameters.setdefault("connect_timeout", CONNECT_TIMEOUT_S)
     parameters.setdefault("application_name", application)
     parameters["client_encoding"] = "UTF8"  # otherwise a SQL_ASCII database returns bytes
+    return parameters
+
+
+def _open(url: str, parameters: dict[str, str | int | None], autocommit: bool) -> Connection:
     try:
         connection = psycopg.connect(make_conninfo("", **parameters), autocommit=autocommit)
         connection.prepare_threshold = None  # prepared statements do not survive a pooler or DISCARD ALL

@@ -4,6 +4,8 @@ Every error states, in this order: what failed and where, the value seen, the al
 An error never contains a secret or a whole SQL file.
 """
 
+CONTINUED = "\n" + 11 * " "
+
 
 class ProvisionError(Exception):
     """A failure. `exit_code` is the exit code of the command line (0 done, 1 failed, 2 usage, 3 drift)."""
@@ -16,9 +18,13 @@ class ProvisionError(Exception):
         self.what, self.where, self.seen, self.allowed, self.run = what, where, seen, allowed, run
 
     def __str__(self) -> str:
-        """Return one aligned line per non-empty part."""
+        """Return one aligned line per non-empty part.
+
+        Further lines of a part are indented, so that a text from outside cannot look like another part.
+        """
         rows = (("where", self.where), ("seen", self.seen), ("allowed", self.allowed), ("run", self.run))
-        return "\n".join([self.what, *(f"  {label + ':':<9}{text}" for label, text in rows if text)])
+        lines = [self.what, *(f"  {label + ':':<9}{text}" for label, text in rows if text)]
+        return "\n".join(line.replace("\n", CONTINUED) for line in lines)
 
 
 class UsageError(ProvisionError):

@@ -133,6 +133,21 @@ def extra_vars(**variables: str) -> str:
     return f"-e {shlex.quote(json.dumps(variables, ensure_ascii=False))}"
 
 
+def visible(text: str, *, lines: bool = False) -> str:
+    """Return a text from outside for a terminal or a report, with what is not printable as escapes.
+
+    These are control characters (ESC starts a terminal's commands), marks that reverse the direction of text, invisible
+    characters and line ends; with `lines`, line feeds and tabs are kept. For every text that comes from a database, a
+    log, a file or the network.
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        each if each.isprintable() or (lines and each in "\n\t") else each.encode("unicode_escape").decode()
+        for each in text
+    )
+
+
 TARGETS: Mapping[str, Callable[[str], str]] = {
     "pg_hba": hba,
     "pg_hba name": hba_name,

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from provision import pins
 from provision.checks import drift, pooler, reach
 from provision.checks.finding import Finding, Severity
 from provision.checks.registry import Scope, examine, get, of, unknown_site
@@ -78,7 +79,7 @@ def fix(findings: list[Finding]) -> list[tuple[str, bool, str]]:
     """Run the commands of safe findings, as root; give each command, its success and its output."""
     done = []
     for command in dict.fromkeys(each.fix for each in findings if each.safe and each.counts):
-        answer = run("sh", "-c", command, check=False, directory=Path("/"))
+        answer = run("sh", "-c", command, check=False, directory=Path("/"), environment=pins.environment())
         done.append((command, answer.ok, (answer.stderr or answer.stdout).strip()))
     return done
 

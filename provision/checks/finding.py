@@ -54,7 +54,7 @@ class Finding:
         """Format the finding for a terminal."""
         rows = (("seen", self.seen), ("expected", self.expected), ("why", self.why), ("fix", self.fix))
         lines = [f"{self.severity.value}: {self.id} ({self.area}{', safe to fix' if self.safe else ''})"]
-        return "\n".join([*lines, *(f"  {label + ':':<10}{text}" for label, text in rows if text)])
+        return "\n".join([*lines, *(f"  {label + ':':<10}{quoting.visible(text)}" for label, text in rows if text)])
 
 
 def psql(database: str, *statements: str) -> str:

@@ -11,6 +11,7 @@ import sys
 import click
 
 from provision import __version__
+from provision.cli._echo import echo
 from provision.errors import ProvisionError
 
 
@@ -42,5 +43,5 @@ def main() -> None:
     try:
         root(prog_name="provision")
     except ProvisionError as error:
-        click.echo(f"Error: {error}", err=True)
+        echo(f"Error: {error}", err=True)
         sys.exit(error.exit_code)

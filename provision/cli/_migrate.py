@@ -18,13 +18,14 @@ from typing import Any, TypeVar
 import click
 
 from provision.cli._database import migration_database_option
+from provision.cli._echo import echo
 from provision.errors import ConfirmationError, ProvisionError
 from provision.host.migrate import report
 from provision.host.migrate.files import Problem
 from provision.host.migrate.narrate import Narrator
-from provision.host.migrate.report import printable
 from provision.host.migrate.settings import LOCK_TIMEOUT_S, WAIT_S, Settings, from_url, seconds
 from provision.host.migrate.steps import Step
+from provision.quoting import visible
 
 T = TypeVar("T")
 
@@ -45,7 +46,7 @@ class Call:
         """Print the result: JSON or text."""
         if self.as_json:
             values["warnings"] = [report.problem(problem) for problem in self.narrator.problems]
-        click.echo(json.dumps(values, indent=2) if self.as_json else text)
+        echo(json.dumps(values, indent=2) if self.as_json else text)
 
     def confirming(self, given: str, action: Callable[[str], T]) -> T:
         """Run a destructive action, confirmed by the given name or, on a terminal, by the typed name."""
@@ -54,7 +55,7 @@ class Call:
         except ConfirmationError as error:
             if given or self.as_json or not sys.stdin.isatty():
                 raise
-            click.echo(f"{error.what} ({error.where})", err=True)
+            echo(f"{error.what} ({error.where})", err=True)
             typed = click.prompt("Type the database's name to continue", default="", show_default=False, err=True)
             return action(typed.strip())
 
@@ -88,7 +89,7 @@ class Stderr(Narrator):
         if self._shown:
             click.echo("\r" + " " * self._shown + "\r", nl=False, err=True)
             self._shown = 0
-        click.echo(printable(text), err=True)
+        echo(visible(text), err=True)
 
     def warn(self, problem: Problem) -> None:
         """Print a warning."""
@@ -102,7 +103,7 @@ class Stderr(Narrator):
 
     def running(self, label: str, seconds: float, detail: str) -> None:
         """Show the running step, its duration and its progress."""
-        text = printable(f"{label}: {seconds:.0f} s{', ' if detail else ''}{detail}")
+        text = visible(f"{label}: {seconds:.0f} s{', ' if detail else ''}{detail}")
         if sys.stderr.isatty():
             if seconds >= 1:
                 text = text[: shutil.get_terminal_size().columns - 1]
@@ -113,7 +114,7 @@ class Stderr(Narrator):
         due = next((at for at in SPEAK_AT_S if at > self._spoken), self._spoken + SPEAK_AT_S[-1])
         if seconds >= due:
             self._spoken = due
-            click.echo(text, err=True)
+            echo(text, err=True)
 
     def done(self, step: Step, seconds: float) -> None:
         """Print a finished step on stdout, as part of the result."""
@@ -123,7 +124,7 @@ class Stderr(Narrator):
             self._shown = 0
         if not self.quiet:
             verb = "applied" if step.direction == "up" else "reverted"
-            click.echo(printable(f"{verb} {step.label} in {seconds:.3f} s"))
+            echo(visible(f"{verb} {step.label} in {seconds:.3f} s"))
 
 
 destroys = click.option(
@@ -201,7 +202,7 @@ def options(function: Callable[..., None]) -> Callable[..., None]:
                 answers = ("what", "where", "seen", "allowed", "run")
                 call.result(
                     {
-                        "error": {name: printable(getattr(error, name)) for name in answers},
+                        "error": {name: visible(getattr(error, name)) for name in answers},
                         "applied": report.steps(call.narrator.steps, "up"),
                         "reverted": report.steps(call.narrator.steps, "down"),
                         "seconds": round(time.monotonic() - started, 3),

@@ -4,8 +4,7 @@ import contextlib
 import time
 from collections.abc import Iterator
 
-import click
-
+from provision.cli._echo import echo
 from provision.controller.narration import Narration
 
 
@@ -15,15 +14,15 @@ class Stderr(Narration):
     @contextlib.contextmanager
     def stage(self, title: str) -> Iterator[None]:
         """Print the title, then the duration and whether the step failed."""
-        click.echo(f"{title} ...", err=True)
+        echo(f"{title} ...", err=True)
         started = time.monotonic()
         outcome = "failed after"
         try:
             yield
             outcome = "done in"
         finally:
-            click.echo(f"  {outcome} {time.monotonic() - started:.1f} s", err=True)
+            echo(f"  {outcome} {time.monotonic() - started:.1f} s", err=True)
 
     def note(self, text: str) -> None:
         """Print one note."""
-        click.echo(f"note: {text}", err=True)
+        echo(f"note: {text}", err=True)

@@ -7,6 +7,7 @@ import sys
 
 import click
 
+from provision.cli._echo import echo
 from provision.host.access import converge
 
 
@@ -20,4 +21,4 @@ def command(server: str, plan: bool, as_json: bool) -> None:
     Prints each change; a second call changes nothing. Passwords are SCRAM verifiers and are never printed.
     """
     changes = converge(server, json.load(sys.stdin), plan=plan)
-    click.echo(json.dumps({"changes": changes}, indent=2) if as_json else "\n".join(changes) or "no change")
+    echo(json.dumps({"changes": changes}, indent=2) if as_json else "\n".join(changes) or "no change")

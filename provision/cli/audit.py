@@ -9,6 +9,8 @@ from pathlib import Path
 
 import click
 
+from provision.cli._echo import echo
+
 
 @click.command("audit")
 @click.option(
@@ -32,11 +34,11 @@ def command(
     seen, seconds = audit.audit(targets, Path(__file__).parents[1], inventories)
     if html:
         html.write_text(show.page(seen, seconds))
-        click.echo(f"report: {html}", err=True)
+        echo(f"report: {html}", err=True)
     if as_json:
         hosts = [{**asdict(one), "state": one.state} for one in seen]
-        click.echo(json.dumps({"seconds": round(seconds, 2), "hosts": hosts}, indent=2))
+        echo(json.dumps({"seconds": round(seconds, 2), "hosts": hosts}, indent=2))
     else:
         show.table(seen)
-    click.echo(f"{len(seen)} hosts in {seconds:.1f} s, {sum(len(one.counted) for one in seen)} to fix", err=True)
+    echo(f"{len(seen)} hosts in {seconds:.1f} s, {sum(len(one.counted) for one in seen)} to fix", err=True)
     sys.exit(3 if any(one.counted for one in seen) else 0)

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from provision import system
+from provision.cli._echo import echo
 from provision.host.backup import drill as drills
 from provision.host.backup import dump, key, show, status, take
 from provision.plan import load
@@ -79,7 +80,7 @@ def verify_command(as_json: bool) -> None:
 def drill_command(label: str, kind: str | None, as_json: bool) -> None:
     """Run a restore test: restore the newest backup and dump into scratch clusters, compare, clean up."""
     _print(
-        drills.run(load.load(), label, kind or "", narrate=lambda text: click.echo(text, err=True)),
+        drills.run(load.load(), label, kind or "", narrate=lambda text: echo(text, err=True)),
         as_json,
         show.drilled,
     )
@@ -95,4 +96,4 @@ def key_command(as_json: bool) -> None:
 
 
 def _print(result: dict[str, Any], as_json: bool, human: Any) -> None:
-    click.echo(json.dumps(result, default=str) if as_json else "\n".join(human(result)))
+    echo(json.dumps(result, default=str) if as_json else "\n".join(human(result)))

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from provision.cli._database import database_option
+from provision.cli._echo import echo
 
 
 @click.command("bench")
@@ -53,13 +54,13 @@ def command(
         found = bench(url, sizes, confirmed=yes, progress=show)
     if report is not None:
         for path in write(found, report):
-            click.echo(f"wrote {path}", err=True)
+            echo(f"wrote {path}", err=True)
     if as_json:
-        click.echo(json.dumps(found.as_json()))
+        echo(json.dumps(found.as_json()))
         return
-    click.echo(f"{'HNSW build':20}{found.build_s:10.1f} s")
+    echo(f"{'HNSW build':20}{found.build_s:10.1f} s")
     for name, rate in found.rates.items():
-        click.echo(f"{name:20}{rate.tps:10,.0f} /s   p50 {rate.p50:.2f}  p95 {rate.p95:.2f}  p99 {rate.p99:.2f} ms")
-    click.echo("recall: " + ", ".join(f"{value:.3f} at ef_search {ef}" for ef, value in found.recall.items()))
+        echo(f"{name:20}{rate.tps:10,.0f} /s   p50 {rate.p50:.2f}  p95 {rate.p95:.2f}  p99 {rate.p99:.2f} ms")
+    echo("recall: " + ", ".join(f"{value:.3f} at ef_search {ef}" for ef, value in found.recall.items()))
     for row in found.lost:
-        click.echo(f"warning: the planner avoids the index at ef_search {row.ef_search}: {row.plan}; {row.fix}")
+        echo(f"warning: the planner avoids the index at ef_search {row.ef_search}: {row.plan}; {row.fix}")

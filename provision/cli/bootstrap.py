@@ -7,6 +7,8 @@ from pathlib import Path
 
 import click
 
+from provision.cli._echo import echo
+
 
 @click.command(name="bootstrap")
 @click.argument("hosts", nargs=-1, required=True)
@@ -41,13 +43,13 @@ def command(
     key = key or min(Path("~/.ssh").expanduser().glob("id_*.pub"), default=Path("~/.ssh/id_ed25519.pub").expanduser())
     public_key = bootstrap.read_public_key(key)
     connection = bootstrap.Connection(ssh_user, port, ssh_key, known_hosts)
-    click.echo(f"{'checking' if check else 'preparing'} {', '.join(hosts)} ...", err=True)
+    echo(f"{'checking' if check else 'preparing'} {', '.join(hosts)} ...", err=True)
     outcomes = bootstrap.bootstrap(hosts, bootstrap.check_admin(user), public_key, connection, check=check)
     if as_json:
-        click.echo(json.dumps([dataclasses.asdict(each) for each in outcomes], indent=2))
+        echo(json.dumps([dataclasses.asdict(each) for each in outcomes], indent=2))
     else:
         width = max(len(each.host) for each in outcomes)
         for each in outcomes:
-            click.echo(f"{each.host.ljust(width)}  {each.status:<12}  {each.detail}".rstrip())
+            echo(f"{each.host.ljust(width)}  {each.status:<12}  {each.detail}".rstrip())
     statuses = {each.status for each in outcomes}
     sys.exit(1 if bootstrap.FAILED in statuses else 3 if bootstrap.PENDING in statuses else 0)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from provision import distributions
+from provision.cli._echo import echo
 from provision.cli._narration import Stderr
 
 if TYPE_CHECKING:
@@ -24,12 +25,12 @@ def command() -> None:
 
 def _show(bundle: "Bundle", as_json: bool) -> None:
     if as_json:
-        click.echo(json.dumps(dataclasses.asdict(bundle), indent=2))
+        echo(json.dumps(dataclasses.asdict(bundle), indent=2))
         return
     made = (
         f"{bundle.release}, {bundle.architecture}, PostgreSQL {bundle.postgresql}, pgvector {bundle.pgvector_version}"
     )
-    click.echo(f"{bundle.path}: valid; {made}; {len(bundle.versions)} packages")
+    echo(f"{bundle.path}: valid; {made}; {len(bundle.versions)} packages")
     variables = {
         "postgresql_repository": "bundle",
         "postgresql_bundle": Path(bundle.path).resolve(),
@@ -40,7 +41,7 @@ def _show(bundle: "Bundle", as_json: bool) -> None:
     if bundle.pgvector_install_method == "source":
         variables |= {"pgvector_version": bundle.pgvector_version, "pgvector_source_sha256": bundle.pgvector_sha256}
     for name, value in variables.items():
-        click.echo(f"{name}: {value}")
+        echo(f"{name}: {value}")
 
 
 @command.command()

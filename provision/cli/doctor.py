@@ -11,6 +11,7 @@ import click
 
 from provision.checks import doctor
 from provision.cli._database import database_option
+from provision.cli._echo import echo
 from provision.errors import UsageError
 from provision.urls import describe
 
@@ -31,15 +32,13 @@ def command(url: str, fix: bool, as_json: bool) -> None:
     report = doctor.look_at(plan) if plan else doctor.look_from_afar(url, describe(url))
     if fix and plan:
         for words, succeeded, output in doctor.fix(report.findings):
-            click.echo(
-                f"{'done' if succeeded else 'failed'}: {words}" + ("" if succeeded else f"\n  {output}"), err=True
-            )
+            echo(f"{'done' if succeeded else 'failed'}: {words}" + ("" if succeeded else f"\n  {output}"), err=True)
         report = doctor.look_at(plan)
     if as_json:
         findings = [asdict(each) for each in report.findings]
-        click.echo(json.dumps({"about": report.about, "checks": report.checks, "findings": findings}, indent=2))
+        echo(json.dumps({"about": report.about, "checks": report.checks, "findings": findings}, indent=2))
     else:
         counted = len(report.counted)
-        click.echo("\n".join(str(each) for each in report.findings))
-        click.echo(f"{report.checks} checks, {counted} to fix, {len(report.findings) - counted} accepted or unseen")
+        echo("\n".join(str(each) for each in report.findings))
+        echo(f"{report.checks} checks, {counted} to fix, {len(report.findings) - counted} accepted or unseen")
     sys.exit(3 if report.counted else 0)

@@ -7,8 +7,10 @@ from datetime import UTC, datetime
 
 import click
 
+from provision.cli._echo import echo
 from provision.host import logs
 from provision.plan import load
+from provision.quoting import visible
 
 CUT = 300  # longest line in characters: a statement may contain a 20 kB vector
 
@@ -36,9 +38,11 @@ def command(slow: bool, locks: bool, errors: bool, after: str, full: bool, as_js
         found += 1
         if as_json:
             shown = {"at": entry.at.isoformat(), "pid": entry.pid, "who": entry.who, "level": entry.level}
-            click.echo(json.dumps({**shown, "duration_ms": entry.duration_ms, "lines": entry.lines}))
+            echo(json.dumps({**shown, "duration_ms": entry.duration_ms, "lines": entry.lines}))
             continue
-        lines = [line if full or len(line) <= CUT else f"{line[:CUT]} ..." for line in entry.lines]
-        click.echo(f"{entry.at:%Y-%m-%d %H:%M:%S%z} [{entry.pid}] {entry.who or '-'} {entry.level}: {lines[0]}")
-        click.echo("".join(f"    {line}\n" for line in lines[1:]), nl=False)
-    click.echo(f"{found} found since {begin:%Y-%m-%d %H:%M:%S%z}", err=True)
+        # Further lines are indented: only the first one of a message looks like one.
+        lines = [visible(line if full or len(line) <= CUT else f"{line[:CUT]} ...") for line in entry.lines]
+        who = visible(entry.who) or "-"
+        echo(f"{entry.at:%Y-%m-%d %H:%M:%S%z} [{entry.pid}] {who} {visible(entry.level)}: {lines[0]}")
+        echo("".join(f"    {line}\n" for line in lines[1:]), nl=False)
+    echo(f"{found} found since {begin:%Y-%m-%d %H:%M:%S%z}", err=True)

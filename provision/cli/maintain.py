@@ -7,6 +7,7 @@ import json
 import click
 
 from provision import system
+from provision.cli._echo import echo
 from provision.host.maintain import run
 from provision.plan import load
 
@@ -26,12 +27,10 @@ def command(jobs: tuple[str, ...], dry: bool, as_json: bool) -> None:
     plan = load.load()
     done = []
     for job in jobs or run.JOBS:
-        facts = run.run(plan, job, dry=dry, say=lambda text: click.echo(text, err=True))
+        facts = run.run(plan, job, dry=dry, say=lambda text: echo(text, err=True))
         done.append(facts)
         if not dry:
             run.keep(facts)
-    click.echo(
-        json.dumps(done, default=str) if as_json else "\n".join(line for each in done for line in run.sentences(each))
-    )
+    echo(json.dumps(done, default=str) if as_json else "\n".join(line for each in done for line in run.sentences(each)))
     for facts in done:
         run.alarm(facts)

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from provision import system
+from provision.cli._echo import echo
 from provision.host.metrics.collect import collect
 
 
@@ -25,9 +26,9 @@ def command(output: Path | None) -> None:
     system.become()
     found = collect()
     if output is None:
-        click.echo(found.text, nl=False)
+        echo(found.text, nl=False)
     else:
         system.write(output, found.text, mode=0o644)
     for failure in found.failures:
-        click.echo(f"not collected: {failure}", err=True)
+        echo(f"not collected: {failure}", err=True)
     sys.exit(1 if found.failures else 0)

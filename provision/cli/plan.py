@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from provision import distributions
+from provision.cli._echo import echo
 from provision.errors import UsageError
 from provision.plan import convert
 
@@ -45,7 +46,7 @@ def command(
     assumed = plans.Assumed(distributions.by_key(key), cpus, memory_mb)
     found = plans.plans(inventories, assumed, limit=limit, vault_password_file=vault_password_file)
     if as_json:
-        click.echo(json.dumps({name: _facts(outcome) for name, outcome in found.items()}, indent=2, sort_keys=True))
+        echo(json.dumps({name: _facts(outcome) for name, outcome in found.items()}, indent=2, sort_keys=True))
     else:
         _show(found)
     context.exit(0 if all(outcome.plan for outcome in found.values()) else 1)
@@ -61,17 +62,17 @@ def _show(found: dict[str, Any]) -> None:
     import yaml
 
     for name, outcome in found.items():
-        click.echo(f"# {name}")
+        echo(f"# {name}")
         for problem in outcome.problems:
-            click.echo(f"refused: {problem}")
+            echo(f"refused: {problem}")
         if outcome.plan:
             facts = asdict(outcome.plan)
             facts["server"]["settings"] = {
                 row.name: f"{row.text}  ({row.reason})" for row in outcome.plan.server.settings
             }
-            click.echo(yaml.safe_dump(json.loads(json.dumps(facts)), sort_keys=False, width=120).rstrip())
+            echo(yaml.safe_dump(json.loads(json.dumps(facts)), sort_keys=False, width=120).rstrip())
         for warning in outcome.warnings:
-            click.echo(f"warning: {warning}", err=True)
+            echo(f"warning: {warning}", err=True)
 
 
 @command.command("convert", hidden=True)
@@ -79,4 +80,4 @@ def _show(found: dict[str, Any]) -> None:
 def convert_command(as_json: bool) -> None:
     """Remove host.json and the other files of version 0.1, keeping the evidence; on the host, as root."""
     changed = convert.convert()
-    click.echo(json.dumps({"changed": changed}) if as_json else "converted" if changed else "nothing to convert")
+    echo(json.dumps({"changed": changed}) if as_json else "converted" if changed else "nothing to convert")

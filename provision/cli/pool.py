@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 
+from provision.cli._echo import echo
 from provision.host.pooler import apply as applying
 from provision.host.pooler import console, login, rehearsal
 from provision.host.pooler import take as taking
@@ -28,11 +29,11 @@ def status(as_json: bool) -> None:
     """Show active and waiting clients and server connections by pool."""
     seen = console.status()
     if as_json:
-        click.echo(json.dumps(seen))
+        echo(json.dumps(seen))
         return
-    click.echo(f"{seen['version']} on port {seen['port']}{', paused' if seen['paused'] else ''}")
+    echo(f"{seen['version']} on port {seen['port']}{', paused' if seen['paused'] else ''}")
     for row in seen["pools"]:
-        click.echo("  ".join(f"{key} {value}" for key, value in row.items()))
+        echo("  ".join(f"{key} {value}" for key, value in row.items()))
 
 
 @command.command()
@@ -44,25 +45,23 @@ def pause(wait: float, at_most: int) -> None:
     """Hold clients, and close each server connection when its transaction ends."""
     done = console.pause(wait, at_most)
     if not done.pooler:
-        click.echo("no pooler runs here: nothing to pause")
+        echo("no pooler runs here: nothing to pause")
     elif done.running:
-        click.echo(
-            f"paused; {done.running} transactions still run after {wait:.0f} s and will be terminated with the server"
-        )
+        echo(f"paused; {done.running} transactions still run after {wait:.0f} s and will be terminated with the server")
     else:
-        click.echo("paused: clients wait, all server connections are closed")
+        echo("paused: clients wait, all server connections are closed")
 
 
 @command.command()
 def resume() -> None:
     """Resume the pooler; succeed even if nothing is paused or no pooler runs."""
-    click.echo("resumed" if console.resume() else "nothing was paused")
+    echo("resumed" if console.resume() else "nothing was paused")
 
 
 @command.command()
 def reload() -> None:
     """Reload the pooler's configuration and certificates."""
-    click.echo("reloaded" if console.reload() else "no pooler runs here: nothing to reload")
+    echo("reloaded" if console.reload() else "no pooler runs here: nothing to reload")
 
 
 @command.command()
@@ -70,7 +69,7 @@ def reload() -> None:
 def take(as_json: bool) -> None:
     """Reload the pooler if its files changed, and report pending restarts."""
     taken = taking.take()
-    click.echo(json.dumps(asdict(taken)) if as_json else "\n".join(_lines(taken)))
+    echo(json.dumps(asdict(taken)) if as_json else "\n".join(_lines(taken)))
 
 
 @command.command()
@@ -82,7 +81,7 @@ def apply(as_json: bool) -> None:
     """
     done = applying.apply(load.load(), json.load(sys.stdin))
     facts = {"changed": done.changed, **asdict(done), "warnings": list(done.warnings)}
-    click.echo(json.dumps(facts) if as_json else "\n".join([*done.actions, *done.warnings] or ["no change"]))
+    echo(json.dumps(facts) if as_json else "\n".join([*done.actions, *done.warnings] or ["no change"]))
 
 
 def _lines(taken: taking.Taken) -> list[str]:
@@ -96,11 +95,11 @@ def _lines(taken: taking.Taken) -> list[str]:
 def rehearse(configuration: Path) -> None:
     """Test a configuration: start a scratch pooler, look up a user through it, and stop it."""
     rehearsal.rehearse(configuration)
-    click.echo(f"a pooler starts with {configuration} and can look up users")
+    echo(f"a pooler starts with {configuration} and can look up users")
 
 
 @command.command()
 @click.option("--database", "url", required=True, help="libpq string of a database behind the pooler, without a user.")
 def prove(url: str) -> None:
     """Log in through the pooler as each role of a JSON object (role to password) on stdin."""
-    click.echo("\n".join(login.prove(url, json.load(sys.stdin))))
+    echo("\n".join(login.prove(url, json.load(sys.stdin))))

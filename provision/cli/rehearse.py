@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from provision.cli._echo import echo
 from provision.host.rehearsal import rehearse
 
 
@@ -15,4 +16,4 @@ from provision.host.rehearsal import rehearse
 def command(programs: Path, configuration: Path) -> None:
     """Test a configuration: start and stop a scratch server before a reload or restart of the real one."""
     rehearse(programs, configuration)
-    click.echo(f"a server starts with {configuration}")
+    echo(f"a server starts with {configuration}")

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from provision import system
+from provision.cli._echo import echo
 from provision.database import connect_pinned
 from provision.errors import HostError
 from provision.host.backup import exchange, restore, show
@@ -60,7 +61,7 @@ def command() -> None:
 def plan_command(as_json: bool, set_: str, **request: Any) -> None:
     """List the stages of a restore and the reachable window; change nothing."""
     found = requests.as_facts(requests.prepare(load.load(), requests.Request(set=set_, **request)))
-    click.echo(json.dumps(found) if as_json else "\n".join(f"{n}. {text}" for n, text in enumerate(found["stages"], 1)))
+    echo(json.dumps(found) if as_json else "\n".join(f"{n}. {text}" for n, text in enumerate(found["stages"], 1)))
 
 
 @command.command("run")
@@ -73,8 +74,8 @@ def run_command(as_json: bool, set_: str, **request: Any) -> None:
     plan = load.load()
     prepared = requests.prepare(plan, requests.Request(set=set_, **request))
     for number, text in enumerate(prepared.stages, 1):
-        click.echo(f"{number}. {text}", err=True)
-    _print(restore.run(plan, prepared, lambda text: click.echo(text, err=True)), as_json)
+        echo(f"{number}. {text}", err=True)
+    _print(restore.run(plan, prepared, lambda text: echo(text, err=True)), as_json)
 
 
 @command.command("dump")
@@ -85,7 +86,7 @@ def run_command(as_json: bool, set_: str, **request: Any) -> None:
 def dump_command(name: str, into: str, confirm: str, as_json: bool) -> None:
     """Restore a dump after checking every file of it."""
     system.become()
-    _print(dumps.load(load.load(), name, into, confirm, lambda text: click.echo(text, err=True)), as_json)
+    _print(dumps.load(load.load(), name, into, confirm, lambda text: echo(text, err=True)), as_json)
 
 
 @command.command("clean-up")
@@ -99,7 +100,7 @@ def clean_up_command(as_json: bool) -> None:
         done = exchange.clean_up(session)
     if not done and (left := exchange.unfinished()):
         raise HostError("the server is read-only", seen=left, run="provision restore promote; then clean up again")
-    click.echo(json.dumps({"changes": done}) if as_json else "\n".join(done) or "nothing to clean up")
+    echo(json.dumps({"changes": done}) if as_json else "\n".join(done) or "nothing to clean up")
 
 
 @command.command("promote")
@@ -107,15 +108,15 @@ def clean_up_command(as_json: bool) -> None:
 @as_json
 def promote_command(beside: int, as_json: bool) -> None:
     """Promote a restore that was left read-only (--action pause) or was killed during promotion."""
-    _print(restore.promote(load.load(), beside, lambda text: click.echo(text, err=True)), as_json)
+    _print(restore.promote(load.load(), beside, lambda text: echo(text, err=True)), as_json)
 
 
 @command.command("release")
 @click.option("--confirm", default="", help="This host's name, to confirm the removal.")
 def release_command(confirm: str) -> None:
     """Remove the data directories that earlier restores moved aside."""
-    click.echo("\n".join(restore.release(load.load(), confirm)) or "no data directory was moved aside")
+    echo("\n".join(restore.release(load.load(), confirm)) or "no data directory was moved aside")
 
 
 def _print(result: dict[str, Any], as_json: bool) -> None:
-    click.echo(json.dumps(result, default=str) if as_json else "\n".join(show.restored(result)))
+    echo(json.dumps(result, default=str) if as_json else "\n".join(show.restored(result)))

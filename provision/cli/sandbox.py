@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from provision import distributions
+from provision.cli._echo import echo
 from provision.cli._narration import Stderr
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def _show(hosts: "list[Container]", *, as_json: bool) -> None:
             }
             for each in hosts
         ]
-        click.echo(json.dumps(rows, indent=2))
+        echo(json.dumps(rows, indent=2))
         return
     titles = ("NAME", "GROUP", "OS", "STATE", "ADDRESS", "5432 ON 127.0.0.1", "6432 ON 127.0.0.1", "MEMORY", "SHM")
     table: list[tuple[Any, ...]] = [titles]
@@ -58,7 +59,7 @@ def _show(hosts: "list[Container]", *, as_json: bool) -> None:
         )
     widths = [max(len(str(row[column])) for row in table) for column in range(len(titles))]
     for row in table:
-        click.echo("  ".join(str(cell).ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        echo("  ".join(str(cell).ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
 @command.command()
@@ -92,7 +93,7 @@ def down(context: click.Context, names: tuple[str, ...], images: bool, everythin
     if names and everything:
         raise click.UsageError("NAMES and --all exclude each other")
     for name in _sandbox(context).down(names, images=images or everything):
-        click.echo(name)
+        echo(name)
 
 
 @command.command(name="list")
@@ -119,4 +120,4 @@ def exec(context: click.Context, name: str, words: tuple[str, ...]) -> None:  # 
 def url(context: click.Context, name: str) -> None:
     """Print the libpq URL of the database on NAME (default: the first database host)."""
     sandbox = _sandbox(context)
-    click.echo(sandbox.url(sandbox.host(name)))
+    echo(sandbox.url(sandbox.host(name)))

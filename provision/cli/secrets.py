@@ -16,6 +16,7 @@ from typing import NoReturn
 import click
 
 from provision import system
+from provision.cli._echo import echo
 from provision.errors import ProvisionError, UsageError
 
 READ_ONLY = ("--check", "--list-hosts", "--list-tags", "--list-tasks", "--syntax-check")
@@ -98,7 +99,7 @@ def init(inventory: Path, password_file: Path | None) -> None:
     from provision.controller.vault import initialise
 
     made = initialise(_vault(inventory, password_file))
-    click.echo("\n".join(f"created {name}" for name in made) or "no change")
+    echo("\n".join(f"created {name}" for name in made) or "no change")
 
 
 @command.command()
@@ -110,7 +111,7 @@ def check(inventory: Path, password_file: Path | None, as_json: bool) -> None:
     from provision.controller.vault import check as check_vault
 
     check_vault(_vault(inventory, password_file))
-    click.echo(json.dumps({"findings": []}) if as_json else "suitable for production")
+    echo(json.dumps({"findings": []}) if as_json else "suitable for production")
 
 
 @command.command()
@@ -147,7 +148,7 @@ def rotate(
     again = f"provision secrets rotate {inventory} {role}"
     with held(vault):
         if not replace(vault, role, undo=undo):
-            click.echo(f"continuing the unfinished rotation of {role}", err=True)
+            echo(f"continuing the unfinished rotation of {role}", err=True)
         words += [*playbook_options]
         words += ["--vault-password-file", str(password_file)] if password_file else ["--ask-vault-pass"]
         if subprocess.run(words, check=False).returncode:  # noqa: S603 - the user's own command line
@@ -157,10 +158,10 @@ def rotate(
                 run=f"{again} continues; {again} --undo restores the previous password",
             )
         if every - some:
-            click.echo(
+            echo(
                 f"the vault also keeps the previous password of {role}, for {', '.join(sorted(every - some))}; "
                 f"{again} without --limit finishes"
             )
             return
         settle(vault, role)
-    click.echo(f"new password for {role}; show it with: ansible-vault view {vault.path}")
+    echo(f"new password for {role}; show it with: ansible-vault view {vault.path}")

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from provision.cli._echo import echo
 from provision.errors import HostError
 from provision.host.server import cluster, configuration, kernel
 from provision.plan import load, schema
@@ -80,8 +81,8 @@ def _plan() -> schema.Plan:
 
 
 def _narrate(text: str) -> None:
-    click.echo(text, err=True)
+    echo(text, err=True)
 
 
 def _print(facts: dict[str, Any], lines: list[str], as_json: bool) -> None:
-    click.echo(json.dumps(facts) if as_json else "\n".join(lines))
+    echo(json.dumps(facts) if as_json else "\n".join(lines))

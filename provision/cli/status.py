@@ -6,6 +6,7 @@ import json
 
 import click
 
+from provision.cli._echo import echo
 from provision.host import status as summary
 
 
@@ -16,4 +17,4 @@ def command(as_json: bool, name: str) -> None:
     """Show versions, connection URL, backups, restore tests, maintenance and warnings of this host."""
     facts = summary.gather(name)
     shown = summary.lines(facts)
-    click.echo(json.dumps({**facts, "lines": shown}, default=str) if as_json else "\n".join(shown))
+    echo(json.dumps({**facts, "lines": shown}, default=str) if as_json else "\n".join(shown))

@@ -6,6 +6,7 @@ import json
 
 import click
 
+from provision.cli._echo import echo
 from provision.host import tls
 from provision.plan import load
 
@@ -21,8 +22,6 @@ def serve(as_json: bool) -> None:
     """Reload services that do not serve the installed certificate."""
     reloaded = tls.serve(load.load())
     if as_json:
-        click.echo(json.dumps({"changed": bool(reloaded), "reloaded": reloaded}))
+        echo(json.dumps({"changed": bool(reloaded), "reloaded": reloaded}))
     else:
-        click.echo(
-            "\n".join(f"reloaded {unit}" for unit in reloaded) or "every service serves the installed certificate"
-        )
+        echo("\n".join(f"reloaded {unit}" for unit in reloaded) or "every service serves the installed certificate")

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import click
 
+from provision.cli._echo import echo
 from provision.errors import UsageError
 from provision.tuning import Choices, Host, as_facts, tune
 from provision.tuning.choices import NAMES, built_in
@@ -93,13 +94,13 @@ def command(
     options |= _given(vectors=vectors, dimensions=dimensions, has_lz4=not without_lz4)
     if form == "json":
         result = as_facts(facts, profile, choices=choices, **options)
-        click.echo(json.dumps({"host": facts, "profile": profile, "for": options} | result, indent=2))
+        echo(json.dumps({"host": facts, "profile": profile, "for": options} | result, indent=2))
         return
     tuning = tune(Host(**facts), profile, choices=choices, **options)  # type: ignore[arg-type]
     text = explained(tuning, shutil.get_terminal_size((110, 24)).columns) if explain else tuning.as_conf()
-    click.echo(text, nl=False)
+    echo(text, nl=False)
     for warning in tuning.warnings:
-        click.echo(f"Warning: {warning}", err=True)
+        echo(f"Warning: {warning}", err=True)
 
 
 def _given(**options: object) -> dict[str, object]:

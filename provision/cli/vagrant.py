@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 
 from provision import distributions
+from provision.cli._echo import echo
 from provision.cli._narration import Stderr
 
 
@@ -49,4 +50,4 @@ def prepare(
 
     os_name = os_name or vagrant.default_os(provider)
     request = vagrant.Request(provider, profile, os_name, memory, cpus, machines, public_key, repository, driver, box)
-    click.echo(json.dumps(vagrant.values(vagrant.prepare(Path(), request, Stderr()))))
+    echo(json.dumps(vagrant.values(vagrant.prepare(Path(), request, Stderr()))))

@@ -12,6 +12,7 @@ from psycopg.conninfo import make_conninfo
 from provision import system, urls
 from provision.checks import host, ports
 from provision.cli._database import database_option
+from provision.cli._echo import echo
 from provision.database import connect, require_pooler
 from provision.host import status
 from provision.host.verify import prove, prove_timers
@@ -53,9 +54,9 @@ def command(url: str, password_stdin: bool, pooler: str, keep: bool, with_status
         facts = status.gather() if with_status else {}
         told = {**facts, "lines": status.lines(facts)} if facts else {}
         told.pop("warnings", None)  # its lines have them
-        click.echo(json.dumps({**result, **told, "changed": changed}))
+        echo(json.dumps({**result, **told, "changed": changed}))
         return
-    click.echo(
+    echo(
         f"{shown}: PostgreSQL {proof.server}, migration {proof.migration}, {len(proof.tables)} tables, "
         + ", ".join(f"{name} {version}" for name, version in proof.extensions.items())
     )

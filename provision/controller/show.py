@@ -9,9 +9,11 @@ from typing import IO
 from jinja2 import Environment, StrictUndefined
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from provision import system
 from provision.controller.audit import Seen
+from provision.quoting import visible
 
 COLOURS = {"critical": "red", "warning": "yellow", "accepted": "dim", "unseen": "dim", "ok": "green"}
 
@@ -21,18 +23,23 @@ def table(seen: Sequence[Seen], stream: IO[str] | None = None) -> None:
     console = Console(file=stream, soft_wrap=False)
     hosts = Table("host", "state", "to fix", "PostgreSQL", "pgvector", "profile", box=None, pad_edge=False)
     for one in seen:
-        about = [one.about.get(key, "") for key in ("PostgreSQL", "pgvector", "profile")]
+        about = [Text(visible(str(one.about.get(key, "")))) for key in ("PostgreSQL", "pgvector", "profile")]
         hosts.add_row(one.name, f"[{COLOURS[one.state]}]{one.state}[/]", str(len(one.counted)), *about)
     console.print(hosts)
     for one in seen:
         for each in one.findings:
-            console.print(f"\n[bold]{one.name}[/] [{COLOURS[each.severity.value]}]{each.severity.value}[/] {each.id}")
-            console.print(f"  {each.seen}\n  why: {each.why}\n  fix: {each.fix}", markup=False, highlight=False)
+            console.print(f"\n[bold]{one.name}[/] [{COLOURS[each.severity.value]}]{each.severity.value}[/] ", end="")
+            console.print(visible(each.id), markup=False)
+            shown = (each.seen, f"why: {each.why}", f"fix: {each.fix}")
+            console.print("\n".join(f"  {visible(line)}" for line in shown), markup=False, highlight=False)
 
 
 def page(seen: Sequence[Seen], seconds: float, when: str = "") -> str:
     """Return the HTML report: one section per host, no scripts, no external files."""
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+        finalize=lambda value: visible(value) if isinstance(value, str) else value,
+    )  # fmt: skip
     template = environment.from_string(files("provision.controller").joinpath("audit.html.j2").read_text())
     return template.render(
         hosts=[{"name": one.name, "address": one.address, "state": one.state, "counted": one.counted,

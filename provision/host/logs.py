@@ -1,32 +1,40 @@
 """Find slow statements, lock waits and errors in PostgreSQL's log. Reads files, also rotated and compressed ones.
 
-Log lines start with the log_line_prefix of provision.tuning.logs (%m [%p]). DETAIL, STATEMENT and lines that start with
-a tab are part of the message before them. Timestamps are in the time zone of log_timezone, which `zone` reads from the
-server's files; the abbreviation in a line (IST is three zones) only tells the passes of a repeated hour apart.
+Reads structured records (jsonlog, csvlog before PostgreSQL 15), never the text log: there, a line break in a user's
+name begins a line that looks like a message of the server. Timestamps are in the time zone of log_timezone, which
+`zone` reads from the server's files; the abbreviation in a record (IST is three zones) only tells the two hours apart
+that a clock repeats.
 """
 
 from __future__ import annotations
 
+import csv
 import gzip
+import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta, timezone, tzinfo
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 from zoneinfo import ZoneInfo
 
 from provision.errors import HostError, UsageError
 
 FOLDER = Path("/var/log/postgresql")
 LOCALTIME = Path("/etc/localtime")
-HEAD = re.compile(
-    r"(?P<at>\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(?:\.\d+)?) (?P<zone>\S+) \[(?P<pid>\d+)\] (?P<who>.*?)"
-    r"(?P<level>DEBUG\d?|INFO|NOTICE|WARNING|LOG|ERROR|FATAL|PANIC|DETAIL|HINT|QUERY|CONTEXT|LOCATION|STATEMENT)"
-    r":  (?P<text>.*)"
-)
-MORE = ("DETAIL", "HINT", "QUERY", "CONTEXT", "LOCATION", "STATEMENT")
+HEAD = re.compile(r"(?P<at>\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(?:\.\d+)?) (?P<zone>\S+)")
+JSON_SINCE = 15
+COLUMNS = (
+    "timestamp", "user", "dbname", "pid", "connection_from", "session_id", "line_num", "ps", "session_start", "vxid",
+    "txid", "error_severity", "state_code", "message", "detail", "hint", "internal_query", "internal_position",
+    "context", "statement", "cursor_position", "location", "application_name",
+)  # fmt: skip
+"""The columns of csvlog (manual, "Using CSV-Format Log Output") under the keys of jsonlog; later ones are not read."""
+MORE = {"detail": "DETAIL", "hint": "HINT", "internal_query": "QUERY", "context": "CONTEXT", "statement": "STATEMENT"}
+LONGEST = 2**27
+"""Characters of a field; the default of the module csv is shorter than a statement may be."""
 SLOW = re.compile(r"(?:\w+: )?duration: (?P<ms>[\d.]+) ms  (?:statement|execute|parse|bind|plan)")
 LOCKS = re.compile(
     r"(?:\w+: )?(?:process \d+ (?:still waiting for|acquired|avoided deadlock|detected deadlock)"
@@ -41,7 +49,7 @@ KINDS = ("slow", "locks", "errors")
 
 @dataclass
 class Entry:
-    """One message with its DETAIL, STATEMENT and continuation lines."""
+    """One message: its lines, then those of DETAIL, STATEMENT and the like."""
 
     at: datetime
     pid: int
@@ -77,12 +85,15 @@ def since(text: str, now: datetime) -> datetime:
 
 
 def files(major: int, after: datetime, folder: Path = FOLDER) -> list[Path]:
-    """List the server's log files modified after a time, oldest first. Raises HostError if no log exists."""
-    found = sorted(folder.glob(f"postgresql-{major}-main.log*"), key=lambda path: path.stat().st_mtime)
+    """List the structured log files modified after a time, oldest first. Raises HostError if there is none."""
+    name = f"postgresql-{major}-main.{'json' if major >= JSON_SINCE else 'csv'}"
+    found = sorted(folder.glob(f"{name}*"), key=lambda path: path.stat().st_mtime)
     if not found:
         raise HostError(
-            "no log found", where=f"{folder}/postgresql-{major}-main.log", run="systemctl status 'postgresql@*'"
-        )
+            "no structured log found", where=f"{folder}/{name}",
+            allowed="logging_collector = on, which needs a restart, and jsonlog (csvlog before 15) in log_destination",
+            run="ansible-playbook site.yml -i INVENTORY --tags postgresql -e postgresql_restart_allowed=true",
+        )  # fmt: skip
     return [path for path in found if path.stat().st_mtime >= after.timestamp()]
 
 
@@ -108,26 +119,47 @@ def read(paths: Iterable[Path], after: datetime, place: tzinfo) -> Iterator[Entr
     """Yield the messages after a time, in the order of the files. `place` is the zone of log_timezone."""
     for path in paths:
         with _open(path) as stream:
-            yield from (entry for entry in entries(stream, place) if entry.at >= after)
+            records = _from_csv(stream) if ".csv" in path.suffixes else _from_json(stream)
+            yield from (entry for entry in entries(records, place) if entry.at >= after)
 
 
-def entries(lines: Iterable[str], place: tzinfo = UTC) -> Iterator[Entry]:
-    """Group lines into messages. Skips lines before the first message. Pure."""
-    current: Entry | None = None
-    for raw in lines:
-        line = raw.rstrip("\n")
-        head = HEAD.match(line)
-        if head is None:
-            if current is not None:
-                current.lines.append(line.lstrip("\t"))
-        elif head["level"] in MORE and current is not None and current.pid == int(head["pid"]):
-            current.lines.append(f"{head['level']}: {head['text']}")
-        else:
-            if current is not None:
-                yield current
-            current = Entry(_moment(head, place), int(head["pid"]), head["who"].strip(), head["level"], [head["text"]])
-    if current is not None:
-        yield current
+def _from_json(lines: Iterable[str]) -> Iterator[Mapping[str, Any]]:
+    """Parse one record a line. A rotation may have torn the first or the last one."""
+    for line in lines:
+        with suppress(ValueError):
+            record = json.loads(line)
+            if isinstance(record, dict):
+                yield record
+
+
+def _from_csv(lines: Iterable[str]) -> Iterator[Mapping[str, Any]]:
+    csv.field_size_limit(LONGEST)
+    for row in csv.reader(line.replace("\0", "") for line in lines):
+        if len(row) >= len(COLUMNS):
+            record = dict(zip(COLUMNS, row, strict=False))
+            yield {**record, "remote_host": record["connection_from"].rpartition(":")[0] or record["connection_from"]}
+
+
+def entries(records: Iterable[Mapping[str, Any]], place: tzinfo = UTC) -> Iterator[Entry]:
+    """Make messages of records; what is no record of a server's log is skipped. Pure."""
+    for record in records:
+        head = HEAD.fullmatch(str(record.get("timestamp", "")))
+        with suppress(ValueError):
+            if head:
+                lines = str(record.get("message", "")).splitlines() or [""]
+                for key, label in MORE.items():
+                    lines += f"{label}: {record[key]}".splitlines() if record.get(key) else []
+                level = str(record.get("error_severity", ""))
+                yield Entry(_moment(head, place), int(record.get("pid") or 0), _who(record), level, lines)
+
+
+def _who(record: Mapping[str, Any]) -> str:
+    """Return user@database/application and the client's address; "" for the server's own processes."""
+    user, database, application, client = (
+        str(record.get(key) or "") for key in ("user", "dbname", "application_name", "remote_host")
+    )
+    name = f"{user}@{database}/{application}" if user or database else ""
+    return f"{name} {client}".strip()
 
 
 def _moment(head: re.Match[str], place: tzinfo) -> datetime:
@@ -151,5 +183,5 @@ def _moment(head: re.Match[str], place: tzinfo) -> datetime:
 
 def _open(path: Path) -> IO[str]:
     if path.suffix == ".gz":
-        return gzip.open(path, "rt", errors="replace")
-    return path.open(errors="replace")
+        return gzip.open(path, "rt", errors="replace", newline="")
+    return path.open(errors="replace", newline="")

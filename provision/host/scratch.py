@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import psycopg
 from psycopg import sql
 
 from provision.database import Connection
@@ -54,4 +55,18 @@ def drop(session: Connection, scratch: Scratch) -> bool:
     if session.execute("SELECT FROM pg_database WHERE oid = %s AND datistemplate", (scratch.oid,)).fetchone():
         session.execute(sql.SQL("ALTER DATABASE {} IS_TEMPLATE false").format(name))
     session.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(name))
+    return True
+
+
+def drop_role(session: Connection, name: str) -> bool:
+    """Drop the role that loads a scratch database and has its name; False if there is none, or it owns something."""
+    if (
+        not names.SCRATCH.fullmatch(name)
+        or not session.execute("SELECT FROM pg_roles WHERE rolname = %s AND NOT rolsuper", (name,)).fetchone()
+    ):
+        return False
+    try:
+        session.execute(sql.SQL("DROP ROLE {}").format(sql.Identifier(name)))
+    except psycopg.errors.DependentObjectsStillExist:
+        return False
     return True

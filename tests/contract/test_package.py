@@ -58,16 +58,17 @@ def test_library_does_not_know_the_command_line(path: Path) -> None:
         assert not any(name.startswith(("provision.cli", "click", "tests", "benchmarks")) for name in names)
 
 
-BASE = {"errors", "addresses", "compatibility", "distributions", "quoting", "system"}
+BASE = {"errors", "addresses", "compatibility", "distributions", "pins", "quoting", "system"}
 LAYERS = {
     "errors": set(),
     "addresses": set(),
     "quoting": set(),
+    "pins": set(),
     "distributions": {"errors"},
     "compatibility": {"errors", "distributions"},
     "system": {"errors"},
     "urls": {"errors"},
-    "database": {"errors", "quoting", "system", "urls"},
+    "database": {"errors", "pins", "quoting", "system", "urls"},
     "tuning": BASE,
     "plan": BASE | {"tuning"},
     "host": BASE | {"tuning", "plan", "database", "urls"},

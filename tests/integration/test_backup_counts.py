@@ -88,3 +88,23 @@ def test_temporary_and_unlogged_tables_of_others_are_neither_read_nor_missed(clu
         with connect(cluster.url(database), application="test") as session:
             # A dump has the unlogged one, with its rows.
             assert list(dump.contents(session)["rows"]) == ["public.cache", "public.kept"]
+
+
+def test_columns_named_as_the_query_s_own_names_change_no_count(cluster: Cluster, database: str) -> None:
+    columns = ("its row", "t", "count", "record_send", "row", "sha256", "*")
+    cluster.psql("CREATE TYPE two AS (a int, b text)", database, "minion")
+    for number, column in enumerate(columns):
+        for kind, value in (("text", "'x'"), ("two", "ROW(1, 'x')"), ("bytea", "'x'")):
+            table = f"named_{number}_{kind}"
+            cluster.psql(
+                f'CREATE TABLE {table} ("{column}" {kind}, other int); INSERT INTO {table} VALUES ({value}, 1)',
+                database, "minion",
+            )  # fmt: skip
+    before = counts.take(cluster.url(database), "one")
+    tables = {name for name in before["tables"] if "named_" in name}
+    assert len(tables) == 3 * len(columns)
+    for name in tables:
+        cluster.psql(f"UPDATE {name} SET other = 2", database)
+    # The other column counts too: with a composite column of that name, only this one did.
+    changed = counts.differences(before, counts.take(cluster.url(database), "two"))
+    assert {text.partition(":")[0] for text in changed} == tables

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import psycopg
 import pytest
 from click.testing import CliRunner
+from psycopg import sql
 
 from provision.checks.doctor import look_from_afar
 from provision.checks.finding import Finding, Severity
@@ -213,3 +214,20 @@ def test_reports_the_deviation_of_the_schema_and_the_statement_fixes_it(
 
 def schema_findings(cluster: Cluster, name: str) -> list[Finding]:
     return [each for each in findings(cluster.url(name)) if each.area in ("schema", "privileges", "extensions")]
+
+
+def test_names_in_the_database_cannot_act_on_the_terminal(patient: str) -> None:
+    name = "z\x1b[2J\u202e\ncritical: superusers (roles)"
+    with psycopg.connect(patient, autocommit=True) as session:
+        session.execute("CREATE TABLE t (n int)")
+        session.execute("CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN new; END'")
+        for kind in ("TRIGGER {} BEFORE INSERT ON t EXECUTE FUNCTION f()", "FUNCTION {}() RETURNS int"
+                     " LANGUAGE sql SECURITY DEFINER AS 'SELECT 1'"):  # fmt: skip
+            session.execute(sql.SQL("CREATE " + kind).format(sql.Identifier(name)))
+        session.execute(sql.SQL("ALTER TABLE t DISABLE TRIGGER {}").format(sql.Identifier(name)))
+        session.execute(sql.SQL("ALTER TABLE t ADD CONSTRAINT {} CHECK (n > 0) NOT VALID").format(sql.Identifier(name)))
+    done = CliRunner().invoke(root, ["doctor", "--database", patient])
+    assert done.output.count(r"z\x1b[2J\u202e\ncritical") >= 3
+    assert "\x1b" not in done.output
+    assert "\u202e" not in done.output
+    assert "\ncritical: superusers" not in done.output

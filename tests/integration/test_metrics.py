@@ -36,7 +36,9 @@ def name(cluster: Cluster, migrated: str) -> Iterator[str]:
 def told(cluster: Cluster, name: str, maintenance: Maintenance = MAINTENANCE) -> dict[str, dict[str, float]]:
     """Samples by metric and by the value of their only label ("" without one)."""
     with connect_pinned(cluster.url(name, ROLE), application="test") as session:
-        found = database.metrics(session, maintenance)
+        found = database.catalogue(session)
+    with connect_pinned(cluster.url(name), application="test") as session:  # as the owner of these tables
+        found += database.tables(session, maintenance)
     return {each.name: {"".join(labels.values()): value for labels, value in each.samples} for each in found}
 
 
@@ -192,4 +194,36 @@ def test_source_that_fails_hides_no_other(
         assert 'provision_collector_success{collector="backup"} 1\n' in found.text
         assert ("provision_shared_buffers_bytes " in found.text) == bool(success)
         assert "provision_backup_age_limit_seconds 93600\n" in found.text
-        assert [text.partition(":")[0] for text in found.failures] == ([] if success else ["database"])
+        assert [text.partition(":")[0] for text in found.failures] == ([] if success else ["database", "tables"])
+
+
+ATTACK = """
+CREATE TYPE trap AS (n bigint);
+CREATE FUNCTION spring(trap) RETURNS float8 LANGUAGE plpgsql AS $$
+DECLARE said text := current_user; BEGIN
+  SELECT said || coalesce((SELECT rolpassword FROM pg_authid WHERE rolname = 'victim'), '') INTO said;
+  RAISE EXCEPTION 'caught %', said;
+EXCEPTION WHEN insufficient_privilege THEN RAISE EXCEPTION 'harmless %', said; END $$;
+CREATE CAST (trap AS float8) WITH FUNCTION spring(trap);
+CREATE TABLE schema_migrations (version trap, dirty boolean);
+INSERT INTO schema_migrations VALUES (ROW(1), false);
+"""
+
+
+def test_a_cast_of_the_owner_runs_with_the_owner_s_rights_and_hides_no_catalogue(
+    cluster: Cluster, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster.psql("CREATE ROLE victim PASSWORD 'a secret'")
+    try:
+        cluster.psql(ATTACK, name, "minion")
+        monkeypatch.setattr(system, "EVIDENCE", tmp_path)
+        server = {"socket_directory": cluster.host, "port": cluster.port}
+        plan = sample(server=server, access={"database": name}, pooler={"enabled": False})
+        monkeypatch.setattr(load.load, "__defaults__", (write(tmp_path / "plan.json", plan),))
+        found = collect()
+    finally:
+        cluster.psql("DROP ROLE victim")
+    (failure,) = found.failures
+    assert failure.startswith("tables: ")
+    assert "harmless minion" in failure
+    assert "provision_shared_buffers_bytes " in found.text

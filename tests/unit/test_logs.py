@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
+import json
 import os
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -14,33 +17,43 @@ from provision.errors import HostError, UsageError
 from provision.host import logs
 
 NOW = datetime(2026, 11, 24, 14, 0, tzinfo=UTC)
-LOG = """\
-a line that belongs to nobody
-2026-11-24 13:00:00.000 UTC [10] LOG:  starting PostgreSQL 17.6
-2026-11-24 13:25:28.100 UTC [11] minion@minion/app name 10.0.0.7 LOG:  duration: 1102.875 ms  statement: SELECT 1,
-\t  2
-2026-11-24 13:25:29.000 UTC [12] minion@minion/psql [local] ERROR:  relation "LOG:  x" does not exist at character 15
-2026-11-24 13:25:29.000 UTC [12] minion@minion/psql [local] STATEMENT:  SELECT * FROM x
-2026-11-24 13:26:00.000 UTC [13] app@minion/w [local] LOG:  process 13 still waiting for ShareLock on transaction 8
-2026-11-24 13:26:00.000 UTC [13] app@minion/w 10.0.0.7 DETAIL:  Process holding the lock: 14. Wait queue: 13.
-2026-11-24 13:27:00.000 UTC [13] app@minion/w 10.0.0.7 ERROR:  deadlock detected
-2026-11-24 13:28:00.000 UTC [15] app@minion/w 10.0.0.7 LOG:  duration: 3.1 ms  plan:
-\tQuery Text: SELECT 2
-2026-11-24 13:29:00.000 UTC [16] minion@minion/psql [local] FATAL:  too many connections for role "minion"
-2026-11-24 13:30:00.000 UTC [17] LOG:  checkpoint complete: wrote 3 buffers; write=0.2 s
-"""
+WHO = {"user": "app", "dbname": "minion", "application_name": "w", "remote_host": "10.0.0.7"}
+PSQL = {"user": "minion", "dbname": "minion", "application_name": "psql", "remote_host": "[local]"}
+WAITS = "process 13 still waiting for ShareLock on transaction 8"
+RECORDS: list[dict[str, Any]] = [
+    {"timestamp": "2026-11-24 13:00:00.000 UTC", "pid": 10, "error_severity": "LOG",
+     "message": "starting PostgreSQL 17.6", "backend_type": "postmaster"},
+    {"timestamp": "2026-11-24 13:25:28.100 UTC", "pid": 11, **WHO, "application_name": "app name",
+     "error_severity": "LOG", "message": "duration: 1102.875 ms  statement: SELECT 1,\n\t  2"},
+    {"timestamp": "2026-11-24 13:25:29.000 UTC", "pid": 12, **PSQL, "error_severity": "ERROR", "state_code": "42P01",
+     "message": 'relation "LOG:  x" does not exist', "cursor_position": 15, "statement": "SELECT * FROM x"},
+    {"timestamp": "2026-11-24 13:26:00.000 UTC", "pid": 13, **WHO, "error_severity": "LOG", "message": WAITS,
+     "detail": "Process holding the lock: 14. Wait queue: 13."},
+    {"timestamp": "2026-11-24 13:27:00.000 UTC", "pid": 13, **WHO, "error_severity": "ERROR",
+     "message": "deadlock detected"},
+    {"timestamp": "2026-11-24 13:28:00.000 UTC", "pid": 15, **WHO, "error_severity": "LOG",
+     "message": "duration: 3.1 ms  plan:\nQuery Text: SELECT 2"},
+    {"timestamp": "2026-11-24 13:29:00.000 UTC", "pid": 16, **PSQL, "error_severity": "FATAL",
+     "message": 'too many connections for role "minion"'},
+    {"timestamp": "2026-11-24 13:30:00.000 UTC", "pid": 17, "error_severity": "LOG",
+     "message": "checkpoint complete: wrote 3 buffers; write=0.2 s"},
+]  # fmt: skip
+LOG = (
+    'torn by a rotation", "pid": 1}\n[]\n' + "".join(json.dumps(each) + "\n" for each in RECORDS) + '{"timestamp": "20'
+)
 
 
 def found() -> list[logs.Entry]:
-    return list(logs.entries(LOG.splitlines(keepends=True)))
+    return list(logs.entries(RECORDS))
 
 
 def test_messages_keep_their_details() -> None:
     entries = found()
     assert [each.pid for each in entries] == [10, 11, 12, 13, 13, 15, 16, 17]
-    assert entries[1].lines == ["duration: 1102.875 ms  statement: SELECT 1,", "  2"]
-    assert entries[1].who == "minion@minion/app name 10.0.0.7"
-    assert entries[2].lines == ['relation "LOG:  x" does not exist at character 15', "STATEMENT: SELECT * FROM x"]
+    assert entries[0].who == ""
+    assert entries[1].lines == ["duration: 1102.875 ms  statement: SELECT 1,", "\t  2"]
+    assert entries[1].who == "app@minion/app name 10.0.0.7"
+    assert entries[2].lines == ['relation "LOG:  x" does not exist', "STATEMENT: SELECT * FROM x"]
     assert entries[3].lines[1] == "DETAIL: Process holding the lock: 14. Wait queue: 13."
 
 
@@ -53,6 +66,18 @@ def test_each_message_has_its_kinds() -> None:
 
 def test_timestamps_are_in_the_zone_of_the_log() -> None:
     assert found()[0].at == datetime(2026, 11, 24, 13, 0, tzinfo=UTC)
+
+
+def test_csv_gives_the_same_messages(tmp_path: Path) -> None:
+    path = tmp_path / "postgresql-14-main.csv"
+    with path.open("w", newline="") as stream:
+        writer = csv.writer(stream, quoting=csv.QUOTE_NONNUMERIC)
+        for each in RECORDS:
+            client = each.get("remote_host", "")
+            row = {**each, "connection_from": f"{client}:5000" if client[:1] == "1" else client}
+            writer.writerow([*(row.get(name, "") for name in logs.COLUMNS), "client backend", "", 0])
+    (only,) = logs.files(14, NOW - timedelta(days=1), tmp_path)
+    assert list(logs.read([only], NOW - timedelta(days=1), UTC)) == found()
 
 
 @pytest.mark.parametrize(
@@ -76,28 +101,30 @@ def test_since_refuses_anything_else(text: str) -> None:
 
 
 def test_compressed_logs_are_read_and_old_ones_skipped(tmp_path: Path) -> None:
-    (tmp_path / "postgresql-17-main.log").write_text(LOG)
-    packed = tmp_path / "postgresql-17-main.log.1.gz"
+    (tmp_path / "postgresql-17-main.json").write_text(LOG)
+    packed = tmp_path / "postgresql-17-main.json.1.gz"
     packed.write_bytes(gzip.compress(LOG.replace("13:25", "12:25").encode()))
-    old = tmp_path / "postgresql-17-main.log.2.gz"
+    old = tmp_path / "postgresql-17-main.json.2.gz"
     old.write_bytes(b"not even gzip")
-    (tmp_path / "postgresql-16-main.log").write_text(LOG)
+    for name in ("postgresql-16-main.json", "postgresql-17-main.log", "postgresql-17-main.csv"):
+        (tmp_path / name).write_text(LOG)
     for path, age in ((packed, 3600), (old, 3 * 86400)):
         at = NOW.timestamp() - age
         os.utime(path, (at, at))
     paths = logs.files(17, NOW - timedelta(days=1), tmp_path)
-    assert [path.name for path in paths] == ["postgresql-17-main.log.1.gz", "postgresql-17-main.log"]
+    assert [path.name for path in paths] == ["postgresql-17-main.json.1.gz", "postgresql-17-main.json"]
     slow = [each.at for each in logs.read(paths, NOW - timedelta(days=1), UTC) if each.duration_ms > 1000]
     assert [at.hour for at in slow] == [12, 13]
 
 
-def test_missing_log_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(HostError, match="no log found"):
+def test_text_log_alone_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "postgresql-17-main.log").write_text("2026-11-24 13:00:00.000 UTC [10] PANIC:  forged\n")
+    with pytest.raises(HostError, match="no structured log found"):
         logs.files(17, NOW, tmp_path)
 
 
-def line(at: str, zone: str) -> list[str]:
-    return [f"{at} {zone} [10] LOG:  checkpoint starting: time"]
+def line(at: str, zone: str) -> list[dict[str, Any]]:
+    return [{"timestamp": f"{at} {zone}", "pid": 10, "error_severity": "LOG", "message": "checkpoint starting: time"}]
 
 
 @pytest.mark.parametrize(

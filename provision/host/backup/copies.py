@@ -61,7 +61,7 @@ def configure(plan: Plan, port: int) -> None:
         f"cluster_name = '{name(port)}'\n"
         f"external_pid_file = '/var/run/postgresql/{plan.server.major}-{name(port)}.pid'\n"
         f"shared_buffers = 128MB\nhuge_pages = off\nwal_retrieve_retry_interval = 500ms\n"
-        f"primary_conninfo = ''\n{limits}"
+        f"primary_conninfo = ''\nlogging_collector = off\nlog_destination = 'stderr'\n{limits}"
     )
     for path in [target, *target.rglob("*")]:
         shutil.chown(path, system.POSTGRES, system.POSTGRES)

@@ -14,12 +14,13 @@ from provision.errors import DatabaseError
 
 LOCK_TIMEOUT_MS = 3000  # how long writers may queue behind the lock request if a long transaction holds a table
 LOCK_TRIES = 5
-# The hash of each row's binary form, summed: independent of row order, constant in memory. The alias is a name that no
-# column has, because a column of that name would take precedence.
+# The hash of each row's binary form, summed: independent of row order, constant in memory. `ROW(t.*)` is the table
+# whatever its columns are called; `record_send(t)` would take a column t. Only built-in functions run and the send
+# functions of types, which only a superuser makes.
 _COUNT = """
 SELECT count(*),
-  coalesce(sum(('x' || left(encode(sha256(record_send("its row")), 'hex'), 15))::bit(60)::bigint), 0)::text
-FROM {} AS "its row"
+  coalesce(sum(('x' || left(encode(sha256(record_send(ROW(t.*))), 'hex'), 15))::bit(60)::bigint), 0)::text
+FROM {} AS t
 """
 # No temporary tables (of other sessions) and no unlogged ones (not recovered).
 _TABLES = """

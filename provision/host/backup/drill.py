@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from provision import system
-from provision.database import Connection, connect_pinned
+from provision.database import connect_pinned
 from provision.errors import ProvisionError
-from provision.host.backup import counts, dump, dumptest, journal, recovery, scratch_cluster, tool, wal
+from provision.host.backup import counts, dump, dumptest, journal, recovery, scratch_cluster, searches, tool, wal
 from provision.host.backup.catalogue import Catalogue
 from provision.host.backup.scratch_cluster import KILLED, PORT, SCRATCH, SOCKET, Scratch
 from provision.host.backup.targets import Target
@@ -152,8 +152,9 @@ def _drill(
             f"{plan.server.programs}/pg_amcheck", "--all", "--install-missing", "--heapallindexed",
             f"--host={SOCKET}", f"--port={PORT}", "--username=postgres",
         )  # fmt: skip
-        with connect_pinned(url, application="provision drill") as session:
-            facts["vector_indexes"] = search(session)
+        facts["vector_indexes"] = searches.run(
+            lambda user, database: plan.server.url(database, user, socket=str(SOCKET), port=PORT), plan.access.database
+        )
         facts["size"] = tool.folder_size(data)
     finally:
         server.stop()
@@ -168,36 +169,6 @@ def restore(stanza: str, label: str, data: Path, target: Target, *extra: str) ->
         stanza, f"--pg1-path={data}", f"--set={label}", "--type=standby", "--archive-mode=off",
         *(f"--recovery-option={name}={value}" for name, value in options.items()), *extra, "restore",
     )  # fmt: skip
-
-
-def search(session: Connection) -> dict[str, int]:
-    """Search with every vector index. Return the rows found by index. Raises BackupError if an index is not used."""
-    indexes = session.execute(
-        "SELECT i.indexrelid::regclass::text, i.indrelid::regclass::text, quote_ident(a.attname),"
-        " format('OPERATOR(%s.%s)', o.oprnamespace::regnamespace, o.oprname), a.atttypmod"
-        " FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_am m ON m.oid = c.relam"
-        " JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0]"
-        " JOIN pg_opclass p ON p.oid = i.indclass[0]"
-        " JOIN pg_amop x ON x.amopfamily = p.opcfamily AND x.amoppurpose = 'o' JOIN pg_operator o ON o.oid = x.amopopr"
-        " WHERE m.amname IN ('hnsw', 'ivfflat') AND a.atttypmod > 0"
-    ).fetchall()
-    found = {}
-    session.execute("SET enable_seqscan = off")
-    session.execute("SET enable_sort = off")
-    for index, table, column, operator, dimensions in indexes:
-        probe = "[" + ",".join(["1"] * int(str(dimensions))) + "]"
-        query = f"SELECT 1 FROM {table} ORDER BY {column} {operator} %s LIMIT 10"  # noqa: S608 - quoted by the server
-        lines = session.execute(f"EXPLAIN {query}", (probe,)).fetchall()
-        if not any(str(index).split(".")[-1].strip('"') in str(line[0]) for line in lines):
-            raise BackupError("a vector search did not use its index", where=str(index), seen=str(lines[-1][0]))
-        rows = len(session.execute(query, (probe,)).fetchall())
-        there = session.execute(
-            f"SELECT count(*) FROM (SELECT FROM {table} WHERE {column} IS NOT NULL LIMIT 10) t"  # noqa: S608
-        ).fetchone()
-        if there is None or rows < int(str(there[0])):
-            raise BackupError("a vector search found too few rows", where=str(index), seen=f"{rows} of {there}")
-        found[str(index)] = rows
-    return found
 
 
 def _rpo(plan: Plan) -> float | None:

@@ -19,6 +19,7 @@ from urllib.parse import quote, unquote
 from provision import system
 from provision.database import Connection, connect_pinned
 from provision.errors import UsageError
+from provision.host import lookup
 from provision.host.backup import exchange, journal, show, state, tool
 from provision.host.backup.tool import BackupError
 from provision.plan.schema import Plan
@@ -40,6 +41,21 @@ _VECTOR_INDEXES = """
 SELECT n.nspname::text, c.relname::text FROM pg_class c JOIN pg_am a ON a.oid = c.relam
 JOIN pg_namespace n ON n.oid = c.relnamespace WHERE a.amname IN ('hnsw', 'ivfflat') ORDER BY 1, 2
 """
+
+# Objects of other owners than the database's. The first superuser's are in no pg_shdepend; initdb's are below 16384.
+_OTHERS = """
+WITH owner AS (SELECT oid, datdba FROM pg_database WHERE datname = current_database()), found AS (
+  SELECT classid, objid, objsubid, refobjid AS role FROM pg_shdepend, owner
+  WHERE dbid = oid AND deptype = 'o' AND refclassid = 'pg_authid'::regclass
+  UNION ALL SELECT 'pg_class'::regclass, oid, 0, relowner FROM pg_class
+  WHERE relowner = 10 AND relkind IN ('r', 'p', 'v', 'm', 'S', 'f') AND oid >= 16384
+  UNION ALL SELECT 'pg_proc'::regclass, oid, 0, proowner FROM pg_proc
+  WHERE proowner = 10 AND oid >= 16384 AND pronamespace::regnamespace::text <> %s)
+SELECT pg_describe_object(f.classid, f.objid, f.objsubid), pg_get_userbyid(f.role)::text FROM found f, owner o
+WHERE f.role <> o.datdba AND NOT EXISTS (SELECT FROM pg_depend d
+  WHERE d.classid = f.classid AND d.objid = f.objid AND d.deptype IN ('e', 'i')) ORDER BY 1
+"""
+_SCHEMAS = "SELECT extname::text, nspname::text FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace"
 
 
 def take(plan: Plan, database: str = "") -> dict[str, Any]:
@@ -96,6 +112,8 @@ def _dump(plan: Plan, session: Connection, database: str, partial: Path) -> dict
     return {
         "server": version[0], "major": plan.server.major, "database_bytes": size[0] if size else 0, **contents(session),
         "state": state.read(session, database),
+        "extension_schemas": {str(name): str(schema) for name, schema in session.execute(_SCHEMAS)},
+        "others": [[str(what), str(who)] for what, who in session.execute(_OTHERS, (lookup.SCHEMA,))],
         "vector_indexes": [f"{schema} {index}" for schema, index in session.execute(_VECTOR_INDEXES)],
     }  # fmt: skip
 

@@ -114,6 +114,8 @@ class Exchange:
         # Without an oid, CREATE DATABASE was killed: the random token in the name is then the proof.
         if found and oid in (0, found.oid) and scratch.drop(self.session, found):
             done.append(f"scratch database {name} dropped")
+        if name and scratch.drop_role(self.session, name):
+            done.append(f"role {name} dropped")
         self.note(scratch="", oid=0, closed=0)
         return done
 

@@ -1,15 +1,13 @@
 """Restore a dump into a new database, compare row counts, then swap it with the old one.
 
-Does IO as postgres. The old database stays in use until the dump is verified and every row is restored; it is then
-renamed, never dropped (see `exchange`).
+Does IO as postgres. Nothing of a dump runs with a superuser's rights (see `loader`). The old database stays in use
+until the dump is verified and every row is restored; it is then renamed, never dropped (see `exchange`).
 """
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -18,8 +16,9 @@ from psycopg import sql
 from provision import system
 from provision.database import Connection, connect_pinned, identifier
 from provision.errors import HostError, ProvisionError, UsageError
-from provision.host import scratch
-from provision.host.backup import dump, exchange, show, state, tool
+from provision.host import lookup, scratch
+from provision.host.access import Access
+from provision.host.backup import dump, exchange, loader, show, state, tool
 from provision.host.backup.tool import BackupError
 from provision.host.scratch import Scratch
 from provision.plan import names
@@ -56,17 +55,23 @@ def load(
         connect_pinned(plan.server.url("postgres"), application="provision restore") as session,
         exchange.begun(session, target) as restore,
     ):
-        _ready(plan, session, into, facts["extensions"])
+        _ready(session, into)
+        loader.refuse(plan, session, facts["extensions"])
         _room(plan, int(facts.get("database_bytes", 0)))
         original = state.read(session, database) or facts.get("state")
         made = create(restore.create, plan, fresh, plan.access.owner, original)
         narrate(f"restoring into {fresh}")
         row = session.execute("SHOW maintenance_work_mem").fetchone()
-        url = plan.server.url(fresh)
-        fill(plan, folder, url, jobs=plan.backup.processes, memory=str(row[0]) if row else "64MB")
-        tool.run(f"{plan.server.programs}/vacuumdb", "--analyze-only", "--quiet", "--dbname", url)
+        owner = loader.content_owner(plan, session, original["owner"] if original else plan.access.owner)
+        work = loader.Loader(plan, session, fresh, fresh)
+        exists = work.begin(facts)
+        work.load(folder, folder.parent, exists, jobs=plan.backup.processes, memory=str(row[0]) if row else "64MB")
+        work.analyze()
         narrate("comparing row counts")
-        compare(url, facts)
+        compare(work.admin, facts)
+        work.finish(folder, folder.parent, owner)
+        if work.contents.has_lookup:
+            _lookup(plan, session, work.admin)
         if original:
             apply(session, fresh, original)
         narrate(f"renaming {fresh} to {target}")
@@ -75,7 +80,10 @@ def load(
         "when": system.stamp(begun), "dump": folder.name, "taken": facts["taken"], "database": into or database,
         "rows": sum(facts["rows"].values()), "tables": len(facts["rows"]), "kept": kept,
         "seconds": round(time.time() - begun, 1),
-        "next": [f"DROP DATABASE {identifier(kept)} when it is no longer needed"] if kept else [],
+        "next": [
+            *([f"DROP DATABASE {identifier(kept)} when it is no longer needed"] if kept else []),
+            *work.left_out, *loader.others(facts, owner),
+        ],
     }  # fmt: skip
 
 
@@ -86,16 +94,17 @@ def _named(into: str) -> str:
     return into
 
 
-def _ready(plan: Plan, session: Connection, into: str, extensions: dict[str, str]) -> None:
+def _ready(session: Connection, into: str) -> None:
     if into and scratch.find(session, into):
         raise UsageError("the target database already exists", seen=into, allowed="a name that is not in use")
-    known = {str(row[0]) for row in session.execute("SELECT name FROM pg_available_extensions")}
-    lacking = sorted(set(extensions) - known)
-    if lacking:
-        raise HostError(
-            f"the dump needs extension {lacking[0]}, which is not installed",
-            run=plan.site("pgvector"),
-        )
+
+
+def _lookup(plan: Plan, session: Connection, url: str) -> None:
+    """Create the pooler's lookup function, which the dumped database had."""
+    poolers = [role.name for role in plan.access.roles if role.kind == "pooler" and role.state == "present"]
+    rows = session.execute("SELECT rolname::text FROM pg_roles WHERE rolname = ANY(%s)", (poolers,)).fetchall()
+    with connect_pinned(url, application="provision restore") as inside:
+        lookup.align(Access(inside), [str(row[0]) for row in rows])
 
 
 def create(
@@ -127,51 +136,6 @@ def apply(session: Connection, fresh: str, original: Mapping[str, Any]) -> None:
             where=fresh, seen=seen,
             run="SELECT setconfig FROM pg_db_role_setting; reset what the server refuses, then retry",
         ) from None  # fmt: skip
-
-
-def fill(plan: Plan, folder: Path, url: str, *options: str, jobs: int = 1, memory: str = "64MB") -> None:
-    """Restore a dump into an empty database. `memory` is maintenance_work_mem. Raises BackupError."""
-    done = tool.run(
-        f"{plan.server.programs}/pg_restore", "--exit-on-error", f"--jobs={jobs}", *options,
-        "--dbname", url, folder / "data",
-        environment={"PGOPTIONS": f"-c maintenance_work_mem={memory}"}, quiet=True,
-    )  # fmt: skip
-    if done.returncode != 0:
-        raise BackupError(
-            "the dump could not be restored; the database is unchanged",
-            where=folder.name, seen=tool.reason(done), run=cure(done.stderr, folder),
-        )  # fmt: skip
-
-
-_MISSING_ROLE = re.compile(r'role ".+" does not exist')
-_MISSING = re.compile(r"(?:relation|function|type|operator|schema|table|collation|text search \w+) .*does not exist")
-_CHECK = re.compile(r'new row for relation "(.+)" violates check constraint "(.+)"')
-_CONTEXT = re.compile(r'function "?([\w.$]+)"?')
-
-
-def cure(said: str, folder: Path) -> str:
-    """Return the next step after a message of pg_restore, "" if none is known. Pure.
-
-    pg_restore works with an empty search_path, so a function that names a table without its schema fails in a CHECK, a
-    generated column, an index expression or a materialized view.
-    """
-    if _MISSING_ROLE.search(said):
-        return f"runuser -u postgres -- psql -f {folder}/roles.sql (creates the roles without passwords), then retry"
-    if check := _CHECK.search(said):
-        return (
-            f"{check[2]} reads other rows, which are loaded later: ALTER TABLE {check[1]} DROP CONSTRAINT {check[2]}, "
-            f"ADD CONSTRAINT {check[2]} CHECK (...) NOT VALID (pg_restore then adds it after the rows, and new "
-            "rows are checked), or use a foreign key or a trigger; then take a new dump "
-            "(docs/a-dump-cannot-be-restored.md)"
-        )
-    if not _MISSING.search(said):
-        return ""
-    named = [name for line in said.splitlines() if "CONTEXT:" in line for name in _CONTEXT.findall(line)]
-    function = named[0] if named else "NAME"
-    return (
-        f"a function names an object without its schema: ALTER FUNCTION {function} SET search_path = public (in the "
-        "original database), then take a new dump; if only the dump is left: docs/a-dump-cannot-be-restored.md"
-    )
 
 
 def compare(url: str, facts: dict[str, Any]) -> None:

@@ -123,7 +123,10 @@ def await_target(
                 narrate(f"replayed to {wal.text(end.lsn)}, last transaction {end.last_transaction or 'none yet'}")
         else:
             seen.note(len(text), "")  # before it accepts connections, only the log shows progress
-        if "database system is shut down" in text or ("startup process" in text and "exited with" in text):
+        # Only of a server that refuses connections: on another one a client can write such a line into the log.
+        if session is None and (
+            "database system is shut down" in text or ("startup process" in text and "exited with" in text)
+        ):
             raise BackupError("the server stopped during recovery", where=str(target), seen=_why(text))
         if seen.still > SILENT_S:
             raise BackupError(f"no progress of recovery for {SILENT_S} s", where=str(target), seen=_why(text))

@@ -56,7 +56,7 @@ class Scratch:
         self.programs, self.data = plan.server.programs, data
         self.path = SCRATCH / "log"
         (SCRATCH / "postgresql.conf").write_text("")
-        (SCRATCH / "pg_hba.conf").write_text("local all postgres peer\n")
+        (SCRATCH / "pg_hba.conf").write_text("local all postgres peer\nlocal all all scram-sha-256\n")
         (SCRATCH / "pg_ident.conf").write_text("")
         self.settings = {
             **recovery.limits(plan.server.programs, data),

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from provision import system
+from provision import pins, system
 from provision.errors import HostError, ProvisionError
 from provision.host.backup import wal
 from provision.plan import load
@@ -37,11 +37,14 @@ def run(
     environment: Mapping[str, str] | None = None,
     quiet: bool = False,
 ) -> Finished:
-    """Run a program as postgres. Raises BackupError with the program's own message unless `quiet`."""
+    """Run a program as postgres. Raises BackupError with the program's own message unless `quiet`.
+
+    Its sessions ignore what a database's owner stored for them (see `pins`); PGOPTIONS in `environment` replaces that.
+    """
     try:
         done = system.run(
-            *words, user=system.POSTGRES, timeout=timeout, environment={"LC_ALL": "C.UTF-8", **(environment or {})},
-            directory=Path("/"), check=False, error=BackupError,
+            *words, user=system.POSTGRES, timeout=timeout, directory=Path("/"), check=False, error=BackupError,
+            environment={"LC_ALL": "C.UTF-8", **pins.environment(), **(environment or {})},
         )  # fmt: skip
     except HostError as error:
         error.run = "ansible-playbook site.yml -i INVENTORY --tags backup"

@@ -1,8 +1,8 @@
 """Collect all metrics of the host as text. Does IO, as postgres.
 
 A source that fails does not hide the others: its metrics are left out, provision_collector_success is 0 for it, and the
-reason is returned. The database is read as the backup role, which may read everything and write nothing
-(pg_read_all_data): the session runs no function, view or policy of a table's owner.
+reason is returned. Catalogues are read as the backup role, which may see every table's statistics. Tables are read as
+their owner: a query of a table can run code of its owner (a cast, an operator, a domain), whose own rights are enough.
 """
 
 from __future__ import annotations
@@ -11,18 +11,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from provision import system
-from provision.database import connect_pinned
+from provision.database import Connection, connect_pinned
 from provision.errors import ProvisionError
 from provision.host.metrics import backup, certificates, database, pooler
 from provision.host.metrics.exposition import Metric, render
 from provision.host.pooler import console
 from provision.plan import load
 from provision.plan.schema import Plan
-from provision.quoting import conninfo
 
 APPLICATION = "provision metrics"
 STATEMENT_TIMEOUT_MS = 10_000
-OPTIONS = "-c default_transaction_read_only=on -c row_security=off"
 
 
 @dataclass(frozen=True)
@@ -39,7 +37,8 @@ def collect() -> Collected:
     sources: dict[str, Callable[[], list[Metric]]] = {
         "backup": lambda: backup.metrics(plan.backup, system.evidence("backup"), system.evidence("drill")),
         "certificates": certificates.metrics,
-        "database": lambda: _database(plan),
+        "database": lambda: _catalogue(plan),
+        "tables": lambda: _tables(plan),
     }
     if plan.pooler.enabled:
         sources["pooler"] = lambda: pooler.metrics(*console.statistics())
@@ -57,7 +56,17 @@ def collect() -> Collected:
     return Collected(render(found), tuple(failures))
 
 
-def _database(plan: Plan) -> list[Metric]:
-    url = f"{plan.server.url(plan.access.database, plan.access.backup)} {conninfo({'options': OPTIONS})}"
-    with connect_pinned(url, application=APPLICATION, statement_timeout_ms=STATEMENT_TIMEOUT_MS) as session:
-        return database.metrics(session, plan.maintenance)
+def _catalogue(plan: Plan) -> list[Metric]:
+    with _session(plan, plan.access.backup) as session:
+        return database.catalogue(session)
+
+
+def _tables(plan: Plan) -> list[Metric]:
+    with _session(plan, plan.access.owner) as session:
+        session.execute("SET default_transaction_read_only = on")
+        return database.tables(session, plan.maintenance)
+
+
+def _session(plan: Plan, role: str) -> Connection:
+    url = plan.server.url(plan.access.database, role)
+    return connect_pinned(url, application=APPLICATION, statement_timeout_ms=STATEMENT_TIMEOUT_MS)

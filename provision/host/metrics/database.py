@@ -1,7 +1,7 @@
 """Metrics of the database that no exporter has: migrations, counter headroom, bloat, HNSW, retention. Does IO.
 
-Runs as a read-only role. Queries read catalogues, statistics or the end of an index, never a whole table. A missing
-object (a table before its migration) has no sample.
+Queries read catalogues, statistics or the end of an index, never a whole table. A missing object (a table before its
+migration) has no sample. `tables` belongs in a session of the owner: its queries can run the owner's code.
 
 Bloat is an estimate from the planner's statistics: rows of average width in pages filled to the fillfactor. A table
 that was never analyzed has no estimate. Padding is ignored, so up to 10 % is noise.
@@ -57,7 +57,7 @@ FROM pg_class c JOIN pg_am a ON a.oid = c.relam JOIN pg_namespace n ON n.oid = c
 # NULL without checksums; the row without a database is that of the shared catalogues.
 _CHECKSUMS = "SELECT coalesce(datname, 'shared catalogues'), checksum_failures::float8 FROM pg_stat_database"
 _SHARED_BUFFERS = "SELECT setting::float8 * 8192 FROM pg_settings WHERE name = 'shared_buffers'"
-# Only tables: a view would run its functions with the rights of this role.
+# Only tables: a view in place of one has no oldest row.
 _IS_TABLE = """
 SELECT EXISTS (SELECT FROM pg_class WHERE oid = to_regclass('public.' || quote_ident(%s)) AND relkind IN ('r', 'p'))
 """
@@ -67,34 +67,37 @@ _DUE = re.compile(r"(?:(?P<rows>.+) AND )?(?P<column>\w+) < \{(?P<limit>cutoff|n
 """The form of a retention rule's condition: a filter, and the column whose age decides."""
 
 
-def metrics(connection: Connection, maintenance: Maintenance) -> list[Metric]:
-    """Query the session's database. `maintenance` has the retention rules, whose ages are reported."""
-    tables = ask(connection, _TABLES)
+def catalogue(connection: Connection) -> list[Metric]:
+    """Query catalogues and statistics of the session's database, for a role that may read all statistics."""
+    found = ask(connection, _TABLES)
     counters = ask(connection, _COUNTERS)
     return [
         single("provision_wal_archiving_failing",
                "1 if the last attempt to archive WAL failed; no sample: archiving is off.",
                _number(ask(connection, _ARCHIVER))),
-        *_migrations(connection),
         Metric("provision_sequence_used_ratio", "Used share of a sequence.",
                _by("sequence", ask(connection, _SEQUENCES))),
         Metric("provision_transaction_ids_used_ratio", "Used share of transaction ids before wraparound.",
                _by("database", counters)),
         Metric("provision_multixact_ids_used_ratio", "Used share of multixact ids before wraparound.",
                _by("database", [(row[0], row[2]) for row in counters])),
-        Metric("provision_table_bytes", "Size of a table without its indexes.", _by("table", tables)),
+        Metric("provision_table_bytes", "Size of a table without its indexes.", _by("table", found)),
         Metric("provision_table_bloat_bytes", "Estimated bloat of a table.",
-               _by("table", [(row[0], row[2]) for row in tables])),
+               _by("table", [(row[0], row[2]) for row in found])),
         # Debian 12's exporter lacks it.
         Metric("provision_table_dead_rows", "Dead rows that VACUUM has not removed yet.",
-               _by("table", [(row[0], row[3]) for row in tables])),
+               _by("table", [(row[0], row[3]) for row in found])),
         Metric("provision_hnsw_index_bytes", "Size of an HNSW index; searches use all of it.",
                _by("index", ask(connection, _HNSW))),
         Metric("provision_checksum_failures_total", "Pages of a database whose checksum was wrong.",
                _by("database", ask(connection, _CHECKSUMS)), kind="counter"),
         single("provision_shared_buffers_bytes", "Size of shared_buffers.", _number(ask(connection, _SHARED_BUFFERS))),
-        *_retention(connection, maintenance),
     ]  # fmt: skip
+
+
+def tables(connection: Connection, maintenance: Maintenance) -> list[Metric]:
+    """Query tables of the owner, in a session of the owner. `maintenance` has the retention rules to report."""
+    return [*_migrations(connection), *_retention(connection, maintenance)]
 
 
 def _migrations(connection: Connection) -> list[Metric]:

@@ -11,6 +11,7 @@ from provision.host.migrate.locks import MAYBE, YES, Verdict, available, judge
 from provision.host.migrate.settings import Settings
 from provision.host.migrate.status import Situation, look
 from provision.host.migrate.steps import Step
+from provision.quoting import visible
 
 MOST_STATEMENTS = 500
 """Statements per file that are analysed: longer files contain data and take minutes to parse."""
@@ -72,8 +73,8 @@ def values(plan: Plan) -> dict[str, Any]:
         "pending": [
             {
                 "version": step.version,
-                "name": report.printable(step.title),
-                "file": report.printable(step.label),
+                "name": visible(step.title),
+                "file": visible(step.label),
                 "statements": [_values(each) for each in statements],
             }
             for step, statements in plan.files
@@ -104,7 +105,7 @@ def text(plan: Plan) -> str:
         lines.append("Locks are not shown: pglast is not installed (on the controller: pip install pglast).")
     created: set[str] = set()
     for step, statements in plan.files:
-        lines += ["", report.printable(step.label)]
+        lines += ["", visible(step.label)]
         for planned in statements:
             lines.append(f"  line {planned.line}: {planned.text}")
             lines += [f"      {line}" for line in _verdict(planned.verdict, created)]

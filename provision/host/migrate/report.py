@@ -9,13 +9,9 @@ from provision.host.migrate.files import NONE, Problem, Severity
 from provision.host.migrate.ledger import State
 from provision.host.migrate.status import Row, Situation
 from provision.host.migrate.steps import Step
+from provision.quoting import visible
 
 _COLUMNS = ("version", "name", "state", "applied at", "by", "took", "checksum")
-
-
-def printable(text: str) -> str:
-    """Escape bytes of file names that are not valid UTF-8."""
-    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def state(value: State) -> dict[str, object]:
@@ -28,7 +24,7 @@ def problem(value: Problem) -> dict[str, str]:
     return {
         "kind": value.kind,
         "severity": value.severity.value,
-        "file": printable(value.file),
+        "file": visible(value.file),
         "seen": value.seen,
         "fix": value.fix,
     }
@@ -37,7 +33,7 @@ def problem(value: Problem) -> dict[str, str]:
 def steps(done: Sequence[tuple[Step, float]], direction: str) -> list[dict[str, Any]]:
     """List the steps of one direction with their duration in seconds."""
     return [
-        {"version": step.version, "name": printable(step.title), "seconds": round(took, 6)}
+        {"version": step.version, "name": visible(step.title), "seconds": round(took, 6)}
         for step, took in done
         if step.direction == direction
     ]
@@ -54,7 +50,7 @@ def situation(value: Situation) -> dict[str, Any]:
         "migrations": [
             {
                 "version": row.version,
-                "name": printable(row.name),
+                "name": visible(row.name),
                 "state": row.state,
                 "applied_at": row.applied_at or None,
                 "by": row.by or None,
@@ -80,11 +76,11 @@ def table(value: Situation) -> str:
 
 def _cells(row: Row) -> tuple[str, ...]:
     took = "" if row.seconds is None else f"{row.seconds:.3f} s"
-    return (str(row.version), printable(row.name), row.state, row.applied_at, row.by, took, row.checksum)
+    return (str(row.version), visible(row.name), row.state, row.applied_at, row.by, took, row.checksum)
 
 
 def notes(problems: Sequence[Problem]) -> list[str]:
     """Format the problems, one per line."""
     words = {Severity.WARNING: "warning", Severity.REFUSAL: "refused", Severity.ERROR: "refused"}
-    lines = [f"{words[each.severity]}: {printable(each.file)} {each.seen} ({each.fix})" for each in problems]
+    lines = [f"{words[each.severity]}: {visible(each.file)} {each.seen} ({each.fix})" for each in problems]
     return ["", *lines] if lines else []
