@@ -25,7 +25,7 @@ from typing import Any, NoReturn
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ..module_utils.file_set import replace
+from ..module_utils.secure_path import replace
 
 DOCUMENTATION = r"""
 module: host_repository

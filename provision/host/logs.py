@@ -8,6 +8,8 @@ server's files; the abbreviation in a line (IST is three zones) only tells the t
 from __future__ import annotations
 
 import gzip
+import io
+import os
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -17,6 +19,7 @@ from pathlib import Path
 from typing import IO
 from zoneinfo import ZoneInfo
 
+from provision import secure_path
 from provision.errors import HostError, UsageError
 
 FOLDER = Path("/var/log/postgresql")
@@ -78,7 +81,8 @@ def since(text: str, now: datetime) -> datetime:
 
 def files(major: int, after: datetime, folder: Path = FOLDER) -> list[Path]:
     """List the server's log files modified after a time, oldest first. Raises HostError if no log exists."""
-    found = sorted(folder.glob(f"postgresql-{major}-main.log*"), key=lambda path: path.stat().st_mtime)
+    paths = [path for path in folder.glob(f"postgresql-{major}-main.log*") if not path.is_symlink()]
+    found = sorted(paths, key=lambda path: path.stat().st_mtime)
     if not found:
         raise HostError(
             "no log found", where=f"{folder}/postgresql-{major}-main.log", run="systemctl status 'postgresql@*'"
@@ -95,7 +99,7 @@ def zone(configuration: Path, data: Path) -> tzinfo:
     found = ""
     for path in [*places, data / "postgresql.auto.conf"]:
         with suppress(OSError):
-            matches = ZONE.findall(path.read_text(errors="replace"))
+            matches = ZONE.findall(secure_path.text(path))
             found = matches[-1] if matches else found
     with suppress(KeyError, ValueError, OSError):
         return ZoneInfo(found)
@@ -150,6 +154,7 @@ def _moment(head: re.Match[str], place: tzinfo) -> datetime:
 
 
 def _open(path: Path) -> IO[str]:
+    stream = os.fdopen(secure_path.open_file(path), "rb")  # postgres may put a link to any file into its directory
     if path.suffix == ".gz":
-        return gzip.open(path, "rt", errors="replace")
-    return path.open(errors="replace")
+        return gzip.open(stream, "rt", errors="replace")
+    return io.TextIOWrapper(stream, errors="replace")

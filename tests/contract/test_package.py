@@ -58,14 +58,15 @@ def test_library_does_not_know_the_command_line(path: Path) -> None:
         assert not any(name.startswith(("provision.cli", "click", "tests", "benchmarks")) for name in names)
 
 
-BASE = {"errors", "addresses", "compatibility", "distributions", "quoting", "system"}
+BASE = {"errors", "addresses", "compatibility", "distributions", "quoting", "secure_path", "system"}
 LAYERS = {
     "errors": set(),
     "addresses": set(),
     "quoting": set(),
     "distributions": {"errors"},
     "compatibility": {"errors", "distributions"},
-    "system": {"errors"},
+    "secure_path": set(),
+    "system": {"errors", "secure_path"},
     "urls": {"errors"},
     "database": {"errors", "quoting", "system", "urls"},
     "tuning": BASE,
