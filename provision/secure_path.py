@@ -2,7 +2,7 @@
 
 Does IO; standard library only, so that the modules that run on hosts carry this file too. A path is walked from /
 one directory at a time, each opened relative to the one before (openat(2), O_NOFOLLOW), so that no directory can be
-exchanged between a check and its use. A link is followed only where nobody but root, or the user of this process, could
+exchanged between a check and its use. A link is followed only where root alone, or the user of this process, could
 have put it: administrators move data to another disk that way. Any other link is refused with OSError (ELOOP), and so
 is a file with a second name (hard link) in a directory of another user.
 """
@@ -41,12 +41,16 @@ def parent(path: Path, *, make: bool = False) -> Iterator[int]:
 
 @contextmanager
 def directory(path: Path) -> Iterator[int]:
-    """Open a directory and yield its descriptor. Raises OSError."""
+    """Open a directory and yield its descriptor, which can be listed, changed and flushed. Raises OSError."""
     handle, _ = _walk(path)
     try:
-        yield handle
+        opened = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=handle)
     finally:
         os.close(handle)
+    try:
+        yield opened
+    finally:
+        os.close(opened)
 
 
 def about(path: Path) -> os.stat_result | None:
@@ -114,13 +118,8 @@ def make_directory(path: Path, mode: int, owner: tuple[int, int]) -> None:
     with parent(path, make=True) as folder, suppress(FileExistsError):
         os.mkdir(path.name, 0o700, dir_fd=folder)  # closed until the owner is set
     with directory(path) as handle:
-        # Through a descriptor that can be changed: one of O_PATH cannot.
-        opened = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=handle)
-        try:
-            os.fchown(opened, *owner)
-            os.fchmod(opened, mode)
-        finally:
-            os.close(opened)
+        os.fchown(handle, *owner)
+        os.fchmod(handle, mode)
 
 
 def chown(path: Path, owner: tuple[int, int], mode: int | None = None, *, seen: tuple[int, int] | None = None) -> None:
@@ -152,20 +151,16 @@ def chown_tree(path: Path, owner: tuple[int, int], mode: int | None = None) -> N
     Raises OSError for a file with a second name: it may be one of another directory.
     """
     with directory(path) as top:
-        opened = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=top)
-        try:
-            for _, folders, files, folder in os.fwalk(".", dir_fd=opened, follow_symlinks=False):
-                for name in (*folders, *files):
-                    found = os.stat(name, dir_fd=folder, follow_symlinks=False)
-                    if not stat.S_ISDIR(found.st_mode) and found.st_nlink > 1:
-                        raise OSError(errno.EMLINK, LINKED, f"{path}: {name}")
-                    if (found.st_uid, found.st_gid) != owner:
-                        os.chown(name, *owner, dir_fd=folder, follow_symlinks=False)
-            os.fchown(opened, *owner)
-            if mode is not None:
-                os.fchmod(opened, mode)
-        finally:
-            os.close(opened)
+        for _, folders, files, folder in os.fwalk(".", dir_fd=top, follow_symlinks=False):
+            for name in (*folders, *files):
+                found = os.stat(name, dir_fd=folder, follow_symlinks=False)
+                if not stat.S_ISDIR(found.st_mode) and found.st_nlink > 1:
+                    raise OSError(errno.EMLINK, LINKED, f"{path}: {name}")
+                if (found.st_uid, found.st_gid) != owner:
+                    os.chown(name, *owner, dir_fd=folder, follow_symlinks=False)
+        os.fchown(top, *owner)
+        if mode is not None:
+            os.fchmod(top, mode)
 
 
 def rename(path: Path, name: str) -> Path:

@@ -155,10 +155,17 @@ class Repository:
 
     def _move_old_keys(self) -> None:
         """Move keys of other stanzas out of the repository; their account, which owned them, may enter it."""
-        known = secure_path.text(self.old_keys).splitlines() if secure_path.about(self.old_keys) else []
-        others = [each for each in known if key_of(each) != key_of(self.line)]
+        with secure_path.directory(self.old_keys.parent) as folder:
+            names = sorted(os.listdir(folder))  # noqa: PTH208 - of a descriptor
+        others = [  # authorized_keys2 too, which sshd reads as well
+            each
+            for name in names
+            if name.startswith("authorized_keys")
+            for each in secure_path.text(self.old_keys.with_name(name)).splitlines()
+            if each.strip() and not each.startswith("#") and key_of(each) != key_of(self.line)
+        ]
         kept = [each for each in others if OLD_LINE.fullmatch(each)]
-        self.refused = [each for each in others if each not in kept and each.strip() and not each.startswith("#")]
+        self.refused = [each for each in others if each not in kept]
         Path(command.KEYS).mkdir(mode=0o755, exist_ok=True)
         if kept:
             self.run(["usermod", "--append", "--groups", MEMBERS, OLD_USER])
@@ -386,7 +393,7 @@ def main() -> None:
     if repository.refused:
         module.warn(
             f"{repository.old_keys} had {len(repository.refused)} lines that no run wrote; they were moved to "
-            f"{REFUSED} and admit nobody: find out where they come from"
+            f"{REFUSED} and have no effect: find out where they come from"
         )
     module.exit_json(
         changed=bool(repository.changes),
