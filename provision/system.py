@@ -1,7 +1,8 @@
 """The operating system: run a program, act as another user, write a file, read the clock, keep evidence.
 
 Does IO. Standard library only, for the command on a database host imports it too. Evidence are small JSON files in
-/var/lib/provision that record what a command found; they hold no secrets and every local user may read them.
+/var/lib/provision that record what a command found; they hold no secrets and every local user may read them. The group
+postgres may write there, so that root follows no link in it.
 """
 
 from __future__ import annotations
@@ -10,16 +11,17 @@ import json
 import os
 import pwd
 import signal
+import stat
 import subprocess
-import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from provision import secure_path
 from provision.errors import HostError, ProvisionError
 
 POSTGRES = "postgres"
@@ -98,12 +100,14 @@ def running(
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Run a program for the duration of a `with` block, with its output in the file `log`.
 
-    `user` runs the program, where this process is root. The block's end sends the signal `stop`, and SIGKILL if the
-    program has not ended after `wait_s` seconds.
+    `user` runs the program and opens the log, where this process is root. The block's end sends the signal `stop`, and
+    SIGKILL if the program has not ended after `wait_s` seconds.
     """
     identity, home = _identity(user)
+    with as_user(user) if user else nullcontext():
+        stream = log.open("w")
     with (
-        log.open("w") as stream,
+        stream,
         subprocess.Popen(  # noqa: S603 - words, never a shell
             [str(word) for word in words],
             stdout=stream, stderr=stream, env={**os.environ, **home}, cwd=directory, **identity,
@@ -177,27 +181,17 @@ def write(path: Path, content: str | bytes, *, mode: int | None = None, owner: t
     """Replace a file atomically and durably: readers see the old content or the new one, also after a power failure.
 
     `mode` and `owner` (user id, group id) default to those of the file that is replaced; a new file gets 0600 and the
-    process's own ids. A symbolic link is replaced, not followed. Raises OSError and leaves no temporary file.
+    process's own ids. A symbolic link is replaced, not followed, and refused above the file where another user can
+    exchange it. Raises OSError and leaves no temporary file.
     """
-    old = path.stat() if path.is_file() and not path.is_symlink() else None
-    if old is not None:
-        mode = old.st_mode & 0o7777 if mode is None else mode
-        owner = (old.st_uid, old.st_gid) if owner is None and os.geteuid() == 0 else owner
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(content.encode() if isinstance(content, str) else content)
-            stream.flush()
-            if owner is not None:
-                os.fchown(stream.fileno(), *owner)
-            if mode is not None:
-                os.fchmod(stream.fileno(), mode)  # after the owner: a change of owner clears set-id bits
-            os.fsync(stream.fileno())
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-    sync(path.parent)
+    path = path.absolute()
+    old = secure_path.about(path)
+    kept = old if old is not None and stat.S_ISREG(old.st_mode) else None
+    if owner is None:
+        owner = (kept.st_uid, kept.st_gid) if kept and os.geteuid() == 0 else (os.geteuid(), os.getegid())
+    if mode is None:
+        mode = kept.st_mode & 0o7777 if kept else 0o600
+    secure_path.replace(path, content.encode() if isinstance(content, str) else content, mode, owner)
 
 
 def sync(path: Path) -> None:
@@ -224,11 +218,17 @@ def moment(text: str) -> float:
     return datetime.fromisoformat(text).timestamp()
 
 
-def evidence(name: str) -> dict[str, Any]:
-    """Read a piece of evidence. {} if it is missing or damaged."""
+def evidence(name: str, *, of_root: bool = False) -> dict[str, Any]:
+    """Read a piece of evidence. {} if it is missing or damaged, or a link.
+
+    `of_root` reads as root only what root wrote: the group postgres can replace every file of the directory.
+    """
     try:
-        found = json.loads((EVIDENCE / f"{name}.json").read_text())
+        content, about = secure_path.read(EVIDENCE / f"{name}.json")
+        found = json.loads(content)
     except (OSError, ValueError):
+        return {}
+    if of_root and os.geteuid() == 0 and about.st_uid != 0:
         return {}
     return found if isinstance(found, dict) else {}
 
@@ -238,6 +238,6 @@ def keep(name: str, facts: Mapping[str, Any]) -> bool:
     text = json.dumps({"schema": 1, **facts}, indent=2, default=str) + "\n"
     if evidence(name) == json.loads(text):
         return False
-    EVIDENCE.mkdir(parents=True, exist_ok=True)
-    write(EVIDENCE / f"{name}.json", text, mode=0o644, owner=(os.geteuid(), os.getegid()))
+    path, owner = EVIDENCE / f"{name}.json", (os.geteuid(), os.getegid())
+    secure_path.replace(path, text.encode(), 0o644, owner, make=True)
     return True

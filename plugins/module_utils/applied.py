@@ -8,6 +8,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from . import secure_path
+
 ROOT = Path("/")
 SETTINGS = "etc/postgresql/{major}/main/conf.d/50-provision.conf"
 IDENT = "etc/postgresql/{major}/main/pg_ident.conf"
@@ -53,7 +55,7 @@ def values(major: int) -> dict[str, dict[str, str]]:
 
 def _read(path: str, patterns: dict[str, str]) -> dict[str, str]:
     try:
-        text = Path(ROOT, path).read_text(errors="replace")
+        text = secure_path.text(Path(ROOT, path))
     except OSError:
         return {}
     if "# templates/" not in text[:HEADER]:

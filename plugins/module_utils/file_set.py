@@ -1,7 +1,7 @@
 """Files and directories of one set on this host: read, compare, write, journal. Does IO; standard library only.
 
-Every write is atomic and durable. The journal holds what was on disk before a run, so that a run that was killed
-half-way is undone by the next one.
+Every write is atomic and durable, and follows no link that another user than root could have put there. The journal
+holds what was on disk before a run, so that a run that was killed half-way is undone by the next one.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ import json
 import os
 import pwd
 import stat
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+
+from . import secure_path
 
 OURS = "provision"
 """Name of the directories that roles make: /etc/provision, /usr/local/share/provision and others."""
@@ -33,20 +34,18 @@ class State:
     @classmethod
     def read(cls, path: Path) -> State:
         """Read a path. Raises OSError for anything but a plain file or no file: it is not ours to replace."""
-        if not os.path.lexists(path):
+        try:
+            content, about = secure_path.read(path)
+        except FileNotFoundError:
             return cls(None)
-        if path.is_symlink() or not path.is_file():
-            raise OSError(errno.EEXIST, "is a link, a directory or a device, not a plain file: move it away", str(path))
-        about = path.stat()
-        return cls(path.read_bytes(), *_owners(about), about.st_mode & 0o7777)
+        return cls(content, *_owners(about), about.st_mode & 0o7777)
 
     def write(self, path: Path) -> None:
         """Replace the path atomically and durably. Raises OSError, and KeyError for an unknown user or group."""
         if self.content is None:
-            path.unlink(missing_ok=True)
+            secure_path.remove(path)
             return
-        path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-        replace(path, self.content, self.mode, _numbers(self.owner, self.group))
+        secure_path.replace(path, self.content, self.mode, _numbers(self.owner, self.group), make=True)
 
     def same(self, other: State) -> bool:
         """Compare all four values."""
@@ -73,23 +72,19 @@ def read_directory(path: Path) -> State:
 
     A link of root's own to a directory is followed, since administrators move data to another disk that way.
     """
-    if not os.path.lexists(path):
+    try:
+        with secure_path.directory(path) as handle:
+            about = os.fstat(handle)
+    except FileNotFoundError:
         return State(None)
-    link = path.lstat()
-    if not path.is_dir() or (stat.S_ISLNK(link.st_mode) and link.st_uid != 0):
-        raise OSError(errno.EEXIST, "is a file or another user's link, not a directory: move it away", str(path))
-    about = path.stat()
+    except NotADirectoryError:
+        raise OSError(errno.EEXIST, "is a file, not a directory: move it away", str(path)) from None
     return State(b"", *_owners(about), about.st_mode & 0o7777)
 
 
 def make_directory(path: Path, state: State) -> None:
     """Make a directory, or correct its owner and mode. Raises OSError, and KeyError for an unknown user or group."""
-    numbers = _numbers(state.owner, state.group)
-    path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-    if not path.exists():
-        path.mkdir(mode=0o700)  # closed until the owner is set
-    os.chown(path, *numbers)
-    path.chmod(state.mode)
+    secure_path.make_directory(path, state.mode, _numbers(state.owner, state.group))
 
 
 def closed_parents(files: Iterable[Path]) -> dict[Path, State]:
@@ -99,30 +94,9 @@ def closed_parents(files: Iterable[Path]) -> dict[Path, State]:
     provision, or lie below such a directory.
     """
     parents = {parent for path in files for parent in path.parents if OURS in parent.parts}
-    found = {path: path.lstat() for path in sorted(parents) if path.exists()}
+    found = {path: about for path in sorted(parents) if (about := secure_path.about(path))}
     closed = [path for path, about in found.items() if stat.S_ISDIR(about.st_mode) and not about.st_mode & stat.S_IXOTH]
     return {path: State(b"", mode=0o755) for path in closed if found[path].st_uid == os.geteuid()}
-
-
-def replace(path: Path, content: bytes, mode: int, owner: tuple[int, int]) -> None:
-    """Replace a file atomically and durably; `owner` is user id and group id. Raises OSError."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(content)
-            os.fchown(stream.fileno(), *owner)
-            os.fchmod(stream.fileno(), mode)  # after the owner: a change of owner clears set-id bits
-            stream.flush()
-            os.fsync(stream.fileno())
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-    parent = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(parent)  # the rename itself must survive a power failure
-    finally:
-        os.close(parent)
 
 
 def _owners(about: os.stat_result) -> tuple[str, str]:

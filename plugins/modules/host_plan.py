@@ -20,7 +20,7 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ..module_utils import applied, apt_state, host_places, listeners, neighbourhood
+from ..module_utils import applied, apt_state, host_places, listeners, neighbourhood, secure_path
 from ..module_utils.lock import acquire
 from ..module_utils.program import run
 from ..module_utils.provision_detect import detect
@@ -182,11 +182,14 @@ def extension_files(major: int) -> list[str]:
     return sorted(path.stem for path in Path(f"/usr/share/postgresql/{major}/extension").glob("*.control"))
 
 
+VERSION_LENGTH = 20
+
+
 def strangers(known: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Find data directories below /var/lib/postgresql that Debian's tools do not know."""
     owned = {row["data_directory"] for row in known}
     return [
-        {"data_directory": str(path.parent), "version_file": path.read_text().strip()}
+        {"data_directory": str(path.parent), "version_file": "".join(_lines(path)[:1])[:VERSION_LENGTH]}
         for path in sorted(Path("/var/lib/postgresql").glob("*/*/PG_VERSION"))
         if str(path.parent) not in owned
     ]
@@ -219,7 +222,7 @@ def networks() -> list[str]:
 def _json(path: Path) -> dict[str, Any]:
     """Read what an earlier run left on this host; {} where there is nothing to read."""
     try:
-        found = json.loads(path.read_text())
+        found = json.loads(secure_path.text(path))
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
@@ -265,7 +268,7 @@ def earlier(major: int) -> dict[str, Any]:
 
 def _lines(path: str | Path) -> list[str]:
     try:
-        return Path(path).read_text(errors="replace").splitlines()
+        return secure_path.text(Path(path)).splitlines()  # postgres may have put a link or a pipe there
     except OSError:
         return []
 

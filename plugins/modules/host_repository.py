@@ -1,18 +1,22 @@
 #!/usr/bin/python
-"""Prepare a backup host: pgBackRest, its user, the repository's folder, and the SSH key of one database host.
+"""Prepare a backup host: pgBackRest, and the account, directories and SSH key of one database host's stanza.
 
-Runs on the backup host with the standard library alone. A key may run what pgBackRest asks for at the other end of a
-connection, and print the free space; without a terminal and without forwarding. Each key has one line in
-authorized_keys, found by the key itself, which never leaves its host and survives a rename of the host; the comment
-postgres@STANZA is for readers. Lines of other keys are never changed; another key of the same stanza, from a lost host
-or another inventory, is reported. Parallel hosts of a run wait for each other.
+Runs on the backup host with the standard library alone. Each stanza has an account of its own, which owns the stanza's
+two directories and nothing else: pgBackRest's remote protocol reaches every path that its account can. Keys, their
+command and all directories above belong to root. Each key has one line, found by the key itself, which never
+leaves its host and does not change when the host is renamed; the comment postgres@STANZA is for people. Another key of
+the same stanza, of a lost host or of another inventory, stays and is reported. Parallel hosts of a run wait for each
+other.
+
+Earlier versions had one account, pgbackrest, whose home was the repository. A run moves its own stanza to the new
+account and the keys of the other ones to root's directory, where they work until the run of their host.
 """
 
 from __future__ import annotations
 
-import base64
-import binascii
 import fcntl
+import fnmatch
+import grp
 import os
 import pwd
 import re
@@ -25,19 +29,27 @@ from typing import Any, NoReturn
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ..module_utils.file_set import replace
+from ..module_utils import repository_command as command
+from ..module_utils import secure_path
+from ..module_utils.repository_keys import OLD_LINE, entries, key_of, line, strangers
 
 DOCUMENTATION = r"""
 module: host_repository
 short_description: Prepare a backup host for one database host
 options:
-  path: {description: Directory of the repository and home of the user., required: true, type: path}
-  user: {description: System user that owns it., default: pgbackrest, type: str}
+  path: {description: Directory of the repository., required: true, type: path}
+  user: {description: System user of the stanza., required: true, type: str}
   stanza: {description: Stanza of the database host., required: true, type: str}
   public_key:
-    description: Public key of the database host (ssh-ed25519). May be empty in check mode.
-    required: true
+    description:
+      - Public key of the database host (ssh-ed25519). May be empty in check mode.
+      - Without it, only O(reads) is applied.
     type: str
+  reads:
+    description: Other stanzas that this one's account may read, to restore them. Others that it could read are revoked.
+    default: []
+    type: list
+    elements: str
 author: The provision developers
 """
 
@@ -45,6 +57,7 @@ EXAMPLES = r"""
 - name: Prepare the backup host
   minion.provision.host_repository:
     path: /var/lib/pgbackrest
+    user: pgbackrest-pg1
     stanza: pg1
     public_key: "ssh-ed25519 AAAAC3Nza... postgres@pg1"
   delegate_to: backup1
@@ -59,6 +72,8 @@ host_keys: {description: "Public SSH keys of the backup host, TYPE BASE64.", ret
 
 LOCK = Path("/run/provision/repository.lock")
 CONFIGURATION = Path("/etc/pgbackrest/pgbackrest.conf")
+REFUSED = Path("/etc/ssh/provision-keys.refused")
+SYSTEMD = Path("/run/systemd/system")
 PACKAGES = ("pgbackrest", "openssh-server")
 NAMES = {
     "path": re.compile(r"(/[A-Za-z0-9_][A-Za-z0-9._-]*)+"),
@@ -66,55 +81,9 @@ NAMES = {
     "stanza": re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*"),
 }
 """They become part of a command line that sshd runs, of a configuration and of a line of authorized_keys."""
-# Interactive pgBackRest commands have options that run other programs: allow only its remote protocol.
-FORCED = (
-    r'command="case \"$SSH_ORIGINAL_COMMAND\" in space) exec df -B1 --output=avail {path} ;; '
-    r"pgbackrest?*:remote) exec pgbackrest ${{SSH_ORIGINAL_COMMAND#* }} ;; "
-    r'*) echo refused >&2; exit 1 ;; esac",restrict'
-)
-KEY = re.compile(r"(?:^|\s)ssh-ed25519 ([A-Za-z0-9+/]+=*)(?=\s|$)")
-ED25519 = b"\0\0\0\x0bssh-ed25519\0\0\0\x20"
-"""How the key's bytes begin (RFC 8709, section 4); 32 bytes follow."""
-
-
-def public_key(text: str) -> str:
-    """Return type and base64 of a public key, without its comment. Raises ValueError for anything else."""
-    words = text.split()
-    if len(text.strip().splitlines()) != 1 or len(words) < 2 or words[0] != "ssh-ed25519":
-        raise ValueError("expected one line: ssh-ed25519 BASE64 COMMENT")
-    try:
-        content = base64.b64decode(words[1], validate=True)
-    except (binascii.Error, ValueError):
-        raise ValueError("the key is not base64") from None
-    if not content.startswith(ED25519) or len(content) != len(ED25519) + 32:
-        raise ValueError("the key is not an Ed25519 key")
-    return f"ssh-ed25519 {words[1]}"
-
-
-def line(key: str, stanza: str, path: str) -> str:
-    """Return the line of authorized_keys for a stanza."""
-    return f"{FORCED.format(path=path)} {public_key(key)} postgres@{stanza}"
-
-
-def key_of(entry: str) -> str:
-    """Return the base64 of the key in a line of authorized_keys, whatever its options and comment; "" without a key."""
-    found = KEY.search(entry)
-    return found[1] if found and not entry.lstrip().startswith("#") else ""
-
-
-def entries(text: str, wanted: str) -> str:
-    """Return authorized_keys with this line as the only one of its key; lines of other keys stay."""
-    lines, key = text.splitlines(), key_of(wanted)
-    if [each for each in lines if key_of(each) == key] == [wanted]:
-        return text
-    return "".join(f"{each}\n" for each in [*(each for each in lines if key_of(each) != key), wanted])
-
-
-def strangers(text: str, wanted: str) -> list[str]:
-    """Return the other keys whose comment names the stanza of this line."""
-    comment = wanted.split()[-1]
-    others = [each for each in text.splitlines() if key_of(each) not in ("", key_of(wanted))]
-    return [f"ssh-ed25519 {key_of(each)}" for each in others if each.split()[-1] == comment]
+MEMBERS = "provision-repository"
+"""Group of the accounts: it may enter the repository, in which each account can read its own stanza alone."""
+OLD_USER = "pgbackrest"
 
 
 class Repository:
@@ -122,33 +91,54 @@ class Repository:
 
     def __init__(self, module: AnsibleModule) -> None:
         """Check the arguments."""
-        self.module, self.changes = module, list[str]()
-        for name, form in NAMES.items():
-            if not form.fullmatch(module.params[name]):
-                self.fail(f"{name}: {module.params[name]!r} is not allowed; expected {form.pattern}")
-        self.user, self.home = module.params["user"], Path(module.params["path"])
-        self.keys = self.home / ".ssh" / "authorized_keys"
+        self.module, self.changes, self.refused = module, list[str](), list[str]()
+        given = module.params
+        for name, value in [*((name, given[name]) for name in NAMES), *(("stanza", each) for each in given["reads"])]:
+            if not NAMES[name].fullmatch(value):
+                self.fail(f"{name}: {value!r} is not allowed; expected {NAMES[name].pattern}")
+        self.user, self.home, self.stanza = given["user"], Path(given["path"]), given["stanza"]
+        self.keys = Path(command.KEYS) / self.user
+        self.old_keys = self.home / ".ssh" / "authorized_keys"
         self.line = ""
         try:
-            if module.params["public_key"] or not module.check_mode:
-                self.line = line(module.params["public_key"], module.params["stanza"], str(self.home))
+            if given["public_key"]:
+                self.line = line(given["public_key"], self.stanza, str(self.home))
         except ValueError as error:
             self.fail(f"public_key: {error}")
 
     def converge(self) -> None:
         """Take every step that is needed."""
         self._step("packages", lambda: not installed(), self._install)
-        self._step("user", lambda: not self._ids(), self._add_user)
-        for folder, mode in ((self.home, 0o750), (self.keys.parent, 0o700)):
-            self._step("folder", partial(self._differs, folder, mode), self._folder, folder, mode)
+        self._step("user", lambda: group(MEMBERS) is None or not self._ids(), self._add_user)
+        self._step("old keys", lambda: secure_path.about(self.home / ".ssh") is not None, self._move_old_keys)
+        for path, text, mode in (
+            (command.PATH, command.COMMAND, 0o755),
+            (command.SSHD, command.CONFIGURATION, 0o644),
+            (str(CONFIGURATION), f"[global]\nrepo1-path={self.home}\nlog-level-file=off\n", 0o644),
+        ):
+            self._step("configuration", partial(_file_differs, Path(path), text, mode), self._place, path, text, mode)
         self._step("key", self._key_differs, self._write_keys)
-        self._step("configuration", self._configuration_differs, self._configure)
+        for folder in (self.home, self.home / "archive", self.home / "backup"):
+            owner = (0, group(MEMBERS))
+            self._step("folder", partial(self._differs, folder, owner, 0o750), self._folder, folder)
+        for kind in ("archive", "backup"):
+            folder = self.home / kind / self.stanza
+            self._step("folder", partial(self._not_given, folder, 0o750), self._give, folder, 0o750)
+        locks = Path(command.LOCKS) / self.user
+        self._step("folder", partial(self._not_given, locks, 0o700), self._give, locks, 0o700)
+
+    def grant(self) -> None:
+        """Let the account read the stanzas of `reads`, and no other one."""
+        self._step("reads", lambda: self._groups() != self._granted(), self._grant)
 
     def _step(self, name: str, needed: Callable[[], bool], act: Callable[..., None], *arguments: Any) -> None:
-        if needed():
-            self.changes += [] if name in self.changes else [name]
-            if not self.module.check_mode:
-                act(*arguments)
+        try:
+            if needed():
+                self.changes += [] if name in self.changes else [name]
+                if not self.module.check_mode:
+                    act(*arguments)
+        except OSError as error:
+            self.fail(f"{error.filename} {error.strerror}")
 
     def _install(self) -> None:
         apt = ["apt-get", "-o", "DPkg::Lock::Timeout=120", "-q"]
@@ -156,8 +146,36 @@ class Repository:
         self.run([*apt, "-y", "install", "--no-install-recommends", *PACKAGES])
 
     def _add_user(self) -> None:
-        options = ["--system", "--user-group", "--home-dir", str(self.home), "--no-create-home", "--shell", "/bin/sh"]
-        self.run(["useradd", *options, self.user])
+        if group(MEMBERS) is None:
+            self.run(["groupadd", "--system", MEMBERS])
+        if not self._ids():
+            # Without a home, which would be a place for keys. "*" is no password, and does not lock the account.
+            options = ["--system", "--user-group", "--groups", MEMBERS, "--home-dir", "/", "--no-create-home"]
+            self.run(["useradd", *options, "--shell", "/bin/sh", "--password", "*", self.user])
+
+    def _move_old_keys(self) -> None:
+        """Move keys of other stanzas out of the repository; their account, which owned them, may enter it."""
+        with secure_path.directory(self.old_keys.parent) as folder:
+            names = sorted(os.listdir(folder))  # noqa: PTH208 - of a descriptor
+        others = [  # authorized_keys2 too, which sshd reads as well
+            each
+            for name in names
+            if name.startswith("authorized_keys")
+            for each in secure_path.text(self.old_keys.with_name(name)).splitlines()
+            if each.strip() and not each.startswith("#") and key_of(each) != key_of(self.line)
+        ]
+        kept = [each for each in others if OLD_LINE.fullmatch(each)]
+        self.refused = [each for each in others if each not in kept]
+        Path(command.KEYS).mkdir(mode=0o755, exist_ok=True)
+        if kept:
+            self.run(["usermod", "--append", "--groups", MEMBERS, OLD_USER])
+            keys = Path(command.KEYS) / OLD_USER
+            _write(keys, "".join(f"{each}\n" for each in dict.fromkeys([*read(keys).splitlines(), *kept])))
+        if self.refused:
+            secure_path.replace(REFUSED, "".join(f"{each}\n" for each in self.refused).encode(), 0o600, (0, 0))
+        # Root's from here on, so that the account cannot make it again.
+        secure_path.make_directory(self.home, 0o750, (0, group(MEMBERS) or 0))
+        secure_path.remove_tree(self.home / ".ssh")
 
     def _ids(self) -> tuple[int, int] | None:
         try:
@@ -166,49 +184,106 @@ class Repository:
             return None
         return entry.pw_uid, entry.pw_gid
 
-    def _differs(self, path: Path, mode: int) -> bool:
-        try:
-            about = path.lstat()
-        except OSError:
+    def _differs(self, path: Path, owner: tuple[int | None, ...] | None, mode: int) -> bool:
+        about = secure_path.about(path)
+        if about is None:
             return True
-        if path.is_symlink():
+        if stat.S_ISLNK(about.st_mode):
             self.fail(f"{path} is a symbolic link: remove it")
-        return (about.st_uid, about.st_gid) != self._ids() or about.st_mode & 0o7777 != mode
+        return (about.st_uid, about.st_gid) != owner or about.st_mode & 0o7777 != mode
 
-    def _folder(self, path: Path, mode: int) -> None:
-        path.mkdir(parents=True, exist_ok=True)
-        os.chown(path, *self._owner())
-        path.chmod(mode)
+    def _not_given(self, path: Path, mode: int) -> bool:
+        return self._differs(path, self._ids(), mode)
+
+    def _folder(self, path: Path) -> None:
+        secure_path.make_directory(path, 0o750, (0, group(MEMBERS) or 0))
+
+    def _give(self, path: Path, mode: int) -> None:
+        """Give a directory with all below it to the account; its own owner changes last, so that a kill is noticed."""
+        owner = self._ids() or self.fail(f"there is no user {self.user}")
+        if secure_path.about(path) is None:
+            secure_path.make_directory(path, mode, (0, 0))
+        secure_path.chown_tree(path, owner, mode)
 
     def _key_differs(self) -> bool:
-        if not self.line:
-            return False
-        return self._differs(self.keys, 0o600) or entries(read(self.keys), self.line) != read(self.keys)
+        text = read(self.keys)
+        wrong = entries(text, self.line) != text or _file_differs(self.keys, None, 0o644)
+        return bool(self.line) and (wrong or bool(self._elsewhere()))
+
+    def _elsewhere(self) -> list[Path]:
+        """Return the files of other accounts that have this key: of an earlier stanza, or of the old account."""
+        others = sorted(self.keys.parent.glob("*"))
+        return [path for path in others if path != self.keys and key_of(self.line) in map(key_of, lines(path))]
 
     def _write_keys(self) -> None:
-        replace(self.keys, entries(read(self.keys), self.line).encode(), 0o600, self._owner())
+        _write(self.keys, entries(read(self.keys), self.line))
+        for path in self._elsewhere():
+            left = [each for each in lines(path) if key_of(each) != key_of(self.line)]
+            _write(path, "".join(f"{each}\n" for each in left)) if left else path.unlink()
 
-    def _configuration(self) -> str:
-        return f"[global]\nrepo1-path={self.home}\nlog-level-file=off\n"
+    def _place(self, path: str, text: str, mode: int) -> None:
+        secure_path.make_directory(Path(path).parent, 0o755, (0, 0))  # pgBackRest and sshd read as other users
+        before = read(Path(path))
+        secure_path.replace(Path(path), text.encode(), mode, (0, 0))
+        if path == command.SSHD:
+            self._reload(before)
 
-    def _configuration_differs(self) -> bool:
-        closed = CONFIGURATION.exists() and not CONFIGURATION.parent.stat().st_mode & stat.S_IXOTH
-        return closed or read(CONFIGURATION) != self._configuration()
+    def _reload(self, before: str) -> None:
+        """Reload sshd, and restore its configuration where it is refused or has no effect."""
+        seen = self._sshd("-t")
+        if seen.returncode == 0:
+            self.run(["systemctl", "try-reload-or-restart", "ssh.service"]) if SYSTEMD.is_dir() else None
+            return
+        Path(command.SSHD).unlink() if not before else _write(Path(command.SSHD), before)
+        self.fail(f"sshd refuses {command.SSHD}: {seen.stderr.strip()}")
 
-    def _configure(self) -> None:
-        CONFIGURATION.parent.mkdir(exist_ok=True)
-        CONFIGURATION.parent.chmod(0o755)  # pgBackRest reads it as its own user
-        replace(CONFIGURATION, self._configuration().encode(), 0o644, (0, 0))
+    def require_key(self) -> None:
+        """End with an error where sshd would not read the account's key, or not let the account in."""
+        shown = self._sshd("-T", "-C", f"user={self.user},host=localhost,addr=127.0.0.1").stdout.splitlines()
+        rows = [each.partition(" ")[::2] for each in shown]
+        if ("authorizedkeysfile", f"{command.KEYS}/%u") not in rows:
+            self.fail(
+                f"sshd does not read {command.SSHD}, so keys in {command.KEYS} have no effect: put the line "
+                "'Include /etc/ssh/sshd_config.d/*.conf' first in /etc/ssh/sshd_config"
+            )
+        mine = {"users": (self.user,), "groups": (self.user, MEMBERS)}
+        for kind, names in mine.items():
+            allowed = [value for name, value in rows if name == f"allow{kind}"]
+            denied = [value for name, value in rows if name == f"deny{kind}"]
+            if (allowed and not _matches(names, allowed)) or _matches(names, denied):
+                self.fail(
+                    f"sshd does not let {self.user} in (Allow{kind.title()} {' '.join(allowed) or '-'}, "
+                    f"Deny{kind.title()} {' '.join(denied) or '-'}): allow users {OLD_USER}-* or group {MEMBERS}"
+                )
 
-    def _owner(self) -> tuple[int, int]:
-        return self._ids() or self.fail(f"there is no user {self.user}")
+    def _sshd(self, *words: str) -> subprocess.CompletedProcess[str]:
+        Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)  # as its unit does
+        return subprocess.run(["/usr/sbin/sshd", *words], capture_output=True, text=True, check=False)  # noqa: S603
 
-    def run(self, command: list[str]) -> None:
+    def _groups(self) -> set[str]:
+        """Return the supplementary groups of the account."""
+        return {each.gr_name for each in grp.getgrall() if self.user in each.gr_mem}
+
+    def _granted(self) -> set[str]:
+        """Return the groups that the account should have: its own stanza needs none."""
+        return {MEMBERS, *(self._group_of(stanza) for stanza in self.module.params["reads"])}
+
+    def _group_of(self, stanza: str) -> str:
+        path = self.home / "archive" / stanza
+        about = secure_path.about(path)
+        if about is None or about.st_gid in (0, group(MEMBERS)):
+            self.fail(f"there is no stanza {stanza} in {self.home}; see: ls {path.parent}")
+        return grp.getgrgid(about.st_gid).gr_name
+
+    def _grant(self) -> None:
+        self.run(["usermod", "--groups", ",".join(sorted(self._granted())), self.user])
+
+    def run(self, words: list[str]) -> None:
         """Run a program that must succeed."""
         environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C.UTF-8"}
-        done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)  # noqa: S603
+        done = subprocess.run(words, capture_output=True, text=True, check=False, env=environment)  # noqa: S603
         if done.returncode != 0:
-            self.fail(f"{' '.join(command)} failed: {(done.stderr or done.stdout).strip()[-1000:]}")
+            self.fail(f"{' '.join(words)} failed: {(done.stderr or done.stdout).strip()[-1000:]}")
 
     def fail(self, message: str) -> NoReturn:
         """End with an error."""
@@ -223,12 +298,42 @@ def installed() -> bool:
     return [each[1:3] for each in done.stdout.splitlines()] == ["i "] * len(PACKAGES)  # hi: installed, and on hold
 
 
+def group(name: str) -> int | None:
+    """Return the id of a group; None where there is none."""
+    try:
+        return grp.getgrnam(name).gr_gid
+    except KeyError:
+        return None
+
+
+def _matches(names: tuple[str, ...], patterns: list[str]) -> bool:
+    return any(fnmatch.fnmatchcase(name, pattern) for name in names for pattern in patterns)
+
+
+def _file_differs(path: Path, text: str | None, mode: int) -> bool:
+    about = secure_path.about(path)
+    if about is None or (about.st_uid, about.st_gid, about.st_mode & 0o7777) != (0, 0, mode):
+        return True
+    # /etc/pgbackrest, which a hardened umask has closed to pgBackRest's users.
+    return not path.parent.stat().st_mode & stat.S_IXOTH or (text is not None and read(path) != text)
+
+
+def _write(path: Path, text: str) -> None:
+    secure_path.make_directory(path.parent, 0o755, (0, 0))
+    secure_path.replace(path, text.encode(), 0o644, (0, 0))
+
+
 def read(path: Path) -> str:
     """Return a file's text; "" where it does not exist."""
     try:
         return path.read_text()
     except FileNotFoundError:
         return ""
+
+
+def lines(path: Path) -> list[str]:
+    """Return a file's lines; none where it does not exist."""
+    return read(path).splitlines()
 
 
 def version() -> str:
@@ -245,31 +350,50 @@ def host_keys() -> list[str]:
     return [" ".join(read(path).split()[:2]) for path in sorted(Path("/etc/ssh").glob("ssh_host_*_key.pub"))]
 
 
+def work(repository: Repository) -> None:
+    """Prepare the host, or only grant, without a key of the database host."""
+    params = repository.module.params
+    if params["public_key"] is not None:
+        if not params["public_key"] and not repository.module.check_mode:
+            repository.fail("public_key: expected one line: ssh-ed25519 BASE64 COMMENT")
+        repository.converge()
+        if not repository.module.check_mode:
+            repository.require_key()
+    if repository._ids():  # none in check mode of a new host
+        repository.grant()
+
+
 def main() -> None:
     """Run the module."""
     os.umask(0o022)  # 027, as on a hardened host, would close new directories to their users
     module = AnsibleModule(
         argument_spec={
             "path": {"type": "path", "required": True},
-            "user": {"type": "str", "default": "pgbackrest"},
+            "user": {"type": "str", "required": True},
             "stanza": {"type": "str", "required": True},
-            "public_key": {"type": "str", "required": True, "no_log": False},
+            "public_key": {"type": "str", "no_log": False},
+            "reads": {"type": "list", "elements": "str", "default": []},
         },
         supports_check_mode=True,
     )
     repository = Repository(module)
     if module.check_mode:
-        repository.converge()
+        work(repository)
     else:
         LOCK.parent.mkdir(mode=0o755, exist_ok=True)
         with LOCK.open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            repository.converge()
+            work(repository)
     others = strangers(read(repository.keys), repository.line) if repository.line else []
     for key in others:
         module.warn(
             f"{repository.keys} has another key of stanza {module.params['stanza']}: {key}; if its host is gone, "
             "remove that line (docs/the-host-is-gone.md)"
+        )
+    if repository.refused:
+        module.warn(
+            f"{repository.old_keys} had {len(repository.refused)} lines that no run wrote; they were moved to "
+            f"{REFUSED} and have no effect: find out where they come from"
         )
     module.exit_json(
         changed=bool(repository.changes),

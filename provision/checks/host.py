@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from datetime import UTC, date, datetime
 from pathlib import Path
 
-from provision import compatibility
+from provision import compatibility, secure_path
 from provision.checks.finding import Severity
 from provision.checks.placed import ask, manifests
 from provision.checks.registry import Row, check
@@ -97,9 +97,9 @@ def huge_pages(plan: Plan) -> Iterator[Row]:
     """Report a server that started without its reserved huge pages; it does so without an error."""
     reserved = re.search(RESERVED, KERNEL.read_text(), re.M) if KERNEL.exists() else None
     try:
-        server = Path(plan.server.data_directory, "postmaster.pid").read_text().split()[0]
-        taken = re.search(TAKEN, Path("/proc", server, "status").read_text(), re.M)
-    except FileNotFoundError:
+        server = int(secure_path.text(Path(plan.server.data_directory, "postmaster.pid")).split()[0])
+        taken = re.search(TAKEN, Path("/proc", str(server), "status").read_text(), re.M)
+    except (OSError, IndexError, ValueError):
         return  # not running: the check `service` reports it
     if reserved and taken and not int(taken[1]):
         seen = f"the server uses none of the {reserved[1]} huge pages reserved for it"

@@ -20,7 +20,7 @@ from provision.host import lookup
 from provision.host.pooler import configuration, console
 from provision.host.pooler.take import CONFIGURATION
 from provision.plan.schema import Plan
-from provision.system import POSTGRES
+from provision.system import POSTGRES, as_user
 
 AREA = "pooler"
 
@@ -283,7 +283,8 @@ def _open(path: Path) -> str:
 
 def _secrets(auth_file: str, databases: list[str]) -> list[str]:
     found = [f"{line.partition('=')[0].strip()} has a password" for line in databases if " password=" in line]
-    if auth_file and Path(auth_file).is_file():
-        names = [line.split('"')[1] for line in Path(auth_file).read_text().splitlines() if line.startswith('"')]
-        found += [f"{auth_file} has {name}" for name in names]
+    with as_user():  # the user that runs the pooler names the file
+        text = Path(auth_file).read_text() if auth_file and Path(auth_file).is_file() else ""
+    names = [line.split('"')[1] for line in text.splitlines() if line.startswith('"')]
+    found += [f"{auth_file} has {name}" for name in names]
     return found

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from psycopg.conninfo import conninfo_to_dict
 
+from provision import secure_path
 from provision.checks.finding import Finding, Severity, psql
 from provision.checks.placed import ask
 from provision.checks.registry import Row, Scope, Site, check, of, unknown_site
@@ -109,7 +110,7 @@ def _nothing_listens(refusal: Refusal) -> Iterator[Row]:
         yield f"{said}; {plan.server.unit} is {active}", f"systemctl start {plan.server.unit}"
         return
     try:
-        port = Path(plan.server.data_directory, "postmaster.pid").read_text().splitlines()[3]
+        port = secure_path.text(Path(plan.server.data_directory, "postmaster.pid")).splitlines()[3]
     except (OSError, IndexError):
         yield said, f"systemctl restart {plan.server.unit}"
         return

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import csv
 import gzip
+import io
 import json
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
@@ -20,6 +22,7 @@ from pathlib import Path
 from typing import IO, Any
 from zoneinfo import ZoneInfo
 
+from provision import secure_path
 from provision.errors import HostError, UsageError
 
 FOLDER = Path("/var/log/postgresql")
@@ -87,7 +90,8 @@ def since(text: str, now: datetime) -> datetime:
 def files(major: int, after: datetime, folder: Path = FOLDER) -> list[Path]:
     """List the structured log files modified after a time, oldest first. Raises HostError if there is none."""
     name = f"postgresql-{major}-main.{'json' if major >= JSON_SINCE else 'csv'}"
-    found = sorted(folder.glob(f"{name}*"), key=lambda path: path.stat().st_mtime)
+    paths = [path for path in folder.glob(f"{name}*") if not path.is_symlink()]
+    found = sorted(paths, key=lambda path: path.stat().st_mtime)
     if not found:
         raise HostError(
             "no structured log found", where=f"{folder}/{name}",
@@ -106,7 +110,7 @@ def zone(configuration: Path, data: Path) -> tzinfo:
     found = ""
     for path in [*places, data / "postgresql.auto.conf"]:
         with suppress(OSError):
-            matches = ZONE.findall(path.read_text(errors="replace"))
+            matches = ZONE.findall(secure_path.text(path))
             found = matches[-1] if matches else found
     with suppress(KeyError, ValueError, OSError):
         return ZoneInfo(found)
@@ -182,6 +186,7 @@ def _moment(head: re.Match[str], place: tzinfo) -> datetime:
 
 
 def _open(path: Path) -> IO[str]:
+    stream = os.fdopen(secure_path.open_file(path), "rb")  # postgres may put a link to any file into its directory
     if path.suffix == ".gz":
-        return gzip.open(path, "rt", errors="replace", newline="")
-    return path.open(errors="replace", newline="")
+        return gzip.open(stream, "rt", errors="replace", newline="")
+    return io.TextIOWrapper(stream, errors="replace", newline="")

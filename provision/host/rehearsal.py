@@ -15,8 +15,9 @@ import tempfile
 import time
 from pathlib import Path
 
+from provision import secure_path
 from provision.errors import DatabaseError
-from provision.system import POSTGRES, run, running
+from provision.system import POSTGRES, as_user, run, running
 
 START_TIMEOUT_S = 60
 # Two starts. One has the real shared_buffers but no huge pages, since untouched memory costs nothing. The other has the
@@ -39,10 +40,10 @@ def rehearse(programs: Path, configuration: Path) -> None:
     Raises DatabaseError with the server's log messages if it does not start.
     """
     home = Path("/var/lib/postgresql")
-    scratch = Path(tempfile.mkdtemp(prefix=".rehearsal-", dir=home if home.is_dir() and os.geteuid() == 0 else None))
+    place = home if home.is_dir() and os.geteuid() == 0 else None
+    with as_user():  # as postgres, who owns the directory: root would follow a link that took the place of its own
+        scratch = Path(tempfile.mkdtemp(prefix=".rehearsal-", dir=place))
     try:
-        if os.geteuid() == 0:
-            shutil.chown(scratch, "postgres", "postgres")
         data = scratch / "data"
         words = ("--no-sync", "--auth=trust", "--username=postgres")
         made = run(programs / "initdb", "--pgdata", data, *words, user=POSTGRES, directory=scratch, check=False)
@@ -51,7 +52,8 @@ def rehearse(programs: Path, configuration: Path) -> None:
         for memory in MEMORY:
             _start(programs, configuration, scratch, data, memory)
     finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        with as_user():
+            shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _start(programs: Path, configuration: Path, scratch: Path, data: Path, memory: dict[str, str]) -> None:
@@ -69,11 +71,14 @@ def _start(programs: Path, configuration: Path, scratch: Path, data: Path, memor
         *command, log=log, directory=scratch, user=POSTGRES, stop=signal.SIGINT, wait_s=START_TIMEOUT_S
     ) as server:
         # The server starts with an invalid pg_ident.conf and only logs the error, so the log decides.
-        if not _ready(server, data) or "of configuration file" in log.read_text(errors="replace"):
+        ready = _ready(server, data)
+        with as_user():
+            said = log.read_text(errors="replace")
+        if not ready or "of configuration file" in said:
             raise DatabaseError(
                 "the server does not start with this configuration",
                 where=str(configuration),
-                seen=_reason(log.read_text(errors="replace")),
+                seen=_reason(said),
                 allowed="a valid configuration; the running server was not changed",
                 run="fix the variable, then run the playbook again",
             )
@@ -84,7 +89,7 @@ def _ready(server: subprocess.Popen[bytes], data: Path) -> bool:
     while time.monotonic() < deadline and server.poll() is None:
         try:
             # The last line is the server's state (postmaster.pid, written by the server itself since version 10).
-            if (data / "postmaster.pid").read_text().splitlines()[-1].strip() == "ready":
+            if secure_path.text(data / "postmaster.pid").splitlines()[-1].strip() == "ready":
                 return True
         except (OSError, IndexError):
             pass

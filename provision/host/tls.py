@@ -17,7 +17,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from provision import addresses
+from provision import addresses, secure_path
 from provision.errors import HostError
 from provision.plan.schema import Plan
 from provision.system import run
@@ -77,7 +77,7 @@ def _address(column: str) -> str:
 def serving_port(data: Path, otherwise: int) -> int:
     """Return the port where the server listens now; a new port in the plan waits for a restart."""
     try:
-        return int((data / "postmaster.pid").read_text().splitlines()[3])
+        return int(secure_path.text(data / "postmaster.pid").splitlines()[3])
     except (OSError, IndexError, ValueError):
         return otherwise
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from provision import addresses, compatibility
 from provision.plan import dns, hba, names, network, ports, schema
+from provision.plan.account import repository_user
 from provision.plan.context import Context, repository_kind
 from provision.tuning import Tuning, pools, vector
 
@@ -19,7 +20,6 @@ TLS = "/etc/provision/tls"
 SOCKETS = "/var/run/postgresql"
 PGDG_KEY = "/usr/share/postgresql-common/pgdg/apt.postgresql.org.asc"
 MIRROR_KEY = "/etc/apt/keyrings/provision-postgresql.asc"
-REPOSITORY_USER = "pgbackrest"
 SEARCHING = ("owner", "write", "read")
 """Kinds of role whose sessions search vectors, and begin with the settings for it."""
 OTHER_FILES = 200
@@ -250,7 +250,7 @@ def backup(v: Mapping[str, Any], probe: Mapping[str, Any]) -> schema.Backup:
             v["backup_repository_host"] if kind == "host" else "",
             v["backup_repository_port"] if kind == "host" else 0,
             v["backup_repository_inventory_name"] if kind == "host" else "",
-            REPOSITORY_USER,
+            repository_user(v["backup_stanza"]) if kind == "host" else "",
             {"uri_style": "host", **s3} if s3 else {},
         ),
         retention_full=v["backup_retention_full"],

@@ -58,7 +58,7 @@ def test_library_does_not_know_the_command_line(path: Path) -> None:
         assert not any(name.startswith(("provision.cli", "click", "tests", "benchmarks")) for name in names)
 
 
-BASE = {"errors", "addresses", "compatibility", "distributions", "pins", "quoting", "system"}
+BASE = {"errors", "addresses", "compatibility", "distributions", "pins", "quoting", "secure_path", "system"}
 LAYERS = {
     "errors": set(),
     "addresses": set(),
@@ -66,7 +66,8 @@ LAYERS = {
     "pins": set(),
     "distributions": {"errors"},
     "compatibility": {"errors", "distributions"},
-    "system": {"errors"},
+    "secure_path": set(),
+    "system": {"errors", "secure_path"},
     "urls": {"errors"},
     "database": {"errors", "pins", "quoting", "system", "urls"},
     "tuning": BASE,

@@ -10,14 +10,13 @@ from provision.checks.registry import Scope, examine, unknown_site
 from provision.database import connect_pinned
 from provision.host.metrics import database
 from tests.clusters import Cluster
-from tests.plans import sample
 
 METRIC = "provision_checksum_failures_total"
 
 
 def failures(server: Cluster) -> dict[str, float]:
     with connect_pinned(server.url(), application="test") as session:
-        found = {each.name: each for each in database.metrics(session, sample().maintenance)}
+        found = {each.name: each for each in database.catalogue(session)}
     return {labels["database"]: value for labels, value in found[METRIC].samples}
 
 

@@ -20,6 +20,7 @@ from tests.system.playbooks import Run
 from tests.system.production import Production
 
 REPOSITORY = "/var/lib/pgbackrest"
+KEYS = "/etc/ssh/provision-keys"
 EVIDENCE = "/var/lib/provision"
 
 
@@ -123,9 +124,12 @@ def test_hosts_converge_with_a_repository_elsewhere_and_a_second_run_changes_not
     free = int(site.peer.run(f"df -B1 --output=avail {REPOSITORY} | tail -1").stdout)
     assert abs(seen["repository"]["free_bytes"] - free) < 2**30
     assert [row["kind"] for row in seen["sets"]] == ["full"]
-    assert site.peer.run(f"stat -c '%U %a' {REPOSITORY}").stdout == "pgbackrest 750\n"
+    places = f"{REPOSITORY} {REPOSITORY}/archive {REPOSITORY}/backup/prod1"
+    assert site.peer.run(f"stat -c '%U:%G %a' {places}").stdout.split("\n")[:3] == [
+        "root:provision-repository 750", "root:provision-repository 750", "pgbackrest-prod1:pgbackrest-prod1 750",
+    ]  # fmt: skip
     # The key may speak pgBackRest's own protocol and ask for the space that is left, nothing else.
-    reach = f"runuser -u postgres -- ssh pgbackrest@{site.peer.address}"
+    reach = f"runuser -u postgres -- ssh pgbackrest-prod1@{site.peer.address}"
     assert site.one.run(f"{reach} space").stdout.split()[0] == "Avail"
     for words in ("cat /etc/passwd", "pgbackrest version", "", "pgbackrest --cmd-ssh=/usr/bin/id info", "space; id"):
         tried = site.one.run(f"{reach} '{words}'")
@@ -140,7 +144,7 @@ def test_hosts_converge_with_a_repository_elsewhere_and_a_second_run_changes_not
 
 
 def test_run_that_could_not_reach_its_repository_or_would_part_the_stanza_is_refused(site: Site) -> None:
-    keys = site.peer.run(f"cat {REPOSITORY}/.ssh/authorized_keys").stdout
+    keys = site.peer.run(f"cat {KEYS}/*").stdout
     assert [line.split()[-1] for line in keys.splitlines()] == ["postgres@prod1", "postgres@prod2"]
     port = site.play("site.yml", "-e", "backup_repository_port=2299")
     assert port.code != 0
@@ -152,7 +156,7 @@ def test_run_that_could_not_reach_its_repository_or_would_part_the_stanza_is_ref
     shared = site.production.play("-e", "backup_stanza=prod2")
     assert "backup_stanza is 'prod2' on prod1 and on prod2, which share a repository" in shared.text()
     assert {run.recap["prod1"].changed for run in (port, stanza, shared)} == {0}
-    assert site.peer.run(f"cat {REPOSITORY}/.ssh/authorized_keys").stdout == keys
+    assert site.peer.run(f"cat {KEYS}/*").stdout == keys
 
 
 def test_prod_without_a_repository_elsewhere_is_refused(site: Site) -> None:
@@ -478,7 +482,7 @@ def test_damaged_dump_is_refused_before_the_target_is_touched(site: Site, damage
 
 
 def test_failing_archive_is_an_alarm_and_mends_itself(site: Site) -> None:
-    keys = f"{REPOSITORY}/.ssh/authorized_keys"
+    keys = f"{KEYS}/pgbackrest-prod1"
     site.peer.run(f"mv {keys} {keys}.away")
     try:
         sql(site.one, "CREATE TABLE noise (id int); DROP TABLE noise; SELECT pg_switch_wal()")

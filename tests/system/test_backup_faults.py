@@ -13,6 +13,7 @@ import pytest
 from tests.sandboxes import Answer, Host
 from tests.system.test_backup import (
     EVIDENCE,
+    KEYS,
     REPOSITORY,
     Site,
     agents,
@@ -420,8 +421,9 @@ def privileged(host: Host, command: str) -> Answer:
 
 def mounted(site: Site, size: str) -> None:
     """Give the repository a file system of its own, and what it held."""
-    mount = f"mount -t tmpfs -o size={size},mode=0750,uid=$(id -u pgbackrest),gid=$(id -g pgbackrest) none {REPOSITORY}"
-    fill = f"cp -a /root/kept/.ssh /root/kept/archive /root/kept/backup {REPOSITORY}/"
+    group = "$(getent group provision-repository | cut -d: -f3)"
+    mount = f"mount -t tmpfs -o size={size},mode=0750,uid=0,gid={group} none {REPOSITORY}"
+    fill = f"cp -a /root/kept/archive /root/kept/backup {REPOSITORY}/"
     done = privileged(site.peer, f"{mount} && {fill}")
     assert done.returncode == 0, done.stderr
 
@@ -478,7 +480,7 @@ def test_full_repository_fails_the_backup_and_the_primary_serves(site: Site, mee
 
 
 def test_wal_that_was_given_up_at_the_queue_s_limit_is_an_alarm_until_the_next_full_backup(site: Site) -> None:
-    configuration, keys = "/etc/pgbackrest/pgbackrest.conf", f"{REPOSITORY}/.ssh/authorized_keys"
+    configuration, keys = "/etc/pgbackrest/pgbackrest.conf", f"{KEYS}/pgbackrest-prod1"
     limit = f"s/^archive-push-queue-max=.*/archive-push-queue-max=32MiB/' {configuration}"
     site.one.run(f"cp -a {configuration} /root/configuration; sed -i '{limit}")
     site.peer.run(f"mv {keys} {keys}.away")

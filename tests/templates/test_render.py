@@ -176,7 +176,7 @@ def test_ipv6_addresses_have_brackets_before_a_port_and_none_for_ssh() -> None:
     exporter = render(template("monitoring/prometheus-node-exporter.conf.j2"), "prod", plan=plan)
     assert "--web.listen-address=[fd00::5]:9100 " in exporter
     ssh = render(template("backup/ssh.conf.j2"), "prod", plan=plan)
-    assert "Match host fd00::9 user pgbackrest\n  Port 2222\n" in ssh
+    assert "Match host fd00::9 user pgbackrest-db1\n  Port 2222\n" in ssh
     assert "repo1-host=fd00::9\n" in render(template("backup/pgbackrest.conf.j2"), "prod", plan=plan)
     assert plan["backup"]["repository"]["known_host"] == "[fd00::9]:2222"
 

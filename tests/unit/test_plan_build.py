@@ -231,7 +231,7 @@ def test_pgvector_version_is_the_one_that_the_host_will_have(given: dict[str, An
 def test_backup_of_prod_goes_to_the_backup_host(prod: schema.Plan) -> None:
     assert prod.backup.stanza == "db1"
     assert prod.backup.repository == schema.Repository(
-        "host", "/var/lib/pgbackrest", "192.0.2.7", 22, "backup1", "pgbackrest", {}
+        "host", "/var/lib/pgbackrest", "192.0.2.7", 22, "backup1", "pgbackrest-db1", {}
     )
     assert prod.server.archive_command == "pgbackrest --stanza=db1 archive-push %p"
     assert (prod.backup.processes, prod.backup.queue_max_mb) == (2, 1024)

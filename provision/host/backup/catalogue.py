@@ -25,7 +25,9 @@ class Catalogue:
     def read(cls, plan: Plan, stanza: str = "", timeline: int = 0) -> Catalogue:
         """Read the repository. Raises BackupError if it cannot be read."""
         repository = tool.info(stanza or plan.backup.stanza)
-        rows = tool.listing(f"archive/{repository.stanza}/{repository.archive_id(repository.current)}")
+        rows = tool.listing(
+            repository.stanza, f"archive/{repository.stanza}/{repository.archive_id(repository.current)}"
+        )
         times = {Path(name).name[:24]: int(row["time"]) for name, row in rows.items() if row["type"] == "file"}
         return cls(repository, tool.archive(repository, repository.current, rows), times, timeline)
 

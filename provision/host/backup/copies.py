@@ -1,15 +1,17 @@
 """A restored copy of the cluster beside the original: its names, directories and configuration.
 
-Does IO as root. A copy listens on localhost only, archives nothing, and does not start at boot.
+Does IO as root, and as postgres below its directories. A copy listens on localhost only, archives nothing, and does not
+start at boot.
 """
 
 from __future__ import annotations
 
+import pwd
 import shutil
 import socket
 from pathlib import Path
 
-from provision import system
+from provision import secure_path, system
 from provision.errors import UsageError
 from provision.host.backup import recovery
 from provision.plan.schema import Plan
@@ -49,12 +51,20 @@ def free_port(port: int) -> None:
 
 def configure(plan: Plan, port: int) -> None:
     """Write its configuration: the original's with other paths, another port and no archiving."""
-    target = plan.server.configuration.with_name(name(port))
+    target, owner = plan.server.configuration.with_name(name(port)), pwd.getpwnam(system.POSTGRES)
+    limits = "".join(f"{key} = {value}\n" for key, value in recovery.limits(plan.server.programs, data(port)).items())
+    secure_path.make_directory(target, 0o755, (owner.pw_uid, owner.pw_gid))
+    with system.as_user():
+        _write(plan, target, port, limits)
+    recovery.systemctl("daemon-reload")
+
+
+def _write(plan: Plan, target: Path, port: int, limits: str) -> None:
+    """Write the files as postgres, who owns the directories: root would follow links there."""
     shutil.copytree(plan.server.configuration, target, dirs_exist_ok=True)
     text = (target / "postgresql.conf").read_text().replace(str(plan.server.configuration), str(target))
     (target / "postgresql.conf").write_text(text.replace(str(plan.server.data), str(data(port))))
     (target / "start.conf").write_text("manual\n")  # do not start at boot
-    limits = "".join(f"{key} = {value}\n" for key, value in recovery.limits(plan.server.programs, data(port)).items())
     (target / "conf.d/90-restored.conf").write_text(
         "# Written by provision restore. A copy must never archive into the original's repository.\n"
         f"port = {port}\nlisten_addresses = 'localhost'\narchive_mode = off\narchive_command = ''\n"
@@ -63,6 +73,3 @@ def configure(plan: Plan, port: int) -> None:
         f"shared_buffers = 128MB\nhuge_pages = off\nwal_retrieve_retry_interval = 500ms\n"
         f"primary_conninfo = ''\nlogging_collector = off\nlog_destination = 'stderr'\n{limits}"
     )
-    for path in [target, *target.rglob("*")]:
-        shutil.chown(path, system.POSTGRES, system.POSTGRES)
-    recovery.systemctl("daemon-reload")

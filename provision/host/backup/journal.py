@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from provision import system
+from provision import secure_path, system
 from provision.errors import HostError
 
 IN_PLACE, COPY = "restore", "restore-copy"
@@ -31,8 +31,7 @@ class HeldError(HostError):
 @contextmanager
 def held(name: str, busy: str) -> Iterator[None]:
     """Hold a lock file on this host within a `with` block. Raises HostError if another process holds it."""
-    system.EVIDENCE.mkdir(parents=True, exist_ok=True)
-    handle = os.open(system.EVIDENCE / f"{name}.lock", os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    handle = secure_path.open_lock(system.EVIDENCE / f"{name}.lock")
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -58,7 +57,7 @@ def is_held(name: str) -> bool:
 
 def read(name: str) -> dict[str, Any]:
     """Return a journal, {} if no restore was ever started."""
-    return system.evidence(name)
+    return system.evidence(name, of_root=True)
 
 
 def write(name: str, facts: dict[str, Any], data: Path) -> dict[str, Any]:

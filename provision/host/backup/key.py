@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from provision import system
+from provision import secure_path, system
 from provision.errors import HostError
 
 PATH = Path("/etc/pgbackrest/ssh/id_ed25519")
@@ -36,9 +36,7 @@ def make(stanza: str, path: Path | None = None) -> PublicKey:
     path = path or PATH
     if os.geteuid() == 0:
         owner = pwd.getpwnam(system.POSTGRES)
-        path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-        path.parent.chmod(0o755)
-        os.chown(path.parent, owner.pw_uid, owner.pw_gid, follow_symlinks=False)
+        secure_path.make_directory(path.parent, 0o755, (owner.pw_uid, owner.pw_gid))
     system.become()
     public = path.with_name(f"{path.name}.pub")
     missing = not (public.exists() and public.stat().st_size)

@@ -67,7 +67,8 @@ def raise_limits(programs: str, configuration: Path, data: Path) -> list[str]:
         if int(have) < int(value):
             raised[name] = value
     if raised:
-        with (data / "postgresql.auto.conf").open("a") as stream:
+        # As the owner of the directory: root would follow a link there.
+        with system.as_user(), (data / "postgresql.auto.conf").open("a") as stream:
             stream.writelines(f"{name} = {value}\n" for name, value in raised.items())
     return list(raised)
 
@@ -256,12 +257,15 @@ class Log:
     def __init__(self, path: Path) -> None:
         """Remember the end of the log."""
         self.path = path
-        self.offset = path.stat().st_size if path.exists() else 0
+        with system.as_user():
+            self.offset = path.stat().st_size if path.exists() else 0
 
     def __call__(self) -> str:
         """Return the new part."""
-        if not self.path.exists():
-            return ""
-        with self.path.open(errors="replace") as stream:
-            stream.seek(self.offset)
-            return stream.read()
+        # As postgres, who owns the log: root would follow a link to any file, and its lines end in messages.
+        with system.as_user():
+            if not self.path.exists():
+                return ""
+            with self.path.open(errors="replace") as stream:
+                stream.seek(self.offset)
+                return stream.read()

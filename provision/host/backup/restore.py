@@ -9,14 +9,14 @@ command resume a killed restore and keeps backups away meanwhile.
 from __future__ import annotations
 
 import os
-import shutil
+import pwd
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from provision import system
+from provision import secure_path, system
 from provision.database import connect_pinned
 from provision.errors import HostError, ProvisionError, UsageError
 from provision.host.backup import copies, journal, recovery, tool, wal
@@ -208,8 +208,7 @@ def _clear(plan: Plan, request: Request, data: Path, resumed: str, narrate: Call
         return ""
     aside = ""
     if data.exists() and any(data.iterdir()):
-        aside = f"{data}.before-{system.compact()}"
-        data.rename(aside)
+        aside = str(secure_path.rename(data, f"{data.name}.before-{system.compact()}"))
         narrate(f"the old data is kept in {aside}")
     _own(data)
     return aside
@@ -217,17 +216,15 @@ def _clear(plan: Plan, request: Request, data: Path, resumed: str, narrate: Call
 
 def _alive(data: Path) -> bool:
     try:
-        os.kill(int((data / "postmaster.pid").read_text().split()[0]), 0)
+        os.kill(int(secure_path.text(data / "postmaster.pid").split()[0]), 0)
     except (OSError, ValueError, IndexError):
         return False
     return True
 
 
 def _own(data: Path) -> None:
-    data.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-    data.mkdir(mode=0o700, exist_ok=True)
-    shutil.chown(data, system.POSTGRES, system.POSTGRES)
-    data.chmod(0o700)
+    owner = pwd.getpwnam(system.POSTGRES)
+    secure_path.make_directory(data, 0o700, (owner.pw_uid, owner.pw_gid))
 
 
 def _check(plan: Plan, port: int) -> str:
@@ -288,5 +285,5 @@ def release(plan: Plan, confirm: str) -> list[str]:
             where=str(found[-1]), seen=seen, run="repeat provision restore run, or provision restore promote",
         )  # fmt: skip
     for path in found:
-        shutil.rmtree(path)
+        secure_path.remove_tree(path)
     return [str(path) for path in found]

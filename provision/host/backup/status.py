@@ -98,9 +98,11 @@ def _repository(plan: Plan, seen: dict[str, Any], alarms: list[str]) -> Catalogu
 
 
 def _space(plan: Plan) -> dict[str, int]:
-    """Return the repository's size, and the free space of its file system if that is known."""
+    """Return the size of the stanza in the repository, and the free space of its file system if that is known."""
+    stanza = plan.backup.stanza
     try:
-        found = {"bytes": sum(int(row.get("size", 0)) for row in tool.listing("").values())}
+        rows = [tool.listing(stanza, f"{kind}/{stanza}") for kind in ("archive", "backup")]
+        found = {"bytes": sum(int(row.get("size", 0)) for each in rows for row in each.values())}
     except ProvisionError:
         return {}
     if plan.backup.repository.kind == "local":

@@ -190,13 +190,9 @@ def tablespaces(stanza: str, label: str) -> dict[str, str]:
     return {one["name"]: one["destination"] for row in rows for one in row.get("tablespace") or []}
 
 
-def listing(path: str, *words: str) -> dict[str, dict[str, Any]]:
-    """List a path of the repository ('' is all of it) recursively: name to type, size and time."""
-    done = run(
-        "pgbackrest", "--log-level-console=warn", "--output=json", "--recurse", *words, "repo-ls",
-        *([path] if path else []),
-        timeout=INFO_TIMEOUT_S,
-    )  # fmt: skip
+def listing(stanza: str, path: str, *words: str) -> dict[str, dict[str, Any]]:
+    """List a path of the repository that belongs to a stanza recursively: name to type, size and time."""
+    done = program(stanza, "--output=json", "--recurse", *words, "repo-ls", path, timeout=INFO_TIMEOUT_S)
     found: dict[str, dict[str, Any]] = json.loads(done.stdout or "{}")
     return found
 

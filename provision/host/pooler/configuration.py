@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from provision import secure_path
+
 SECTION = "pgbouncer"
 
 
@@ -41,7 +43,7 @@ def databases_text(path: Path) -> list[str]:
 
 
 def _lines(path: Path) -> Iterator[str]:
-    for line in path.read_text().splitlines():
+    for line in secure_path.text(path).splitlines():
         text = line.strip()
         if text.startswith("%include"):
             yield from _lines(path.parent / text.split(maxsplit=1)[1])

@@ -8,7 +8,6 @@ role, and call the lookup function.
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import tempfile
@@ -34,17 +33,16 @@ def rehearse(path: Path) -> None:
 
     Raises HostError with the pooler's log messages if it does not start or cannot look up a user.
     """
-    scratch = Path(tempfile.mkdtemp(prefix="provision-pooler-"))
+    with as_user():  # as postgres, whose files root must not follow
+        scratch = Path(tempfile.mkdtemp(prefix="provision-pooler-"))
     try:
-        (scratch / "pgbouncer.ini").write_text(
-            # No section header: the files end in [pgbouncer], and a repeated section would reset it to defaults.
-            f"%include {path}\nlisten_addr =\nlisten_port = {PORT}\n"
-            f"unix_socket_dir = {scratch}\npidfile = {scratch}/pid\nlogfile =\n"
-            f"query_wait_timeout = {START_TIMEOUT_S}\nserver_login_retry = 1\n"
-        )
-        if os.geteuid() == 0:
-            for each in (scratch, scratch / "pgbouncer.ini"):
-                shutil.chown(each, "postgres", "postgres")
+        with as_user():
+            (scratch / "pgbouncer.ini").write_text(
+                # No section header: the files end in [pgbouncer], and a repeated section would reset it to defaults.
+                f"%include {path}\nlisten_addr =\nlisten_port = {PORT}\n"
+                f"unix_socket_dir = {scratch}\npidfile = {scratch}/pid\nlogfile =\n"
+                f"query_wait_timeout = {START_TIMEOUT_S}\nserver_login_retry = 1\n"
+            )
         log = scratch / "log"
         command = (PROGRAM, scratch / "pgbouncer.ini")
         with running(*command, log=log, directory=Path("/"), user=POSTGRES, wait_s=START_TIMEOUT_S) as pooler:
@@ -52,14 +50,15 @@ def rehearse(path: Path) -> None:
             for database in configuration.databases(path):
                 _look_up(scratch, database, log, path)
     finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        with as_user():
+            shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _ready(pooler: subprocess.Popen[bytes], scratch: Path, log: Path, path: Path) -> None:
     until = time.monotonic() + START_TIMEOUT_S
     while time.monotonic() < until and pooler.poll() is None and not (scratch / f".s.PGSQL.{PORT}").exists():
         time.sleep(0.05)
-    output = log.read_text(errors="replace")
+    output = _read(log)
     # The pooler skips an invalid HBA rule and only logs it.
     if pooler.poll() is not None or not (scratch / f".s.PGSQL.{PORT}").exists() or _complaints(output):
         raise HostError(
@@ -85,10 +84,15 @@ def _look_up(scratch: Path, database: str, log: Path, path: Path) -> None:
     raise HostError(
         f"the pooler cannot use database {database} with this configuration",
         where=str(path),
-        seen="; ".join([result, *_warnings(log.read_text(errors="replace"))]),
+        seen="; ".join([result, *_warnings(_read(log))]),
         allowed="a running server, the pooler's role, and the lookup function",
         run="site.yml --tags database creates role and function; systemctl status 'postgresql@*'",
     )
+
+
+def _read(log: Path) -> str:
+    with as_user():
+        return log.read_text(errors="replace")
 
 
 def _complaints(log: str) -> str:

@@ -6,11 +6,13 @@ on to systemctl.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from provision import secure_path
 from provision.database import ask, connect_pinned
 from provision.errors import HostError
 from provision.plan.schema import Plan
@@ -34,7 +36,7 @@ class Postmaster:
     def read(cls, data: Path) -> Postmaster | None:
         """Read it from a data directory; None where no server runs."""
         try:
-            lines = (data / "postmaster.pid").read_text().splitlines()
+            lines = secure_path.text(data / "postmaster.pid").splitlines()
             found = cls(int(lines[0]), int(lines[3]), lines[4].strip())
             program = Path(f"/proc/{found.pid}/comm").read_text()
         except (OSError, IndexError, ValueError):
@@ -93,7 +95,10 @@ def _move_aside(sources: Mapping[str, Path], say: Callable[[str], None]) -> None
     say(f"an earlier run was killed while it created the cluster; its files were moved to {aside}")
     aside.mkdir(mode=0o700)
     for name, path in filled.items():
-        _run("mv", "--no-target-directory", str(path), str(aside / name))
+        with secure_path.parent(path) as source, secure_path.directory(aside) as target:
+            # By descriptors, which postgres cannot exchange as it can the directories below its own.
+            here = f"/proc/{os.getpid()}/fd"
+            _run("mv", "--no-target-directory", f"{here}/{source}/{path.name}", f"{here}/{target}/{name}")
 
 
 def start(plan: Plan) -> bool:

@@ -1,0 +1,1 @@
+../../provision/plan/account.py

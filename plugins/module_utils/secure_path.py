@@ -1,0 +1,1 @@
+../../provision/secure_path.py
