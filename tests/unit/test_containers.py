@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import subprocess
 from pathlib import Path
@@ -20,7 +21,7 @@ from provision.errors import HostError, UsageError
 
 RECORD: dict[str, Any] = {
     "Name": "provision-0a1b2c3d-db1",
-    "State": {"Status": "running"},
+    "State": {"Status": "running", "Pid": 4711},
     "Config": {
         "Labels": {
             containers.LABEL: "/home/ann/db",
@@ -82,11 +83,33 @@ def test_projects_do_not_share_names() -> None:
 
 
 def test_reads_what_podman_says() -> None:
-    each = containers.parse_container(RECORD)
+    each = containers.parse_container(RECORD, {4711}.__contains__)
     assert each == Container(
         Spec("db1", "debian12", "2g", "1g"), "provision-0a1b2c3d-db1", "running", {5432: 40001, 6432: 40002}
     )
     assert each.running
+
+
+@pytest.mark.parametrize(
+    ("said", "alive", "expected"),
+    [
+        ("running", True, "running"),
+        ("running", False, "dead"),
+        ("paused", False, "dead"),
+        ("stopping", False, "dead"),
+        ("paused", True, "paused"),
+        ("exited", False, "exited"),
+        ("created", False, "created"),
+    ],
+)
+def test_a_container_without_processes_is_dead_whatever_podman_says(said: str, alive: bool, expected: str) -> None:
+    record = {**RECORD, "State": {"Status": said, "Pid": 4711}}
+    each = containers.parse_container(record, lambda pid: pid == 4711 and alive)
+    assert (each.state, each.running) == (expected, expected == "running")
+
+
+def test_a_process_of_this_machine_is_no_container() -> None:
+    assert [containers.is_init(pid) for pid in (os.getpid(), os.getppid(), 0, 2**22 + 1)] == [False] * 4
 
 
 def test_inventory_puts_each_host_in_its_group_with_key_and_address() -> None:
