@@ -28,6 +28,8 @@ Site = Callable[..., str]
 """Gives the playbook command for tags, as `Plan.site` does: `site(tags, extra=...)`."""
 Look = TypeVar("Look", bound=Callable[..., Iterable[Row]])
 ROWS_SHOWN = 5
+READER = "certificate_reader"
+"""Registers no check, and needs python3-cryptography, which a host without TLS does not have."""
 
 
 class Scope(StrEnum):
@@ -140,9 +142,10 @@ def _ask(sql: str, session: Connection) -> Iterator[Row]:
 
 @functools.cache
 def _discover() -> None:
-    """Import every module of the package; each registers its checks."""
+    """Import every module of the package that registers checks."""
     for module in pkgutil.iter_modules(package.__path__):
-        importlib.import_module(f"{package.__name__}.{module.name}")
+        if module.name != READER:
+            importlib.import_module(f"{package.__name__}.{module.name}")
 
 
 def every() -> list[Check]:
