@@ -9,6 +9,8 @@ SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 BIN := .venv/bin
 INVENTORY := -i inventories/dev -i .provision/sandbox/inventory.yml
 export PATH := $(CURDIR)/$(BIN):$(PATH)
+# Ansible ignores ansible.cfg in a directory that every user may write to, such as a shared folder, unless it is named.
+export ANSIBLE_CONFIG ?= $(CURDIR)/ansible.cfg
 
 # $(call stage,title,commands): prints the title, runs the commands, prints the duration.
 stage = @printf '==> %s\n' '$(1)' >&2; start=$$SECONDS; $(2); printf '    took %s s\n' "$$((SECONDS - start))" >&2
@@ -148,6 +150,9 @@ bench-audit: .venv/.ready ## Compare audits of five hosts, of one host, and site
 ## Set-up
 
 .venv/.ready: pyproject.toml constraints.txt
+	@[ -L collections/ansible_collections/minion/provision ] || { printf '%s\n' \
+	  'this clone has no symbolic links, which the collection and the templates of the roles need' \
+	  'run: git clone -c core.symlinks=true URL, on a file system that has them (in WSL: below your home, not below /mnt)' >&2; exit 1; }
 	$(call stage,set up the virtual environment, \
 	  $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is required; set PYTHON=python3.x")'; \
 	  $(PYTHON) -c 'import ensurepip' 2>/dev/null || { $(call packages,python3-venv); }; \

@@ -22,7 +22,8 @@ from ansible.template import Templar, trust_as_template
 from provision import distributions
 from provision.controller import inputs
 from provision.controller.plans import Assumed
-from provision.plan import build, load, schema, validate, variables
+from provision.host import timers
+from provision.plan import build, load, schedules, schema, validate, variables
 
 TODAY = datetime.date(2026, 10, 1)
 """PostgreSQL 14 is still maintained."""
@@ -69,6 +70,16 @@ SAMPLE: dict[str, Any] = {
     "tls_enabled": False,
     "backup_allow_local_only": True,
 }
+
+
+@functools.cache
+def _elapses(text: str) -> dict[str, Any]:
+    return timers.elapses([text]) or {}
+
+
+def elapses(v: Mapping[str, Any]) -> dict[str, Any]:
+    """Ask this machine's systemd about every schedule, as the module host_plan asks the host's."""
+    return {text: _elapses(text)[text] for text in schedules.requested(v).values()}
 
 
 @functools.cache
@@ -136,7 +147,7 @@ def built(
 ) -> build.Built:
     """Build a plan from a profile, variables, changes of the probe and of the context; nothing else is set."""
     found = values(profile, given)
-    whole = {**copy.deepcopy(PROBE), **(probe or {})}
+    whole = {**copy.deepcopy(PROBE), "schedules": elapses(found.values), **(probe or {})}
     return build.build(found.values, whole, found.profile, replace(CONTEXT, **context), judge=judge)
 
 

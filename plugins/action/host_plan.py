@@ -16,7 +16,7 @@ from ..plugin_utils.project import ROOT
 
 from provision.controller import archive, inputs  # isort: skip - found by the line above
 from provision.errors import UsageError  # isort: skip
-from provision.plan import build, load, packages, ports, validate  # isort: skip
+from provision.plan import build, load, packages, ports, schedules, validate  # isort: skip
 from provision.plan.context import Peer  # isort: skip
 
 PACKAGE = ROOT / "provision"
@@ -120,6 +120,7 @@ class ActionModule(ActionBase):
             **asked,
             "package_names": packages.bundled(values["postgresql_version"], values["pgvector_install_method"]),
             "locale": values["postgresql_locale"],
+            "schedules": list(schedules.requested(values).values()) if asked else [],
             "packages_wait": values["plan_packages_wait"],
             "major": values["postgresql_version"],
         }

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from . import timers
 from .listeners import holder, listening, serves
 
 SYSTEM = Path("/etc/systemd/system")
@@ -22,7 +23,9 @@ LISTEN_S = 5.0
 RUNNING = ("active", "reloading", "refreshing")
 ENABLED = ("enabled", "enabled-runtime", "static", "alias", "indirect", "generated")
 """States for which `systemctl is-enabled` exits 0 (systemctl(1)): there is nothing to enable."""
-PROPERTIES = "Names,LoadState,ActiveState,UnitFileState,ActiveEnterTimestamp,NeedDaemonReload,MainPID,ControlGroup"
+PROPERTIES = (
+    "Names,LoadState,ActiveState,SubState,UnitFileState,ActiveEnterTimestamp,NeedDaemonReload,MainPID,ControlGroup"
+)
 
 
 class UnitError(Exception):
@@ -52,7 +55,10 @@ class Unit:
 
 @dataclass(frozen=True)
 class Seen:
-    """What systemd says of a unit; `since` is the second (Unix time) in which it became active, 0 for never."""
+    """What systemd says of a unit; `since` is the second (Unix time) in which it became active, 0 for never.
+
+    `fault` says why a timer will not elapse, "" for one that will and for every other unit.
+    """
 
     load: str
     active: str
@@ -61,6 +67,7 @@ class Seen:
     reload: bool
     main_pid: int
     group: str
+    fault: str = ""
 
 
 def parse(shown: str) -> dict[str, Seen]:
@@ -68,6 +75,8 @@ def parse(shown: str) -> dict[str, Seen]:
     found = {}
     for block in shown.strip().split("\n\n"):
         row = dict(line.split("=", 1) for line in block.splitlines() if "=" in line)
+        names = row.get("Names", "").split()
+        states = [row.get(name, "") for name in ("LoadState", "ActiveState", "SubState")]
         seen = Seen(
             row.get("LoadState", ""),
             row.get("ActiveState", ""),
@@ -76,8 +85,9 @@ def parse(shown: str) -> dict[str, Seen]:
             row.get("NeedDaemonReload") == "yes",
             int(row.get("MainPID") or 0),
             row.get("ControlGroup", ""),
+            timers.fault(*states) if names and names[0].endswith(".timer") else "",
         )
-        found.update(dict.fromkeys(row.get("Names", "").split(), seen))
+        found.update(dict.fromkeys(names, seen))
     return found
 
 
@@ -113,6 +123,8 @@ def decide(unit: Unit, seen: Seen, newest: int, *, created: bool = True) -> tupl
         actions += ["reset-failed", "start"] if seen.active == "failed" else ["start"]
     elif running and newest and seen.since <= newest:
         actions.append("restart" if unit.restart else "pending")
+    elif running and seen.fault and unit.state == "started":
+        actions.append("restart")  # systemd gives it no next time when only its file is fixed
     return tuple(actions)
 
 
@@ -188,6 +200,16 @@ def _next_second(written: Sequence[int]) -> None:
     left = max(written, default=0) + 1 - time.time()
     if 0 < left <= 1:
         time.sleep(left)
+
+
+def require_elapsing(units: Iterable[Unit], seen: dict[str, Seen]) -> None:
+    """Prove that each timer that should run will elapse. Raises UnitError with the command that shows its schedule."""
+    for unit in units:
+        found = seen[unit.name]
+        if unit.state == "started" and found.load != "not-found" and found.fault:
+            raise UnitError(
+                f"{unit.name} {found.fault}: see systemctl cat {unit.name}, and systemctl status {unit.name}"
+            )
 
 
 def require_listening(units: Iterable[Unit], seen: dict[str, Seen], timeout_s: float = LISTEN_S) -> None:

@@ -280,7 +280,9 @@ def run_units(module: AnsibleModule, files: Set, result: dict[str, Any]) -> None
     planned = units.plan(starting, seen)
     _tell(result, [*stopping, *planned])
     acted = units.apply(planned)
-    units.require_listening(starting, units.show(names) if acted else seen)
+    now = units.show(names) if acted else seen
+    units.require_elapsing(starting, now)
+    units.require_listening(starting, now)
     return None
 
 

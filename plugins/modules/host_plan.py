@@ -23,6 +23,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ..module_utils import applied, apt_state, host_places, listeners, neighbourhood
 from ..module_utils.lock import acquire
 from ..module_utils.provision_detect import detect
+from ..module_utils.timers import elapses
 
 DOCUMENTATION = r"""
 module: host_plan
@@ -46,6 +47,11 @@ options:
     description: Locale whose encoding to report (set by the action plugin).
     type: str
     default: C
+  schedules:
+    description: Calendar expressions that systemd-analyze judges (set by the action plugin).
+    type: list
+    elements: str
+    default: []
   packages_wait:
     description: Seconds to wait for another process that holds dpkg's or apt's lock (set by the action plugin).
     type: int
@@ -233,6 +239,7 @@ def main() -> None:
             "ports": {"type": "list", "elements": "int", "default": []},
             "package_names": {"type": "list", "elements": "str", "default": []},
             "locale": {"type": "str", "default": "C"},
+            "schedules": {"type": "list", "elements": "str", "default": []},
             "packages_wait": {"type": "int", "default": 0},
             "major": {"type": "int", "default": 0},
             "listen": {"type": "list", "elements": "str", "default": []},
@@ -276,6 +283,7 @@ def main() -> None:
         "package_versions": {name: about["version"] for name, about in policy.items()},
         "sources": apt_state.sources(),
         "sources_fault": apt_state.sources_fault(),
+        "schedules": elapses(given["schedules"]),
         "networks": networks(),
         "addresses": neighbourhood.own_addresses(),
         "listen": neighbourhood.listen(given["listen"]),

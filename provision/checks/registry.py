@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import importlib
 import pkgutil
+import shlex
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -27,6 +28,8 @@ Site = Callable[..., str]
 """Gives the playbook command for tags, as `Plan.site` does: `site(tags, extra=...)`."""
 Look = TypeVar("Look", bound=Callable[..., Iterable[Row]])
 ROWS_SHOWN = 5
+READER = "certificate_reader"
+"""Registers no check, and needs python3-cryptography, which a host without TLS does not have."""
 
 
 class Scope(StrEnum):
@@ -139,9 +142,10 @@ def _ask(sql: str, session: Connection) -> Iterator[Row]:
 
 @functools.cache
 def _discover() -> None:
-    """Import every module of the package; each registers its checks."""
+    """Import every module of the package that registers checks."""
     for module in pkgutil.iter_modules(package.__path__):
-        importlib.import_module(f"{package.__name__}.{module.name}")
+        if module.name != READER:
+            importlib.import_module(f"{package.__name__}.{module.name}")
 
 
 def every() -> list[Check]:
@@ -196,7 +200,7 @@ def _first_line(error: Exception) -> str:
 
 def unknown_site(tags: str = "", *, extra: str = "", limit: str = "", inventories: Sequence[str] = ()) -> str:
     """Return the playbook command for a host without a readable plan; INVENTORY stands for an unknown inventory."""
-    words = ["ansible-playbook site.yml", *(f"-i {each}" for each in inventories or ["INVENTORY"])]
+    words = ["ansible-playbook site.yml", *(f"-i {shlex.quote(each)}" for each in inventories or ["INVENTORY"])]
     words += [f"--limit {limit}"] if limit else []
     words += [f"--tags {tags}"] if tags else []
     words += [extra] if extra else []

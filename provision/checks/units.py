@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from provision.checks.finding import Severity
-from provision.checks.placed import ask, manifests
+from provision.checks.placed import ask, manifests, role
 from provision.checks.registry import Row, check
+from provision.host.timers import faults
 from provision.plan.schema import Plan
 
 SYSTEM = Path("/etc/systemd/system")
@@ -35,7 +36,7 @@ def services(plan: Plan) -> Iterator[Row]:
 @check(
     "timers",
     area="services",
-    expected="every timer has a next elapse time",
+    expected="every timer runs and starts at boot",
     why="backups, restore tests, watches or maintenance stop without an error",
     safe=True,
 )
@@ -43,8 +44,21 @@ def timers(plan: Plan) -> Iterator[Row]:
     """Report timers with a schedule that are stopped or disabled."""
     del plan
     for unit, text in _placed(".timer"):
-        if "\nOnCalendar=" in text or "\nOnUnitActiveSec=" in text:
+        if _scheduled(text):
             yield from _running(unit, "is stopped")
+
+
+@check(
+    "timer-elapse",
+    area="services",
+    expected="every timer has a next elapse time",
+    why="systemd calls such a timer active, and never starts its job again",
+)
+def elapse(plan: Plan) -> Iterator[Row]:
+    """Report active timers that will not elapse: a schedule that never comes, or a unit file that cannot be loaded."""
+    placed = {Path(row["path"]).name: role(name) for name, rows in manifests().items() for row in rows}
+    for unit, said in faults([unit for unit, text in _placed(".timer") if _scheduled(text)]).items():
+        yield f"{unit} {said}", plan.site(placed.get(unit, ""))
 
 
 @check(
@@ -62,6 +76,10 @@ def failed(plan: Plan) -> Iterator[Row]:
         texts = [text.strip() for text in journal if "systemd" not in text and "Deactivated" not in text]
         last = next((text for text in reversed(texts) if text and not text.startswith((unit, "Failed to start"))), "")
         yield f"{unit} failed: {last[:300]}", f"systemctl restart {unit}"
+
+
+def _scheduled(timer: str) -> bool:
+    return "\nOnCalendar=" in timer or "\nOnUnitActiveSec=" in timer
 
 
 def _placed(suffix: str) -> Iterator[tuple[str, str]]:

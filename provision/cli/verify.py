@@ -14,7 +14,7 @@ from provision.checks import host, ports
 from provision.cli._database import database_option
 from provision.database import connect, describe, require_pooler
 from provision.host import status
-from provision.host.verify import prove
+from provision.host.verify import prove, prove_timers
 from provision.plan import load
 
 
@@ -26,7 +26,7 @@ from provision.plan import load
     "--record",
     "keep",
     is_flag=True,
-    help="Verify this host's ports too, and keep the result in /var/lib/provision/verified.json.",
+    help="Verify ports and timers too, and keep the result in /var/lib/provision/verified.json.",
 )
 @click.option("--status", "with_status", is_flag=True, help="Add this host's status to the JSON object.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -43,6 +43,7 @@ def command(url: str, password_stdin: bool, pooler: str, keep: bool, with_status
             prove(connection)
     if keep:
         ports.prove(load.load())
+        prove_timers(load.load())
     result = {"database": shown, "pooler": pooler, **asdict(proof)}
     facts = {key: result[key] for key in ("server", "extensions", "migration", "tables")}
     changed = system.keep("verified", {**facts, "packages": host.ours()}) if keep else False

@@ -6,11 +6,12 @@ never touched.
 
 import hashlib
 import json
+import os
 import re
 import resource
 import shlex
 import shutil
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,11 @@ GROUPS = ("database", "backup", "client")
 DATABASE_PORT, POOLER_PORT, SSH_PORT = 5432, 6432, 22
 MAX_PROCESSES = 16384  # a virtual machine refused the caller's own limit, 96365, but accepted 30000
 MAX_FILES = 65536
+EXITS, KILLED = "/run/libpod/exits", 137
+"""Where podman looks for the exit codes of root's containers, and the code of a killed one."""
+DEAD, PAUSED = "dead", "paused"
+ALIVE = ("running", "paused", "stopping")
+"""States in which podman says that a container has processes; it does not look for them."""
 UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 
 
@@ -46,7 +52,10 @@ class Spec:
 
 @dataclass(frozen=True)
 class Container:
-    """A host's container: `ports` maps its ports to ports of 127.0.0.1."""
+    """A host's container: `ports` maps its ports to ports of 127.0.0.1.
+
+    `state` is podman's, or "dead" for a container whose processes are gone although podman says that they run.
+    """
 
     spec: Spec
     container: str
@@ -147,19 +156,41 @@ class Containers(FactBase[list[Container]]):
 
     def process(self, output: Iterable[str]) -> list[Container]:
         """Parse the list."""
-        found = [parse_container(record) for record in json.loads("".join(output))]
+        found = [parse_container(record, is_init) for record in json.loads("".join(output))]
         return sorted(found, key=lambda each: each.spec.name)
 
 
-def parse_container(record: dict[str, Any]) -> Container:
-    """Parse one record of `podman container inspect`. Pure."""
+def parse_container(record: dict[str, Any], alive: Callable[[int], bool]) -> Container:
+    """Parse one record of `podman container inspect`; `alive` judges the container's first process. Pure."""
     bindings = record["HostConfig"]["PortBindings"] or {}
+    state = record["State"]["Status"]
     return Container(
         spec=Spec(**json.loads(record["Config"]["Labels"][SPEC])),
         container=record["Name"],
-        state=record["State"]["Status"],
+        state=DEAD if state in ALIVE and not alive(record["State"]["Pid"]) else state,
         ports={int(port.split("/")[0]): int(bound[0]["HostPort"]) for port, bound in bindings.items()},
     )
+
+
+def is_init(pid: int) -> bool:
+    """Return whether a process is the first one of a container: a reused pid of another process is not.
+
+    True where this user sees no processes of others (hidepid): a running host must not be taken for a dead one.
+    """
+    if not Path("/proc/1/status").exists():
+        return True
+    depth, inner, state = _namespaces(pid)
+    return inner == 1 and depth > _namespaces(os.getpid())[0] and state not in ("Z", "X")
+
+
+def _namespaces(pid: int) -> tuple[int, int, str]:
+    """Return the depth of a process's pid namespace, its pid in there, and its state; zeros if it is gone."""
+    try:
+        rows = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines() if ":" in line)
+    except (FileNotFoundError, ProcessLookupError):
+        return 0, 0, ""
+    pids = rows["NSpid"].split()
+    return len(pids), int(pids[-1]), rows["State"].split()[0]
 
 
 class Json(FactBase[Any]):
@@ -185,9 +216,10 @@ class Json(FactBase[Any]):
 
 
 @operation()
-def network(name: str, project: Path) -> Generator[str]:
-    """Create the project's network, where hosts resolve each other's names."""
-    yield shlex.join(["podman", "network", "create", f"--label={LABEL}={project}", name])
+def network(name: str, project: Path, subnet: str = "") -> Generator[str]:
+    """Create the project's network, where hosts resolve each other's names; with a given subnet, or a free one."""
+    chosen = [f"--subnet={subnet}"] if subnet else []
+    yield shlex.join(["podman", "network", "create", f"--label={LABEL}={project}", *chosen, name])
 
 
 @operation()
@@ -209,6 +241,25 @@ def start(container: Container, public_key: Path) -> Generator[str]:
     yield shlex.join(["podman", "cp", str(public_key), target])
     if not container.running:
         yield shlex.join(["podman", *runtime(), "start", container.container])
+
+
+@operation()
+def mark_exited(name: str) -> Generator[str]:
+    """Tell podman that a dead container has ended, by the file that its monitor would have written.
+
+    Until then podman calls the container running, starts nothing, and cannot stop it either. Its data stays.
+    """
+    # In one step and without a line break: podman lists no container at all while it cannot parse such a file.
+    yield (
+        f"id=$(podman container inspect --format '{{{{.Id}}}}' {shlex.quote(name)})"
+        f" && printf {KILLED} >{EXITS}.$id && mv {EXITS}.$id {EXITS}/$id"
+    )
+
+
+@operation()
+def resume(name: str) -> Generator[str]:
+    """Let the processes of a paused container run again."""
+    yield shlex.join(["podman", "unpause", name])
 
 
 @operation()

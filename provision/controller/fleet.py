@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from provision.controller.inventory import unescape
 from provision.controller.machine import run
 from provision.errors import UsageError
 
@@ -34,7 +35,7 @@ def read(inventories: Sequence[str], limit: str = "", vault: Sequence[str] = ())
     words = [str(program), "--list", *(word for each in inventories for word in ("-i", each)), *vault]
     words += ["--limit", limit] if limit else []
     done = run(words, env={**os.environ, "ANSIBLE_NOCOLOR": "1", "LC_ALL": "C.UTF-8"})
-    where = " ".join(f"-i {each}" for each in inventories)
+    where = " ".join(f"-i {shlex.quote(each)}" for each in inventories)
     if done.returncode != 0:
         said = done.stderr.strip()
         raise UsageError(
@@ -66,8 +67,8 @@ def _login(name: str, known: dict[str, Any]) -> dict[str, Any]:
         "ssh_hostname": known.get("ansible_host", name),
         "ssh_port": known.get("ansible_port"),
         "ssh_user": known.get("ansible_user"),
-        "ssh_key": known.get("ansible_ssh_private_key_file"),
-        "ssh_known_hosts_file": options.get("userknownhostsfile"),
+        "ssh_key": unescape(known.get("ansible_ssh_private_key_file") or ""),
+        "ssh_known_hosts_file": unescape(options.get("userknownhostsfile", "")),
         "ssh_strict_host_key_checking": options.get("stricthostkeychecking", "yes"),
     }
     return {key: value for key, value in found.items() if value}

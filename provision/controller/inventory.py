@@ -3,6 +3,8 @@
 All are in `.provision/sandbox`, which git ignores; `provision sandbox up` recreates them.
 """
 
+import re
+import shlex
 import shutil
 from collections.abc import Sequence
 from contextlib import suppress
@@ -52,17 +54,42 @@ class Folder:
             self.path.parent.rmdir()
 
 
+def escape(path: Path) -> str:
+    """Write a path for ssh's configuration, between double quotes: ssh_config(5) splits at spaces and expands tokens.
+
+    Raises HostError for a path that ssh cannot be given. Pure.
+    """
+    text = str(path)
+    if "${" in text or "{{" in text or "\n" in text:
+        raise HostError(
+            "the project's path has characters that ssh and Ansible expand",
+            where=text,
+            seen="${, {{ or a line break",
+            allowed="a path without them",
+            run="move the project to another directory, then the same command again",
+        )
+    return text.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%")
+
+
+def unescape(text: str) -> str:
+    """Read a path that `escape` wrote, with or without the double quotes. Pure."""
+    inner = text[1:-1] if len(text) > 1 and text[0] == text[-1] == '"' else text
+    return re.sub(r'\\(["\\])', r"\1", inner).replace("%%", "%")
+
+
 def render(hosts: Sequence[Container], key: Path, known_hosts: Path) -> str:
     """Return the inventory of hosts by group as YAML, to be used with `inventories/dev`. Pure."""
     groups: dict[str, Any] = {}
+    quoted = f'"{escape(known_hosts)}"'
+    known = f"-o {shlex.quote(f'UserKnownHostsFile={quoted}')}"
     for each in hosts:
         variables = {
             "ansible_host": each.spec.address,
             "ansible_port": SSH_PORT,
             "ansible_user": ADMIN,
             "ansible_python_interpreter": "/usr/bin/python3",
-            "ansible_ssh_private_key_file": str(key),
-            "ansible_ssh_common_args": f"-o UserKnownHostsFile='{known_hosts}' -o StrictHostKeyChecking=yes",
+            "ansible_ssh_private_key_file": escape(key),
+            "ansible_ssh_common_args": f"{known} -o StrictHostKeyChecking=yes",
             **each.spec.variables,
         }
         groups.setdefault(each.spec.group, {"hosts": {}})["hosts"][each.spec.name] = variables

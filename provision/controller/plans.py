@@ -23,7 +23,8 @@ from ansible.vars.manager import VariableManager
 from provision.controller import inputs
 from provision.distributions import Distribution
 from provision.errors import UsageError
-from provision.plan import build, schema
+from provision.host import timers
+from provision.plan import build, schedules, schema
 
 GROUP = "database"
 ROLES = ("packages", "toolkit", "tls", "postgresql", "pgvector", "database", "pgbouncer", "backup", "monitoring")
@@ -78,6 +79,7 @@ class Assumed:
             "charmap": None,
             "listeners": [],
             "exporter_ports": [],
+            "schedules": None,
             "package_lock": None,
             "packages": [],
             "packages_held": [],
@@ -201,5 +203,6 @@ def _outcome(
             (root,),
         ),
     )
-    built = build.build(values, assumed.probe(), read.profile, context)
+    probe = {**assumed.probe(), "schedules": timers.elapses(schedules.requested(values).values())}
+    built = build.build(values, probe, read.profile, context)
     return Outcome(built.plan, built.problems, (*read.warnings, *built.notices))

@@ -27,6 +27,8 @@ from provision.errors import HostError
 
 DEV_INVENTORY = Path("inventories/dev")
 BOOT_TIMEOUT_S = 60
+PREFIX_LENGTH = 24
+"""Of the subnets that podman chooses for its networks."""
 
 
 class Sandbox:
@@ -78,7 +80,7 @@ class Sandbox:
             missing = [name for name in names if name not in there]
             if missing:
                 spec, tag = self._prepare(spec, distribution, mirror_url, info)
-                self._make_network()
+            self._make_network([each.spec.address for each in there.values()])
             with self.machine.locked():  # a free port is reserved only once its host has started
                 for name in missing:
                     with self.narration.stage(f"creating {name} ({spec.os})"):
@@ -131,9 +133,11 @@ class Sandbox:
                 self.machine.apply(failure, image.build, tag, source, distribution.codename)
         return replace(spec, variables=variables), tag
 
-    def _make_network(self) -> None:
+    def _make_network(self, addresses: Sequence[str]) -> None:
+        """Create a missing network, with the subnet of the hosts that are there: their addresses are fixed."""
         if not self._exists("network", self.prefix):
-            self.machine.apply("cannot create the network", containers.network, self.prefix, self.project)
+            subnet = str(ipaddress.ip_network(f"{addresses[0]}/{PREFIX_LENGTH}", strict=False)) if addresses else ""
+            self.machine.apply("cannot create the network", containers.network, self.prefix, self.project, subnet)
 
     def _create(self, spec: Spec, tag: str) -> None:
         self._require_free_name(spec.name)
@@ -164,9 +168,29 @@ class Sandbox:
         return next(str(each) for each in ipaddress.ip_network(subnet["subnet"]).hosts() if str(each) not in used)
 
     def _start(self, each: Container) -> None:
-        """Install the project's SSH key, and start the host if it is stopped."""
+        """Install the project's SSH key, and start the host if it does not run. Its data stays, whatever stopped it."""
+        name, failure = each.spec.name, f"cannot start {each.spec.name}"
+        if each.state == containers.PAUSED:
+            self.narration.note(f"{name} was paused: resuming it")
+            self.machine.apply(failure, containers.resume, each.container)
+            each = self.host(name)
+        elif each.state == containers.DEAD:
+            self.narration.note(
+                f"{name} has no processes, although podman says that it runs: starting it with its data"
+            )
+            self.machine.apply(failure, containers.mark_exited, each.container)
+            each = self.host(name)
         self._require_free_ports(each)
-        self.machine.apply(f"cannot start {each.spec.name}", containers.start, each, self.folder.public_key)
+        try:
+            self.machine.apply(failure, containers.start, each, self.folder.public_key)
+        except HostError as error:
+            raise HostError(
+                error.what,
+                where=each.container,
+                seen=error.seen,
+                allowed="the cause above removed; or a new host, which loses the data of this one",
+                run=f"provision sandbox down {name}; provision sandbox up {name}",
+            ) from None
 
     def _wait(self, each: Container) -> None:
         """Wait until systemd has booted and sshd answers."""
@@ -212,7 +236,7 @@ class Sandbox:
         if not each.running:
             name = each.spec.name
             raise HostError(
-                f"{name} is stopped", where=each.container, seen=each.state, run=f"provision sandbox up {name}"
+                f"{name} does not run", where=each.container, seen=each.state, run=f"provision sandbox up {name}"
             )
         options = ["--interactive", *(["--tty"] if os.isatty(0) and os.isatty(1) else [])]
         return run(self.words(each, *command, options=options), capture_output=False).returncode

@@ -1,6 +1,7 @@
 """Verify a database by using it as the application does: log in, write a memory, find it by vector, roll back.
 
-Does IO and leaves nothing behind. The first failed check raises an error with the next command.
+Verifies a host's timers too. Does IO and leaves nothing behind. The first failed check raises an error with the next
+command.
 """
 
 from __future__ import annotations
@@ -10,7 +11,9 @@ from typing import Any
 
 import psycopg
 
-from provision.errors import DatabaseError
+from provision.errors import DatabaseError, HostError
+from provision.host import timers
+from provision.plan.schema import Plan
 
 TABLES = (
     "activities",
@@ -50,6 +53,19 @@ def prove(connection: psycopg.Connection[Any]) -> Proof:
             return _prove(connection)
     except psycopg.Error as error:
         raise _failed(connection, str(error).strip(), "ansible-playbook site.yml -i INVENTORY") from None
+
+
+def prove_timers(plan: Plan) -> None:
+    """Verify that every timer with a schedule will elapse. Raises HostError with the faults and the command to run."""
+    found = timers.faults([f"{each.name}.timer" for each in plan.timers if each.schedule])
+    if found:
+        raise HostError(
+            "verification of the timers failed",
+            where=plan.name,
+            seen="; ".join(f"{name} {said}" for name, said in found.items()),
+            allowed="timers with a next elapse time",
+            run=plan.site(",".join(sorted({each.role for each in plan.timers if f"{each.name}.timer" in found}))),
+        )
 
 
 def _prove(connection: psycopg.Connection[Any]) -> Proof:

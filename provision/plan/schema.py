@@ -9,6 +9,7 @@ Sizes end in `_mb` (MiB), times in `_s`, `_ms`, `_h` or `_days`; 0 is "no limit"
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -405,7 +406,8 @@ class Plan:
 
         Every fix that names a playbook comes from here: inventory and limit are those of the run that built the plan.
         """
-        words = ["ansible-playbook", playbook, *(f"-i {path}" for path in self.inventory), f"--limit {self.name}"]
+        inventories = [f"-i {shlex.quote(path)}" for path in self.inventory]
+        words = ["ansible-playbook", playbook, *inventories, f"--limit {self.name}"]
         words += [f"--tags {tags}"] if tags else []
         return " ".join([*words, *([extra] if extra else [])])
 

@@ -12,7 +12,18 @@ from typing import Any
 
 from provision import compatibility
 from provision.distributions import by_codename, of, supported
-from provision.plan import adoption, credentials, neighbours, network, places, ports, sections, sources, versions
+from provision.plan import (
+    adoption,
+    credentials,
+    neighbours,
+    network,
+    places,
+    ports,
+    schedules,
+    sections,
+    sources,
+    versions,
+)
 from provision.plan.context import Context, Verdict
 from provision.tuning.model import MINIMUM_MEMORY_MB
 
@@ -62,6 +73,7 @@ def judge(
     neighbours.judge(v, host, context, verdict)
     _monitoring(v, verdict)
     _maintenance(v, verdict)
+    schedules.judge(v, host, verdict)
     return verdict
 
 

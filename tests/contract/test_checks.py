@@ -27,6 +27,14 @@ def test_page_has_the_table_of_the_registry() -> None:
     assert page == with_table(page), "run: make docs"
 
 
+def test_checks_load_on_a_host_without_cryptography() -> None:
+    """A host without TLS does not have python3-cryptography."""
+    absent = f"import sys; sys.modules['cryptography'] = None; {HEAD}{NAMES}"
+    done = subprocess.run([sys.executable, "-c", absent, str(ROOT)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert len(json.loads(done.stdout)) == len(CHECKS) + 1
+
+
 def test_refuses_two_checks_with_one_id() -> None:
     with pytest.raises(ValueError, match="two checks have the id disk"):
         registry.check("disk", area="host", expected="space", why="the server stops")

@@ -73,6 +73,20 @@ DAMAGES = (
         "provision-maintain-retention.timer does not start at boot",
     ),
     Damage(
+        "timer with cron's syntax",
+        "sed -i 's/^OnCalendar=.*/OnCalendar=0 3 * * */' /etc/systemd/system/provision-drill.timer;"
+        " systemctl daemon-reload",
+        "timer-elapse",
+        "provision-drill.timer cannot be loaded (bad-setting)",
+    ),
+    Damage(
+        "timer whose day never comes",
+        "sed -i 's/^OnCalendar=.*/OnCalendar=*-02-30/' /etc/systemd/system/provision-maintain-index.timer;"
+        " systemctl daemon-reload",
+        "timer-elapse",
+        "provision-maintain-index.timer has no next elapse time",
+    ),
+    Damage(
         "certificate expired",
         # Self-signed with its own key: PostgreSQL loads it without a warning.
         "cd /etc/provision/tls && openssl req -x509 -new -key server.key -subj /CN=prod1 -not_before 20240101000000Z"

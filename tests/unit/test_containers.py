@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+import shlex
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from provision.controller import containers, image, inventory
+from provision.controller import containers, fleet, image, inventory
 from provision.controller.containers import Container, Spec
 from provision.controller.mirror import Mirror
 from provision.controller.sandbox import url
@@ -18,7 +21,7 @@ from provision.errors import HostError, UsageError
 
 RECORD: dict[str, Any] = {
     "Name": "provision-0a1b2c3d-db1",
-    "State": {"Status": "running"},
+    "State": {"Status": "running", "Pid": 4711},
     "Config": {
         "Labels": {
             containers.LABEL: "/home/ann/db",
@@ -80,11 +83,33 @@ def test_projects_do_not_share_names() -> None:
 
 
 def test_reads_what_podman_says() -> None:
-    each = containers.parse_container(RECORD)
+    each = containers.parse_container(RECORD, {4711}.__contains__)
     assert each == Container(
         Spec("db1", "debian12", "2g", "1g"), "provision-0a1b2c3d-db1", "running", {5432: 40001, 6432: 40002}
     )
     assert each.running
+
+
+@pytest.mark.parametrize(
+    ("said", "alive", "expected"),
+    [
+        ("running", True, "running"),
+        ("running", False, "dead"),
+        ("paused", False, "dead"),
+        ("stopping", False, "dead"),
+        ("paused", True, "paused"),
+        ("exited", False, "exited"),
+        ("created", False, "created"),
+    ],
+)
+def test_a_container_without_processes_is_dead_whatever_podman_says(said: str, alive: bool, expected: str) -> None:
+    record = {**RECORD, "State": {"Status": said, "Pid": 4711}}
+    each = containers.parse_container(record, lambda pid: pid == 4711 and alive)
+    assert (each.state, each.running) == (expected, expected == "running")
+
+
+def test_a_process_of_this_machine_is_no_container() -> None:
+    assert [containers.is_init(pid) for pid in (os.getpid(), os.getppid(), 0, 2**22 + 1)] == [False] * 4
 
 
 def test_inventory_puts_each_host_in_its_group_with_key_and_address() -> None:
@@ -102,9 +127,31 @@ def test_inventory_puts_each_host_in_its_group_with_key_and_address() -> None:
         "ansible_user": "provision",
         "ansible_python_interpreter": "/usr/bin/python3",
         "ansible_ssh_private_key_file": "/p q/key",
-        "ansible_ssh_common_args": "-o UserKnownHostsFile='/p q/known_hosts' -o StrictHostKeyChecking=yes",
+        "ansible_ssh_common_args": "-o 'UserKnownHostsFile=\"/p q/known_hosts\"' -o StrictHostKeyChecking=yes",
         "postgresql_version": 17,
     }
+
+
+@pytest.mark.parametrize(
+    "folder", ["plain", "a b", "it's", "50%d", 'say "hi"', "back\\slash", "münchen", "$HOME", "a" * 200, "a  b; c&d"]
+)
+def test_ssh_and_the_audit_read_the_paths_that_the_inventory_holds(folder: str, tmp_path: Path) -> None:
+    key, known = tmp_path / folder / "id", tmp_path / folder / "known_hosts"
+    hosts = [Container(Spec("db1", address="10.1.0.2"), "c1", "running", {})]
+    file = tmp_path / "inventory.yml"
+    file.write_text(inventory.render(hosts, key, known))
+    words = yaml.safe_load(file.read_text())["all"]["children"]["database"]["hosts"]["db1"]
+    shown = subprocess.run(
+        ["ssh", "-G", *shlex.split(words["ansible_ssh_common_args"]), "db1"], capture_output=True, text=True, check=True
+    )  # fmt: skip
+    assert f"userknownhostsfile {known}\n" in shown.stdout
+    (target,) = fleet.read([str(file)])
+    assert (target.data["ssh_key"], target.data["ssh_known_hosts_file"]) == (str(key), str(known))
+
+
+def test_a_path_that_ssh_would_expand_is_refused() -> None:
+    with pytest.raises(HostError, match="path has characters that ssh and Ansible expand"):
+        inventory.escape(Path("/home/${USER}/clone"))
 
 
 def test_image_changes_with_release_mirror_and_local_certificates_and_with_nothing_else() -> None:

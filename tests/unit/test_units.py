@@ -25,6 +25,7 @@ ActiveEnterTimestamp=Sat 2026-11-28 09:17:38 UTC
 Names=logrotate.timer
 LoadState=loaded
 ActiveState=inactive
+SubState=dead
 UnitFileState=disabled
 NeedDaemonReload=yes
 ActiveEnterTimestamp=
@@ -43,6 +44,7 @@ RUNS = Seen("loaded", "active", "enabled", STARTED, False, 815, "/system.slice/x
 RESTS = Seen("loaded", "inactive", "disabled", 0, False, 0, "")
 FAILED = Seen("loaded", "failed", "enabled", 1, False, 0, "")
 ABSENT = Seen("not-found", "inactive", "", 0, False, 0, "")
+STUCK = Seen("loaded", "active", "enabled", STARTED, False, 0, "", "has no next elapse time")
 
 
 def test_reads_what_systemd_says_of_each_unit() -> None:
@@ -53,6 +55,26 @@ def test_reads_what_systemd_says_of_each_unit() -> None:
         "logrotate.timer": Seen("loaded", "inactive", "disabled", 0, True, 0, ""),
         "none.service": Seen("not-found", "inactive", "", 0, False, 0, ""),
     }
+
+
+@pytest.mark.parametrize(
+    ("name", "load", "sub", "expected"),
+    [
+        ("x.timer", "loaded", "elapsed", "has no next elapse time"),
+        ("x.timer", "bad-setting", "waiting", "cannot be loaded (bad-setting)"),
+        ("x.timer", "loaded", "waiting", ""),
+        ("x.service", "bad-setting", "running", ""),
+    ],
+)
+def test_reads_that_a_timer_will_not_elapse(name: str, load: str, sub: str, expected: str) -> None:
+    seen = units.parse(f"Names={name}\nLoadState={load}\nActiveState=active\nSubState={sub}\n")
+    assert seen[name].fault == expected
+
+
+def test_refuses_to_end_with_a_timer_that_will_not_elapse() -> None:
+    units.require_elapsing([Unit("x.timer"), Unit("y.timer", "stopped")], {"x.timer": RUNS, "y.timer": STUCK})
+    with pytest.raises(units.UnitError, match=r"^x.timer has no next elapse time: see systemctl cat x.timer"):
+        units.require_elapsing([Unit("x.timer")], {"x.timer": STUCK})
 
 
 def test_a_unit_is_known_by_each_of_its_names() -> None:
@@ -84,6 +106,8 @@ def test_a_unit_is_known_by_each_of_its_names() -> None:
         pytest.param(Unit("x", "stopped"), ABSENT, 0, (), id="to be stopped, not installed"),
         pytest.param(Unit("x", "ignored"), RUNS, STARTED + 9, ("restart",), id="left alone, but for newer files"),
         pytest.param(Unit("x", "ignored"), RESTS, STARTED + 9, (), id="left alone"),
+        pytest.param(Unit("x"), STUCK, 0, ("restart",), id="a timer that will not elapse"),
+        pytest.param(Unit("x", "ignored"), STUCK, 0, (), id="a timer that will not elapse, left alone"),
     ],
 )  # fmt: skip
 def test_decides_by_state_and_age(unit: Unit, seen: Seen, newest: int, expected: tuple[str, ...]) -> None:

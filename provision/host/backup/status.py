@@ -16,6 +16,7 @@ from typing import Any
 from provision import system
 from provision.database import connect_pinned
 from provision.errors import DriftError, ProvisionError
+from provision.host import timers
 from provision.host.backup import drill, dump, journal, show, tool, wal
 from provision.host.backup.catalogue import Catalogue
 from provision.plan import load
@@ -49,6 +50,8 @@ def look(plan: Plan) -> dict[str, Any]:
         alarms += [unfinished] if unfinished else []
     if plan.backup.logical:
         _dumps(plan, seen, alarms)
+    names = [f"{each.name}.timer" for each in plan.timers if each.role == "backup" and each.schedule]
+    alarms += [f"{name} {said}: {plan.site('backup')}" for name, said in timers.faults(names).items()]
     seen["alarms"] = alarms
     return seen
 

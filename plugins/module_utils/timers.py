@@ -1,0 +1,1 @@
+../../provision/host/timers.py
