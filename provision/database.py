@@ -6,6 +6,7 @@ Works with the psycopg of Debian 12 (3.1) and newer.
 
 from __future__ import annotations
 
+import re
 import select
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -14,9 +15,10 @@ from dataclasses import dataclass
 
 import psycopg
 from psycopg import sql
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.conninfo import make_conninfo
 from psycopg.pq import ExecStatus
 
+from provision import urls
 from provision.errors import DatabaseError
 
 Connection = psycopg.Connection[tuple[object, ...]]
@@ -36,8 +38,8 @@ def connect(
 ) -> Connection:
     """Open a session to a libpq URL or key=value string; an empty string means the `PG*` environment.
 
-    Time-outs are set after connecting, so that they work through any proxy. Raises DatabaseError with host, port and
-    database, never the password.
+    Time-outs are set after connecting, so that they work through any proxy. Raises UsageError for an unusable URL,
+    DatabaseError with host, port and database; neither repeats the password.
     """
     return _limited(_open(url, application, autocommit), statement_timeout_ms, lock_timeout_ms)
 
@@ -63,21 +65,26 @@ def connect_pinned(
 
 
 def _open(url: str, application: str, autocommit: bool) -> Connection:
+    parameters: dict[str, str | int | None] = {**urls.parsed(urls.read(url).url)}
+    parameters.setdefault("connect_timeout", CONNECT_TIMEOUT_S)
+    parameters.setdefault("application_name", application)
+    parameters["client_encoding"] = "UTF8"  # otherwise a SQL_ASCII database returns bytes
     try:
-        parameters = conninfo_to_dict(url)
-        parameters.setdefault("connect_timeout", CONNECT_TIMEOUT_S)
-        parameters.setdefault("application_name", application)
-        parameters["client_encoding"] = "UTF8"  # otherwise a SQL_ASCII database returns bytes
         connection = psycopg.connect(make_conninfo("", **parameters), autocommit=autocommit)
         connection.prepare_threshold = None  # prepared statements do not survive a pooler or DISCARD ALL
     except psycopg.Error as error:
+        said = urls.redacted(str(error).strip(), url)
+        unknown = re.search(r'unrecognized configuration parameter "([^"]*)"', said)
         raise DatabaseError(
             "cannot connect to PostgreSQL",
-            where=describe(url),
-            # libpq's message quotes the unparsable part, which may be the password.
-            seen="percent-encode characters such as % @ / ? in it" if unreadable(url) else str(error).strip(),
-            allowed="a libpq URL (postgresql://user@host:port/database) or the PG* environment variables",
-            run="pg_isready with that host and port; on the host: systemctl status 'postgresql@*'",
+            where=urls.describe(url),
+            seen=said,
+            allowed="parameters of libpq and settings of the server"
+            if unknown
+            else "a libpq URL (postgresql://user@host:port/database) or the PG* environment variables",
+            run=f"remove {unknown[1]} from the URL"
+            if unknown
+            else "pg_isready with that host and port; on the host: systemctl status 'postgresql@*'",
         ) from None
     return connection
 
@@ -87,24 +94,6 @@ def _limited(connection: Connection, statement_timeout_ms: int | None, lock_time
         if value is not None:
             connection.execute("SELECT set_config(%s, %s, false)", (name, f"{value}ms"))
     return connection
-
-
-def unreadable(url: str) -> bool:
-    """Return whether libpq cannot parse a URL. Its error message may quote the password."""
-    try:
-        conninfo_to_dict(url)
-    except psycopg.Error:
-        return True
-    return False
-
-
-def describe(url: str) -> str:
-    """Describe a URL (host, port, database, user) without its password."""
-    if unreadable(url):
-        return "a URL that libpq cannot parse"
-    parameters = conninfo_to_dict(url)
-    shown = [f"{key}={parameters[key]}" for key in ("host", "port", "dbname", "user") if parameters.get(key)]
-    return " ".join(shown) or "the PG* environment"
 
 
 def guarded(connection: Connection) -> bool:
@@ -321,7 +310,7 @@ def hold_locks(
 
 def environment(url: str) -> dict[str, str]:
     """Return the PG* variables equivalent to a libpq URL, which keep the password off the command line."""
-    options = psycopg.pq.Conninfo.parse(url.encode())
+    options = psycopg.pq.Conninfo.parse(urls.read(url).url.encode())
     return {option.envvar.decode(): option.val.decode() for option in options if option.envvar and option.val}
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from provision.checks import drift, pooler, reach
 from provision.checks.finding import Finding, Severity
 from provision.checks.registry import Scope, examine, get, of, unknown_site
-from provision.database import Connection, connect_pinned, guarded, unreadable
+from provision.database import Connection, connect_pinned, guarded
 from provision.errors import DatabaseError, HostError
 from provision.plan import load
 from provision.plan.schema import Plan
@@ -54,15 +54,13 @@ def look_at(plan: Plan) -> Report:
 def look_from_afar(url: str, about: str) -> Report:
     """Check a database behind a URL, or find out why the connection fails.
 
-    On a host of ours, its certificates and its pooler are checked too. Raises DatabaseError for an unreadable URL.
+    On a host of ours, its certificates and its pooler are checked too. Raises UsageError for an unusable URL.
     """
     scopes = [Scope.DATABASE]
     try:
         with connect_pinned(url, application="provision doctor", statement_timeout_ms=30_000) as session:
             found = examine(Scope.DATABASE, session, site=unknown_site, development=_development(session))
     except DatabaseError as error:
-        if unreadable(url):
-            raise
         found = [reach.explain(error.seen, url)]
     try:
         plan = this_host()

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 import click
 
-from provision.cli._database import database_option
+from provision.cli._database import migration_database_option
 from provision.errors import ConfirmationError, ProvisionError
 from provision.host.migrate import report
 from provision.host.migrate.files import Problem
@@ -150,7 +150,7 @@ with_extensions = click.option(
 def options(function: Callable[..., None]) -> Callable[..., None]:
     """Add the common options to a command, which is called with a Call and its own arguments."""
 
-    @database_option
+    @migration_database_option
     @click.option("--path", type=click.Path(path_type=Path), default=Path("migrations"), show_default=True,
                   help="Directory of the migration files.")  # fmt: skip
     @click.option("--table", default=None, help="Version table [schema_migrations].")

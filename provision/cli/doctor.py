@@ -11,8 +11,8 @@ import click
 
 from provision.checks import doctor
 from provision.cli._database import database_option
-from provision.database import describe
 from provision.errors import UsageError
+from provision.urls import describe
 
 
 @click.command("doctor")

@@ -7,12 +7,12 @@ import sys
 from dataclasses import asdict
 
 import click
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.conninfo import make_conninfo
 
-from provision import system
+from provision import system, urls
 from provision.checks import host, ports
 from provision.cli._database import database_option
-from provision.database import connect, describe, require_pooler
+from provision.database import connect, require_pooler
 from provision.host import status
 from provision.host.verify import prove, prove_timers
 from provision.plan import load
@@ -32,13 +32,15 @@ from provision.plan import load
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(url: str, password_stdin: bool, pooler: str, keep: bool, with_status: bool, as_json: bool) -> None:
     """Log in, write a memory, find it by vector, roll back; check tables and extensions."""
-    shown = describe(url)
+    shown = urls.describe(url)
     if password_stdin:
         url = make_conninfo(url, password=sys.stdin.readline().rstrip("\n"))
     with connect(url, application="provision verify") as connection:
         proof = prove(connection)
     if pooler:
-        with connect(make_conninfo(url, **conninfo_to_dict(pooler)), application="provision verify") as connection:
+        with connect(
+            make_conninfo(url, **urls.parsed(urls.read(pooler).url)), application="provision verify"
+        ) as connection:
             require_pooler(connection)
             prove(connection)
     if keep:

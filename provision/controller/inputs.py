@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from provision.controller import authority, vault
+from provision.controller import authority, varfiles, vault
 from provision.controller.bundle import verify
 from provision.errors import ProvisionError, UsageError
 from provision.plan import build, network, schema, variables
@@ -108,13 +108,19 @@ def read(
             try:
                 known[option] = template(every, every[option])
             except Exception as error:
-                problems.append(f"{option} cannot be evaluated: {str(error).splitlines()[0]}")
+                problems.append(_unevaluated(option, str(error).splitlines()[0]))
     typed, wrong = variables.judge(specs, known)
     names = {*specs, *PUBLISHED, *variables.RENAMED}
     prefixes = {f"{option.partition('_')[0]}_" for option in names}
     problems += [*wrong, *variables.unknown(given, names, prefixes)]
     warnings = tuple(f"variable {name} is now called {new}; the old name is still read" for name, new in old.items())
     return Inputs(typed, values, tuple(problems), warnings)
+
+
+def _unevaluated(option: str, said: str) -> str:
+    if "undecryptable" in said or "Decryption failed" in said:
+        return f"{option} is encrypted, and the vault password is missing or wrong: add --vault-password-file FILE"
+    return f"{option} cannot be evaluated: {said}"
 
 
 def relative(path: str, root: Path) -> str:
@@ -154,6 +160,7 @@ def context(
         bundle=_bundle(values) if values.get("postgresql_repository") == "bundle" else {},
         provided=tuple(authority.read_provided(provided)[1]) if all(provided.values()) else (),
         plain_vaults=tuple(vault.plain_vaults(list(sources))),
+        credentials=next((relative(str(each), root) for each in varfiles.credentials(sources)), ""),
         groups=groups,
         database=bool(names - BESIDE) or name in groups.get("database", ()),
         toolkit_sha256=toolkit,

@@ -1,25 +1,36 @@
 """Secrets of an inventory: generate, store in one vault file, check and rotate them. Controller only; does IO.
 
-The file is inventories/<env>/group_vars/all/vault.yml, encrypted by ansible-vault's library. Only `rotate` replaces an
-existing secret. Nothing here prints a secret.
+New secrets go to inventories/<env>/group_vars/all/vault.yml, encrypted as a whole. Secrets in other files of group_vars
+and host_vars, and inline `!vault` values, are read as Ansible reads them and never changed here: `init` and `rotate`
+name the file. Only `rotate` replaces an existing secret. Nothing here prints a secret.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import yaml
 from ansible.errors import AnsibleError
-from ansible.parsing.vault import VaultLib, VaultSecret
+from ansible.parsing.dataloader import DataLoader
+from ansible.parsing.vault import (
+    AnsibleVaultError,
+    AnsibleVaultFormatError,
+    VaultLib,
+    VaultSecret,
+    parse_vaulttext_envelope,
+)
+from ansible.template import Templar
 
 from provision import system
+from provision.controller import varfiles
 from provision.errors import DriftError, UsageError
+from provision.plan import variables
 from provision.plan.secrets import new_password, new_salt
 
-FILE = Path("group_vars/all/vault.yml")
-HEADER = b"$ANSIBLE_VAULT"
+FILE = varfiles.FILE
 LOGIN_ROLES = ("minion", "minion_app", "minion_readonly")
 PASSPHRASES = ("backup_repository_passphrase", "tls_ca_passphrase")
 KEYRING = "provision"
@@ -35,39 +46,92 @@ class Vault:
             raise UsageError(
                 "no inventory", seen=str(inventory), allowed="a directory with hosts.yml, such as inventories/prod"
             )
-        self.path = inventory / FILE
-        self._library = VaultLib([("default", VaultSecret(password.encode()))])
+        self.inventory, self.path = inventory, inventory / FILE
+        secrets = [("default", VaultSecret(password.encode()))]
+        self._library, self._loader, self._label = VaultLib(secrets), DataLoader(), None
+        self._loader.set_vault_secrets(secrets)
 
     def read(self) -> dict[str, Any]:
-        """Decrypt the file. Raises UsageError if it is missing, not encrypted or damaged, or the password is wrong."""
-        command = f"provision secrets init {self.path.parents[2]}"
+        """Return the values of the vault file. Raises UsageError if it is missing, damaged or of another password."""
         try:
             raw = self.path.read_bytes()
         except FileNotFoundError:
-            raise UsageError("no vault", where=str(self.path), run=command) from None
-        if not raw.startswith(HEADER):
-            raise UsageError(
-                "the vault is not encrypted",
-                where=str(self.path),
-                allowed="a file encrypted by ansible-vault",
-                run=f"ansible-vault encrypt {self.path}",
-            )
-        try:
-            found = yaml.safe_load(self._library.decrypt(raw))
-        except (AnsibleError, yaml.YAMLError):
-            raise UsageError(
-                "cannot decrypt the vault",
-                where=str(self.path),
-                seen="a wrong password or a damaged file",
-                run=f"ansible-vault view {self.path}",
-            ) from None
-        return found if isinstance(found, dict) else {}
+            raise UsageError("no vault", where=str(self.path), **self._advice()) from None
+        if raw.startswith(varfiles.HEADER):
+            with suppress(AnsibleError):  # reported by _load
+                self._label = parse_vaulttext_envelope(raw)[3]
+        return self._load(self.path)
+
+    def everything(self) -> dict[str, Any]:
+        """Return the secrets that the hosts get, from every file, evaluated. Raises UsageError.
+
+        Host variables win over those of groups, and groups over `all`, as in Ansible.
+        """
+        paths = varfiles.read_by_ansible(self.inventory, self._loader)
+        if not self.path.is_file() and not self.others():
+            raise UsageError("no vault", where=str(self.path), **self._advice())
+        whole: dict[str, Any] = {}
+        for path in paths:
+            whole |= self._load(path)
+        engine = Templar(loader=self._loader, variables=whole)
+        found = {}
+        for name in varfiles.NAMES:
+            if name in whole:
+                try:
+                    found[name] = variables.plain(engine.template(whole[name]))
+                except AnsibleError as error:
+                    seen = str(error).splitlines()[0]
+                    raise UsageError(f"{name} cannot be evaluated", where=str(self.inventory), seen=seen) from None
+        return found
+
+    def others(self) -> dict[str, list[str]]:
+        """Return the secrets kept in files other than the vault: file to names."""
+        found = {}
+        for path in varfiles.read_by_ansible(self.inventory, self._loader):
+            if path != self.path:
+                names = [name for name in varfiles.NAMES if name in self._load(path)]
+                found.update({str(path): names} if names else {})
+        return found
 
     def write(self, secrets: Mapping[str, Any]) -> None:
-        """Replace the file atomically, readable only by its owner (mode 0600)."""
+        """Replace the file atomically, readable only by its owner (mode 0600). Raises UsageError for inline values."""
+        if self.path.is_file() and not self.path.read_bytes().startswith(varfiles.HEADER):
+            raise UsageError(
+                "the vault is not encrypted as a whole, and a new one would lose its comments and inline values",
+                where=str(self.path),
+                allowed="a file encrypted by ansible-vault, or an edit by hand",
+                run=f"ansible-vault encrypt {self.path}, or ansible-vault encrypt_string for each value",
+            )
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        text = self._library.encrypt(yaml.safe_dump(dict(secrets), sort_keys=True).encode())
-        system.write(self.path, text, mode=0o600)
+        text = yaml.safe_dump(variables.plain(secrets), sort_keys=True).encode()
+        system.write(self.path, self._library.encrypt(text, vault_id=self._label), mode=0o600)
+
+    def _load(self, path: Path) -> dict[str, Any]:
+        try:
+            found = self._loader.load_from_file(str(path), cache="none", trusted_as_template=True)
+            found = varfiles.opened(found or {}, self._library.decrypt)
+        except AnsibleVaultFormatError as error:
+            raise self._unreadable(path, f"damaged: {error}") from None
+        except AnsibleVaultError:
+            raise self._unreadable(path, "the vault password is wrong for it, or the file was changed") from None
+        except AnsibleError as error:
+            raise self._unreadable(path, str(error).splitlines()[0]) from None
+        return found if isinstance(found, dict) else {}
+
+    def _unreadable(self, path: Path, seen: str) -> UsageError:
+        return UsageError(
+            "cannot decrypt the vault" if path == self.path else "cannot read a file of the inventory",
+            where=str(path),
+            seen=seen,
+            run=f"ansible-vault view {path}",
+        )
+
+    def _advice(self) -> dict[str, str]:
+        """Propose `init`, unless secrets are in another file: a second set would replace them."""
+        others = self.others()
+        if not others:
+            return {"run": f"provision secrets init {self.inventory}"}
+        return {"seen": f"secrets in {', '.join(others)}", "run": f"provision secrets check {self.inventory}"}
 
 
 def complete(secrets: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
@@ -88,11 +152,29 @@ def complete(secrets: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
 
 
 def initialise(vault: Vault) -> list[str]:
-    """Create the vault or its missing secrets; return the names of the new ones."""
-    secrets, made = complete(vault.read() if vault.path.exists() else {})
-    if made:
-        vault.write(secrets)
-    return made
+    """Create the vault or its missing secrets; return the names of the new ones.
+
+    Raises UsageError if a missing secret belongs to a variable that another file sets: this vault would replace it.
+    """
+    own = vault.read() if vault.path.exists() else {}
+    others = vault.others()
+    held = {name: path for path, names in others.items() for name in names}
+    _, missing = complete(vault.everything() if own or others else {})
+    for name in missing:
+        variable = name.partition(".")[0]
+        if variable in held:
+            raise UsageError(
+                f"{name} is missing, and {variable} is set in another file",
+                where=held[variable],
+                allowed="every secret of a variable in one file",
+                run=f"ansible-vault edit {held[variable]}; openssl rand -base64 24 makes a password",
+            )
+    if not missing:
+        return []
+    secrets, _ = complete(own)
+    made = {name.partition(".")[0] for name in missing}
+    vault.write({name: value for name, value in secrets.items() if name in own or name in made})
+    return missing
 
 
 def judge(secrets: Mapping[str, Any]) -> list[str]:
@@ -117,17 +199,31 @@ def judge(secrets: Mapping[str, Any]) -> list[str]:
 
 
 def check(vault: Vault) -> None:
-    """Raise DriftError with all problems of a vault."""
-    found = judge(vault.read())
+    """Raise DriftError with all problems of the secrets, whichever files hold them."""
+    found = judge(vault.everything())
+    found += [f"{path} has secrets in clear text" for path in plain_vaults([str(vault.inventory)])]
+    found += [f"{path} is ignored by Ansible" for path in varfiles.ignored(vault.inventory)]
     if found:
-        run = f"provision secrets init {vault.path.parents[2]} adds missing secrets; rotate replaces the others"
+        others = ", ".join(vault.others())
         raise DriftError(
-            "the vault is not suitable for production", where=str(vault.path), seen="; ".join(found), run=run
+            "the vault is not suitable for production",
+            where=", ".join(filter(None, (str(vault.path) if vault.path.is_file() else "", others))),
+            seen="; ".join(found),
+            run=f"ansible-vault edit {others}"
+            if others
+            else f"provision secrets init {vault.inventory} adds missing secrets; rotate replaces the others",
         )
 
 
 def rotate(vault: Vault, role: str) -> dict[str, Any]:
     """Store a new password and salt of a login role; return the previous secrets, for a rollback."""
+    elsewhere = [path for path, names in vault.others().items() if "database_credentials" in names]
+    if elsewhere:
+        raise UsageError(
+            "the password is in another file than the vault", where=elsewhere[0],
+            allowed=f"database_credentials in {vault.path}",
+            run=f"ansible-vault edit {elsewhere[0]}, then site.yml --tags database,pgbouncer",
+        )  # fmt: skip
     before = vault.read()
     credentials = before.get("database_credentials") or {}
     if role not in credentials:
@@ -139,6 +235,5 @@ def rotate(vault: Vault, role: str) -> dict[str, Any]:
 
 
 def plain_vaults(sources: list[str]) -> list[str]:
-    """Return the unencrypted vault files of these inventories."""
-    paths = [Path(source) / FILE for source in sources]
-    return [str(path) for path in paths if path.is_file() and not path.read_bytes().startswith(HEADER)]
+    """Return the files of these inventories that hold secrets in clear text."""
+    return [str(path) for source in sources for path in varfiles.in_clear(Path(source))]

@@ -23,9 +23,10 @@ class Context:
     """What is known of the run beside variables: the host's names, inventories, and what the controller read.
 
     `roles` are those of the play, whose packages are installed. `bundle` is what `controller.bundle.verify` found (and
-    `problem`), `provided` and `plain_vaults` name files of the controller that must not be used as they are. `database`
-    is false for a host beside the databases, `toolkit_sha256` the checksum of the packed command. `peers` are the other
-    hosts of the group database, `selected` the roles that the run applies, None for all.
+    `problem`), `provided` and `plain_vaults` name files of the controller that must not be used as they are, and
+    `credentials` the file that sets database_credentials, if it is not the vault. `database` is false for a host
+    beside the databases, `toolkit_sha256` the checksum of the packed command. `peers` are the other hosts of the group
+    database, `selected` the roles that the run applies, None for all.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Context:
     bundle: Mapping[str, Any] = field(default_factory=dict)
     provided: tuple[str, ...] = ()
     plain_vaults: tuple[str, ...] = ()
+    credentials: str = ""
     groups: Mapping[str, Sequence[str]] = field(default_factory=dict)
     database: bool = True
     toolkit_sha256: str = ""

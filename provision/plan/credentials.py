@@ -14,6 +14,9 @@ from provision.plan.context import Context, Verdict, repository_kind
 
 DEVELOPMENT_PASSWORD = "minion_secret"  # noqa: S105 - the published one, known so that it can be refused
 MINIMUM_PASSWORD_LENGTH = 20
+CREDENTIAL = ("password", "salt")
+VERIFIER = re.compile(r"md5[0-9a-f]{32}$|SCRAM-SHA-256[$]")
+"""What the server stores: as a password it would lock the application out."""
 LONGEST_CERTIFICATE_DAYS = 825  # the longest that clients on macOS accept
 
 
@@ -44,19 +47,23 @@ def passwords(v: Mapping[str, Any], profile: Mapping[str, Any], context: Context
     credentials, owner = v["database_credentials"], v["database_owner"]
     strict = not profile["access"]["published_passwords"]
     inventory = _inventory(context)
-    vault = f"{inventory}/group_vars/all/vault.yml (ansible-vault edit)"
+    vault = f"{context.credentials or f'{inventory}/group_vars/all/vault.yml'} (ansible-vault edit)"
+    generate = "" if context.credentials else f"; provision secrets init {inventory} generates both"
     if strict:
         verdict.refusals += [f"{path} is not encrypted: ansible-vault encrypt {path}" for path in context.plain_vaults]
     for role in (owner, f"{owner}_app", f"{owner}_readonly"):
         if role not in credentials:
             verdict.refusals.append(
-                f"database_credentials has no entry for {role}: set its password and its salt in {vault}; "
-                f"provision secrets init {inventory} generates both"
+                f"database_credentials has no entry for {role}: set its password and its salt in {vault}{generate}"
             )
     for role, secret in sorted(credentials.items()):
         given = secret if isinstance(secret, Mapping) else {}
+        wrong = _wrong_types(role, secret)
+        if wrong:
+            verdict.refusals += [f"{problem}; in {vault}" for problem in wrong]
+            continue
         try:
-            secrets.scram_verifier(str(given.get("password") or ""), str(given.get("salt") or ""))
+            secrets.scram_verifier(given.get("password") or "", given.get("salt") or "")
         except UsageError as error:
             verdict.refusals.append(f"database_credentials.{role}: {error.what}; allowed: {error.allowed}; in {vault}")
             continue
@@ -65,6 +72,21 @@ def passwords(v: Mapping[str, Any], profile: Mapping[str, Any], context: Context
             verdict.refusals.append(
                 f"the password of {role} {problem}: set database_credentials.{role}.password in {vault}"
             )
+
+
+def _wrong_types(role: str, secret: Any) -> list[str]:
+    """Name what is not text: YAML has changed an unquoted number, date or yes (012 is 10, 1e5 is 100000.0)."""
+    where = f"database_credentials.{role}"
+    if not isinstance(secret, Mapping):
+        return [f"{where} is a secret of type {type(secret).__name__}: expected a mapping with password and salt"]
+    problems = [f"{where}.{key}: unknown key; allowed: password, salt" for key in secret if key not in CREDENTIAL]
+    for key in CREDENTIAL:
+        value = secret.get(key)
+        if value is not None and not isinstance(value, str):
+            problems.append(f"{where}.{key} is a secret of type {type(value).__name__}: expected text in quotes")
+    if VERIFIER.match(str(secret.get("password"))):
+        problems.append(f"{where}.password is a verifier (md5... or SCRAM-SHA-256...): expected the password itself")
+    return problems
 
 
 def _weakness(password: str, credentials: Mapping[str, Any]) -> str:

@@ -7,8 +7,11 @@ allowed. A scalar where a list belongs is refused, for Ansible would split a str
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
+
+from provision.plan import limits
 
 TRUE, FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 KINDS = {"str": "a string", "path": "a path", "int": "an integer", "float": "a number", "bool": "true or false",
@@ -71,8 +74,15 @@ def _value(where: str, value: Any, spec: Mapping[str, Any], problems: list[str])
     if read:
         return read(where, value, spec, problems)
     plain = _scalar(value, kind)
+    if kind in ("str", "path") and (isinstance(value, float) or (secret and not isinstance(value, str))):
+        plain = None  # YAML has changed it: 0.10 is 0.1, 012 is 10, 1e5 is 100000.0
     if plain is None:
-        problems.append(_message(where, value, KINDS[kind], secret=secret))
+        hint = "; put it in quotes" if kind in ("str", "path") and _is_scalar(value) else _whole(value, kind)
+        problems.append(_message(where, value, KINDS[kind], secret=secret) + hint)
+        return None
+    outside = _outside(where, plain)
+    if outside:
+        problems.append(_message(where, value, outside, secret=secret))
         return None
     choices = spec.get("choices")
     if choices and plain not in choices:
@@ -93,10 +103,34 @@ def _scalar(value: Any, kind: str) -> Any:
         return True if text in TRUE else False if text in FALSE else None
     if isinstance(value, bool) or not text:
         return None
-    try:
-        return int(text) if kind == "int" else float(text)
-    except ValueError:
+    # int() and float() also read 1_5, digits of other scripts, nan and inf.
+    number = r"[+-]?[0-9]+" if kind == "int" else r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)(e[+-]?[0-9]{1,2})?"
+    if len(text) > LONGEST or not re.fullmatch(number, text):
         return None
+    return int(text) if kind == "int" else float(text)
+
+
+def _is_scalar(value: Any) -> bool:
+    return value is not None and not isinstance(value, (Mapping, Sequence))
+
+
+def _whole(value: Any, kind: str) -> str:
+    whole = kind == "int" and isinstance(value, float) and value.is_integer() and abs(value) < limits.LARGEST
+    return f"; write {int(value)}" if whole else ""
+
+
+def _outside(where: str, value: Any) -> str:
+    """Return what is allowed for an option (`name`, `name.key`, `name[0].key`), if the value is not."""
+    name = re.sub(r"\[[^]]*\]", "", where)
+    if isinstance(value, str):
+        if not value and name in limits.NOT_EMPTY:
+            return "no empty element"
+        pattern, described = limits.PATTERNS.get(name, ("", ""))
+        return described if value and pattern and not re.fullmatch(pattern, value) else ""
+    if isinstance(value, bool) or not isinstance(value, int):
+        return ""
+    least, most = limits.RANGES.get(name, (0, limits.LARGEST))
+    return "" if least <= value <= most else f"{least} to {most}"
 
 
 def _list(where: str, value: Any, spec: Mapping[str, Any], problems: list[str]) -> Any:
@@ -117,7 +151,7 @@ def _dict(where: str, value: Any, spec: Mapping[str, Any], problems: list[str]) 
         return None
     options: Mapping[str, Any] | None = spec.get("options")
     if not options:
-        return plain(value)
+        return _free(where, value, bool(spec.get("no_log")), problems)
     for key in value:
         if key not in options:
             near = difflib.get_close_matches(str(key), list(options), 1)
@@ -134,6 +168,15 @@ def _dict(where: str, value: Any, spec: Mapping[str, Any], problems: list[str]) 
         elif "default" in inner:
             found[key] = inner["default"]
     return found
+
+
+def _free(where: str, value: Mapping[Any, Any], secret: bool, problems: list[str]) -> Any:
+    """Judge the values of a mapping with keys of the user's own."""
+    kind = limits.VALUES.get(where)
+    if not kind:
+        return plain(value)
+    inner = {"type": kind, "no_log": secret}
+    return {str(plain(key)): _value(f"{where}[{plain(key)}]", each, inner, problems) for key, each in value.items()}
 
 
 def plain(value: Any) -> Any:

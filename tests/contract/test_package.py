@@ -39,7 +39,7 @@ def test_module_imports_on_a_bare_host(path: Path) -> None:
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_only_what_asks_the_server_knows_psycopg(path: Path) -> None:
-    allowed = ("database.py", "host", "checks", "cli")
+    allowed = ("database.py", "urls.py", "host", "checks", "cli")
     if path.relative_to(PACKAGE).parts[0] not in allowed:
         assert not any(name.partition(".")[0] == "psycopg" for name in imports(path, everywhere=True))
 
@@ -64,11 +64,23 @@ LAYERS = {
     "distributions": {"errors"},
     "compatibility": {"errors", "distributions"},
     "system": {"errors"},
-    "database": {"errors", "system"},
+    "urls": {"errors"},
+    "database": {"errors", "system", "urls"},
     "tuning": {"errors", "compatibility", "distributions", "system"},
     "plan": {"errors", "addresses", "compatibility", "distributions", "system", "tuning"},
-    "host": {"errors", "addresses", "compatibility", "distributions", "system", "tuning", "plan", "database"},
-    "checks": {"errors", "addresses", "compatibility", "distributions", "system", "tuning", "plan", "database", "host"},
+    "host": {"errors", "addresses", "compatibility", "distributions", "system", "tuning", "plan", "database", "urls"},
+    "checks": {
+        "errors",
+        "addresses",
+        "compatibility",
+        "distributions",
+        "system",
+        "tuning",
+        "plan",
+        "database",
+        "urls",
+        "host",
+    },  # fmt: skip
 }
 """Which parts of the package a part may import, beside itself; controller/ and cli/ may import all of them."""
 

@@ -8,9 +8,14 @@ import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from provision import urls
+from provision.cli import root
+from provision.errors import UsageError
 from tests.clusters import Cluster, as_server_user, free_port, run
 from tests.integration.migrations import NOTHING, Project, project, shared_database
 
@@ -206,8 +211,6 @@ def test_missing_schema_is_refused(project: Project) -> None:
     [
         ("postgresql://minion:geheim@127.0.0.1:1/minion", "port=1"),
         ("postgresql://minion:geheim@nowhere.invalid/minion", "host=nowhere.invalid"),
-        ("postgresql://minion:geheim@127.0.0.1:99999999/minion", "port=99999999"),
-        ("postgresql://minion:geheim@127.0.0.1/minion?sslmode=sometimes", "sslmode"),
     ],
 )
 def test_connection_error_names_the_server_but_not_the_password(project: Project, url: str, seen: str) -> None:
@@ -219,11 +222,60 @@ def test_connection_error_names_the_server_but_not_the_password(project: Project
     assert "geheim" not in done.err
 
 
+@pytest.mark.parametrize("command", ["migrate version", "doctor", "verify", "bench"])
+def test_every_command_refuses_an_unusable_url_before_connecting(command: str) -> None:
+    url = "postgresql://minion:geh@eim@127.0.0.1:1/minion"
+    done = CliRunner().invoke(root, [*command.split(), "--database", url])
+    assert isinstance(done.exception, UsageError)
+    assert "write %40 for @" in str(done.exception)
+    assert "eim" not in str(done.exception)
+
+
+def test_unknown_parameter_of_the_server_is_named(project: Project) -> None:
+    project.query = "&nearly_a_setting=1"
+    done = project.run("version")
+    assert done.code == 1
+    assert 'unrecognized configuration parameter "nearly_a_setting"' in done.err
+    assert "run:     remove nearly_a_setting from the URL" in done.err
+
+
+def test_every_setting_of_a_session_may_be_in_the_url(project: Project) -> None:
+    rows = project.query_all("SELECT name FROM pg_settings WHERE context IN ('user', 'superuser')")
+    for (name,) in rows:
+        assert urls.read(f"postgresql://h/d?{name}=1").url.startswith("postgresql://h/d?")
+
+
+def test_time_outs_in_the_url_win_over_the_defaults_and_lose_to_options(project: Project) -> None:
+    project.put("001_a.up.sql", "SELECT pg_sleep(1);\n")
+    project.put("001_a.down.sql", "SELECT 1;\n")
+    project.query = "&statement_timeout=200"
+    done = project.run("up")
+    assert done.code == 1
+    assert "statement timeout" in done.err
+    assert project.run("force", "-1").code == 0
+    assert project.run("up", "--statement-timeout", "10").code == 0
+
+
+def test_other_limits_of_a_session_in_the_url_stay(project: Project) -> None:
+    project.put("001_a.up.sql", "CREATE TABLE seen AS SELECT current_setting('idle_session_timeout') AS value;\n")
+    project.put("001_a.down.sql", "DROP TABLE seen;\n")
+    project.query = "&idle_session_timeout=90s"
+    assert project.run("up").code == 0
+    assert project.query_all("SELECT value FROM seen") == [("90s",)]
+
+
+def test_server_may_be_named_by_a_service_file(
+    project: Project, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    server = f"host={project.cluster.host}\nport={project.cluster.port}\nuser=minion\ndbname={project.database}\n"
+    (tmp_path / "services").write_text(f"[minion]\n{server}")
+    monkeypatch.setenv("PGSERVICEFILE", str(tmp_path / "services"))
+    project.tables("a")
+    for url in ("service=minion", "postgresql://?service=minion"):
+        assert project.run("version", f"--database={url}").out == "none\n"
+
+
 def test_environment_is_used_without_a_url(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
-    from click.testing import CliRunner
-
-    from provision.cli import root
-
     project.tables("a")
     monkeypatch.delenv("DATABASE_URL", raising=False)
     for name, value in {

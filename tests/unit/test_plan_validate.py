@@ -215,7 +215,7 @@ def test_a_copy_that_restore_made_beside_the_cluster_is_no_obstacle() -> None:
         ({"minion": {"password": "short", "salt": SALT}},
          "the password of minion has 5 characters, at least 20 are required"),
         ({"minion": {}}, "database_credentials.minion: this password cannot be used"),
-        ({"minion": "text"}, "database_credentials.minion: this password cannot be used"),
+        ({"minion": "text"}, "database_credentials.minion is a secret of type str: expected a mapping"),
         ({"minion": {"password": STRONG}}, "database_credentials.minion: this salt cannot be used"),
         ({"minion": {"password": STRONG, "salt": "?"}}, "as `openssl rand -base64 16` prints"),
         ({"minion": {"password": STRONG, "salt": SALT}, "other": {"password": STRONG, "salt": SALT}},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from provision.controller import inputs
 from provision.errors import UsageError
-from provision.plan import variables
+from provision.plan import build, limits, validate, variables
 from tests import plans
 
 SPECS = inputs.specifications()
@@ -36,9 +37,12 @@ def problem(**values: Any) -> str:
         ({"postgresql_restart_allowed": "False"}, False),
         ({"postgresql_restart_allowed": "yes"}, True),
         ({"postgresql_restart_allowed": 0}, False),
-        ({"backup_repository_passphrase": 12345678901234567890}, "12345678901234567890"),
         ({"tls_ca_passphrase": "00123"}, "00123"),
-        ({"pgvector_version": 0.8}, "0.8"),
+        ({"postgresql_port": " 5433 "}, 5433),
+        ({"backup_queue_max_mb": -1}, -1),
+        ({"database_name": 20240101}, "20240101"),
+        ({"pgbouncer_pools": {"minion": "5"}}, {"minion": 5}),
+        ({"database_timeouts": {"statement_timeout": 0}}, {"statement_timeout": "0"}),
         ({"postgresql_listen_addresses": ["0.0.0.0"]}, ["0.0.0.0"]),  # noqa: S104 - read, not bound
         ({"postgresql_listen_addresses": []}, []),
         ({"pgbouncer_pools": {"minion": 5}}, {"minion": 5}),
@@ -69,7 +73,53 @@ def test_reads_values_as_inventories_and_the_command_line_write_them(values: dic
         ({"backup_physical": None}, "backup_physical is None: expected true or false"),
         ({"tls_enabled": "maybe"}, "tls_enabled is 'maybe': expected true or false"),
         ({"tls_enabled": 2}, "tls_enabled is 2: expected true or false"),
-        ({"database_name": True}, "database_name is True: expected a string"),
+        ({"database_name": True}, "database_name is True: expected a string; put it in quotes"),
+        ({"database_name": datetime.date(2026, 1, 1)},
+         "database_name is '2026-01-01': expected a string; put it in quotes"),
+        ({"pgvector_version": 0.1}, "pgvector_version is 0.1: expected a string; put it in quotes"),  # 0.10
+        ({"backup_repository_passphrase": 5349},  # 012345
+         "backup_repository_passphrase is a secret of type int: expected a string; put it in quotes"),
+        ({"tls_ca_passphrase": True},
+         "tls_ca_passphrase is a secret of type bool: expected a string; put it in quotes"),
+        ({"tls_ca_passphrase": None}, "tls_ca_passphrase is a secret of type NoneType: expected a string"),
+        ({"postgresql_allowed_networks": "10.0.0.0/8"},
+         "postgresql_allowed_networks is '10.0.0.0/8': expected a list; write ['10.0.0.0/8']"),
+        ({"backup_s3": True}, "backup_s3 is True: expected a mapping"),
+        ({"database_extra_roles": {"web": {"kind": "write"}}},
+         "database_extra_roles is a mapping of web: expected a list"),
+        ({"database_extensions": ["vector", None]}, "database_extensions[1] is None: expected a string"),
+        ({"postgresql_version": 15.0}, "postgresql_version is 15.0: expected an integer; write 15"),
+        ({"postgresql_version": "v15"}, "postgresql_version is 'v15': expected an integer"),
+        ({"postgresql_version": "15.4"}, "postgresql_version is '15.4': expected an integer"),
+        ({"postgresql_version": "1_5"}, "postgresql_version is '1_5': expected an integer"),
+        ({"postgresql_version": "\uff11\uff15"}, "postgresql_version is '\uff11\uff15': expected an integer"),
+        ({"postgresql_version": "9" * 5000}, f"postgresql_version is '{'9' * 59}...: expected an integer"),
+        ({"plan_minimum_disk_mb": "5GB"}, "plan_minimum_disk_mb is '5GB': expected an integer"),
+        ({"plan_minimum_memory_mb": "1,024"}, "plan_minimum_memory_mb is '1,024': expected an integer"),
+        ({"backup_retention_full": float("nan")}, "backup_retention_full is nan: expected an integer"),
+        ({"backup_retention_full": float("inf")}, "backup_retention_full is inf: expected an integer"),
+        ({"backup_queue_max_mb": -2}, "backup_queue_max_mb is -2: expected -1 to 2147483647"),
+        ({"backup_processes": -1}, "backup_processes is -1: expected 0 to 999"),
+        ({"plan_lock_wait": -1}, "plan_lock_wait is -1: expected 0 to 2147483647"),
+        ({"pgbouncer_max_clients": 0}, "pgbouncer_max_clients is 0: expected 1 to 1000000"),
+        ({"pgbouncer_max_clients": 10**12}, "pgbouncer_max_clients is 1000000000000: expected 1 to 1000000"),
+        ({"postgresql_vector_dimensions": 16001}, "postgresql_vector_dimensions is 16001: expected 1 to 16000"),
+        ({"maintenance_batch_rows": 0}, "maintenance_batch_rows is 0: expected 1 to 2147483647"),
+        ({"pgbouncer_pools": {"minion": "five"}}, "pgbouncer_pools[minion] is 'five': expected an integer"),
+        ({"pgbouncer_pools": {"minion": -1}}, "pgbouncer_pools[minion] is -1: expected 0 to 2147483647"),
+        ({"database_extra_databases": {"a": {"owner": "b"}}},
+         "database_extra_databases[a] is a mapping of owner: expected a string"),
+        ({"monitoring_users": {"prometheus": ["hunter2"]}},
+         "monitoring_users[prometheus] is a secret of type list: expected a string"),
+        ({"postgresql_preload_libraries": [""]}, "postgresql_preload_libraries[0] is '': expected no empty element"),
+        ({"postgresql_preload_libraries": ["a,b"]},
+         "postgresql_preload_libraries[0] is 'a,b': expected one library, without quotes and commas"),
+        ({"backup_s3": {"bucket": "my.bucket"}},
+         "backup_s3.bucket is 'my.bucket': expected 1 to 63 letters, digits, _ and -; pgBackRest accepts no dots, "
+         "for the certificate would not match"),
+        ({"backup_s3": {"endpoint": "https://s3.example.com"}},
+         "backup_s3.endpoint is 'https://s3.example.com': expected a host name, without https:// and without a path"),
+        ({"backup_s3": {"port": 99999}}, "backup_s3.port is 99999: expected 1 to 65535"),
         ({"database_name": ["a"]}, "database_name is ['a']: expected a string"),
         ({"postgresql_settings": ["work_mem"]}, "postgresql_settings is ['work_mem']: expected a mapping"),
         ({"postgresql_repository": "pgdgg"},
@@ -101,6 +151,37 @@ def test_refuses_a_value_of_another_type_and_shows_it(values: dict[str, Any], ex
 )  # fmt: skip
 def test_never_shows_a_secret(values: dict[str, Any], expected: str) -> None:
     assert problem(**values) == expected
+
+
+@pytest.mark.parametrize(
+    ("entry", "expected"),
+    [
+        ("hunter2hunter2", "database_credentials.minion_app is a secret of type str: expected a mapping with"),
+        (None, "database_credentials.minion_app is a secret of type NoneType: expected a mapping with"),
+        ({"password": 123456789012345678901234, "salt": plans.SALT}, "password is a secret of type int: expected text"),
+        ({"password": 1e30, "salt": plans.SALT}, "password is a secret of type float: expected text in quotes"),
+        ({"password": True, "salt": plans.SALT}, "password is a secret of type bool: expected text in quotes"),
+        ({"password": ["hunter2"] * 4, "salt": plans.SALT}, "password is a secret of type list: expected text in"),
+        ({"password": "hunter2" * 4, "salt": 12345678}, "salt is a secret of type int: expected text in quotes"),
+        ({"passwrod": "hunter2" * 4, "salt": plans.SALT}, "passwrod: unknown key; allowed: password, salt"),
+        ({"password": "md5" + "0123456789abcdef" * 2, "salt": plans.SALT}, "password is a verifier (md5... or SCRAM"),
+        ({"password": "SCRAM-SHA-256$4096:hunter2", "salt": plans.SALT}, "password is a verifier (md5... or SCRAM"),
+    ],
+)
+def test_credentials_of_another_type_are_refused_without_showing_them(entry: Any, expected: str) -> None:
+    given = {"database_credentials": {**plans.SECRETS["database_credentials"], "minion_app": entry}}
+    problems = plans.built(given={**given, "backup_allow_local_only": True}).problems
+    assert expected in problems[0]
+    assert not any(secret in str(problems) for secret in ("hunter2", "12345678", "0123456789abcdef", "1e+30"))
+
+
+def test_ranges_patterns_and_types_name_options_that_exist() -> None:
+    def names(prefix: str, specs: Any) -> set[str]:
+        found = {f"{prefix}{name}" for name in specs}
+        return found.union(*(names(f"{prefix}{name}.", spec.get("options") or {}) for name, spec in specs.items()))
+
+    every = {*limits.RANGES, *limits.PATTERNS, *limits.VALUES, *limits.NOT_EMPTY}
+    assert every <= names("", SPECS)
 
 
 def test_nested_option_without_a_value_counts_as_left_out() -> None:
@@ -223,3 +304,30 @@ def test_any_value_gives_a_problem_or_a_value_of_the_type(name: str, value: Any)
     assert all(text.startswith(name) for text in problems)
     if name in typed:
         assert type(typed[name]) is PYTHON[SPECS[name].get("type", "str")]
+
+
+SECRET = "zqxSecretOfTheProperty"  # noqa: S105 - of the test
+HIDDEN = {name for name, spec in SPECS.items() if spec.get("no_log")}
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(name=st.sampled_from(sorted(SPECS)), value=ANYTHING | ANYTHING.map(lambda each: {SECRET: each, "minion": each}))
+def test_any_value_of_any_option_gives_a_plan_or_sentences_that_name_the_option(name: str, value: Any) -> None:
+    base = plans.values("prod", {"backup_allow_local_only": True})
+    typed, problems = judge(**{name: value})
+    if problems:
+        assert all(text.startswith(name) for text in problems)
+        return
+    made = build.build({**base.values, **typed}, plans.PROBE, base.profile, plans.CONTEXT, judge=validate.judge)
+    assert made.plan or made.problems
+    assert all(isinstance(text, str) and text.strip() for text in made.problems)
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(name=st.sampled_from(sorted(HIDDEN)), value=ANYTHING)
+def test_no_value_of_a_secret_is_ever_shown(name: str, value: Any) -> None:
+    base = plans.values("prod", {"backup_allow_local_only": True})
+    for wrapped in ([SECRET, value], {"minion": {"password": [SECRET, value]}}, {"minion": [SECRET]}, SECRET):
+        typed, problems = judge(**{name: wrapped})
+        made = build.build({**base.values, **typed}, plans.PROBE, base.profile, plans.CONTEXT)
+        assert SECRET not in str((problems, made.problems, made.notices))

@@ -1,13 +1,16 @@
-"""The vault of an inventory: made once, kept, judged, exchanged, and opened by nobody else."""
+"""Secrets of an inventory: made once, kept, judged, exchanged; read wherever Ansible reads them."""
 
 from pathlib import Path
 
 import pytest
+from ansible.parsing.vault import VaultLib, VaultSecret
 from click.testing import CliRunner
 
 from provision.cli import root
+from provision.controller import varfiles
 from provision.controller.vault import FILE, Vault, check, initialise, judge, plain_vaults, rotate
 from provision.errors import DriftError, UsageError
+from tests import plans
 
 
 @pytest.fixture
@@ -74,12 +77,183 @@ def test_refuses_a_wrong_password_a_plain_file_and_a_missing_one(inventory: Path
     with pytest.raises(UsageError, match="no vault"):
         Vault(inventory, "x").read()
     initialise(Vault(inventory, "x"))
-    with pytest.raises(UsageError, match="cannot decrypt the vault"):
+    with pytest.raises(UsageError, match="cannot decrypt the vault") as refused:
         Vault(inventory, "y").read()
-    (inventory / FILE).write_text("database_credentials: {}\n")
-    with pytest.raises(UsageError, match="not encrypted"):
-        Vault(inventory, "x").read()
+    assert refused.value.seen == "the vault password is wrong for it, or the file was changed"
+    (inventory / FILE).write_text("database_credentials: {minion: {password: hunter2}}\n")
+    with pytest.raises(UsageError, match="not encrypted as a whole"):
+        initialise(Vault(inventory, "x"))
     assert plain_vaults([str(inventory), "/nowhere"]) == [str(inventory / FILE)]
+    assert plain_vaults([str(inventory / "hosts.yml")]) == [str(inventory / FILE)]
+
+
+PASSWORD = "correct horse"  # noqa: S105 - of the test
+SALT = "c2FsdCBvZiBhIHRlc3QuLg=="
+
+
+def inline(text: str, *, label: str | None = None, password: str = PASSWORD, indent: int = 12) -> str:
+    sealed = VaultLib([("default", VaultSecret(password.encode()))]).encrypt(text, vault_id=label).decode()
+    return "!vault |\n" + "".join(f"{' ' * indent}{line}\n" for line in sealed.splitlines())
+
+
+def secrets_file(*, label: str | None = None, password: str = PASSWORD, plain: str = "") -> str:
+    """Return a file with every secret as an inline value; the role `plain` has its password in clear text."""
+    rows = []
+    for role in ("minion", "minion_app", "minion_readonly"):
+        text = f"{role} " + "p" * 24
+        value = f"{text}\n" if role == plain else inline(text, label=label, password=password)
+        rows.append(f"  {role}:\n    salt: {SALT}\n    password: {value}")
+    ours = "".join(
+        f"{name}: {inline(name + 'p' * 24, label=label, password=password)}"
+        for name in ("backup_repository_passphrase", "tls_ca_passphrase")
+    )
+    return "database_credentials:\n" + "".join(rows) + ours
+
+
+def put(inventory: Path, name: str, text: str) -> Path:
+    path = inventory / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(text.encode())
+    return path
+
+
+OTHER = ["group_vars/all/secrets.yml", "group_vars/all.yml", "group_vars/database.yml", "group_vars/all/more/s.yaml",
+         "host_vars/db1.yml", "group_vars/all/vault.yml"]  # fmt: skip
+
+
+@pytest.mark.parametrize("label", [None, "prod"])
+@pytest.mark.parametrize("name", OTHER)
+def test_inline_values_are_read_wherever_they_are(inventory: Path, name: str, label: str | None) -> None:
+    path = put(inventory, name, secrets_file(label=label))
+    before = path.read_bytes()
+    vault = Vault(inventory, PASSWORD)
+    check(vault)
+    assert vault.everything()["database_credentials"]["minion"]["password"] == "minion " + "p" * 24
+    assert initialise(vault) == []
+    assert plain_vaults([str(inventory)]) == []
+    assert path.read_bytes() == before
+    assert name == str(FILE) or not (inventory / FILE).exists()
+
+
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+def test_files_with_any_line_ends_are_read(inventory: Path, newline: str) -> None:
+    put(inventory, "group_vars/all/secrets.yml", secrets_file().replace("\n", newline))
+    check(Vault(inventory, PASSWORD))
+
+
+def test_inline_values_in_a_file_encrypted_as_a_whole_are_read(inventory: Path) -> None:
+    whole = VaultLib([("default", VaultSecret(PASSWORD.encode()))]).encrypt(secrets_file(), vault_id="prod").decode()
+    put(inventory, str(FILE), whole)
+    vault = Vault(inventory, PASSWORD)
+    check(vault)
+    rotate(vault, "minion_app")
+    assert (inventory / FILE).read_text().startswith("$ANSIBLE_VAULT;1.2;AES256;prod")
+    check(vault)
+
+
+def test_values_may_refer_to_other_variables(inventory: Path) -> None:
+    roles = ("minion", "minion_app", "minion_readonly")
+    put(inventory, "group_vars/all/main.yml", "database_credentials:\n" + "".join(
+        f"  {role}: {{salt: {SALT}, password: '{{{{ vault_{role} }}}}'}}\n" for role in roles)
+        + "tls_ca_passphrase: '{{ vault_tls }}'\nbackup_repository_passphrase: '{{ vault_tls }}x'\n")  # fmt: skip
+    put(
+        inventory,
+        "group_vars/all/vault.yml",
+        "".join(f"vault_{name}: {inline(name * 8)}" for name in (*roles, "tls-and-more")).replace(
+            "tls-and-more:", "tls:"
+        ),
+    )
+    check(Vault(inventory, PASSWORD))
+    assert plain_vaults([str(inventory)]) == []
+
+
+@pytest.mark.parametrize("name", ["group_vars/all/secrets.yml", "group_vars/database.yml"])
+def test_missing_secret_of_another_file_is_named_and_no_second_set_is_made(inventory: Path, name: str) -> None:
+    text = secrets_file().replace("  minion_app:", "  other:")
+    path = put(inventory, name, text)
+    vault = Vault(inventory, PASSWORD)
+    with pytest.raises(UsageError, match=r"database_credentials\.minion_app is missing") as refused:
+        initialise(vault)
+    assert refused.value.where == str(path)
+    assert not (inventory / FILE).exists()
+    with pytest.raises(DriftError) as drift:
+        check(vault)
+    assert "database_credentials.minion_app is missing" in drift.value.seen
+    assert str(path) in drift.value.run
+    assert "secrets init" not in str(drift.value)
+    with pytest.raises(UsageError, match="another file") as kept:
+        rotate(vault, "minion")
+    assert kept.value.where == str(path)
+
+
+def test_plan_names_the_file_of_the_credentials(inventory: Path) -> None:
+    assert list(varfiles.credentials([str(inventory)])) == []
+    path = put(inventory, "group_vars/database.yml", secrets_file())
+    assert list(varfiles.credentials([str(inventory), "db1,"])) == [path]
+    given = {"database_credentials": {}, "backup_allow_local_only": True}
+    first, *_ = plans.built(given=given, credentials=str(path)).problems
+    assert first == f"database_credentials has no entry for minion: set its password and its salt in {path} " + (
+        "(ansible-vault edit)"
+    )
+
+
+def test_passphrases_are_made_beside_credentials_of_another_file(inventory: Path) -> None:
+    put(inventory, "group_vars/all/secrets.yml", secrets_file().partition("backup_repository_passphrase")[0])
+    vault = Vault(inventory, PASSWORD)
+    assert initialise(vault) == ["backup_repository_passphrase", "tls_ca_passphrase"]
+    assert set(vault.read()) == {"backup_repository_passphrase", "tls_ca_passphrase"}
+    check(vault)
+
+
+def test_half_encrypted_file_is_named(inventory: Path) -> None:
+    path = put(inventory, "group_vars/all/secrets.yml", secrets_file(plain="minion_app"))
+    assert plain_vaults([str(inventory)]) == [str(path)]
+    with pytest.raises(DriftError) as drift:
+        check(Vault(inventory, PASSWORD))
+    assert drift.value.seen == f"{path} has secrets in clear text"
+
+
+@pytest.mark.parametrize("name", ["hosts.yml", "group_vars/all/main.yml", "host_vars/db1.yml"])
+def test_password_in_clear_text_is_found_in_any_file(inventory: Path, name: str) -> None:
+    path = put(inventory, name, "all:\n  vars:\n    tls_ca_passphrase: hunter2\n")
+    assert plain_vaults([str(inventory)]) == [str(path)]
+
+
+@pytest.mark.parametrize("name", ["group_vars/all/vault.yml", "group_vars/all/secrets.yml", "host_vars/db2.yml"])
+def test_wrong_password_of_an_inline_value_is_named(inventory: Path, name: str) -> None:
+    path = put(inventory, name, secrets_file(password="another"))  # noqa: S106 - of the test
+    for action in (check, initialise):
+        with pytest.raises(UsageError) as refused:
+            action(Vault(inventory, PASSWORD))
+        assert refused.value.where == str(path)
+        assert refused.value.seen == "the vault password is wrong for it, or the file was changed"
+
+
+def test_several_vault_files_count_together(inventory: Path) -> None:
+    library = VaultLib([("default", VaultSecret(PASSWORD.encode()))])
+    first, _, second = secrets_file().partition("tls_ca_passphrase")
+    put(inventory, "group_vars/all/a.yml", library.encrypt(first).decode())
+    put(inventory, "group_vars/database/vault.yml", library.encrypt("tls_ca_passphrase" + second).decode())
+    check(Vault(inventory, PASSWORD))
+
+
+def test_directory_that_ansible_does_not_read_is_named(inventory: Path) -> None:
+    initialise(Vault(inventory, PASSWORD))
+    lost = put(inventory, "group_vars/all/vault.d/more.yml", (inventory / FILE).read_text())
+    with pytest.raises(DriftError) as drift:
+        check(Vault(inventory, PASSWORD))
+    assert drift.value.seen == f"{lost} is ignored by Ansible"
+
+
+@pytest.mark.parametrize(
+    ("text", "seen"),
+    [("$ANSIBLE_VAULT;1.1;AES256\nnothex\n", "damaged: "), ("$ANSIBLE_VAULT;9\nx\n", "damaged"), ("a: [b\n", "YAML")],
+)
+def test_damaged_file_is_named(inventory: Path, text: str, seen: str) -> None:
+    put(inventory, str(FILE), text)
+    with pytest.raises(UsageError, match="cannot decrypt the vault") as refused:
+        check(Vault(inventory, PASSWORD))
+    assert seen in refused.value.seen
 
 
 def test_exchanges_one_password_and_leaves_the_others(inventory: Path) -> None:

@@ -17,7 +17,6 @@ from provision.database import (
     Connection,
     Session,
     connect,
-    describe,
     hold_locks,
     locks_held,
     refuse_pooler,
@@ -29,6 +28,10 @@ from provision.errors import DatabaseError
 from provision.host.migrate.files import NONE
 from provision.host.migrate.ledger import Ledger, State
 from provision.host.migrate.settings import Settings
+from provision.urls import describe, read
+
+OWN = {"client_encoding", "lock_timeout", "statement_timeout"}
+"""Settings of the session that the URL does not decide here: `from_url` has read its time-outs."""
 
 ORPHAN_CHECK_MS = 1000
 """How often the server checks that its client is connected, so that the session of a killed runner ends."""
@@ -161,6 +164,8 @@ def _reset_message(connection: Connection, settings: Settings) -> sql.Composed:
     }
     if connection.info.server_version >= 170000:
         values["transaction_timeout"] = "0"
+    given = read(settings.url).server.keys() - OWN
+    values = {name: value for name, value in values.items() if name not in given}
     orphan_check = f"{ORPHAN_CHECK_MS}ms"
     try:
         connection.execute("SELECT set_config('client_connection_check_interval', %s, false)", (orphan_check,))

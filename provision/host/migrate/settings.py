@@ -1,7 +1,8 @@
 """Options of a run: our own, and those that golang-migrate reads from the database URL. Pure.
 
 golang-migrate's URL may carry `x-migrations-table`, `x-migrations-table-quoted`, `x-statement-timeout` (ms) and
-`x-multi-statement`, and, through lib/pq, settings of the server such as `search_path`; libpq knows neither.
+`x-multi-statement`. A lock_timeout or statement_timeout in the URL replaces our default; an option of the command
+replaces both.
 """
 
 from __future__ import annotations
@@ -9,10 +10,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
-from urllib.parse import parse_qsl, quote
 
-import psycopg
-
+from provision import urls
 from provision.errors import UsageError
 from provision.host.migrate.evidence import BACKUP
 
@@ -52,39 +51,25 @@ def seconds(text: str) -> float:
 
 
 def from_url(url: str, settings: Settings) -> Settings:
-    """Extract golang-migrate's options from a URL and return settings with a libpq URL. Raises UsageError."""
-    if "://" not in url:
-        return replace(settings, url=url)
-    # libpq reads everything up to an @ before the first / as user and password, including a ?.
-    credentials = re.match(r"\w+://[^@/]*@", url)
-    start = credentials.end() if credentials else 0
-    head, _, tail = url[start:].partition("?")
-    head = url[:start] + head
-    ours: dict[str, str] = {}
-    libpq: list[tuple[str, str]] = []
-    server: list[str] = []
-    known = {option.keyword.decode() for option in psycopg.pq.Conninfo.get_defaults()} | {"ssl", "requiressl"}
-    for name, value in parse_qsl(tail, keep_blank_values=True):
-        if name.startswith("x-"):
-            ours[name] = value
-        elif name in known:
-            libpq.append((name, value))
-        else:
-            server.append(f"-c {name}={_escaped(value)}")
-    if server:
-        given = [value for name, value in libpq if name == "options"]
-        libpq = [(name, value) for name, value in libpq if name != "options"]
-        libpq.append(("options", " ".join([*given, *server])))
-    query = "&".join(f"{name}={quote(value, safe='')}" for name, value in libpq)
-    settings = replace(settings, url=f"{head}?{query}" if query else head)
-    unknown = set(ours) - {*_READERS, "x-migrations-table-quoted", "x-multi-statement-max-size"}
+    """Extract golang-migrate's options and time-outs from a URL, and return settings with a libpq URL.
+
+    Raises UsageError.
+    """
+    found = urls.read(url)
+    settings = replace(settings, url=found.url)
+    if "lock_timeout" in found.server:
+        settings = replace(settings, lock_timeout_s=urls.seconds("lock_timeout", found.server["lock_timeout"]))
+    if "statement_timeout" in found.server:
+        limit = urls.seconds("statement_timeout", found.server["statement_timeout"])
+        settings = replace(settings, statement_timeout_s=limit)
+    unknown = set(found.own) - {*_READERS, "x-migrations-table-quoted", "x-multi-statement-max-size"}
     if unknown:
         allowed = ", ".join(sorted({*_READERS, "x-migrations-table-quoted"}))
         raise UsageError("unknown option in the database URL", seen=", ".join(sorted(unknown)), allowed=allowed)
-    quoted = _boolean(ours.get("x-migrations-table-quoted", ""), "x-migrations-table-quoted")
+    quoted = _boolean(found.own.get("x-migrations-table-quoted", ""), "x-migrations-table-quoted")
     for name, reader in _READERS.items():
-        if ours.get(name):
-            settings = reader(settings, ours[name], quoted)
+        if found.own.get(name):
+            settings = reader(settings, found.own[name], quoted)
     return settings
 
 
@@ -119,7 +104,3 @@ def _boolean(value: str, name: str) -> bool:
     if value.lower() not in ("", "1", "t", "true", "0", "f", "false"):
         raise UsageError(f"{name} is not a boolean", seen=value, allowed="true, false")
     return value.lower() in ("1", "t", "true")
-
-
-def _escaped(value: str) -> str:
-    return value.replace("\\", "\\\\").replace(" ", "\\ ")

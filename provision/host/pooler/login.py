@@ -11,7 +11,8 @@ from collections.abc import Mapping
 import psycopg
 from psycopg.conninfo import make_conninfo
 
-from provision.database import connect, describe, require_pooler
+from provision import urls
+from provision.database import connect, require_pooler
 from provision.errors import DatabaseError
 
 
@@ -19,14 +20,14 @@ def prove(url: str, passwords: Mapping[str, str]) -> list[str]:
     """Log in as each role. Raises DatabaseError that names the first role that fails, never its password."""
     results = []
     for role, password in passwords.items():
-        where = make_conninfo(url, user=role)
+        where = make_conninfo(urls.read(url).url, user=role)
         try:
             with connect(make_conninfo(where, password=password), application="provision pool") as session:
                 require_pooler(session)
                 row = session.execute("SELECT session_user").fetchone()
         except psycopg.Error as error:
             raise DatabaseError(
-                "login through the pooler failed", where=describe(where), seen=str(error).strip()
+                "login through the pooler failed", where=urls.describe(where), seen=str(error).strip()
             ) from None
         results.append(f"{role} logged in" if row == (role,) else f"{role} logged in as {row}")
     return results
