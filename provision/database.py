@@ -308,6 +308,11 @@ def hold_locks(
             _release(connection, keys)
 
 
+def identifier(*parts: str) -> str:
+    """Return a quoted SQL identifier as text, for messages; statements are composed with psycopg.sql."""
+    return sql.Identifier(*parts).as_string(None)
+
+
 def environment(url: str) -> dict[str, str]:
     """Return the PG* variables equivalent to a libpq URL, which keep the password off the command line."""
     options = psycopg.pq.Conninfo.parse(urls.read(url).url.encode())

@@ -11,7 +11,7 @@ from ansible.errors import AnsibleFilterError
 from ..plugin_utils.project import ROOT  # noqa: F401 - makes the package importable
 
 # isort: split
-from provision import addresses
+from provision import addresses, quoting
 from provision.controller import apt, local
 from provision.errors import ProvisionError
 from provision.plan import secrets
@@ -68,6 +68,24 @@ def packages_failure(result: dict[str, Any], names: list[str], source: dict[str,
     return apt.not_installed(said, names, source)
 
 
+def quoted(text: Any, target: str) -> str:
+    """Return a text as a target needs it: see provision.quoting.TARGETS."""
+    try:
+        return quoting.TARGETS[target](str(text))
+    except ValueError as error:
+        raise AnsibleFilterError(str(error)) from None
+
+
+def conninfo(parameters: dict[str, Any]) -> str:
+    """Return libpq's key=value string of parameters."""
+    return quoting.conninfo(parameters)
+
+
+def pooled(databases: dict[str, str]) -> list[str]:
+    """Return the databases that the pooler serves."""
+    return [name for name in databases if quoting.is_pgbouncer_key(name)]
+
+
 def public_key(path: str) -> str:
     """Read an OpenPGP public key of the controller, ASCII-armoured or binary, as armoured text."""
     try:
@@ -92,9 +110,12 @@ class FilterModule:
         return {
             "access": access,
             "endpoint": endpoint,
+            "conninfo": conninfo,
             "local_release": local_release,
             "package_source": package_source,
             "packages_failure": packages_failure,
             "passwords": passwords,
+            "pooled": pooled,
             "public_key": public_key,
+            "quoted": quoted,
         }

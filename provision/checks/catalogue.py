@@ -52,8 +52,9 @@ def _judge_extension(name: str, text: str, data: Path) -> str:
         return ""
     if name.lower() not in family:
         return _unknown(name, family)
-    quoted = text.replace("'", "''")
-    said = _ask(data, prefix, f"BEGIN; SELECT set_config('{name}', E'{quoted}', true); ROLLBACK", errors=True)
+    said = _ask(
+        data, prefix, "BEGIN; SELECT set_config(:'name', :'text', true); ROLLBACK;", errors=True, name=name, text=text
+    )
     return "" if not said or any(words in said for words in NOT_HERE) else f"{name}: {_words(said)}"
 
 
@@ -67,17 +68,20 @@ def _described(programs: Path) -> list[str]:
     return [line.split("\t")[0] for line in _run(programs / "postgres", "--describe-config").splitlines()]
 
 
-def _ask(data: Path, library: str, sql: str, errors: bool = False) -> str:
-    """Return the answer of a running server, or (`errors`) its complaint; empty where none runs."""
+def _ask(data: Path, library: str, sql: str, errors: bool = False, **variables: str) -> str:
+    """Return the answer of a running server, or (`errors`) its complaint; empty where none runs.
+
+    psql quotes `variables` where the statement has :'name', which it does in its input only.
+    """
     try:
         port = (data / "postmaster.pid").read_text().splitlines()[3]
     except (OSError, IndexError):
         return ""
     place = ("psql", "-XAtq", "-v", "VERBOSITY=default", "-d", "postgres", "-p", port)
     # Libraries such as auto_explain can be loaded by a session; a library that cannot be loaded is not an error here.
-    _, loaded = _call(*place, "-c", f"LOAD '{library}'")
-    words = ("-c", f"LOAD '{library}'") if not loaded else ()
-    answer, complaint = _call(*place, *words, "-c", sql)
+    given = [f"--set={name}={value}" for name, value in {**variables, "library": library}.items()]
+    _, loaded = _call(*place, *given, text="LOAD :'library';")
+    answer, complaint = _call(*place, *given, text=sql if loaded else f"LOAD :'library'; {sql}")
     return complaint if errors else answer
 
 
@@ -92,7 +96,7 @@ def _run(*words: str | Path) -> str:
     return answer + complaint
 
 
-def _call(*words: str | Path) -> tuple[str, str]:
+def _call(*words: str | Path, text: str | None = None) -> tuple[str, str]:
     command = [*AS_POSTGRES, *map(str, words)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd="/")  # noqa: S603
+    done = subprocess.run(command, input=text, capture_output=True, text=True, check=False, cwd="/")  # noqa: S603
     return done.stdout, done.stderr

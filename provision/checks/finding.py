@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+from provision import quoting
+
 
 class Severity(StrEnum):
     """How urgent a finding is.
@@ -57,5 +59,6 @@ class Finding:
 
 def psql(database: str, *statements: str) -> str:
     """Return the command that runs statements on the host as the superuser."""
-    words = ["runuser", "-u", "postgres", "--", "psql", "-d", database]
+    where = database if quoting.is_pgbouncer_key(database) else quoting.conninfo({"dbname": database})
+    words = ["runuser", "-u", "postgres", "--", "psql", "-d", where]
     return shlex.join([*words, *(word for each in statements for word in ("-c", each))])

@@ -151,6 +151,18 @@ query(
 )
 
 query(
+    "scratch-databases",
+    "SELECT 'database ' || datname || ' was left by a killed command', format('DROP DATABASE %I', datname)"
+    " FROM pg_database WHERE datname ~ '_(restoring|verify)_[0-9a-f]{12}$'"
+    " AND (pg_stat_file('base/' || oid || '/PG_VERSION')).modification < now() - interval '1 day'"
+    " AND NOT EXISTS (SELECT FROM pg_stat_activity a WHERE a.datid = pg_database.oid)",
+    area="storage",
+    expected="no scratch database older than a day",
+    why="it takes disk space",
+    fix="DROP DATABASE",
+)
+
+query(
     "superusers",
     "SELECT 'role ' || rolname || ' is a superuser', format('ALTER ROLE %I NOSUPERUSER', rolname)"
     " FROM pg_roles WHERE rolsuper AND oid <> 10",

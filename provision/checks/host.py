@@ -16,6 +16,7 @@ from provision import compatibility
 from provision.checks.finding import Severity
 from provision.checks.placed import ask, manifests
 from provision.checks.registry import Row, check
+from provision.host.backup import exchange
 from provision.plan import load
 from provision.plan.schema import Plan
 from provision.system import evidence, moment
@@ -215,6 +216,21 @@ def drills(plan: Plan) -> Iterator[Row]:
     limit = plan.backup.drill_age_limit_h
     if limit and age > limit:
         yield f"the last passed restore test is {age:.1f} h old; the limit is {limit} h", fix
+
+
+@check(
+    "restore-dump",
+    area="backup",
+    severity=Severity.CRITICAL,
+    expected="no unfinished restore of a dump",
+    why="the database may be closed to connections, and a scratch database takes space",
+    fix="sudo provision restore clean-up; then repeat the restore",
+)
+def restored_dump(plan: Plan) -> Iterator[Row]:
+    """Report what a killed restore of a dump left."""
+    del plan
+    if left := exchange.unfinished():
+        yield f"a restore of a dump was killed: {left}"
 
 
 @check(

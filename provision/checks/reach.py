@@ -18,6 +18,7 @@ from psycopg.conninfo import conninfo_to_dict
 from provision.checks.finding import Finding, Severity, psql
 from provision.checks.placed import ask
 from provision.checks.registry import Row, Scope, Site, check, of, unknown_site
+from provision.database import identifier
 from provision.plan.schema import Plan
 
 PORTS = (5432, 6432)
@@ -62,9 +63,13 @@ def _cause(
     why: str,
     fix: str = "{site}",
     tags: str = "",
+    statement: str = "",
     look: Callable[[Refusal], Iterator[Row]] | None = None,
 ) -> None:
-    """Register a cause: `pattern` is searched in the message; its groups and the URL's parameters fill the fix."""
+    """Register a cause: `pattern` is searched in the message; its groups and the URL's parameters fill the fix.
+
+    `statement` is SQL whose fields are the pattern's groups, as identifiers; {statement} in the fix runs it.
+    """
 
     def recognise(refusal: Refusal) -> Iterator[Row]:
         match = re.search(pattern, refusal.message, re.IGNORECASE)
@@ -73,8 +78,12 @@ def _cause(
         if look:
             yield from look(refusal)
             return
+        groups = {key: value for key, value in match.groupdict().items() if value}
         filled = fix
-        for key, value in {**refusal.target, **{k: v for k, v in match.groupdict().items() if v}}.items():
+        if statement:
+            names = {key: identifier(value) for key, value in groups.items()}
+            filled = filled.replace("{statement}", psql("postgres", statement.format(**names)))
+        for key, value in {**refusal.target, **groups}.items():
             filled = filled.replace("{" + key + "}", value)
         yield refusal.last, filled
 
@@ -176,7 +185,8 @@ _cause(
     r"role \"(?P<role>[^\"]+)\" is not permitted to log in",
     expected="a role with LOGIN",
     why="the login of this role was disabled",
-    fix=psql("postgres", 'ALTER ROLE "{role}" LOGIN'),
+    fix="{statement}",
+    statement="ALTER ROLE {role} LOGIN",
 )
 _cause(
     "reach-role",
@@ -206,6 +216,14 @@ _cause(
     why="every allowed connection is in use",
     fix=psql("postgres", "SELECT usename, state, count(*) FROM pg_stat_activity GROUP BY 1, 2 ORDER BY 3 DESC")
     + "; connect the application through the pooler (port 6432)",
+)
+_cause(
+    "reach-closed-database",
+    r"database \"(?P<database>[^\"]+)\" is not currently accepting connections",
+    expected="a database that accepts connections",
+    why="ALLOW_CONNECTIONS is false, as during the exchange of a restored database",
+    fix="on the host: sudo provision restore clean-up; without a killed restore: {statement}",
+    statement="ALTER DATABASE {database} ALLOW_CONNECTIONS true",
 )
 _cause(
     "reach-starting",

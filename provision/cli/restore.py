@@ -9,10 +9,11 @@ from typing import Any
 import click
 
 from provision import system
+from provision.database import connect_pinned
 from provision.errors import HostError
+from provision.host.backup import exchange, restore, show
 from provision.host.backup import load as dumps
 from provision.host.backup import request as requests
-from provision.host.backup import restore, show
 from provision.plan import load
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -85,6 +86,16 @@ def dump_command(name: str, into: str, confirm: str, as_json: bool) -> None:
     """Restore a dump after checking every file of it."""
     system.become()
     _print(dumps.load(load.load(), name, into, confirm, lambda text: click.echo(text, err=True)), as_json)
+
+
+@command.command("clean-up")
+@as_json
+def clean_up_command(as_json: bool) -> None:
+    """Drop the scratch database of a killed restore of a dump, and reopen the old database."""
+    system.become()
+    with connect_pinned(load.load().server.url("postgres"), application="provision restore") as session:
+        done = exchange.clean_up(session)
+    click.echo(json.dumps({"changes": done}) if as_json else "\n".join(done) or "nothing to clean up")
 
 
 @command.command("promote")

@@ -7,6 +7,7 @@ and the session keeps them out of the server's log and pg_stat_statements.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,9 +15,11 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
-from provision.database import Connection, connect_pinned
+from provision.database import Connection, connect_pinned, identifier
 from provision.errors import DatabaseError, UsageError
 from provision.host import lookup
+from provision.host.backup import exchange
+from provision.quoting import conninfo
 
 TABLE_PRIVILEGES: Mapping[str, frozenset[str]] = {
     "write": frozenset({"SELECT", "INSERT", "UPDATE", "DELETE"}),
@@ -176,7 +179,7 @@ class Access:
                 where="database_roles",
                 seen=f"it owns {owned} objects",
                 allowed="a role that owns nothing",
-                run=f"psql -c 'REASSIGN OWNED BY \"{role.name}\" TO ...' in each database",
+                run=f"psql -c {shlex.quote(f'REASSIGN OWNED BY {identifier(role.name)} TO ...')} in each database",
             )
         name = sql.Identifier(role.name)
         self.change(
@@ -353,7 +356,7 @@ class Access:
 
 
 def _session(server: str, database: str) -> Connection:
-    return connect_pinned(f"{server} dbname={database}", application=APPLICATION)
+    return connect_pinned(f"{server} {conninfo({'dbname': database})}", application=APPLICATION)
 
 
 def converge(server: str, expected: Mapping[str, Any], *, plan: bool = False) -> list[str]:
@@ -374,6 +377,7 @@ def converge(server: str, expected: Mapping[str, Any], *, plan: bool = False) ->
                 access.closed(name)
             changes += access.changes
         with _session(server, "postgres") as connection:
+            changes += [] if plan else exchange.clean_up(connection)
             access = Access(connection, plan=plan)
             access.roles([role for role in roles if role.present])
             existing = [name for name, owner in databases.items() if access.database(name, owner, expected["guard"])]

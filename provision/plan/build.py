@@ -13,7 +13,7 @@ from typing import Any
 from provision import compatibility
 from provision.distributions import ARCHITECTURES
 from provision.errors import UsageError
-from provision.plan import packages, schema, sections, shared, sources, validate
+from provision.plan import names, packages, schema, sections, shared, sources, validate
 from provision.plan.context import Context, Verdict
 from provision.tuning import Host as Machine
 from provision.tuning import Tuning, pools, tune
@@ -184,12 +184,9 @@ def _tuning(v: Mapping[str, Any], probe: Mapping[str, Any], profile: Mapping[str
 
 
 def _requested_pools(v: Mapping[str, Any], profile: Mapping[str, Any]) -> dict[str, int]:
-    owner, sizes = v["database_owner"], profile["pgbouncer"]
-    return {
-        owner: sizes["owner_pool"],
-        f"{owner}_app": sizes["app_pool"],
-        f"{owner}_readonly": sizes["readonly_pool"],
-    }
+    sizes = profile["pgbouncer"]
+    requested = (sizes["owner_pool"], sizes["app_pool"], sizes["readonly_pool"])
+    return dict(zip(names.with_passwords(v["database_owner"]), requested, strict=True))
 
 
 def stamp(plan: schema.Plan) -> str:

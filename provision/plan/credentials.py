@@ -5,11 +5,12 @@ No message contains a secret.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from provision.errors import UsageError
-from provision.plan import network, secrets
+from provision.plan import names, network, secrets
 from provision.plan.context import Context, Verdict, repository_kind
 
 DEVELOPMENT_PASSWORD = "minion_secret"  # noqa: S105 - the published one, known so that it can be refused
@@ -51,7 +52,7 @@ def passwords(v: Mapping[str, Any], profile: Mapping[str, Any], context: Context
     generate = "" if context.credentials else f"; provision secrets init {inventory} generates both"
     if strict:
         verdict.refusals += [f"{path} is not encrypted: ansible-vault encrypt {path}" for path in context.plain_vaults]
-    for role in (owner, f"{owner}_app", f"{owner}_readonly"):
+    for role in names.with_passwords(owner):
         if role not in credentials:
             verdict.refusals.append(
                 f"database_credentials has no entry for {role}: set its password and its salt in {vault}{generate}"

@@ -14,11 +14,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from provision import quoting
+from provision.plan import names, schema
+
 METHODS = ("scram-sha-256", "cert", "peer", "reject")
 """Methods allowed in a user's own rule. trust and ident admit anyone; password and md5 expose passwords."""
 LOOPBACK = ("127.0.0.1/32", "::1/128")
 KEYWORDS = ("samenet", "samehost")
-NAME = re.compile(r"\+?[A-Za-z0-9_][A-Za-z0-9_.-]{0,62}|/\S+")
 MAP = re.compile(r"[A-Za-z0-9_-]{1,63}")
 OPENS = ("0.0.0.0/0", "::/0", "all")
 
@@ -53,7 +55,16 @@ def rules(
     """
     kind = "hostssl" if tls else "host"
     found = [Rule("local", "all", "postgres", "", "peer")]
-    found += [Rule("local", each["database"], each["role"], "", f"peer map={each['role']}") for each in socket_logins]
+    found += [
+        Rule(
+            "local",
+            quoting.hba(each["database"]),
+            quoting.hba(each["role"]),
+            "",
+            f"peer map={quoting.hba(each['role'])}",
+        )
+        for each in socket_logins
+    ]
     own = [_own(each, kind) for each in extra]
     found += [rule for group in own for rule in group if rule.kind == "local"]
     found += [
@@ -61,8 +72,9 @@ def rules(
         Rule("host", "all", "postgres", "all", "reject"),
     ]
     for each in certificate_logins if tls else ():
-        found += [Rule(kind, "all", each["role"], address, "cert") for address in each["from"]]
-        found.append(Rule("host", "all", each["role"], "all", "reject"))
+        role = quoting.hba(each["role"])
+        found += [Rule(kind, "all", role, address, "cert") for address in each["from"]]
+        found.append(Rule("host", "all", role, "all", "reject"))
     found += [rule for group in own for rule in group if rule.kind != "local"]
     found += [Rule("host", "all", "all", address, "scram-sha-256") for address in LOOPBACK]
     found += [Rule("hostnossl", "all", "all", "all", "reject")] if tls else []
@@ -70,8 +82,8 @@ def rules(
 
 
 def _own(rule: Mapping[str, Any], kind: str) -> list[Rule]:
-    databases = ",".join(rule.get("databases") or ["all"])
-    users, method = ",".join(rule["users"]), str(rule["method"])
+    databases = ",".join(map(quoting.hba, rule.get("databases") or ["all"]))
+    users, method = ",".join(map(quoting.hba, rule["users"])), str(rule["method"])
     if rule.get("map"):
         method += f" map={rule['map']}"
     if not rule.get("from"):
@@ -94,10 +106,8 @@ def _problems(rule: Mapping[str, Any], tls: bool) -> list[str]:
     if not rule.get("users"):
         found.append("users is missing: name the roles, or all")
     for name in [*(rule.get("users") or []), *(rule.get("databases") or [])]:
-        if not NAME.fullmatch(name):
-            found.append(
-                f"{name!r} is not the name of a role or database, nor +role, all, or a pattern that begins with /"
-            )
+        if why := _name(name):
+            found.append(f"{name!r} is not the name of a role or database, nor +role, all, or a /pattern: {why}")
     found += [
         f"{address!r}: not a network; {problem}"
         for address in addresses
@@ -114,6 +124,21 @@ def _problems(rule: Mapping[str, Any], tls: bool) -> list[str]:
     if rule.get("map") and (method not in ("cert", "peer") or not MAP.fullmatch(str(rule["map"]))):
         found.append("map is for cert and peer, and may contain letters, digits, - and _")
     return found
+
+
+def _name(text: str) -> str:
+    """Return why a text names nothing in a rule, "" where it does."""
+    if text in (*quoting.HBA_WORDS, "postgres"):
+        return ""
+    if text.startswith("/"):
+        return "" if text.isprintable() and len(text) > 1 else "expected a pattern after /"
+    return names.problem(text.removeprefix("+"))
+
+
+def ident(name: str, system: str, role: str) -> schema.Ident:
+    """Return a line of pg_ident.conf. A system that begins with / is a pattern, quoted or not."""
+    shown = quoting.hba(system) if system.startswith("/") else quoting.hba_name(system)
+    return schema.Ident(quoting.hba_name(name), shown, quoting.hba_name(role))
 
 
 def network_problem(text: str) -> str:

@@ -1,4 +1,4 @@
-"""What one host should be, as one immutable value: `Plan`. Pure; standard library only, for hosts read it too.
+"""What one host should be, as one immutable value: `Plan`. Pure; no other package is needed, for hosts read it too.
 
 `build.build` makes it on the controller, `load.load` reads it from /etc/provision/plan.json on the host. It holds no
 secret and nothing that a run changes (installed packages, what serves now): the same inputs give the same bytes, so a
@@ -14,7 +14,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from provision import addresses
+from provision import addresses, quoting
+from provision.plan import names
 
 SCHEMA = 2
 """Version of plan.json. Version 1 was the three files host.json, backup.json and maintenance.json."""
@@ -139,7 +140,9 @@ class Server:
 
     def url(self, database: str, user: str = "postgres", *, port: int = 0, socket: str = "") -> str:
         """Return the libpq connection string of a database over the socket."""
-        return f"host={socket or self.socket_directory} port={port or self.port} dbname={database} user={user}"
+        return quoting.conninfo(
+            {"host": socket or self.socket_directory, "port": port or self.port, "dbname": database, "user": user}
+        )
 
 
 @dataclass(frozen=True)
@@ -218,22 +221,22 @@ class Access:
     @property
     def application(self) -> str:
         """The role that applications log in as."""
-        return f"{self.owner}_app"
+        return names.of_owner(self.owner, "app")
 
     @property
     def backup(self) -> str:
         """The role that reads everything, for dumps and metrics."""
-        return f"{self.owner}_backup"
+        return names.of_owner(self.owner, "backup")
 
     @property
     def monitor(self) -> str:
         """The exporter's role."""
-        return f"{self.owner}_monitor"
+        return names.of_owner(self.owner, "monitor")
 
     @property
     def pooler(self) -> str:
         """The role as which the pooler looks up users."""
-        return f"{self.owner}_pooler"
+        return names.of_owner(self.owner, "pooler")
 
 
 @dataclass(frozen=True)
@@ -415,7 +418,8 @@ class Plan:
         """Return the owner's URL over TCP, without its password, as a client uses it."""
         place = addresses.endpoint(self.server.client_address, self.server.port)
         tls = f"?sslmode=verify-full&sslrootcert={self.tls.client_ca}" if self.tls.enabled else ""
-        return f"postgresql://{self.access.owner}@{place}/{self.access.database}{tls}"
+        owner, database = quoting.url(self.access.owner), quoting.url(self.access.database)
+        return f"postgresql://{owner}@{place}/{database}{tls}"
 
 
 @dataclass(frozen=True)

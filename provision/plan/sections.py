@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from provision import addresses, compatibility
-from provision.plan import dns, hba, network, ports, schema
+from provision.plan import dns, hba, names, network, ports, schema
 from provision.plan.context import Context, repository_kind
 from provision.tuning import Tuning, pools, vector
 
@@ -74,8 +74,8 @@ def server(
         kernel={each.name: each.text for each in tuning.kernel},
         hba=tuple(str(rule) for rule in rules),
         ident=(
-            *(schema.Ident(str(each["role"]), f"/{each['users']}", str(each["role"])) for each in logins),
-            *(schema.Ident(each["map"], f'"{each["system"]}"', each["role"]) for each in v["postgresql_maps"]),
+            *(hba.ident(str(each["role"]), f"/{each['users']}", str(each["role"])) for each in logins),
+            *(hba.ident(each["map"], each["system"], each["role"]) for each in v["postgresql_maps"]),
         ),
         archive_command=f"pgbackrest --stanza={backup.stanza} archive-push %p" if backup.physical else "",
         archive_timeout_s=v["backup_archive_timeout_s"],
@@ -140,7 +140,7 @@ def tls(v: Mapping[str, Any], context: Context) -> schema.Tls:
         dns.certificate_names([context.address, *v["tls_extra_names"], *own]),
         own_names=not provided,
     )
-    role = f"{v['database_owner']}_pooler"
+    role = names.of_owner(v["database_owner"], "pooler")
     pooler = schema.Certificate(
         "pooler-client", f"{TLS}/pooler-client.crt", f"{TLS}/pooler-client.key", "client", role, (), own_names=False
     )

@@ -15,6 +15,7 @@ from provision.distributions import by_codename, of, supported
 from provision.plan import (
     adoption,
     credentials,
+    names,
     neighbours,
     network,
     places,
@@ -32,10 +33,8 @@ SMALL_MEMORY_MB = 1024
 OUR_CLUSTER = adoption.OUR_CLUSTER
 RESTORED = "restored"
 """How copies begin that `provision restore` makes beside ours."""
-NAME = re.compile(r"[a-z_][a-z0-9_-]{0,62}")
 IDENTIFIER = re.compile(r"[a-z_][a-z0-9_]{0,62}")
 BCRYPT = re.compile(r"[$]2[aby][$]\d\d[$].{53}")
-RESERVED = {"postgres", "template0", "template1", "all", "replication", "sameuser", "samerole", "public"}
 OWNED = {
     "port": "postgresql_port",
     "listen_addresses": "postgresql_listen_addresses",
@@ -104,14 +103,9 @@ def shipped(codename: str) -> tuple[int, str]:
 
 
 def _names(v: Mapping[str, Any], verdict: Verdict) -> None:
-    """Refuse names that SQL, pg_hba.conf or a URL would take for something else, and settings that a role owns."""
-    for variable in ("database_name", "database_owner"):
-        name = v[variable]
-        if not NAME.fullmatch(name) or name in RESERVED or name.startswith("pg_"):
-            verdict.refusals.append(
-                f"{variable} is {name!r}: expected 1 to 63 of a to z, digits, _ and -, beginning with a letter or _, "
-                f"and none of {', '.join(sorted(RESERVED))}"
-            )
+    """Refuse names that some target cannot hold, and settings that a role owns."""
+    verdict.refusals += names.refusals(v)
+    verdict.warnings += names.warnings(v)
     for setting in sorted(set(v["postgresql_settings"]) & set(OWNED)):
         verdict.refusals.append(f"postgresql_settings.{setting}: set {OWNED[setting]} instead")
     for setting, value in sorted(v["postgresql_settings"].items()):

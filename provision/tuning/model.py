@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Literal
 
+from provision import quoting
 from provision.errors import UsageError
 
 Value = str | int | float | bool
@@ -170,7 +171,7 @@ class Setting:
     def line(self) -> str:
         """Return the assignment for postgresql.conf, quoted if the parser needs it."""
         plain = self.text.replace(".", "").replace("_", "").isalnum() and self.text != ""
-        text = self.text if plain else "'" + self.text.replace("\\", "\\\\").replace("'", "''") + "'"
+        text = self.text if plain else quoting.postgresql_conf(self.text)
         return f"{self.name} = {text}"
 
 

@@ -58,29 +58,20 @@ def test_library_does_not_know_the_command_line(path: Path) -> None:
         assert not any(name.startswith(("provision.cli", "click", "tests", "benchmarks")) for name in names)
 
 
+BASE = {"errors", "addresses", "compatibility", "distributions", "quoting", "system"}
 LAYERS = {
     "errors": set(),
     "addresses": set(),
+    "quoting": set(),
     "distributions": {"errors"},
     "compatibility": {"errors", "distributions"},
     "system": {"errors"},
     "urls": {"errors"},
-    "database": {"errors", "system", "urls"},
-    "tuning": {"errors", "compatibility", "distributions", "system"},
-    "plan": {"errors", "addresses", "compatibility", "distributions", "system", "tuning"},
-    "host": {"errors", "addresses", "compatibility", "distributions", "system", "tuning", "plan", "database", "urls"},
-    "checks": {
-        "errors",
-        "addresses",
-        "compatibility",
-        "distributions",
-        "system",
-        "tuning",
-        "plan",
-        "database",
-        "urls",
-        "host",
-    },  # fmt: skip
+    "database": {"errors", "quoting", "system", "urls"},
+    "tuning": BASE,
+    "plan": BASE | {"tuning"},
+    "host": BASE | {"tuning", "plan", "database", "urls"},
+    "checks": BASE | {"tuning", "plan", "database", "urls", "host"},
 }
 """Which parts of the package a part may import, beside itself; controller/ and cli/ may import all of them."""
 

@@ -8,11 +8,9 @@ import psycopg
 import pytest
 
 from provision.database import connect
-from provision.errors import DatabaseError, UsageError
-from provision.host.backup import counts, dump, load
-from provision.host.backup.tool import BackupError
+from provision.errors import DatabaseError
+from provision.host.backup import counts, dump
 from tests.clusters import Cluster
-from tests.plans import sample
 
 ODD = """
 CREATE TABLE "a ""b"" {c} %d" (t text, "its" int);
@@ -90,55 +88,3 @@ def test_temporary_and_unlogged_tables_of_others_are_neither_read_nor_missed(clu
         with connect(cluster.url(database), application="test") as session:
             # A dump has the unlogged one, with its rows.
             assert list(dump.contents(session)["rows"]) == ["public.cache", "public.kept"]
-
-
-def test_failed_exchange_of_databases_leaves_the_old_one_in_use(cluster: Cluster, database: str) -> None:
-    with (
-        connect(cluster.url("postgres"), application="test") as session,
-        pytest.raises(BackupError, match="it is unchanged"),
-    ):
-        load._take_place(session, database, "not_there")
-    assert cluster.psql("SELECT 1", database)
-
-
-def test_exchange_ends_the_sessions_of_the_old_database_and_keeps_it(cluster: Cluster, database: str) -> None:
-    cluster.psql("CREATE TABLE here (n int)", database)
-    cluster.psql(f"CREATE DATABASE {database}_restoring")
-    with (
-        psycopg.connect(cluster.url(database)) as application,
-        connect(cluster.url("postgres"), application="test") as session,
-    ):
-        application.execute("SELECT 1")
-        kept = load._take_place(session, database, f"{database}_restoring")
-        with pytest.raises(psycopg.OperationalError):
-            application.execute("SELECT 1")
-    assert cluster.psql("SELECT to_regclass('here') IS NULL", database).strip() == "t"
-    assert cluster.psql("SELECT to_regclass('here') IS NULL", kept).strip() == "f"
-    cluster.psql(f"DROP DATABASE {kept}")
-
-
-@pytest.mark.parametrize("length", [52, 53, 62, 63])
-def test_a_long_name_is_exchanged_too_and_no_derived_name_is_the_live_one(cluster: Cluster, length: int) -> None:
-    live = "a" * length
-    fresh = load.derived(live, "_restoring")
-    assert fresh != live
-    assert len(fresh.encode()) <= 63
-    cluster.psql(f"CREATE DATABASE {live}")
-    cluster.psql("CREATE TABLE here (n int)", live)
-    try:
-        with connect(cluster.url("postgres"), application="test") as session:
-            load._ready(sample(), session, fresh, False, {})  # what it drops is a scratch database, never the live one
-            assert cluster.psql("SELECT to_regclass('here') IS NULL", live).strip() == "f"
-            cluster.psql(f"CREATE DATABASE {fresh}")
-            kept = load._take_place(session, live, fresh)
-        assert cluster.psql("SELECT to_regclass('here') IS NULL", kept).strip() == "f"
-        assert len(kept.encode()) <= 63
-        cluster.psql(f"DROP DATABASE {kept}")
-    finally:
-        cluster.psql(f"DROP DATABASE IF EXISTS {live}")
-
-
-def test_a_target_s_name_that_the_server_would_cut_is_refused() -> None:
-    with pytest.raises(UsageError, match="too long") as error:
-        load._named("b" * 64)
-    assert error.value.allowed == "63 bytes or less"

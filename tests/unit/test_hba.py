@@ -67,7 +67,7 @@ def test_no_network_means_this_host_only() -> None:
 @pytest.mark.parametrize(
     ("rule", "tls", "said"),
     [
-        ({"users": ["a b"], "method": "reject"}, True, "'a b' is not the name of a role or database"),
+        ({"users": ['a"b'], "method": "reject"}, True, """'a"b' is not the name of a role or database"""),
         ({"users": [], "method": "reject"}, True, "users is missing"),
         ({"users": ["a"], "databases": ["x,y"], "method": "peer"}, True, "'x,y' is not the name of a role or database"),
         ({"users": ["a"], "from": ["10.0.0.5"], "method": "reject"}, True, "'10.0.0.5': not a network"),

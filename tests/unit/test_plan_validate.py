@@ -110,7 +110,7 @@ def test_refuses_a_host_and_names_what_was_seen(probe: dict[str, Any], expected:
     [
         ({"database_name": "my db"}, "database_name is 'my db': expected 1 to 63 of a to z, digits, _ and -"),
         ({"database_name": "template1"}, "database_name is 'template1': expected 1 to 63"),
-        ({"database_owner": "postgres"}, "database_owner is 'postgres': expected 1 to 63"),
+        ({"database_owner": "postgres"}, "database_owner is 'postgres': expected 1 to 54"),
         ({"postgresql_settings": {"port": 1}}, "postgresql_settings.port: set postgresql_port instead"),
         ({"postgresql_settings": {"ssl": "on"}}, "postgresql_settings.ssl: set tls_enabled instead"),
         ({"postgresql_settings": {"log_line_prefix": None}}, "postgresql_settings.log_line_prefix is null: expected"),

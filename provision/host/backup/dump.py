@@ -9,23 +9,23 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 import shutil
 import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, unquote
 
 from provision import system
 from provision.database import Connection, connect_pinned
 from provision.errors import UsageError
-from provision.host.backup import journal, show, tool
+from provision.host.backup import exchange, journal, show, tool
 from provision.host.backup.tool import BackupError
 from provision.plan.schema import Plan
+from provision.quoting import extra_vars
 
 MANIFEST = "manifest.json"
 PARTIAL = ".part"
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 ZSTD_SINCE = 16  # the first major whose pg_dump supports zstd
 _COUNT = "SELECT count(*) FROM {}"
 # The tables that pg_dump dumps: no temporary tables, no tables of extensions (CREATE EXTENSION makes them).
@@ -43,7 +43,7 @@ def take(plan: Plan, database: str = "") -> dict[str, Any]:
     database = database or plan.access.database
     folder = Path(plan.backup.dump_directory)
     begun = time.time()
-    name = f"{safe_name(database)}-{system.compact(begun)}"
+    name = f"{quote(database, safe='')}-{system.compact(begun)}"
     partial = folder / f"{name}{PARTIAL}"
     if (folder / name).exists() or partial.exists():
         raise BackupError("another dump started within the same second", where=str(folder / name))
@@ -51,6 +51,8 @@ def take(plan: Plan, database: str = "") -> dict[str, Any]:
         if time.time() - stale.stat().st_mtime > 24 * 3600:
             shutil.rmtree(stale, ignore_errors=True)
     journal.refuse_unfinished(plan.server.data)
+    with connect_pinned(plan.server.url("postgres"), application="provision backup") as superuser:
+        exchange.clean_up(superuser)
     _room(plan, folder, database)
     try:
         partial.mkdir(mode=0o700)
@@ -66,7 +68,7 @@ def take(plan: Plan, database: str = "") -> dict[str, Any]:
     return {
         "label": name, "kind": "logical", "database": database, "size": tool.folder_size(folder / name),
         "seconds": round(time.time() - begun, 1), "start": int(begun), "expired": expired,
-        "restore": plan.site(playbook="restore.yml", extra=f"-e restore_source=dump -e restore_set={name}"),
+        "restore": plan.site(playbook="restore.yml", extra=extra_vars(restore_source="dump", restore_set=name)),
     }  # fmt: skip
 
 
@@ -175,7 +177,8 @@ def find(plan: Plan) -> list[Path]:
 
 
 def _of(path: Path) -> str:
-    return path.name.rpartition("-")[0]
+    """Return the database of a dump, whose name in the folder's is percent-encoded."""
+    return unquote(path.name.rpartition("-")[0])
 
 
 def taken_at(path: Path) -> float:
@@ -216,12 +219,3 @@ def expire(plan: Plan, database: str) -> list[str]:
 def _sum(path: Path) -> str:
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def safe_name(database: str) -> str:
-    """Return a database name that is safe in a path and in SQL. Raises UsageError for any other."""
-    if not NAME.fullmatch(database):
-        raise UsageError(
-            "not a name for a database here", seen=repr(database)[:80], allowed="letters, digits, _ . and -"
-        )
-    return database

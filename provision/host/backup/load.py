@@ -1,25 +1,27 @@
 """Restore a dump into a new database, compare row counts, then swap it with the old one.
 
 Does IO as postgres. The old database stays in use until the dump is verified and every row is restored; it is then
-renamed, never dropped.
+renamed, never dropped (see `exchange`).
 """
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from provision import system
-from provision.database import Connection, connect_pinned
-from provision.errors import HostError, UsageError
-from provision.host.backup import dump, show, tool
-from provision.host.backup.tool import BackupError
-from provision.plan.schema import Plan
+from psycopg import sql
 
-LONGEST_NAME_BYTES = 63
+from provision import system
+from provision.database import Connection, connect_pinned, identifier
+from provision.errors import HostError, UsageError
+from provision.host import scratch
+from provision.host.backup import dump, exchange, show, tool
+from provision.host.backup.tool import BackupError
+from provision.plan import names
+from provision.plan.schema import Plan
+from provision.quoting import extra_vars
 
 _SETTINGS = """
 SELECT format('ALTER DATABASE %%I SET %%s = %%L', %s::text, split_part(entry, '=', 1), substr(entry, strpos(entry,
@@ -62,59 +64,42 @@ def load(
     if not into and confirm != database:
         raise UsageError(
             f"this replaces database {database}; the old one is renamed and kept",
-            seen=repr(confirm), allowed=f"-e restore_confirm={database}, or -e restore_into=NEW_NAME",
+            seen=repr(confirm), allowed=f"{extra_vars(restore_confirm=database)}, or -e restore_into=NEW_NAME",
         )  # fmt: skip
-    fresh = _named(into) if into else derived(database, "_restoring")
-    with connect_pinned(plan.server.url("postgres"), application="provision restore") as session:
-        _ready(plan, session, fresh, bool(into), facts["extensions"])
+    target = _named(into) if into else database
+    fresh = names.scratch(target, "restoring")
+    with (
+        connect_pinned(plan.server.url("postgres"), application="provision restore") as session,
+        exchange.begun(session, target) as restore,
+    ):
+        _ready(plan, session, into, facts["extensions"])
         _room(plan, int(facts.get("database_bytes", 0)))
-        _create(session, fresh, plan.access.owner)
-        try:
-            _fill(plan, folder, fresh, session, narrate)
-            _compare(plan, fresh, facts)
-            for (statement,) in session.execute(_SETTINGS, (fresh, database) * 4).fetchall():
-                session.execute(str(statement))  # quoted by the server
-        except BaseException:
-            session.execute(f'DROP DATABASE IF EXISTS "{fresh}" WITH (FORCE)')
-            raise
-        kept = "" if into else _take_place(session, database, fresh)
+        made = restore.create(fresh, _options(plan))
+        _fill(plan, folder, fresh, session, narrate)
+        narrate("comparing row counts")
+        _compare(plan, fresh, facts)
+        for (statement,) in session.execute(_SETTINGS, (fresh, database) * 4).fetchall():
+            session.execute(str(statement))  # quoted by the server
+        narrate(f"renaming {fresh} to {target}")
+        kept = restore.swap(made, target, replace=not into)
     return {
         "when": system.stamp(begun), "dump": folder.name, "taken": facts["taken"], "database": into or database,
         "rows": sum(facts["rows"].values()), "tables": len(facts["rows"]), "kept": kept,
         "seconds": round(time.time() - begun, 1),
-        "next": [f'DROP DATABASE "{kept}" when it is no longer needed'] if kept else [],
+        "next": [f"DROP DATABASE {identifier(kept)} when it is no longer needed"] if kept else [],
     }  # fmt: skip
 
 
-def derived(database: str, suffix: str) -> str:
-    """Return a name beside a database's own, within PostgreSQL's limit, and never the database's own name.
-
-    The server cuts a longer name without an error (NAMEDATALEN, 63 bytes), and could so cut it to the live database's.
-    """
-    name = database + suffix
-    if len(name.encode()) <= LONGEST_NAME_BYTES:
-        return name
-    mark = f"_{hashlib.sha256(database.encode()).hexdigest()[:8]}{suffix}"
-    return database.encode()[: LONGEST_NAME_BYTES - len(mark)].decode(errors="ignore") + mark
-
-
 def _named(into: str) -> str:
-    name = dump.safe_name(into)
-    if len(name.encode()) > LONGEST_NAME_BYTES:
-        raise UsageError(
-            "the target's name is too long",
-            seen=f"{len(name.encode())} bytes",
-            allowed=f"{LONGEST_NAME_BYTES} bytes or less",
-        )
-    return name
+    """Return the name of a new database. Raises UsageError for one that cannot be used."""
+    if why := names.problem(into):
+        raise UsageError("not a name for a database here", seen=repr(into)[:80], allowed=why)
+    return into
 
 
-def _ready(plan: Plan, session: Connection, fresh: str, named: bool, extensions: dict[str, str]) -> None:
-    there = session.execute("SELECT 1 FROM pg_database WHERE datname = %s", (fresh,)).fetchone()
-    if there and named:
-        raise UsageError("the target database already exists", seen=fresh, allowed="a name that is not in use")
-    if there:  # left by a killed restore, never used
-        session.execute(f'DROP DATABASE "{fresh}" WITH (FORCE)')
+def _ready(plan: Plan, session: Connection, into: str, extensions: dict[str, str]) -> None:
+    if into and scratch.find(session, into):
+        raise UsageError("the target database already exists", seen=into, allowed="a name that is not in use")
     known = {str(row[0]) for row in session.execute("SELECT name FROM pg_available_extensions")}
     lacking = sorted(set(extensions) - known)
     if lacking:
@@ -124,8 +109,8 @@ def _ready(plan: Plan, session: Connection, fresh: str, named: bool, extensions:
         )
 
 
-def _create(session: Connection, fresh: str, owner: str) -> None:
-    session.execute(f'CREATE DATABASE "{fresh}" OWNER "{owner}" TEMPLATE template0')
+def _options(plan: Plan) -> sql.Composed:
+    return sql.SQL("OWNER {} TEMPLATE template0").format(sql.Identifier(plan.access.owner))
 
 
 def _fill(plan: Plan, folder: Path, fresh: str, session: Connection, narrate: Callable[[str], None]) -> None:
@@ -167,32 +152,3 @@ def _room(plan: Plan, size: int) -> None:
             where=str(plan.server.data), seen=f"{show.size(free)} free",
             allowed=f"{show.size(need)} (the database plus a reserve)", run="free space",
         )  # fmt: skip
-
-
-def _take_place(session: Connection, database: str, fresh: str) -> str:
-    """Swap the databases by renaming. Return the old one's new name. On failure the old database is unchanged."""
-    there = session.execute("SELECT 1 FROM pg_database WHERE datname = %s", (database,)).fetchone()
-    kept = derived(database, f"_before_{system.compact().lower()}") if there else ""  # needs no quotes
-    done = False
-    try:
-        if kept:  # a connection pool would reconnect before the rename
-            session.execute(f'ALTER DATABASE "{database}" ALLOW_CONNECTIONS false')
-        with session.transaction():
-            session.execute(
-                "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = %s", (database,)
-            )
-            if kept:
-                session.execute(f'ALTER DATABASE "{database}" RENAME TO "{kept}"')
-            session.execute(f'ALTER DATABASE "{fresh}" RENAME TO "{database}"')
-        done = True
-    except Exception as error:
-        raise BackupError(
-            f"database {database} could not be renamed; it is unchanged", seen=str(error).strip(),
-            run="SELECT gid FROM pg_prepared_xacts; a prepared transaction keeps the database in use",
-        ) from None  # fmt: skip
-    finally:
-        if kept:
-            session.execute(f'ALTER DATABASE "{kept if done else database}" ALLOW_CONNECTIONS true')
-        if not done:
-            session.execute(f'DROP DATABASE IF EXISTS "{fresh}" WITH (FORCE)')
-    return kept

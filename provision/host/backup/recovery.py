@@ -185,9 +185,9 @@ def _look(session: Connection) -> tuple[End, str, str]:
     return End(wal.position(str(row[1])), timeline, str(row[3]), row[2] == "paused"), str(row[6]), command
 
 
-def _ask(url: str, query: str) -> tuple[object, ...]:
+def _ask(url: str, query: str, *parameters: object) -> tuple[object, ...]:
     with system.as_user(), connect_pinned(url, application="provision restore") as session:
-        row = session.execute(query).fetchone()
+        row = session.execute(query, parameters or None).fetchone()
     assert row is not None  # noqa: S101 - these queries return a row or raise
     return row
 
@@ -214,7 +214,7 @@ def await_position(url: str, lsn: str) -> None:
     """Wait until a restarted server has replayed up to `lsn` again. Raises BackupError."""
     for _ in range(int(SILENT_S / POLL_S)):
         with suppress(DatabaseError):
-            if _ask(url, f"SELECT pg_last_wal_replay_lsn() >= '{wal.text(wal.position(lsn))}'")[0]:
+            if _ask(url, "SELECT pg_last_wal_replay_lsn() >= %s::pg_lsn", wal.text(wal.position(lsn)))[0]:
                 return
         time.sleep(POLL_S)
     raise BackupError(f"the server did not replay to {lsn} within {SILENT_S} s", where=url)

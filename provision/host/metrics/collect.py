@@ -18,10 +18,11 @@ from provision.host.metrics.exposition import Metric, render
 from provision.host.pooler import console
 from provision.plan import load
 from provision.plan.schema import Plan
+from provision.quoting import conninfo
 
 APPLICATION = "provision metrics"
 STATEMENT_TIMEOUT_MS = 10_000
-OPTIONS = "options='-c default_transaction_read_only=on -c row_security=off'"
+OPTIONS = "-c default_transaction_read_only=on -c row_security=off"
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,6 @@ def collect() -> Collected:
 
 
 def _database(plan: Plan) -> list[Metric]:
-    url = f"{plan.server.url(plan.access.database, plan.access.backup)} {OPTIONS}"
+    url = f"{plan.server.url(plan.access.database, plan.access.backup)} {conninfo({'options': OPTIONS})}"
     with connect_pinned(url, application=APPLICATION, statement_timeout_ms=STATEMENT_TIMEOUT_MS) as session:
         return database.metrics(session, plan.maintenance)

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from provision.errors import UsageError
+from provision.quoting import prometheus_label
 
 NAME = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*")
 LABEL = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
@@ -51,9 +52,5 @@ def _text(text: str) -> str:
 
 
 def _labels(labels: Mapping[str, str]) -> str:
-    shown = ",".join(f'{key}="{_value(value)}"' for key, value in labels.items())
+    shown = ",".join(f"{key}={prometheus_label(value)}" for key, value in labels.items())
     return f"{{{shown}}}" if shown else ""
-
-
-def _value(text: str) -> str:
-    return _text(text).replace('"', r"\"")

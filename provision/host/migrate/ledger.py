@@ -17,7 +17,7 @@ import psycopg
 from psycopg import sql
 
 from provision import __version__
-from provision.database import Connection, send_message
+from provision.database import Connection, identifier, send_message
 from provision.errors import DatabaseError, UsageError
 from provision.host.migrate.files import NONE, Direction
 from provision.host.migrate.steps import Step
@@ -202,10 +202,10 @@ class Ledger:
                     break
         except psycopg.errors.InvalidSchemaName:
             raise DatabaseError(
-                f'schema "{self.schema}" does not exist',
+                f"schema {identifier(self.schema)} does not exist",
                 where=f"database {self.database}",
                 allowed="an existing schema",
-                run=f'CREATE SCHEMA "{self.schema}"',
+                run=f"CREATE SCHEMA {identifier(self.schema)}",
             ) from None
         if row is None or not row[0]:
             raise DatabaseError(

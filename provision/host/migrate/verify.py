@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import difflib
 import re
-import secrets
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,10 +21,12 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from provision.database import connect
 from provision.errors import MigrationError
+from provision.host import scratch as scratches
 from provision.host.migrate.ledger import HISTORY_SUFFIX
 from provision.host.migrate.runner import Runner
 from provision.host.migrate.settings import Settings
 from provision.host.migrate.steps import Step
+from provision.plan import names
 from provision.system import run
 
 MOST_LINES = 40
@@ -73,13 +74,13 @@ def verify(settings: Settings, extensions: tuple[str, ...], make_runner: Callabl
 @contextmanager
 def scratch(url: str, extensions: tuple[str, ...]) -> Iterator[tuple[str, str]]:
     """Create an empty database with the available extensions, yield its name and URL, and drop it afterwards."""
-    name = f"provision_verify_{secrets.token_hex(6)}"
+    name = names.scratch("provision", "verify")
     with connect(url, application="provision migrate verify") as administrator:
         available = {
             str(row[0]) for row in administrator.execute("SELECT name FROM pg_available_extensions").fetchall()
         }
         try:
-            administrator.execute(sql.SQL("CREATE DATABASE {} TEMPLATE template0").format(sql.Identifier(name)))
+            made = scratches.create(administrator, name)
         except psycopg.errors.InsufficientPrivilege as error:
             raise MigrationError(
                 "cannot create a scratch database",
@@ -94,7 +95,7 @@ def scratch(url: str, extensions: tuple[str, ...]) -> Iterator[tuple[str, str]]:
                     connection.execute(sql.SQL("CREATE EXTENSION {}").format(sql.Identifier(extension)))
             yield name, here
         finally:
-            administrator.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+            scratches.drop(administrator, made)
 
 
 def dump(url: str, settings: Settings, options: tuple[str, ...] = ()) -> str:

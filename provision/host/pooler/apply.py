@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from provision import addresses, system
 from provision.host.pooler import console, login, take
 from provision.plan.schema import Plan
+from provision.quoting import conninfo
 
 
 @dataclass(frozen=True)
@@ -59,9 +60,9 @@ def apply(plan: Plan, passwords: Mapping[str, str]) -> Applied:
 
 def url(plan: Plan) -> str:
     """Return the libpq string by which this host reaches its pooler, as a client elsewhere does: by certified name."""
-    place = f"host={plan.pooler.address}"
+    place: dict[str, object] = {"host": plan.pooler.address}
     if plan.tls.enabled:
-        place = f"host={plan.tls.name} sslmode=verify-full sslrootcert={plan.tls.ca}"
+        place = {"host": plan.tls.name, "sslmode": "verify-full", "sslrootcert": plan.tls.ca}
         if addresses.parsed(plan.pooler.address):
-            place += f" hostaddr={plan.pooler.address}"
-    return f"{place} port={plan.pooler.port} dbname={plan.access.database}"
+            place["hostaddr"] = plan.pooler.address
+    return conninfo({**place, "port": plan.pooler.port, "dbname": plan.access.database})

@@ -18,6 +18,7 @@ import psycopg
 from provision.database import Connection, connect, send_within
 from provision.errors import HostError
 from provision.plan import load
+from provision.quoting import conninfo
 from provision.system import as_user, run
 
 UNIT = "pgbouncer.service"
@@ -47,7 +48,7 @@ class Place:
     @contextmanager
     def console(self) -> Iterator[Connection]:
         """Open a console session. Raises DatabaseError."""
-        where = f"host={self.directory} port={self.port} dbname=pgbouncer user=pgbouncer"
+        where = conninfo({"host": self.directory, "port": self.port, "dbname": "pgbouncer", "user": "pgbouncer"})
         with as_user():
             session = connect(where, application="provision pool")
         try:

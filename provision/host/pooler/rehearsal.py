@@ -18,6 +18,7 @@ from pathlib import Path
 from provision.database import connect
 from provision.errors import DatabaseError, HostError
 from provision.host.pooler import configuration
+from provision.quoting import conninfo
 from provision.system import POSTGRES, as_user, running
 
 PROGRAM = "/usr/sbin/pgbouncer"
@@ -71,7 +72,8 @@ def _ready(pooler: subprocess.Popen[bytes], scratch: Path, log: Path, path: Path
 
 
 def _look_up(scratch: Path, database: str, log: Path, path: Path) -> None:
-    where = f"host={scratch} port={PORT} dbname={database} user={NO_SUCH_USER} password={NO_SUCH_USER}"
+    user = {"user": NO_SUCH_USER, "password": NO_SUCH_USER}
+    where = conninfo({"host": scratch, "port": PORT, "dbname": database, **user})
     try:
         with as_user():
             connect(where, application="provision rehearse").close()

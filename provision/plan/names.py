@@ -1,0 +1,223 @@
+"""Judge every name that becomes an identifier, and derive names from others. Pure, standard library only.
+
+`refusals` judges all variables of a run at once: a name that is accepted works in SQL, in connection strings and URLs,
+in the access rules, in dumps and in every file that names it. A name that PgBouncer's configuration cannot have is
+accepted for a database, which its clients then reach directly (`warnings`), and refused for a pool.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import secrets
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from provision import quoting
+
+LONGEST_BYTES = 63
+"""NAMEDATALEN - 1: the server cuts a longer name without an error."""
+OF_OWNER = ("app", "readonly", "backup", "monitor", "pooler")
+"""Login roles whose names are the owner's with a suffix."""
+RESERVED = frozenset({"postgres", "template0", "template1", "public", "none", "pgbouncer", *quoting.HBA_WORDS})
+"""Databases, roles and words of the server, its access rules and the pooler."""
+SCRATCH = re.compile(r".*_(?:restoring|verify)_[0-9a-f]{12}", re.DOTALL)
+"""Names that `scratch` makes."""
+_PLAIN = re.compile(r"[a-z_][a-z0-9_-]*")
+_EXTENSION = re.compile(r"[a-z0-9_][a-z0-9_-]*")
+_MAP = re.compile(r"[A-Za-z0-9_-]+")
+_STANZA = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+_UNSAFE = {
+    '"': "which every quoted identifier would have to double",
+    "\\": "which pg_ident.conf and connection strings read as an escape",
+    ",": "which separates names in access rules",
+    "{": "which Ansible reads as a template",
+    "}": "which Ansible reads as a template",
+}
+
+
+def derived(name: str, suffix: str) -> str:
+    """Return name + suffix within the server's limit: a longer one is shortened, with a hash of the name.
+
+    The result is never `name` itself, and differs for different names.
+    """
+    whole = name + suffix
+    if len(whole.encode()) <= LONGEST_BYTES:
+        return whole
+    mark = f"_{hashlib.sha256(name.encode()).hexdigest()[:8]}{suffix}"
+    return name.encode()[: LONGEST_BYTES - len(mark.encode())].decode(errors="ignore") + mark
+
+
+def of_owner(owner: str, kind: str) -> str:
+    """Return the role of a kind that belongs to an owner. Raises ValueError for one that the server would cut."""
+    name = f"{owner}_{kind}"
+    if len(name.encode()) > LONGEST_BYTES:
+        raise ValueError(f"{name} has {len(name.encode())} bytes: at most {LONGEST_BYTES} are possible")
+    return name
+
+
+def with_passwords(owner: str) -> tuple[str, str, str]:
+    """Return the roles that log in with a password and have a pool: owner, application, read-only."""
+    return owner, f"{owner}_app", f"{owner}_readonly"
+
+
+def scratch(name: str, purpose: str) -> str:
+    """Return a name for a new scratch database that no other database has: it ends in a random token."""
+    return derived(name, f"_{purpose}_{secrets.token_hex(6)}")
+
+
+def problem(name: str, *, longest: int = LONGEST_BYTES, plain: bool = False) -> str:
+    """Return why a name cannot be that of a role or a database, "" if it can.
+
+    `plain` is for the main database and its owner, which are also typed in shells, units and files.
+    """
+    if plain and (not _PLAIN.fullmatch(name) or name in RESERVED or name.startswith("pg_")):
+        return (
+            f"expected 1 to {longest} of a to z, digits, _ and -, beginning with a letter or _, not with pg_, and none "
+            f"of {', '.join(sorted(RESERVED))}"
+        )
+    return _unsafe(name) or _taken(name) or _too_long(name, longest)
+
+
+def _unsafe(name: str) -> str:
+    if not name:
+        return "expected a name"
+    for character in name:
+        if character in _UNSAFE:
+            return f"expected a name without {character}, {_UNSAFE[character]}"
+        if not character.isprintable() or (character.isspace() and character != " "):
+            return f"expected a name without the character U+{ord(character):04X}, which is not printable"
+    if name != name.strip():
+        return "expected a name without spaces at its ends"
+    if name.startswith("/"):
+        return "expected a name that does not begin with /, which is a pattern in pg_hba.conf"
+    if name != unicodedata.normalize("NFC", name):
+        return f"expected the composed form (NFC) {unicodedata.normalize('NFC', name)!r}, which clients send"
+    return ""
+
+
+def _taken(name: str) -> str:
+    if name.casefold() in RESERVED:
+        return f"expected another name than {', '.join(sorted(RESERVED))}"
+    if name.casefold().startswith("pg_"):
+        return "expected a name that does not begin with pg_, which the server reserves"
+    if SCRATCH.fullmatch(name):
+        return "expected another name: scratch databases end like this one"
+    return ""
+
+
+def _too_long(name: str, longest: int) -> str:
+    size = len(name.encode())
+    if size <= longest:
+        return ""
+    why = "PostgreSQL cuts a longer one"
+    if longest < LONGEST_BYTES:
+        why = f"{' and '.join(f'NAME_{kind}' for kind in OF_OWNER[:2])} and others are derived from it"
+    return f"it has {size} bytes, at most {longest} are possible: {why}"
+
+
+def refusals(v: Mapping[str, Any]) -> list[str]:
+    """Return one sentence for each name in the variables that cannot be used. `v` is every option, typed."""
+    return [*_each(v), *_clashes(v), *_others(v)]
+
+
+def warnings(v: Mapping[str, Any]) -> list[str]:
+    """Name the databases that the pooler cannot serve."""
+    return [
+        f"database {name!r} is reached on port {v['postgresql_port']} only: PgBouncer's configuration cannot name it "
+        "(A to Z, a to z, digits, _ . and -)"
+        for name in v["database_extra_databases"]
+        if not quoting.is_pgbouncer_key(str(name))
+    ]
+
+
+def roles(v: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield every login role with its place in the variables."""
+    for variable in ("database_roles", "database_extra_roles"):
+        for number, role in enumerate(v[variable], 1):
+            yield f"{variable}, role {number}", role
+
+
+def _each(v: Mapping[str, Any]) -> Iterator[str]:
+    suffix = max(len(kind) for kind in OF_OWNER) + 1
+    owner, owner_limit = v["database_owner"], LONGEST_BYTES - suffix
+    rows: list[tuple[str, Any, str]] = [
+        ("database_name", v["database_name"], problem(v["database_name"], plain=True)),
+        ("database_owner", owner, problem(owner, plain=True, longest=owner_limit)),
+    ]
+    own = {owner, *(f"{owner}_{kind}" for kind in OF_OWNER)}  # judged with the owner
+    rows += [
+        (f"{place}: name", each["name"], problem(each["name"])) for place, each in roles(v) if each["name"] not in own
+    ]
+    rows += [
+        (
+            "database_extra_databases: the name",
+            name,
+            problem(name) if isinstance(name, str) else "expected it in quotes",
+        )
+        for name in v["database_extra_databases"]
+    ]
+    yield from (f"{where} is {name!r}: {why}" for where, name, why in rows if why)
+    present = {each["name"] for _, each in roles(v) if each.get("state", "present") == "present"}
+    for name, holder in v["database_extra_databases"].items():
+        if not isinstance(holder, str) or holder not in present:
+            yield (
+                f"database_extra_databases.{name} is {holder!r}: expected a login role of database_roles or "
+                "database_extra_roles"
+            )
+
+
+def _clashes(v: Mapping[str, Any]) -> Iterator[str]:
+    databases = [("database_name", v["database_name"])]
+    databases += [("database_extra_databases", str(name)) for name in v["database_extra_databases"]]
+    yield from _twice("database", databases)
+    yield from _twice("role", [(place, each["name"]) for place, each in roles(v)])
+
+
+def _twice(kind: str, named: Iterable[tuple[str, str]]) -> Iterator[str]:
+    """Refuse equal names, and names that differ in case alone: SQL folds what is not quoted."""
+    seen: dict[str, tuple[str, str]] = {}
+    for place, name in named:
+        key = unicodedata.normalize("NFKC", name).casefold()
+        if key not in seen:
+            seen[key] = (place, name)
+            continue
+        before, other = seen[key]
+        difference = "" if other == name else ", which differs in case or form alone"
+        yield f"{place}: {kind} {name!r} is also {before} {other!r}{difference}: expected each {kind} once"
+
+
+def _others(v: Mapping[str, Any]) -> Iterator[str]:
+    for name in v["database_extensions"]:
+        if not _EXTENSION.fullmatch(name) or len(name) > LONGEST_BYTES:
+            yield f"database_extensions has {name!r}: expected an extension's name: a to z, digits, _ and -"
+    for role, size in v["pgbouncer_pools"].items():
+        if size and not quoting.is_pgbouncer_key(str(role)):
+            yield (
+                f"pgbouncer_pools.{role}: PgBouncer's configuration cannot name this role (A to Z, a to z, digits, _ . "
+                "and -): leave it out of pgbouncer_pools; it can connect to PostgreSQL's own port"
+            )
+    for number, line in enumerate(v["postgresql_maps"], 1):
+        yield from (f"postgresql_maps, line {number}: {text}" for text in _map(line))
+    stanza = v["backup_stanza"]
+    if not _STANZA.fullmatch(stanza) or stanza == "global":
+        yield (
+            f"backup_stanza is {stanza!r}: expected letters, digits, _ . and -, a letter or digit first, and not global"
+        )
+    users = v["postgresql_local_users"]
+    if any(not character.isprintable() for character in users):
+        yield f"postgresql_local_users is {users!r}: expected a pattern without control characters"
+
+
+def _map(line: Mapping[str, Any]) -> Iterator[str]:
+    name, system, role = str(line["map"]), str(line["system"]), str(line["role"])
+    if not _MAP.fullmatch(name) or len(name) > LONGEST_BYTES:
+        yield f"map {name!r}: expected letters, digits, - and _"
+    if not system or any(not character.isprintable() for character in system):
+        yield f"system {system!r}: expected the name of a certificate or a system user, or a pattern beginning with /"
+    if role == r"\1" and system.startswith("/"):
+        return
+    why = problem(role)
+    if why:
+        yield f"role {role!r}: {why}"
