@@ -14,6 +14,7 @@ import os
 import platform
 import re
 import stat
+import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -142,6 +143,38 @@ def clusters() -> list[dict[str, Any]]:
             }
         )
     return found
+
+
+LOCALE = (
+    "SELECT pg_encoding_to_char(encoding), datcollate, datctype, (SELECT string_agg(datname, chr(10)) FROM pg_database)"
+    " FROM pg_database WHERE datname = 'template0'"
+)
+"""New databases are made of template0, so its locale is the cluster's."""
+
+
+def cluster_locale(known: list[dict[str, Any]], major: int) -> dict[str, Any]:
+    """Return encoding, locale and databases of the cluster MAJOR/main; {} without one.
+
+    A running server is asked. Of a stopped one only the locale that initdb wrote into postgresql.conf is known.
+    """
+    cluster = next((row for row in known if (row["major"], row["name"]) == (str(major), "main")), None)
+    if cluster is None:
+        return {}
+    if cluster["running_pid"] and os.geteuid() == 0:
+        command = ["runuser", "-u", "postgres", "--", "psql", "-XAtq", "-F", "\x1f", "-R", "\x1e", "-d", "postgres"]
+        command += ["-p", str(cluster["running_port"]), "-c", LOCALE]
+        shown = subprocess.run(command, capture_output=True, text=True, check=False, cwd="/")  # noqa: S603
+        words = shown.stdout.strip("\n\x1e").split("\x1f")
+        if shown.returncode == 0 and len(words) == 4:
+            return {"encoding": words[0], "collate": words[1], "ctype": words[2], "databases": words[3].split("\n")}
+    conf = _lines(Path("/etc/postgresql") / str(major) / "main/postgresql.conf")
+    written = [match[1] for line in conf if (match := re.match(r"\s*lc_monetary\s*=\s*'([^']*)'", line))]
+    return {"encoding": "", "collate": written[-1], "ctype": "", "databases": []} if written else {}
+
+
+def extension_files(major: int) -> list[str]:
+    """Name the extensions whose control files the host has for a major."""
+    return sorted(path.stem for path in Path(f"/usr/share/postgresql/{major}/extension").glob("*.control"))
 
 
 def strangers(known: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -296,6 +329,8 @@ def main() -> None:
         "package_lists_age_s": apt_state.lists_age(),
         "clusters": known,
         "unknown_clusters": strangers(known),
+        "cluster_locale": cluster_locale(known, given["major"]),
+        "extension_files": extension_files(given["major"]),
         "cluster_half_made": Path("/etc/provision/cluster-being-made").exists(),
     }
     module.exit_json(changed=False, host=host, **lock)

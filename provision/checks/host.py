@@ -29,8 +29,9 @@ TAKEN = r"^HugetlbPages:\s+(\d+) kB"
 FULL, NEARLY_FULL = 5, 12  # percent free: the server stops at 0, and a large sort needs some
 WATCH_S = 1800  # the backup watch runs every five minutes
 WATCH = "provision-backup-watch"
-JUDGED_HERE = re.compile(r"the (newest backup|last passed restore test) is [\d.]+ h old|the last restore test failed")
-"""Alarms of the watch that the checks `backup` and `drill` judge anew."""
+JUDGED_HERE = re.compile(r"the (newest backup|last passed restore test) is [\d.]+ h old|the last restore test failed"
+                         r"|the restore test of dump \S+ failed")  # fmt: skip
+"""Alarms of the watch that the checks `backup`, `drill` and `dump-drill` judge anew."""
 DIRECTORIES = ("/var/lib/postgresql", "/var/log", "/var/lib/provision", "/var/backups/provision", "/var/lib/pgbackrest",
                "/tmp")  # noqa: S108  # fmt: skip
 
@@ -231,6 +232,23 @@ def restored_dump(plan: Plan) -> Iterator[Row]:
     del plan
     if left := exchange.unfinished():
         yield f"a restore of a dump was killed: {left}"
+
+
+@check(
+    "dump-drill",
+    area="backup",
+    severity=Severity.CRITICAL,
+    expected="a passed restore test of the newest tested dump",
+    why="pg_dump succeeds on databases that pg_restore cannot restore",
+)
+def dump_drills(plan: Plan) -> Iterator[Row]:
+    """Report a dump whose restore test failed."""
+    last = evidence("dump-drill")
+    if plan.backup.logical and last and not last.get("passed"):
+        yield (
+            f"the restore test of dump {last.get('dump')} failed: {' '.join(str(last.get('failure')).split())}",
+            "docs/a-dump-cannot-be-restored.md",
+        )
 
 
 @check(

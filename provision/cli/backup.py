@@ -72,10 +72,17 @@ def verify_command(as_json: bool) -> None:
 
 @command.command("drill")
 @click.option("--set", "label", default="", help="Set to restore [default: the newest with reference counts].")
+@click.option(
+    "--type", "kind", type=click.Choice(["physical", "logical"]), help="Test only the backup set or only the dump."
+)
 @as_json
-def drill_command(label: str, as_json: bool) -> None:
-    """Run a restore test: restore the newest backup into a scratch cluster, compare it, remove it."""
-    _print(drills.run(load.load(), label, narrate=lambda text: click.echo(text, err=True)), as_json, show.drilled)
+def drill_command(label: str, kind: str | None, as_json: bool) -> None:
+    """Run a restore test: restore the newest backup and the newest dump into a scratch cluster, compare, remove it."""
+    _print(
+        drills.run(load.load(), label, kind or "", narrate=lambda text: click.echo(text, err=True)),
+        as_json,
+        show.drilled,
+    )
 
 
 @command.command("key")

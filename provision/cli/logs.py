@@ -28,7 +28,9 @@ def command(slow: bool, locks: bool, errors: bool, after: str, full: bool, as_js
     requested = {kind for kind, so in zip(logs.KINDS, (slow, locks, errors), strict=True) if so}
     kinds = requested or set(logs.KINDS)
     found = 0
-    for entry in logs.read(logs.files(load.load().server.major, begin), begin):
+    server = load.load().server
+    place = logs.zone(server.configuration, server.data)
+    for entry in logs.read(logs.files(server.major, begin), begin, place):
         if not entry.kinds & kinds:
             continue
         found += 1

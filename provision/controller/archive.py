@@ -34,7 +34,7 @@ def content(package: Path) -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr(zipfile.ZipInfo("__main__.py", EARLIEST), LAUNCHER)
-        for path in sorted(package.rglob("*.py")):
+        for path in sorted([*package.rglob("*.py"), *package.rglob("*.tsv")]):
             if not path.relative_to(package).as_posix().startswith(CONTROLLER):
                 name = path.relative_to(package.parent).as_posix()
                 archive.writestr(zipfile.ZipInfo(name, EARLIEST), path.read_bytes())

@@ -17,7 +17,7 @@ from psycopg import sql
 
 from provision.database import Connection, connect_pinned, identifier
 from provision.errors import DatabaseError, UsageError
-from provision.host import lookup
+from provision.host import lookup, settings
 from provision.host.backup import exchange
 from provision.quoting import conninfo
 
@@ -73,8 +73,8 @@ class Role:
                 allowed=", ".join([*cls.__dataclass_fields__]) if unknown else ", ".join(KINDS),
             )
         given = {key: value for key, value in values.items() if key != "state" and value is not None}
-        settings = {str(key): str(value) for key, value in dict(given.pop("settings", {})).items()}
-        return cls(**given, settings=settings, present=values.get("state", "present") == "present")
+        own = {str(key): str(value) for key, value in dict(given.pop("settings", {})).items()}
+        return cls(**given, settings=own, present=values.get("state", "present") == "present")
 
 
 class Access:
@@ -123,7 +123,7 @@ class Access:
         if found is None:
             self.change(f"role {role.name}", sql.SQL("CREATE ROLE {}").format(name))
             found = (False, False, -1, None, None, None, [])
-        login, powers, limit, verifier, until, settings, groups = found
+        login, powers, limit, verifier, until, stored, groups = found
         if not login or powers:
             attributes = "LOGIN NOSUPERUSER NOCREATEROLE NOCREATEDB NOREPLICATION NOBYPASSRLS"
             self.change(f"role {role.name}: {attributes}", sql.SQL("ALTER ROLE {} " + attributes).format(name))
@@ -138,7 +138,7 @@ class Access:
                 name, sql.Literal(role.valid_until or "infinity")
             )
             self.change(f"role {role.name}: valid until {role.valid_until or 'infinity'}", statement)
-        self._settings(role, dict(entry.split("=", 1) for entry in settings or []))
+        self._settings(role, settings.parse(stored))
         allowed = GROUPS.get(role.kind, ())
         for group in sorted(set(allowed) - set(groups)):
             self.change(
@@ -156,16 +156,38 @@ class Access:
         query = "SELECT to_char(%s::timestamptz AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS')"
         return str(self.ask(query, text)[0][0])
 
-    def _settings(self, role: Role, found: Mapping[str, str]) -> None:
+    def _settings(self, role: Role, stored: Mapping[str, str]) -> None:
+        """Set and reset what differs in the server's own form, and read it back."""
         name = sql.Identifier(role.name)
-        for key in sorted(set(found) | set(role.settings)):
-            parts = sql.Identifier(*key.split("."))
-            if key not in role.settings:
+        try:
+            needed = settings.differences(self.connection, stored, role.settings)
+        except DatabaseError as error:
+            error.where, error.run = f"settings of role {role.name}", "correct it in database_roles, then run again"
+            raise
+        for key, text in needed.items():
+            if text is None:
+                parts = sql.Identifier(*key.split("."))
                 self.change(f"role {role.name}: {key} reset", sql.SQL("ALTER ROLE {} RESET {}").format(name, parts))
-            elif found.get(key) != role.settings[key]:
-                value = sql.Literal(role.settings[key])
-                statement = sql.SQL("ALTER ROLE {} SET {} = {}").format(name, parts, value)
-                self.change(f"role {role.name}: {key} = {role.settings[key]}", statement)
+            else:
+                statement = sql.SQL("ALTER ROLE {} SET {}").format(name, settings.assignment(key, text))
+                self.change(f"role {role.name}: {key} = {text}", statement)
+        if needed and not self.plan:
+            self._read_back(role)
+
+    def _read_back(self, role: Role) -> None:
+        query = (
+            "SELECT setconfig FROM pg_db_role_setting s JOIN pg_roles r ON r.oid = s.setrole"
+            " WHERE r.rolname = %s AND s.setdatabase = 0"
+        )
+        rows = self.ask(query, role.name)
+        left = settings.differences(self.connection, settings.parse(rows[0][0] if rows else ()), role.settings)
+        if left:
+            raise DatabaseError(
+                "the server stored other settings than requested",
+                where=f"role {role.name}",
+                seen=", ".join(sorted(left)),
+                run=f"psql -c '\\drds \"{role.name}\"'",
+            )
 
     def _drop(self, role: Role) -> None:
         owned = self.ask(
@@ -203,13 +225,13 @@ class Access:
             statement = sql.SQL("CREATE DATABASE {} OWNER {} ENCODING 'UTF8' TEMPLATE template0")
             self.change(f"database {name}", statement.format(mine, sql.Identifier(owner)))
             rows = [(owner, None)]
-        holder, settings = rows[0]
+        holder, stored = rows[0]
         if holder != owner:
             self.change(
                 f"database {name}: owner {holder} -> {owner}",
                 sql.SQL("ALTER DATABASE {} OWNER TO {}").format(mine, sql.Identifier(owner)),
             )
-        found = dict(entry.split("=", 1) for entry in settings or [])
+        found = settings.parse(stored)
         value = "on" if guard else "off"
         if found.get("provision.guard") != value:
             self.change(

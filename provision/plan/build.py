@@ -13,7 +13,7 @@ from typing import Any
 from provision import compatibility
 from provision.distributions import ARCHITECTURES
 from provision.errors import UsageError
-from provision.plan import names, packages, schema, sections, shared, sources, validate
+from provision.plan import names, packages, schema, sections, settings, shared, sources, validate
 from provision.plan.context import Context, Verdict
 from provision.tuning import Host as Machine
 from provision.tuning import Tuning, pools, tune
@@ -55,8 +55,10 @@ def build(
     if v["postgresql_version"] not in compatibility.POSTGRESQL:
         allowed = ", ".join(map(str, compatibility.POSTGRESQL))
         return Built(None, None, (f"postgresql_version is {v['postgresql_version']}: expected {allowed}",), ())
+    v, mistakes = settings.typed(v)
     version = _pgvector_version(v, probe, context)
     verdict = judge(v, probe, profile, context, version)
+    verdict.refusals += mistakes if context.database else []
     tuning, problem = _sizes(v, probe, profile, version or list(compatibility.PGVECTOR)[-1])
     judged = judge is not validate.judge_nothing
     if problem and judged and context.database:

@@ -44,6 +44,64 @@ EXTENSIONS = {
 """Extensions with a package of their own; those of PostgreSQL itself come with the server."""
 
 
+CONTRIB = frozenset(
+    (
+        "amcheck",
+        "autoinc",
+        "bloom",
+        "btree_gin",
+        "btree_gist",
+        "citext",
+        "cube",
+        "dblink",
+        "dict_int",
+        "dict_xsyn",
+        "earthdistance",
+        "file_fdw",
+        "fuzzystrmatch",
+        "hstore",
+        "insert_username",
+        "intagg",
+        "intarray",
+        "isn",
+        "lo",
+        "ltree",
+        "moddatetime",
+        "pageinspect",
+        "pg_buffercache",
+        "pg_freespacemap",
+        "pg_prewarm",
+        "pg_stat_statements",
+        "pg_surgery",
+        "pg_trgm",
+        "pg_visibility",
+        "pgcrypto",
+        "pgrowlocks",
+        "pgstattuple",
+        "plpgsql",
+        "postgres_fdw",
+        "refint",
+        "seg",
+        "sslinfo",
+        "tablefunc",
+        "tcn",
+        "tsm_system_rows",
+        "tsm_system_time",
+        "unaccent",
+        "uuid-ossp",
+        "xml2",
+    )
+)
+"""PostgreSQL's own extensions of every supported major, in Debian's packages of the server."""
+CONTRIB_OF = {"adminpack": (14, 16), "old_snapshot": (14, 16), "pg_walinspect": (15, 18), "pg_logicalinspect": (18, 18)}
+"""Those of some majors: the first and the last."""
+
+
+def contrib(major: int) -> frozenset[str]:
+    """Name PostgreSQL's own extensions of a major."""
+    return CONTRIB | {name for name, (first, last) in CONTRIB_OF.items() if first <= major <= last}
+
+
 def preload(extensions: tuple[str, ...] | list[str]) -> list[str]:
     """Name the libraries that these extensions need preloaded."""
     return [EXTENSIONS[name].preload for name in extensions if name in EXTENSIONS and EXTENSIONS[name].preload]

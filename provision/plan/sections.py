@@ -309,7 +309,7 @@ def timers(v: Mapping[str, Any]) -> Iterable[schema.Timer]:
         yield schema.Timer(
             f"provision-backup-{kind}", schedule, f"provision-backup@{kind}", v["backup_jitter_s"], "backup"
         )
-    drill = v["backup_drill_schedule"] if v["backup_physical"] else ""
+    drill = v["backup_drill_schedule"] if v["backup_physical"] or v["backup_logical"] else ""
     yield schema.Timer("provision-drill", drill, "provision-drill", v["backup_jitter_s"], "backup")
     watch = WATCH_SCHEDULE if v["backup_physical"] or v["backup_age_limit_h"] else ""
     yield schema.Timer("provision-backup-watch", watch, "provision-backup-watch", 0, "backup")

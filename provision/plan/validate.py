@@ -22,6 +22,7 @@ from provision.plan import (
     ports,
     schedules,
     sections,
+    settings,
     sources,
     versions,
 )
@@ -57,6 +58,8 @@ def judge(
     """Judge a database host; `pgvector` is the version that it will have."""
     verdict = Verdict()
     _names(v, verdict)
+    _extensions(v, host, verdict)
+    _locale(v, host, verdict)
     network.judge(v, host, verdict)
     _system(v, host, verdict)
     places.judge(v, host, verdict)
@@ -108,9 +111,40 @@ def _names(v: Mapping[str, Any], verdict: Verdict) -> None:
     verdict.warnings += names.warnings(v)
     for setting in sorted(set(v["postgresql_settings"]) & set(OWNED)):
         verdict.refusals.append(f"postgresql_settings.{setting}: set {OWNED[setting]} instead")
-    for setting, value in sorted(v["postgresql_settings"].items()):
-        if value is None:
-            verdict.refusals.append(f"postgresql_settings.{setting} is null: expected a value, or remove the line")
+
+
+def _extensions(v: Mapping[str, Any], host: Mapping[str, Any], verdict: Verdict) -> None:
+    refusals, warnings = settings.extensions(v, host)
+    verdict.refusals += refusals
+    verdict.warnings += warnings
+
+
+def _locale(v: Mapping[str, Any], host: Mapping[str, Any], verdict: Verdict) -> None:
+    """Name the locale that an existing cluster keeps; refuse one in which UTF-8 databases cannot be created."""
+    major, cure = v["postgresql_version"], "docs/the-locale-differs.md"
+    seen = host.get("cluster_locale") or {}
+    if not seen:
+        return
+    label = f"cluster {major}/{OUR_CLUSTER}"
+    locales = sorted({seen["collate"], seen["ctype"]} - {""})
+    if any(_plain_locale(each) != _plain_locale(v["postgresql_locale"]) for each in locales):
+        verdict.warnings.append(
+            f"postgresql_locale is {v['postgresql_locale']}, {label} has {' and '.join(locales)} and keeps it, "
+            f"for the locale of a cluster cannot be changed: set postgresql_locale to {locales[-1]}, or move the data "
+            f"into a new cluster ({cure})"
+        )
+    missing = sorted({v["database_name"], *v["database_extra_databases"]} - set(seen["databases"]))
+    if seen["encoding"] not in ("", "UTF8") and not {"C", "POSIX"} >= {seen["ctype"]} and missing:
+        verdict.refusals.append(
+            f"{label} has the encoding {seen['encoding']} and the locale {seen['ctype']}, in which database "
+            f"{missing[0]} cannot be created with UTF-8: move the data into a new cluster ({cure})"
+        )
+
+
+def _plain_locale(name: str) -> str:
+    """Return a locale's name without the differences that libc ignores: C.UTF-8 is C.utf8."""
+    language, _, encoding = name.partition(".")
+    return f"{language}.{encoding.replace('-', '').lower()}" if encoding else language
 
 
 def _system(v: Mapping[str, Any], host: Mapping[str, Any], verdict: Verdict) -> None:

@@ -12,8 +12,9 @@ from dataclasses import asdict, fields, replace
 from provision import compatibility
 from provision.errors import UsageError
 from provision.tuning import autovacuum, connections, extensions, logs, memory, parallel, planner, vector, wal
+from provision.tuning.catalogue import needs_restart
 from provision.tuning.choices import built_in
-from provision.tuning.model import BudgetLine, Choices, Host, Request, Setting, Tuning, needs_restart
+from provision.tuning.model import BudgetLine, Choices, Host, Request, Setting, Tuning
 
 __all__ = ["BudgetLine", "Choices", "Host", "Setting", "Tuning", "as_facts", "tune"]
 

@@ -119,29 +119,6 @@ class Request:
         return self.host.storage != "hdd"
 
 
-# Settings that need a restart (pg_settings.context = postmaster, 14 to 18).
-RESTART_ONLY = frozenset(
-    (
-        "autovacuum_max_workers",
-        "autovacuum_worker_slots",
-        "huge_pages",
-        "io_method",
-        "max_connections",
-        "max_worker_processes",
-        "pg_stat_statements.max",
-        "shared_buffers",
-        "shared_preload_libraries",
-        "superuser_reserved_connections",
-        "wal_buffers",
-    )
-)
-
-
-def needs_restart(name: str, postgresql: int) -> bool:
-    """Return whether a setting needs a restart; 18 can reload autovacuum_max_workers."""
-    return name in RESTART_ONLY and not (name == "autovacuum_max_workers" and postgresql >= 18)
-
-
 _STEPS = {"B": (1024, "kB"), "kB": (1024, "MB"), "MB": (1024, "GB"), "ms": (1000, "s"), "s": (60, "min")}
 
 

@@ -6,6 +6,7 @@ import gzip
 import os
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 import pytest
 
@@ -86,10 +87,55 @@ def test_compressed_logs_are_read_and_old_ones_skipped(tmp_path: Path) -> None:
         os.utime(path, (at, at))
     paths = logs.files(17, NOW - timedelta(days=1), tmp_path)
     assert [path.name for path in paths] == ["postgresql-17-main.log.1.gz", "postgresql-17-main.log"]
-    slow = [each.at for each in logs.read(paths, NOW - timedelta(days=1)) if each.duration_ms > 1000]
+    slow = [each.at for each in logs.read(paths, NOW - timedelta(days=1), UTC) if each.duration_ms > 1000]
     assert [at.hour for at in slow] == [12, 13]
 
 
 def test_missing_log_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(HostError, match="no log found"):
         logs.files(17, NOW, tmp_path)
+
+
+def line(at: str, zone: str) -> list[str]:
+    return [f"{at} {zone} [10] LOG:  checkpoint starting: time"]
+
+
+@pytest.mark.parametrize(
+    ("zone", "at", "shown", "utc"),
+    [
+        ("Asia/Kolkata", "2026-11-24 18:30:00.000", "IST", "2026-11-24 13:00"),
+        ("Asia/Jerusalem", "2026-11-24 15:00:00.000", "IST", "2026-11-24 13:00"),
+        ("Europe/Dublin", "2026-07-24 14:00:00.000", "IST", "2026-07-24 13:00"),
+        ("America/St_Johns", "2026-11-24 09:30:00.000", "NST", "2026-11-24 13:00"),
+        ("America/Sao_Paulo", "2026-11-24 10:00:00.000", "-03", "2026-11-24 13:00"),
+        ("UTC", "2026-11-24 13:00:00.000", "UTC", "2026-11-24 13:00"),
+        # The hour that a clock repeats: its abbreviation tells which of the two it is.
+        ("Europe/Berlin", "2026-10-25 02:30:00.000", "CEST", "2026-10-25 00:30"),
+        ("Europe/Berlin", "2026-10-25 02:30:00.000", "CET", "2026-10-25 01:30"),
+        ("America/New_York", "2026-11-01 01:30:00.000", "EDT", "2026-11-01 05:30"),
+        ("America/New_York", "2026-11-01 01:30:00.000", "EST", "2026-11-01 06:30"),
+        # Lines from before log_timezone was changed.
+        ("Asia/Kolkata", "2026-11-24 13:00:00.000", "UTC", "2026-11-24 13:00"),
+        ("UTC", "2026-11-24 18:45:00.000", "+0545", "2026-11-24 13:00"),
+    ],
+)
+def test_timestamps_are_read_in_log_timezone(zone: str, at: str, shown: str, utc: str) -> None:
+    (entry,) = logs.entries(line(at, shown), ZoneInfo(zone))
+    assert f"{entry.at.astimezone(UTC):%Y-%m-%d %H:%M}" == utc
+
+
+def test_the_last_file_that_sets_log_timezone_counts(tmp_path: Path) -> None:
+    (tmp_path / "conf.d").mkdir()
+    main, own = tmp_path / "postgresql.conf", tmp_path / "conf.d/50-provision.conf"
+    main.write_text("# log_timezone = 'Asia/Tokyo'\nlog_timezone = 'Etc/UTC'\n")
+    assert str(logs.zone(tmp_path, tmp_path)) == "Etc/UTC"
+    own.write_text("# (user) a reason\nlog_timezone = 'Asia/Kolkata'\n")
+    assert str(logs.zone(tmp_path, tmp_path)) == "Asia/Kolkata"
+    (tmp_path / "postgresql.auto.conf").write_text("Log_TimeZone = 'America/St_Johns'\n")
+    assert str(logs.zone(tmp_path, tmp_path)) == "America/St_Johns"
+
+
+def test_without_log_timezone_the_host_s_own_zone_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logs, "LOCALTIME", Path("/usr/share/zoneinfo/Asia/Kathmandu"))
+    (entry,) = logs.entries(line("2026-11-24 18:45:00.000", "+0545"), logs.zone(tmp_path, tmp_path))
+    assert entry.at.astimezone(UTC).hour == 13

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from provision.errors import HostError, UsageError
-from provision.host.backup.drill import KILLED
+from provision.host.backup.scratch import KILLED
 from provision.host.metrics import backup, certificates, pooler
 from provision.host.metrics.exposition import Metric, render, single
 from tests.plans import sample

@@ -3,13 +3,12 @@
 Does IO as postgres. The scratch cluster runs beside the real one: socket only, no archiving, little memory, in its own
 directory, which is always removed. Recovery pauses at the restore point of the reference counts, the tables are
 compared, the remaining WAL is replayed, the cluster is promoted, and pg_amcheck and vector searches check it. The
-result, passed or failed, is kept in /var/lib/provision/drill.json.
+result, passed or failed, is kept in /var/lib/provision/drill.json. Then the newest dump is tested (dumptest).
 """
 
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import statistics
 import threading
@@ -22,31 +21,48 @@ from typing import Any
 from provision import system
 from provision.database import Connection, connect_pinned
 from provision.errors import ProvisionError
-from provision.host.backup import counts, journal, recovery, show, tool, wal
+from provision.host.backup import counts, dump, dumptest, journal, recovery, scratch, tool, wal
 from provision.host.backup.catalogue import Catalogue
+from provision.host.backup.scratch import KILLED, PORT, SCRATCH, SOCKET, Scratch
 from provision.host.backup.targets import Target
 from provision.host.backup.tool import BackupError
 from provision.plan.schema import Plan
 
-SCRATCH = Path("/var/lib/postgresql/provision-drill")
-PORT = 5432  # used in the socket's name only
-SHARED_BUFFERS = "128MB"
-SPARE = 1.1  # the set's size plus some WAL
 LOCK = "drill"
-KILLED = "started but not finished"
-"""The failure in the evidence while a restore test is running, and after one was killed."""
 
 
-def run(plan: Plan, label: str = "", *, narrate: Callable[[str], None] = lambda _: None) -> dict[str, Any]:
-    """Run a restore test of the set `label` ('' is the newest) and return its evidence.
+def run(
+    plan: Plan, label: str = "", kind: str = "", *, narrate: Callable[[str], None] = lambda _: None
+) -> dict[str, Any]:
+    """Run a restore test of the set `label` ('' is the newest) and of the newest dump; return their evidence.
 
+    `kind` is physical or logical to test only one of them. A failure of one does not prevent the test of the other.
     Raises BackupError for the first check that fails. Raises HostError, without new evidence, if another restore test
     or a restore in place has not finished.
     """
-    tool.need_physical(plan)
+    if kind == "physical" or not plan.backup.logical:
+        tool.need_physical(plan)
     journal.refuse_unfinished(plan.server.data)
+    facts: dict[str, Any] = {}
+    failures: list[ProvisionError] = []
     with journal.held(LOCK, "another restore test is running on this host"):
-        return _run(plan, label, narrate)
+        signal.signal(signal.SIGTERM, _stopped)
+        if plan.backup.physical and kind != "logical":
+            try:
+                facts |= _run(plan, label, narrate)
+            except ProvisionError as error:
+                failures.append(error)
+        # A set that was asked for by name is not about dumps.
+        if kind == "logical" or (plan.backup.logical and not kind and not label and dump.find(plan)):
+            try:
+                facts["dump_test"] = dumptest.run(plan, narrate)
+            except ProvisionError as error:
+                failures.append(error)
+    if len(failures) > 1:
+        raise BackupError("both restore tests failed", seen="; ".join(f"{each.what}: {each.seen}" for each in failures))
+    if failures:
+        raise failures[0]
+    return facts
 
 
 def _run(plan: Plan, label: str, narrate: Callable[[str], None]) -> dict[str, Any]:
@@ -55,7 +71,6 @@ def _run(plan: Plan, label: str, narrate: Callable[[str], None]) -> dict[str, An
     # Written first: a killed restore test must not leave the evidence of the one before.
     last = system.evidence("drill").get("last_passed")
     system.keep("drill", {**facts, "passed": False, "failure": KILLED, "last_passed": last})
-    signal.signal(signal.SIGTERM, _stopped)
     effect = Effect(plan.server.url("postgres"))
     facts["passed"] = False
     try:
@@ -72,7 +87,7 @@ def _run(plan: Plan, label: str, narrate: Callable[[str], None]) -> dict[str, An
         keys = ("when", "set", "host", "stanza", "system", "rto_s", "rpo_s")
         facts["last_passed"] = {key: facts[key] for key in keys} if newest else last
         system.keep("drill", facts)
-        _remove(plan)
+        scratch.clear(plan)
     return facts
 
 
@@ -100,13 +115,12 @@ def _drill(
     facts["rpo_s"] = _rpo(plan)
     if chosen.gap:
         raise BackupError("WAL is missing from the archive", where=chosen.gap.name, seen=str(chosen))
-    _remove(plan)
-    _room(chosen.set.size)
+    scratch.clear(plan)
+    scratch.room(chosen.set.size)
     effect.during()
     narrate(f"restoring {chosen.set.label} into {SCRATCH}")
     data = SCRATCH / "data"
-    for folder in (SCRATCH, data, SCRATCH / "socket", SCRATCH / "tablespaces"):
-        folder.mkdir(mode=0o700)
+    scratch.make(data, SCRATCH / "tablespaces")
     restore(
         plan.backup.stanza, chosen.set.label, data, Target("name", expected["point"]),
         *chosen.options,
@@ -117,7 +131,7 @@ def _drill(
     try:
         narrate(f"replaying to {expected['point']}")
         server.start({})
-        url = plan.server.url(plan.access.database, socket=str(SCRATCH / "socket"), port=PORT)
+        url = plan.server.url(plan.access.database, socket=str(SOCKET), port=PORT)
         recovery.await_target(url, Target("name", expected["point"]), chosen.reached, server.log, narrate)
         with connect_pinned(url, application="provision drill") as session:
             different = counts.differences(expected, counts.read(session))
@@ -136,25 +150,13 @@ def _drill(
         narrate("checking every table and index of every database")
         tool.run(
             f"{plan.server.programs}/pg_amcheck", "--all", "--install-missing", "--heapallindexed",
-            f"--host={SCRATCH / 'socket'}", f"--port={PORT}", "--username=postgres",
+            f"--host={SOCKET}", f"--port={PORT}", "--username=postgres",
         )  # fmt: skip
         with connect_pinned(url, application="provision drill") as session:
             facts["vector_indexes"] = search(session)
         facts["size"] = tool.folder_size(data)
     finally:
         server.stop()
-
-
-def _room(size: int) -> None:
-    """Raise BackupError if the scratch cluster would use space that the server needs for WAL."""
-    need, free = int(size * SPARE) + tool.reserve(SCRATCH), tool.free_bytes(SCRATCH)
-    if free < need:
-        raise BackupError(
-            "too little disk space for a restore test",
-            where=str(SCRATCH.parent), seen=f"{show.size(free)} free",
-            allowed=f"{show.size(need)} (the set, some WAL and a reserve for the server)",
-            run="free space; until then no restore test is possible",
-        )  # fmt: skip
 
 
 def restore(stanza: str, label: str, data: Path, target: Target, *extra: str) -> None:
@@ -166,42 +168,6 @@ def restore(stanza: str, label: str, data: Path, target: Target, *extra: str) ->
         stanza, f"--pg1-path={data}", f"--set={label}", "--type=standby", "--archive-mode=off",
         *(f"--recovery-option={name}={value}" for name, value in options.items()), *extra, "restore",
     )  # fmt: skip
-
-
-class Scratch:
-    """A server on a restored directory: socket only, with limits at least as high as its primary's."""
-
-    def __init__(self, plan: Plan, data: Path) -> None:
-        """Write its configuration files."""
-        self.programs, self.data = plan.server.programs, data
-        self.path = SCRATCH / "log"
-        (SCRATCH / "postgresql.conf").write_text("")
-        (SCRATCH / "pg_hba.conf").write_text("local all postgres peer\n")
-        (SCRATCH / "pg_ident.conf").write_text("")
-        self.settings = {
-            **recovery.limits(plan.server.programs, data),
-            "config_file": f"{SCRATCH}/postgresql.conf", "hba_file": f"{SCRATCH}/pg_hba.conf",
-            "ident_file": f"{SCRATCH}/pg_ident.conf", "listen_addresses": "", "port": str(PORT),
-            "unix_socket_directories": f"{SCRATCH}/socket", "archive_mode": "off", "primary_conninfo": "", "ssl": "off",
-            "shared_buffers": SHARED_BUFFERS, "shared_preload_libraries": "", "logging_collector": "off",
-            "log_destination": "stderr", "autovacuum": "off", "hot_standby": "on",
-            "wal_retrieve_retry_interval": "200ms",
-            "synchronous_standby_names": "", "max_parallel_maintenance_workers": "0", "huge_pages": "off",
-        }  # fmt: skip
-        self.log = recovery.Log(self.path)
-
-    def start(self, more: dict[str, str]) -> None:
-        """Start it without waiting for connections."""
-        options = " ".join(f"-c {name}='{value}'" for name, value in {**self.settings, **more}.items())
-        self.log = recovery.Log(self.path)
-        tool.run(
-            f"{self.programs}/pg_ctl", "start", "--no-wait", f"--pgdata={self.data}", f"--log={self.path}",
-            f"--options={options}",
-        )  # fmt: skip
-
-    def stop(self) -> None:
-        """Stop it if it is running."""
-        tool.run(f"{self.programs}/pg_ctl", "stop", "--mode=fast", f"--pgdata={self.data}", quiet=True)
 
 
 def search(session: Connection) -> dict[str, int]:
@@ -251,15 +217,6 @@ def _rpo(plan: Plan) -> float | None:
             age = float(str(row[0]))
             return round(min(age, plan.backup.archive_timeout_s or age) if row[1] else age, 1)
     return None
-
-
-def _remove(plan: Plan) -> None:
-    """Remove the scratch cluster, also that of a killed restore test."""
-    if SCRATCH.exists():
-        data = SCRATCH / "data"
-        if (data / "postmaster.pid").exists():
-            tool.run(f"{plan.server.programs}/pg_ctl", "stop", "--mode=immediate", f"--pgdata={data}", quiet=True)
-        shutil.rmtree(SCRATCH)
 
 
 class Effect(threading.Thread):

@@ -19,7 +19,7 @@ from urllib.parse import quote, unquote
 from provision import system
 from provision.database import Connection, connect_pinned
 from provision.errors import UsageError
-from provision.host.backup import exchange, journal, show, tool
+from provision.host.backup import exchange, journal, show, state, tool
 from provision.host.backup.tool import BackupError
 from provision.plan.schema import Plan
 from provision.quoting import extra_vars
@@ -35,6 +35,10 @@ WHERE c.relkind IN ('r', 'p') AND c.relpersistence <> 't' AND n.nspname NOT IN (
 AND NOT EXISTS (SELECT FROM pg_depend d
   WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e')
 ORDER BY 1
+"""
+_VECTOR_INDEXES = """
+SELECT n.nspname::text, c.relname::text FROM pg_class c JOIN pg_am a ON a.oid = c.relam
+JOIN pg_namespace n ON n.oid = c.relnamespace WHERE a.amname IN ('hnsw', 'ivfflat') ORDER BY 1, 2
 """
 
 
@@ -90,7 +94,9 @@ def _dump(plan: Plan, session: Connection, database: str, partial: Path) -> dict
     )  # fmt: skip
     size = session.execute("SELECT pg_database_size(current_database())").fetchone()
     return {
-        "server": version[0], "major": plan.server.major, "database_bytes": size[0] if size else 0, **contents(session)
+        "server": version[0], "major": plan.server.major, "database_bytes": size[0] if size else 0, **contents(session),
+        "state": state.read(session, database),
+        "vector_indexes": [f"{schema} {index}" for schema, index in session.execute(_VECTOR_INDEXES)],
     }  # fmt: skip
 
 

@@ -6,41 +6,25 @@ renamed, never dropped (see `exchange`).
 
 from __future__ import annotations
 
+import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import psycopg
 from psycopg import sql
 
 from provision import system
 from provision.database import Connection, connect_pinned, identifier
-from provision.errors import HostError, UsageError
+from provision.errors import HostError, ProvisionError, UsageError
 from provision.host import scratch
-from provision.host.backup import dump, exchange, show, tool
+from provision.host.backup import dump, exchange, show, state, tool
 from provision.host.backup.tool import BackupError
+from provision.host.scratch import Scratch
 from provision.plan import names
 from provision.plan.schema import Plan
 from provision.quoting import extra_vars
-
-_SETTINGS = """
-SELECT format('ALTER DATABASE %%I SET %%s = %%L', %s::text, split_part(entry, '=', 1), substr(entry, strpos(entry,
-'=') + 1))
-FROM pg_db_role_setting s JOIN pg_database d ON d.oid = s.setdatabase, unnest(s.setconfig) entry
-WHERE d.datname = %s AND s.setrole = 0
-UNION ALL
-SELECT format('ALTER ROLE %%I IN DATABASE %%I SET %%s = %%L', pg_get_userbyid(s.setrole), %s::text,
-  split_part(entry, '=', 1), substr(entry, strpos(entry, '=') + 1))
-FROM pg_db_role_setting s JOIN pg_database d ON d.oid = s.setdatabase, unnest(s.setconfig) entry
-WHERE d.datname = %s AND s.setrole <> 0
-UNION ALL
-SELECT format('REVOKE ALL ON DATABASE %%I FROM PUBLIC', %s::text) FROM pg_database WHERE datname = %s AND datacl IS
-NOT NULL
-UNION ALL
-SELECT format('GRANT %%s ON DATABASE %%I TO %%s', privilege_type, %s::text,
-  CASE grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(grantee)) END)
-FROM pg_database, aclexplode(datacl) WHERE datname = %s
-"""
 
 
 def load(
@@ -74,12 +58,17 @@ def load(
     ):
         _ready(plan, session, into, facts["extensions"])
         _room(plan, int(facts.get("database_bytes", 0)))
-        made = restore.create(fresh, _options(plan))
-        _fill(plan, folder, fresh, session, narrate)
+        original = state.read(session, database) or facts.get("state")
+        made = create(restore.create, fresh, plan.access.owner, original)
+        narrate(f"restoring into {fresh}")
+        row = session.execute("SHOW maintenance_work_mem").fetchone()
+        url = plan.server.url(fresh)
+        fill(plan, folder, url, jobs=plan.backup.processes, memory=str(row[0]) if row else "64MB")
+        tool.run(f"{plan.server.programs}/vacuumdb", "--analyze-only", "--quiet", "--dbname", url)
         narrate("comparing row counts")
-        _compare(plan, fresh, facts)
-        for (statement,) in session.execute(_SETTINGS, (fresh, database) * 4).fetchall():
-            session.execute(str(statement))  # quoted by the server
+        compare(url, facts)
+        if original:
+            apply(session, fresh, original)
         narrate(f"renaming {fresh} to {target}")
         kept = restore.swap(made, target, replace=not into)
     return {
@@ -109,30 +98,73 @@ def _ready(plan: Plan, session: Connection, into: str, extensions: dict[str, str
         )
 
 
-def _options(plan: Plan) -> sql.Composed:
-    return sql.SQL("OWNER {} TEMPLATE template0").format(sql.Identifier(plan.access.owner))
+def create(
+    make: Callable[[str, sql.Composable], Scratch], fresh: str, owner: str, original: Mapping[str, Any] | None
+) -> Scratch:
+    """Create a database like the original, or with the server's defaults, by `make`. Raises BackupError."""
+    like = state.creation(original) if original else scratch.EMPTY
+    try:
+        return make(fresh, sql.SQL("OWNER {} TEMPLATE template0 {}").format(sql.Identifier(owner), like))
+    except psycopg.Error as error:
+        raise BackupError(
+            "the database cannot be created as the original was", where=fresh, seen=str(error).strip(),
+            allowed="a server with the original's locale, collation provider, tablespace and owner",
+        ) from None  # fmt: skip
 
 
-def _fill(plan: Plan, folder: Path, fresh: str, session: Connection, narrate: Callable[[str], None]) -> None:
-    narrate(f"restoring into {fresh}")
-    row = session.execute("SHOW maintenance_work_mem").fetchone()
+def apply(session: Connection, fresh: str, original: Mapping[str, Any]) -> None:
+    """Give the new database the original's owner, settings and privileges. Raises BackupError."""
+    try:
+        state.apply(session, fresh, original)
+    except (psycopg.Error, ValueError, ProvisionError) as error:
+        seen = error.seen if isinstance(error, ProvisionError) else str(error).strip()
+        raise BackupError(
+            "the restored database cannot be given the settings and privileges of the original, which is unchanged",
+            where=fresh, seen=seen,
+            run="SELECT setconfig FROM pg_db_role_setting; reset what the server refuses, then retry",
+        ) from None  # fmt: skip
+
+
+def fill(plan: Plan, folder: Path, url: str, *options: str, jobs: int = 1, memory: str = "64MB") -> None:
+    """Restore a dump into an empty database. `memory` is maintenance_work_mem. Raises BackupError."""
     done = tool.run(
-        f"{plan.server.programs}/pg_restore", "--exit-on-error", f"--jobs={plan.backup.processes}",
-        "--dbname", plan.server.url(fresh), folder / "data",
-        environment={"PGOPTIONS": f"-c maintenance_work_mem={row[0] if row else '256MB'}"}, quiet=True,
+        f"{plan.server.programs}/pg_restore", "--exit-on-error", f"--jobs={jobs}", *options,
+        "--dbname", url, folder / "data",
+        environment={"PGOPTIONS": f"-c maintenance_work_mem={memory}"}, quiet=True,
     )  # fmt: skip
     if done.returncode != 0:
-        seen = tool.reason(done)
         raise BackupError(
-            "the dump could not be restored; the database is unchanged", where=folder.name, seen=seen,
-            run=f"runuser -u postgres -- psql -f {folder}/roles.sql (creates the roles without passwords), then retry"
-            if "role" in seen and "does not exist" in seen else "",
+            "the dump could not be restored; the database is unchanged",
+            where=folder.name, seen=tool.reason(done), run=cure(done.stderr, folder),
         )  # fmt: skip
-    tool.run(f"{plan.server.programs}/vacuumdb", "--analyze-only", "--quiet", "--dbname", plan.server.url(fresh))
 
 
-def _compare(plan: Plan, fresh: str, facts: dict[str, Any]) -> None:
-    with connect_pinned(plan.server.url(fresh), application="provision restore") as restored:
+_MISSING_ROLE = re.compile(r'role ".+" does not exist')
+_MISSING = re.compile(r"(?:relation|function|type|operator|schema|table|collation|text search \w+) .*does not exist")
+_CONTEXT = re.compile(r'function "?([\w.$]+)"?')
+
+
+def cure(said: str, folder: Path) -> str:
+    """Return the next step after a message of pg_restore, "" if none is known. Pure.
+
+    pg_restore works with an empty search_path, so a function that names a table without its schema fails in a CHECK, a
+    generated column, an index expression or a materialized view.
+    """
+    if _MISSING_ROLE.search(said):
+        return f"runuser -u postgres -- psql -f {folder}/roles.sql (creates the roles without passwords), then retry"
+    if not _MISSING.search(said):
+        return ""
+    named = [name for line in said.splitlines() if "CONTEXT:" in line for name in _CONTEXT.findall(line)]
+    function = named[0] if named else "NAME"
+    return (
+        f"a function names an object without its schema: ALTER FUNCTION {function} SET search_path = public (in the "
+        "original database), then take a new dump; if only the dump is left: docs/a-dump-cannot-be-restored.md"
+    )
+
+
+def compare(url: str, facts: dict[str, Any]) -> None:
+    """Compare the row counts of a restored database with the manifest. Raises BackupError."""
+    with connect_pinned(url, application="provision restore") as restored:
         seen = dump.contents(restored)
     wrong = [
         f"{name}: {facts['rows'].get(name)} rows dumped, {seen['rows'].get(name)} restored"

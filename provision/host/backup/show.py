@@ -5,6 +5,8 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
+TEST_DUMP = "provision backup drill --type logical"
+
 
 def size(count: float) -> str:
     """Format bytes with a unit."""
@@ -25,6 +27,7 @@ def taken(result: dict[str, Any]) -> list[str]:
     lines = [f"{result['kind']} backup {result['label']}: {size(result['size'])} in {result['seconds']} s"]
     if result["kind"] == "logical":
         lines += [f"removed {name}" for name in result["expired"]]
+        lines.append(f"not yet restored in a test; the next restore test does, or now: {TEST_DUMP}")
     else:
         lines.append(
             f"in the repository {size(result['repository_size'])}; WAL {result['wal_start']} to {result['wal_stop']}"
@@ -59,6 +62,12 @@ def status(seen: dict[str, Any]) -> list[str]:
         outcome = "passed" if drill["passed"] else "running" if drill["running"] else "FAILED"
         lines.append(f"last restore test {drill['when']}: {outcome}, set {drill['set']}, RTO {drill['rto_s']} s")
     lines += [f"  dump {row['name']:<40} {size(row['bytes']):>9}" for row in seen.get("dumps", [])]
+    tested = seen.get("dump_drill") or {}
+    if seen.get("dumps"):
+        outcome = "none" if not tested.get("when") else "passed" if tested["passed"] else "FAILED"
+        lines.append(f"last restore test of a dump: {outcome} {tested.get('dump') or ''}".rstrip())
+    if tested.get("untested"):
+        lines.append(f"the newest dump has not passed a restore test: {tested['untested']}; {TEST_DUMP} tests it now")
     return lines + [f"ALARM: {text}" for text in seen["alarms"]]
 
 
@@ -72,9 +81,17 @@ def verified(seen: dict[str, Any]) -> list[str]:
 
 
 def drilled(facts: dict[str, Any]) -> list[str]:
-    """Format a restore test that passed."""
+    """Format restore tests that passed: of a set, of a dump, or both."""
+    lines = []
+    if tested := facts.get("dump_test"):
+        lines.append(
+            f"restore test of dump {tested['dump']} passed in {tested['seconds']} s: {tested['rows']} rows match"
+        )
+    if "set" not in facts:
+        return lines
     rows = sum(facts["tables"].values())
     return [
+        *lines,
         f"restore test of {facts['set']} passed in {facts['seconds']} s",
         f"{len(facts['tables'])} tables with {rows} rows match the backup",
         f"replayed to {facts['replayed_to']}; RTO {facts['rto_s']} s, RPO {facts['rpo_s']} s",

@@ -17,7 +17,7 @@ from provision import system
 from provision.database import connect_pinned
 from provision.errors import DriftError, ProvisionError
 from provision.host import timers
-from provision.host.backup import drill, dump, journal, show, tool, wal
+from provision.host.backup import drill, dump, dumptest, journal, scratch, show, tool, wal
 from provision.host.backup.catalogue import Catalogue
 from provision.plan import load
 from provision.plan.schema import Plan
@@ -211,7 +211,7 @@ def old(what: str, age_h: float, limit_h: float) -> list[str]:
 def _drill(plan: Plan, seen: dict[str, Any], alarms: list[str]) -> None:
     last = _own(system.evidence("drill"), plan, seen)
     proof = _own(last.get("last_passed") or {}, plan, seen)
-    running = last.get("failure") == drill.KILLED and journal.is_held(drill.LOCK)
+    running = last.get("failure") == scratch.KILLED and journal.is_held(drill.LOCK)
     seen["drill"] = {key: last.get(key) for key in ("when", "set", "passed", "rto_s", "rpo_s", "failure")}
     seen["drill"] |= {"last_passed": proof or None, "running": running}
     if last and not last.get("passed") and not running:
@@ -237,9 +237,29 @@ def _dumps(plan: Plan, seen: dict[str, Any], alarms: list[str]) -> None:
         {"name": path.name, "bytes": tool.folder_size(path), "taken": system.stamp(dump.taken_at(path))}
         for path in found
     ]
+    _dump_drill(plan, found, seen, alarms)
     begun = dump.taken_at(found[-1]) if found else load.PATH.stat().st_mtime
     what = "the newest dump" if found else "there is no dump yet; the plan for dumps"
     alarms += old(what, (time.time() - begun) / HOUR_S, plan.backup.age_limit_h)
+
+
+def _dump_drill(plan: Plan, found: Sequence[Path], seen: dict[str, Any], alarms: list[str]) -> None:
+    """Report the last restore test of a dump: a dump counts when one has passed."""
+    last = system.evidence(dumptest.EVIDENCE)
+    if last.get("host") != os.uname().nodename:  # a copied disk carries another host's evidence
+        last = {}
+    running = last.get("failure") == scratch.KILLED and journal.is_held(drill.LOCK)
+    proof = last.get("last_passed") or {}
+    seen["dump_drill"] = {key: last.get(key) for key in ("when", "dump", "passed", "failure")}
+    seen["dump_drill"] |= {"last_passed": proof or None, "running": running, "untested": dumptest.untested(plan, last)}
+    if last and not last.get("passed") and not running:
+        alarms.append(f"the restore test of dump {last['dump']} failed: {dumptest.why(last)}")
+    limit = plan.backup.drill_age_limit_h
+    if proof:
+        age = (time.time() - system.moment(proof["when"])) / HOUR_S
+        alarms += old("the last passed restore test of a dump", age, limit)
+    elif limit and found and time.time() - dump.taken_at(found[0]) > HOUR_S * limit:
+        alarms.append(f"no restore test of a dump has ever passed: {show.TEST_DUMP}")
 
 
 def keep(seen: dict[str, Any]) -> None:

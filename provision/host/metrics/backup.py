@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from provision.host.backup.drill import KILLED
+from provision.host.backup.scratch import KILLED
 from provision.host.metrics.exposition import Metric, single
 from provision.plan.schema import Backup
 from provision.system import moment
@@ -21,7 +21,8 @@ _TAKEN = "provision_backup_last_completed_timestamp_seconds"
 
 def metrics(plan: Backup, backup: Mapping[str, Any], drill: Mapping[str, Any]) -> list[Metric]:
     """Convert the plan and the evidence files `backup` and `drill` ({} if there is none)."""
-    return [*_limits(plan), *_backups(plan, backup), *_archiving(plan, backup), *_drill(drill)]
+    return [*_limits(plan), *_backups(plan, backup), *_archiving(plan, backup), *_drill(drill),
+            *_dump_drill(backup.get("dump_drill") or {})]  # fmt: skip
 
 
 def _limits(plan: Backup) -> list[Metric]:
@@ -91,4 +92,18 @@ def _drill(drill: Mapping[str, Any]) -> list[Metric]:
                drill.get("rto_s")),
         single("provision_drill_lost_seconds", "Work that would have been lost at the last restore test (RPO).",
                drill.get("rpo_s")),
+    ]  # fmt: skip
+
+
+def _dump_drill(tested: Mapping[str, Any]) -> list[Metric]:
+    """Convert what the watch recorded of the restore tests of dumps."""
+    passed = (tested.get("last_passed") or {}).get("when")
+    over = tested.get("passed") is not None and tested.get("failure") != KILLED
+    return [
+        single("provision_dump_drill_last_success", "1 if the last restore test of a dump passed.",
+               bool(tested["passed"]) if over else None),
+        single("provision_dump_drill_last_passed_timestamp_seconds", "When a restore test of a dump last passed.",
+               moment(passed) if passed else None),
+        single("provision_dump_drill_newest_untested", "1 if no restore test of the newest dump has passed.",
+               bool(tested["untested"]) if "untested" in tested else None),
     ]  # fmt: skip
