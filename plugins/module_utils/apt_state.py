@@ -65,8 +65,9 @@ def services_blocked() -> bool:
 
 def packages() -> tuple[list[str], list[str]]:
     """Name every package that is installed whole, and every package on hold (apt-mark hold), installed or not."""
-    shown = _run("dpkg-query", "--show", "--showformat=${db:Status-Abbrev}${Package}\\n").stdout.splitlines()
-    return parse_packages(shown)
+    # Without a pattern dpkg-query leaves out packages that are on hold and not installed.
+    shown = _run("dpkg-query", "--show", "--showformat=${db:Status-Abbrev}${Package}\\n", "*")
+    return parse_packages(shown.stdout.splitlines())
 
 
 def parse_packages(lines: list[str]) -> tuple[list[str], list[str]]:

@@ -25,7 +25,7 @@ ACTIVE = ("active", "reloading")
 def taken(plan: Plan) -> Iterator[Row]:
     """Report ports that another process holds, or that a running service does not serve."""
     for unit, _variable, said in faults(plan):
-        yield said, f"systemctl restart {unit}"
+        yield said, f"systemctl restart {unit}  # after the other process, if any, was stopped"
 
 
 def prove(plan: Plan) -> None:

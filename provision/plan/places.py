@@ -148,6 +148,6 @@ def _missing(requested: str, language: str, wanted: str, modifier: str, there: l
     # Of a locale with a modifier, the line has the modifier after the language: sr_RS@latin UTF-8.
     line = f"{language}{modifier} UTF-8" if modifier else f"{wanted} UTF-8"
     return (
-        f"{seen}; set one of them, or on the host: apt-get install -y locales && echo '{line}' >>/etc/locale.gen && "
-        "locale-gen"
+        f"{seen}; set one of them, or on the host: apt-get update && apt-get install -y locales && "
+        f"echo '{line}' >>/etc/locale.gen && locale-gen"
     )

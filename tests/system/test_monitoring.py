@@ -279,6 +279,30 @@ def test_another_address_is_served_with_tls_to_whom_is_named_and_to_nobody_else(
     assert HASH not in files
 
 
+def test_a_port_that_another_program_takes_is_refused_and_reported(production: Production) -> None:
+    host = production.database
+    script = (
+        "systemctl stop prometheus-node-exporter; systemd-run --quiet --unit=other python3 -m http.server 9100;"
+        "until ss -Hltn 'sport = 9100' | grep -q .; do sleep 0.1; done; systemctl start prometheus-node-exporter"
+    )
+    assert host.run(script).returncode == 0
+    try:
+        told = (
+            f"held by python3 (pid {host.run('systemctl show -p MainPID --value other').stdout.strip()}, other.service)"
+        )
+        doctor = host.run("provision doctor")
+        assert doctor.returncode == 3
+        assert f"port 9100 of prometheus-node-exporter.service is {told}" in doctor.stdout
+        refused = play(production)
+        assert refused.code != 0
+        assert "port 9100 is taken by process" in refused.text(), refused.output
+        assert "other.service): stop it (systemctl disable --now other.service)" in refused.text()
+        assert refused.recap["prod1"].changed == 0
+    finally:
+        host.run("systemctl stop other; systemctl reset-failed; systemctl restart prometheus-node-exporter")
+    assert "ports (services)" not in host.run("provision doctor").stdout
+
+
 def test_listening_everywhere_is_refused(production: Production) -> None:
     refused = play(production, "-e", "monitoring_listen_address=0.0.0.0")
     assert refused.code != 0

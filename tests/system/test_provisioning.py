@@ -51,6 +51,8 @@ def fleet(sandbox: Hosts) -> Fleet:
         "db2": sandbox.up("db2", os="debian12"),
         "small": sandbox.up("small", os="debian13", memory="512m", shm_size="64m"),
     }
+    # Hardened, before anything is made: pam_umask closes what a run makes without a mode.
+    hosts["small"].run("sed -i 's/pam_umask.so.*/pam_umask.so umask=077/' /etc/pam.d/common-session*")
     inventory = hosts["db1"].inventory
     plan = play("site.yml", inventory, "--check", "--diff")
     before = {name: _untouched(host) for name, host in hosts.items()}
@@ -151,6 +153,27 @@ def test_summary_tells_versions_url_without_password_and_warnings(fleet: Fleet) 
 
 def test_small_host_got_settings_that_work_and_a_warning(fleet: Fleet) -> None:
     assert "shared memory (/dev/shm) has 64 MB" in fleet.first.text()
+
+
+def test_hardened_host_has_directories_that_their_users_can_enter_and_a_run_opens_them_again(fleet: Fleet) -> None:
+    small, ours = fleet.hosts["small"], ("/etc/provision", "/usr/local/share/provision", "/etc/pgbouncer/provision")
+    assert small.ansible("--become", "-m", "ansible.builtin.shell", "-a", "umask").stdout.strip().endswith("0077")
+    modes = f"find {' '.join(ours)} -type d -exec stat -c '%a %U:%G %n' {{}} + | sort -k 3"
+    expected = [
+        "755 root:root /etc/provision",
+        "755 root:root /etc/provision/files.d",
+        "750 root:postgres /etc/pgbouncer/provision",
+        "755 root:root /usr/local/share/provision",
+        "755 root:root /usr/local/share/provision/migrations",
+    ]
+    shown = small.run(modes).stdout.splitlines()
+    assert sorted(shown) == sorted(expected)
+    assert small.run("find /usr/lib/postgresql /usr/share/postgresql ! -perm -o=r").stdout == ""
+    assert small.run("runuser -u postgres -- provision status").returncode == 0
+    small.run("chmod 0700 /etc/provision /usr/local/share/provision")  # as version 0.2 made them here
+    again = fleet.play("--tags", "toolkit,migrations", limit="small")
+    assert again.code == 0, again.output
+    assert small.run(modes).stdout.splitlines() == shown
 
 
 def test_contracts_plain_psql_works_on_the_host(fleet: Fleet) -> None:
@@ -444,7 +467,7 @@ def test_taken_port_is_refused_with_the_pid_and_name_of_its_holder(sandbox: Host
     pid = host.run("systemctl show -P MainPID squatter").stdout.strip()
     run = play("site.yml", host.inventory, "--limit", "taken")
     assert run.code != 0
-    assert f"port 5432 is taken by process {pid} (/usr/bin/python3 -m http.server 5432)" in run.text(), run.output
+    assert f"port 5432 is taken by process {pid} (/usr/bin/python3 -m http.server 5432" in run.text(), run.output
     assert _untouched(host)
     assert host.run("systemctl is-active squatter").stdout.strip() == "active"
 

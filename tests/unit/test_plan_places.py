@@ -87,7 +87,7 @@ def test_refuses_a_path_and_a_clock_with_which_no_run_works(judge: Any) -> None:
     assert told(clock_offset_s=-300) == ()
 
 
-GENERATE = "apt-get install -y locales && echo '{} UTF-8' >>/etc/locale.gen && locale-gen"
+GENERATE = "apt-get update && apt-get install -y locales && echo '{} UTF-8' >>/etc/locale.gen && locale-gen"
 
 
 @pytest.mark.parametrize(
