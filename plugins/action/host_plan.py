@@ -96,9 +96,12 @@ class ActionModule(ActionBase):
             groups = {
                 "database": [each for each in groups.get("database", ()) if each in given["ansible_play_hosts_all"]]
             }
-        return inputs.peers(
-            name, groups, given["hostvars"].raw_get, inputs.defaults(self._load), self._evaluate, folders
-        )
+        hosts, defaults = given["hostvars"], inputs.defaults(self._load)
+
+        def variables_of(other: str) -> dict[str, Any]:
+            return {**hosts.raw_get(other), "hostvars": hosts}
+
+        return inputs.peers(name, groups, variables_of, defaults, self._evaluate, folders)
 
     def _backup_connection(self, values: dict[str, Any], given: dict[str, Any]) -> str:
         """Return the connection plugin by which Ansible reaches the backup host."""

@@ -266,17 +266,17 @@ def main() -> None:
             fcntl.flock(lock, fcntl.LOCK_EX)
             repository.converge()
     others = strangers(read(repository.keys), repository.line) if repository.line else []
+    for key in others:
+        module.warn(
+            f"{repository.keys} has another key of stanza {module.params['stanza']}: {key}; if its host is gone, "
+            "remove that line (docs/the-host-is-gone.md)"
+        )
     module.exit_json(
         changed=bool(repository.changes),
         changes=repository.changes,
         version=version(),
         host_keys=host_keys(),
         strangers=others,
-        warnings=[
-            f"{repository.keys} has another key of stanza {module.params['stanza']}: {each}; if its host is gone, "
-            f"remove that line (docs/the-host-is-gone.md)"
-            for each in others
-        ],
     )
 
 

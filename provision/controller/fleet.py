@@ -65,7 +65,7 @@ def _login(name: str, known: dict[str, Any]) -> dict[str, Any]:
     options = _options(f"{known.get('ansible_ssh_common_args', '')} {known.get('ansible_ssh_extra_args', '')}")
     found = {
         "ssh_hostname": known.get("ansible_host", name),
-        "ssh_port": known.get("ansible_port"),
+        "ssh_port": known.get("ansible_port", known.get("ansible_ssh_port")),
         "ssh_user": known.get("ansible_user"),
         "ssh_key": unescape(known.get("ansible_ssh_private_key_file") or ""),
         "ssh_known_hosts_file": unescape(options.get("userknownhostsfile", "")),

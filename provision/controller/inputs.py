@@ -214,17 +214,18 @@ def probed(values: Mapping[str, Any], connection: str) -> dict[str, Any]:
 def selected(roles: Iterable[str], tags: Sequence[str], skipped: Sequence[str]) -> frozenset[str]:
     """Return the roles of a play whose tasks the run's tags select; each role has a tag of its name.
 
-    `tags` and `skipped` are ansible_run_tags and ansible_skip_tags. Role tls runs with the tag postgresql too.
+    `tags` and `skipped` are ansible_run_tags and ansible_skip_tags. Role tls runs with the tag postgresql too; packages
+    and toolkit run with every role that depends on them.
     """
     names = {role.rpartition(".")[2] for role in roles}
-    aliases = {"tls": {"tls", "postgresql"}, "toolkit": {"toolkit", "always"}}
+    aliases = {"tls": {"tls", "postgresql"}}
     chosen = {
         role
         for role in names
-        if ({"all", "tagged"} & set(tags) or aliases.get(role, {role}) & {*tags, "always"})
-        and not aliases.get(role, {role}) & set(skipped)
+        if {"all", "tagged", *aliases.get(role, {role})} & set(tags) and not aliases.get(role, {role}) & set(skipped)
     }
-    return frozenset(chosen)
+    brought = {"packages", "toolkit"} - set(skipped) if chosen - {"plan", "adopt"} else set()
+    return frozenset(chosen | (brought & names))
 
 
 def _bundle(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -91,7 +91,7 @@ class Server:
     major: int
     port: int
     address: str
-    """Where the server is reached by TCP on the host itself."""
+    """The IP address at which the host itself reaches the server; listen names are resolved by the probe."""
     client_address: str
     """Where clients reach it: how the controller reaches the host, or another address where the server listens."""
     listen_addresses: tuple[str, ...]
@@ -291,7 +291,7 @@ class Repository:
     @property
     def place(self) -> str:
         """The repository's location, for messages."""
-        return f"{self.host if self.kind == 'host' else self.kind}:{self.path}"
+        return f"{addresses.in_url(self.host) if self.kind == 'host' else self.kind}:{self.path}"
 
 
 @dataclass(frozen=True)

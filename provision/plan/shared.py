@@ -73,24 +73,16 @@ def problems(plan: Plan, probe: Mapping[str, Any], selected: Collection[str] | N
 
 
 def _extensions(plan: Plan, probe: Mapping[str, Any], selected: Collection[str]) -> list[str]:
-    """Refuse to create an extension whose package or preloaded library this run does not bring."""
-    if "database" not in selected:
+    """Refuse to create an extension whose library the server does not preload and this run does not add."""
+    if "database" not in selected or "postgresql" in selected:
         return []
     applied = (probe.get("applied") or {}).get("postgresql", {})
     loaded = {each.strip() for each in applied.get("preload", "").split(",")}
-    found = []
-    for name in plan.access.extensions:
-        known = packages.EXTENSIONS.get(name)
-        if name == "vector" or known is None:
-            continue
-        needs = {"packages"} if known.package.format(major=plan.server.major) not in probe["packages"] else set()
-        needs |= {"postgresql"} if known.preload and known.preload not in loaded else set()
-        if missing := sorted(needs - set(selected)):
-            lacks = " and ".join(
-                {"packages": "its package", "postgresql": "its preloaded library"}[each] for each in missing
-            )
-            found.append(f"database_extensions has {name}, and this host lacks {lacks}; {_add(selected, missing)}")
-    return found
+    return [
+        f"database_extensions has {name}, whose library the server does not preload; {_add(selected, ['postgresql'])}"
+        for name in plan.access.extensions
+        if set(packages.preload([name])) - loaded
+    ]
 
 
 def _form(value: str) -> str:
@@ -104,7 +96,7 @@ def _add(selected: Collection[str], missing: Collection[str]) -> str:
 
 
 ROLES = (
-    "adopt", "packages", "toolkit", "tls", "postgresql", "pgvector", "database", "pgbouncer", "backup", "monitoring",
+    "adopt", "tls", "postgresql", "pgvector", "database", "pgbouncer", "backup", "monitoring",
     "migrations", "maintenance", "verify",
 )  # fmt: skip
-"""Roles with a tag of their name."""
+"""Roles with a tag of their name; packages and toolkit come with each of them."""

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pytest
+import yaml
 
 from tests.sandboxes import Answer, Host, Hosts
 from tests.system.playbooks import Run
@@ -46,6 +47,11 @@ class Site:
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     with Hosts.made(tmp_path_factory.mktemp("project")) as hosts:
         production = Production.make(hosts, tmp_path_factory.mktemp("inventory"))
+        # Ansible keeps port 22; the database hosts reach the backup host at a port of their own.
+        ports = "printf 'Port 22\\nPort 2222\\n' > /etc/ssh/sshd_config.d/10-ports.conf; systemctl restart ssh"
+        assert production.peer.run(ports).returncode == 0
+        variables = {"backup_repository_port": 2222, "tls_extra_names": ["datenbank.münchen.de", "*.example.org"]}
+        (production.inventory / "group_vars/all/neighbours.yml").write_text(yaml.safe_dump(variables))
         second = hosts.up("prod2", os="debian13", group="database")
         run = production.play()
         assert run.code == 0, run.output
@@ -103,12 +109,16 @@ def evidence(host: Host, name: str) -> dict[str, object]:
 
 
 def test_hosts_converge_with_a_repository_elsewhere_and_a_second_run_changes_nothing(site: Site) -> None:
-    again = site.production.play("--tags", "backup")
+    again = site.production.play("--tags", "backup,tls")
     assert again.code == 0, again.output
     assert {name: row.changed for name, row in again.recap.items()} == {"prod1": 0, "prod2": 0, "peer": 0}
     seen = json.loads(site.one.run("provision backup status --json").stdout)
     assert seen["alarms"] == []
     assert seen["repository"]["encrypted"] is True
+    shown = site.one.run("openssl x509 -in /etc/provision/tls/server.crt -noout -ext subjectAltName").stdout
+    assert "DNS:datenbank.xn--mnchen-3ya.de, DNS:*.example.org" in shown
+    known = site.one.run("cut -d' ' -f1 /etc/pgbackrest/ssh/known_hosts").stdout
+    assert set(known.split()) == {f"[{site.peer.address}]:2222"}
     # Its free space, from the host that keeps it.
     free = int(site.peer.run(f"df -B1 --output=avail {REPOSITORY} | tail -1").stdout)
     assert abs(seen["repository"]["free_bytes"] - free) < 2**30
@@ -127,6 +137,22 @@ def test_hosts_converge_with_a_repository_elsewhere_and_a_second_run_changes_not
     assert len(secret) >= 20
     assert secret not in site.first_run.output
     assert site.peer.run(f"grep -rlF -e '{secret}' -e agent_stats {REPOSITORY} /etc/pgbackrest").stdout == ""
+
+
+def test_run_that_could_not_reach_its_repository_or_would_part_the_stanza_is_refused(site: Site) -> None:
+    keys = site.peer.run(f"cat {REPOSITORY}/.ssh/authorized_keys").stdout
+    assert [line.split()[-1] for line in keys.splitlines()] == ["postgres@prod1", "postgres@prod2"]
+    port = site.play("site.yml", "-e", "backup_repository_port=2299")
+    assert port.code != 0
+    assert f"no SSH server answers this host at {site.peer.address}:2299 (Connection refused)" in port.text()
+    stanza = site.play("site.yml", "--tags", "backup", "-e", "backup_stanza=other")
+    assert (
+        "postgresql has prod1 on this host; run again with --tags backup,postgresql, or without tags" in stanza.text()
+    )
+    shared = site.production.play("-e", "backup_stanza=prod2")
+    assert "backup_stanza is 'prod2' on prod1 and on prod2, which share a repository" in shared.text()
+    assert {run.recap["prod1"].changed for run in (port, stanza, shared)} == {0}
+    assert site.peer.run(f"cat {REPOSITORY}/.ssh/authorized_keys").stdout == keys
 
 
 def test_prod_without_a_repository_elsewhere_is_refused(site: Site) -> None:

@@ -7,6 +7,7 @@ PROVISION_APPROVE=1 pytest tests/templates, then read the diff of golden/.
 from __future__ import annotations
 
 import functools
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -160,3 +161,29 @@ def test_timer_without_a_schedule_never_starts() -> None:
     (off,) = [each for each in plans.plan("dev", GIVEN, probe=PROBE).timers if each.name == "provision-drill"]
     text = render(template("toolkit/provision-timer.timer.j2"), "dev", timer=vars(off))
     assert "OnCalendar=*" not in text
+
+
+def test_ipv6_addresses_have_brackets_before_a_port_and_none_for_ssh() -> None:
+    given = {
+        "monitoring_listen_address": "fd00::5",
+        "backup_repository_host": "fd00::9",
+        "backup_repository_port": 2222,
+    }
+    plan = published({**given, "postgresql_listen_addresses": ["::"]}, {"addresses": ["fd00::5"]})
+    hosts = {"db1": {"ansible_host": "fd00::5"}}
+    targets = json.loads(render(template("monitoring/targets.json.j2"), "prod", plan=plan, hostvars=hosts))
+    assert [each["targets"] for each in targets] == [["[fd00::5]:9100"], ["[fd00::5]:9187"]]
+    exporter = render(template("monitoring/prometheus-node-exporter.conf.j2"), "prod", plan=plan)
+    assert "--web.listen-address=[fd00::5]:9100 " in exporter
+    ssh = render(template("backup/ssh.conf.j2"), "prod", plan=plan)
+    assert "Match host fd00::9 user pgbackrest\n  Port 2222\n" in ssh
+    assert "repo1-host=fd00::9\n" in render(template("backup/pgbackrest.conf.j2"), "prod", plan=plan)
+    assert plan["backup"]["repository"]["known_host"] == "[fd00::9]:2222"
+
+
+def test_url_of_a_host_on_ipv6_has_brackets() -> None:
+    given = {**GIVEN, "postgresql_listen_addresses": ["::"]}
+    found = plans.plan("prod", given, probe={**PROBE, "addresses": ["10.0.0.5", "fd00::5"]}, address="fd00::5")
+    assert found.url().startswith("postgresql://minion@[fd00::5]:5432/minion?sslmode=verify-full")
+    other = plans.plan("prod", given, probe={**PROBE, "addresses": ["10.0.0.5", "fd00::5"]}, address="10.0.0.5")
+    assert other.url().startswith("postgresql://minion@[fd00::5]:5432/minion?")

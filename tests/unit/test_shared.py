@@ -29,7 +29,7 @@ APPLIED = {
 
 def told(tags: str, given: dict[str, Any] | None = None, changed: dict[str, dict[str, str]] | None = None) -> str:
     files = {role: {**values, **(changed or {}).get(role, {})} for role, values in APPLIED.items()}
-    probe = {"applied": files, "packages": ["postgresql-17-repack"]}
+    probe = {"applied": files}
     found = plans.built("prod", {**REMOTE, **(given or {})}, probe, selected=frozenset({"toolkit", *tags.split(",")}))
     return "\n".join(found.problems)
 
@@ -44,7 +44,7 @@ def test_a_run_that_changes_nothing_shared_needs_no_other_tag(role: str) -> None
     [
         ("backup", {"backup_stanza": "pg2"},
          "backup_stanza or backup_physical: pg2 is requested, postgresql has db1 on this host; run again with --tags "
-         "backup,toolkit,postgresql, or without tags"),
+         "backup,postgresql, or without tags"),
         ("postgresql", {"backup_stanza": "pg2"}, "backup has db1 on this host"),
         ("postgresql", {"postgresql_port": 5433},
          "postgresql_port: 5433 is requested, backup has 5432, monitoring has 5432, pgbouncer has 5432 on this host"),
@@ -57,10 +57,9 @@ def test_a_run_that_changes_nothing_shared_needs_no_other_tag(role: str) -> None
         ("postgresql", {"postgresql_listen_addresses": ["192.0.2.1"]},
          "postgresql_listen_addresses or tls_enabled: /var/run/postgresql is requested, pgbouncer has 127.0.0.1"),
         ("database", {"database_extensions": ["vector", "pg_cron"]},
-         "database_extensions has pg_cron, and this host lacks its package and its preloaded library; run again with "
-         "--tags database,toolkit,packages,postgresql, or without tags"),
-        ("database,packages", {"database_extensions": ["pgaudit"]}, "this host lacks its preloaded library"),
-        ("database", {"database_extensions": ["postgis"]}, "this host lacks its package; run again with"),
+         "database_extensions has pg_cron, whose library the server does not preload; run again with --tags "
+         "database,postgresql, or without tags"),
+        ("database,verify", {"database_extensions": ["pgaudit"]}, "with --tags database,verify,postgresql, or"),
     ],
 )  # fmt: skip
 def test_names_the_tags_that_a_changed_variable_needs(tags: str, given: dict[str, Any], expected: str) -> None:
@@ -77,8 +76,8 @@ def test_names_the_tags_that_a_changed_variable_needs(tags: str, given: dict[str
         ("backup,postgresql", {"backup_stanza": "pg2"}),
         ("maintenance", {"backup_stanza": "pg2"}),  # uses no stanza
         ("postgresql,pgbouncer,backup,monitoring", {"postgresql_port": 5433}),
-        ("database", {"database_extensions": ["pg_repack", "uuid-ossp"]}),
-        ("database,packages,postgresql", {"database_extensions": ["pg_cron"]}),
+        ("database", {"database_extensions": ["pg_repack", "uuid-ossp", "postgis"]}),
+        ("database,postgresql", {"database_extensions": ["pg_cron"]}),
     ],
 )
 def test_accepts_a_run_with_every_tag_that_is_needed(tags: str, given: dict[str, Any]) -> None:
@@ -120,13 +119,14 @@ def test_values_are_read_from_the_files_that_the_roles_place(tmp_path: Any, monk
 @pytest.mark.parametrize(
     ("tags", "skipped", "expected"),
     [
-        (["all"], [], {"toolkit", "tls", "postgresql", "backup"}),
-        (["backup"], [], {"toolkit", "backup"}),
-        (["postgresql"], [], {"toolkit", "tls", "postgresql"}),
-        (["all"], ["backup"], {"toolkit", "tls", "postgresql"}),
-        (["tagged"], [], {"toolkit", "tls", "postgresql", "backup"}),
+        (["all"], [], {"packages", "toolkit", "tls", "postgresql", "backup"}),
+        (["backup"], [], {"packages", "toolkit", "backup"}),
+        (["postgresql"], [], {"packages", "toolkit", "tls", "postgresql"}),
+        (["all"], ["backup", "toolkit"], {"packages", "tls", "postgresql"}),
+        (["tagged"], [], {"packages", "toolkit", "tls", "postgresql", "backup"}),
+        (["plan"], [], set()),
     ],
 )
 def test_roles_of_a_run_are_those_that_its_tags_select(tags: list[str], skipped: list[str], expected: set[str]) -> None:
-    roles = ["minion.provision.toolkit", "tls", "postgresql", "backup"]
+    roles = ["minion.provision.toolkit", "packages", "tls", "postgresql", "backup"]
     assert inputs.selected(roles, tags, skipped) == expected

@@ -29,7 +29,7 @@ VERIFIED = {
 def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A host with a plan and without evidence."""
     monkeypatch.setattr(system, "EVIDENCE", tmp_path / "evidence")
-    plan = sample(server={"listen_addresses": ("localhost", "10.0.0.5")}, tls={"enabled": False})
+    plan = sample(server={"client_address": "db1"}, tls={"enabled": False})
     path = write(tmp_path / "plan.json", replace(plan, warnings=("the disk is small",)))
     monkeypatch.setattr(load.load, "__defaults__", (path,))
     return path
