@@ -144,6 +144,44 @@ def test_up_starts_a_stopped_host_once_its_ports_are_free(sandbox: Hosts, old: H
     assert again.ansible("-m", "ping").returncode == 0
 
 
+@pytest.mark.parametrize("then", [(), ("restart", "--time=0"), ("stop", "--time=0")], ids=["kill", "restart", "stop"])
+def test_up_starts_a_host_whose_processes_are_gone_with_its_data(
+    sandbox: Hosts, old: Host, then: tuple[str, ...]
+) -> None:
+    """As after a reboot: podman goes on calling it running, and its own commands make it worse."""
+    name = old.container.container
+    old.run("echo kept > /root/kept")
+    for field in ("ConmonPid", "Pid"):
+        os.kill(int(podman("container", "inspect", f"--format={{{{.State.{field}}}}}", name)), signal.SIGKILL)
+    if then:
+        subprocess.run(["podman", *then, name], capture_output=True, check=False, timeout=60)
+    listed = json.loads(sandbox.provision("list", "--json").stdout)
+    assert [each["state"] for each in listed if each["name"] == "old"] == ["dead"]
+    refused = sandbox.provision("exec", "old", "--", "true")
+    assert (refused.returncode, "run:     provision sandbox up old" in refused.stderr) == (1, True)
+    again = sandbox.provision("up", "old")
+    assert again.returncode == 0, again.stderr
+    assert "old has no processes, although podman says that it runs: starting it with its data" in again.stderr
+    assert old.run("cat /root/kept").stdout == "kept\n"
+    assert old.ansible("-m", "ping").returncode == 0
+
+
+def test_up_resumes_a_paused_host(sandbox: Hosts, old: Host) -> None:
+    before = identity(old)
+    podman("pause", old.container.container)
+    assert "was paused: resuming it" in sandbox.provision("up", "old").stderr
+    assert identity(old) == before
+
+
+def test_up_makes_a_lost_network_again_for_the_hosts_that_are_there(project: Hosts) -> None:
+    host = project.up("one", group="client")
+    podman("stop", "--time=0", host.container.container)
+    Path("/etc/containers/networks", f"{project.sandbox.prefix}.json").unlink()
+    again = project.up("one")
+    assert again.address == host.address
+    assert again.ansible("-m", "ping").returncode == 0
+
+
 def test_up_mends_lost_keys(sandbox: Hosts, db1: Host) -> None:
     for path in (sandbox.sandbox.folder.key, sandbox.sandbox.folder.known_hosts, sandbox.inventory):
         path.unlink()
