@@ -123,6 +123,8 @@ def _outside(where: str, value: Any) -> str:
     """Return what is allowed for an option (`name`, `name.key`, `name[0].key`), if the value is not."""
     name = re.sub(r"\[[^]]*\]", "", where)
     if isinstance(value, str):
+        if not value.isprintable():
+            return "one line of printable characters"  # each may end up in a file of one line for each value
         if not value and name in limits.NOT_EMPTY:
             return "no empty element"
         pattern, described = limits.PATTERNS.get(name, ("", ""))

@@ -443,3 +443,22 @@ def test_repair_after_a_clean_down_can_be_typed(project: Project) -> None:
     blocker.connection.close()
     assert (done.code, project.state()) == (1, (1, False))
     assert "run:     provision migrate down 1" in done.err
+
+
+def test_statement_with_an_unseen_character_names_it(project: Project) -> None:
+    project.put("1_a.up.sql", "CREATE\u00a0TABLE a ();")
+    project.put("1_a.down.sql", "")
+    done = project.run("up")
+    assert done.code == 1
+    assert "the statement contains U+00A0 NO-BREAK SPACE" in done.err
+
+
+def test_statement_that_must_stand_alone_is_refused_before_anything_runs(project: Project) -> None:
+    project.put("1_a.up.sql", "CREATE TABLE a (id int);\nCREATE INDEX CONCURRENTLY ON a (id);")
+    project.put("1_a.down.sql", "DROP TABLE a;")
+    done = project.run("up")
+    assert (done.code, project.state(), project.made()) == (1, NOTHING, set())
+    assert "1_a.up.sql:2:1 is refused; nothing was run" in done.err
+    assert "allowed: put it into a file of its own" in done.err
+    project.query = "&x-multi-statement=true"
+    assert project.run("up").code == 0

@@ -26,6 +26,7 @@ WHOLE = [
 ]
 
 
+BESIDE = ", which the server refuses beside other statements"
 DO_ROLLBACK = "DO with a ROLLBACK, which reverts the statements before it"
 
 
@@ -70,6 +71,27 @@ def test_empty_text_has_no_statement(text: str) -> None:
         ("COPY (SELECT 1) TO STDOUT", 1, "COPY FROM STDIN or TO STDOUT"),
         ("SELECT 1;\n\\i other.sql", 2, "a psql command (\\)"),
         ("\\set x 1\nSELECT :x", 1, "a psql command (\\)"),
+        (
+            "CREATE TABLE t();\nCREATE INDEX CONCURRENTLY i ON t (a);",
+            2,
+            "CREATE ... CONCURRENTLY, which the server refuses beside other statements",
+        ),
+        (
+            "DROP INDEX CONCURRENTLY IF EXISTS i;\nSELECT 1",
+            1,
+            "DROP ... CONCURRENTLY, which the server refuses beside other statements",
+        ),
+        ("SELECT 1;\nVACUUM t", 2, "VACUUM" + BESIDE),
+        (
+            "ALTER TABLE t DETACH PARTITION p CONCURRENTLY;\nSELECT 1",
+            1,
+            "ALTER ... CONCURRENTLY, which the server refuses beside other statements",
+        ),
+        (
+            "ALTER SYSTEM SET work_mem = '1MB';\nSELECT 1",
+            1,
+            "ALTER SYSTEM, which the server refuses beside other statements",
+        ),
         ("SET ROLE other;\nCREATE TABLE t()", 1, "a SET ROLE without RESET ROLE"),
         ("SET SESSION AUTHORIZATION other", 1, "a SET ROLE without RESET ROLE"),
         ("SET SESSION ROLE other", 1, "a SET ROLE without RESET ROLE"),
@@ -100,6 +122,11 @@ def test_detects_forbidden_statements(text: str, line: int, seen: str) -> None:
         "SELECT E'\\\\ \\' ; ROLLBACK'",
         "DISCARD TEMP",
         "BEGIN; COMMIT AND NO CHAIN",
+        "CREATE INDEX CONCURRENTLY i ON t (a); -- alone\n;",
+        "VACUUM (ANALYZE) t",
+        "CREATE TABLE t(concurrently_x int); CREATE INDEX ON t (concurrently_x)",
+        "SELECT 1; REFRESH MATERIALIZED VIEW CONCURRENTLY v",
+        "CREATE TABLE t(); COMMENT ON TABLE t IS 'CREATE INDEX CONCURRENTLY'",
     ],
 )
 def test_allows_other_statements(text: str) -> None:
@@ -136,3 +163,18 @@ def test_first_line_is_masked_and_truncated() -> None:
 def test_recognises_statements_that_commit_internally(text: str, survives: bool) -> None:
     (statement,) = sql.statements(text.encode())
     assert statement.survives_rollback is survives
+
+
+def test_statements_sent_one_by_one_may_stand_beside_others() -> None:
+    body = b"CREATE TABLE t(); CREATE INDEX CONCURRENTLY i ON t (a)"
+    assert len(sql.hazards(body)) == 1
+    assert sql.hazards(body, separately=True) == []
+
+
+def test_characters_that_mislead_the_eye_are_named() -> None:
+    assert sql.unseen("CREATE\u00a0TABLE\u200b t (a text DEFAULT \u2018x\u2018)") == [
+        "U+00A0 NO-BREAK SPACE",
+        "U+200B ZERO WIDTH SPACE",
+        "U+2018 LEFT SINGLE QUOTATION MARK",
+    ]
+    assert sql.unseen("CREATE TABLE größe ()") == []

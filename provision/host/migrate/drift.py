@@ -24,9 +24,15 @@ def known(records: Mapping[int, Record], current: int) -> dict[int, Record]:
 
 
 def all_problems(
-    catalogue: Catalogue, records: Mapping[int, Record], current: int, steps: Sequence[Step], directory: Directory
+    catalogue: Catalogue,
+    records: Mapping[int, Record],
+    current: int,
+    steps: Sequence[Step],
+    directory: Directory,
+    *,
+    separately: bool,
 ) -> list[Problem]:
-    """Find every problem of a run from `current` through these steps.
+    """Find every problem of a run from `current` through these steps; `separately`: x-multi-statement is set.
 
     Returns only the problems of the catalogue if one of them is an error, because such files cannot be read.
     """
@@ -36,7 +42,7 @@ def all_problems(
         *catalogue.problems,
         *against_history(catalogue, records, current, directory),
         *of_halves(catalogue, steps),
-        *of_content(steps, directory),
+        *of_content(steps, directory, separately=separately),
     ]
 
 
@@ -103,7 +109,7 @@ def of_halves(catalogue: Catalogue, steps: Sequence[Step]) -> list[Problem]:
     return problems
 
 
-def of_content(steps: Sequence[Step], directory: Directory) -> list[Problem]:
+def of_content(steps: Sequence[Step], directory: Directory, *, separately: bool) -> list[Problem]:
     """Find content in the files of these steps that would not run as intended. Holds one file at a time."""
     problems: list[Problem] = []
     for step in steps:
@@ -112,7 +118,7 @@ def of_content(steps: Sequence[Step], directory: Directory) -> list[Problem]:
         body = directory.body(step.file)
         problems += directory.inspect(step.file).problems
         if len(body) <= LARGEST_SCAN:
-            for hazard in sql.hazards(body):
+            for hazard in sql.hazards(body, separately=separately):
                 line, column = sql.place(body, hazard.offset)
                 where = f"{step.file.name}:{line}:{column}"
                 problems.append(Problem("statement", where, f"contains {hazard.seen}", hazard.fix))

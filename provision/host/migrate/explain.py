@@ -98,6 +98,8 @@ def failed(
         return _cut(sql.masked(text) if secret or sql.holds_secret(text) else text)
 
     seen = [f"in statement: {sql.first_line(body, start, end)}"]
+    odd = sql.unseen(body[start:end].decode("utf-8", "replace")) if error.sqlstate.startswith("42") else []
+    seen += [f"the statement contains {', '.join(odd)}"] if odd else []
     seen += [f"detail: {shown(error.detail)}"] if error.detail else []
     seen += [f"hint: {shown(error.hint)}"] if error.hint else []
     seen += [f"context: {shown(error.context.splitlines()[0])}"] if error.context else []

@@ -113,7 +113,9 @@ class Runner:
                 )
             route = plan(catalogue, state.version)
             records = ledger.records()
-            problems = drift.all_problems(catalogue, records, state.version, route.steps, self.directory)
+            problems = drift.all_problems(
+                catalogue, records, state.version, route.steps, self.directory, separately=self.settings.multi_statement
+            )
             for problem in drift.refuse(problems, compatible=self.settings.compatible, where=str(self.settings.path)):
                 self.narrator.warn(problem)
             if any(step.direction == "down" for step in route.steps):

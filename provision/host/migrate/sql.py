@@ -8,6 +8,7 @@ reported: the server decides, and the runner checks the result afterwards.
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -16,6 +17,13 @@ HEAD_WORDS = {"COPY": 16, "CREATE": 16, "ALTER": 16, "DROP": 16, "REINDEX": 16}
 
 OTHER_WORDS = 6
 """Words kept of every other statement: few, because a file of INSERTs may be long."""
+
+OUTSIDE_TRANSACTIONS = [
+    ("ALTER", "SYSTEM"), ("CREATE", "DATABASE"), ("DROP", "DATABASE"), ("CREATE", "TABLESPACE"), ("DROP", "TABLESPACE"),
+]  # fmt: skip
+
+UNSEEN = re.compile("[\u00a0\u00ad\u200b-\u200f\u2028-\u202f\u2060\u3000\ufeff\u2018\u2019\u201c\u201d]")
+"""Characters that look like a space, a quote or nothing, and that the server reads as parts of names."""
 
 SHOWN = 100
 """Characters of a statement shown in a message."""
@@ -67,6 +75,15 @@ class Statement:
             or self._verb in ("VACUUM", "CLUSTER", "REINDEX", "CALL", "DO")
             or self.begins("CREATE", "DATABASE")
             or self.begins("DROP", "DATABASE")
+        )
+
+    @property
+    def needs_a_message_of_its_own(self) -> bool:
+        """True if the server refuses the statement in a transaction, and so beside others in one message."""
+        return (
+            ("CONCURRENTLY" in self.words and self._verb in ("CREATE", "DROP", "REINDEX", "ALTER"))
+            or self._verb == "VACUUM"
+            or self.words[:2] in OUTSIDE_TRANSACTIONS
         )
 
 
@@ -141,13 +158,20 @@ def _defines_routine(words: list[str]) -> bool:
     return head[:1] == ["CREATE"] and head[1:2] in (["FUNCTION"], ["PROCEDURE"])
 
 
-def hazards(body: bytes) -> list[Hazard]:
-    """Find statements that interfere with the runner: transactions, roles, locks, and psql commands."""
+def hazards(body: bytes, *, separately: bool = False) -> list[Hazard]:
+    """Find statements that interfere with the runner: transactions, roles, locks, and psql commands.
+
+    `separately`: each statement is sent as a message of its own (x-multi-statement).
+    """
     found: list[Hazard] = []
+    alone: Statement | None = None
+    count = 0
     opened: Statement | None = None
     role: Statement | None = None
     for statement in statements(body):
         words = statement.words
+        count += 1
+        alone = statement if alone is None and statement.needs_a_message_of_its_own else alone
         if statement.backslash:
             found.append(Hazard(statement.start, "a psql command (\\)", "use plain SQL"))
             break  # the rest may be data, not SQL
@@ -171,6 +195,12 @@ def hazards(body: bytes) -> list[Hazard]:
         elif statement.begins("DISCARD", "ALL"):
             found.append(Hazard(statement.start, "DISCARD ALL, which releases the migration lock", "remove it"))
         role = _role_left(statement, role)
+    if alone and count > 1 and not separately:
+        first, second = (*alone.words, "")[:2]
+        name = f"{first} ... CONCURRENTLY" if "CONCURRENTLY" in alone.words else first
+        name = f"{first} {second}" if (first, second) in OUTSIDE_TRANSACTIONS else name
+        seen = f"{name}, which the server refuses beside other statements"
+        found.append(Hazard(alone.start, seen, "put it into a file of its own"))
     if opened:
         found.append(Hazard(opened.start, "a transaction without COMMIT", "end it with COMMIT, or remove BEGIN"))
     if role:
@@ -217,6 +247,11 @@ def masked(text: str) -> str:
     """Cut the text at the first quote: the end of a literal depends on its type and on settings."""
     quote = _LITERAL.search(text)
     return f"{text[: quote.start()]}'...'" if quote else text
+
+
+def unseen(text: str) -> list[str]:
+    """Name the characters of a statement that mislead the eye: U+00A0 NO-BREAK SPACE."""
+    return [f"U+{ord(each):04X} {unicodedata.name(each, '')}" for each in dict.fromkeys(UNSEEN.findall(text))]
 
 
 def first_line(body: bytes, start: int, end: int) -> str:

@@ -84,7 +84,9 @@ def look(settings: Settings) -> Situation:
         route = steps.up(catalogue, state.version) if not state.dirty else route
     except MigrationError as error:
         problems.append(Problem("no file", str(state.version), error.what, error.run, Severity.ERROR))
-    problems += drift.all_problems(catalogue, records, state.version, route.steps, directory)
+    problems += drift.all_problems(
+        catalogue, records, state.version, route.steps, directory, separately=settings.multi_statement
+    )
     rows = _rows(catalogue, state, records, problems, unfinished)
     return Situation(ledger.database, state, tuple(rows), tuple(problems), route, guard)
 
