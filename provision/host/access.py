@@ -287,7 +287,7 @@ class Access:
             self.change(
                 "schema public: owner", sql.SQL("ALTER SCHEMA public OWNER TO {}").format(sql.Identifier(owner))
             )
-        users = [role for role in roles if role.kind in TABLE_PRIVILEGES and role.present]
+        users = [role for role in roles if role.kind in TABLE_PRIVILEGES and role.present and role.name != owner]
         managed = {role.name for role in roles} - {owner} | {"PUBLIC"}
         rows = self.ask(
             "SELECT coalesce(r.rolname, 'PUBLIC'), x.privilege_type FROM pg_namespace n,"

@@ -22,6 +22,8 @@ METHODS = ("scram-sha-256", "cert", "peer", "reject")
 LOOPBACK = ("127.0.0.1/32", "::1/128")
 KEYWORDS = ("samenet", "samehost")
 MAP = re.compile(r"[A-Za-z0-9_-]{1,63}")
+PATTERNS_SINCE = 16
+"""The first major that reads /pattern as a database or a role."""
 OPENS = ("0.0.0.0/0", "::/0", "all")
 
 
@@ -92,21 +94,23 @@ def _own(rule: Mapping[str, Any], kind: str) -> list[Rule]:
     return [Rule("host" if method == "reject" else kind, databases, users, address, method) for address in rule["from"]]
 
 
-def problems(extra: Sequence[Mapping[str, Any]], *, tls: bool) -> list[str]:
+def problems(extra: Sequence[Mapping[str, Any]], *, tls: bool, major: int = PATTERNS_SINCE) -> list[str]:
     """Return the problems of the user's own rules, each with its place in the list."""
     found = []
     for number, rule in enumerate(extra, 1):
-        found += [f"postgresql_extra_rules, rule {number}: {problem}" for problem in _problems(rule, tls)]
+        found += [f"postgresql_extra_rules, rule {number}: {problem}" for problem in _problems(rule, tls, major)]
     return found
 
 
-def _problems(rule: Mapping[str, Any], tls: bool) -> list[str]:
+def _problems(rule: Mapping[str, Any], tls: bool, major: int) -> list[str]:
     method, addresses = rule.get("method"), rule.get("from") or []
     found = []
     if not rule.get("users"):
         found.append("users is missing: name the roles, or all")
     for name in [*(rule.get("users") or []), *(rule.get("databases") or [])]:
-        if why := _name(name):
+        if name.startswith("/") and major < PATTERNS_SINCE:
+            found.append(f"{name!r}: patterns need PostgreSQL {PATTERNS_SINCE}; {major} would look for this very name")
+        elif why := _name(name):
             found.append(f"{name!r} is not the name of a role or database, nor +role, all, or a /pattern: {why}")
     found += [
         f"{address!r}: not a network; {problem}"

@@ -90,8 +90,8 @@ def _unsafe(name: str) -> str:
             return f"expected a name without the character U+{ord(character):04X}, which is not printable"
     if name != name.strip():
         return "expected a name without spaces at its ends"
-    if name.startswith("/"):
-        return "expected a name that does not begin with /, which is a pattern in pg_hba.conf"
+    if name[0] in "/+":
+        return f"expected a name that does not begin with {name[0]}, which has a meaning of its own in pg_hba.conf"
     if name != unicodedata.normalize("NFC", name):
         return f"expected the composed form (NFC) {unicodedata.normalize('NFC', name)!r}, which clients send"
     return ""

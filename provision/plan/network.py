@@ -38,7 +38,7 @@ def judge(v: Mapping[str, Any], host: Mapping[str, Any], verdict: Verdict) -> No
         verdict.notices += _notices(variable, v[variable], host)
     if v["monitoring_exporters"] and v["monitoring_listen_address"] not in ("", *WILDCARDS):  # refused by their own
         verdict.refusals += listen_problems("monitoring_listen_address", [v["monitoring_listen_address"]], host)
-    verdict.refusals += hba.problems(v["postgresql_extra_rules"], tls=v["tls_enabled"])
+    verdict.refusals += hba.problems(v["postgresql_extra_rules"], tls=v["tls_enabled"], major=v["postgresql_version"])
 
 
 def names(v: Mapping[str, Any], verdict: Verdict) -> None:
