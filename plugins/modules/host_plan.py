@@ -104,6 +104,7 @@ BUILD_STAMP = "/usr/local/src/pgvector-for-{major}.built"
 BUNDLE_MANIFEST = Path("/var/cache/provision/bundle/bundle.json")
 NO_CLUSTER = "/etc/postgresql-common/createcluster.d/50-provision.conf"
 """Placed on database hosts alone, before the server's packages: they create no cluster of their own."""
+CONFIGURATION = Path("/etc/postgresql")
 ADOPTED = Path("/etc/provision/adopted")
 """Copies of the configuration that adoptions keep, made before anything else is changed."""
 
@@ -167,7 +168,7 @@ def cluster_locale(known: list[dict[str, Any]], major: int) -> dict[str, Any]:
         words = shown.stdout.strip("\n\x1e").split("\x1f")
         if shown.returncode == 0 and len(words) == 4:
             return {"encoding": words[0], "collate": words[1], "ctype": words[2], "databases": words[3].split("\n")}
-    conf = _lines(Path("/etc/postgresql") / str(major) / "main/postgresql.conf")
+    conf = _lines(CONFIGURATION / str(major) / "main/postgresql.conf")
     written = [match[1] for line in conf if (match := re.match(r"\s*lc_monetary\s*=\s*'([^']*)'", line))]
     return {"encoding": "", "collate": written[-1], "ctype": "", "databases": []} if written else {}
 

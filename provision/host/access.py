@@ -159,11 +159,7 @@ class Access:
     def _settings(self, role: Role, stored: Mapping[str, str]) -> None:
         """Set and reset what differs in the server's own form, and read it back."""
         name = sql.Identifier(role.name)
-        try:
-            needed = settings.differences(self.connection, stored, role.settings)
-        except DatabaseError as error:
-            error.where, error.run = f"settings of role {role.name}", "correct it in database_roles, then run again"
-            raise
+        needed = settings.differences(self.connection, stored, role.settings)
         for key, text in needed.items():
             if text is None:
                 parts = sql.Identifier(*key.split("."))

@@ -12,7 +12,6 @@ import psycopg
 from psycopg import sql
 
 from provision.database import Connection
-from provision.errors import DatabaseError
 from provision.tuning import lists
 
 
@@ -38,17 +37,8 @@ def normal(connection: Connection, name: str, text: str) -> str:
     """
     if lists.is_quoted(name):
         return lists.text(lists.elements(name, text))
-    try:
-        row = connection.execute("SELECT set_config(%s, %s, true)", (name, text)).fetchone()
-    except psycopg.errors.CantChangeRuntimeParam:  # a session can set it only when it starts
-        return _spelled(text)
+    row = connection.execute("SELECT set_config(%s, %s, true)", (name, text)).fetchone()
     return str(row[0]) if row else text
-
-
-def _spelled(text: str) -> str:
-    """Return one spelling of a boolean; other text as it is."""
-    plain = text.strip().lower()
-    return {"true": "on", "yes": "on", "1": "on", "false": "off", "no": "off", "0": "off"}.get(plain, plain)
 
 
 def same(connection: Connection, name: str, one: str, other: str) -> bool:
@@ -64,10 +54,7 @@ def same(connection: Connection, name: str, one: str, other: str) -> bool:
 def differences(
     connection: Connection, stored: Mapping[str, str], requested: Mapping[str, str]
 ) -> dict[str, str | None]:
-    """Return what must be set (name -> text) or reset (name -> None). Names are compared without case.
-
-    Raises DatabaseError for a requested value that the server refuses.
-    """
+    """Return what must be set (name -> text) or reset (name -> None). Names are compared without case."""
     found = {name.lower(): (name, text) for name, text in stored.items()}
     asked = {name.lower(): (name, text) for name, text in requested.items()}
     needed: dict[str, str | None] = {}
@@ -76,13 +63,6 @@ def differences(
             needed[found[key][0]] = None
             continue
         name, text = asked[key]
-        if key in found and same(connection, name, found[key][1], text):
-            continue
-        try:
-            normal(connection, name, text)
-        except (psycopg.Error, ValueError) as error:
-            raise DatabaseError(
-                f"the server refuses {name}", seen=repr(text), allowed=str(error).strip().splitlines()[0]
-            ) from None
-        needed[name] = text
+        if key not in found or not same(connection, name, found[key][1], text):
+            needed[name] = text
     return needed

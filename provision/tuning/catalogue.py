@@ -28,7 +28,7 @@ OLD_NAMES = {"sort_mem": "work_mem", "vacuum_mem": "maintenance_work_mem"}
 """Names that the server still reads (map_old_guc_names)."""
 SUCCESSORS = {"checkpoint_segments": "max_wal_size", "wal_keep_segments": "wal_keep_size"}
 """Names of settings that releases before the catalogue's removed, and what replaced them."""
-IN_SESSIONS = ("user", "superuser", "backend", "superuser-backend")
+IN_SESSIONS = ("user", "superuser")
 """Contexts of settings that ALTER ROLE and ALTER DATABASE accept."""
 CUSTOM = re.compile(r"[A-Za-z_][A-Za-z0-9_$]*(\.[A-Za-z_][A-Za-z0-9_$]*)+")
 NUMBER = re.compile(r"\s*([-+]?(?:0[xX][0-9a-fA-F]+|(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?))\s*([A-Za-z]*)\s*")
@@ -67,7 +67,7 @@ def rows() -> tuple[Known, ...]:
     for line in data.decode().splitlines()[1:]:
         name, since, until, kind, context, unit, least, most, values = line.split("\t")
         row = Known(
-            name, int(since), int(until), kind, context, unit, least, most, tuple(filter(None, values.split(",")))
+            name, int(since), int(until), kind, context, unit, least, most, tuple(values.split(",")) if values else ()
         )
         found.append(row)
     return tuple(found)
@@ -120,7 +120,7 @@ def _name(name: str, major: int, *, role: bool) -> tuple[str, str]:
     if row.context == "internal":
         return row.name, "cannot be set: the server reports it; remove the line"
     if role and row.context not in IN_SESSIONS:
-        return row.name, "applies to the whole server, not to a role's sessions: set it in postgresql_settings"
+        return row.name, "cannot be set for a role, only for the server: set it in postgresql_settings"
     return row.name, ""
 
 

@@ -78,8 +78,8 @@ def test_access_rules_let_each_name_in_and_no_other(server: Cluster) -> None:
     access.converge(quoting.conninfo({"host": server.host, "port": server.port, "user": "postgres"}), request())
     lines = ["local all postgres trust"]
     for role, database in zip(ROLES, DATABASES, strict=False):
-        own = [{"users": [role], "databases": [database], "method": "peer"}]
-        lines.append(str(hba.rules(tls=False, networks=[], extra=own)[1]).replace("peer", "trust"))
+        rule = [{"users": [role], "databases": [database], "method": "peer"}]
+        lines.append(str(hba.rules(tls=False, networks=[], extra=rule)[1]).replace("peer", "trust"))
     original = (server.data / "pg_hba.conf").read_text()
     (server.data / "pg_hba.conf").write_text("\n".join(lines) + "\n")
     try:

@@ -412,8 +412,12 @@ def test_dump_round_trip_gives_every_row_and_index_back(site: Site) -> None:
     busy = "CREATE TEMP TABLE mine (n int); CREATE UNLOGGED TABLE IF NOT EXISTS cache (n int); SELECT pg_sleep(120)"
     site.one.run(f"runuser -u postgres -- psql -d minion -c '{busy}' >/dev/null 2>&1 & sleep 1")
     sql(site.one, "ALTER ROLE minion_app IN DATABASE minion SET work_mem = '5MB'")
+    sql(site.one, "ALTER DATABASE minion SET search_path = public, extensions")
     taken = site.play("backup.yml", "-e", "backup_type=logical")
     assert taken.code == 0, taken.output
+    tested = site.one.run("provision backup drill --type logical --json")
+    assert tested.returncode == 0, tested.stderr
+    assert json.loads(tested.stdout)["dump_test"]["passed"] is True
     wanted = sql(site.one, ROWS), sql(site.one, HNSW)
     done = site.play("restore.yml", "-e", "restore_source=dump", "-e", "restore_into=copy")
     assert done.code == 0, done.output
@@ -429,6 +433,8 @@ def test_dump_round_trip_gives_every_row_and_index_back(site: Site) -> None:
     kept = json.loads(restored.stdout)["kept"]
     assert sql(site.one, "SELECT count(*) FROM memories", database=kept) == "0"
     assert sql(site.one, "SHOW provision.guard") == "on"
+    assert sql(site.one, "SHOW search_path") == "public, extensions"
+    sql(site.one, "ALTER DATABASE minion RESET search_path")
     kept_for_role = "SELECT count(*) FROM pg_db_role_setting s JOIN pg_database d ON d.oid = s.setdatabase"
     assert sql(site.one, f"{kept_for_role} WHERE d.datname = 'minion' AND 'work_mem=5MB' = ANY (setconfig)") == "1"
     sql(site.one, f'DROP DATABASE "{kept}"; DROP DATABASE copy', database="postgres")

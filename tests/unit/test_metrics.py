@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from provision.errors import HostError, UsageError
-from provision.host.backup.scratch import KILLED
+from provision.host.backup.scratch_cluster import KILLED
 from provision.host.metrics import backup, certificates, pooler
 from provision.host.metrics.exposition import Metric, render, single
 from tests.plans import sample
@@ -158,3 +158,19 @@ def test_certificates_tell_their_end_and_a_file_that_is_none_is_named(tmp_path: 
     with pytest.raises(HostError) as refused:
         certificates.metrics(tmp_path)
     assert refused.value.where == str(tmp_path / "b.crt")
+
+
+def test_a_failed_restore_test_of_a_dump_is_exported_with_the_last_that_passed() -> None:
+    tested = {
+        "when": "1970-01-02T00:00:00+00:00",
+        "passed": False,
+        "failure": "the dump could not be restored",
+        "last_passed": {"when": "1970-01-01T00:00:10+00:00", "dump": "minion-19700101T000000Z"},
+        "untested": "minion-19700102T000000Z",
+    }
+    found = values(backup.metrics(PLAN, {**BACKUP, "dump_drill": tested}, {}))
+    assert found["provision_dump_drill_last_success"] == 0
+    assert found["provision_dump_drill_last_passed_timestamp_seconds"] == 10
+    assert found["provision_dump_drill_newest_untested"] == 1
+    running: dict[str, object] = {**BACKUP, "dump_drill": {**tested, "failure": KILLED}}
+    assert "provision_dump_drill_last_success" not in values(backup.metrics(PLAN, running, {}))

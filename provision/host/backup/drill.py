@@ -21,9 +21,9 @@ from typing import Any
 from provision import system
 from provision.database import Connection, connect_pinned
 from provision.errors import ProvisionError
-from provision.host.backup import counts, dump, dumptest, journal, recovery, scratch, tool, wal
+from provision.host.backup import counts, dump, dumptest, journal, recovery, scratch_cluster, tool, wal
 from provision.host.backup.catalogue import Catalogue
-from provision.host.backup.scratch import KILLED, PORT, SCRATCH, SOCKET, Scratch
+from provision.host.backup.scratch_cluster import KILLED, PORT, SCRATCH, SOCKET, Scratch
 from provision.host.backup.targets import Target
 from provision.host.backup.tool import BackupError
 from provision.plan.schema import Plan
@@ -87,7 +87,7 @@ def _run(plan: Plan, label: str, narrate: Callable[[str], None]) -> dict[str, An
         keys = ("when", "set", "host", "stanza", "system", "rto_s", "rpo_s")
         facts["last_passed"] = {key: facts[key] for key in keys} if newest else last
         system.keep("drill", facts)
-        scratch.clear(plan)
+        scratch_cluster.clear(plan)
     return facts
 
 
@@ -115,12 +115,12 @@ def _drill(
     facts["rpo_s"] = _rpo(plan)
     if chosen.gap:
         raise BackupError("WAL is missing from the archive", where=chosen.gap.name, seen=str(chosen))
-    scratch.clear(plan)
-    scratch.room(chosen.set.size)
+    scratch_cluster.clear(plan)
+    scratch_cluster.room(chosen.set.size)
     effect.during()
     narrate(f"restoring {chosen.set.label} into {SCRATCH}")
     data = SCRATCH / "data"
-    scratch.make(data, SCRATCH / "tablespaces")
+    scratch_cluster.make(data, SCRATCH / "tablespaces")
     restore(
         plan.backup.stanza, chosen.set.label, data, Target("name", expected["point"]),
         *chosen.options,

@@ -16,9 +16,9 @@ from typing import Any
 
 from provision import system
 from provision.database import connect_pinned
-from provision.host import scratch as databases
-from provision.host.backup import dump, load, scratch, tool
-from provision.host.backup.scratch import SCRATCH, Scratch
+from provision.host import scratch
+from provision.host.backup import dump, load, scratch_cluster, tool
+from provision.host.backup.scratch_cluster import SCRATCH, Scratch
 from provision.plan.schema import Plan
 
 EVIDENCE = "dump-drill"
@@ -37,7 +37,7 @@ def run(plan: Plan, narrate: Callable[[str], None]) -> dict[str, Any]:
     begun = time.time()
     facts: dict[str, Any] = {"when": system.stamp(begun), "host": os.uname().nodename, "dump": folder.name}
     last = system.evidence(EVIDENCE).get("last_passed")
-    system.keep(EVIDENCE, {**facts, "passed": False, "failure": scratch.KILLED, "last_passed": last})
+    system.keep(EVIDENCE, {**facts, "passed": False, "failure": scratch_cluster.KILLED, "last_passed": last})
     facts["passed"] = False
     try:
         narrate(f"restoring {folder.name} into {SCRATCH}")
@@ -50,7 +50,7 @@ def run(plan: Plan, narrate: Callable[[str], None]) -> dict[str, Any]:
         facts["seconds"] = round(time.time() - begun, 1)
         facts["last_passed"] = {key: facts[key] for key in ("when", "dump")} if facts["passed"] else last
         system.keep(EVIDENCE, facts)
-        scratch.clear(plan)
+        scratch_cluster.clear(plan)
     return facts
 
 
@@ -58,9 +58,9 @@ def _restore(plan: Plan, name: str) -> int:
     """Load a dump into a scratch cluster; return the number of rows."""
     folder = dump.pick(plan, name)
     known = dump.check(folder)
-    scratch.clear(plan)
-    scratch.room(int(known.get("database_bytes", 0)))
-    scratch.make()
+    scratch_cluster.clear(plan)
+    scratch_cluster.room(int(known.get("database_bytes", 0)))
+    scratch_cluster.make()
     data = SCRATCH / "data"
     tool.run(
         f"{plan.server.programs}/initdb", f"--pgdata={data}", "--username=postgres", "--auth=peer", "--encoding=UTF8",
@@ -76,9 +76,10 @@ def _restore(plan: Plan, name: str) -> int:
         )  # fmt: skip
         original = {**known["state"], "tablespace": "pg_default"} if known.get("state") else None
         with connect_pinned(_url(plan, "postgres"), application="provision drill") as session:
-            make = functools.partial(databases.create, session)
+            make = functools.partial(scratch.create, session)
             load.create(make, DATABASE, original["owner"] if original else "postgres", original)
             contents = _without(plan, folder, known.get("vector_indexes", []))
+            # One job loads in the order of the dump: a dump that depends on the order fails each time, not sometimes.
             load.fill(plan, folder, _url(plan, DATABASE), "--no-tablespaces", f"--use-list={contents}")
             load.compare(_url(plan, DATABASE), known)
             if original:
@@ -105,7 +106,7 @@ def _without(plan: Plan, folder: Path, indexes: Sequence[str]) -> Path:
 
 
 def _url(plan: Plan, database: str) -> str:
-    return plan.server.url(database, socket=str(scratch.SOCKET), port=scratch.PORT)
+    return plan.server.url(database, socket=str(scratch_cluster.SOCKET), port=scratch_cluster.PORT)
 
 
 def _preload(plan: Plan) -> str:

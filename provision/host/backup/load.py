@@ -141,6 +141,7 @@ def fill(plan: Plan, folder: Path, url: str, *options: str, jobs: int = 1, memor
 
 _MISSING_ROLE = re.compile(r'role ".+" does not exist')
 _MISSING = re.compile(r"(?:relation|function|type|operator|schema|table|collation|text search \w+) .*does not exist")
+_CHECK = re.compile(r'new row for relation "(.+)" violates check constraint "(.+)"')
 _CONTEXT = re.compile(r'function "?([\w.$]+)"?')
 
 
@@ -152,6 +153,13 @@ def cure(said: str, folder: Path) -> str:
     """
     if _MISSING_ROLE.search(said):
         return f"runuser -u postgres -- psql -f {folder}/roles.sql (creates the roles without passwords), then retry"
+    if check := _CHECK.search(said):
+        return (
+            f"{check[2]} reads other rows, which are loaded later: ALTER TABLE {check[1]} DROP CONSTRAINT {check[2]}, "
+            f"ADD CONSTRAINT {check[2]} CHECK (...) NOT VALID (pg_restore then adds it after the rows, and new "
+            "rows are checked), or use a foreign key or a trigger; then take a new dump "
+            "(docs/a-dump-cannot-be-restored.md)"
+        )
     if not _MISSING.search(said):
         return ""
     named = [name for line in said.splitlines() if "CONTEXT:" in line for name in _CONTEXT.findall(line)]

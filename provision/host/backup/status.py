@@ -17,7 +17,7 @@ from provision import system
 from provision.database import connect_pinned
 from provision.errors import DriftError, ProvisionError
 from provision.host import timers
-from provision.host.backup import drill, dump, dumptest, journal, scratch, show, tool, wal
+from provision.host.backup import drill, dump, dumptest, journal, scratch_cluster, show, tool, wal
 from provision.host.backup.catalogue import Catalogue
 from provision.plan import load
 from provision.plan.schema import Plan
@@ -211,7 +211,7 @@ def old(what: str, age_h: float, limit_h: float) -> list[str]:
 def _drill(plan: Plan, seen: dict[str, Any], alarms: list[str]) -> None:
     last = _own(system.evidence("drill"), plan, seen)
     proof = _own(last.get("last_passed") or {}, plan, seen)
-    running = last.get("failure") == scratch.KILLED and journal.is_held(drill.LOCK)
+    running = last.get("failure") == scratch_cluster.KILLED and journal.is_held(drill.LOCK)
     seen["drill"] = {key: last.get(key) for key in ("when", "set", "passed", "rto_s", "rpo_s", "failure")}
     seen["drill"] |= {"last_passed": proof or None, "running": running}
     if last and not last.get("passed") and not running:
@@ -248,7 +248,7 @@ def _dump_drill(plan: Plan, found: Sequence[Path], seen: dict[str, Any], alarms:
     last = system.evidence(dumptest.EVIDENCE)
     if last.get("host") != os.uname().nodename:  # a copied disk carries another host's evidence
         last = {}
-    running = last.get("failure") == scratch.KILLED and journal.is_held(drill.LOCK)
+    running = last.get("failure") == scratch_cluster.KILLED and journal.is_held(drill.LOCK)
     proof = last.get("last_passed") or {}
     seen["dump_drill"] = {key: last.get(key) for key in ("when", "dump", "passed", "failure")}
     seen["dump_drill"] |= {"last_passed": proof or None, "running": running, "untested": dumptest.untested(plan, last)}

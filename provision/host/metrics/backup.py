@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from provision.host.backup.scratch import KILLED
+from provision.host.backup.scratch_cluster import KILLED
 from provision.host.metrics.exposition import Metric, single
 from provision.plan.schema import Backup
 from provision.system import moment
