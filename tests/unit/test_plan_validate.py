@@ -582,6 +582,14 @@ def test_host_beside_the_databases_is_judged_by_its_system_and_certificates_alon
 
 
 def test_a_restore_is_never_refused_for_the_state_of_the_host() -> None:
-    found = built("prod", SAMPLE, {"disk_free_mb": 1, "memory_mb": 500}, judge=validate.judge_nothing)
-    assert found.problems == ()
-    assert found.plan
+    for host, given in (
+        ({"disk_free_mb": 1, "memory_mb": 500}, {}),
+        ({"memory_mb": 100}, {}),
+        ({"packages_held": ["postgresql-17"], "sources_fault": "x", "unwritable": ["/usr"]}, {}),
+        ({}, {"postgresql_settings": {"max_connections": "many"}}),
+        ({"memory_mb": 1024}, {"postgresql_settings": {"max_connections": 5000}}),
+        ({}, {"postgresql_settings": {"work_mem": {"value": "4MB", "why": "misspelt"}}}),
+    ):
+        found = built("prod", {**SAMPLE, **given}, host, judge=validate.judge_nothing)
+        assert found.problems == ()
+        assert found.plan

@@ -188,3 +188,17 @@ def test_members_are_read_from_the_cgroup(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(listeners, "GROUPS", (tmp_path,))
     assert listeners.members("/system.slice/x.service", 7) == {7, 8, 9}
     assert listeners.members("", 0) == set()
+
+
+def test_describes_each_listener_with_its_address_and_process() -> None:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as server,
+        socket.create_server(("::1", 0), family=socket.AF_INET6) as six,
+    ):
+        ports = [server.getsockname()[1], six.getsockname()[1]]
+        found = {row["port"]: row for row in listeners.found(ports)}
+        assert [found[port]["address"] for port in ports] == ["127.0.0.1", "::1"]
+        assert {row["pid"] for row in found.values()} == {os.getpid()}
+        assert listeners.serves("", os.getpid(), ports[0])
+        assert not listeners.serves("", os.getppid(), ports[0])
+    assert listeners.found([]) == []
