@@ -27,7 +27,6 @@ SCRATCH = re.compile(r".*_(?:restoring|verify)_[0-9a-f]{12}", re.DOTALL)
 _PLAIN = re.compile(r"[a-z_][a-z0-9_-]*")
 _EXTENSION = re.compile(r"[a-z0-9_][a-z0-9_-]*")
 _MAP = re.compile(r"[A-Za-z0-9_-]+")
-_STANZA = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _UNSAFE = {
     '"': "which every quoted identifier would have to double",
     "\\": "which pg_ident.conf and connection strings read as an escape",
@@ -200,11 +199,6 @@ def _others(v: Mapping[str, Any]) -> Iterator[str]:
             )
     for number, line in enumerate(v["postgresql_maps"], 1):
         yield from (f"postgresql_maps, line {number}: {text}" for text in _map(line))
-    stanza = v["backup_stanza"]
-    if not _STANZA.fullmatch(stanza) or stanza == "global":
-        yield (
-            f"backup_stanza is {stanza!r}: expected letters, digits, _ . and -, a letter or digit first, and not global"
-        )
     users = v["postgresql_local_users"]
     if any(not character.isprintable() for character in users):
         yield f"postgresql_local_users is {users!r}: expected a pattern without control characters"

@@ -138,7 +138,6 @@ def test_names_that_are_equal_after_conversion_are_in_the_certificate_once() -> 
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("", "tls_extra_names has '': empty; expected, for example, db.example.com"),
         ("https://db.example.org/x", "tls_extra_names has a URL: a URL; write db.example.org;"),
         ("name:5432", "tls_extra_names has 'name:5432': more than a name; write name;"),
         ("10.0.0.5/24", "'10.0.0.5/24': an address with a prefix length; write 10.0.0.5;"),

@@ -69,7 +69,7 @@ def test_system_users_log_in_by_map() -> None:
         schema.Ident("minion_backup", "/^(root|postgres)$", "minion_backup"),
         schema.Ident("minion_monitor", "/^prometheus$", "minion_monitor"),
         schema.Ident("minion_pooler", "/^postgres$", "minion_pooler"),
-        schema.Ident("reports", '"reporter"', "minion_readonly"),
+        schema.Ident("reports", "reporter", "minion_readonly"),
     )
 
 
@@ -153,9 +153,11 @@ def test_timers_of_dev_are_off_but_for_the_dump(dev: schema.Plan) -> None:
     ("given", "off"),
     [
         ({"backup_logical": False}, {"backup-logical"}),
-        ({"backup_physical": False}, {"backup-full", "backup-diff", "backup-incr", "drill"}),
+        ({"backup_physical": False}, {"backup-full", "backup-diff", "backup-incr"}),
         ({"backup_physical": False, "backup_age_limit_h": 0},
-         {"backup-full", "backup-diff", "backup-incr", "drill", "backup-watch"}),
+         {"backup-full", "backup-diff", "backup-incr", "backup-watch"}),
+        ({"backup_physical": False, "backup_logical": False, "backup_age_limit_h": 0},
+         {"backup-full", "backup-diff", "backup-incr", "backup-logical", "backup-watch", "drill"}),
         ({"maintenance_cleanup": False}, {"maintain-sessions"}),
         ({"maintenance_index_schedule": ""}, {"maintain-index"}),
     ],

@@ -102,7 +102,7 @@ def create(
     make: Callable[[str, sql.Composable], Scratch], fresh: str, owner: str, original: Mapping[str, Any] | None
 ) -> Scratch:
     """Create a database like the original, or with the server's defaults, by `make`. Raises BackupError."""
-    like = state.creation(original) if original else scratch.EMPTY
+    like = state.creation(original) if original else sql.SQL("")
     try:
         return make(fresh, sql.SQL("OWNER {} TEMPLATE template0 {}").format(sql.Identifier(owner), like))
     except psycopg.Error as error:
