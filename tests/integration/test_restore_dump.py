@@ -18,6 +18,7 @@ import psycopg
 import pytest
 
 from provision import system
+from provision.checks import host, reach
 from provision.database import connect, identifier
 from provision.errors import ProvisionError, UsageError
 from provision.host import scratch
@@ -223,9 +224,13 @@ def test_next_dump_or_restore_reopens_a_database_that_a_kill_closed(cluster: Clu
                 break
         with pytest.raises(ProvisionError, match="cannot connect") as refused:
             rows(cluster, "closed")
-        assert "is not currently accepting connections" in refused.value.seen
+        found = reach.explain(refused.value.seen, cluster.url("closed"))
+        assert found.id == "reach-closed-database"
+        assert "psql -d postgres -c 'ALTER DATABASE \"closed\" ALLOW_CONNECTIONS true'" in found.fix
+        (seen,) = host.restored_dump(plan)
+        assert str(seen).startswith("a restore of a dump was killed: scratch database closed_restoring_")
         dump.take(plan, "closed")
-        assert (rows(cluster, "closed"), exchange.unfinished()) == (ROWS + 1, "")
+        assert (rows(cluster, "closed"), exchange.unfinished(), list(host.restored_dump(plan))) == (ROWS + 1, "", [])
 
 
 def test_restore_that_is_killed_while_rows_are_loaded_leaves_nothing(cluster: Cluster, plan: Plan) -> None:

@@ -104,7 +104,7 @@ def test_lets_pass_what_can_be_meant(rule: dict[str, Any]) -> None:
 
 
 def test_a_pattern_needs_a_server_that_reads_it() -> None:
-    rule = {"users": ["/^app_"], "method": "reject"}
+    rule: dict[str, Any] = {"users": ["/^app_"], "method": "reject"}
     assert problems([rule], tls=True, major=16) == []
     assert problems([rule], tls=True, major=15) == [
         "postgresql_extra_rules, rule 1: '/^app_': patterns need PostgreSQL 16; 15 would look for this very name"

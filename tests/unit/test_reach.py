@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+
 import pytest
 
 from provision.checks.doctor import look_from_afar
@@ -98,3 +100,9 @@ def test_a_url_that_cannot_be_read_is_said_so_and_not_quoted(url: str) -> None:
     with pytest.raises(UsageError, match="the database URL cannot be used") as error:
         look_from_afar(url, "db1")
     assert "cret" not in str(error.value)
+
+
+def test_statement_of_a_fix_quotes_the_name_for_sql_and_for_the_shell() -> None:
+    found = explain('FATAL:  role "O\'Brien; x" is not permitted to log in', URL)
+    assert found.id == "reach-nologin"
+    assert shlex.split(found.fix)[-2:] == ["-c", 'ALTER ROLE "O\'Brien; x" LOGIN']
