@@ -124,17 +124,21 @@ def _read(shown: str) -> inputs.Inputs:
     return found
 
 
-def values(profile: str = "prod", given: Mapping[str, Any] | None = None) -> inputs.Inputs:
-    """Give typed variables. Only those that a default refers to need all templates evaluated again."""
+def typed(profile: str = "prod", given: Mapping[str, Any] | None = None) -> inputs.Inputs:
+    """Type variables. Only those that a default refers to need all templates evaluated again."""
     given = given or {}
     if set(re.findall(r"\w+", str(defaults()))) & set(given):
-        found = read(profile, given)
-        assert found.problems == ()
-        return found
+        return read(profile, given)
     found = read(profile)
-    typed, problems = variables.judge(inputs.specifications(), given)
-    assert (found.problems, problems) == ((), [])
-    return replace(found, values={**found.values, **typed})
+    own, problems = variables.judge(inputs.specifications(), given)
+    return replace(found, values={**found.values, **own}, problems=(*found.problems, *problems))
+
+
+def values(profile: str = "prod", given: Mapping[str, Any] | None = None) -> inputs.Inputs:
+    """Give typed variables that have no problem."""
+    found = typed(profile, given)
+    assert found.problems == ()
+    return found
 
 
 def built(
@@ -146,7 +150,9 @@ def built(
     **context: Any,
 ) -> build.Built:
     """Build a plan from a profile, variables, changes of the probe and of the context; nothing else is set."""
-    found = values(profile, given)
+    found = typed(profile, given)
+    if found.problems:
+        return build.Built(None, None, found.problems, ())
     whole = {**copy.deepcopy(PROBE), "schedules": elapses(found.values), **(probe or {})}
     return build.build(found.values, whole, found.profile, replace(CONTEXT, **context), judge=judge)
 

@@ -199,16 +199,13 @@ def _others(v: Mapping[str, Any]) -> Iterator[str]:
             )
     for number, line in enumerate(v["postgresql_maps"], 1):
         yield from (f"postgresql_maps, line {number}: {text}" for text in _map(line))
-    users = v["postgresql_local_users"]
-    if any(not character.isprintable() for character in users):
-        yield f"postgresql_local_users is {users!r}: expected a pattern without control characters"
 
 
 def _map(line: Mapping[str, Any]) -> Iterator[str]:
     name, system, role = str(line["map"]), str(line["system"]), str(line["role"])
     if not _MAP.fullmatch(name) or len(name) > LONGEST_BYTES:
         yield f"map {name!r}: expected letters, digits, - and _"
-    if not system or any(not character.isprintable() for character in system):
+    if not system:
         yield f"system {system!r}: expected the name of a certificate or a system user, or a pattern beginning with /"
     if role == r"\1" and system.startswith("/"):
         return

@@ -40,7 +40,7 @@ def judged(name: str, text: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
         (" ", INVALID),
         ("--help", INVALID),
         ("03:00 Nowhere/Atlantis", INVALID),
-        ("03:00\nPersistent=false", INVALID),
+        ("03:00\nPersistent=false", "expected one line of printable characters"),
         ("%n", INVALID),
     ],
 )

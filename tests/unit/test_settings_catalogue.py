@@ -154,7 +154,6 @@ def test_the_plan_keeps_the_server_s_spelling() -> None:
         ("pgvector", "which is no extension of PostgreSQL 17: did you mean vector?"),
         ("uuid_ossp", "which is no extension of PostgreSQL 17: did you mean uuid-ossp?"),
         ("pg_stat_statment", "which is no extension of PostgreSQL 17: did you mean pg_stat_statements?"),
-        ("Vector", "which is no extension of PostgreSQL 17: did you mean vector?"),
         ("adminpack", ": neither PostgreSQL 17 nor a package that provision installs has it"),
         ("timescaledb", ": neither PostgreSQL 17 nor a package that provision installs has it"),
     ],
