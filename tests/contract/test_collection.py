@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import re
 import subprocess
 import sys
 import tarfile
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+import provision
 from tests.collection import ROOT, build, install
 
 FOLDERS = {"docs", "meta", "migrations", "plugins", "profiles", "provision", "roles", "templates"}
@@ -87,3 +89,9 @@ def test_plugins_import_the_package_of_their_own_collection(installed: Path) -> 
     path, options = done.stdout.split()
     assert path == str(installed / "provision/controller/inputs.py")
     assert int(options) > 0
+
+
+def test_one_version_everywhere() -> None:
+    newest = re.search(r"^## \[(.+?)\] - \d{4}-\d\d-\d\d$", (ROOT / "CHANGELOG.md").read_text(), re.M)
+    assert newest
+    assert yaml.safe_load((ROOT / "galaxy.yml").read_text())["version"] == newest[1] == provision.__version__
