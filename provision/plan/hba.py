@@ -132,11 +132,9 @@ def _problems(rule: Mapping[str, Any], tls: bool, major: int) -> list[str]:
 
 def _name(text: str) -> str:
     """Return why a text names nothing in a rule, "" where it does."""
-    if text in (*quoting.HBA_WORDS, "postgres"):
-        return ""
     if text.startswith("/"):
         return "" if text.isprintable() and len(text) > 1 else "expected a pattern after /"
-    return names.problem(text.removeprefix("+"))
+    return names.reference_problem(text.removeprefix("+"))
 
 
 def ident(name: str, system: str, role: str) -> schema.Ident:

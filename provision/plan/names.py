@@ -79,6 +79,11 @@ def problem(name: str, *, longest: int = LONGEST_BYTES, plain: bool = False) -> 
     return _unsafe(name) or _taken(name) or _too_long(name, longest)
 
 
+def reference_problem(name: str) -> str:
+    """Return why a name cannot refer to a role or database that exists, such as template1; "" if it can."""
+    return _unsafe(name) or _too_long(name, LONGEST_BYTES)
+
+
 def _unsafe(name: str) -> str:
     if not name:
         return "expected a name"

@@ -109,3 +109,8 @@ def test_a_pattern_needs_a_server_that_reads_it() -> None:
     assert problems([rule], tls=True, major=15) == [
         "postgresql_extra_rules, rule 1: '/^app_': patterns need PostgreSQL 16; 15 would look for this very name"
     ]
+
+
+def test_rules_refer_to_names_that_only_a_new_role_or_database_cannot_have() -> None:
+    rule = {"users": ["+pg_monitor", "postgres"], "databases": ["template1", "sameuser"], "method": "peer"}
+    assert problems([rule], tls=True) == []
