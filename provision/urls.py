@@ -83,7 +83,7 @@ def read(text: str) -> Read:
         raise _refused("a space or line break in it", f"{FORM}; %20 for a space")
     head, query = _split(text)
     if re.search(r"%(?![0-9A-Fa-f]{2})|%00", text):
-        raise _refused("a % that begins no code", "%25 for a percent sign")
+        raise _refused("a % without two hex digits after it", "%25 for a percent sign")
     _authority(head)
     return _parameters(head, query)
 
@@ -165,7 +165,7 @@ def _authority(head: str) -> None:
         if ":" in port and re.fullmatch(r"[0-9A-Fa-f:.]+", each):
             raise _refused("an IPv6 address without brackets", "[::1]:5432")
         if port and not _is_port(port):
-            shown = f"port {port}" if at else "a port that is no number, or a password without @HOST"
+            shown = f"port {port}" if at else "a port that is not a number, or a password without @HOST"
             raise _refused(shown, f"1 to 65535 after the host: {FORM}")
 
 

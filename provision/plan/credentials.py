@@ -17,7 +17,7 @@ DEVELOPMENT_PASSWORD = "minion_secret"  # noqa: S105 - the published one, known 
 MINIMUM_PASSWORD_LENGTH = 20
 CREDENTIAL = ("password", "salt")
 VERIFIER = re.compile(r"md5[0-9a-f]{32}$|SCRAM-SHA-256[$]")
-"""What the server stores: as a password it would lock the application out."""
+"""A password hash as the server stores it; used as the password, it would lock out the application."""
 LONGEST_CERTIFICATE_DAYS = 825  # the longest that clients on macOS accept
 
 
@@ -76,7 +76,7 @@ def passwords(v: Mapping[str, Any], profile: Mapping[str, Any], context: Context
 
 
 def _wrong_types(role: str, secret: Any) -> list[str]:
-    """Name what is not text: YAML has changed an unquoted number, date or yes (012 is 10, 1e5 is 100000.0)."""
+    """Report values that are not text: YAML changes an unquoted number, date or yes (012 is 10, 1e5 is 100000.0)."""
     where = f"database_credentials.{role}"
     if not isinstance(secret, Mapping):
         return [f"{where} is a secret of type {type(secret).__name__}: expected a mapping with password and salt"]

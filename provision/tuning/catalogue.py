@@ -133,16 +133,18 @@ def _unknown(name: str, major: int) -> str:
         )
         return f"is a setting of PostgreSQL {spans}, postgresql_version is {major}: remove the line"
     if plain in SUCCESSORS:
-        return f"is no setting of PostgreSQL {major}: {SUCCESSORS[plain]} replaced it"
+        return f"is not a setting of PostgreSQL {major}: {SUCCESSORS[plain]} replaced it"
     families = {each.partition(".")[0] for each in known if "." in each}
     if CUSTOM.fullmatch(name) and plain.partition(".")[0] not in families:
         near = difflib.get_close_matches(plain.partition(".")[0], families, 1, 0.85)
-        return f"is no setting of PostgreSQL {major}: did you mean {near[0]}.{plain.partition('.')[2]}?" if near else ""
+        return (
+            f"is not a setting of PostgreSQL {major}: did you mean {near[0]}.{plain.partition('.')[2]}?" if near else ""
+        )
     if "." in name and not CUSTOM.fullmatch(name):
-        return "is no name of a setting: expected letters, digits, _ and $ around the dot"
+        return "is not a setting's name: expected letters, digits, _ and $ around the dot"
     near = difflib.get_close_matches(plain, known, 1, 0.7)
     hint = f"did you mean {known[near[0]].name}?" if near else f"SHOW ALL on PostgreSQL {major} lists them"
-    return f"is no setting of PostgreSQL {major}: {hint}"
+    return f"is not a setting of PostgreSQL {major}: {hint}"
 
 
 def _value(row: Known | None, name: str, value: Any) -> tuple[str, str]:
