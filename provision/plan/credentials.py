@@ -48,7 +48,9 @@ def passwords(v: Mapping[str, Any], profile: Mapping[str, Any], context: Context
     credentials, owner = v["database_credentials"], v["database_owner"]
     strict = not profile["access"]["published_passwords"]
     inventory = _inventory(context)
-    vault = f"{context.credentials or f'{inventory}/group_vars/all/vault.yml'} (ansible-vault edit)"
+    vault = f"{inventory}/group_vars/all/vault.yml (ansible-vault edit)"
+    if context.credentials:  # perhaps with inline values, which ansible-vault edit does not open
+        vault = f"{context.credentials} (ansible-vault edit, or encrypt_string for inline values)"
     generate = "" if context.credentials else f"; provision secrets init {inventory} generates both"
     if strict:
         verdict.refusals += [f"{path} is not encrypted: ansible-vault encrypt {path}" for path in context.plain_vaults]

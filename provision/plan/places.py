@@ -36,8 +36,8 @@ def system(host: Mapping[str, Any], verdict: Verdict) -> None:
     """Refuse what stops every run: read-only file systems, an incomplete PATH of root, a wrong clock."""
     if host["unwritable"]:
         verdict.refusals.append(
-            f"{', '.join(host['unwritable'])} cannot be written: the file system is mounted read-only; on the host, find "
-            f"the cause with dmesg --level=err, then run {_remount(host['unwritable'][0])}"
+            f"{', '.join(host['unwritable'])} cannot be written: the file system is mounted read-only; on the host, "
+            f"find the cause with dmesg --level=err, then run {_remount(host['unwritable'][0])}"
         )
     if host["hidden_programs"]:
         verdict.refusals.append(
