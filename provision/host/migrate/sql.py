@@ -250,7 +250,7 @@ def masked(text: str) -> str:
 
 
 def unseen(text: str) -> list[str]:
-    """Name the characters of a statement that mislead the eye: U+00A0 NO-BREAK SPACE."""
+    """Name the invisible or misleading characters of a statement: U+00A0 NO-BREAK SPACE."""
     return [f"U+{ord(each):04X} {unicodedata.name(each, '')}" for each in dict.fromkeys(UNSEEN.findall(text))]
 
 
