@@ -1,8 +1,8 @@
 """PostgreSQL's settings of every supported major, and the judgement of a user's values for them. Pure.
 
 `settings.tsv` is pg_settings of majors 14 to 18 with the contrib libraries loaded (made by tests/catalogue.py, compared
-with real servers by the tests). The controller can so refuse a mistyped name or value before a host is touched; what a
-library of another origin accepts is known to its server alone.
+with real servers by the tests). The controller refuses a mistyped name or value before it contacts a host. Only a server that
+loads them can check the settings of other libraries.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ HIDDEN = {"on": TRUE, "off": FALSE, "debug2": ("debug",), "replica": ("archive",
 OLD_NAMES = {"sort_mem": "work_mem", "vacuum_mem": "maintenance_work_mem"}
 """Names that the server still reads (map_old_guc_names)."""
 SUCCESSORS = {"checkpoint_segments": "max_wal_size", "wal_keep_segments": "wal_keep_size"}
-"""Names of settings that releases before the catalogue's removed, and what replaced them."""
+"""Settings that earlier releases removed, and their replacements."""
 IN_SESSIONS = ("user", "superuser")
 """Contexts of settings that ALTER ROLE and ALTER DATABASE accept."""
 CUSTOM = re.compile(r"[A-Za-z_][A-Za-z0-9_$]*(\.[A-Za-z_][A-Za-z0-9_$]*)+")
@@ -80,7 +80,7 @@ def of(major: int) -> Mapping[str, Known]:
 
 
 def needs_restart(name: str, major: int) -> bool:
-    """Return whether a running server takes a new value only at a restart."""
+    """Return whether a new value takes effect only at a restart."""
     row = of(major).get(name.lower())
     return row is not None and row.context == "postmaster"
 
