@@ -68,8 +68,8 @@ def advertised(
 ) -> str:
     """Return the address or name that clients connect to: `client`, unless the service does not listen there.
 
-    `own` are the host's addresses. An address that the host does not have, such as a NAT's public address, is kept, because
-    nothing is known about it. A name is kept too, because certificates are checked against it.
+    `own` are the host's addresses. An address that the host does not have, such as a NAT's public address, is kept,
+    because nothing is known about it. A name is kept too, because certificates are checked against it.
     """
     found = listened(listen, resolved or {})
     if all((address := parsed(each)) and address.is_loopback for each in found):

@@ -1,8 +1,8 @@
 """PostgreSQL's settings of every supported major, and the judgement of a user's values for them. Pure.
 
 `settings.tsv` is pg_settings of majors 14 to 18 with the contrib libraries loaded (made by tests/catalogue.py, compared
-with real servers by the tests). The controller refuses a mistyped name or value before it contacts a host. Only a server that
-loads them can check the settings of other libraries.
+with real servers by the tests). The controller refuses a mistyped name or value before it contacts a host. Only a
+server that loads them can check the settings of other libraries.
 """
 
 from __future__ import annotations
