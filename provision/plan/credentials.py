@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from pathlib import PurePosixPath
 from typing import Any
 
 from provision.errors import UsageError
@@ -16,6 +17,8 @@ from provision.plan.context import Context, Verdict, repository_kind
 DEVELOPMENT_PASSWORD = "minion_secret"  # noqa: S105 - the published one, known so that it can be refused
 MINIMUM_PASSWORD_LENGTH = 20
 CREDENTIAL = ("password", "salt")
+HOSTS_SUFFIXES = (".yml", ".yaml", ".json", ".ini", ".cfg", ".toml")
+"""Of the file of hosts in an inventory's directory."""
 VERIFIER = re.compile(r"md5[0-9a-f]{32}$|SCRAM-SHA-256[$]")
 """A password hash as the server stores it; used as the password, it would lock out the application."""
 LONGEST_CERTIFICATE_DAYS = 825  # the longest that clients on macOS accept
@@ -144,4 +147,6 @@ def backup(v: Mapping[str, Any], context: Context, verdict: Verdict) -> None:
 
 
 def _inventory(context: Context) -> str:
-    return context.inventory[0] if context.inventory else "INVENTORY"
+    """Return the inventory's directory: `secrets init` and group_vars need it even if -i names the file of hosts."""
+    path = PurePosixPath(context.inventory[0] if context.inventory else "INVENTORY")
+    return str(path.parent if path.suffix in HOSTS_SUFFIXES or path.name == "hosts" else path)

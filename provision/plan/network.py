@@ -49,8 +49,8 @@ def names(v: Mapping[str, Any], verdict: Verdict) -> None:
             dns.certificate_name(name)
         except ValueError as error:
             # A URL may hold a password.
-            seen = "a URL" if "://" in name or "@" in name else repr(name)
-            verdict.refusals.append(f"tls_extra_names has {seen}: {error}; expected, for example, {dns.EXAMPLES}")
+            seen = "" if "://" in name or "@" in name else f"{name!r}: "
+            verdict.refusals.append(f"tls_extra_names has {seen}{error}; expected, for example, {dns.EXAMPLES}")
 
 
 def listen_problems(variable: str, listen: Sequence[str], host: Mapping[str, Any], port: str = "") -> list[str]:
@@ -80,7 +80,7 @@ def _problem(text: str, host: Mapping[str, Any], port: str) -> str:
         bare = bare.partition(":")[0]
     if not literal and bare != text and "://" not in text and (addresses.parsed(bare) or NAME.fullmatch(bare)):
         hint = f"; the port is {port}" if port and re.search(r":\d+$", text) and "/" not in text else ""
-        return f"expected an address of this host alone, such as {bare}{hint}"
+        return f"expected only an address of this host, such as {bare}{hint}"
     if not may_be_host(text):
         return "expected one address of this host, localhost, or a name that this host resolves"
     seen = (host.get("listen") or {}).get(text)
