@@ -241,7 +241,7 @@ def ours() -> bool:
 
 
 def earlier(major: int) -> dict[str, Any]:
-    """Tell what earlier runs left: whether the host was proved, ports of services, builds and bundles."""
+    """Return the records of earlier runs: whether the host was verified, ports of services, builds and bundles."""
     plan, old = _json(PLAN), _json(OLD_PLAN)
     monitoring = plan.get("monitoring") or {}
     stamp = _lines(BUILD_STAMP.format(major=major))
@@ -267,7 +267,7 @@ def _lines(path: str | Path) -> list[str]:
 
 def main() -> None:
     """Run the module."""
-    os.umask(0o022)  # of a hardened host it is 027, which closes new directories to their users
+    os.umask(0o022)  # 027, as on a hardened host, would close new directories to their users
     module = AnsibleModule(
         argument_spec={
             "ports": {"type": "list", "elements": "int", "default": []},

@@ -35,7 +35,7 @@ RANGES = {
 PATTERNS = {
     "backup_s3.bucket": (
         r"[A-Za-z0-9_-]{1,63}",
-        "1 to 63 letters, digits, _ and -; pgBackRest accepts no dots, for the certificate would not match",
+        "1 to 63 letters, digits, _ and -; pgBackRest accepts no dots, because the certificate would not match",
     ),
     "backup_s3.endpoint": (r"[A-Za-z0-9.:\[\]-]+", "a host name, without https:// and without a path"),
     "postgresql_preload_libraries": (r"[A-Za-z0-9_$./-]+", "one library, without quotes and commas"),

@@ -1,4 +1,4 @@
-"""What one host should be, as one immutable value: `Plan`. Pure; no other package is needed, for hosts read it too.
+"""What one host should be, as one immutable value: `Plan`. Pure; standard library only, because hosts read it too.
 
 `build.build` makes it on the controller, `load.load` reads it from /etc/provision/plan.json on the host. It holds no
 secret and nothing that a run changes (installed packages, what serves now): the same inputs give the same bytes, so a

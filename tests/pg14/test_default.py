@@ -19,6 +19,7 @@ MEANT = {
     "libpq-dev", "libpq5", "postgresql-14", "postgresql-14-pgvector", "postgresql-client-14",
     "postgresql-client-common", "postgresql-common", "postgresql-common-dev", "postgresql-server-dev-14",
 }  # fmt: skip
+LEFT = "find /usr/local/src -mindepth 1; find /usr/lib/postgresql /usr/share/postgresql -name 'vector*'"
 
 
 @dataclass
@@ -44,7 +45,7 @@ def fleet(sandbox: Hosts, mirror: Mirror, tmp_path_factory: pytest.TempPathFacto
         return play("site.yml", inventory, "-e", f"@{variables}", *arguments, timeout=1200)
 
     refused = run("-e", f"pgvector_source_sha256={'0' * 64}")
-    left = {name: host.run("ls /usr/local/src; command -v gcc").stdout for name, host in hosts.items()}
+    left = {name: host.run(LEFT).stdout for name, host in hosts.items()}
     return Fleet(hosts, refused, left, run(), run())
 
 
@@ -107,7 +108,7 @@ def test_hnsw_index_answers_a_search(fleet: Fleet) -> None:
 
 
 def test_summary_warns_of_end_of_life_and_of_searches_without_iterative_scan(fleet: Fleet) -> None:
-    _, _, summary = fleet.first.text().partition("Say what was built and what to do next")
+    _, _, summary = fleet.first.text().partition("Report the host and keep the report on the controller")
     warnings = (
         "warning: PostgreSQL 14 reached its end of life on 2026-11-12",
         "warning: pgvector 0.5.1 filters after the search: a filtered search can return too few rows",

@@ -240,6 +240,15 @@ def test_refuses_missing_credentials_of_each_role_that_logs_in(profile: str) -> 
     )
 
 
+@pytest.mark.parametrize("name", ["hosts.yml", "hosts", "hosts.ini"])
+def test_next_step_names_the_directory_of_an_inventory_given_as_a_file(name: str) -> None:
+    told = built("prod", {**SAMPLE, "database_credentials": {}}, inventory=(f"inventories/prod/{name}",)).problems
+    assert told[0].endswith(
+        " in inventories/prod/group_vars/all/vault.yml (ansible-vault edit); "
+        "provision secrets init inventories/prod generates both"
+    )
+
+
 def test_dev_accepts_the_published_password() -> None:
     published = {"password": "minion_secret", "salt": SALT}
     roles = ("minion", "minion_app", "minion_readonly")
