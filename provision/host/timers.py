@@ -9,8 +9,9 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+import time
+from calendar import timegm
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +33,9 @@ def elapses(schedules: Iterable[str]) -> dict[str, dict[str, Any]] | None:
             done = _run(words)
         except FileNotFoundError:
             return None
-        times = [datetime.fromisoformat(each).replace(tzinfo=UTC) for each in ELAPSE.findall(done.stdout)]
+        times = [timegm(time.strptime(each, "%Y-%m-%d %H:%M:%S")) for each in ELAPSE.findall(done.stdout)]
         said = "" if done.returncode == 0 else done.stderr.strip().partition("\n")[0] or f"exit {done.returncode}"
-        found[text] = {"at": [int(each.timestamp()) for each in times], "said": said}
+        found[text] = {"at": times, "said": said}
     return found
 
 
