@@ -37,7 +37,10 @@ PATTERNS = {
         r"[A-Za-z0-9_-]{1,63}",
         "1 to 63 letters, digits, _ and -; pgBackRest accepts no dots, for the certificate would not match",
     ),
-    "backup_s3.endpoint": (r"[A-Za-z0-9.:\[\]-]+", "a host name, without https:// and without a path"),
+    "backup_s3.endpoint": (
+        r"(https://)?[A-Za-z0-9.:\[\]-]+",
+        "a host name, or https:// and a host name, without a path",
+    ),
     "postgresql_preload_libraries": (r"[A-Za-z0-9_$./-]+", "one library, without quotes and commas"),
 }
 """Regular expression of texts that are not empty, and its description; of a list, of each element."""

@@ -214,6 +214,6 @@ def _map(line: Mapping[str, Any]) -> Iterator[str]:
         yield f"system {system!r}: expected the name of a certificate or a system user, or a pattern beginning with /"
     if role == r"\1" and system.startswith("/"):
         return
-    why = problem(role)
+    why = "" if role == "postgres" else problem(role)
     if why:
         yield f"role {role!r}: {why}"

@@ -123,8 +123,12 @@ def test_reads_values_as_inventories_and_the_command_line_write_them(values: dic
         ({"backup_s3": {"bucket": "my.bucket"}},
          "backup_s3.bucket is 'my.bucket': expected 1 to 63 letters, digits, _ and -; pgBackRest accepts no dots, "
          "for the certificate would not match"),
-        ({"backup_s3": {"endpoint": "https://s3.example.com"}},
-         "backup_s3.endpoint is 'https://s3.example.com': expected a host name, without https:// and without a path"),
+        ({"backup_s3": {"endpoint": "http://s3.example.com"}},
+         "backup_s3.endpoint is 'http://s3.example.com': expected a host name, or https:// and a host name, "
+         "without a path"),
+        ({"backup_s3": {"endpoint": "https://s3.example.com/backups"}},
+         "backup_s3.endpoint is 'https://s3.example.com/backups': expected a host name, or https:// and a "
+         "host name, without a path"),
         ({"backup_s3": {"port": 99999}}, "backup_s3.port is 99999: expected 1 to 65535"),
         ({"database_name": ["a"]}, "database_name is ['a']: expected a string"),
         ({"postgresql_settings": ["work_mem"]}, "postgresql_settings is ['work_mem']: expected a mapping"),
