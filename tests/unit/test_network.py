@@ -221,6 +221,7 @@ def test_port_of_the_backup_host_is_the_one_that_ansible_uses(name: str, port: A
             {"backup_repository_host": "[fd00::9]"},
             "backup_repository_host is '[fd00::9]': expected the address or name",
         ),
+        ({"backup_repository_host": "192.0.2.300"}, "backup_repository_host is '192.0.2.300': expected the address"),
         ({"backup_repository_host": "192.0.2.7:2222"}, "without user, brackets or port (backup_repository_port)"),
     ],
 )

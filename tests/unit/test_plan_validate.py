@@ -562,9 +562,9 @@ def test_a_local_repository_that_was_accepted_is_still_warned_of() -> None:
         ({"monitoring_listen_address": "0.0.0.0", **TLS},  # noqa: S104 - refused
          "monitoring_listen_address is '0.0.0.0': expected one address of this host"),
         ({"monitoring_listen_address": "", **TLS}, "monitoring_listen_address is '': expected one address"),
-        ({"monitoring_log_max_mb": 0}, "monitoring_log_max_mb is 0: expected 1 or more"),
-        ({"monitoring_log_keep": 0}, "monitoring_log_keep is 0: expected 1 or more"),
-        ({"monitoring_journal_max_mb": 15}, "monitoring_journal_max_mb is 15: expected 16 or more"),
+        ({"monitoring_log_max_mb": 0}, "monitoring_log_max_mb is 0: expected 1 to 2147483647"),
+        ({"monitoring_log_keep": 0}, "monitoring_log_keep is 0: expected 1 to 2147483647"),
+        ({"monitoring_journal_max_mb": 15}, "monitoring_journal_max_mb is 15: expected 16 to 2147483647"),
         ({"monitoring_users": {"prometheus": "in-clear"}},
          "monitoring_users.prometheus: expected a bcrypt hash (htpasswd -nBC 10 prometheus)"),
     ],
