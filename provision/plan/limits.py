@@ -57,5 +57,8 @@ VALUES = {
 }
 """Type of the values of mappings with free keys."""
 
+ANY_TEXT = ("tls_ca_passphrase",)
+"""Texts that no host's file has: an authority's key may be encrypted with the line break at a vault value's end."""
+
 NOT_EMPTY = ("postgresql_preload_libraries", "postgresql_listen_addresses", "database_extensions", "tls_extra_names")
 """Lists without empty elements."""

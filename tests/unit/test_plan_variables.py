@@ -115,8 +115,8 @@ def test_reads_values_as_inventories_and_the_command_line_write_them(values: dic
          "backup_dump_directory is '/a\\nport=1': expected one line of printable characters"),
         ({"database_name": "a\0"}, "database_name is 'a\\x00': expected one line of printable characters"),
         ({"tls_extra_names": ["a\tb"]}, "tls_extra_names[0] is 'a\\tb': expected one line of printable characters"),
-        ({"tls_ca_passphrase": "hunter2hunter2hunter2\n"},
-         "tls_ca_passphrase is a secret of type str: expected one line of printable characters"),
+        ({"backup_repository_passphrase": "hunter2\nhunter2"},
+         "backup_repository_passphrase is a secret of type str: expected one line of printable characters"),
         ({"postgresql_preload_libraries": [""]}, "postgresql_preload_libraries[0] is '': expected no empty element"),
         ({"postgresql_preload_libraries": ["a,b"]},
          "postgresql_preload_libraries[0] is 'a,b': expected one library, without quotes and commas"),
@@ -183,6 +183,16 @@ def test_credentials_of_another_type_are_refused_without_showing_them(entry: Any
     problems = plans.built(given={**given, "backup_allow_local_only": True}).problems
     assert expected in problems[0]
     assert not any(secret in str(problems) for secret in ("hunter2", "12345678", "0123456789abcdef", "1e+30"))
+
+
+def test_line_break_at_the_end_of_a_vault_value() -> None:
+    secret = "\n".join(["hunter2hunter2hunter2", ""])
+    assert problem(backup_repository_passphrase=secret) == (
+        "backup_repository_passphrase is a secret of type str: expected one line of printable characters, without a "
+        "line break at its end"
+    )
+    typed, problems = judge(tls_ca_passphrase=secret)  # the authority's key is encrypted with it
+    assert (typed["tls_ca_passphrase"], problems) == (secret, [])
 
 
 def test_ranges_patterns_and_types_name_options_that_exist() -> None:
