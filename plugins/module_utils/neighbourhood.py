@@ -56,4 +56,5 @@ def ssh_server(host: str, port: int) -> dict[str, Any]:
     except (OSError, UnicodeError) as error:
         return {"banner": "", "problem": getattr(error, "strerror", None) or str(error) or "no answer"}
     known = banner.startswith("SSH-")
-    return {"banner": banner if known else "", "problem": "" if known else "another service than SSH answers"}
+    other = "another service than SSH answers" if banner else "it closes the connection without a word"
+    return {"banner": banner if known else "", "problem": "" if known else other}

@@ -38,7 +38,7 @@ def judge(v: Mapping[str, Any], host: Mapping[str, Any], verdict: Verdict) -> No
     if answers is None:
         if schedules and host["systemd"]:
             verdict.notices.append(
-                f"schedules were not judged, because systemd-analyze is not installed here: {', '.join(schedules)}; "
+                f"schedules were not judged, because systemd-analyze is missing or too old here: {', '.join(schedules)}; "
                 "site.yml judges them on the host before it changes anything"
             )
         return

@@ -33,13 +33,18 @@ def judge(source: schema.Source, host: Mapping[str, Any], verdict: Verdict) -> N
 def _fault(source: schema.Source, host: Mapping[str, Any]) -> list[str]:
     """Name what apt cannot read. A bundle needs none of these sources; a damaged file of ours is placed again."""
     fault = host["sources_fault"]
-    if not fault or source.kind == "bundle" or FILE in fault:
+    if source.kind == "bundle":
         return []
+    discs = dict.fromkeys(row["file"] for row in host["sources"] if row["uri"].startswith("cdrom:"))
+    found = [f"{file} names a CD-ROM, with which apt-get update fails: remove that entry" for file in discs]
+    if not fault or FILE in fault:
+        return found
     named = [file for file in dict.fromkeys(row["file"] for row in host["sources"]) if _mentions(file, fault, host)]
     where = f" (see {', '.join(named)})" if named else ""
     return [
+        *found,
         f"apt cannot read the host's sources: {fault}{where}; correct that entry until apt-get update succeeds on the "
-        "host"
+        "host",
     ]
 
 

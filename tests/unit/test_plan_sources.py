@@ -102,6 +102,11 @@ def test_fault_of_the_sources_stops_only_runs_that_need_them() -> None:
     assert verdict == Verdict()
 
 
+def test_a_disc_among_the_sources_is_named() -> None:
+    (told,) = refusals(row("/etc/apt/sources.list", uri="cdrom:[Debian", suite="GNU/Linux"))
+    assert told == "/etc/apt/sources.list names a CD-ROM, with which apt-get update fails: remove that entry"
+
+
 def plan_state(given: dict[str, Any]) -> schema.State:
     state = built("prod", given).state
     assert state
