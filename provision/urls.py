@@ -158,7 +158,7 @@ def _authority(head: str) -> None:
     rest = head.partition("://")[2]
     _, at, where = rest.rpartition("@")
     for each in where.partition("/")[0].split(","):
-        match = re.fullmatch(r"(\[[0-9A-Fa-f:.%]*\]|[^:\[\]]*)(?::(.*))?", each)
+        match = re.fullmatch(r"(\[[0-9A-Fa-f:.]*(?:%25[\w.-]+)?\]|[^:\[\]]*)(?::(.*))?", each)
         if match is None:
             raise _refused("a [ or ] that does not enclose an address", "an IPv6 address in brackets: [::1]:5432")
         port = match[2] or ""

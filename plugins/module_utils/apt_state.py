@@ -6,13 +6,13 @@ import fcntl
 import os
 import re
 import struct
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from .listeners import process
+from .program import run
 
 LOCKS = (
     "/var/lib/dpkg/lock-frontend",
@@ -52,7 +52,7 @@ def _holder(path: str) -> dict[str, Any] | None:
 def interrupted() -> bool:
     """Return whether dpkg was interrupted and must be resumed."""
     updates = [path for path in UPDATES.glob("*") if path.name.isdigit()]
-    return bool(updates or _run("dpkg", "--audit").stdout.strip())
+    return bool(updates or run("dpkg", "--audit").stdout.strip())
 
 
 def services_blocked() -> bool:
@@ -66,7 +66,7 @@ def services_blocked() -> bool:
 def packages() -> tuple[list[str], list[str]]:
     """Name every package that is installed whole, and every package on hold (apt-mark hold), installed or not."""
     # Without a pattern dpkg-query leaves out packages that are on hold and not installed.
-    shown = _run("dpkg-query", "--show", "--showformat=${db:Status-Abbrev}${Package}\\n", "*")
+    shown = run("dpkg-query", "--show", "--showformat=${db:Status-Abbrev}${Package}\\n", "*")
     return parse_packages(shown.stdout.splitlines())
 
 
@@ -81,7 +81,7 @@ def policy(names: list[str]) -> dict[str, dict[str, Any]]:
     The version is the installed one, else the candidate, "" when unknown. A package is barred where a source has it
     and a pin (apt_preferences(5)) lets apt install none of its versions.
     """
-    return parse_policy(_run("apt-cache", "policy", *names).stdout, names)
+    return parse_policy(run("apt-cache", "policy", *names).stdout, names)
 
 
 def parse_policy(shown: str, names: list[str]) -> dict[str, dict[str, Any]]:
@@ -109,7 +109,7 @@ def lists_age() -> int:
 
 def sources_fault() -> str:
     """Return apt's error when it reads its current sources, "" without one. Fetches nothing."""
-    done = _run("apt-get", "update", "--print-uris")
+    done = run("apt-get", "update", "--print-uris")
     said = SAID.search(done.stderr)
     return said[1] if done.returncode != 0 and said else ""
 
@@ -153,8 +153,3 @@ def stanzas(text: str) -> Iterator[dict[str, str]]:
 
 def _field(line: str) -> tuple[str, str, str]:
     return line.partition(":")
-
-
-def _run(*words: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "LC_ALL": "C"}
-    return subprocess.run(words, capture_output=True, text=True, check=False, env=environment)  # noqa: S603

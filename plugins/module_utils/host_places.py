@@ -10,10 +10,11 @@ import pwd
 import re
 import shutil
 import stat
-import subprocess
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+from .program import HUNG, MISSING, run
 
 WRITTEN = ("/etc", "/usr", "/var", "/var/lib")
 """Directories that packages and roles write to."""
@@ -104,16 +105,12 @@ def hidden_programs() -> str:
 
 def locales() -> list[str]:
     """Return the locales of this host as `locale -a` prints them: C, C.utf8, de_DE.utf8, german."""
-    return _run("locale", "-a").stdout.split()
+    return run("locale", "-a").stdout.split()
 
 
-def charmap(locale: str) -> str:
-    """Return the encoding of a locale, such as UTF-8; "" for one that this host lacks."""
-    done = _run("locale", "charmap", LC_ALL=locale)
+def charmap(locale: str) -> str | None:
+    """Return the encoding of a locale: UTF-8; "" for one that this host lacks, None where nothing tells."""
+    done = run("locale", "charmap", LC_ALL=locale)
+    if done.returncode in (MISSING, HUNG):
+        return None
     return "" if re.search(r"cannot set", done.stderr, re.I) else done.stdout.strip()
-
-
-def _run(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(  # noqa: S603
-        words, capture_output=True, text=True, check=False, env={"PATH": "/usr/bin:/bin", **environment}
-    )

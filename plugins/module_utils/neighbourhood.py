@@ -6,9 +6,10 @@ Reads, binds a socket to a free port for a moment, and opens one connection. Sta
 from __future__ import annotations
 
 import socket
-import subprocess
 from collections.abc import Iterable
 from typing import Any
+
+from .program import run
 
 REACH_S = 5
 """Seconds for the other host's answer; a firewall that drops packets gives none."""
@@ -16,8 +17,7 @@ REACH_S = 5
 
 def own_addresses() -> list[str]:
     """Return the host's addresses, but for loopback and link-local ones."""
-    shown = subprocess.run(["hostname", "-I"], capture_output=True, text=True, check=False)  # noqa: S607
-    return shown.stdout.split()
+    return run("hostname", "-I").stdout.split()
 
 
 def listen(names: Iterable[str]) -> dict[str, dict[str, bool]]:
@@ -56,4 +56,5 @@ def ssh_server(host: str, port: int) -> dict[str, Any]:
     except (OSError, UnicodeError) as error:
         return {"banner": "", "problem": getattr(error, "strerror", None) or str(error) or "no answer"}
     known = banner.startswith("SSH-")
-    return {"banner": banner if known else "", "problem": "" if known else "a service other than SSH answers"}
+    other = "a service other than SSH answers" if banner else "it closes the connection without an answer"
+    return {"banner": banner if known else "", "problem": "" if known else other}

@@ -14,7 +14,6 @@ import os
 import platform
 import re
 import stat
-import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ..module_utils import applied, apt_state, host_places, listeners, neighbourhood
 from ..module_utils.lock import acquire
+from ..module_utils.program import run
 from ..module_utils.provision_detect import detect
 from ..module_utils.timers import elapses
 
@@ -111,7 +111,8 @@ ADOPTED = Path("/etc/provision/adopted")
 
 def os_release() -> dict[str, str]:
     """Read distribution, version and code name."""
-    found = platform.freedesktop_os_release()
+    text = "\n".join(_lines("/etc/os-release"))
+    found = dict(re.findall(r"""^(\w+)=["']?(.*?)["']?$""", text, re.M))  # Python 3.9 has no freedesktop_os_release
     return {
         "distribution": found.get("ID", ""),
         "distribution_version": found.get("VERSION_ID", ""),
@@ -151,6 +152,8 @@ LOCALE = (
     " FROM pg_database WHERE datname = 'template0'"
 )
 """New databases are made of template0, so its locale is the cluster's."""
+PSQL_S = 10
+"""Seconds for the answer of a server, which a lock on pg_database or a stopped process would delay without end."""
 
 
 def cluster_locale(known: list[dict[str, Any]], major: int) -> dict[str, Any]:
@@ -164,7 +167,7 @@ def cluster_locale(known: list[dict[str, Any]], major: int) -> dict[str, Any]:
     if cluster["running_pid"] and os.geteuid() == 0:
         command = ["runuser", "-u", "postgres", "--", "psql", "-XAtq", "-F", "\x1f", "-R", "\x1e", "-d", "postgres"]
         command += ["-p", str(cluster["running_port"]), "-c", LOCALE]
-        shown = subprocess.run(command, capture_output=True, text=True, check=False, cwd="/")  # noqa: S603
+        shown = run(*command, timeout=PSQL_S)
         words = shown.stdout.strip("\n\x1e").split("\x1f")
         if shown.returncode == 0 and len(words) == 4:
             return {"encoding": words[0], "collate": words[1], "ctype": words[2], "databases": words[3].split("\n")}

@@ -97,6 +97,8 @@ def clean_up_command(as_json: bool) -> None:
     system.become()
     with connect_pinned(load.load().server.url("postgres"), application="provision restore") as session:
         done = exchange.clean_up(session)
+    if not done and (left := exchange.unfinished()):
+        raise HostError("the server is read-only", seen=left, run="provision restore promote; then clean up again")
     click.echo(json.dumps({"changes": done}) if as_json else "\n".join(done) or "nothing to clean up")
 
 

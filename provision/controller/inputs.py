@@ -204,10 +204,11 @@ def probed(values: Mapping[str, Any], connection: str) -> dict[str, Any]:
     lists = (values["postgresql_listen_addresses"], values["pgbouncer_listen_addresses"])
     listen = dict.fromkeys([each for names in lists for each in names] + [values["monitoring_listen_address"]])
     shared = values["backup_physical"] and repository_kind(values) == "host" and connection.rpartition(".")[2] in SSH
-    port = values["backup_repository_port"]
     return {
         "listen": [each for each in listen if network.may_be_host(each)],
-        "repository": {"host": values["backup_repository_host"], "port": port} if shared and 0 < port < 65536 else {},
+        "repository": {"host": values["backup_repository_host"], "port": values["backup_repository_port"]}
+        if shared
+        else {},
     }
 
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+import time
+from calendar import timegm
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ ITERATIONS = 2
 
 
 def elapses(schedules: Iterable[str]) -> dict[str, dict[str, Any]] | None:
-    """Ask systemd-analyze for the next elapse times of each calendar expression; None where it is not installed.
+    """Ask systemd-analyze for the next elapse times of each calendar expression; None where it is missing or too old.
 
     Each answer has `at`, the times as seconds of Unix time, and `said`, the error of an expression that is not valid.
     """
@@ -32,9 +33,11 @@ def elapses(schedules: Iterable[str]) -> dict[str, dict[str, Any]] | None:
             done = _run(words)
         except FileNotFoundError:
             return None
-        times = [datetime.fromisoformat(each).replace(tzinfo=UTC) for each in ELAPSE.findall(done.stdout)]
+        if "unrecognized option" in done.stderr:  # before systemd 242, which a controller may have
+            return None
+        times = [timegm(time.strptime(each, "%Y-%m-%d %H:%M:%S")) for each in ELAPSE.findall(done.stdout)]
         said = "" if done.returncode == 0 else done.stderr.strip().partition("\n")[0] or f"exit {done.returncode}"
-        found[text] = {"at": [int(each.timestamp()) for each in times], "said": said}
+        found[text] = {"at": times, "said": said}
     return found
 
 

@@ -15,6 +15,7 @@ RANGES = {
     "backup_dump_keep_days": (0, CENTURY_D),
     "backup_processes": (0, 999),
     "backup_queue_max_mb": (-1, LARGEST),
+    "backup_repository_port": (1, 65535),
     "backup_s3.port": (1, 65535),
     "database_extra_roles.connection_limit": (-1, LARGEST),
     "database_roles.connection_limit": (-1, LARGEST),
@@ -25,6 +26,9 @@ RANGES = {
     "maintenance_lock_timeout_ms": (1, LARGEST),
     "maintenance_metrics_days": (0, CENTURY_D),
     "maintenance_sessions_days": (0, CENTURY_D),
+    "monitoring_journal_max_mb": (16, LARGEST),
+    "monitoring_log_keep": (1, LARGEST),
+    "monitoring_log_max_mb": (1, LARGEST),
     "pgbouncer_max_clients": (1, 1_000_000),
     "postgresql_expected_vectors": (0, 10**12),
     "postgresql_vector_dimensions": (1, 16_000),
@@ -37,7 +41,10 @@ PATTERNS = {
         r"[A-Za-z0-9_-]{1,63}",
         "1 to 63 letters, digits, _ and -; pgBackRest accepts no dots, because the certificate would not match",
     ),
-    "backup_s3.endpoint": (r"[A-Za-z0-9.:\[\]-]+", "a host name, without https:// and without a path"),
+    "backup_s3.endpoint": (
+        r"(https://)?[A-Za-z0-9.:\[\]-]+",
+        "a host name, or https:// and a host name, without a path",
+    ),
     "postgresql_preload_libraries": (r"[A-Za-z0-9_$./-]+", "one library, without quotes and commas"),
 }
 """Regular expression of texts that are not empty, and its description; of a list, of each element."""
@@ -49,6 +56,9 @@ VALUES = {
     "pgbouncer_pools": "int",
 }
 """Type of the values of mappings with free keys."""
+
+ANY_TEXT = ("tls_ca_passphrase",)
+"""Texts that no host's file has: an authority's key may be encrypted with the line break at a vault value's end."""
 
 NOT_EMPTY = ("postgresql_preload_libraries", "postgresql_listen_addresses", "database_extensions", "tls_extra_names")
 """Lists without empty elements."""

@@ -54,7 +54,9 @@ def of(values: Mapping[str, Any], where: str = "plan") -> Plan:
     """Make a plan of plain values, the opposite of dataclasses.asdict. Raises HostError for a damaged one."""
     try:
         plan: Plan = _make(Plan, values)
-    except (KeyError, TypeError, ValueError) as error:
+    except KeyError as error:
+        raise HostError(f"{where} was written by another version", seen=f"no field {error}", run=SITE) from None
+    except (TypeError, ValueError) as error:
         raise HostError("the plan is damaged", where=where, seen=f"{type(error).__name__}: {error}", run=SITE) from None
     return plan
 

@@ -22,6 +22,8 @@ OF_OWNER = ("app", "readonly", "backup", "monitor", "pooler")
 """Login roles whose names are the owner's with a suffix."""
 RESERVED = frozenset({"postgres", "template0", "template1", "public", "none", "pgbouncer", *quoting.HBA_WORDS})
 """Databases, roles and words of the server, its access rules and the pooler."""
+OF_ROLES = frozenset({"public", "none"})
+"""Those that a database can have all the same; the server reserves pg_ for roles alone too."""
 SCRATCH = re.compile(r".*_(?:restoring|verify)_[0-9a-f]{12}", re.DOTALL)
 """Names that `scratch` makes."""
 _PLAIN = re.compile(r"[a-z_][a-z0-9_-]*")
@@ -66,8 +68,8 @@ def scratch(name: str, purpose: str) -> str:
     return derived(name, f"_{purpose}_{secrets.token_hex(6)}")
 
 
-def problem(name: str, *, longest: int = LONGEST_BYTES, plain: bool = False) -> str:
-    """Return why a name cannot be that of a role or a database, "" if it can.
+def problem(name: str, *, longest: int = LONGEST_BYTES, plain: bool = False, role: bool = True) -> str:
+    """Return why a name cannot be that of a role, or without `role` that of a database; "" if it can.
 
     `plain` is for the main database and its owner, whose names also appear in shells, units and files.
     """
@@ -76,7 +78,7 @@ def problem(name: str, *, longest: int = LONGEST_BYTES, plain: bool = False) -> 
             f"expected 1 to {longest} of a to z, digits, _ and -, beginning with a letter or _, not with pg_, and none "
             f"of {', '.join(sorted(RESERVED))}"
         )
-    return _unsafe(name) or _taken(name) or _too_long(name, longest)
+    return _unsafe(name) or _taken(name, role) or _too_long(name, longest)
 
 
 def reference_problem(name: str) -> str:
@@ -101,10 +103,11 @@ def _unsafe(name: str) -> str:
     return ""
 
 
-def _taken(name: str) -> str:
-    if name.casefold() in RESERVED:
-        return f"expected a name other than {', '.join(sorted(RESERVED))}"
-    if name.casefold().startswith("pg_"):
+def _taken(name: str, role: bool) -> str:
+    reserved = RESERVED if role else RESERVED - OF_ROLES
+    if name.casefold() in reserved:
+        return f"expected a name other than {', '.join(sorted(reserved))}"
+    if role and name.casefold().startswith("pg_"):
         return "expected a name that does not begin with pg_, which the server reserves"
     if SCRATCH.fullmatch(name):
         return "expected another ending: the names of scratch databases end like this one"
@@ -158,7 +161,7 @@ def _each(v: Mapping[str, Any]) -> Iterator[str]:
         (
             "database_extra_databases: the name",
             name,
-            problem(name) if isinstance(name, str) else "expected it in quotes",
+            problem(name, role=False) if isinstance(name, str) else "expected it in quotes",
         )
         for name in v["database_extra_databases"]
     ]
@@ -214,6 +217,6 @@ def _map(line: Mapping[str, Any]) -> Iterator[str]:
         yield f"system {system!r}: expected the name of a certificate or a system user, or a pattern beginning with /"
     if role == r"\1" and system.startswith("/"):
         return
-    why = problem(role)
+    why = "" if role == "postgres" else problem(role)
     if why:
         yield f"role {role!r}: {why}"

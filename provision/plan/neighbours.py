@@ -7,13 +7,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from provision import addresses
+from provision.plan import network
 from provision.plan.context import Context, Verdict, repository, repository_kind
 
 STANZA = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 RESERVED = ("global", "all")
-"""A section of pgBackRest's configuration; a name that reads as "all stanzas"."""
-HOST = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]*[A-Za-z0-9_])?")
-PORTS = (1, 65535)
+"""Section of pgBackRest's configuration; a name that would read as every stanza."""
 
 
 def judge(v: Mapping[str, Any], host: Mapping[str, Any], context: Context, verdict: Verdict) -> None:
@@ -49,13 +48,11 @@ def _stanza(v: Mapping[str, Any], host: Mapping[str, Any], context: Context, ver
 
 def _backup_host(v: Mapping[str, Any], host: Mapping[str, Any], context: Context, verdict: Verdict) -> None:
     where, port, name = v["backup_repository_host"], v["backup_repository_port"], v["backup_repository_inventory_name"]
-    if not addresses.parsed(where) and not HOST.fullmatch(where):
+    if not network.may_be_host(where):
         verdict.refusals.append(
             f"backup_repository_host is {where!r}: expected the address or name of {name} for SSH, without user, "
             "brackets or port (backup_repository_port)"
         )
-    if not PORTS[0] <= port <= PORTS[1]:
-        verdict.refusals.append(f"backup_repository_port is {port}: expected {PORTS[0]} to {PORTS[1]}")
     problem = (host.get("repository") or {}).get("problem", "")
     if problem and context.runs("backup"):
         verdict.refusals.append(

@@ -89,7 +89,10 @@ def _problem(text: str, host: Mapping[str, Any], port: str) -> str:
     if not seen and not literal:
         return "this host does not resolve that name; write one of its addresses"
     has = ", ".join([*host["addresses"], addresses.LOOPBACK_IPV4, addresses.LOOPBACK_IPV6])
-    return f"this host does not have {', '.join(seen) or text}; it has {has}"
+    return (
+        f"this host does not have {', '.join(seen) or text}; it has {has}; for an address that moves between hosts, "
+        "set net.ipv4.ip_nonlocal_bind and net.ipv6.ip_nonlocal_bind to 1"
+    )
 
 
 def _notices(variable: str, listen: Sequence[str], host: Mapping[str, Any]) -> list[str]:

@@ -131,7 +131,9 @@ def _locale(requested: str, host: Mapping[str, Any], verdict: Verdict) -> None:
         )
         return
     modifier = f"@{name['modifier']}" if name["modifier"] else ""
-    wanted = f"{name['language']}.UTF-8{modifier}"
+    alias = locale.locale_alias.get(name["language"].lower(), "")
+    language = name["language"] if "_" in name["language"] else alias.partition(".")[0] or name["language"]
+    wanted = f"{language}.UTF-8{modifier}"
     encoding = name["encoding"] or ""
     if host["charmap"] not in (None, "", "UTF-8") or (encoding and encoding.lower().replace("-", "") != "utf8"):
         seen = host["charmap"] or encoding
@@ -139,7 +141,7 @@ def _locale(requested: str, host: Mapping[str, Any], verdict: Verdict) -> None:
             f"postgresql_locale is {requested}, whose encoding is {seen}: databases are UTF-8; set it to {wanted}"
         )
     elif host["charmap"] == "":
-        verdict.refusals.append(_missing(requested, name["language"], wanted, modifier, host["locales"]))
+        verdict.refusals.append(_missing(requested, language, wanted, modifier, host["locales"]))
 
 
 def _missing(requested: str, language: str, wanted: str, modifier: str, there: list[str]) -> str:

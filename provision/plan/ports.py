@@ -9,12 +9,12 @@ from itertools import combinations
 from typing import Any
 
 from provision import addresses
+from provision.plan import network
 from provision.plan.context import Verdict
 
 RANGE = (1024, 65535)
 """No service here has the capability to bind a lower port."""
 LOOPBACKS = (*addresses.LOOPBACKS, addresses.LOCALHOST)
-ANY = {"*", "0.0.0.0", "::"}  # noqa: S104 - compared, not bound
 NODE_EXPORTER, POSTGRES_EXPORTER = "prometheus-node-exporter.service", "prometheus-postgres-exporter.service"
 POOLER = "pgbouncer.service"
 
@@ -63,9 +63,11 @@ def judge(v: Mapping[str, Any], host: Mapping[str, Any], verdict: Verdict) -> No
         )
     if v["pgbouncer_port"] == serving != port:
         verdict.refusals.append(f"pgbouncer_port is {serving}, where the server listens now: choose another port")
+    resolved = network.resolved(host)
     for row in host["listeners"]:
         for each in ours:
-            if each.port == row["port"] and _overlap(row["address"], each.addresses) and not _own(row, each, host):
+            meet = each.port == row["port"] and _overlap(row["address"], addresses.listened(each.addresses, resolved))
+            if meet and not _own(row, each, host):
                 verdict.refusals.append(_taken(row, each))
 
 
@@ -79,23 +81,24 @@ def _own(row: Mapping[str, Any], each: Bound, host: Mapping[str, Any]) -> bool:
     clusters = {cluster["running_port"] for cluster in host["clusters"]}
     if not each.unit:
         return row["port"] in clusters
-    if row["pid"] and row["unit"]:
+    if host["systemd"] and row["pid"] and row["unit"]:  # else the unit is the container's, on its own host
         return bool(row["unit"] == each.unit and host["ours"])
     return row["port"] in {host["pooler_port"], *host["exporter_ports"]} - clusters
 
 
 def _overlap(theirs: str, ours: Iterable[str]) -> bool:
-    """Return whether two sockets of one port meet; a name other than localhost may be any address."""
-    if theirs in ANY:
-        return True
-    for address in ours:
-        if address in ANY or address == theirs or (address == "localhost" and theirs in LOOPBACKS):
+    """Return whether two sockets of one port meet; a name that the host does not resolve may be any address.
+
+    A socket on :: takes IPv4 too unless it is IPv6 only, as those of PostgreSQL and PgBouncer are.
+    """
+    their = ipaddress.ip_address(theirs)
+    their = getattr(their, "ipv4_mapped", None) or their
+    for text in ours:
+        own = addresses.parsed(text)
+        if own in (None, their) or theirs == addresses.ANY_IPV6:
             return True
-        try:
-            ipaddress.ip_address(address)
-        except ValueError:
-            if address != "localhost":
-                return True
+        if own and own.version == their.version and (own.is_unspecified or their.is_unspecified):
+            return True
     return False
 
 

@@ -38,8 +38,8 @@ def judge(v: Mapping[str, Any], host: Mapping[str, Any], verdict: Verdict) -> No
     if answers is None:
         if schedules and host["systemd"]:
             verdict.notices.append(
-                f"schedules were not checked, because systemd-analyze is not installed here: {', '.join(schedules)}; "
-                "site.yml checks them on the host before any change"
+                "schedules were not checked, because systemd-analyze is missing or too old here: "
+                f"{', '.join(schedules)}; site.yml checks them on the host before any change"
             )
         return
     for name, text in schedules.items():

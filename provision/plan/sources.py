@@ -16,20 +16,36 @@ FILE = "/etc/apt/sources.list.d/provision-postgresql.sources"
 
 
 def judge(source: schema.Source, host: Mapping[str, Any], verdict: Verdict) -> None:
-    """Refuse a host whose apt cannot read its sources, or could not once ours is placed."""
-    fault = host["sources_fault"]
+    """Refuse a host whose apt cannot read its sources, or could not once ours is placed.
+
+    A converged host may need no package: its fault is only told here, and refused by `uninstallable`.
+    """
     placed = any(row["file"] == FILE and _same(row, source) for row in host["sources"])
     # With our entry in place and no fault, apt has accepted them together.
-    found = [*_conflicts(source, host["sources"])] if source.key and (fault or not placed) else []
+    judged = source.key and (host["sources_fault"] or not placed)
+    found = [*_conflicts(source, host["sources"])] if judged else []
     verdict.refusals += found
-    # A conflict with our own entry, from an earlier run, is named above; a damaged file of ours is placed again.
-    if fault and not found and FILE not in fault:
-        named = [file for file in dict.fromkeys(row["file"] for row in host["sources"]) if _mentions(file, fault, host)]
-        where = f" (see {', '.join(named)})" if named else ""
-        verdict.refusals.append(
-            f"apt cannot read the host's sources: {fault}{where}; correct that entry on the host; apt-get update must "
-            "then succeed"
-        )
+    # A conflict with our own entry, from an earlier run, is named above.
+    if not found:
+        (verdict.notices if host["ours"] else verdict.refusals).extend(_fault(source, host))
+
+
+def _fault(source: schema.Source, host: Mapping[str, Any]) -> list[str]:
+    """Name what apt cannot read. A bundle needs none of these sources; a damaged file of ours is placed again."""
+    fault = host["sources_fault"]
+    if source.kind == "bundle":
+        return []
+    discs = dict.fromkeys(row["file"] for row in host["sources"] if row["uri"].startswith("cdrom:"))
+    found = [f"{file} names a CD-ROM, with which apt-get update fails: remove that entry" for file in discs]
+    if not fault or FILE in fault:
+        return found
+    named = [file for file in dict.fromkeys(row["file"] for row in host["sources"]) if _mentions(file, fault, host)]
+    where = f" (see {', '.join(named)})" if named else ""
+    return [
+        *found,
+        f"apt cannot read the host's sources: {fault}{where}; correct that entry on the host; "
+        "apt-get update must then succeed",
+    ]
 
 
 def _conflicts(source: schema.Source, rows: Iterable[Mapping[str, str]]) -> Iterable[str]:
@@ -62,9 +78,9 @@ def _mentions(file: str, fault: str, host: Mapping[str, Any]) -> bool:
 
 
 def uninstallable(missing: Iterable[str], source: schema.Source, host: Mapping[str, Any]) -> list[str]:
-    """Refuse missing packages that a hold or, without a source of our own, a pin keeps from being installed."""
+    """Refuse missing packages that a fault of the sources, a hold or, without a source of our own, a pin withholds."""
     names = set(missing)
-    found = []
+    found = _fault(source, host) if names else []
     held = sorted(names & set(host["packages_held"]))
     if held:
         found.append(

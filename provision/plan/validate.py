@@ -235,9 +235,6 @@ def _monitoring(v: Mapping[str, Any], verdict: Verdict) -> None:
         )
     if where in ("", "*", "0.0.0.0", "::"):  # noqa: S104 - refused, not bound
         verdict.refusals.append(f"monitoring_listen_address is {where!r}: expected one address of this host")
-    for name, least in (("monitoring_log_max_mb", 1), ("monitoring_log_keep", 1), ("monitoring_journal_max_mb", 16)):
-        if v[name] < least:
-            verdict.refusals.append(f"{name} is {v[name]}: expected {least} or more")
     for name, text in v["monitoring_users"].items():
         if not BCRYPT.fullmatch(str(text)):
             verdict.refusals.append(f"monitoring_users.{name}: expected a bcrypt hash (htpasswd -nBC 10 {name})")

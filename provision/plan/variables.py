@@ -123,8 +123,10 @@ def _outside(where: str, value: Any) -> str:
     """Return what is allowed for an option (`name`, `name.key`, `name[0].key`), if the value is not."""
     name = re.sub(r"\[[^]]*\]", "", where)
     if isinstance(value, str):
-        if not value.isprintable():
-            return "one line of printable characters"  # each may end up in a file of one line for each value
+        if not value.isprintable() and name not in limits.ANY_TEXT:
+            # Each may end up in a file of one line for each value.
+            at_end = value.endswith("\n") and value[:-1].isprintable()
+            return "one line of printable characters" + (", without a line break at its end" if at_end else "")
         if not value and name in limits.NOT_EMPTY:
             return "no empty element"
         pattern, described = limits.PATTERNS.get(name, ("", ""))

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from provision.host.backup import state
 from tests import plans
 from tests.clusters import Cluster
 from tests.contract.repository import ROOT
@@ -150,6 +151,19 @@ def test_a_database_that_is_gone_gets_the_state_of_the_dump(host: Host) -> None:
     host.sql("DROP DATABASE minion", "postgres")
     assert host.run("load", "", "minion")["rows"] == 2
     assert host.sql(SHOWN.format("minion")) == before
+
+
+def test_a_database_of_libc_is_restored_where_template0_has_icu(host: Host) -> None:
+    column = "datlocale" if int(host.sql("SHOW server_version_num")) >= state.LOCALE_SINCE else "daticulocale"
+    host.run("take")
+    host.sql(f"UPDATE pg_database SET datlocprovider = 'i', {column} = 'de-DE' WHERE datname = 'template0'", "postgres")
+    try:
+        assert host.run("load", "", "minion").get("database") == "minion"
+        assert host.sql("SELECT datlocprovider FROM pg_database WHERE datname = 'minion'") == "c"
+    finally:
+        host.sql(
+            f"UPDATE pg_database SET datlocprovider = 'c', {column} = NULL WHERE datname = 'template0'", "postgres"
+        )
 
 
 def test_a_restored_database_sorts_as_the_original(host: Host) -> None:

@@ -284,3 +284,27 @@ def test_prepared_transaction_leaves_the_old_database_in_use(cluster: Cluster, p
                 restore.swap(gone, "in_use")
             scratch.drop(session, made)
         assert rows(cluster, "in_use") == ROWS
+
+
+def test_disk_that_is_full_does_not_keep_the_scratch_database(
+    cluster: Cluster, plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    del plan
+    with connect(cluster.url(), application="test") as session:
+        with exchange.begun(session, "minion") as restore:
+            made = restore.create(names.scratch("minion", "restoring"))
+            monkeypatch.setattr(system, "EVIDENCE", Path("/dev/full/evidence"))  # no journal can be written there
+            with pytest.raises(NotADirectoryError):
+                restore.note(closed=made.oid)
+        assert scratch.find(session, made.name) is None
+
+
+def test_journal_of_another_cluster_drops_nothing_and_is_forgotten(cluster: Cluster, plan: Plan) -> None:
+    del plan
+    with connect(cluster.url(), application="test") as session:
+        made = scratch.create(session, names.scratch("minion", "restoring"))
+        system.keep(exchange.JOURNAL, {"system": "1", "scratch": made.name, "oid": made.oid, "closed": made.oid})
+        assert exchange.unfinished()
+        assert exchange.clean_up(session) == ["the journal of a restore into another cluster removed"]
+        assert exchange.unfinished() == ""
+        assert scratch.drop(session, made)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import platform
 from pathlib import Path
 
 import pytest
 
-from plugins.module_utils import apt_state
+from plugins.module_utils import apt_state, host_places, neighbourhood, program, timers
 from plugins.modules import host_plan
 
 RULE = host_plan.NO_CLUSTER
@@ -55,3 +56,25 @@ def test_rule_that_a_killed_installation_left_is_told_from_others(
     if text is not None:
         (tmp_path / "policy-rc.d").write_text(text)
     assert apt_state.services_blocked() is expected
+
+
+def test_a_host_without_the_programs_of_debian_is_probed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert apt_state.packages() == ([], [])
+    assert apt_state.policy(["pgbouncer"]) == {"pgbouncer": {"version": "", "barred": False}}
+    assert apt_state.interrupted() is False
+    assert apt_state.sources_fault() == ""
+    assert host_places.locales() == neighbourhood.own_addresses() == []
+    assert host_places.charmap("C.UTF-8") is None
+    assert timers.elapses(["daily"]) is None
+
+
+def test_a_program_that_does_not_end_is_left(tmp_path: Path) -> None:
+    slow = tmp_path / "slow"
+    slow.write_text("#!/bin/sh\nexec sleep 30\n")
+    slow.chmod(0o755)
+    assert program.run(str(slow), timeout=0.1).returncode == program.HUNG
+
+
+def test_reads_the_release_of_this_host() -> None:
+    assert host_plan.os_release()["distribution"] == platform.freedesktop_os_release()["ID"]

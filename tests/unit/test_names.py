@@ -49,8 +49,8 @@ def credentials(owner: str) -> dict[str, Any]:
         ({"database_extra_databases": {"a,b": "minion"}}, "expected a name without ,, which separates names"),
         ({"database_extra_databases": {"a\\b": "minion"}}, "expected a name without \\, which pg_ident.conf"),
         ({"database_extra_databases": {"e\u0301": "minion"}}, "expected the composed form (NFC) 'é'"),
-        ({"database_extra_databases": {"PgBouncer": "minion"}}, "expected a name other than all, none, pgbouncer"),
-        ({"database_extra_databases": {"replication": "minion"}}, "expected a name other than all, none, pgbouncer"),
+        ({"database_extra_databases": {"PgBouncer": "minion"}}, "expected a name other than all, pgbouncer"),
+        ({"database_extra_databases": {"replication": "minion"}}, "expected a name other than all, pgbouncer"),
         ({"database_extra_databases": {"a_restoring_0123456789ab": "minion"}}, "expected another ending: the names of"),
         ({"database_extra_databases": {"minion": "minion_app"}}, "database 'minion' repeats database_name 'minion'"),
         ({"database_extra_databases": {"Minion": "minion"}}, "which differs only in case or Unicode form"),
@@ -95,6 +95,11 @@ def test_unusual_database_is_accepted_and_reached_directly(name: str) -> None:
     plan = plans.plan("prod", {**SAMPLE, "database_extra_databases": {name: "minion"}})
     assert plan.access.databases[name] == "minion"
     assert [text for text in plan.warnings if text.startswith(f"database {name!r} is reached on port 5432 only")]
+
+
+@pytest.mark.parametrize("name", ["pg_metrics", "public", "none"])
+def test_what_is_reserved_for_roles_can_name_a_database(name: str) -> None:
+    assert problems(database_extra_databases={name: "minion"}) == ()
 
 
 @pytest.mark.parametrize("name", ["a" * 63, "_app", "a-b", "x_"])

@@ -35,9 +35,19 @@ def test_refuses_the_schema_of_another_version(tmp_path: Path) -> None:
     assert (error.value.seen, error.value.allowed) == ("schema 1", "schema 2")
 
 
+def test_refuses_a_plan_without_a_field_that_this_version_added(tmp_path: Path) -> None:
+    plan = json.loads(load.text(sample()))
+    del plan["server"]["client_address"]
+    path = tmp_path / "plan.json"
+    path.write_text(json.dumps(plan))
+    with pytest.raises(HostError, match="was written by another version") as error:
+        load.load(path)
+    assert (error.value.seen, error.value.run) == ("no field 'client_address'", load.SITE)
+
+
 @pytest.mark.parametrize(
     ("damage", "seen"),
-    [({"server": {}}, "KeyError: 'major'"), ({"name": 7}, "TypeError: 7 is no str"), ({"timers": 3}, "TypeError: ")],
+    [({"name": 7}, "TypeError: 7 is no str"), ({"timers": 3}, "TypeError: ")],
 )
 def test_refuses_a_damaged_plan(tmp_path: Path, damage: dict[str, object], seen: str) -> None:
     path = tmp_path / "plan.json"

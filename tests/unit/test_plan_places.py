@@ -110,6 +110,7 @@ GENERATE = "apt-get update && apt-get install -y locales && echo '{} UTF-8' >>/e
         ("sr_RS.UTF-8@latin", "", GENERATE.format("sr_RS@latin")),
         ("de_DE", "ISO-8859-1",
          "postgresql_locale is de_DE, whose encoding is ISO-8859-1: databases are UTF-8; set it to de_DE.UTF-8"),
+        ("german", "ISO-8859-1", "german, whose encoding is ISO-8859-1: databases are UTF-8; set it to de_DE.UTF-8"),
         ("en_US.ISO-8859-1", "", "postgresql_locale is en_US.ISO-8859-1, whose encoding is ISO-8859-1: databases are"),
         ("en_US.ISO-8859-1", None, "set it to en_US.UTF-8"),
         ("de_DEE.UTF-8", "", "and no such locale is known; did you mean de_DE.UTF-8?"),

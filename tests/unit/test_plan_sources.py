@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from provision.plan import sections, sources
+from provision.plan import schema, sections, sources
+from provision.plan.context import Verdict
 from tests.contract.repository import ROOT
 from tests.plans import SAMPLE, built, plan
 
@@ -85,6 +86,32 @@ def test_refuses_sources_that_apt_cannot_read_in_apt_s_words() -> None:
         "update must then succeed"
     )
     assert refusals(fault=f"Malformed entry 1 in list file {sources.FILE} (Suite)") == ()  # this run places it again
+
+
+def test_fault_of_the_sources_stops_only_runs_that_need_them() -> None:
+    fault = "Malformed entry 1 in list file /etc/apt/sources.list.d/bad.list (Suite)"
+    converged = {"sources_fault": fault, "ours": True, "packages_barred": []}
+    fresh = built("prod", SAMPLE, converged)
+    assert fresh.problems[0].startswith(f"apt cannot read the host's sources: {fault}; ")
+    missing = plan_state(SAMPLE).missing_packages
+    found = built("prod", SAMPLE, {**converged, "packages": list(missing)})
+    assert found.plan
+    assert any(fault in notice for notice in found.notices)
+    assert sources.uninstallable(["pgbackrest"], schema.Source("bundle"), converged | {"packages_held": []}) == []
+    verdict = Verdict()
+    sources.judge(schema.Source("bundle"), {"sources": [], "sources_fault": fault, "ours": False}, verdict)
+    assert verdict == Verdict()
+
+
+def test_a_disc_among_the_sources_is_named() -> None:
+    (told,) = refusals(row("/etc/apt/sources.list", uri="cdrom:[Debian", suite="GNU/Linux"))
+    assert told == "/etc/apt/sources.list names a CD-ROM, with which apt-get update fails: remove that entry"
+
+
+def plan_state(given: dict[str, Any]) -> schema.State:
+    state = built("prod", given).state
+    assert state
+    return state
 
 
 @pytest.mark.parametrize(

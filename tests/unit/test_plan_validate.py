@@ -363,6 +363,9 @@ NODE = "prometheus-node-exporter.service"
          {"monitoring_listen_address": "db1", "tls_enabled": True},
          "port 9100 is taken by process 31"),
         (listening(5432, "other.service"), {}, "or set postgresql_port to a free port"),
+        (listening(5432, "other.service", address="::ffff:127.0.0.1"), {}, "or set postgresql_port to a free port"),
+        (listening(5432, "other.service", address="fd00::5"), {"postgresql_listen_addresses": ["0.0.0.0"]}, ""),  # noqa: S104
+        (listening(5432, "other.service", address="0.0.0.0"), {"postgresql_listen_addresses": ["::1"]}, ""),  # noqa: S104
         (listening(8080, "other.service"), {}, ""),
     ],
 )  # fmt: skip
@@ -370,6 +373,20 @@ def test_refuses_a_port_that_another_service_holds(row: dict[str, Any], given: d
     told = refusals({"listeners": [row]}, **given)
     assert len(told) == bool(expected)
     assert expected in "".join(told)
+
+
+def test_a_name_to_listen_on_is_the_addresses_that_the_host_resolves() -> None:
+    taken = {"listeners": [listening(5432, "other.service")], "addresses": ["10.0.0.5"]}
+    own: dict[str, Any] = {"postgresql_listen_addresses": ["db.lan"], "pgbouncer_listen_addresses": ["127.0.0.1"]}
+    assert refusals({**taken, "listen": {"db.lan": {"10.0.0.5": True}}}, **own) == ()
+    (told,) = refusals({**taken, "listen": {"db.lan": {"127.0.0.1": True}}}, **own)
+    assert told.startswith("port 5432 is taken by process 31")
+
+
+def test_unit_of_a_container_without_systemd_is_not_a_service_of_the_host() -> None:
+    row = listening(6432, "docker-0a1b.scope", "/usr/sbin/pgbouncer")
+    converged = {"ours": True, "pooler_port": 6432, "listeners": [row], "systemd": False}
+    assert refusals(converged, plan_systemd_required=False) == ()
 
 
 def test_exporters_of_an_earlier_run_are_ours_by_their_unit_alone() -> None:
@@ -554,9 +571,9 @@ def test_a_local_repository_that_was_accepted_is_still_warned_of() -> None:
         ({"monitoring_listen_address": "0.0.0.0", **TLS},  # noqa: S104 - refused
          "monitoring_listen_address is '0.0.0.0': expected one address of this host"),
         ({"monitoring_listen_address": "", **TLS}, "monitoring_listen_address is '': expected one address"),
-        ({"monitoring_log_max_mb": 0}, "monitoring_log_max_mb is 0: expected 1 or more"),
-        ({"monitoring_log_keep": 0}, "monitoring_log_keep is 0: expected 1 or more"),
-        ({"monitoring_journal_max_mb": 15}, "monitoring_journal_max_mb is 15: expected 16 or more"),
+        ({"monitoring_log_max_mb": 0}, "monitoring_log_max_mb is 0: expected 1 to 2147483647"),
+        ({"monitoring_log_keep": 0}, "monitoring_log_keep is 0: expected 1 to 2147483647"),
+        ({"monitoring_journal_max_mb": 15}, "monitoring_journal_max_mb is 15: expected 16 to 2147483647"),
         ({"monitoring_users": {"prometheus": "in-clear"}},
          "monitoring_users.prometheus: expected a bcrypt hash (htpasswd -nBC 10 prometheus)"),
     ],

@@ -115,16 +115,20 @@ def test_reads_values_as_inventories_and_the_command_line_write_them(values: dic
          "backup_dump_directory is '/a\\nport=1': expected one line of printable characters"),
         ({"database_name": "a\0"}, "database_name is 'a\\x00': expected one line of printable characters"),
         ({"tls_extra_names": ["a\tb"]}, "tls_extra_names[0] is 'a\\tb': expected one line of printable characters"),
-        ({"tls_ca_passphrase": "hunter2hunter2hunter2\n"},
-         "tls_ca_passphrase is a secret of type str: expected one line of printable characters"),
+        ({"backup_repository_passphrase": "hunter2\nhunter2"},
+         "backup_repository_passphrase is a secret of type str: expected one line of printable characters"),
         ({"postgresql_preload_libraries": [""]}, "postgresql_preload_libraries[0] is '': expected no empty element"),
         ({"postgresql_preload_libraries": ["a,b"]},
          "postgresql_preload_libraries[0] is 'a,b': expected one library, without quotes and commas"),
         ({"backup_s3": {"bucket": "my.bucket"}},
          "backup_s3.bucket is 'my.bucket': expected 1 to 63 letters, digits, _ and -; pgBackRest accepts no dots, "
          "because the certificate would not match"),
-        ({"backup_s3": {"endpoint": "https://s3.example.com"}},
-         "backup_s3.endpoint is 'https://s3.example.com': expected a host name, without https:// and without a path"),
+        ({"backup_s3": {"endpoint": "http://s3.example.com"}},
+         "backup_s3.endpoint is 'http://s3.example.com': expected a host name, or https:// and a host name, "
+         "without a path"),
+        ({"backup_s3": {"endpoint": "https://s3.example.com/backups"}},
+         "backup_s3.endpoint is 'https://s3.example.com/backups': expected a host name, or https:// and a "
+         "host name, without a path"),
         ({"backup_s3": {"port": 99999}}, "backup_s3.port is 99999: expected 1 to 65535"),
         ({"database_name": ["a"]}, "database_name is ['a']: expected a string"),
         ({"postgresql_settings": ["work_mem"]}, "postgresql_settings is ['work_mem']: expected a mapping"),
@@ -179,6 +183,16 @@ def test_credentials_of_another_type_are_refused_without_showing_them(entry: Any
     problems = plans.built(given={**given, "backup_allow_local_only": True}).problems
     assert expected in problems[0]
     assert not any(secret in str(problems) for secret in ("hunter2", "12345678", "0123456789abcdef", "1e+30"))
+
+
+def test_line_break_at_the_end_of_a_vault_value() -> None:
+    secret = "\n".join(["hunter2hunter2hunter2", ""])
+    assert problem(backup_repository_passphrase=secret) == (
+        "backup_repository_passphrase is a secret of type str: expected one line of printable characters, without a "
+        "line break at its end"
+    )
+    typed, problems = judge(tls_ca_passphrase=secret)  # the authority's key is encrypted with it
+    assert (typed["tls_ca_passphrase"], problems) == (secret, [])
 
 
 def test_ranges_patterns_and_types_name_options_that_exist() -> None:

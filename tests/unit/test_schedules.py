@@ -80,11 +80,19 @@ def test_says_so_where_nothing_can_judge() -> None:
     schedules.judge(given, {"schedules": None, "systemd": True}, verdict)
     assert verdict.refusals == []
     assert verdict.notices == [
-        "schedules were not checked, because systemd-analyze is not installed here: backup_full_schedule; site.yml "
+        "schedules were not checked, because systemd-analyze is missing or too old here: backup_full_schedule; site.yml "
         "checks them on the host before any change"
     ]
     schedules.judge(given, {"schedules": None, "systemd": False}, quiet := Verdict())
     assert quiet == Verdict()
+
+
+def test_a_systemd_analyze_that_is_too_old_judges_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    old = tmp_path / "systemd-analyze"
+    old.write_text("#!/bin/sh\necho \"systemd-analyze: unrecognized option '--iterations=2'\" >&2\nexit 1\n")  # 239
+    old.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    assert timers.elapses(["daily"]) is None
 
 
 def test_a_machine_without_systemd_analyze_judges_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

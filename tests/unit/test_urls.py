@@ -162,3 +162,8 @@ def test_no_part_of_any_password_is_ever_repeated(form: str, left: str, right: s
     except UsageError as error:
         told += str(error)
     assert not any(part in told for part in ("zqx", "qzy", "xyq")), url
+
+
+def test_link_local_address_with_its_zone_is_accepted() -> None:
+    url = "postgresql://m@[fe80::1%25eth0]:5433/m"
+    assert urls.describe(url) == "host=fe80::1%eth0 port=5433 dbname=m user=m"

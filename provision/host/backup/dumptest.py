@@ -77,7 +77,7 @@ def _restore(plan: Plan, name: str) -> int:
         original = {**known["state"], "tablespace": "pg_default"} if known.get("state") else None
         with connect_pinned(_url(plan, "postgres"), application="provision drill") as session:
             make = functools.partial(scratch.create, session)
-            load.create(make, DATABASE, original["owner"] if original else "postgres", original)
+            load.create(make, plan, DATABASE, original["owner"] if original else "postgres", original)
             contents = _without(plan, folder, known.get("vector_indexes", []))
             # One job loads in the order of the dump: a dump that depends on the order fails each time, not sometimes.
             load.fill(plan, folder, _url(plan, DATABASE), "--no-tablespaces", f"--use-list={contents}")

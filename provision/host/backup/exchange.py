@@ -61,13 +61,12 @@ class Exchange:
                 self._close(old)
             self._rename(made, database, old, kept)
         except (psycopg.Error, BackupError) as error:
-            self._open()
             raise BackupError(
                 f"database {database} could not be renamed; it is unchanged", seen=str(error).strip(),
                 run="SELECT gid FROM pg_prepared_xacts; a prepared transaction keeps the database in use",
             ) from None  # fmt: skip
-        self.note(scratch="", oid=0)
         self._open()
+        self.note(scratch="", oid=0, closed=0)
         return kept
 
     def _close(self, old: Scratch) -> None:
@@ -102,18 +101,20 @@ class Exchange:
         ).fetchone()
         if row:
             self._alter(str(row[0]), sql.SQL("ALLOW_CONNECTIONS true"))
-        self.note(closed=0)
         return [f"database {row[0]} accepts connections again"] if row else []
 
     def end(self) -> list[str]:
-        """Reopen the closed database, drop an unused scratch database, close the journal. Return the changes."""
+        """Reopen the closed database, drop an unused scratch database, close the journal. Return the changes.
+
+        The journal comes last: it cannot be written while the disk is full, which the drop may end.
+        """
         done = self._open()
         name, oid = str(self.facts.get("scratch") or ""), int(self.facts.get("oid") or 0)
         found = scratch.find(self.session, name) if name else None
         # Without an oid, CREATE DATABASE was killed: the random token in the name is then the proof.
         if found and oid in (0, found.oid) and scratch.drop(self.session, found):
             done.append(f"scratch database {name} dropped")
-        self.note(scratch="", oid=0)
+        self.note(scratch="", oid=0, closed=0)
         return done
 
 
@@ -127,13 +128,18 @@ def begun(session: Connection, database: str) -> Iterator[Exchange]:
         try:
             yield now
         finally:
-            with suppress(psycopg.OperationalError):  # a server that is gone: the next command cleans up
+            # A server that is gone, a disk that is full: the next command cleans up.
+            with suppress(psycopg.OperationalError, OSError):
                 now.end()
 
 
 def clean_up(session: Connection) -> list[str]:
-    """Clean up after a killed restore of a dump. Return the changes; none while a restore is running."""
-    if not unfinished():
+    """Clean up after a killed restore of a dump. Return the changes; none while a restore is running.
+
+    None on a server in recovery either, which is read-only: dumps can be taken from it all the same.
+    """
+    row = session.execute("SELECT pg_is_in_recovery()").fetchone()
+    if not unfinished() or (row and row[0]):
         return []
     try:
         with journal.held(JOURNAL, BUSY):
@@ -143,9 +149,14 @@ def clean_up(session: Connection) -> list[str]:
 
 
 def _end_killed(session: Connection) -> list[str]:
-    """Clean up what the journal names. A journal of another cluster names nothing here."""
+    """Clean up what the journal names. One of another cluster names nothing here, and is forgotten."""
     facts = {key: value for key, value in system.evidence(JOURNAL).items() if key != "schema"}
-    return Exchange(session, facts).end() if facts.get("system") == _identifier(session) else []
+    if facts.get("system") == _identifier(session):
+        return Exchange(session, facts).end()
+    if not facts:
+        return []
+    system.keep(JOURNAL, {})
+    return ["the journal of a restore into another cluster removed"]
 
 
 def _identifier(session: Connection) -> str:

@@ -59,7 +59,7 @@ def load(
         _ready(plan, session, into, facts["extensions"])
         _room(plan, int(facts.get("database_bytes", 0)))
         original = state.read(session, database) or facts.get("state")
-        made = create(restore.create, fresh, plan.access.owner, original)
+        made = create(restore.create, plan, fresh, plan.access.owner, original)
         narrate(f"restoring into {fresh}")
         row = session.execute("SHOW maintenance_work_mem").fetchone()
         url = plan.server.url(fresh)
@@ -99,10 +99,14 @@ def _ready(plan: Plan, session: Connection, into: str, extensions: dict[str, str
 
 
 def create(
-    make: Callable[[str, sql.Composable], Scratch], fresh: str, owner: str, original: Mapping[str, Any] | None
+    make: Callable[[str, sql.Composable], Scratch],
+    plan: Plan,
+    fresh: str,
+    owner: str,
+    original: Mapping[str, Any] | None,
 ) -> Scratch:
     """Create a database like the original, or with the server's defaults, by `make`. Raises BackupError."""
-    like = state.creation(original) if original else sql.SQL("")
+    like = state.creation(original, plan.server.major) if original else sql.SQL("")
     try:
         return make(fresh, sql.SQL("OWNER {} TEMPLATE template0 {}").format(sql.Identifier(owner), like))
     except psycopg.Error as error:

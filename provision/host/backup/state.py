@@ -61,15 +61,19 @@ def read(session: Connection, database: str) -> dict[str, Any] | None:
     }
 
 
-def creation(state: Mapping[str, Any]) -> sql.Composed:
-    """Return the options of CREATE DATABASE ... TEMPLATE template0 that cannot be changed later."""
+def creation(state: Mapping[str, Any], major: int) -> sql.Composed:
+    """Return the options of CREATE DATABASE ... TEMPLATE template0 that cannot be changed later, for a server's major.
+
+    The provider is named even where it is libc, for template0 may have another.
+    """
     options = [
         sql.SQL("{} {}").format(sql.SQL(word), sql.Literal(state[key]))
         for word, key in (("ENCODING", "encoding"), ("LC_COLLATE", "collate"), ("LC_CTYPE", "ctype"))
     ]
     provider = PROVIDERS[state["provider"]]
-    if provider != "libc":
+    if major * 10000 >= PROVIDER_SINCE:
         options.append(sql.SQL("LOCALE_PROVIDER {}").format(sql.SQL(provider)))
+    if provider != "libc":
         word = "ICU_LOCALE" if provider == "icu" else "BUILTIN_LOCALE"
         options.append(sql.SQL("{} {}").format(sql.SQL(word), sql.Literal(state["locale"])))
     if state["rules"]:
