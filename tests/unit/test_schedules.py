@@ -80,8 +80,8 @@ def test_says_so_where_nothing_can_judge() -> None:
     schedules.judge(given, {"schedules": None, "systemd": True}, verdict)
     assert verdict.refusals == []
     assert verdict.notices == [
-        "schedules were not checked, because systemd-analyze is missing or too old here: backup_full_schedule; site.yml "
-        "checks them on the host before any change"
+        "schedules were not checked, because systemd-analyze is missing or too old here: backup_full_schedule; "
+        "site.yml checks them on the host before any change"
     ]
     schedules.judge(given, {"schedules": None, "systemd": False}, quiet := Verdict())
     assert quiet == Verdict()
