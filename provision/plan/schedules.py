@@ -38,8 +38,8 @@ def judge(v: Mapping[str, Any], host: Mapping[str, Any], verdict: Verdict) -> No
     if answers is None:
         if schedules and host["systemd"]:
             verdict.notices.append(
-                f"schedules were not judged, because systemd-analyze is missing or too old here: {', '.join(schedules)}; "
-                "site.yml judges them on the host before it changes anything"
+                f"schedules were not judged, because systemd-analyze is missing or too old here: "
+                f"{', '.join(schedules)}; site.yml judges them on the host before it changes anything"
             )
         return
     for name, text in schedules.items():
