@@ -101,6 +101,7 @@ OLD_PLAN = Path("/etc/provision/host.json")
 TOOLKIT = Path("/usr/local/bin/provision")
 VERIFIED = Path("/var/lib/provision/verified.json")
 BUILD_STAMP = "/usr/local/src/pgvector-for-{major}.built"
+BUILD_PACKAGES = "/usr/local/src/pgvector-build-packages"
 BUNDLE_MANIFEST = Path("/var/cache/provision/bundle/bundle.json")
 NO_CLUSTER = "/etc/postgresql-common/createcluster.d/50-provision.conf"
 """Placed on database hosts alone, before the server's packages: they create no cluster of their own."""
@@ -256,6 +257,7 @@ def earlier(major: int) -> dict[str, Any]:
         "pooler_port": (plan.get("pooler") or old.get("pooler") or {}).get("port", 0),
         "exporter_ports": [monitoring[f"{name}_port"] for name in ("node", "postgres") if monitoring.get("exporters")],
         "pgvector_build": stamp[0].strip() if stamp else "",
+        "build_packages": [line.strip() for line in _lines(BUILD_PACKAGES)],
         "toolkit_sha256": _toolkit(),
         "bundle_sha256": hashlib.sha256(manifest).hexdigest() if manifest else "",
     }

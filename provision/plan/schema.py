@@ -449,7 +449,7 @@ class State:
     """The host has this very source build."""
     huge_pages: int
     new_build_packages: tuple[str, ...]
-    """Compiler and headers that a source build installs and may remove again."""
+    """Compiler and headers that this run, or an earlier one that failed, installs for a source build alone."""
     bundle_sha256: str
     """Checksum of the manifest of the bundle on the host, "" where there is none."""
     toolkit_current: bool

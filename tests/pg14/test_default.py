@@ -19,7 +19,7 @@ MEANT = {
     "libpq-dev", "libpq5", "postgresql-14", "postgresql-14-pgvector", "postgresql-client-14",
     "postgresql-client-common", "postgresql-common", "postgresql-common-dev", "postgresql-server-dev-14",
 }  # fmt: skip
-LEFT = "find /usr/local/src -mindepth 1; find /usr/lib/postgresql /usr/share/postgresql -name 'vector*'"
+LEFT = "find /usr/local/src -mindepth 1 ! -name pgvector-build-packages; find /usr/lib/postgresql /usr/share/postgresql -name 'vector*'"
 
 
 @dataclass
@@ -52,7 +52,7 @@ def fleet(sandbox: Hosts, mirror: Mirror, tmp_path_factory: pytest.TempPathFacto
 def wanted(mirror: Mirror) -> dict[str, object]:
     """Give the variables that lead to the default; version and checksum of the tarball are the role's own."""
     role = yaml.safe_load((ROOT / "roles/pgvector/defaults/main.yml").read_text())
-    suite = mirror.suite.replace("CODENAME", "{{ preflight_host.distribution_codename }}")
+    suite = mirror.suite.replace("CODENAME", f"{{{{ {RELEASES}[inventory_hostname] }}}}")
     return {
         "postgresql_version": 14,
         "postgresql_repository": "mirror",
@@ -64,6 +64,7 @@ def wanted(mirror: Mirror) -> dict[str, object]:
         "pgvector_version": role["pgvector_version"],
         "pgvector_source_url": os.environ["PROVISION_PGVECTOR_URL"],
         "pgvector_source_sha256": role["pgvector_source_sha256"],
+        "pgvector_keep_build_packages": False,
     }
 
 
@@ -92,6 +93,11 @@ def test_nine_tables_belong_to_the_application(fleet: Fleet) -> None:
         with psycopg.connect(url(host)) as connection:
             tables = connection.execute("SELECT tablename, tableowner FROM pg_tables WHERE schemaname = 'public'")
             assert {table for table, owner in tables.fetchall() if owner == "minion"} >= TABLES
+
+
+def test_compiler_is_removed_although_the_run_that_installed_it_failed(fleet: Fleet) -> None:
+    for host in fleet.hosts.values():
+        assert host.run("command -v gcc make; ls /usr/local/src/pgvector-build-packages").stdout == ""
 
 
 def test_hnsw_index_answers_a_search(fleet: Fleet) -> None:
