@@ -2,14 +2,15 @@
 
     python -m benchmarks.provisioning [--rounds 3] [--only apt-dev first-dev second-dev]
 
-Prints seconds, ratios and task counts, and asserts no time. The package lists are read from hosts that site.yml
-converged: every package that the host has and a fresh host has not. These unmeasured runs also warm the caches of this
-machine and of the mirror. Each round times four groups, in an order that rotates from round to round, and each group
-gets fresh Debian 13 hosts of its own, whose creation is not timed:
+Prints seconds, the controller's CPU seconds, ratios and task counts, and asserts no time. The package lists are read
+from hosts that site.yml converged: every package that the host has and a fresh host has not. These unmeasured runs
+also warm the caches of this machine and of the mirror. Each round times four groups, in an order that rotates from
+round to round, and each group gets fresh Debian 13 hosts of its own, whose creation is not timed:
 
 - apt: `apt-get update` and one `apt-get install` of the list, on a host that has run neither;
 - site, for dev and prod: the first and the second run of site.yml on one host;
-- fleet: the second run of site.yml with dev on one of five hosts, and on all five.
+- fleet: the second run of site.yml with dev on one of five hosts, and on all five. The hosts share the CPUs of this
+  machine with the controller, so five of them need five times the CPU time here; the controller's part is printed.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import resource
 import signal
 import statistics
 import sys
@@ -51,9 +53,10 @@ BASES = {**dict.fromkeys(TITLES, "apt-dev"), "first-prod": "apt-prod", "second-p
 
 @dataclass
 class Row:
-    """Seconds of each round, and the recap of the last: tasks executed, changed and skipped on the first host."""
+    """Seconds and the controller's CPU seconds of each round; of the last, the recap of the first host."""
 
     seconds: list[float] = field(default_factory=list)
+    controller: list[float] = field(default_factory=list)
     tasks: tuple[int, int, int] | None = None
 
 
@@ -63,11 +66,18 @@ Site = Callable[..., str]
 
 def timed(row: Row, work: Callable[[], str]) -> None:
     """Run the work and add its seconds to the row."""
-    start = time.monotonic()
+    start, before = time.monotonic(), _cpu()
     output = work()
     row.seconds.append(time.monotonic() - start)
+    row.controller.append(_cpu() - before)
     found = RECAP.search("\n".join(line for line in output.splitlines() if not line.startswith("localhost ")))
     row.tasks = (int(found[1]), int(found[2]), int(found[3])) if found else None
+
+
+def _cpu() -> float:
+    """Return the CPU seconds of finished child processes: Ansible, but not the hosts, which systemd started."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 @contextmanager
@@ -130,11 +140,13 @@ def groups(only: set[str]) -> list[Callable[[Table, int], None]]:
 
 def lines(table: Table, only: Iterable[str]) -> Iterator[str]:
     """Format the table. A ratio is the median of the rounds' ratios, so that a slow round does not distort it."""
-    yield f"{'':<46}{'median s':>9}{'min':>7}{'max':>7}{'x apt-get':>11}{'ok':>5}{'changed':>9}{'skipped':>9}"
+    heads = f"{'median s':>9}{'min':>7}{'max':>7}{'CPU s':>7}{'x apt-get':>11}{'ok':>5}{'changed':>9}{'skipped':>9}"
+    yield f"{'':<46}{heads}"
     for name in only:
         row, base = table[name], table[BASES[name]].seconds
         ratio = f"{ratios(row.seconds, base):.2f}" if base else "-"
         seconds = f"{statistics.median(row.seconds):>9.1f}{min(row.seconds):>7.1f}{max(row.seconds):>7.1f}"
+        seconds += f"{statistics.median(row.controller):>7.1f}"
         tasks = "".join(f"{count:>{width}}" for count, width in zip(row.tasks or (), (5, 9, 9), strict=False))
         yield f"{TITLES[name]:<46}{seconds}{ratio:>11}{tasks}"
     one, five = table["fleet-1"].seconds, table["fleet-5"].seconds

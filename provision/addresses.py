@@ -1,7 +1,7 @@
-"""Write addresses for each place that reads them, and find where a service is reached. Pure; standard library only.
+"""Format addresses for each target, and find the address of a service. Pure; standard library only.
 
-An IPv6 address needs brackets before a port and in a URL, none in libpq, SSH and pg_hba.conf: so each target has one
-function, and nothing else joins an address with a port.
+An IPv6 address needs brackets before a port and in a URL, but not in libpq, SSH and pg_hba.conf. Each target has one
+function; no other code joins an address and a port.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ LOOPBACKS = (LOOPBACK_IPV4, LOOPBACK_IPV6)
 
 
 def parsed(text: str) -> Address | None:
-    """Return the address that a text is; None for a name, a network, or an address with brackets, port or zone."""
+    """Parse an address; None for a name, a network, or an address with brackets, port or zone."""
     try:
         return None if "%" in text else ipaddress.ip_address(text)
     except ValueError:
@@ -32,12 +32,12 @@ def canonical(text: str) -> str:
 
 
 def in_url(host: str) -> str:
-    """Write a host as a URL has it (RFC 3986, section 3.2.2): an IPv6 address in brackets."""
+    """Write a host for a URL (RFC 3986, section 3.2.2): an IPv6 address in brackets."""
     return f"[{host}]" if ":" in host else host
 
 
 def endpoint(host: str, port: int | str) -> str:
-    """Write a host with its port, as URLs, Prometheus' targets and its exporters' listen addresses have them."""
+    """Write a host with its port, for URLs, Prometheus targets and listen addresses of exporters."""
     return f"{in_url(host)}:{port}"
 
 
@@ -49,7 +49,7 @@ def known_host(host: str, port: int) -> str:
 def listened(listen: Sequence[str], resolved: Mapping[str, Sequence[str]]) -> list[str]:
     """Return the addresses behind a list of listen addresses: names as the host resolves them, * as both wildcards.
 
-    A name that `resolved` does not have stays as it is, but for localhost, which is both loopback addresses.
+    A name missing in `resolved` is unchanged, except localhost, which becomes both loopback addresses.
     """
     known = {LOCALHOST: (LOOPBACK_IPV4, LOOPBACK_IPV6), "*": (ANY_IPV4, ANY_IPV6), **resolved}
     return list(dict.fromkeys(canonical(address) for each in listen for address in known.get(each, ()) or (each,)))
@@ -68,8 +68,8 @@ def advertised(
 ) -> str:
     """Return the address or name that clients connect to: `client`, unless the service does not listen there.
 
-    `own` are the host's addresses. Of an address that the host does not have, such as one behind NAT, nothing is
-    known, and it is kept; so is a name, for certificates are checked against it.
+    `own` are the host's addresses. An address that the host does not have, such as a NAT's public address, is kept,
+    because nothing is known about it. A name is kept too, because certificates are checked against it.
     """
     found = listened(listen, resolved or {})
     if all((address := parsed(each)) and address.is_loopback for each in found):

@@ -69,7 +69,7 @@ def _double(text: str) -> str:
 
 
 def is_pgbouncer_key(text: str) -> bool:
-    """Return whether PgBouncer's ini can have this key. Its parser knows no quotes for keys before 1.25."""
+    """Return whether a text can be a key in PgBouncer's ini, which has no quoting for keys before 1.25."""
     return bool(_INI_KEY.fullmatch(text))
 
 
@@ -81,7 +81,7 @@ def pgbouncer_key(text: str) -> str:
 
 
 def pgbouncer_value(text: object) -> str:
-    """Return a value within a connection string of PgBouncer's ini, which doubles quotes and knows no backslash."""
+    """Return a value within a connection string of PgBouncer's ini, which doubles quotes and has no escapes."""
     shown = str(text)
     _refuse_control(shown, "PgBouncer's configuration")
     return shown if _BARE.fullmatch(shown) else "'" + shown.replace("'", "''") + "'"
@@ -94,7 +94,7 @@ def pgbouncer_auth(text: str) -> str:
 
 
 def pgbackrest(text: object) -> str:
-    """Return a value or a section of pgbackrest.conf, which knows no quotes and strips spaces."""
+    """Return a value or a section of pgbackrest.conf, which has no quoting and strips spaces."""
     shown = str(text)
     _refuse_control(shown, "pgbackrest.conf")
     if shown != shown.strip() or not shown:
@@ -144,4 +144,4 @@ TARGETS: Mapping[str, Callable[[str], str]] = {
     "postgresql.conf": postgresql_conf,
     "yaml": yaml,
 }
-"""What templates name: `{{ name | minion.provision.quoted('pg_hba') }}`."""
+"""Targets for templates: `{{ name | minion.provision.quoted('pg_hba') }}`."""

@@ -1,8 +1,8 @@
-"""Read the database URLs of users: judge them, translate them for libpq, and describe them without a secret. Pure.
+"""Validate database URLs, translate them for libpq, and describe them without secrets. Pure.
 
 golang-migrate's URL may carry its own options (`x-...`) and, as lib/pq reads it, settings of the server such as
-`search_path`; libpq knows neither. A password with an unencoded `@`, `/` or `%` shifts every part of a URL, and would
-be printed as a host, port or parameter: such a URL is refused, and no part of it is repeated.
+`search_path`; libpq knows neither. A password with an unencoded `@`, `/` or `%` shifts the parts of a URL and
+would be printed as a host, port or parameter: such a URL is refused without repeating any part of it.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ SERVER = (
     "transaction_timeout", "deadlock_timeout", "timezone", "role", "datestyle", "intervalstyle", "work_mem",
     "tcp_keepalives_idle", "tcp_keepalives_interval", "tcp_keepalives_count", "wal_compression",
 )  # fmt: skip
-"""Settings of the server that URLs often set; the server judges every other name."""
+"""Settings of the server that URLs often set; the server checks all other names."""
 OTHERS = {
     "schema": "search_path=SCHEMA", "currentschema": "search_path=SCHEMA", "schemas": "search_path=SCHEMA",
     "ssl_mode": "sslmode=MODE", "sslaccept": "sslmode=MODE", "sslcertificate": "sslcert=FILE",
@@ -45,7 +45,7 @@ OTHERS = {
     "database": "dbname=NAME", "db": "dbname=NAME", "applicationname": "application_name=NAME",
     "logintimeout": "connect_timeout=SECONDS", "timeout": "connect_timeout=SECONDS",
 }  # fmt: skip
-"""Parameters of other drivers (lower case), and the form that libpq or the server reads."""
+"""Parameters of other drivers (lower case), and their equivalents for libpq or the server."""
 DRIVERS = {
     "Prisma": ("pgbouncer", "connection_limit", "pool_timeout", "socket_timeout", "statement_cache_size"),
     "JDBC": ("preparethreshold", "sockettimeout", "tcpkeepalive", "stringtype", "rewritebatchedinserts", "sslfactory"),
@@ -76,14 +76,14 @@ def read(text: str) -> Read:
     if not scheme or "=" in text[: scheme.end()]:
         return _pairs(text)
     if text[0] in "\"'":
-        raise _refused("quotes around it", "the URL alone: a file read by env or docker keeps quotes as a part of it")
+        raise _refused("quotes around it", "the URL alone: env files and docker keep quotes as part of the value")
     if not text.startswith(tuple(f"{each}://" for each in SCHEMES)):
         raise _refused(_scheme(text, scheme[1]), FORM)
     if re.search(r"[\s\x00-\x1f\x7f]", text):
         raise _refused("a space or line break in it", f"{FORM}; %20 for a space")
     head, query = _split(text)
     if re.search(r"%(?![0-9A-Fa-f]{2})|%00", text):
-        raise _refused("a % that begins no code", "%25 for a percent sign")
+        raise _refused("a % without two hex digits after it", "%25 for a percent sign")
     _authority(head)
     return _parameters(head, query)
 
@@ -109,7 +109,7 @@ def describe(url: str) -> str:
 
 
 def redacted(text: str, url: str) -> str:
-    """Return a message of libpq without any secret of the URL."""
+    """Return a message of libpq without the secrets of the URL."""
     try:
         known = parsed(read(url).url)
     except UsageError:
@@ -154,7 +154,7 @@ def _split(text: str) -> tuple[str, str]:
 
 
 def _authority(head: str) -> None:
-    """Judge hosts and ports. Without an @, what looks like a port may be a password: it is not repeated."""
+    """Judge hosts and ports. Without an @, an apparent port may be a password: it is not repeated."""
     rest = head.partition("://")[2]
     _, at, where = rest.rpartition("@")
     for each in where.partition("/")[0].split(","):
@@ -165,7 +165,7 @@ def _authority(head: str) -> None:
         if ":" in port and re.fullmatch(r"[0-9A-Fa-f:.]+", each):
             raise _refused("an IPv6 address without brackets", "[::1]:5432")
         if port and not _is_port(port):
-            shown = f"port {port}" if at else "a port that is no number, or a password without @HOST"
+            shown = f"port {port}" if at else "a port that is not a number, or a password without @HOST"
             raise _refused(shown, f"1 to 65535 after the host: {FORM}")
 
 
@@ -211,7 +211,7 @@ def _pairs(text: str) -> Read:
 
 
 def _value(name: str, value: str) -> None:
-    """Refuse a value that libpq would refuse only after the host was contacted, or for another reason."""
+    """Refuse a value that libpq would refuse late or with a misleading message."""
     if name == "port" and any(each and not _is_port(each) for each in value.split(",")):
         raise _refused(f"port {value}", "1 to 65535")
     if name in NUMBERS and not re.fullmatch(r"-?[0-9]+", value):
@@ -223,7 +223,7 @@ def _value(name: str, value: str) -> None:
 
 
 def _name(name: str) -> None:
-    """Refuse a parameter of another driver, and one that is nearly spelt like one of ours."""
+    """Refuse a parameter of another driver, and a misspelt one."""
     lower = name.lower()
     if lower in OTHERS:
         raise _refused(f"parameter {name}", f"{OTHERS[lower]} instead")

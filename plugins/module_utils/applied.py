@@ -1,6 +1,6 @@
-"""Values that several roles write, read from the file of each: what earlier runs applied on this host. Reads only.
+"""Values that several roles share, read from the files that earlier runs placed on this host. Reads only.
 
-A role without its file is left out: it has not converged this host. provision.plan.shared compares them with a plan.
+A role without its file has not converged this host and is left out. provision.plan.shared compares them with a plan.
 """
 
 from __future__ import annotations

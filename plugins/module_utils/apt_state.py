@@ -50,13 +50,13 @@ def _holder(path: str) -> dict[str, Any] | None:
 
 
 def interrupted() -> bool:
-    """Return whether dpkg was killed half-way and must be told to go on."""
+    """Return whether dpkg was interrupted and must be resumed."""
     updates = [path for path in UPDATES.glob("*") if path.name.isdigit()]
     return bool(updates or run("dpkg", "--audit").stdout.strip())
 
 
 def services_blocked() -> bool:
-    """Return whether an installation that was killed left its rule that packages start no service."""
+    """Return whether a killed installation left its policy-rc.d, which keeps packages from starting services."""
     try:
         return POLICY.read_bytes() == POLICY_TEXT
     except OSError:
@@ -108,7 +108,7 @@ def lists_age() -> int:
 
 
 def sources_fault() -> str:
-    """Return apt's words on why it cannot read its sources as they are, "" where it can. Fetches nothing."""
+    """Return apt's error when it reads its current sources, "" without one. Fetches nothing."""
     done = run("apt-get", "update", "--print-uris")
     said = SAID.search(done.stderr)
     return said[1] if done.returncode != 0 and said else ""

@@ -1,4 +1,4 @@
-"""Where a new cluster would be made, what can be written and executed there, and the host's locales.
+"""Facts about the place of a new cluster, writable file systems, root's PATH, and locales.
 
 Reads only; standard library only.
 """

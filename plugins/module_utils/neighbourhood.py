@@ -1,4 +1,4 @@
-"""What a host has and reaches on the network: its addresses, names, and the SSH server of its backup repository.
+"""Network facts of a host: its addresses, resolved names, and the SSH server of its backup repository.
 
 Reads, binds a socket to a free port for a moment, and opens one connection. Standard library only.
 """
@@ -23,7 +23,7 @@ def own_addresses() -> list[str]:
 def listen(names: Iterable[str]) -> dict[str, dict[str, bool]]:
     """Resolve names and addresses as a server would, and say of each address whether a service can bind to it.
 
-    Bound rather than compared with the interfaces: net.ipv4.ip_nonlocal_bind allows addresses that come later.
+    Tested with bind() rather than against the interfaces, because net.ipv4.ip_nonlocal_bind allows other addresses.
     """
     return {name: {address: _binds(address) for address in _resolve(name)} for name in names}
 
@@ -56,5 +56,5 @@ def ssh_server(host: str, port: int) -> dict[str, Any]:
     except (OSError, UnicodeError) as error:
         return {"banner": "", "problem": getattr(error, "strerror", None) or str(error) or "no answer"}
     known = banner.startswith("SSH-")
-    other = "another service than SSH answers" if banner else "it closes the connection without a word"
+    other = "a service other than SSH answers" if banner else "it closes the connection without an answer"
     return {"banner": banner if known else "", "problem": "" if known else other}

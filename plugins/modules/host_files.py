@@ -33,8 +33,8 @@ options:
     type: str
   directories:
     description: >-
-      Directories to create or correct before the files. Missing parents belong to root, with mode 0755; so does each
-      directory of this project above a file that earlier runs made under a stricter umask.
+      Directories to create or correct before the files. Missing parents belong to root, with mode 0755. Directories of
+      this project that earlier runs created under a stricter umask are corrected to the same.
     default: []
     type: list
     elements: dict

@@ -101,6 +101,7 @@ OLD_PLAN = Path("/etc/provision/host.json")
 TOOLKIT = Path("/usr/local/bin/provision")
 VERIFIED = Path("/var/lib/provision/verified.json")
 BUILD_STAMP = "/usr/local/src/pgvector-for-{major}.built"
+BUILD_PACKAGES = "/usr/local/src/pgvector-build-packages"
 BUNDLE_MANIFEST = Path("/var/cache/provision/bundle/bundle.json")
 NO_CLUSTER = "/etc/postgresql-common/createcluster.d/50-provision.conf"
 """Placed on database hosts alone, before the server's packages: they create no cluster of their own."""
@@ -244,7 +245,7 @@ def ours() -> bool:
 
 
 def earlier(major: int) -> dict[str, Any]:
-    """Tell what earlier runs left: whether the host was proved, ports of services, builds and bundles."""
+    """Return the records of earlier runs: whether the host was verified, ports of services, builds and bundles."""
     plan, old = _json(PLAN), _json(OLD_PLAN)
     monitoring = plan.get("monitoring") or {}
     stamp = _lines(BUILD_STAMP.format(major=major))
@@ -256,6 +257,7 @@ def earlier(major: int) -> dict[str, Any]:
         "pooler_port": (plan.get("pooler") or old.get("pooler") or {}).get("port", 0),
         "exporter_ports": [monitoring[f"{name}_port"] for name in ("node", "postgres") if monitoring.get("exporters")],
         "pgvector_build": stamp[0].strip() if stamp else "",
+        "build_packages": [line.strip() for line in _lines(BUILD_PACKAGES)],
         "toolkit_sha256": _toolkit(),
         "bundle_sha256": hashlib.sha256(manifest).hexdigest() if manifest else "",
     }
@@ -270,7 +272,7 @@ def _lines(path: str | Path) -> list[str]:
 
 def main() -> None:
     """Run the module."""
-    os.umask(0o022)  # of a hardened host it is 027, which closes new directories to their users
+    os.umask(0o022)  # 027, as on a hardened host, would close new directories to their users
     module = AnsibleModule(
         argument_spec={
             "ports": {"type": "list", "elements": "int", "default": []},

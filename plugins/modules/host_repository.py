@@ -3,9 +3,9 @@
 
 Runs on the backup host with the standard library alone. A key may run what pgBackRest asks for at the other end of a
 connection, and print the free space; without a terminal and without forwarding. Each key has one line in
-authorized_keys, found by the key itself, which never leaves its host and does not change when the host is renamed; the
-comment postgres@STANZA is for people. Lines of other keys are never changed: another key of the same stanza, of a lost
-host or of another inventory, is reported. Parallel hosts of a run wait for each other.
+authorized_keys, found by the key itself, which never leaves its host and survives a rename of the host; the comment
+postgres@STANZA is for readers. Lines of other keys are never changed; another key of the same stanza, from a lost host
+or another inventory, is reported. Parallel hosts of a run wait for each other.
 """
 
 from __future__ import annotations
@@ -247,7 +247,7 @@ def host_keys() -> list[str]:
 
 def main() -> None:
     """Run the module."""
-    os.umask(0o022)  # of a hardened host it is 027, which closes new directories to their users
+    os.umask(0o022)  # 027, as on a hardened host, would close new directories to their users
     module = AnsibleModule(
         argument_spec={
             "path": {"type": "path", "required": True},

@@ -160,7 +160,7 @@ query(
     " AND NOT EXISTS (SELECT FROM pg_stat_activity a WHERE a.datid = pg_database.oid)",
     area="storage",
     expected="no scratch database older than a day",
-    why="it takes disk space",
+    why="it takes up disk space",
     fix="DROP DATABASE",
 )
 

@@ -224,11 +224,11 @@ def drills(plan: Plan) -> Iterator[Row]:
     area="backup",
     severity=Severity.CRITICAL,
     expected="no unfinished restore of a dump",
-    why="the database may be closed to connections, and a scratch database takes space",
+    why="the database may refuse connections, and a scratch database takes up space",
     fix="sudo provision restore clean-up; then repeat the restore",
 )
 def restored_dump(plan: Plan) -> Iterator[Row]:
-    """Report what a killed restore of a dump left."""
+    """Report leftovers of a killed restore of a dump."""
     del plan
     if left := exchange.unfinished():
         yield f"a restore of a dump was killed: {left}"

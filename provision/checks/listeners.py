@@ -78,7 +78,7 @@ def members(group: str, main_pid: int) -> set[int]:
 
 
 def serves(group: str, main_pid: int, port: int) -> bool:
-    """Return whether a running unit itself listens on a port; `group` and `main_pid` are systemd's words about it."""
+    """Return whether a running unit itself listens on a port; `group` and `main_pid` come from systemd."""
     inodes = listening(port)
     if not inodes:
         return False

@@ -1,4 +1,4 @@
-"""Ports of the plan's services: each is served by its own unit, not by another process. Changes nothing, as root."""
+"""Check that each port of the plan is served by its own unit. Runs as root, changes nothing."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ ACTIVE = ("active", "reloading")
     area="services",
     severity=Severity.CRITICAL,
     expected="each port served by its own unit",
-    why="clients or scrapes of the port get no answer, or another program's",
+    why="clients and Prometheus get no answer, or another program's",
 )
 def taken(plan: Plan) -> Iterator[Row]:
     """Report ports that another process holds, or that a running service does not serve."""
     for unit, _variable, said in faults(plan):
-        yield said, f"systemctl restart {unit}  # after the other process, if any, was stopped"
+        yield said, f"systemctl restart {unit}  # first stop any other process on the port"
 
 
 def prove(plan: Plan) -> None:

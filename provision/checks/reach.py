@@ -222,7 +222,7 @@ _cause(
     r"database \"(?P<database>[^\"]+)\" is not currently accepting connections",
     expected="a database that accepts connections",
     why="ALLOW_CONNECTIONS is false, as during the exchange of a restored database",
-    fix="on the host: sudo provision restore clean-up; without a killed restore: {statement}",
+    fix="on the host: sudo provision restore clean-up; if no restore was killed: {statement}",
     statement="ALTER DATABASE {database} ALLOW_CONNECTIONS true",
 )
 _cause(

@@ -52,7 +52,7 @@ def timers(plan: Plan) -> Iterator[Row]:
     "timer-elapse",
     area="services",
     expected="every timer has a next elapse time",
-    why="systemd calls such a timer active, and never starts its job again",
+    why="systemd reports the timer as active but never starts its job again",
 )
 def elapse(plan: Plan) -> Iterator[Row]:
     """Report active timers that will not elapse: a schedule that never comes, or a unit file that cannot be loaded."""

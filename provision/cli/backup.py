@@ -77,7 +77,7 @@ def verify_command(as_json: bool) -> None:
 )
 @as_json
 def drill_command(label: str, kind: str | None, as_json: bool) -> None:
-    """Run a restore test: restore the newest backup and dump into a scratch cluster, compare, remove it."""
+    """Run a restore test: restore the newest backup and dump into scratch clusters, compare, clean up."""
     _print(
         drills.run(load.load(), label, kind or "", narrate=lambda text: click.echo(text, err=True)),
         as_json,

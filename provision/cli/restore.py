@@ -91,7 +91,9 @@ def dump_command(name: str, into: str, confirm: str, as_json: bool) -> None:
 @command.command("clean-up")
 @as_json
 def clean_up_command(as_json: bool) -> None:
-    """Drop the scratch database of a killed restore of a dump, and reopen the old database."""
+    """Clean up after a killed restore of a dump.
+
+    Drops the scratch database and reopens the old database."""
     system.become()
     with connect_pinned(load.load().server.url("postgres"), application="provision restore") as session:
         done = exchange.clean_up(session)

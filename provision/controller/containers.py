@@ -33,7 +33,7 @@ EXITS, KILLED = "/run/libpod/exits", 137
 """Where podman looks for the exit codes of root's containers, and the code of a killed one."""
 DEAD, PAUSED = "dead", "paused"
 ALIVE = ("running", "paused", "stopping")
-"""States in which podman says that a container has processes; it does not look for them."""
+"""States in which podman reports processes without checking for them."""
 UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 
 
@@ -54,7 +54,7 @@ class Spec:
 class Container:
     """A host's container: `ports` maps its ports to ports of 127.0.0.1.
 
-    `state` is podman's, or "dead" for a container whose processes are gone although podman says that they run.
+    `state` is podman's, or "dead" for a container without processes that podman reports as running.
     """
 
     spec: Spec
@@ -247,7 +247,7 @@ def start(container: Container, public_key: Path) -> Generator[str]:
 def mark_exited(name: str) -> Generator[str]:
     """Tell podman that a dead container has ended, by the file that its monitor would have written.
 
-    Until then podman calls the container running, starts nothing, and cannot stop it either. Its data stays.
+    Until then podman reports the container as running and can neither start nor stop it. Its data is kept.
     """
     # In one step and without a line break: podman lists no container at all while it cannot parse such a file.
     yield (
@@ -258,7 +258,7 @@ def mark_exited(name: str) -> Generator[str]:
 
 @operation()
 def resume(name: str) -> Generator[str]:
-    """Let the processes of a paused container run again."""
+    """Resume a paused container."""
     yield shlex.join(["podman", "unpause", name])
 
 

@@ -31,7 +31,7 @@ USES_ONLY = {"plan"}
 SHARED_OPTIONS = (
     "backup_physical", "backup_stanza", "backup_s3", "backup_repository_host", "backup_repository_path",
 )  # fmt: skip
-"""What decides whether hosts keep their backups in the same place."""
+"""Options that decide whether hosts share a backup repository."""
 SSH = ("ssh", "paramiko", "paramiko_ssh", "smart")
 """Connection plugins of Ansible."""
 BESIDE = {"plan", "packages", "tls", "toolkit"}
@@ -165,8 +165,14 @@ def context(
         database=bool(names - BESIDE) or name in groups.get("database", ()),
         toolkit_sha256=toolkit,
         peers=tuple(peers),
+        absent=tuple(option for option in ("migrations_source",) if _absent(str(values.get(option, ".")))),
         selected=selected,
     )
+
+
+def _absent(path: str) -> bool:
+    """Return whether a directory is missing; of a relative path only Ansible knows where it begins."""
+    return Path(path).is_absolute() and not Path(path).is_dir()
 
 
 def peers(
@@ -197,9 +203,9 @@ def peers(
 
 
 def probed(values: Mapping[str, Any], connection: str) -> dict[str, Any]:
-    """Return what the module host_plan asks of the network, as its options `listen` and `repository`.
+    """Return the options `listen` and `repository` of the module host_plan.
 
-    `connection` is how Ansible reaches the backup host. Only SSH shows that an SSH server must answer there.
+    `connection` is Ansible's connection to the backup host. Only with SSH must an SSH server answer there.
     """
     lists = (values["postgresql_listen_addresses"], values["pgbouncer_listen_addresses"])
     listen = dict.fromkeys([each for names in lists for each in names] + [values["monitoring_listen_address"]])

@@ -66,7 +66,7 @@ def escape(path: Path) -> str:
             where=text,
             seen="${, {{ or a line break",
             allowed="a path without them",
-            run="move the project to another directory, then the same command again",
+            run="move the project to another directory, then run the same command again",
         )
     return text.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%")
 

@@ -99,6 +99,7 @@ class Assumed:
             "old_layout": False,
             "pooler_port": 0,
             "pgvector_build": "",
+            "build_packages": [],
             "toolkit_sha256": "",
             "bundle_sha256": "",
         }

@@ -134,7 +134,7 @@ class Sandbox:
         return replace(spec, variables=variables), tag
 
     def _make_network(self, addresses: Sequence[str]) -> None:
-        """Create a missing network, with the subnet of the hosts that are there: their addresses are fixed."""
+        """Create a missing network, with the subnet of existing hosts, whose addresses are fixed."""
         if not self._exists("network", self.prefix):
             subnet = str(ipaddress.ip_network(f"{addresses[0]}/{PREFIX_LENGTH}", strict=False)) if addresses else ""
             self.machine.apply("cannot create the network", containers.network, self.prefix, self.project, subnet)
@@ -168,7 +168,7 @@ class Sandbox:
         return next(str(each) for each in ipaddress.ip_network(subnet["subnet"]).hosts() if str(each) not in used)
 
     def _start(self, each: Container) -> None:
-        """Install the project's SSH key, and start the host if it does not run. Its data stays, whatever stopped it."""
+        """Install the project's SSH key, and start the host, with its data, if it is not running."""
         name, failure = each.spec.name, f"cannot start {each.spec.name}"
         if each.state == containers.PAUSED:
             self.narration.note(f"{name} was paused: resuming it")
@@ -176,7 +176,7 @@ class Sandbox:
             each = self.host(name)
         elif each.state == containers.DEAD:
             self.narration.note(
-                f"{name} has no processes, although podman says that it runs: starting it with its data"
+                f"{name} has no processes, although podman reports it as running: starting it with its data"
             )
             self.machine.apply(failure, containers.mark_exited, each.container)
             each = self.host(name)
@@ -188,7 +188,7 @@ class Sandbox:
                 error.what,
                 where=each.container,
                 seen=error.seen,
-                allowed="the cause above removed; or a new host, which loses the data of this one",
+                allowed="the cause fixed; or a new host, which loses this one's data",
                 run=f"provision sandbox down {name}; provision sandbox up {name}",
             ) from None
 
@@ -236,7 +236,7 @@ class Sandbox:
         if not each.running:
             name = each.spec.name
             raise HostError(
-                f"{name} does not run", where=each.container, seen=each.state, run=f"provision sandbox up {name}"
+                f"{name} is not running", where=each.container, seen=each.state, run=f"provision sandbox up {name}"
             )
         options = ["--interactive", *(["--tty"] if os.isatty(0) and os.isatty(1) else [])]
         return run(self.words(each, *command, options=options), capture_output=False).returncode

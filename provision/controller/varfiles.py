@@ -20,7 +20,7 @@ HEADER = b"$ANSIBLE_VAULT"
 NAMES = ("database_credentials", "backup_repository_passphrase", "tls_ca_passphrase", "backup_s3")
 """Variables that hold secrets."""
 PUBLIC = ("salt", "bucket", "endpoint", "region", "key", "port", "ca_file", "uri_style")
-"""Keys inside them that are no secrets."""
+"""Keys inside them that are not secret."""
 
 
 def read_by_ansible(inventory: Path, loader: DataLoader) -> list[Path]:
@@ -50,13 +50,13 @@ def in_clear(source: Path) -> Iterator[Path]:
         try:
             values = loader.load_from_file(str(path), cache="none", trusted_as_template=True)
         except AnsibleError:
-            continue  # Ansible refuses it by itself
+            continue  # Ansible refuses it
         if _clear(values):
             yield path
 
 
 def credentials(sources: Sequence[str]) -> Iterator[Path]:
-    """Yield the files other than the vault that set database_credentials, or are encrypted where there is no vault."""
+    """Yield files other than the vault that set database_credentials; without a vault, encrypted files too."""
     loader = DataLoader()
     for folder in (path if path.is_dir() else path.parent for path in map(Path, sources) if path.exists()):
         for path in read_by_ansible(folder, loader):
@@ -66,14 +66,21 @@ def credentials(sources: Sequence[str]) -> Iterator[Path]:
                 if not (folder / FILE).is_file():
                     yield path
                 continue
-            with suppress(AnsibleError):  # Ansible refuses it by itself
+            with suppress(AnsibleError):  # Ansible refuses it
                 values = loader.load_from_file(str(path), cache="none", trusted_as_template=True)
                 if isinstance(values, Mapping) and NAMES[0] in values:
                     yield path
 
 
+def edit(path: Path) -> str:
+    """Return how to change a file with secrets: `ansible-vault edit` opens only files encrypted as a whole."""
+    if _head(path) == HEADER:
+        return f"ansible-vault edit {path}"
+    return f"edit {path}; make inline values with ansible-vault encrypt_string --prompt --name NAME"
+
+
 def opened(value: Any, decrypt: Callable[[str], bytes]) -> Any:
-    """Return a value with its inline values decrypted. Raises AnsibleError if one cannot be."""
+    """Return a value with its inline values decrypted. Raises AnsibleError if decryption fails."""
     if isinstance(value, EncryptedString):
         return decrypt(str(VaultHelper.get_ciphertext(value, with_tags=False))).decode()
     if isinstance(value, Mapping):

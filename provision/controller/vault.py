@@ -52,7 +52,7 @@ class Vault:
         self._loader.set_vault_secrets(secrets)
 
     def read(self) -> dict[str, Any]:
-        """Return the values of the vault file. Raises UsageError if it is missing, damaged or of another password."""
+        """Return the values of the vault file. Raises UsageError if it cannot be read or decrypted."""
         try:
             raw = self.path.read_bytes()
         except FileNotFoundError:
@@ -63,7 +63,7 @@ class Vault:
         return self._load(self.path)
 
     def everything(self) -> dict[str, Any]:
-        """Return the secrets that the hosts get, from every file, evaluated. Raises UsageError.
+        """Return the evaluated secrets of all files. Raises UsageError.
 
         Host variables win over those of groups, and groups over `all`, as in Ansible.
         """
@@ -85,7 +85,7 @@ class Vault:
         return found
 
     def others(self) -> dict[str, list[str]]:
-        """Return the secrets kept in files other than the vault: file to names."""
+        """Return the secrets in files other than the vault: file to names."""
         found = {}
         for path in varfiles.read_by_ansible(self.inventory, self._loader):
             if path != self.path:
@@ -97,7 +97,7 @@ class Vault:
         """Replace the file atomically, readable only by its owner (mode 0600). Raises UsageError for inline values."""
         if self.path.is_file() and not self.path.read_bytes().startswith(varfiles.HEADER):
             raise UsageError(
-                "the vault is not encrypted as a whole, and a new one would lose its comments and inline values",
+                "the vault is not encrypted as a whole; rewriting it would lose comments and inline values",
                 where=str(self.path),
                 allowed="a file encrypted by ansible-vault, or an edit by hand",
                 run=f"ansible-vault encrypt {self.path}, or ansible-vault encrypt_string for each value",
@@ -113,7 +113,7 @@ class Vault:
         except AnsibleVaultFormatError as error:
             raise self._unreadable(path, f"damaged: {error}") from None
         except AnsibleVaultError:
-            raise self._unreadable(path, "the vault password is wrong for it, or the file was changed") from None
+            raise self._unreadable(path, "a wrong vault password, or a changed file") from None
         except AnsibleError as error:
             raise self._unreadable(path, str(error).splitlines()[0]) from None
         return found if isinstance(found, dict) else {}
@@ -123,11 +123,14 @@ class Vault:
             "cannot decrypt the vault" if path == self.path else "cannot read a file of the inventory",
             where=str(path),
             seen=seen,
-            run=f"ansible-vault view {path}",
+            run=f"ansible-vault view {path}"
+            if path.read_bytes().startswith(varfiles.HEADER)
+            else f"provision secrets check {self.inventory} --vault-password-file FILE, with the right password; "
+            f"or {varfiles.edit(path)}",
         )
 
     def _advice(self) -> dict[str, str]:
-        """Propose `init`, unless secrets are in another file: a second set would replace them."""
+        """Propose `init`, unless another file has secrets: a second set would override them."""
         others = self.others()
         if not others:
             return {"run": f"provision secrets init {self.inventory}"}
@@ -154,7 +157,7 @@ def complete(secrets: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
 def initialise(vault: Vault) -> list[str]:
     """Create the vault or its missing secrets; return the names of the new ones.
 
-    Raises UsageError if a missing secret belongs to a variable that another file sets: this vault would replace it.
+    Raises UsageError if a missing secret belongs to a variable that another file sets: the vault would override it.
     """
     own = vault.read() if vault.path.exists() else {}
     others = vault.others()
@@ -166,8 +169,8 @@ def initialise(vault: Vault) -> list[str]:
             raise UsageError(
                 f"{name} is missing, and {variable} is set in another file",
                 where=held[variable],
-                allowed="every secret of a variable in one file",
-                run=f"ansible-vault edit {held[variable]}; openssl rand -base64 24 makes a password",
+                allowed="all secrets of a variable in one file",
+                run=f"{varfiles.edit(Path(held[variable]))}; generate a password with openssl rand -base64 24",
             )
     if not missing:
         return []
@@ -199,7 +202,7 @@ def judge(secrets: Mapping[str, Any]) -> list[str]:
 
 
 def check(vault: Vault) -> None:
-    """Raise DriftError with all problems of the secrets, whichever files hold them."""
+    """Raise DriftError with all problems of the secrets in all files."""
     found = judge(vault.everything())
     found += [f"{path} has secrets in clear text" for path in plain_vaults([str(vault.inventory)])]
     found += [f"{path} is ignored by Ansible" for path in varfiles.ignored(vault.inventory)]
@@ -209,7 +212,7 @@ def check(vault: Vault) -> None:
             "the vault is not suitable for production",
             where=", ".join(filter(None, (str(vault.path) if vault.path.is_file() else "", others))),
             seen="; ".join(found),
-            run=f"ansible-vault edit {others}"
+            run="; ".join(varfiles.edit(Path(path)) for path in vault.others())
             if others
             else f"provision secrets init {vault.inventory} adds missing secrets; rotate replaces the others",
         )
@@ -220,9 +223,10 @@ def rotate(vault: Vault, role: str) -> dict[str, Any]:
     elsewhere = [path for path, names in vault.others().items() if "database_credentials" in names]
     if elsewhere:
         raise UsageError(
-            "the password is in another file than the vault", where=elsewhere[0],
+            "the password is not in the vault but in another file", where=elsewhere[0],
             allowed=f"database_credentials in {vault.path}",
-            run=f"ansible-vault edit {elsewhere[0]}, then site.yml --tags database,pgbouncer",
+            run=f"{varfiles.edit(Path(elsewhere[0]))}; then ansible-playbook site.yml -i {vault.inventory} "
+            "--tags database,pgbouncer",
         )  # fmt: skip
     before = vault.read()
     credentials = before.get("database_credentials") or {}

@@ -179,7 +179,7 @@ class Access:
         left = settings.differences(self.connection, settings.parse(rows[0][0] if rows else ()), role.settings)
         if left:
             raise DatabaseError(
-                "the server stored other settings than requested",
+                "the server stored settings that differ from the request",
                 where=f"role {role.name}",
                 seen=", ".join(sorted(left)),
                 run=f"psql -c '\\drds \"{role.name}\"'",

@@ -2,7 +2,7 @@
 
 Log lines start with the log_line_prefix of provision.tuning.logs (%m [%p]). DETAIL, STATEMENT and lines that start with
 a tab are part of the message before them. Timestamps are in the time zone of log_timezone, which `zone` reads from the
-server's files; the abbreviation in a line (IST is three zones) only tells the two hours apart that a clock repeats.
+server's files; the abbreviation in a line (IST is three zones) only tells the passes of a repeated hour apart.
 """
 
 from __future__ import annotations
@@ -131,7 +131,7 @@ def entries(lines: Iterable[str], place: tzinfo = UTC) -> Iterator[Entry]:
 
 
 def _moment(head: re.Match[str], place: tzinfo) -> datetime:
-    """Return the time of a line. `fold` chooses the first or second of two hours that the clock shows alike.
+    """Return the time of a line. `fold` selects the first or second pass through a repeated hour.
 
     A line whose abbreviation the zone does not have at that time was written before log_timezone was changed: UTC and
     numeric offsets are read as they are, others as if they were of the zone.

@@ -1,4 +1,4 @@
-"""Scratch databases: created under a name that no other database has, and dropped only when proved to be ours.
+"""Scratch databases: created under a unique name, and dropped only if proved to be ours.
 
 Does IO. The proof is the database's oid, noted when it was created, together with its name, which ends in a random
 token. Both are compared in the session that drops: a name alone may belong to another database by then.
@@ -47,7 +47,7 @@ def drop(session: Connection, scratch: Scratch) -> bool:
     Raises DatabaseError for a name that names.scratch did not make, psycopg.Error.
     """
     if not names.SCRATCH.fullmatch(scratch.name):
-        raise DatabaseError("refused to drop a database that is no scratch database", where=scratch.name)
+        raise DatabaseError("refused to drop a database that is not a scratch database", where=scratch.name)
     if find(session, scratch.name) != scratch:
         return False
     name = sql.Identifier(scratch.name)

@@ -1,7 +1,7 @@
-"""Settings stored for a role or a database (pg_db_role_setting): compared in the server's own form, written whole.
+"""Settings stored for a role or a database (pg_db_role_setting): compared in the server's own form.
 
-Does IO. The server stores a value as it was written and returns another text for it: 65536kB is 64MB, DateStyle "iso,
-mdy" is "ISO, MDY", TimeZone is timezone. `normal` asks the server for that form, so that equal values are equal texts.
+Does IO. The server stores a value as written but shows it in its own form: 65536kB is 64MB, DateStyle "iso, mdy" is
+"ISO, MDY", TimeZone is timezone. `normal` asks the server for that form, so that equal values compare equal.
 """
 
 from __future__ import annotations

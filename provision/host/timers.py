@@ -1,4 +1,4 @@
-"""Schedules and timers: what systemd says of a calendar expression, and which timers will not elapse again.
+"""Check calendar expressions with systemd-analyze, and find timers that will not elapse again.
 
 Runs systemd-analyze and systemctl, changes nothing. Standard library only: the module host_plan sends this file to a
 host. `fault` is pure.

@@ -36,7 +36,7 @@ LISTEN = "0A"
 
 @dataclass(frozen=True)
 class Endpoint:
-    """A service that speaks PostgreSQL: its systemd unit, and where it listens on this host; no address is nowhere."""
+    """A service that speaks PostgreSQL: its systemd unit, and its address on this host; "" if it does not listen."""
 
     unit: str
     address: str
@@ -52,7 +52,7 @@ def endpoints(plan: Plan) -> list[Endpoint]:
 
 
 def listening(port: int) -> str:
-    """Return an address at which this host reaches whatever listens on a port now; "" where nothing does.
+    """Return an address at which this host reaches the current listener of a port; "" if there is none.
 
     Read from the kernel, because addresses of the plan wait for a restart, and the loopback need not be among them.
     """
@@ -145,7 +145,7 @@ def served(service: Endpoint, authority: Path | None = None) -> bytes | None:
         link = socket.create_connection((service.address, service.port), TIMEOUT_S)
     except OSError as error:
         raise HostError(
-            f"{service.unit} does not answer, so the certificate that it serves is not known",
+            f"{service.unit} does not answer, so its certificate cannot be checked",
             where=addresses.endpoint(service.address, service.port),
             seen=str(error),
             run=f"journalctl -u {service.unit} -n 50",

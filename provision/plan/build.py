@@ -218,7 +218,9 @@ def _state(plan: schema.Plan, probe: Mapping[str, Any], context: Context, verdic
         old_layout=probe["old_layout"],
         pgvector_built=built,
         huge_pages=probe["huge_pages"],
-        new_build_packages=tuple(name for name in needed["pgvector"] if name not in installed),
+        new_build_packages=tuple(
+            name for name in needed["pgvector"] if name not in installed or name in probe["build_packages"]
+        ),
         bundle_sha256=probe["bundle_sha256"],
         toolkit_current=probe["toolkit_sha256"] == context.toolkit_sha256,
         database=context.database,

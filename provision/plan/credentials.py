@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from pathlib import PurePosixPath
 from typing import Any
 
 from provision.errors import UsageError
@@ -16,8 +17,10 @@ from provision.plan.context import Context, Verdict, repository_kind
 DEVELOPMENT_PASSWORD = "minion_secret"  # noqa: S105 - the published one, known so that it can be refused
 MINIMUM_PASSWORD_LENGTH = 20
 CREDENTIAL = ("password", "salt")
+HOSTS_SUFFIXES = (".yml", ".yaml", ".json", ".ini", ".cfg", ".toml")
+"""Of the file of hosts in an inventory's directory."""
 VERIFIER = re.compile(r"md5[0-9a-f]{32}$|SCRAM-SHA-256[$]")
-"""What the server stores: as a password it would lock the application out."""
+"""A password hash as the server stores it; used as the password, it would lock out the application."""
 LONGEST_CERTIFICATE_DAYS = 825  # the longest that clients on macOS accept
 
 
@@ -48,7 +51,9 @@ def passwords(v: Mapping[str, Any], profile: Mapping[str, Any], context: Context
     credentials, owner = v["database_credentials"], v["database_owner"]
     strict = not profile["access"]["published_passwords"]
     inventory = _inventory(context)
-    vault = f"{context.credentials or f'{inventory}/group_vars/all/vault.yml'} (ansible-vault edit)"
+    vault = f"{inventory}/group_vars/all/vault.yml (ansible-vault edit)"
+    if context.credentials:  # perhaps with inline values, which ansible-vault edit does not open
+        vault = f"{context.credentials} (ansible-vault edit, or encrypt_string for inline values)"
     generate = "" if context.credentials else f"; provision secrets init {inventory} generates both"
     if strict:
         verdict.refusals += [f"{path} is not encrypted: ansible-vault encrypt {path}" for path in context.plain_vaults]
@@ -76,7 +81,7 @@ def passwords(v: Mapping[str, Any], profile: Mapping[str, Any], context: Context
 
 
 def _wrong_types(role: str, secret: Any) -> list[str]:
-    """Name what is not text: YAML has changed an unquoted number, date or yes (012 is 10, 1e5 is 100000.0)."""
+    """Report values that are not text: YAML changes an unquoted number, date or yes (012 is 10, 1e5 is 100000.0)."""
     where = f"database_credentials.{role}"
     if not isinstance(secret, Mapping):
         return [f"{where} is a secret of type {type(secret).__name__}: expected a mapping with password and salt"]
@@ -142,4 +147,6 @@ def backup(v: Mapping[str, Any], context: Context, verdict: Verdict) -> None:
 
 
 def _inventory(context: Context) -> str:
-    return context.inventory[0] if context.inventory else "INVENTORY"
+    """Return the inventory's directory: `secrets init` and group_vars need it even if -i names the file of hosts."""
+    path = PurePosixPath(context.inventory[0] if context.inventory else "INVENTORY")
+    return str(path.parent if path.suffix in HOSTS_SUFFIXES or path.name == "hosts" else path)

@@ -1,4 +1,4 @@
-"""Judge names and addresses of certificates, and write names as DNS has them (A-labels). Pure.
+"""Judge names and addresses for certificates, and convert names to A-labels. Pure.
 
 Certificates, servers and clients compare A-labels (RFC 6125, section 6.4.2). A name outside ASCII is converted by the
 library idna (IDNA 2008), which only the controller needs.
@@ -19,9 +19,9 @@ EXAMPLES = "db.example.com, *.example.com or 203.0.113.7"
 
 
 def certificate_name(text: str) -> str:
-    """Return a name or address as a certificate has it: A-labels in lower case, the shortest form of an address.
+    """Return a name or address in the form for a certificate: A-labels in lower case, the shortest form of an address.
 
-    Raises ValueError with the reason, and with the form to write where there is one.
+    Raises ValueError with the reason and, if there is one, the form to write.
     """
     address = addresses.parsed(text)
     if address:
@@ -41,12 +41,12 @@ def certificate_name(text: str) -> str:
     if len(name) > LONGEST_NAME:
         raise ValueError(f"the name has {len(name)} characters; at most {LONGEST_NAME} are allowed")
     if labels[-1].isdigit():
-        raise ValueError("neither an IP address nor a DNS name, whose last label is not a number")
+        raise ValueError("neither an IP address nor a DNS name (its last label is a number)")
     return name
 
 
 def certificate_names(names: Iterable[str]) -> tuple[str, ...]:
-    """Return names as a certificate has them, each once; a name that cannot be converted stays as it is."""
+    """Return names in the form for a certificate, each once; a name that cannot be converted is unchanged."""
     return tuple(dict.fromkeys(_lenient(name) for name in names))
 
 
@@ -58,7 +58,7 @@ def _lenient(name: str) -> str:
 
 
 def _refuse_forms(text: str) -> None:
-    """Refuse what contains a name or an address but is something else, and say what to write."""
+    """Refuse a URL, an address with a prefix or zone, or a host with a port, and say what to write."""
     if not text.strip():
         raise ValueError("empty")
     host, slash, _ = text.partition("/")
@@ -69,7 +69,9 @@ def _refuse_forms(text: str) -> None:
     inner = re.split(r"[/?#]", text.partition("://")[2] or text)[0].rpartition("@")[2]
     bare = inner[1:].partition("]")[0] if inner.startswith("[") else re.sub(r":\d*$", "", inner)
     if bare != text and bare:
-        kind = "a URL" if "://" in text else "an address in brackets" if text.startswith("[") else "more than a name"
+        kind = (
+            "a URL" if "://" in text else "an address in brackets" if text.startswith("[") else "more than a host name"
+        )
         raise ValueError(f"{kind}; write {bare}")
     if re.search(r"\s", text):
         raise ValueError("contains white space")
@@ -80,9 +82,9 @@ def _ascii(text: str) -> str:
     if text.isascii():
         return text
     try:
-        import idna  # the controller's alone, and only for such a name
+        import idna  # on the controller only, and only for such a name
     except ImportError:
-        raise ValueError("a name outside ASCII; write its A-labels (xn--...), or pip install idna") from None
+        raise ValueError("a non-ASCII name; write its A-labels (xn--...), or run pip install idna") from None
     star, name = ("*.", text[2:]) if text.startswith("*.") else ("", text)
     try:
         return star + idna.encode(name, uts46=True).decode()

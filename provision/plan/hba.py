@@ -110,7 +110,7 @@ def _problems(rule: Mapping[str, Any], tls: bool, major: int) -> list[str]:
         found.append("users is missing: name the roles, or all")
     for name in [*(rule.get("users") or []), *(rule.get("databases") or [])]:
         if name.startswith("/") and major < PATTERNS_SINCE:
-            found.append(f"{name!r}: patterns need PostgreSQL {PATTERNS_SINCE}; {major} would look for this very name")
+            found.append(f"{name!r}: patterns need PostgreSQL {PATTERNS_SINCE}, not {major}: list the names instead")
         elif why := _name(name):
             found.append(f"{name!r} is not the name of a role or database, nor +role, all, or a /pattern: {why}")
     found += [
@@ -147,7 +147,7 @@ def pattern_problem(text: str) -> str:
 
 
 def _name(text: str) -> str:
-    """Return why a text names nothing in a rule, "" where it does."""
+    """Return why a text is not a name, keyword or pattern of a rule; "" if it is one."""
     if text.startswith("/"):
         return pattern_problem(text[1:])
     return names.reference_problem(text.removeprefix("+"))
@@ -160,7 +160,7 @@ def ident(name: str, system: str, role: str) -> schema.Ident:
 
 
 def network_problem(text: str) -> str:
-    """Return "" for a network that PostgreSQL reads as it is written, else what to write instead."""
+    """Return "" for a network that PostgreSQL reads as written, otherwise the correct form."""
     inner = text.strip().replace("[", "").replace("]", "")
     try:
         network = ipaddress.ip_network(inner, strict=False)
@@ -180,5 +180,5 @@ def network_problem(text: str) -> str:
 
 
 def opens(network: str) -> bool:
-    """Return whether a network is all addresses, or half of them: two halves are all of them too."""
+    """Return whether a network is all addresses or half of them, because two halves are all."""
     return network == "all" or (network not in KEYWORDS and ipaddress.ip_network(network).prefixlen <= 1)

@@ -42,7 +42,7 @@ _WORD = (r"\S+", "one word")
 PATTERNS = {
     "backup_s3.bucket": (
         r"[A-Za-z0-9_-]{1,63}",
-        "1 to 63 letters, digits, _ and -; pgBackRest accepts no dots, for the certificate would not match",
+        "1 to 63 letters, digits, _ and -; pgBackRest accepts no dots, because the certificate would not match",
     ),
     "backup_s3.endpoint": (
         r"(https://)?[A-Za-z0-9.:\[\]-]+",

@@ -1,8 +1,8 @@
 """Judge every name that becomes an identifier, and derive names from others. Pure, standard library only.
 
-`refusals` judges all variables of a run at once: a name that is accepted works in SQL, in connection strings and URLs,
-in the access rules, in dumps and in every file that names it. A name that PgBouncer's configuration cannot have is
-accepted for a database, which its clients then reach directly (`warnings`), and refused for a pool.
+`refusals` judges all variables of a run at once. An accepted name works in SQL, connection strings, URLs, access rules,
+dumps and every configuration file. A name that PgBouncer does not support is accepted for a database, which clients
+then reach directly (`warnings`), and refused for a pool.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 from provision import quoting
 
 LONGEST_BYTES = 63
-"""NAMEDATALEN - 1: the server cuts a longer name without an error."""
+"""NAMEDATALEN - 1: the server truncates longer names without an error."""
 OF_OWNER = ("app", "readonly", "backup", "monitor", "pooler")
 """Login roles whose names are the owner's with a suffix."""
 RESERVED = frozenset({"postgres", "template0", "template1", "public", "none", "pgbouncer", *quoting.HBA_WORDS})
@@ -30,7 +30,7 @@ _PLAIN = re.compile(r"[a-z_][a-z0-9_-]*")
 _EXTENSION = re.compile(r"[a-z0-9_][a-z0-9_-]*")
 _MAP = re.compile(r"[A-Za-z0-9_-]+")
 _UNSAFE = {
-    '"': "which every quoted identifier would have to double",
+    '"': "which every quoted identifier must double",
     "\\": "which pg_ident.conf and connection strings read as an escape",
     ",": "which separates names in access rules",
     "{": "which Ansible reads as a template",
@@ -51,10 +51,10 @@ def derived(name: str, suffix: str) -> str:
 
 
 def of_owner(owner: str, kind: str) -> str:
-    """Return the role of a kind that belongs to an owner. Raises ValueError for one that the server would cut."""
+    """Return an owner's role of a kind. Raises ValueError for a name that the server would truncate."""
     name = f"{owner}_{kind}"
     if len(name.encode()) > LONGEST_BYTES:
-        raise ValueError(f"{name} has {len(name.encode())} bytes: at most {LONGEST_BYTES} are possible")
+        raise ValueError(f"{name} has {len(name.encode())} bytes: expected at most {LONGEST_BYTES}")
     return name
 
 
@@ -64,14 +64,14 @@ def with_passwords(owner: str) -> tuple[str, str, str]:
 
 
 def scratch(name: str, purpose: str) -> str:
-    """Return a name for a new scratch database that no other database has: it ends in a random token."""
+    """Return a unique name for a new scratch database; it ends in a random token."""
     return derived(name, f"_{purpose}_{secrets.token_hex(6)}")
 
 
 def problem(name: str, *, longest: int = LONGEST_BYTES, plain: bool = False, role: bool = True) -> str:
     """Return why a name cannot be that of a role, or without `role` that of a database; "" if it can.
 
-    `plain` is for the main database and its owner, which are also typed in shells, units and files.
+    `plain` is for the main database and its owner, whose names also appear in shells, units and files.
     """
     if plain and (not _PLAIN.fullmatch(name) or name in RESERVED or name.startswith("pg_")):
         return (
@@ -95,9 +95,9 @@ def _unsafe(name: str) -> str:
         if not character.isprintable() or (character.isspace() and character != " "):
             return f"expected a name without the character U+{ord(character):04X}, which is not printable"
     if name != name.strip():
-        return "expected a name without spaces at its ends"
+        return "expected a name without leading or trailing spaces"
     if name[0] in "/+":
-        return f"expected a name that does not begin with {name[0]}, which has a meaning of its own in pg_hba.conf"
+        return f"expected a name that does not begin with {name[0]}, which has a special meaning in pg_hba.conf"
     if name != unicodedata.normalize("NFC", name):
         return f"expected the composed form (NFC) {unicodedata.normalize('NFC', name)!r}, which clients send"
     return ""
@@ -106,11 +106,11 @@ def _unsafe(name: str) -> str:
 def _taken(name: str, role: bool) -> str:
     reserved = RESERVED if role else RESERVED - OF_ROLES
     if name.casefold() in reserved:
-        return f"expected another name than {', '.join(sorted(reserved))}"
+        return f"expected a name other than {', '.join(sorted(reserved))}"
     if role and name.casefold().startswith("pg_"):
         return "expected a name that does not begin with pg_, which the server reserves"
     if SCRATCH.fullmatch(name):
-        return "expected another name: scratch databases end like this one"
+        return "expected another ending: the names of scratch databases end like this one"
     return ""
 
 
@@ -118,10 +118,10 @@ def _too_long(name: str, longest: int) -> str:
     size = len(name.encode())
     if size <= longest:
         return ""
-    why = "PostgreSQL cuts a longer one"
+    why = "PostgreSQL truncates longer names"
     if longest < LONGEST_BYTES:
         why = f"{' and '.join(f'NAME_{kind}' for kind in OF_OWNER[:2])} and others are derived from it"
-    return f"it has {size} bytes, at most {longest} are possible: {why}"
+    return f"expected at most {longest} bytes, it has {size}: {why}"
 
 
 def refusals(v: Mapping[str, Any]) -> list[str]:
@@ -130,10 +130,10 @@ def refusals(v: Mapping[str, Any]) -> list[str]:
 
 
 def warnings(v: Mapping[str, Any]) -> list[str]:
-    """Name the databases that the pooler cannot serve."""
+    """Warn about databases that the pooler cannot serve."""
     return [
-        f"database {name!r} is reached on port {v['postgresql_port']} only: PgBouncer's configuration cannot name it "
-        "(A to Z, a to z, digits, _ . and -)"
+        f"database {name!r} is reached on port {v['postgresql_port']} only: PgBouncer supports only A to Z, a to z, "
+        "digits, _ . and - in names"
         for name in v["database_extra_databases"]
         if not quoting.is_pgbouncer_key(str(name))
     ]
@@ -183,7 +183,7 @@ def _clashes(v: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _twice(kind: str, named: Iterable[tuple[str, str]]) -> Iterator[str]:
-    """Refuse equal names, and names that differ in case alone: SQL folds what is not quoted."""
+    """Refuse equal names, and names that differ only in case: SQL folds unquoted names."""
     seen: dict[str, tuple[str, str]] = {}
     for place, name in named:
         key = unicodedata.normalize("NFKC", name).casefold()
@@ -191,8 +191,8 @@ def _twice(kind: str, named: Iterable[tuple[str, str]]) -> Iterator[str]:
             seen[key] = (place, name)
             continue
         before, other = seen[key]
-        difference = "" if other == name else ", which differs in case or form alone"
-        yield f"{place}: {kind} {name!r} is also {before} {other!r}{difference}: expected each {kind} once"
+        difference = "" if other == name else ", which differs only in case or Unicode form"
+        yield f"{place}: {kind} {name!r} repeats {before} {other!r}{difference}: expected each {kind} once"
 
 
 def _others(v: Mapping[str, Any]) -> Iterator[str]:
@@ -202,8 +202,8 @@ def _others(v: Mapping[str, Any]) -> Iterator[str]:
     for role, size in v["pgbouncer_pools"].items():
         if size and not quoting.is_pgbouncer_key(str(role)):
             yield (
-                f"pgbouncer_pools.{role}: PgBouncer's configuration cannot name this role (A to Z, a to z, digits, _ . "
-                "and -): leave it out of pgbouncer_pools; it can connect to PostgreSQL's own port"
+                f"pgbouncer_pools.{role}: PgBouncer supports only A to Z, a to z, digits, _ . and - in names: remove "
+                f"the role from pgbouncer_pools; it can connect directly on port {v['postgresql_port']}"
             )
     for number, line in enumerate(v["postgresql_maps"], 1):
         yield from (f"postgresql_maps, line {number}: {text}" for text in _map(line))

@@ -41,8 +41,8 @@ def _stanza(v: Mapping[str, Any], host: Mapping[str, Any], context: Context, ver
     known = ((host.get("applied") or {}).get("backup") or {}).get("stanza", "")
     if known not in ("", stanza):
         verdict.notices.append(
-            f"backup_stanza changes from {known} to {stanza}: the backups of {known} stay in the repository and are "
-            f"not continued; to continue them, set backup_stanza: {known}"
+            f"backup_stanza changes from {known} to {stanza}: the backups of {known} stay in the repository, and "
+            f"a new series begins; to continue the old one, set backup_stanza: {known}"
         )
 
 
@@ -57,12 +57,12 @@ def _backup_host(v: Mapping[str, Any], host: Mapping[str, Any], context: Context
     if problem and context.runs("backup"):
         verdict.refusals.append(
             f"backup_repository_host: no SSH server answers this host at {addresses.endpoint(where, port)} "
-            f"({problem}); set backup_repository_host and backup_repository_port to where this host reaches {name}, "
-            "or open the port; --skip-tags backup leaves backups as they are"
+            f"({problem}); open the port, or set backup_repository_host and backup_repository_port to the address and "
+            f"port at which this host reaches {name}; --skip-tags backup leaves backups unchanged"
         )
     others = [each for each in context.groups.get("backup", ()) if each != name]
     if name in context.groups.get("backup", ()) and others:
         verdict.notices.append(
-            f"the group backup has {len(others) + 1} hosts: {name} keeps this host's repository "
-            f"(backup_repository_inventory_name), {', '.join(others)} none"
+            f"the group backup has {len(others) + 1} hosts: this host backs up to {name} "
+            f"(backup_repository_inventory_name), not to {', '.join(others)}"
         )

@@ -1,7 +1,7 @@
-"""Judge addresses before anything changes: where services listen, who may connect, names of certificates. Pure.
+"""Judge addresses before anything changes: listen addresses, allowed networks, certificate names. Pure.
 
-The probe gives the host's `addresses`, and of each name or address to listen on its addresses and whether a service can
-bind to them (`listen`). Both are missing where a plan is built without a host; then only the form is judged.
+The probe returns the host's `addresses` and, for each name or address to listen on, its addresses and whether a service
+can bind to them (`listen`). Without a host both are missing, and only the form is judged.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ def judge(v: Mapping[str, Any], host: Mapping[str, Any], verdict: Verdict) -> No
                 verdict.refusals.append(f"{variable} has {network!r}: expected a network; {problem}")
             elif hba.opens(network):
                 verdict.warnings.append(
-                    f"{variable} has {network}, so any address may try passwords: list the networks of the applications"
+                    f"{variable} has {network}, which lets any address try passwords: list only the networks of the "
+                    "applications"
                 )
     for variable, port in LISTENS.items():
         if not v[variable]:
@@ -47,14 +48,14 @@ def judge(v: Mapping[str, Any], host: Mapping[str, Any], verdict: Verdict) -> No
 
 
 def names(v: Mapping[str, Any], verdict: Verdict) -> None:
-    """Refuse names that a certificate cannot have; the others are converted when the plan is built."""
+    """Refuse invalid certificate names; valid ones are converted when the plan is built."""
     for name in v["tls_extra_names"]:
         try:
             dns.certificate_name(name)
         except ValueError as error:
             # A URL may hold a password.
-            seen = "a URL" if "://" in name or "@" in name else repr(name)
-            verdict.refusals.append(f"tls_extra_names has {seen}: {error}; expected, for example, {dns.EXAMPLES}")
+            seen = "" if "://" in name or "@" in name else f"{name!r}: "
+            verdict.refusals.append(f"tls_extra_names has {seen}{error}; expected, for example, {dns.EXAMPLES}")
 
 
 def listen_problems(variable: str, listen: Sequence[str], host: Mapping[str, Any], port: str = "") -> list[str]:
@@ -72,7 +73,7 @@ def may_be_host(text: str) -> bool:
 
 
 def resolved(host: Mapping[str, Any]) -> dict[str, list[str]]:
-    """Return the addresses behind each name of the listen addresses, as far as a service can bind to them."""
+    """Return the addresses of each listen address or name that a service can bind to."""
     listen: Mapping[str, Mapping[str, bool]] = host.get("listen") or {}
     return {name: [each for each, binds in found.items() if binds] for name, found in listen.items()}
 
@@ -84,7 +85,7 @@ def _problem(text: str, host: Mapping[str, Any], port: str) -> str:
         bare = bare.partition(":")[0]
     if not literal and bare != text and "://" not in text and (addresses.parsed(bare) or NAME.fullmatch(bare)):
         hint = f"; the port is {port}" if port and re.search(r":\d+$", text) and "/" not in text else ""
-        return f"expected an address of this host alone, such as {bare}{hint}"
+        return f"expected only an address of this host, such as {bare}{hint}"
     if not may_be_host(text):
         return "expected one address of this host, localhost, or a name that this host resolves"
     seen = (host.get("listen") or {}).get(text)
@@ -100,7 +101,7 @@ def _problem(text: str, host: Mapping[str, Any], port: str) -> str:
 
 
 def _notices(variable: str, listen: Sequence[str], host: Mapping[str, Any]) -> list[str]:
-    """Name addresses that are listed twice or that a wildcard covers, and names that no other host reaches."""
+    """Report duplicate addresses, addresses covered by a wildcard, and names that resolve to the loopback."""
     families = {4: {"*", addresses.ANY_IPV4}, 6: {"*", addresses.ANY_IPV6}}
     found = []
     seen: set[str] = set()
@@ -110,10 +111,13 @@ def _notices(variable: str, listen: Sequence[str], host: Mapping[str, Any]) -> l
         if wide:
             found.append(f"{variable}: {wide[0]} covers {text}; remove one of them")
         elif addresses.canonical(text) in seen:
-            found.append(f"{variable} has {text} more than once; remove the others")
+            found.append(f"{variable} has {text} more than once; remove the duplicates")
         seen.add(addresses.canonical(text))
         behind = resolved(host).get(text, [])
         named = not address and text not in (*WILDCARDS, addresses.LOCALHOST) and behind
         if named and all((each := addresses.parsed(one)) and each.is_loopback for one in behind):
-            found.append(f"{variable}: {text} is {', '.join(behind)} on this host, which no other host reaches")
+            found.append(
+                f"{variable}: {text} is {', '.join(behind)} on this host, an address that other hosts cannot "
+                "reach; list one of the host's own"
+            )
     return found

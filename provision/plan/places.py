@@ -15,10 +15,10 @@ ASIDE = "/var/lib/postgresql"
 PACKAGES_MB = 500
 """Free MiB that the packages of a fresh host need, downloaded and installed, without the compiler."""
 CLOCK_LIMIT_S = 3600
-"""A host further behind refuses apt's signed lists and our certificates as not yet valid."""
+"""A host further behind rejects apt's signed lists and our certificates as not yet valid."""
 VOLATILE = ("tmpfs", "ramfs")
 NO_ENCODING = ("C", "POSIX")
-"""Locales that go with every encoding, as initdb has it."""
+"""Locales that initdb accepts with every encoding."""
 NAME = re.compile(r"(?P<language>[A-Za-z]+(_[A-Za-z]+)?)(\.(?P<encoding>[\w-]+))?(@(?P<modifier>\w+))?", re.A)
 
 
@@ -69,15 +69,15 @@ def _paths(v: Mapping[str, Any], verdict: Verdict) -> None:
 
 
 def system(host: Mapping[str, Any], verdict: Verdict) -> None:
-    """Refuse what stops the run on every host: read-only file systems, root's PATH, a wrong clock."""
+    """Refuse what stops every run: read-only file systems, an incomplete PATH of root, a wrong clock."""
     if host["unwritable"]:
         verdict.refusals.append(
-            f"{', '.join(host['unwritable'])} cannot be written: the file system is mounted read-only; on the host: "
-            f"dmesg --level=err tells why, mount -o remount,rw {host['unwritable'][0]} makes it writable"
+            f"{', '.join(host['unwritable'])} cannot be written: the file system is mounted read-only; on the host, "
+            f"find the cause with dmesg --level=err, then run {_remount(host['unwritable'][0])}"
         )
     if host["hidden_programs"]:
         verdict.refusals.append(
-            f"root's PATH is {host['hidden_programs']}, without /usr/sbin, so dpkg fails: on the host, set "
+            f"root's PATH is {host['hidden_programs']}, without /usr/sbin, so dpkg fails; on the host, set "
             "secure_path in /etc/sudoers or PATH in /etc/environment to /usr/local/sbin:/usr/local/bin:/usr/sbin:"
             "/usr/bin:/sbin:/bin"
         )
@@ -85,9 +85,13 @@ def system(host: Mapping[str, Any], verdict: Verdict) -> None:
     if abs(offset) > CLOCK_LIMIT_S:
         verdict.refusals.append(
             f"the host's clock is {_duration(abs(offset))} {'ahead of' if offset > 0 else 'behind'} the controller's, "
-            "so certificates and package lists are expired or not yet valid: on the host: timedatectl set-ntp true, "
-            "or date --set with the time"
+            "so certificates and package lists are expired or not yet valid; on the host: timedatectl set-ntp true, "
+            "or set the time with date --set"
         )
+
+
+def _remount(path: str) -> str:
+    return f'mount -o remount,rw "$(findmnt -no TARGET --target {path})"'
 
 
 def _duration(seconds: float) -> str:
@@ -105,22 +109,21 @@ def _space(v: Mapping[str, Any], host: Mapping[str, Any], major: str, verdict: V
     if f"postgresql-{major}" not in host["packages"]:
         for name, free in host["free_for_packages_mb"].items():
             if free < PACKAGES_MB:
-                verdict.refusals.append(f"{free} MB are free in {name}: the packages need {PACKAGES_MB} MB there")
+                verdict.refusals.append(f"{free} MB are free in {name}: the packages need {PACKAGES_MB} MB; free space")
 
 
 def _file_system(host: Mapping[str, Any], verdict: Verdict) -> None:
     data = host["data"]
     if data["read_only"] and not host["unwritable"]:
         verdict.refusals.append(
-            f"{data['path']} is on a file system that is mounted read-only: on the host: mount -o remount,rw with its "
-            f"mount point (findmnt --target {ASIDE})"
+            f"{data['path']} is on a file system that is mounted read-only; on the host: {_remount(ASIDE)}"
         )
     if data["file_system"] in VOLATILE:
         verdict.warnings.append(f"{data['path']} is on a {data['file_system']}: a reboot loses the database")
 
 
 def _data(host: Mapping[str, Any], verdict: Verdict) -> None:
-    """Refuse a place where a cluster could not be made, or where a restore could not move it aside."""
+    """Refuse a place where a cluster cannot be created, or where a restore could not rename it."""
     data = host["data"]
     path = data["path"]
     parent = path.rpartition("/")[0]
@@ -131,20 +134,21 @@ def _data(host: Mapping[str, Any], verdict: Verdict) -> None:
         )
     elif data["mount"]:
         verdict.refusals.append(
-            f"{path} is a mount point, which a restore could not move aside: on the host: umount {path}, then mount "
+            f"{path} is a mount point, which a restore could not rename; on the host: umount {path}, then mount "
             f"that file system at {ASIDE} or {parent} and change its line in /etc/fstab"
         )
     elif data["file"]:
-        verdict.refusals.append(f"{path} is a file: a new cluster needs the name; move the file away")
+        verdict.refusals.append(
+            f"{path} is a file, but a new cluster needs a directory there; on the host: mv {path} {path}.old"
+        )
     elif data["entries"] and not host["cluster_half_made"] and not _cluster(path, host):
         verdict.refusals.append(
-            f"{path} holds {', '.join(data['entries'])} and no cluster: a new cluster needs an empty directory; on the "
+            f"{path} holds {', '.join(data['entries'])} but no cluster: a new cluster needs an empty directory; on the "
             f"host: mv {path} {path}.old"
         )
     for closed in data["closed"]:
         verdict.refusals.append(
-            f"{closed} cannot be entered by the user postgres, who owns the data directory: on the host: "
-            f"chmod o+x {closed}"
+            f"the user postgres, who owns the data directory, cannot enter {closed}; on the host: chmod o+x {closed}"
         )
 
 
@@ -153,7 +157,7 @@ def _cluster(path: str, host: Mapping[str, Any]) -> bool:
 
 
 def _locale(requested: str, host: Mapping[str, Any], verdict: Verdict) -> None:
-    """Refuse a locale that is no UTF-8 locale of the host; `locales` is None where the host was not asked."""
+    """Refuse a locale that is not a UTF-8 locale of the host; `charmap` is None if no host was probed."""
     if requested in NO_ENCODING:
         return
     name = NAME.fullmatch(requested)

@@ -1,4 +1,4 @@
-"""Judge the TCP ports that a host's services bind: their range, each other, and who listens there now. Pure."""
+"""Judge the TCP ports of a host's services: range, duplicates, and current listeners. Pure."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ POOLER = "pgbouncer.service"
 
 @dataclass(frozen=True)
 class Bound:
-    """A port that a unit will listen on; the unit of the server ("") differs with its major."""
+    """A port that a unit will listen on; `unit` is "" for the server, whose unit depends on its major."""
 
     variable: str
     port: int
@@ -72,11 +72,11 @@ def judge(v: Mapping[str, Any], host: Mapping[str, Any], verdict: Verdict) -> No
 
 
 def _own(row: Mapping[str, Any], each: Bound, host: Mapping[str, Any]) -> bool:
-    """Return whether a listener is the service that this run manages there.
+    """Return whether a listener is the service that this run manages.
 
-    The server by its port, not by its pid: a container may hide which process of another user listens, and a cluster
-    that is not ours is refused by name. The others by their unit; where the process is hidden, by the port that the
-    last run recorded.
+    The server is recognized by its port, not its pid: a container may hide the processes of other users, and a cluster
+    that is not ours is refused by name. The other services are recognized by their unit or, if the process is hidden,
+    by the port that the last run recorded.
     """
     clusters = {cluster["running_port"] for cluster in host["clusters"]}
     if not each.unit:
@@ -110,7 +110,7 @@ def _taken(row: Mapping[str, Any], each: Bound) -> str:
         holder = f"process {row['pid']} ({row['command']}{f', {unit}' if unit else ''})"
         stop = f"stop it (systemctl disable --now {unit})" if unit.endswith(".service") else "stop it"
     if row["unit"] == each.unit and each.unit:
-        # Our unit under another's settings: a new port would not keep their address.
+        # Our unit, configured by the user: another port for us would not help, because there is one unit.
         other = "monitoring_exporters to false" if each.variable.startswith("monitoring_") else ""
         return (
             f"port {row['port']} is taken by {holder}, which this host runs with other settings: {stop}"

@@ -1,7 +1,7 @@
-"""Judge schedules by what systemd says of them; translate cron's syntax for the message. Pure.
+"""Judge schedules by the answers of systemd-analyze; translate cron syntax for the message. Pure.
 
-The probe brings the answers of `host.timers.elapses`, from the host itself or, for `provision plan`, from the
-controller. A schedule of "" is never, and needs no answer.
+The probe returns the answers of `host.timers.elapses`, from the host or, for `provision plan`, from the controller. A
+schedule of "" is never, and needs no answer.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ def judge(v: Mapping[str, Any], host: Mapping[str, Any], verdict: Verdict) -> No
     if answers is None:
         if schedules and host["systemd"]:
             verdict.notices.append(
-                f"schedules were not judged, because systemd-analyze is missing or too old here: "
-                f"{', '.join(schedules)}; site.yml judges them on the host before it changes anything"
+                "schedules were not checked, because systemd-analyze is missing or too old here: "
+                f"{', '.join(schedules)}; site.yml checks them on the host before any change"
             )
         return
     for name, text in schedules.items():
@@ -50,20 +50,21 @@ def judge(v: Mapping[str, Any], host: Mapping[str, Any], verdict: Verdict) -> No
         elif not times:
             verdict.refusals.append(
                 f"{name} is {text!r}, which never elapses: expected a time in the future, such as {EXAMPLE}; "
-                f"see the next one with: systemd-analyze calendar '{text}'"
+                f"test it with systemd-analyze calendar '{text}'"
             )
         elif len(times) == 1:
-            verdict.warnings.append(f"{name} is {text!r}, which elapses once and never again")
+            verdict.warnings.append(f"{name} is {text!r}, which elapses only once")
         elif name in HEAVY and times[1] - times[0] < OFTEN_S:
             verdict.warnings.append(
-                f"{name} is {text!r}, every {(times[1] - times[0]) // 60 or 1} min: each run reads the whole cluster"
+                f"{name} is {text!r}, which runs every {(times[1] - times[0]) // 60 or 1} min; each run reads "
+                "the whole cluster"
             )
 
 
 def _expected(text: str) -> str:
     translated = from_cron(text)
     if translated:
-        return f"this is cron's syntax, write {translated!r} (man systemd.time)"
+        return f"this is cron syntax; write {translated!r} (man systemd.time)"
     return f"expected a calendar expression (man systemd.time), such as {EXAMPLE}"
 
 

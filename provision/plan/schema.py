@@ -1,4 +1,4 @@
-"""What one host should be, as one immutable value: `Plan`. Pure; no other package is needed, for hosts read it too.
+"""What one host should be, as one immutable value: `Plan`. Pure; standard library only, because hosts read it too.
 
 `build.build` makes it on the controller, `load.load` reads it from /etc/provision/plan.json on the host. It holds no
 secret and nothing that a run changes (installed packages, what serves now): the same inputs give the same bytes, so a
@@ -449,7 +449,7 @@ class State:
     """The host has this very source build."""
     huge_pages: int
     new_build_packages: tuple[str, ...]
-    """Compiler and headers that a source build installs and may remove again."""
+    """Compiler and headers that this run, or an earlier one that failed, installs for a source build alone."""
     bundle_sha256: str
     """Checksum of the manifest of the bundle on the host, "" where there is none."""
     toolkit_current: bool

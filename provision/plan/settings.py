@@ -14,7 +14,7 @@ from provision.tuning import catalogue
 
 ROLES = ("database_roles", "database_extra_roles")
 OTHER_WORDS = {"pgvector": "vector", "pg_vector": "vector", "pgcron": "pg_cron", "partman": "pg_partman"}
-"""Names of projects whose extension is called otherwise."""
+"""Common wrong names, and the extension's own name."""
 
 
 def typed(v: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
@@ -37,8 +37,8 @@ def typed(v: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
 def extensions(v: Mapping[str, Any], host: Mapping[str, Any]) -> tuple[list[str], list[str]]:
     """Return refusals and warnings of database_extensions.
 
-    Known are PostgreSQL's own extensions, those whose packages we install, and those whose control files the host has;
-    `extension_files` is missing where no host was asked.
+    Accepted are PostgreSQL's own extensions, those whose packages we install, and those with control files on the host;
+    `extension_files` is missing if no host was probed.
     """
     major, there = v["postgresql_version"], host.get("extension_files")
     known = {*packages.EXTENSIONS, *packages.contrib(major), *(there or ())}
@@ -50,12 +50,12 @@ def extensions(v: Mapping[str, Any], host: Mapping[str, Any]) -> tuple[list[str]
         near = difflib.get_close_matches(name.lower(), sorted(known), 1, 0.75)
         other = OTHER_WORDS.get(name.lower()) or (near[0] if near else "")
         if other:
-            refusals.append(f"{label}, which is no extension of PostgreSQL {major}: did you mean {other}?")
+            refusals.append(f"{label}, which is not an extension of PostgreSQL {major}: did you mean {other}?")
         elif there is None:
-            warnings.append(f"{label}, which only the host can know: its package must be installed there beforehand")
+            warnings.append(f"{label}, which only a run on the host can check: install its package on the host first")
         else:
             refusals.append(
-                f"{label}: neither PostgreSQL {major} nor a package that provision installs has it, nor has the host; "
+                f"{label}: not found in PostgreSQL {major}, in packages that provision installs or on the host; "
                 "install its package on the host first, or remove the name"
             )
     return refusals, warnings

@@ -1,8 +1,8 @@
-"""Values that more than one role writes on a host, and the tags that a run needs to change one of them. Pure.
+"""Values that several roles write on a host, and the tags that a run needs to change one of them. Pure.
 
-A run with tags that applies a value for one role and not for another would break what connects both: the server would
-archive into one stanza while pgBackRest knows another. The probe reads what each role applied (`applied`, by the
-module_utils of that name); a run that would leave one of them behind is refused with the tags to add.
+A run whose tags apply a value in one role but not in another would break the host: the server would archive into one
+stanza while pgBackRest uses another. The probe reads the values that each role last applied (`applied`, from the
+module_utils of that name); a run that would leave a role behind is refused with the tags to add.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def wanted(plan: Plan) -> dict[str, dict[str, str]]:
 
 
 def problems(plan: Plan, probe: Mapping[str, Any], selected: Collection[str] | None) -> list[str]:
-    """Return a refusal for each value that this run would change for some of its roles only.
+    """Return a refusal for each value that this run would change in only some of its roles.
 
     `selected` are the roles whose tasks the run's tags select; None is all of them.
     """
@@ -86,7 +86,7 @@ def _extensions(plan: Plan, probe: Mapping[str, Any], selected: Collection[str])
 
 
 def _form(value: str) -> str:
-    """Write a value so that the forms of different files compare: the pooler's modes of TLS are on or off."""
+    """Return a value in a comparable form: the pooler's TLS modes become on or off."""
     return {"off": "off", "disable": "off", "require": "on", "verify-full": "on"}.get(value, value)
 
 

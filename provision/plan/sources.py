@@ -43,8 +43,8 @@ def _fault(source: schema.Source, host: Mapping[str, Any]) -> list[str]:
     where = f" (see {', '.join(named)})" if named else ""
     return [
         *found,
-        f"apt cannot read the host's sources: {fault}{where}; correct that entry until apt-get update succeeds on the "
-        "host",
+        f"apt cannot read the host's sources: {fault}{where}; correct that entry on the host; "
+        "apt-get update must then succeed",
     ]
 
 
@@ -59,13 +59,13 @@ def _conflicts(source: schema.Source, rows: Iterable[Mapping[str, str]]) -> Iter
         cure = f"on the host: mv {file} {file}.disabled" if alone else f"remove that entry from {file}"
         seen = {"": "without Signed-By", "embedded": "with an embedded key"}.get(key, f"with Signed-By {key}")
         yield (
-            f"{file} names {source.uri} {source.suite} {seen}: beside the run's own entry, with Signed-By "
-            f"{source.key}, every apt command would fail; {cure}"
+            f"{file} names {source.uri} {source.suite} {seen}, which conflicts with the entry of this run (Signed-By "
+            f"{source.key}): every apt command would fail; {cure}"
         )
 
 
 def _same(row: Mapping[str, str], source: schema.Source) -> bool:
-    """Compare as apt does: whatever the scheme and the last slash."""
+    """Compare as apt does, without the scheme and the last slash."""
     return (_place(row["uri"]), row["suite"].rstrip("/")) == (_place(source.uri), source.suite)
 
 

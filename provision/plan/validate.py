@@ -75,6 +75,10 @@ def judge(
     neighbours.judge(v, host, context, verdict)
     _monitoring(v, verdict)
     _maintenance(v, verdict)
+    if context.runs("migrations"):
+        verdict.refusals += [
+            f"{name} is {v[name]!r}: expected a directory of the controller that exists" for name in context.absent
+        ]
     schedules.judge(v, host, verdict)
     return verdict
 
@@ -106,7 +110,7 @@ def shipped(codename: str) -> tuple[int, str]:
 
 
 def _names(v: Mapping[str, Any], verdict: Verdict) -> None:
-    """Refuse names that some target cannot hold, and settings that a role owns."""
+    """Refuse unsupported names, and settings that a role owns."""
     verdict.refusals += names.refusals(v)
     verdict.warnings += names.warnings(v)
     for setting in sorted(set(v["postgresql_settings"]) & set(OWNED)):
@@ -120,7 +124,7 @@ def _extensions(v: Mapping[str, Any], host: Mapping[str, Any], verdict: Verdict)
 
 
 def _locale(v: Mapping[str, Any], host: Mapping[str, Any], verdict: Verdict) -> None:
-    """Name the locale that an existing cluster keeps; refuse one in which UTF-8 databases cannot be created."""
+    """Warn if an existing cluster has another locale; refuse one that cannot hold UTF-8 databases."""
     major, cure = v["postgresql_version"], "docs/the-locale-differs.md"
     seen = host.get("cluster_locale") or {}
     if not seen:
@@ -130,14 +134,14 @@ def _locale(v: Mapping[str, Any], host: Mapping[str, Any], verdict: Verdict) -> 
     if any(_plain_locale(each) != _plain_locale(v["postgresql_locale"]) for each in locales):
         verdict.warnings.append(
             f"postgresql_locale is {v['postgresql_locale']}, {label} has {' and '.join(locales)} and keeps it, "
-            f"for the locale of a cluster cannot be changed: set postgresql_locale to {locales[-1]}, or move the data "
+            f"because a cluster's locale cannot be changed: set postgresql_locale to {locales[-1]}, or move the data "
             f"into a new cluster ({cure})"
         )
     missing = sorted({v["database_name"], *v["database_extra_databases"]} - set(seen["databases"]))
     if seen["encoding"] not in ("", "UTF8") and not {"C", "POSIX"} >= {seen["ctype"]} and missing:
         verdict.refusals.append(
-            f"{label} has the encoding {seen['encoding']} and the locale {seen['ctype']}, in which database "
-            f"{missing[0]} cannot be created with UTF-8: move the data into a new cluster ({cure})"
+            f"{label} has encoding {seen['encoding']} and locale {seen['ctype']}, so database {missing[0]} cannot be "
+            f"created with UTF-8: move the data into a new cluster ({cure})"
         )
 
 

@@ -1,8 +1,8 @@
 """PostgreSQL's settings of every supported major, and the judgement of a user's values for them. Pure.
 
 `settings.tsv` is pg_settings of majors 14 to 18 with the contrib libraries loaded (made by tests/catalogue.py, compared
-with real servers by the tests). The controller can so refuse a mistyped name or value before a host is touched; what a
-library of another origin accepts is known to its server alone.
+with real servers by the tests). The controller refuses a mistyped name or value before it contacts a host. Only a
+server that loads them can check the settings of other libraries.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ HIDDEN = {"on": TRUE, "off": FALSE, "debug2": ("debug",), "replica": ("archive",
 OLD_NAMES = {"sort_mem": "work_mem", "vacuum_mem": "maintenance_work_mem"}
 """Names that the server still reads (map_old_guc_names)."""
 SUCCESSORS = {"checkpoint_segments": "max_wal_size", "wal_keep_segments": "wal_keep_size"}
-"""Names of settings that releases before the catalogue's removed, and what replaced them."""
+"""Settings that earlier releases removed, and their replacements."""
 IN_SESSIONS = ("user", "superuser")
 """Contexts of settings that ALTER ROLE and ALTER DATABASE accept."""
 CUSTOM = re.compile(r"[A-Za-z_][A-Za-z0-9_$]*(\.[A-Za-z_][A-Za-z0-9_$]*)+")
@@ -80,7 +80,7 @@ def of(major: int) -> Mapping[str, Known]:
 
 
 def needs_restart(name: str, major: int) -> bool:
-    """Return whether a running server takes a new value only at a restart."""
+    """Return whether a new value takes effect only at a restart."""
     row = of(major).get(name.lower())
     return row is not None and row.context == "postmaster"
 
@@ -133,16 +133,18 @@ def _unknown(name: str, major: int) -> str:
         )
         return f"is a setting of PostgreSQL {spans}, postgresql_version is {major}: remove the line"
     if plain in SUCCESSORS:
-        return f"is no setting of PostgreSQL {major}: {SUCCESSORS[plain]} replaced it"
+        return f"is not a setting of PostgreSQL {major}: {SUCCESSORS[plain]} replaced it"
     families = {each.partition(".")[0] for each in known if "." in each}
     if CUSTOM.fullmatch(name) and plain.partition(".")[0] not in families:
         near = difflib.get_close_matches(plain.partition(".")[0], families, 1, 0.85)
-        return f"is no setting of PostgreSQL {major}: did you mean {near[0]}.{plain.partition('.')[2]}?" if near else ""
+        return (
+            f"is not a setting of PostgreSQL {major}: did you mean {near[0]}.{plain.partition('.')[2]}?" if near else ""
+        )
     if "." in name and not CUSTOM.fullmatch(name):
-        return "is no name of a setting: expected letters, digits, _ and $ around the dot"
+        return "is not a setting's name: expected letters, digits, _ and $ around the dot"
     near = difflib.get_close_matches(plain, known, 1, 0.7)
     hint = f"did you mean {known[near[0]].name}?" if near else f"SHOW ALL on PostgreSQL {major} lists them"
-    return f"is no setting of PostgreSQL {major}: {hint}"
+    return f"is not a setting of PostgreSQL {major}: {hint}"
 
 
 def _value(row: Known | None, name: str, value: Any) -> tuple[str, str]:

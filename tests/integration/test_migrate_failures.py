@@ -459,6 +459,6 @@ def test_statement_that_must_stand_alone_is_refused_before_anything_runs(project
     done = project.run("up")
     assert (done.code, project.state(), project.made()) == (1, NOTHING, set())
     assert "1_a.up.sql:2:1 is refused; nothing was run" in done.err
-    assert "allowed: put it into a file of its own" in done.err
+    assert "allowed: move it to a file of its own" in done.err
     project.query = "&x-multi-statement=true"
     assert project.run("up").code == 0

@@ -270,7 +270,7 @@ def test_only_a_database_with_the_same_oid_is_dropped(cluster: Cluster, plan: Pl
         assert {made.name, aside} <= set(databases(cluster))
         assert scratch.drop(session, other)
         assert not scratch.drop(session, other)
-        with pytest.raises(ProvisionError, match="no scratch database"):
+        with pytest.raises(ProvisionError, match="not a scratch database"):
             scratch.drop(session, scratch.Scratch("postgres", 5))
 
 

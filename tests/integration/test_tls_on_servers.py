@@ -145,7 +145,7 @@ def test_services_that_serve_another_certificate_are_reloaded(
         session.execute("ALTER SYSTEM RESET ssl")
         assert len(reloads) == 3
     assert tls.listening(port) == ""  # stopped
-    with pytest.raises(HostError, match="does not answer, so the certificate that it serves is not known") as failed:
+    with pytest.raises(HostError, match="does not answer, so its certificate cannot be checked") as failed:
         tls.served(service)
     assert failed.value.where == f"{f'[{reached}]' if ':' in reached else reached}:{port}"
     assert tls.serving_port(server.data, 1) == 1

@@ -132,7 +132,7 @@ def test_up_leaves_a_running_host_alone(sandbox: Hosts, db1: Host) -> None:
 def test_up_starts_a_stopped_host_once_its_ports_are_free(sandbox: Hosts, old: Host) -> None:
     old.run("echo kept > /root/kept")
     podman("stop", "--time=0", old.container.container)
-    assert "old does not run" in sandbox.provision("exec", "old", "--", "true").stderr
+    assert "old is not running" in sandbox.provision("exec", "old", "--", "true").stderr
     with socket.create_server(("127.0.0.1", old.ports[5432])):
         refused = sandbox.provision("up", "old")
     assert refused.returncode == 1
@@ -161,7 +161,7 @@ def test_up_starts_a_host_whose_processes_are_gone_with_its_data(
     assert (refused.returncode, "run:     provision sandbox up old" in refused.stderr) == (1, True)
     again = sandbox.provision("up", "old")
     assert again.returncode == 0, again.stderr
-    assert "old has no processes, although podman says that it runs: starting it with its data" in again.stderr
+    assert "old has no processes, although podman reports it as running: starting it with its data" in again.stderr
     assert old.run("cat /root/kept").stdout == "kept\n"
     assert old.ansible("-m", "ping").returncode == 0
 

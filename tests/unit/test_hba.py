@@ -107,7 +107,7 @@ def test_a_pattern_needs_a_server_that_reads_it() -> None:
     rule: dict[str, Any] = {"users": ["/^app_"], "method": "reject"}
     assert problems([rule], tls=True, major=16) == []
     assert problems([rule], tls=True, major=15) == [
-        "postgresql_extra_rules, rule 1: '/^app_': patterns need PostgreSQL 16; 15 would look for this very name"
+        "postgresql_extra_rules, rule 1: '/^app_': patterns need PostgreSQL 16, not 15: list the names instead"
     ]
 
 

@@ -26,7 +26,7 @@ WHOLE = [
 ]
 
 
-BESIDE = ", which the server refuses beside other statements"
+BESIDE = ", which the server refuses together with other statements"
 DO_ROLLBACK = "DO with a ROLLBACK, which reverts the statements before it"
 
 
@@ -74,23 +74,23 @@ def test_empty_text_has_no_statement(text: str) -> None:
         (
             "CREATE TABLE t();\nCREATE INDEX CONCURRENTLY i ON t (a);",
             2,
-            "CREATE ... CONCURRENTLY, which the server refuses beside other statements",
+            "CREATE ... CONCURRENTLY, which the server refuses together with other statements",
         ),
         (
             "DROP INDEX CONCURRENTLY IF EXISTS i;\nSELECT 1",
             1,
-            "DROP ... CONCURRENTLY, which the server refuses beside other statements",
+            "DROP ... CONCURRENTLY, which the server refuses together with other statements",
         ),
         ("SELECT 1;\nVACUUM t", 2, "VACUUM" + BESIDE),
         (
             "ALTER TABLE t DETACH PARTITION p CONCURRENTLY;\nSELECT 1",
             1,
-            "ALTER ... CONCURRENTLY, which the server refuses beside other statements",
+            "ALTER ... CONCURRENTLY, which the server refuses together with other statements",
         ),
         (
             "ALTER SYSTEM SET work_mem = '1MB';\nSELECT 1",
             1,
-            "ALTER SYSTEM, which the server refuses beside other statements",
+            "ALTER SYSTEM, which the server refuses together with other statements",
         ),
         ("SET ROLE other;\nCREATE TABLE t()", 1, "a SET ROLE without RESET ROLE"),
         ("SET SESSION AUTHORIZATION other", 1, "a SET ROLE without RESET ROLE"),

@@ -23,8 +23,8 @@ def test_addresses_are_those_that_a_service_can_bind_to() -> None:
     ("greeting", "expected"),
     [
         (b"SSH-2.0-OpenSSH_10.0p2 Debian-7\r\n", {"banner": "SSH-2.0-OpenSSH_10.0p2 Debian-7", "problem": ""}),
-        (b"220 mail.example.com ESMTP\r\n", {"banner": "", "problem": "another service than SSH answers"}),
-        (b"", {"banner": "", "problem": "it closes the connection without a word"}),
+        (b"220 mail.example.com ESMTP\r\n", {"banner": "", "problem": "a service other than SSH answers"}),
+        (b"", {"banner": "", "problem": "it closes the connection without an answer"}),
     ],
 )
 def test_ssh_server_is_told_from_other_services(greeting: bytes, expected: dict[str, str]) -> None:

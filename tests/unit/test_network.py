@@ -45,11 +45,11 @@ def test_accepts_listen_addresses_of_the_host(text: str) -> None:
         ("10.0.0.6", "this host does not have 10.0.0.6; it has 10.0.0.5, fd00::5, 127.0.0.1, ::1"),
         ("db2", "this host does not have 10.0.0.6; it has 10.0.0.5, fd00::5, 127.0.0.1, ::1"),
         ("gone", "this host does not resolve that name; write one of its addresses"),
-        ("127.0.0.1:5432", "expected an address of this host alone, such as 127.0.0.1; the port is postgresql_port"),
-        ("[::1]:5432", "expected an address of this host alone, such as ::1; the port is postgresql_port"),
-        ("[fd00::5]", "expected an address of this host alone, such as fd00::5"),
-        ("0.0.0.0/0", "expected an address of this host alone, such as 0.0.0.0"),
-        ("fe80::1%eth0", "expected an address of this host alone, such as fe80::1"),
+        ("127.0.0.1:5432", "expected only an address of this host, such as 127.0.0.1; the port is postgresql_port"),
+        ("[::1]:5432", "expected only an address of this host, such as ::1; the port is postgresql_port"),
+        ("[fd00::5]", "expected only an address of this host, such as fd00::5"),
+        ("0.0.0.0/0", "expected only an address of this host, such as 0.0.0.0"),
+        ("fe80::1%eth0", "expected only an address of this host, such as fe80::1"),
         ("10.0.0.5,127.0.0.1", "expected one address of this host, localhost, or a name that this host resolves"),
         ("10.0.0", "expected one address of this host, localhost, or a name that this host resolves"),
         ("https://db1", "expected one address of this host, localhost, or a name that this host resolves"),
@@ -91,8 +91,9 @@ def test_notices_of_addresses_that_say_more_than_they_do() -> None:
     found = plans.built("prod", {**REMOTE, **given}, HOST)
     assert [text for text in found.notices if "listen_addresses" in text] == [
         "postgresql_listen_addresses: * covers 10.0.0.5; remove one of them",
-        "postgresql_listen_addresses: db1 is 127.0.1.1 on this host, which no other host reaches",
-        "pgbouncer_listen_addresses has 0::1 more than once; remove the others",
+        "postgresql_listen_addresses: db1 is 127.0.1.1 on this host, an address that other hosts cannot reach; "
+        "list one of the host's own",
+        "pgbouncer_listen_addresses has 0::1 more than once; remove the duplicates",
     ]
 
 
@@ -122,9 +123,8 @@ def test_refuses_networks_that_pg_hba_would_read_otherwise(text: str, expected: 
 @pytest.mark.parametrize("networks", [["0.0.0.0/0"], ["::/0"], ["0.0.0.0/1"]])
 def test_warns_of_networks_that_are_all_addresses(networks: list[str]) -> None:
     found = plans.plan("prod", {**REMOTE, "postgresql_allowed_networks": networks}).warnings
-    assert (
-        f"postgresql_allowed_networks has {networks[0]}, so any address may try passwords: list the networks of "
-        in ("".join(found))
+    assert f"postgresql_allowed_networks has {networks[0]}, which lets any address try passwords: list only the " in (
+        "".join(found)
     )
     narrow = plans.plan("prod", {**REMOTE, "postgresql_allowed_networks": ["10.0.0.0/8"]}).warnings
     assert not any("may try passwords" in text for text in narrow)
@@ -159,8 +159,8 @@ def test_names_that_are_equal_after_conversion_are_in_the_certificate_once() -> 
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("https://db.example.org/x", "tls_extra_names has a URL: a URL; write db.example.org;"),
-        ("name:5432", "tls_extra_names has 'name:5432': more than a name; write name;"),
+        ("https://db.example.org/x", "tls_extra_names has a URL; write db.example.org;"),
+        ("name:5432", "tls_extra_names has 'name:5432': more than a host name; write name;"),
         ("10.0.0.5/24", "'10.0.0.5/24': an address with a prefix length; write 10.0.0.5;"),
         ("[fd00::1]", "'[fd00::1]': an address in brackets; write fd00::1;"),
         ("fe80::1%eth0", "'fe80::1%eth0': an address with a zone; write fe80::1;"),
@@ -168,7 +168,7 @@ def test_names_that_are_equal_after_conversion_are_in_the_certificate_once() -> 
         ("db.*.org", "'db.*.org': '*' is not a label of a DNS name;"),
         ("a" * 64 + ".de", "a label has 64 characters; at most 63 are allowed;"),
         ("ü" * 60 + ".de", "not an internationalized name (IDNA 2008): Label too long;"),
-        ("256.1.1.1", "neither an IP address nor a DNS name, whose last label is not a number;"),
+        ("256.1.1.1", "neither an IP address nor a DNS name (its last label is a number);"),
         ("a..b", "'a..b': '' is not a label of a DNS name;"),
         ("db one", "'db one': contains white space;"),
     ],
@@ -208,7 +208,7 @@ def test_changed_stanza_is_noticed_because_its_backups_are_not_continued() -> No
     probe = {"applied": {"backup": {"stanza": "pg1", "port": "5432"}}}
     found = plans.built("prod", {**REMOTE, "backup_stanza": "db1"}, probe)
     assert (
-        "backup_stanza changes from pg1 to db1: the backups of pg1 stay in the repository and are not continued; to "
+        "backup_stanza changes from pg1 to db1: the backups of pg1 stay in the repository, and a new series begins"
         in ("".join(found.notices))
     )
     same = plans.built("prod", {**REMOTE, "backup_stanza": "pg1"}, probe).notices
@@ -250,15 +250,14 @@ def test_backup_host_must_answer_unless_the_run_leaves_backups_alone() -> None:
     probe = {"repository": {"banner": "", "problem": "Connection refused"}}
     (found,) = told({"backup_repository_port": 2222}, probe)
     assert found.startswith(
-        "backup_repository_host: no SSH server answers this host at 192.0.2.7:2222 (Connection refused); set "
+        "backup_repository_host: no SSH server answers this host at 192.0.2.7:2222 (Connection refused); open "
     )
     assert told({}, probe, selected=frozenset({"postgresql", "tls"})) == []
     assert told({}, {"repository": {"banner": "SSH-2.0-OpenSSH_10.0", "problem": ""}}) == []
 
 
-def test_second_backup_host_is_said_to_keep_nothing() -> None:
+def test_second_backup_host_is_reported_as_unused() -> None:
     groups = {"all": ["db1", "backup1", "backup2"], "database": ["db1"], "backup": ["backup1", "backup2"]}
     assert plans.built("prod", REMOTE, groups=groups).notices[-1] == (
-        "the group backup has 2 hosts: backup1 keeps this host's repository (backup_repository_inventory_name), "
-        "backup2 none"
+        "the group backup has 2 hosts: this host backs up to backup1 (backup_repository_inventory_name), not to backup2"
     )

@@ -380,6 +380,13 @@ def test_state_names_packages_of_the_roles_of_this_play_alone() -> None:
     assert (found.cluster, found.serving, found.serving_port) == ("absent", False, 5432)
 
 
+def test_build_packages_of_a_failed_run_are_known_by_its_record() -> None:
+    probe = {"packages": ["gcc", "make"], "build_packages": ["make", "git"]}
+    found = plans.built("prod", REMOTE, probe, roles=("postgresql", "pgvector")).state
+    assert found
+    assert found.new_build_packages == ("libc6-dev", "make", "postgresql-server-dev-14")
+
+
 def test_state_knows_what_earlier_runs_left(prod: schema.Plan) -> None:
     left = {"pgvector_build": build.stamp(prod), "toolkit_sha256": "t", "proved": True, "cluster_half_made": True}
     found = plans.built("prod", REMOTE, left, toolkit_sha256="t").state

@@ -28,16 +28,17 @@ def data(**facts: Any) -> dict[str, Any]:
     ("facts", "expected"),
     [
         ({"mount": True},
-         f"{MAIN} is a mount point, which a restore could not move aside: on the host: umount {MAIN}, then mount that "
+         f"{MAIN} is a mount point, which a restore could not rename; on the host: umount {MAIN}, then mount that "
          "file system at /var/lib/postgresql or /var/lib/postgresql/17 and change its line in /etc/fstab"),
         ({"link": MAIN, "target": "/data/pg"}, f"{MAIN} is a link to /data/pg: a new cluster needs a plain "),
         ({"link": "/var/lib/postgresql", "target": "/gone"}, "/var/lib/postgresql is a link to /gone: "),
-        ({"file": True}, f"{MAIN} is a file: a new cluster needs the name; move the file away"),
+        ({"file": True},
+         f"{MAIN} is a file, but a new cluster needs a directory there; on the host: mv {MAIN} {MAIN}.old"),
         ({"entries": ["backup.tar", "notes"]},
-         f"{MAIN} holds backup.tar, notes and no cluster: a new cluster needs an empty directory; on the host: "
+         f"{MAIN} holds backup.tar, notes but no cluster: a new cluster needs an empty directory; on the host: "
          f"mv {MAIN} {MAIN}.old"),
         ({"closed": ["/var/lib/postgresql"]},
-         "/var/lib/postgresql cannot be entered by the user postgres, who owns the data directory: on the host: "
+         "the user postgres, who owns the data directory, cannot enter /var/lib/postgresql; on the host: "
          "chmod o+x /var/lib/postgresql"),
     ],
 )  # fmt: skip
@@ -53,10 +54,12 @@ def test_refuses_a_read_only_file_system_on_a_converged_host_too() -> None:
     for host in ({}, CONVERGED):
         (told,) = refusals({**data(read_only=True), **host})
         assert told.startswith(
-            f"{MAIN} is on a file system that is mounted read-only: on the host: mount -o remount,rw"
+            f"{MAIN} is on a file system that is mounted read-only; on the host: mount -o remount,rw "
+            '"$(findmnt -no TARGET --target /var/lib/postgresql)"'
         )
         (told,) = refusals({"unwritable": ["/usr", "/var"], **data(read_only=True), **host})
-        assert told.startswith("/usr, /var cannot be written: the file system is mounted read-only; on the host: ")
+        assert told.startswith("/usr, /var cannot be written: the file system is mounted read-only; on the host, ")
+        assert told.endswith('then run mount -o remount,rw "$(findmnt -no TARGET --target /usr)"')
 
 
 def test_files_of_a_half_made_cluster_are_moved_aside_by_the_run() -> None:
@@ -70,7 +73,7 @@ def test_warns_of_a_database_in_memory() -> None:
 
 def test_refuses_file_systems_without_space_for_packages() -> None:
     full = {"free_for_packages_mb": {"/usr": 499, "/var": 500}}
-    assert refusals(full) == ("499 MB are free in /usr: the packages need 500 MB there",)
+    assert refusals(full) == ("499 MB are free in /usr: the packages need 500 MB; free space",)
     assert refusals({**full, "packages": ["postgresql-17"]}) == ()
 
 
@@ -80,7 +83,7 @@ def test_refuses_a_path_and_a_clock_with_which_no_run_works(judge: Any) -> None:
         return built("prod", SAMPLE, facts, judge=judge).problems
 
     (path,) = told(hidden_programs="/usr/bin:/bin")
-    assert path.startswith("root's PATH is /usr/bin:/bin, without /usr/sbin, so dpkg fails: on the host, set ")
+    assert path.startswith("root's PATH is /usr/bin:/bin, without /usr/sbin, so dpkg fails; on the host, set ")
     (late,) = told(clock_offset_s=-4 * 365 * 86400)
     assert late.startswith("the host's clock is 1460 days behind the controller's, so certificates and package lists ")
     (early,) = told(clock_offset_s=7200)

@@ -38,8 +38,8 @@ def refusals(*rows: dict[str, str], fault: str = "", **given: Any) -> tuple[str,
 )
 def test_refuses_an_entry_with_another_key_and_names_its_file(other: dict[str, str], seen: str, cure: str) -> None:
     assert refusals(other) == (
-        f"{other['file']} names {URI} {SUITE} {seen}: beside the run's own entry, with Signed-By {sections.PGDG_KEY}, "
-        f"every apt command would fail; {cure}",
+        f"{other['file']} names {URI} {SUITE} {seen}, which conflicts with the entry of this run (Signed-By "
+        f"{sections.PGDG_KEY}): every apt command would fail; {cure}",
     )
 
 
@@ -65,7 +65,7 @@ def test_accepts_an_entry_that_apt_has_accepted_beside_ours_and_names_one_that_i
     assert refusals(row(signed_by=""), OURS) == ()
     fault = f"Conflicting values set for option Signed-By regarding source {URI}/ {SUITE}: /x.gpg != "
     (told,) = refusals(row(), OURS, fault=fault)
-    assert told.startswith(f"{LIST} names {URI} {SUITE} with Signed-By /x.gpg: ")
+    assert told.startswith(f"{LIST} names {URI} {SUITE} with Signed-By /x.gpg, which conflicts with ")
 
 
 def test_without_a_source_of_ours_there_is_no_conflict() -> None:
@@ -75,14 +75,15 @@ def test_without_a_source_of_ours_there_is_no_conflict() -> None:
 def test_refuses_sources_that_apt_cannot_read_in_apt_s_words() -> None:
     fault = "Malformed entry 1 in list file /etc/apt/sources.list.d/bad.list (Suite)"
     assert refusals(fault=fault) == (
-        f"apt cannot read the host's sources: {fault}; correct that entry until apt-get update succeeds on the host",
+        f"apt cannot read the host's sources: {fault}; correct that entry on the host; apt-get update must then "
+        "succeed",
     )
     fault = "Conflicting values set for option Signed-By regarding source http://h/apt/ s: /a.gpg != /b.gpg"
     (told,) = refusals(row("/a.list", "/a.gpg", "http://h/apt", "s"), row("/b.list", "/b.gpg", "http://h/apt", "s"),
                        fault=fault)  # fmt: skip
     assert told == (
-        f"apt cannot read the host's sources: {fault} (see /a.list, /b.list); correct that entry until apt-get update "
-        "succeeds on the host"
+        f"apt cannot read the host's sources: {fault} (see /a.list, /b.list); correct that entry on the host; apt-get "
+        "update must then succeed"
     )
     assert refusals(fault=f"Malformed entry 1 in list file {sources.FILE} (Suite)") == ()  # this run places it again
 

@@ -122,7 +122,7 @@ def test_reads_values_as_inventories_and_the_command_line_write_them(values: dic
          "postgresql_preload_libraries[0] is 'a,b': expected one library, without quotes and commas"),
         ({"backup_s3": {"bucket": "my.bucket"}},
          "backup_s3.bucket is 'my.bucket': expected 1 to 63 letters, digits, _ and -; pgBackRest accepts no dots, "
-         "for the certificate would not match"),
+         "because the certificate would not match"),
         ({"postgresql_pgdg_uri": "apt.example.com"},
          "postgresql_pgdg_uri is 'apt.example.com': expected a URI with its scheme, such as "
          "https://apt.example.com/debian, without spaces"),

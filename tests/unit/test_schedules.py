@@ -32,8 +32,8 @@ def judged(name: str, text: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     [
         ("*-02-30 01:30", NEVER),
         ("2020-01-01", NEVER),
-        ("0 3 * * *", "this is cron's syntax, write '*-*-* 03:00'"),
-        ("@daily", "this is cron's syntax, write 'daily'"),
+        ("0 3 * * *", "this is cron syntax; write '*-*-* 03:00'"),
+        ("@daily", "this is cron syntax; write 'daily'"),
         ("every day", INVALID),
         ("25:00", INVALID),
         ("Mon..Foo", INVALID),
@@ -63,13 +63,13 @@ def test_accepts_schedules_that_elapse_again(text: str) -> None:
 
 def test_warns_of_a_schedule_that_elapses_once() -> None:
     assert judged("backup_diff_schedule", "2150-01-01") == (
-        (), ("backup_diff_schedule is '2150-01-01', which elapses once and never again",)
+        (), ("backup_diff_schedule is '2150-01-01', which elapses only once",)
     )  # fmt: skip
 
 
 def test_warns_of_full_backups_every_few_minutes() -> None:
     assert judged("backup_full_schedule", "*:0/5") == (
-        (), ("backup_full_schedule is '*:0/5', every 5 min: each run reads the whole cluster",)
+        (), ("backup_full_schedule is '*:0/5', which runs every 5 min; each run reads the whole cluster",)
     )  # fmt: skip
     assert judged("maintenance_sessions_schedule", "*:0/5") == ((), ())
 
@@ -80,8 +80,8 @@ def test_says_so_where_nothing_can_judge() -> None:
     schedules.judge(given, {"schedules": None, "systemd": True}, verdict)
     assert verdict.refusals == []
     assert verdict.notices == [
-        "schedules were not judged, because systemd-analyze is missing or too old here: backup_full_schedule; site.yml "
-        "judges them on the host before it changes anything"
+        "schedules were not checked, because systemd-analyze is missing or too old here: backup_full_schedule; "
+        "site.yml checks them on the host before any change"
     ]
     schedules.judge(given, {"schedules": None, "systemd": False}, quiet := Verdict())
     assert quiet == Verdict()

@@ -18,15 +18,15 @@ LOCALE = {"encoding": "UTF8", "collate": "en_US.UTF-8", "ctype": "en_US.UTF-8", 
 @pytest.mark.parametrize(
     ("name", "value", "problem"),
     [
-        ("wrok_mem", "64MB", "is no setting of PostgreSQL 17: did you mean work_mem?"),
-        ("qqq", 1, "is no setting of PostgreSQL 17: SHOW ALL on PostgreSQL 17 lists them"),
-        ("hnsw.ef_serch", 40, "is no setting of PostgreSQL 17: did you mean hnsw.ef_search?"),
-        ("pg_stat_statement.max", 40, "is no setting of PostgreSQL 17: did you mean pg_stat_statements.max?"),
+        ("wrok_mem", "64MB", "is not a setting of PostgreSQL 17: did you mean work_mem?"),
+        ("qqq", 1, "is not a setting of PostgreSQL 17: SHOW ALL on PostgreSQL 17 lists them"),
+        ("hnsw.ef_serch", 40, "is not a setting of PostgreSQL 17: did you mean hnsw.ef_search?"),
+        ("pg_stat_statement.max", 40, "is not a setting of PostgreSQL 17: did you mean pg_stat_statements.max?"),
         ("io_method", "worker", "is a setting of PostgreSQL 18, postgresql_version is 17: remove the line"),
         ("force_parallel_mode", 1, "is a setting of PostgreSQL 14 to 15, postgresql_version is 17: remove the line"),
-        ("checkpoint_segments", 3, "is no setting of PostgreSQL 17: max_wal_size replaced it"),
+        ("checkpoint_segments", 3, "is not a setting of PostgreSQL 17: max_wal_size replaced it"),
         ("server_version", "17", "cannot be set: the server reports it; remove the line"),
-        ("app-x.tenant", 1, "is no name of a setting: expected letters, digits, _ and $ around the dot"),
+        ("app-x.tenant", 1, "is not a setting's name: expected letters, digits, _ and $ around the dot"),
         ("work_mem", "64Mb", f"is '64Mb': expected {SIZE}; write 64MB"),
         ("work_mem", "1kB", "is '1kB': expected 64 to 2147483647 kB"),
         ("work_mem", "a lot", f"is 'a lot': expected {SIZE}"),
@@ -132,10 +132,10 @@ def problems(given: dict[str, Any], **probe: Any) -> tuple[str, ...]:
 def test_the_plan_refuses_settings_of_server_and_roles_at_once_before_a_host_is_changed() -> None:
     extra = [{"name": "reports", "kind": "read", "settings": {"search_path": "a b", "statment_timeout": "1s"}}]
     assert problems({"postgresql_settings": {"wrok_mem": 1}, "database_extra_roles": extra}) == (
-        "postgresql_settings.wrok_mem is no setting of PostgreSQL 17: did you mean work_mem?",
+        "postgresql_settings.wrok_mem is not a setting of PostgreSQL 17: did you mean work_mem?",
         "database_extra_roles, role reports, settings.search_path is 'a b': expected names separated by commas, or a "
         "list",
-        "database_extra_roles, role reports, settings.statment_timeout is no setting of PostgreSQL 17: did you mean "
+        "database_extra_roles, role reports, settings.statment_timeout is not a setting of PostgreSQL 17: did you mean "
         "statement_timeout?",
     )
 
@@ -151,11 +151,11 @@ def test_the_plan_keeps_the_server_s_spelling() -> None:
 @pytest.mark.parametrize(
     ("name", "told"),
     [
-        ("pgvector", "which is no extension of PostgreSQL 17: did you mean vector?"),
-        ("uuid_ossp", "which is no extension of PostgreSQL 17: did you mean uuid-ossp?"),
-        ("pg_stat_statment", "which is no extension of PostgreSQL 17: did you mean pg_stat_statements?"),
-        ("adminpack", ": neither PostgreSQL 17 nor a package that provision installs has it"),
-        ("timescaledb", ": neither PostgreSQL 17 nor a package that provision installs has it"),
+        ("pgvector", "which is not an extension of PostgreSQL 17: did you mean vector?"),
+        ("uuid_ossp", "which is not an extension of PostgreSQL 17: did you mean uuid-ossp?"),
+        ("pg_stat_statment", "which is not an extension of PostgreSQL 17: did you mean pg_stat_statements?"),
+        ("adminpack", ": not found in PostgreSQL 17, in packages that provision installs or on the host"),
+        ("timescaledb", ": not found in PostgreSQL 17, in packages that provision installs or on the host"),
     ],
 )
 def test_an_unknown_extension_is_refused(name: str, told: str) -> None:
@@ -168,7 +168,7 @@ def test_an_extension_whose_files_the_host_has_is_accepted_and_one_without_a_hos
     assert problems({"database_extensions": ["timescaledb"]}, extension_files=["timescaledb"]) == ()
     found = built("prod", {**SAMPLE, "database_extensions": ["timescaledb"]})
     assert "extension_files" not in PROBE
-    assert any("'timescaledb', which only the host can know" in text for text in found.notices)
+    assert any("'timescaledb', which only a run on the host can check" in text for text in found.notices)
 
 
 @pytest.mark.parametrize(
@@ -186,7 +186,7 @@ def test_a_cluster_of_another_locale_is_named(requested: str, warned: bool) -> N
 def test_a_cluster_in_which_no_utf_8_database_can_be_created_is_refused() -> None:
     latin = {**LOCALE, "encoding": "LATIN1", "collate": "en_US", "ctype": "en_US"}
     (told,) = problems({"postgresql_locale": "en_US", "database_name": "other"}, cluster_locale=latin)
-    assert told.startswith("cluster 17/main has the encoding LATIN1 and the locale en_US, in which database other")
+    assert told.startswith("cluster 17/main has encoding LATIN1 and locale en_US, so database other")
     assert problems({"postgresql_locale": "en_US"}, cluster_locale=latin) == ()
     ascii_ = {**latin, "encoding": "SQL_ASCII", "collate": "C", "ctype": "C"}
     assert problems({"postgresql_locale": "C", "database_name": "other"}, cluster_locale=ascii_) == ()

@@ -79,7 +79,7 @@ def test_refuses_a_wrong_password_a_plain_file_and_a_missing_one(inventory: Path
     initialise(Vault(inventory, "x"))
     with pytest.raises(UsageError, match="cannot decrypt the vault") as refused:
         Vault(inventory, "y").read()
-    assert refused.value.seen == "the vault password is wrong for it, or the file was changed"
+    assert refused.value.seen == "a wrong vault password, or a changed file"
     (inventory / FILE).write_text("database_credentials: {minion: {password: hunter2}}\n")
     with pytest.raises(UsageError, match="not encrypted as a whole"):
         initialise(Vault(inventory, "x"))
@@ -184,6 +184,7 @@ def test_missing_secret_of_another_file_is_named_and_no_second_set_is_made(inven
     with pytest.raises(UsageError, match="another file") as kept:
         rotate(vault, "minion")
     assert kept.value.where == str(path)
+    assert kept.value.run.startswith(f"edit {path}; make inline values with ansible-vault encrypt_string --prompt")
 
 
 def test_plan_names_the_file_of_the_credentials(inventory: Path) -> None:
@@ -193,8 +194,25 @@ def test_plan_names_the_file_of_the_credentials(inventory: Path) -> None:
     given = {"database_credentials": {}, "backup_allow_local_only": True}
     first, *_ = plans.built(given=given, credentials=str(path)).problems
     assert first == f"database_credentials has no entry for minion: set its password and its salt in {path} " + (
-        "(ansible-vault edit)"
+        "(ansible-vault edit, or encrypt_string for inline values)"
     )
+
+
+def test_next_step_opens_the_file_as_it_is_encrypted(inventory: Path) -> None:
+    library = VaultLib([("default", VaultSecret(PASSWORD.encode()))])
+    text = secrets_file().replace("  minion_app:", "  other:")
+    whole = put(inventory, "group_vars/all/whole.yml", library.encrypt(text).decode())
+    with pytest.raises(DriftError) as drift:
+        check(Vault(inventory, PASSWORD))
+    assert drift.value.run == f"ansible-vault edit {whole}"
+    whole.unlink()
+    parts = put(inventory, "group_vars/all/parts.yml", text)
+    with pytest.raises(UsageError) as refused:
+        initialise(Vault(inventory, PASSWORD))
+    assert refused.value.run.startswith(f"edit {parts}; make inline values with ansible-vault encrypt_string")
+    with pytest.raises(UsageError) as refused:
+        check(Vault(inventory, "another"))
+    assert refused.value.run.startswith(f"provision secrets check {inventory} --vault-password-file FILE")
 
 
 def test_passphrases_are_made_beside_credentials_of_another_file(inventory: Path) -> None:
@@ -226,7 +244,7 @@ def test_wrong_password_of_an_inline_value_is_named(inventory: Path, name: str) 
         with pytest.raises(UsageError) as refused:
             action(Vault(inventory, PASSWORD))
         assert refused.value.where == str(path)
-        assert refused.value.seen == "the vault password is wrong for it, or the file was changed"
+        assert refused.value.seen == "a wrong vault password, or a changed file"
 
 
 def test_several_vault_files_count_together(inventory: Path) -> None:

@@ -1,8 +1,8 @@
-"""Exchange a database with the one that a dump was restored into, and clean up after a killed restore.
+"""Swap a database with the one that a dump was restored into, and clean up after a killed restore.
 
-Does IO as postgres. A journal in /var/lib/provision is written before each step that a kill must not hide: the scratch
-database, and the database that is closed to connections during the exchange. Databases are recognised by their oid, so
-that a clean-up drops and opens only what the restore created and closed. The old database is renamed, never dropped.
+Does IO as postgres. A journal in /var/lib/provision records the scratch database, and the database that is closed to
+connections during the swap, before each step. Databases are identified by their OID, so that a clean-up drops and
+reopens only those that the restore created and closed. The old database is renamed, never dropped.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from provision.plan import names
 JOURNAL = "restore-dump"
 BUSY = "another restore of a dump is running on this host"
 WAIT_MS = 5000
-"""Time that a session of the old database has to end."""
+"""Time limit for sessions of the old database to end."""
 
 
 @dataclass
@@ -95,7 +95,7 @@ class Exchange:
         self.session.execute(sql.SQL("ALTER DATABASE {} {}").format(sql.Identifier(name), what))
 
     def _open(self) -> list[str]:
-        """Let the database that was closed accept connections again, under the name that it has now."""
+        """Reopen the closed database under its current name."""
         row = self.session.execute(
             "SELECT datname::text FROM pg_database WHERE oid = %s AND NOT datallowconn", (self.facts.get("closed", 0),)
         ).fetchone()
@@ -104,7 +104,7 @@ class Exchange:
         return [f"database {row[0]} accepts connections again"] if row else []
 
     def end(self) -> list[str]:
-        """Open what was closed, drop what was not exchanged, and close the journal. Return what was done.
+        """Reopen the closed database, drop an unused scratch database, close the journal. Return the changes.
 
         The journal comes last: it cannot be written while the disk is full, which the drop may end.
         """
@@ -134,9 +134,9 @@ def begun(session: Connection, database: str) -> Iterator[Exchange]:
 
 
 def clean_up(session: Connection) -> list[str]:
-    """Clean up after a killed restore of a dump. Return what was done; nothing while one is running.
+    """Clean up after a killed restore of a dump. Return the changes; none while a restore is running.
 
-    Nothing on a server in recovery either, which is read-only: dumps can be taken of it all the same.
+    None on a server in recovery either, which is read-only: dumps can be taken from it all the same.
     """
     row = session.execute("SELECT pg_is_in_recovery()").fetchone()
     if not unfinished() or (row and row[0]):
@@ -165,7 +165,7 @@ def _identifier(session: Connection) -> str:
 
 
 def unfinished() -> str:
-    """Describe what a killed restore of a dump left, "" if nothing or while it is running."""
+    """Describe the leftovers of a killed restore of a dump; "" if there are none or it is still running."""
     facts = system.evidence(JOURNAL)
     left = [f"scratch database {facts['scratch']}"] if facts.get("scratch") else []
     left += [f"database {facts.get('database')} closed to connections"] if facts.get("closed") else []

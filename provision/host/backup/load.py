@@ -82,7 +82,7 @@ def load(
 def _named(into: str) -> str:
     """Return the name of a new database. Raises UsageError for one that cannot be used."""
     if why := names.problem(into):
-        raise UsageError("not a name for a database here", seen=repr(into)[:80], allowed=why)
+        raise UsageError("invalid name for the new database", seen=repr(into)[:80], allowed=why)
     return into
 
 
@@ -111,7 +111,7 @@ def create(
         return make(fresh, sql.SQL("OWNER {} TEMPLATE template0 {}").format(sql.Identifier(owner), like))
     except psycopg.Error as error:
         raise BackupError(
-            "the database cannot be created as the original was", where=fresh, seen=str(error).strip(),
+            "cannot create the database with the original's properties", where=fresh, seen=str(error).strip(),
             allowed="a server with the original's locale, collation provider, tablespace and owner",
         ) from None  # fmt: skip
 
@@ -123,7 +123,7 @@ def apply(session: Connection, fresh: str, original: Mapping[str, Any]) -> None:
     except (psycopg.Error, ValueError, ProvisionError) as error:
         seen = error.seen if isinstance(error, ProvisionError) else str(error).strip()
         raise BackupError(
-            "the restored database cannot be given the settings and privileges of the original, which is unchanged",
+            "cannot apply the original's settings and privileges to the restored database; the original is unchanged",
             where=fresh, seen=seen,
             run="SELECT setconfig FROM pg_db_role_setting; reset what the server refuses, then retry",
         ) from None  # fmt: skip

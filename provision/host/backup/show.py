@@ -27,7 +27,7 @@ def taken(result: dict[str, Any]) -> list[str]:
     lines = [f"{result['kind']} backup {result['label']}: {size(result['size'])} in {result['seconds']} s"]
     if result["kind"] == "logical":
         lines += [f"removed {name}" for name in result["expired"]]
-        lines.append(f"not yet restored in a test; the next restore test does, or now: {TEST_DUMP}")
+        lines.append(f"not tested yet: the next restore test includes it; to test now: {TEST_DUMP}")
     else:
         lines.append(
             f"in the repository {size(result['repository_size'])}; WAL {result['wal_start']} to {result['wal_stop']}"
@@ -67,7 +67,7 @@ def status(seen: dict[str, Any]) -> list[str]:
         outcome = "none" if not tested.get("when") else "passed" if tested["passed"] else "FAILED"
         lines.append(f"last restore test of a dump: {outcome} {tested.get('dump') or ''}".rstrip())
     if tested.get("untested"):
-        lines.append(f"the newest dump has not passed a restore test: {tested['untested']}; {TEST_DUMP} tests it now")
+        lines.append(f"the newest dump has not passed a restore test: {tested['untested']}; to test now: {TEST_DUMP}")
     return lines + [f"ALARM: {text}" for text in seen["alarms"]]
 
 

@@ -1,8 +1,8 @@
-"""What PostgreSQL keeps of a database outside its contents, and pg_dump without --create omits. Does IO.
+"""Properties of a database that pg_dump without --create omits. Does IO.
 
 Encoding, locale and tablespace are given to CREATE DATABASE; owner, privileges with their grantors, settings (those of
 roles in this database too), connection limit, comment, security labels and the template mark are applied afterwards and
-read back. A dump's manifest holds the state of its moment, for a host where the database no longer exists.
+read back. A dump's manifest holds the state at the time of the dump, for a host without the original database.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ def apply(session: Connection, database: str, state: Mapping[str, Any]) -> None:
         )
     if differing := differences(session, database, state):
         raise DatabaseError(
-            "the database did not keep what the original has", where=database, seen="; ".join(differing)
+            "the restored database differs from the original", where=database, seen="; ".join(differing)
         )
     if state["template"]:  # last: the server refuses to drop a template
         alter("IS_TEMPLATE true")
@@ -133,7 +133,7 @@ def _privileges(session: Connection, name: sql.Identifier, state: Mapping[str, A
 
 
 def differences(session: Connection, database: str, state: Mapping[str, Any]) -> list[str]:
-    """List what a database has otherwise than a state, each in one clause."""
+    """List the differences between a database and a state, each as one clause."""
     seen = read(session, database)
     if seen is None:
         return [f"database {database} does not exist"]

@@ -31,7 +31,7 @@ from provision.host.migrate.settings import Settings
 from provision.urls import describe, read
 
 OWN = {"client_encoding", "lock_timeout", "statement_timeout"}
-"""Settings of the session that the URL does not decide here: `from_url` has read its time-outs."""
+"""Session settings that the URL does not set directly: `from_url` reads its time-outs."""
 
 ORPHAN_CHECK_MS = 1000
 """How often the server checks that its client is connected, so that the session of a killed runner ends."""

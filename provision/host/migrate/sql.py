@@ -199,8 +199,8 @@ def hazards(body: bytes, *, separately: bool = False) -> list[Hazard]:
         first, second = (*alone.words, "")[:2]
         name = f"{first} ... CONCURRENTLY" if "CONCURRENTLY" in alone.words else first
         name = f"{first} {second}" if (first, second) in OUTSIDE_TRANSACTIONS else name
-        seen = f"{name}, which the server refuses beside other statements"
-        found.append(Hazard(alone.start, seen, "put it into a file of its own"))
+        seen = f"{name}, which the server refuses together with other statements"
+        found.append(Hazard(alone.start, seen, "move it to a file of its own"))
     if opened:
         found.append(Hazard(opened.start, "a transaction without COMMIT", "end it with COMMIT, or remove BEGIN"))
     if role:
@@ -250,7 +250,7 @@ def masked(text: str) -> str:
 
 
 def unseen(text: str) -> list[str]:
-    """Name the characters of a statement that mislead the eye: U+00A0 NO-BREAK SPACE."""
+    """Name the invisible or misleading characters of a statement: U+00A0 NO-BREAK SPACE."""
     return [f"U+{ord(each):04X} {unicodedata.name(each, '')}" for each in dict.fromkeys(UNSEEN.findall(text))]
 
 

@@ -62,7 +62,7 @@ def create(plan: Plan, say: Callable[[str], None] = lambda _text: None) -> bool:
         raise HostError(
             "the data directory is a mount point",
             where=str(data),
-            seen="a restore could not move it aside",
+            seen="a mount point, which a restore could not rename",
             allowed="a directory below the mount point",
             run=f"mount that file system at {ASIDE} instead, then run again: {plan.site('postgresql')}",
         )
@@ -85,7 +85,7 @@ def create(plan: Plan, say: Callable[[str], None] = lambda _text: None) -> bool:
 
 
 def _move_aside(sources: Mapping[str, Path], say: Callable[[str], None]) -> None:
-    """Move directories that a killed run filled, with owners and modes, to one new directory, made only for them."""
+    """Move the files of a killed run, with owners and modes, to a new directory."""
     filled = {name: path for name, path in sources.items() if path.is_dir() and any(path.iterdir())}
     if not filled:
         return
