@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from provision.checks.finding import Severity
 from provision.checks.registry import query
+from provision.plan import names
 
 _RULE = (
     "SELECT format('pg_hba.conf line %s: %s %s %s %s %s', line_number, type, database, user_name, address, auth_method)"
@@ -153,8 +154,9 @@ query(
 query(
     "scratch-databases",
     "SELECT 'database ' || datname || ' was left by a killed command', format('DROP DATABASE %I', datname)"
-    " FROM pg_database WHERE datname ~ '_(restoring|verify)_[0-9a-f]{12}$'"
-    " AND (pg_stat_file('base/' || oid || '/PG_VERSION')).modification < now() - interval '1 day'"
+    f" FROM pg_database WHERE datname ~ '^{names.SCRATCH.pattern}$'"
+    # Of a database in a tablespace, there is no such file: its age is not known.
+    " AND (pg_stat_file('base/' || oid || '/PG_VERSION', true)).modification < now() - interval '1 day'"
     " AND NOT EXISTS (SELECT FROM pg_stat_activity a WHERE a.datid = pg_database.oid)",
     area="storage",
     expected="no scratch database older than a day",

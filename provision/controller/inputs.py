@@ -165,8 +165,14 @@ def context(
         database=bool(names - BESIDE) or name in groups.get("database", ()),
         toolkit_sha256=toolkit,
         peers=tuple(peers),
+        absent=tuple(option for option in ("migrations_source",) if _absent(str(values.get(option, ".")))),
         selected=selected,
     )
+
+
+def _absent(path: str) -> bool:
+    """Return whether a directory is missing; of a relative path only Ansible knows where it begins."""
+    return Path(path).is_absolute() and not Path(path).is_dir()
 
 
 def peers(

@@ -37,6 +37,8 @@ class Context:
     bundle: Mapping[str, Any] = field(default_factory=dict)
     provided: tuple[str, ...] = ()
     plain_vaults: tuple[str, ...] = ()
+    absent: tuple[str, ...] = ()
+    """Variables whose directory on the controller does not exist."""
     credentials: str = ""
     groups: Mapping[str, Sequence[str]] = field(default_factory=dict)
     database: bool = True

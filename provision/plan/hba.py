@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -130,10 +131,25 @@ def _problems(rule: Mapping[str, Any], tls: bool, major: int) -> list[str]:
     return found
 
 
+def pattern_problem(text: str) -> str:
+    """Return why a text is no regular expression, "" where it is one. Only the server judges its own escapes."""
+    if not text:
+        return "an empty one matches every name"
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            re.compile(text)
+    except re.error as error:
+        return "" if "bad escape" in error.msg else error.msg
+    except (OverflowError, RecursionError) as error:
+        return str(error)
+    return ""
+
+
 def _name(text: str) -> str:
     """Return why a text is not a name, keyword or pattern of a rule; "" if it is one."""
     if text.startswith("/"):
-        return "" if text.isprintable() and len(text) > 1 else "expected a pattern after /"
+        return pattern_problem(text[1:])
     return names.reference_problem(text.removeprefix("+"))
 
 

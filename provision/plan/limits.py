@@ -36,6 +36,9 @@ RANGES = {
 }
 """Least and largest value of integers; every other one is at least 0."""
 
+_URI = (r"[a-z][a-z0-9+.-]*:/\S+", "a URI with its scheme, such as https://apt.example.com/debian, without spaces")
+_WORD = (r"\S+", "one word")
+
 PATTERNS = {
     "backup_s3.bucket": (
         r"[A-Za-z0-9_-]{1,63}",
@@ -45,6 +48,13 @@ PATTERNS = {
         r"(https://)?[A-Za-z0-9.:\[\]-]+",
         "a host name, or https:// and a host name, without a path",
     ),
+    "pgvector_source_sha256": (r"[0-9a-fA-F]{64}", "64 hexadecimal digits"),
+    "pgvector_source_url": _URI,
+    "postgresql_mirror_component": _WORD,
+    "postgresql_mirror_suite": _WORD,
+    "postgresql_mirror_uri": _URI,
+    "postgresql_pgdg_archive_uri": _URI,
+    "postgresql_pgdg_uri": _URI,
     "postgresql_preload_libraries": (r"[A-Za-z0-9_$./-]+", "one library, without quotes and commas"),
 }
 """Regular expression of texts that are not empty, and its description; of a list, of each element."""

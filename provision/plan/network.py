@@ -40,6 +40,11 @@ def judge(v: Mapping[str, Any], host: Mapping[str, Any], verdict: Verdict) -> No
     if v["monitoring_exporters"] and v["monitoring_listen_address"] not in ("", *WILDCARDS):  # refused by their own
         verdict.refusals += listen_problems("monitoring_listen_address", [v["monitoring_listen_address"]], host)
     verdict.refusals += hba.problems(v["postgresql_extra_rules"], tls=v["tls_enabled"], major=v["postgresql_version"])
+    users = v["postgresql_local_users"]
+    if problem := hba.pattern_problem(users):
+        verdict.refusals.append(
+            f"postgresql_local_users is {users!r}: expected a regular expression, such as ^root$; {problem}"
+        )
 
 
 def names(v: Mapping[str, Any], verdict: Verdict) -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import difflib
 import locale
+import posixpath
 import re
 from collections.abc import Mapping
 from typing import Any
 
-from provision.plan.context import Verdict
+from provision.plan.context import Verdict, repository_kind
 
 ASIDE = "/var/lib/postgresql"
 PACKAGES_MB = 500
@@ -21,15 +22,50 @@ NO_ENCODING = ("C", "POSIX")
 NAME = re.compile(r"(?P<language>[A-Za-z]+(_[A-Za-z]+)?)(\.(?P<encoding>[\w-]+))?(@(?P<modifier>\w+))?", re.A)
 
 
+PATH = re.compile(r"/[^/].*")
+REMOTE_PATH = re.compile(r"(/[A-Za-z0-9_][A-Za-z0-9._-]*)+")
+"""A path on a backup host, as the module host_repository takes it: sshd runs a command line that contains it."""
+SHARED = frozenset(
+    f"/{name}"
+    for name in (
+        "bin", "boot", "dev", "etc", "home", "lib", "opt", "proc", "root", "run", "sbin", "sys", "tmp", "usr", "var",
+        "usr/local", "var/backups", "var/cache", "var/lib", "var/log", "var/spool", "var/tmp",
+    )
+)  # fmt: skip
+"""Directories of the system (hier(7)), which a run must not close to others."""
+
+
 def judge(v: Mapping[str, Any], host: Mapping[str, Any], verdict: Verdict) -> None:
     """Judge a database host: its system and, unless it has the cluster already, the place of a new one."""
     system(host, verdict)
+    _paths(v, verdict)
     major = str(v["postgresql_version"])
     _space(v, host, major, verdict)
     _file_system(host, verdict)
     if not any((each["major"], each["name"]) == (major, "main") for each in host["clusters"]):
         _data(host, verdict)
         _locale(v["postgresql_locale"], host, verdict)
+
+
+def _paths(v: Mapping[str, Any], verdict: Verdict) -> None:
+    """Refuse directories of dumps and backups that are relative, that a tool cannot take, or that others use."""
+    kind, data = repository_kind(v), f"/var/lib/postgresql/{v['postgresql_version']}/main"
+    remote = (REMOTE_PATH, "an absolute path of letters, digits, _ . and -, without a slash at its end")
+    for name, used, (form, expected) in (
+        ("backup_dump_directory", v["backup_logical"], (PATH, "an absolute path")),
+        ("backup_repository_path", v["backup_physical"], remote if kind == "host" else (PATH, "an absolute path")),
+    ):
+        path = v[name]
+        bucket = name == "backup_repository_path" and kind == "s3"
+        if not used or (bucket and path == "/"):
+            continue
+        plain = posixpath.normpath(path)
+        if not form.fullmatch(path):
+            verdict.refusals.append(f"{name} is {path!r}: expected {expected}")
+        elif not bucket and (plain in SHARED or f"{plain}/".startswith(f"{data}/")):
+            verdict.refusals.append(
+                f"{name} is {path!r}, which others use: expected a directory of its own, which the run closes to others"
+            )
 
 
 def system(host: Mapping[str, Any], verdict: Verdict) -> None:

@@ -75,6 +75,10 @@ def judge(
     neighbours.judge(v, host, context, verdict)
     _monitoring(v, verdict)
     _maintenance(v, verdict)
+    if context.runs("migrations"):
+        verdict.refusals += [
+            f"{name} is {v[name]!r}: expected a directory of the controller that exists" for name in context.absent
+        ]
     schedules.judge(v, host, verdict)
     return verdict
 

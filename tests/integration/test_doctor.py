@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 from collections.abc import Iterator
 
@@ -106,6 +107,22 @@ def test_development_accepts_by_check_and_still_reports(cluster: Cluster, patien
     severities = {each.id: each.severity for each in look_from_afar(patient, NAME).findings}
     assert severities["archiving"] is Severity.ACCEPTED
     assert severities["hba-methods"] is Severity.CRITICAL
+
+
+def test_reports_an_old_scratch_database_and_reads_no_age_in_a_tablespace(cluster: Cluster, patient: str) -> None:
+    old, other = "minion_restoring_0123456789ab", "minion_verify_0123456789ab"
+    cluster.psql("SET allow_in_place_tablespaces = on; CREATE TABLESPACE elsewhere LOCATION ''")
+    cluster.psql(f"CREATE DATABASE {old}")
+    cluster.psql(f"CREATE DATABASE {other} TABLESPACE elsewhere")
+    try:
+        assert "scratch-databases" not in found(patient)
+        oid = cluster.psql(f"SELECT oid FROM pg_database WHERE datname = '{old}'")
+        os.utime(cluster.data / "base" / oid / "PG_VERSION", (0, 0))
+        assert found(patient)["scratch-databases"] == f"database {old} was left by a killed command"
+    finally:
+        cluster.psql(f"DROP DATABASE {old}")
+        cluster.psql(f"DROP DATABASE {other}")
+        cluster.psql("DROP TABLESPACE elsewhere")
 
 
 def test_catalogues_closed_to_the_role_are_unseen(cluster: Cluster, patient: str) -> None:

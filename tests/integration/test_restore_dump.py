@@ -19,7 +19,7 @@ import pytest
 
 from provision import system
 from provision.checks import host, reach
-from provision.database import connect, identifier
+from provision.database import Connection, connect, identifier
 from provision.errors import ProvisionError, UsageError
 from provision.host import scratch
 from provision.host.backup import dump, exchange, load
@@ -291,12 +291,37 @@ def test_disk_that_is_full_does_not_keep_the_scratch_database(
 ) -> None:
     del plan
     with connect(cluster.url(), application="test") as session:
-        with exchange.begun(session, "minion") as restore:
-            made = restore.create(names.scratch("minion", "restoring"))
-            monkeypatch.setattr(system, "EVIDENCE", Path("/dev/full/evidence"))  # no journal can be written there
-            with pytest.raises(NotADirectoryError):
-                restore.note(closed=made.oid)
-        assert scratch.find(session, made.name) is None
+        name = names.scratch("minion", "restoring")
+        with pytest.raises(BackupError, match="the restore of the dump ended early") as error:
+            restore_without_a_journal(session, name, monkeypatch)
+        assert "Not a directory" in error.value.seen
+        assert scratch.find(session, name) is None
+
+
+def restore_without_a_journal(session: Connection, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with exchange.begun(session, "minion") as restore:
+        made = restore.create(name)
+        monkeypatch.setattr(system, "EVIDENCE", Path("/dev/full/evidence"))  # no journal can be written there
+        restore.note(closed=made.oid)
+
+
+def test_connection_that_is_lost_ends_the_restore_with_its_cure(cluster: Cluster, plan: Plan) -> None:
+    del plan
+    with connect(cluster.url(), application="test") as session:
+        pid = session.info.backend_pid
+        with pytest.raises(BackupError, match="the restore of the dump ended early") as error:
+            lose_the_connection(cluster, session, pid)
+    assert error.value.run.startswith("provision restore clean-up")
+    assert exchange.unfinished().startswith("scratch database minion_restoring_")
+    with connect(cluster.url(), application="test") as session:
+        assert len(exchange.clean_up(session)) == 1
+
+
+def lose_the_connection(cluster: Cluster, session: Connection, pid: int) -> None:
+    with exchange.begun(session, "minion") as restore:
+        restore.create(names.scratch("minion", "restoring"))
+        cluster.psql(f"SELECT pg_terminate_backend({pid})")
+        session.execute("SELECT 1")
 
 
 def test_journal_of_another_cluster_drops_nothing_and_is_forgotten(cluster: Cluster, plan: Plan) -> None:

@@ -237,7 +237,7 @@ def test_refuses_a_setting_that_the_server_rejects_and_keeps_the_old_file(
             'could not access file "not_there"',
             "conf.d/50-provision.conf",
         ),
-        ('{"postgresql_local_users": "("}', "regular expression", "pg_ident.conf"),
+        ('{"postgresql_local_users": "a{300}"}', "regular expression", "pg_ident.conf"),
     ],
 )
 def test_refuses_files_with_which_a_server_would_not_start(fleet: Fleet, wish: str, expected: str, path: str) -> None:

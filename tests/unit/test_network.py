@@ -65,6 +65,22 @@ def test_refuses_what_a_service_cannot_listen_on(text: str, expected: str) -> No
     assert told.endswith(moving) == ("does not have" in expected)
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", "'': expected a regular expression, such as ^root$; an empty one matches every name"),
+        ("(", "'(': expected a regular expression, such as ^root$; missing ), unterminated subpattern"),
+        ("*x", "nothing to repeat"),
+        (r"^\mroot\M$", ""),  # escapes of PostgreSQL's own
+        ("^[[:alpha:]]+$", ""),
+    ],
+)
+def test_pattern_of_local_users_is_one(text: str, expected: str) -> None:
+    told = plans.built("prod", {**plans.SAMPLE, "postgresql_local_users": text}).problems
+    assert len(told) == bool(expected), told
+    assert expected in "".join(told)
+
+
 def test_form_alone_is_judged_where_no_host_was_probed() -> None:
     assert network.listen_problems("a", ["10.0.0.6", "db2"], {}) == []
     assert len(network.listen_problems("a", ["10.0.0.6:1"], {})) == 1

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from provision.plan import validate
+from plugins.modules import host_repository
+from provision.plan import neighbours, places, validate
 from tests.plans import PROBE, SAMPLE, built
 
 MAIN = "/var/lib/postgresql/17/main"
@@ -88,6 +89,41 @@ def test_refuses_a_path_and_a_clock_with_which_no_run_works(judge: Any) -> None:
     (early,) = told(clock_offset_s=7200)
     assert early.startswith("the host's clock is 2 h ahead of the controller's")
     assert told(clock_offset_s=-300) == ()
+
+
+REMOTE = {"backup_repository_inventory_name": "backup1", "backup_repository_host": "192.0.2.7"}
+S3 = {"backup_s3": {"bucket": "b", "endpoint": "s3.example.com", "region": "r", "key": "k", "key_secret": "s"}}
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"backup_dump_directory": "dumps"}, "backup_dump_directory is 'dumps': expected an absolute path"),
+        ({"backup_dump_directory": ""}, "backup_dump_directory is '': expected an absolute path"),
+        ({"backup_dump_directory": "/"}, "backup_dump_directory is '/': expected an absolute path"),
+        ({"backup_dump_directory": "/var/backups/"}, "backup_dump_directory is '/var/backups/', which others use"),
+        ({"backup_dump_directory": "/var/lib/postgresql/17/main/dumps"}, "which others use: expected a directory of"),
+        ({"backup_dump_directory": "/mnt/my dumps/"}, ""),
+        ({"backup_dump_directory": "", "backup_logical": False}, ""),
+        ({"backup_repository_path": "/opt/x/.."}, "which others use"),
+        ({"backup_repository_path": "/opt"}, "backup_repository_path is '/opt', which others use"),
+        ({"backup_repository_path": "/mnt/my backups"}, ""),
+        ({"backup_repository_path": "/mnt/my backups", **REMOTE}, "expected an absolute path of letters, digits"),
+        ({"backup_repository_path": "/backups/", **REMOTE}, "without a slash at its end"),
+        ({"backup_repository_path": "/", **S3}, ""),
+        ({"backup_repository_path": "pg", **S3}, "backup_repository_path is 'pg': expected an absolute path"),
+        ({"backup_repository_path": "pg", "backup_physical": False}, ""),
+    ],
+)  # fmt: skip
+def test_judges_the_directories_of_dumps_and_backups(given: dict[str, Any], expected: str) -> None:
+    told = refusals({}, **given)
+    assert len(told) == bool(expected), told
+    assert expected in "".join(told)
+
+
+def test_path_on_a_backup_host_is_the_one_that_its_module_takes() -> None:
+    assert host_repository.NAMES["path"].pattern == places.REMOTE_PATH.pattern
+    assert host_repository.NAMES["stanza"].pattern == neighbours.STANZA.pattern
 
 
 GENERATE = "apt-get update && apt-get install -y locales && echo '{} UTF-8' >>/etc/locale.gen && locale-gen"

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
+from provision.controller import inputs
 from provision.plan import validate
 from tests import plans
-from tests.plans import PROBE, SALT, SAMPLE, built
+from tests.plans import PROBE, SALT, SAMPLE, built, read
 
 CLUSTER = {"major": "17", "name": "main", "port": "5432", "data_directory": "/var/lib/postgresql/17/main",
            "version_file": "17", "running_pid": 812, "running_port": 5432, "includes_conf_d": True}  # fmt: skip
@@ -619,3 +620,14 @@ def test_a_restore_is_never_refused_for_the_state_of_the_host() -> None:
         found = built("prod", {**SAMPLE, **given}, host, judge=validate.judge_nothing)
         assert found.problems == ()
         assert found.plan
+
+
+def test_migrations_that_are_not_on_the_controller_are_refused_where_they_are_applied() -> None:
+    own = {**SAMPLE, "migrations_source": "/nope"}
+    (told,) = built("prod", own, absent=("migrations_source",)).problems
+    assert told == "migrations_source is '/nope': expected a directory of the controller that exists"
+    assert built("prod", own, absent=("migrations_source",), selected=frozenset({"backup"})).problems == ()
+    values = read("prod", own).values
+    found = inputs.context(values, name="db1", address="db1", sources=(), roles=("migrations",), groups={},
+                           root=inputs.ROOT, toolkit="")  # fmt: skip
+    assert found.absent == ("migrations_source",)

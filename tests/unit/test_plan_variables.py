@@ -123,6 +123,11 @@ def test_reads_values_as_inventories_and_the_command_line_write_them(values: dic
         ({"backup_s3": {"bucket": "my.bucket"}},
          "backup_s3.bucket is 'my.bucket': expected 1 to 63 letters, digits, _ and -; pgBackRest accepts no dots, "
          "because the certificate would not match"),
+        ({"postgresql_pgdg_uri": "apt.example.com"},
+         "postgresql_pgdg_uri is 'apt.example.com': expected a URI with its scheme, such as "
+         "https://apt.example.com/debian, without spaces"),
+        ({"pgvector_source_sha256": "abc"}, "pgvector_source_sha256 is 'abc': expected 64 hexadecimal digits"),
+        ({"postgresql_mirror_suite": "a b"}, "postgresql_mirror_suite is 'a b': expected one word"),
         ({"backup_s3": {"endpoint": "http://s3.example.com"}},
          "backup_s3.endpoint is 'http://s3.example.com': expected a host name, or https:// and a host name, "
          "without a path"),

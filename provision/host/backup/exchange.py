@@ -127,6 +127,11 @@ def begun(session: Connection, database: str) -> Iterator[Exchange]:
         now.note(database=database, system=_identifier(session), when=system.stamp())
         try:
             yield now
+        except (psycopg.Error, OSError) as error:
+            raise BackupError(
+                "the restore of the dump ended early", where=database, seen=str(error).strip(),
+                run="provision restore clean-up; then repeat the restore",
+            ) from None  # fmt: skip
         finally:
             # A server that is gone, a disk that is full: the next command cleans up.
             with suppress(psycopg.OperationalError, OSError):
