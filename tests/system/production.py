@@ -47,7 +47,7 @@ class Production:
         inventory = folder / "prod"
         shutil.copytree(ROOT / "inventories/prod", inventory)
         variables = {
-            "postgresql_listen_addresses": ["localhost", database.address],
+            "postgresql_listen_addresses": ["localhost", "{{ ansible_host }}"],
             "postgresql_allowed_networks": [f"{peer.address}/32", f"{database.address.rpartition('.')[0]}.1/32"],
             # A person of this machine who comes with a certificate, by a map, to the database template1 alone.
             "tls_clients": ["reporter"],
