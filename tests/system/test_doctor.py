@@ -74,10 +74,10 @@ DAMAGES = (
     ),
     Damage(
         "timer with cron's syntax",
-        "sed -i 's/^OnCalendar=.*/OnCalendar=0 3 * * */' /etc/systemd/system/provision-drill.timer;"
+        "sed -i 's/^OnCalendar=.*/OnCalendar=0 3 * * */' /etc/systemd/system/provision-maintain-sessions.timer;"
         " systemctl daemon-reload",
         "timer-elapse",
-        "provision-drill.timer cannot be loaded (bad-setting)",
+        "provision-maintain-sessions.timer cannot be loaded (bad-setting)",
     ),
     Damage(
         "timer whose day never comes",
