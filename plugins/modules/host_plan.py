@@ -97,6 +97,9 @@ text: {description: Contents of /etc/provision/plan.json., returned: success, ty
 PLAN = Path("/etc/provision/plan.json")
 MANIFESTS = Path("/etc/provision/files.d")
 OLD_PLAN = Path("/etc/provision/host.json")
+EXPORTERS = Path("/etc/provision/exporters.yml")
+OLD_EXPORTER_PORTS = [9100, 9187]
+"""Those of hosts whose description is still OLD_PLAN; there was no variable."""
 """What version 1 of the plan was called."""
 TOOLKIT = Path("/usr/local/bin/provision")
 VERIFIED = Path("/var/lib/provision/verified.json")
@@ -244,6 +247,11 @@ def ours() -> bool:
     return (NO_CLUSTER in listed or (MANIFESTS / "postgresql-cluster.json").exists()) and not adopting
 
 
+def exporter_ports(monitoring: dict[str, Any]) -> list[int]:
+    """Return the exporters' ports of a plan."""
+    return [monitoring[f"{name}_port"] for name in ("node", "postgres")] if monitoring.get("exporters") else []
+
+
 def earlier(major: int) -> dict[str, Any]:
     """Return the records of earlier runs: whether the host was verified, ports of services, builds and bundles."""
     plan, old = _json(PLAN), _json(OLD_PLAN)
@@ -255,7 +263,7 @@ def earlier(major: int) -> dict[str, Any]:
         "proved": VERIFIED.exists() or bool(old.get("verified")),
         "old_layout": OLD_PLAN.exists(),
         "pooler_port": (plan.get("pooler") or old.get("pooler") or {}).get("port", 0),
-        "exporter_ports": [monitoring[f"{name}_port"] for name in ("node", "postgres") if monitoring.get("exporters")],
+        "exporter_ports": OLD_EXPORTER_PORTS if old and EXPORTERS.exists() else exporter_ports(monitoring),
         "pgvector_build": stamp[0].strip() if stamp else "",
         "build_packages": [line.strip() for line in _lines(BUILD_PACKAGES)],
         "toolkit_sha256": _toolkit(),

@@ -78,3 +78,17 @@ def test_a_program_that_does_not_end_is_left(tmp_path: Path) -> None:
 
 def test_reads_the_release_of_this_host() -> None:
     assert host_plan.os_release()["distribution"] == platform.freedesktop_os_release()["ID"]
+
+
+def test_exporters_of_the_old_layout_are_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host_plan, "PLAN", tmp_path / "plan.json")
+    monkeypatch.setattr(host_plan, "OLD_PLAN", tmp_path / "host.json")
+    monkeypatch.setattr(host_plan, "EXPORTERS", tmp_path / "exporters.yml")
+    (tmp_path / "host.json").write_text('{"schema": 1}')
+    assert host_plan.earlier(17)["exporter_ports"] == []
+    (tmp_path / "exporters.yml").touch()
+    assert host_plan.earlier(17)["exporter_ports"] == [9100, 9187]
+    (tmp_path / "host.json").unlink()
+    plan = {"monitoring": {"exporters": True, "node_port": 9101, "postgres_port": 9187}}
+    (tmp_path / "plan.json").write_text(json.dumps(plan))
+    assert host_plan.earlier(17)["exporter_ports"] == [9101, 9187]
