@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -19,7 +20,11 @@ def build(folder: Path) -> Path:
 
 
 def install(tarball: Path, folder: Path) -> Path:
-    """Install the tarball below a folder and give the root of the installed collection."""
+    """Install the tarball below a folder and give the root of the installed collection.
+
+    The settings of this tree are not read: `make` names its ansible.cfg, where Galaxy would find the collection in place.
+    """
     words = [GALAXY, "collection", "install", str(tarball), "-p", str(folder), "--offline"]
-    subprocess.run(words, cwd=tarball.parent, capture_output=True, text=True, check=True)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("ANSIBLE_")}
+    subprocess.run(words, cwd=tarball.parent, env=environment, capture_output=True, text=True, check=True)
     return folder / "ansible_collections/minion/provision"

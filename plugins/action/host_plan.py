@@ -57,7 +57,7 @@ class ActionModule(ActionBase):
             groups=given.get("groups") or {},
             root=playbooks.resolve(),
             toolkit=digest,
-            peers=self._peers(name, given, (playbooks, ROOT)),
+            peers=self._peers(name, given, (playbooks, ROOT)) if inputs.shares(values) else [],
             selected=inputs.selected(
                 given.get("ansible_role_names") or (),
                 given.get("ansible_run_tags") or ("all",),

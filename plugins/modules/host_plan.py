@@ -97,10 +97,10 @@ text: {description: Contents of /etc/provision/plan.json., returned: success, ty
 PLAN = Path("/etc/provision/plan.json")
 MANIFESTS = Path("/etc/provision/files.d")
 OLD_PLAN = Path("/etc/provision/host.json")
+"""What version 1 of the plan was called."""
 EXPORTERS = Path("/etc/provision/exporters.yml")
 OLD_EXPORTER_PORTS = [9100, 9187]
 """Those of hosts whose description is still OLD_PLAN; there was no variable."""
-"""What version 1 of the plan was called."""
 TOOLKIT = Path("/usr/local/bin/provision")
 VERIFIED = Path("/var/lib/provision/verified.json")
 BUILD_STAMP = "/usr/local/src/pgvector-for-{major}.built"

@@ -175,6 +175,11 @@ def _absent(path: str) -> bool:
     return Path(path).is_absolute() and not Path(path).is_dir()
 
 
+def shares(values: Mapping[str, Any]) -> bool:
+    """Return whether a host has a repository that its peers could share: only then are their stanzas judged."""
+    return bool(values["backup_physical"] and repository(values))
+
+
 def peers(
     name: str,
     groups: Mapping[str, Sequence[str]],

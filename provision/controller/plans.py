@@ -202,7 +202,9 @@ def _outcome(
             inputs.defaults(load),
             template,
             (root,),
-        ),
+        )
+        if inputs.shares(values)
+        else (),
     )
     probe = {**assumed.probe(), "schedules": timers.elapses(schedules.requested(values).values())}
     built = build.build(values, probe, read.profile, context)

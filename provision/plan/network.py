@@ -103,7 +103,7 @@ def _problem(text: str, host: Mapping[str, Any], port: str) -> str:
 def _notices(variable: str, listen: Sequence[str], host: Mapping[str, Any]) -> list[str]:
     """Report duplicate addresses, addresses covered by a wildcard, and names that resolve to the loopback."""
     families = {4: {"*", addresses.ANY_IPV4}, 6: {"*", addresses.ANY_IPV6}}
-    found = []
+    found, bound = [], resolved(host)
     seen: set[str] = set()
     for text in listen:
         address = addresses.parsed(text)
@@ -113,7 +113,7 @@ def _notices(variable: str, listen: Sequence[str], host: Mapping[str, Any]) -> l
         elif addresses.canonical(text) in seen:
             found.append(f"{variable} has {text} more than once; remove the duplicates")
         seen.add(addresses.canonical(text))
-        behind = resolved(host).get(text, [])
+        behind = bound.get(text, [])
         named = not address and text not in (*WILDCARDS, addresses.LOCALHOST) and behind
         if named and all((each := addresses.parsed(one)) and each.is_loopback for one in behind):
             found.append(

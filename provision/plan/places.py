@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from provision.plan import adoption
 from provision.plan.context import Verdict, repository_kind
 
 ASIDE = "/var/lib/postgresql"
@@ -45,6 +46,7 @@ def judge(v: Mapping[str, Any], host: Mapping[str, Any], verdict: Verdict) -> No
     if not any((each["major"], each["name"]) == (major, "main") for each in host["clusters"]):
         _data(host, verdict)
         _locale(v["postgresql_locale"], host, verdict)
+    _kept_locale(v, host, verdict)
 
 
 def _paths(v: Mapping[str, Any], verdict: Verdict) -> None:
@@ -178,6 +180,34 @@ def _locale(requested: str, host: Mapping[str, Any], verdict: Verdict) -> None:
         )
     elif host["charmap"] == "":
         verdict.refusals.append(_missing(requested, language, wanted, modifier, host["locales"]))
+
+
+def _kept_locale(v: Mapping[str, Any], host: Mapping[str, Any], verdict: Verdict) -> None:
+    """Warn if an existing cluster has another locale; refuse one that cannot hold UTF-8 databases."""
+    major, cure = v["postgresql_version"], "docs/the-locale-differs.md"
+    seen = host.get("cluster_locale") or {}
+    if not seen:
+        return
+    label = f"cluster {major}/{adoption.OUR_CLUSTER}"
+    locales = sorted({seen["collate"], seen["ctype"]} - {""})
+    if any(_plain_locale(each) != _plain_locale(v["postgresql_locale"]) for each in locales):
+        verdict.warnings.append(
+            f"postgresql_locale is {v['postgresql_locale']}, {label} has {' and '.join(locales)} and keeps it, "
+            f"because a cluster's locale cannot be changed: set postgresql_locale to {locales[-1]}, or move the data "
+            f"into a new cluster ({cure})"
+        )
+    missing = sorted({v["database_name"], *v["database_extra_databases"]} - set(seen["databases"]))
+    if seen["encoding"] not in ("", "UTF8") and not {"C", "POSIX"} >= {seen["ctype"]} and missing:
+        verdict.refusals.append(
+            f"{label} has encoding {seen['encoding']} and locale {seen['ctype']}, so database {missing[0]} cannot be "
+            f"created with UTF-8: move the data into a new cluster ({cure})"
+        )
+
+
+def _plain_locale(name: str) -> str:
+    """Return a locale's name without the differences that libc ignores: C.UTF-8 is C.utf8."""
+    language, _, encoding = name.partition(".")
+    return f"{language}.{encoding.replace('-', '').lower()}" if encoding else language
 
 
 def _missing(requested: str, language: str, wanted: str, modifier: str, there: list[str]) -> str:

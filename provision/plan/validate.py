@@ -59,7 +59,6 @@ def judge(
     verdict = Verdict()
     _names(v, verdict)
     _extensions(v, host, verdict)
-    _locale(v, host, verdict)
     network.judge(v, host, verdict)
     _system(v, host, verdict)
     places.judge(v, host, verdict)
@@ -121,34 +120,6 @@ def _extensions(v: Mapping[str, Any], host: Mapping[str, Any], verdict: Verdict)
     refusals, warnings = settings.extensions(v, host)
     verdict.refusals += refusals
     verdict.warnings += warnings
-
-
-def _locale(v: Mapping[str, Any], host: Mapping[str, Any], verdict: Verdict) -> None:
-    """Warn if an existing cluster has another locale; refuse one that cannot hold UTF-8 databases."""
-    major, cure = v["postgresql_version"], "docs/the-locale-differs.md"
-    seen = host.get("cluster_locale") or {}
-    if not seen:
-        return
-    label = f"cluster {major}/{OUR_CLUSTER}"
-    locales = sorted({seen["collate"], seen["ctype"]} - {""})
-    if any(_plain_locale(each) != _plain_locale(v["postgresql_locale"]) for each in locales):
-        verdict.warnings.append(
-            f"postgresql_locale is {v['postgresql_locale']}, {label} has {' and '.join(locales)} and keeps it, "
-            f"because a cluster's locale cannot be changed: set postgresql_locale to {locales[-1]}, or move the data "
-            f"into a new cluster ({cure})"
-        )
-    missing = sorted({v["database_name"], *v["database_extra_databases"]} - set(seen["databases"]))
-    if seen["encoding"] not in ("", "UTF8") and not {"C", "POSIX"} >= {seen["ctype"]} and missing:
-        verdict.refusals.append(
-            f"{label} has encoding {seen['encoding']} and locale {seen['ctype']}, so database {missing[0]} cannot be "
-            f"created with UTF-8: move the data into a new cluster ({cure})"
-        )
-
-
-def _plain_locale(name: str) -> str:
-    """Return a locale's name without the differences that libc ignores: C.UTF-8 is C.utf8."""
-    language, _, encoding = name.partition(".")
-    return f"{language}.{encoding.replace('-', '').lower()}" if encoding else language
 
 
 def _system(v: Mapping[str, Any], host: Mapping[str, Any], verdict: Verdict) -> None:

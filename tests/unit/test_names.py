@@ -54,7 +54,7 @@ def credentials(owner: str) -> dict[str, Any]:
         ({"database_extra_databases": {"a_restoring_0123456789ab": "minion"}}, "expected another ending: the names of"),
         ({"database_extra_databases": {"minion": "minion_app"}}, "database 'minion' repeats database_name 'minion'"),
         ({"database_extra_databases": {"Minion": "minion"}}, "which differs only in case or Unicode form"),
-        ({"database_extra_databases": {"more": "nobody"}}, "database_extra_databases.more is 'nobody': expected a"),
+        ({"database_extra_databases": {"more": "absent"}}, "database_extra_databases.more is 'absent': expected a"),
         ({"database_extra_databases": {"more": None}}, "database_extra_databases[more] is None: expected a string"),
         ({"database_extra_databases": {"more": ["minion"]}}, "database_extra_databases[more] is ['minion']: expected"),
         ({"database_extra_roles": [{**ROLE, "name": "b" * 64}]}, "at most 63 bytes, it has 64: PostgreSQL truncates"),
