@@ -22,7 +22,7 @@ def build(folder: Path) -> Path:
 def install(tarball: Path, folder: Path) -> Path:
     """Install the tarball below a folder and give the root of the installed collection.
 
-    The settings of this tree are not read: `make` names its ansible.cfg, where Galaxy would find the collection in place.
+    The settings of this tree are not read: `make` names its ansible.cfg, with which Galaxy finds the tree itself.
     """
     words = [GALAXY, "collection", "install", str(tarball), "-p", str(folder), "--offline"]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("ANSIBLE_")}
