@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from provision import addresses, quoting
 from provision.errors import UsageError
@@ -33,7 +33,7 @@ class Connection:
     prepared_statements: bool
     """The driver's prepared statements work on the port that applications use."""
     notes: tuple[str, ...]
-    password: str = ""
+    password: str = field(default="", repr=False)
 
     @property
     def application_port(self) -> int:

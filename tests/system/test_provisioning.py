@@ -142,7 +142,8 @@ def test_source_build_is_portable(fleet: Fleet) -> None:
 def test_summary_tells_versions_url_without_password_and_warnings(fleet: Fleet) -> None:
     text = fleet.first.text()
     assert "PostgreSQL 17" in text
-    assert re.search(r"postgresql://minion@10\.\d+\.\d+\.\d+:5432/minion", text)
+    assert re.search(r"administrators and migrations: psql 'postgresql://minion@10\.\d+\.\d+\.\d+:5432/minion'", text)
+    assert re.search(r"applications: psql 'postgresql://minion_app@10\.\d+\.\d+\.\d+:6432/minion' \(the pooler\)", text)
     assert "not the default 14 from PGDG" in text
     assert "minion_secret" not in fleet.first.output
     saved = (ROOT / ".provision/runs/db1.json").read_text()
