@@ -109,6 +109,8 @@ class Server:
     """sysctl values; empty in a container."""
     hba: tuple[str, ...]
     ident: tuple[Ident, ...]
+    peer_users: tuple[str, ...]
+    """System users whose psql uses the socket, without a password; that of others uses TCP. Empty: all of them."""
     archive_command: str
     """Empty: archiving is off."""
     archive_timeout_s: int

@@ -78,9 +78,9 @@ def test_a_role_that_was_shut_out_stays_out(production: Production, change: str,
     [
         ("postgres", "minion_pooler", "minion_pooler"),
         ("postgres", "minion_backup", "minion_backup"),
-        ("nobody", "minion", "Peer authentication failed"),
-        ("nobody", "postgres", "Peer authentication failed"),
-        ("nobody", "minion_monitor", "Peer authentication failed"),
+        ("nobody", "minion", "fe_sendauth: no password supplied"),
+        ("nobody", "postgres", "pg_hba.conf rejects connection"),
+        ("nobody", "minion_monitor", "fe_sendauth: no password supplied"),
         ("nobody", "minion_app", "fe_sendauth: no password supplied"),
     ],
 )
