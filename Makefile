@@ -170,6 +170,7 @@ bench-audit: .venv/.ready ## Compare audits of five hosts, of one host, and site
 	@touch $@
 
 .PHONY: docs
-docs: .venv/.ready ## Generate the tables in README.md, roles/*/README.md and docs/a-check-fails.md
+docs: .venv/.ready ## Generate tables and pictures of README.md, roles/*/README.md and docs/
 	$(BIN)/python -m tests.contract.repository
 	$(BIN)/python -m tests.contract.support
+	$(BIN)/python -m tests.contract.pictures

@@ -1,0 +1,118 @@
+"""Make the pictures of the documents: `make docs`. The picture of the schema is drawn from the migrations."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pglast import ast, enums, parse_sql
+
+from tests.contract.drawing import Box, line, picture
+from tests.contract.repository import ROOT
+
+SCHEMA = ROOT / "docs/schema.svg"
+COLUMNS = (("metrics", "evaluations"), ("agents", "agent_tools", "tools"), ("sessions", "memories"),
+           ("activities", "feedback"))  # fmt: skip
+"""Tables from left to right, each column from top to bottom."""
+KINDS = {"agents": "a", "sessions": "b", "activities": "c", "tools": "d"}
+DELETES = {"c": "cascade", "n": "set null", "r": "restrict", "a": "no action"}
+WIDTH, GAP, TOP, SPACE = 236, 64, 40, 28
+"""Width of a table, space between columns, above them, and between tables of a column, in pixels."""
+TYPES = {"int2": "smallint", "int4": "integer", "int8": "bigint", "float4": "real", "float8": "double precision",
+         "bool": "boolean"}  # fmt: skip
+
+
+@dataclass
+class Table:
+    """Columns by name with their types, and foreign keys by column: table and what a deletion does."""
+
+    columns: dict[str, str] = field(default_factory=dict)
+    key: tuple[str, ...] = ()
+    references: dict[str, tuple[str, str]] = field(default_factory=dict)
+
+
+def tables(folder: Path = ROOT / "migrations") -> dict[str, Table]:
+    """Read the tables that the migrations create. Raises ValueError if one later changes a column."""
+    found: dict[str, Table] = {}
+    for path in sorted(folder.glob("*.up.sql")):
+        for raw in parse_sql(path.read_text()):
+            statement: Any = raw.stmt
+            if isinstance(statement, ast.CreateStmt):
+                found[statement.relation.relname] = _table(statement)
+            elif isinstance(statement, ast.AlterTableStmt):
+                kinds = {each.subtype for each in statement.cmds}
+                if kinds & {enums.AlterTableType.AT_AddColumn, enums.AlterTableType.AT_DropColumn}:
+                    raise ValueError(f"{path.name} changes columns: teach this module to read it")
+    return found
+
+
+def _table(statement: Any) -> Table:
+    table = Table()
+    for each in statement.tableElts:
+        if isinstance(each, ast.ColumnDef):
+            name = each.typeName.names[-1].sval
+            size = f"({each.typeName.typmods[0].val.ival})" if each.typeName.typmods else ""
+            table.columns[each.colname] = f"{TYPES.get(name, name)}{size}"
+        elif each.contype == enums.ConstrType.CONSTR_PRIMARY:
+            table.key = tuple(key.sval for key in each.keys)
+        elif each.contype == enums.ConstrType.CONSTR_FOREIGN:
+            table.references[each.fk_attrs[0].sval] = (each.pktable.relname, DELETES[each.fk_del_action])
+    return table
+
+
+def schema() -> str:
+    """Draw the tables and their foreign keys."""
+    found = tables()
+    boxes: dict[str, Box] = {}
+    for number, names in enumerate(COLUMNS):
+        y = TOP
+        for name in names:
+            boxes[name] = Box(name, SPACE + number * (WIDTH + GAP), y, WIDTH, _rows(found[name]))
+            y = boxes[name].bottom + SPACE
+    parts = [_edge(boxes, child, column, parent) for child, table in found.items()
+             for column, (parent, _) in table.references.items()]  # fmt: skip
+    height = max(box.bottom for box in boxes.values()) + SPACE
+    width = 2 * SPACE + len(COLUMNS) * WIDTH + (len(COLUMNS) - 1) * GAP
+    return picture(
+        "The nine tables and their foreign keys", width, height, [*(box.svg() for box in boxes.values()), *parts]
+    )
+
+
+def _rows(table: Table) -> tuple[tuple[str, str], ...]:
+    rows = []
+    for name, kind in table.columns.items():
+        note = kind
+        if name in table.references:
+            note = "{} ({})".format(*table.references[name])
+        rows.append((name, f"{note}, key" if name in table.key else note))
+    return tuple(rows)
+
+
+def _edge(boxes: dict[str, Box], child: str, column: str, parent: str) -> str:
+    """Draw one foreign key in the channels between the columns; keys to the same table share a channel's line."""
+    source, target = boxes[child], boxes[parent]
+    here, there = source.row(column), target.row("id")
+    offset = {"a": 22, "b": 42, "c": 14, "d": 14}[KINDS[parent]]
+    if source.x == target.x:
+        left = parent == "tools"
+        edge = source.x - offset if left else source.right + offset - (14 if parent == "sessions" else 0)
+        x0, x1 = (source.x, target.x) if left else (source.right, target.right)
+        points = [(x0, here), (edge, here), (edge, there), (x1, there)]
+    elif source.x < target.x:
+        channel = target.x - offset
+        points = [(source.right, here), (channel, here), (channel, there), (target.x, there)]
+    elif source.x - target.right <= GAP:
+        channel = target.right + offset - (14 if parent == "sessions" else 0)
+        points = [(source.x, here), (channel, here), (channel, there), (target.right, there)]
+    else:  # over the columns in between
+        near, far, above = source.x - 14, target.right + offset, TOP - 18
+        points = [(source.x, here), (near, here), (near, above), (far, above), (far, there), (target.right, there)]
+    return line(KINDS[parent], points)
+
+
+PICTURES = {SCHEMA: schema}
+
+if __name__ == "__main__":
+    for path, draw in PICTURES.items():
+        path.write_text(draw())
