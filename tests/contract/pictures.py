@@ -36,21 +36,26 @@ def tables(folder: Path = ROOT / "migrations") -> dict[str, Table]:
     """Read the tables that the migrations create. Raises ValueError if one later changes a column."""
     found: dict[str, Table] = {}
     for path in sorted(folder.glob("*.up.sql")):
-        for raw in parse_sql(path.read_text()):
-            statement: Any = raw.stmt
-            if isinstance(statement, ast.CreateStmt):
+        parsed: Any = parse_sql(path.read_text())
+        for statement in (raw.stmt for raw in parsed):
+            if _is(statement, ast.CreateStmt):
                 found[statement.relation.relname] = _table(statement)
-            elif isinstance(statement, ast.AlterTableStmt):
+            elif _is(statement, ast.AlterTableStmt):
                 kinds = {each.subtype for each in statement.cmds}
                 if kinds & {enums.AlterTableType.AT_AddColumn, enums.AlterTableType.AT_DropColumn}:
                     raise ValueError(f"{path.name} changes columns: teach this module to read it")
     return found
 
 
+def _is(node: object, kind: type) -> bool:
+    """Compare the kind; isinstance would bring pglast's own types, in which every field is optional."""
+    return isinstance(node, kind)
+
+
 def _table(statement: Any) -> Table:
     table = Table()
     for each in statement.tableElts:
-        if isinstance(each, ast.ColumnDef):
+        if _is(each, ast.ColumnDef):
             name = each.typeName.names[-1].sval
             size = f"({each.typeName.typmods[0].val.ival})" if each.typeName.typmods else ""
             table.columns[each.colname] = f"{TYPES.get(name, name)}{size}"
