@@ -13,9 +13,11 @@ from dataclasses import dataclass
 from provision import system
 from provision.database import Connection, connect_pinned
 from provision.errors import ProvisionError
-from provision.host.metrics import backup, certificates, database, pooler
+from provision.host.metrics import backup, certificates, database, pooler, statements
 from provision.host.metrics.exposition import Metric, render
 from provision.host.pooler import console
+from provision.host.queries import snapshots
+from provision.host.queries import statements as queries
 from provision.plan import load
 from provision.plan.schema import Plan
 
@@ -40,6 +42,8 @@ def collect() -> Collected:
         "database": lambda: _catalogue(plan),
         "tables": lambda: _tables(plan),
     }
+    if queries.EXTENSION in plan.access.extensions:
+        sources["statements"] = lambda: _statements(plan)
     if plan.pooler.enabled:
         sources["pooler"] = lambda: pooler.metrics(*console.statistics())
     found: list[Metric] = []
@@ -65,6 +69,14 @@ def _tables(plan: Plan) -> list[Metric]:
     with _session(plan, plan.access.owner) as session:
         session.execute("SET default_transaction_read_only = on")
         return database.tables(session, plan.maintenance)
+
+
+def _statements(plan: Plan) -> list[Metric]:
+    """Read pg_stat_statements, and keep a snapshot for comparisons."""
+    with _session(plan, plan.access.backup) as session:
+        reading = queries.read(session)
+    snapshots.keep(reading)
+    return statements.metrics(reading)
 
 
 def _session(plan: Plan, role: str) -> Connection:
