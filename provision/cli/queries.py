@@ -33,7 +33,7 @@ CUT = 200  # characters of a statement; --full shows all
 @click.option("--full", is_flag=True, help="Do not cut long statements.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(by: str, since: str, limit: int, query_id: str, full: bool, as_json: bool) -> None:
-    """Show the statements that use most time, I/O, temporary files or WAL; on the host, as root or postgres.
+    """Show the statements that use most time, I/O, temporary files or WAL; as root or postgres.
 
     The statements are normalised: they have no constants. A comparison with an earlier moment uses the snapshots that
     provision metrics keeps every ten minutes, and this command too.
