@@ -174,3 +174,4 @@ docs: .venv/.ready ## Generate tables and pictures of README.md, roles/*/README.
 	$(BIN)/python -m tests.contract.repository
 	$(BIN)/python -m tests.contract.support
 	$(BIN)/python -m tests.contract.pictures
+	$(BIN)/python -m tests.contract.manuals

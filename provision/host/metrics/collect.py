@@ -27,10 +27,19 @@ STATEMENT_TIMEOUT_MS = 10_000
 
 @dataclass(frozen=True)
 class Collected:
-    """The text of a .prom file, and a reason for each source that failed."""
+    """The metrics, the text of a .prom file, and a reason for each source that failed."""
 
+    metrics: tuple[Metric, ...]
     text: str
     failures: tuple[str, ...]
+
+    def facts(self) -> list[dict[str, object]]:
+        """Return one object per sample: name, labels, value."""
+        return [
+            {"name": each.name, "labels": dict(labels), "value": value}
+            for each in self.metrics
+            for labels, value in each.samples
+        ]
 
 
 def collect() -> Collected:
@@ -57,7 +66,7 @@ def collect() -> Collected:
             found += [pooler.DOWN] if name == "pooler" else []
             success.append(({"collector": name}, 0.0))
     found.append(Metric("provision_collector_success", "1 if the source could be read.", tuple(success)))
-    return Collected(render(found), tuple(failures))
+    return Collected(tuple(found), render(found), tuple(failures))
 
 
 def _catalogue(plan: Plan) -> list[Metric]:
