@@ -85,6 +85,13 @@ def text(x: int, y: int, said: str, kind: str = "", *, end: bool = False) -> str
     return f'<text{style} x="{x}" y="{y}"{anchor}>{escape(said)}</text>'
 
 
+def area(title: str, x: int, y: int, width: int, height: int) -> str:
+    """Draw a titled background for several boxes."""
+    return f'<rect class="area" x="{x}" y="{y}" width="{width}" height="{height}" rx="6"/>\n' + text(
+        x + PAD, y + 20, title, "title"
+    )
+
+
 def line(kind: str, points: Sequence[tuple[int, int]], *, arrow: bool = True) -> str:
     """Draw a line through points, with an arrow at its end; `kind` is a, b, c or d."""
     (x, y), *rest = points

@@ -8,10 +8,10 @@ from typing import Any
 
 from pglast import ast, enums, parse_sql
 
-from tests.contract.drawing import Box, line, picture
+from tests.contract.drawing import Box, area, line, picture, text
 from tests.contract.repository import ROOT
 
-SCHEMA = ROOT / "docs/schema.svg"
+SCHEMA, ARCHITECTURE = ROOT / "docs/schema.svg", ROOT / "docs/architecture.svg"
 COLUMNS = (("metrics", "evaluations"), ("agents", "agent_tools", "tools"), ("sessions", "memories"),
            ("activities", "feedback"))  # fmt: skip
 """Tables from left to right, each column from top to bottom."""
@@ -116,7 +116,48 @@ def _edge(boxes: dict[str, Box], child: str, column: str, parent: str) -> str:
     return line(KINDS[parent], points)
 
 
-PICTURES = {SCHEMA: schema}
+def architecture() -> str:
+    """Draw the hosts of a production environment, and what connects them."""
+    controller = Box(
+        "your machine", 28, 40, 216, (("inventories/prod", "hosts, vault"), ("profiles/prod.yml", "values"),
+                                      ("site.yml", "converges"), ("provision audit", "compares")),
+    )  # fmt: skip
+    application = Box("applications", 28, 212, 216, (("provision connect", ".env, CA"), ("minion_app", "port 6432")))
+    pooler = Box("PgBouncer", 340, 84, 172, (("port 6432", "TLS"), ("pools", "by role")))
+    server = Box(
+        "PostgreSQL", 560, 84, 172, (("port 5432", "TLS"), ("pgvector", "HNSW"), ("nine tables", "migrations"))
+    )
+    command = Box(
+        "provision", 340, 200, 172, (("doctor, queries", ""), ("migrate, restore", ""), ("timers", "systemd"))
+    )
+    exporters = Box("exporters", 560, 220, 172, (("node", "port 9100"), ("postgres", "port 9187")))
+    backup = Box(
+        "backup host or S3", 816, 64, 216, (("pgBackRest", "full, diff, incr"), ("WAL", "at most 60 s late"),
+                                            ("restore test", "every night")),
+    )  # fmt: skip
+    monitoring = Box(
+        "Prometheus, Grafana", 816, 220, 216, (("rules.yml", "alerts, runbooks"), ("dashboard.json", "panels"))
+    )
+    boxes = (controller, application, pooler, server, command, exporters, backup, monitoring)
+    edges = [
+        line("d", [(controller.right, 95), (316, 95)]),
+        text(256, 88, "SSH", "note"),
+        line("a", [(application.right, application.row("minion_app")), (282, application.row("minion_app")),
+                   (282, pooler.row("port 6432")), (pooler.x, pooler.row("port 6432"))]),
+        line("a", [(pooler.right, pooler.row("port 6432")), (server.x, server.row("port 5432"))]),
+        line("c", [(server.right, server.row("port 5432")), (backup.x, server.row("port 5432"))]),
+        line("c", [(command.x + 86, command.y), (command.x + 86, pooler.bottom)]),
+        line("b", [(monitoring.x, monitoring.row("rules.yml")), (exporters.right, exporters.row("node"))]),
+        line("b", [(exporters.x + 86, exporters.y), (exporters.x + 86, server.bottom)]),
+    ]  # fmt: skip
+    host = area("database host: Debian 12 or 13", 316, 40, 440, 284)
+    return picture(
+        "A production environment: controller, database host, backups, monitoring, applications", 1060, 348,
+        [host, *(box.svg() for box in boxes), *edges],
+    )  # fmt: skip
+
+
+PICTURES = {SCHEMA: schema, ARCHITECTURE: architecture}
 
 if __name__ == "__main__":
     for path, draw in PICTURES.items():

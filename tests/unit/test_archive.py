@@ -33,7 +33,7 @@ def test_archive_runs_and_knows_its_commands(tmp_path: Path) -> None:
 
 def test_archive_installs_the_man_pages_of_its_own_commands(tmp_path: Path) -> None:
     packed, _ = archive.pack(ROOT / "provision", tmp_path)
-    command = [sys.executable, "-I", packed, "shell", "install", "--prefix", tmp_path]
+    command = [sys.executable, "-I", str(packed), "shell", "install", "--prefix", str(tmp_path)]
     subprocess.run(command, capture_output=True, check=True)
     found = {path.name for path in (tmp_path / "share/man/man1").iterdir()}
     assert {"provision.1", "provision-migrate-up.1", "provision-queries.1"} <= found
