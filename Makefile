@@ -173,5 +173,6 @@ bench-audit: .venv/.ready ## Compare audits of five hosts, of one host, and site
 docs: .venv/.ready ## Generate tables and pictures of README.md, roles/*/README.md and docs/
 	$(BIN)/python -m tests.contract.repository
 	$(BIN)/python -m tests.contract.support
+	$(BIN)/python -m tests.contract.sizes
 	$(BIN)/python -m tests.contract.pictures
 	$(BIN)/python -m tests.contract.manuals
