@@ -156,7 +156,9 @@ def test_statements_are_ranked_compared_planned_and_exported(production: Product
     host.run("rm -rf /var/lib/provision/queries")
     host.run(f'{ask} "{load.format(2)}"')
     text = figures(production)  # the unit, which also keeps the first snapshot
-    assert re.search(r'^provision_statement_seconds_total\{query_id="-?\d+",role="minion"', text, re.M)
+    assert re.search(
+        r'^provision_statement_seconds_total\{database="minion",query_id="-?\d+",role="minion"', text, re.M
+    )
     assert len(re.findall(r"^provision_statement_calls_total", text, re.M)) <= 21
     kept = host.run("stat -c '%U %a %n' /var/lib/provision/queries/*.json").stdout.split()
     assert kept[:2] == ["postgres", "640"]

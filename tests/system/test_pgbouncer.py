@@ -127,9 +127,9 @@ def test_program_of_the_page_stores_a_memory_and_finds_it_with_prepared_statemen
 
 
 def prepared(production: Production) -> int:
-    """Count the statements that PgBouncer has prepared on its server connections."""
-    titles, *rows = console(production, "SHOW SERVERS", headers=True).splitlines()
-    column = titles.split("|").index("prepared_statements")
+    """Count the statements that clients have prepared through PgBouncer."""
+    titles, *rows = console(production, "SHOW STATS_TOTALS", headers=True).splitlines()
+    column = titles.split("|").index("client_parse_count")
     return sum(int(row.split("|")[column]) for row in rows)
 
 
