@@ -169,6 +169,10 @@ bench-audit: .venv/.ready ## Compare audits of five hosts, of one host, and site
 	  $(PYTHON) -m venv .venv; $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]')
 	@touch $@
 
+.PHONY: site
+site: .venv/.ready ## Build the documentation site into .provision/site, offline, with search
+	$(BIN)/python -m tests.contract.site
+
 .PHONY: docs
 docs: .venv/.ready ## Generate tables and pictures of README.md, roles/*/README.md and docs/
 	$(BIN)/python -m tests.contract.repository

@@ -5,7 +5,7 @@ from __future__ import annotations
 import yaml
 
 from provision.tuning import Host, tune
-from provision.tuning.choices import Choices
+from provision.tuning.model import Choices
 from tests.contract.repository import ROOT, between
 
 BEGIN, END = "<!-- sizes: made by `make docs` -->", "<!-- end of sizes -->"
