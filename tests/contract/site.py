@@ -96,7 +96,7 @@ def assemble() -> Path:
         (PAGES / name).write_text(text)
     for picture in (ROOT / "docs").glob("*.svg"):
         shutil.copy(picture, PAGES)
-    configuration = yaml.safe_load((ROOT / "mkdocs.yml").read_text())
+    configuration = yaml.safe_load((ROOT / "docs/mkdocs.yml").read_text())
     configuration |= {"nav": navigation(), "docs_dir": str(PAGES), "site_dir": str(SITE)}
     made = PAGES.parent / "mkdocs.yml"
     made.write_text(yaml.safe_dump(configuration, sort_keys=False))
