@@ -25,6 +25,8 @@ quiet_services = [ -e /usr/sbin/policy-rc.d ] || { trap '$(SUDO) rm -f /usr/sbin
 
 # The database of migrate-up, migrate-down and status: DATABASE_URL, or the host of `make up`.
 DATABASE = url=$${DATABASE_URL:-$$(provision sandbox url)} && [ -n "$$url" ]
+# The application's connection to the host of `make up`.
+CONNECT = provision connect $(INVENTORY) --password $(if $(HOST),--limit $(HOST))
 
 .PHONY: help
 help: ## List every target
@@ -37,7 +39,7 @@ up: .venv/.ready ## Create a disposable database host on this machine and conver
 	$(call stage,install the psql client,$(call packages,postgresql-client))
 	$(call stage,create a host,provision sandbox up db1)
 	$(call stage,converge the host,ansible-playbook site.yml $(INVENTORY))
-	@printf '\nConnect: make psql, or psql "$$(%s/provision sandbox url)"\n' $(BIN)
+	@printf '\nApplications: make env. Sessions: make psql-app, make psql.\n'
 
 .PHONY: setup
 setup: .venv/.ready ## Set up the tools in .venv
@@ -51,6 +53,14 @@ down: ## Remove everything that `make up` created: containers, network, image, k
 .PHONY: psql
 psql: .venv/.ready ## Open a psql session as minion
 	@url=$$(provision sandbox url) && psql "$$url"
+
+.PHONY: psql-app
+psql-app: .venv/.ready ## Open a psql session as minion_app through the pooler (several hosts: HOST=db1)
+	@url=$$($(CONNECT) --show url) && psql "$$url"
+
+.PHONY: env
+env: .venv/.ready ## Print the .env file of an application (several hosts: HOST=db1)
+	@$(CONNECT) --show env
 
 .PHONY: status
 status: .venv/.ready ## Show the hosts and the migration status
@@ -159,7 +169,14 @@ bench-audit: .venv/.ready ## Compare audits of five hosts, of one host, and site
 	  $(PYTHON) -m venv .venv; $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]')
 	@touch $@
 
+.PHONY: site
+site: .venv/.ready ## Build the documentation site into .provision/site, offline, with search
+	$(BIN)/python -m tests.contract.site
+
 .PHONY: docs
-docs: .venv/.ready ## Generate the tables in README.md, roles/*/README.md and docs/a-check-fails.md
+docs: .venv/.ready ## Generate tables and pictures of README.md, roles/*/README.md and docs/
 	$(BIN)/python -m tests.contract.repository
 	$(BIN)/python -m tests.contract.support
+	$(BIN)/python -m tests.contract.sizes
+	$(BIN)/python -m tests.contract.pictures
+	$(BIN)/python -m tests.contract.manuals

@@ -43,6 +43,11 @@ def url(part: str) -> str:
     return quote(part, safe="")
 
 
+def url_path(path: str) -> str:
+    """Return a path as the value of a URL's parameter: percent-encoded, but for its slashes."""
+    return quote(path, safe="/")
+
+
 def hba(text: str) -> str:
     """Return a database, role, map or system user for pg_hba.conf, pg_ident.conf or PgBouncer's hba file.
 

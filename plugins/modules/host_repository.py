@@ -36,6 +36,9 @@ from ..module_utils.repository_keys import OLD_LINE, entries, key_of, line, stra
 DOCUMENTATION = r"""
 module: host_repository
 short_description: Prepare a backup host for one database host
+description:
+  - Installs pgBackRest and creates the user of the stanza and the directory of the repository.
+  - Allows the database host's key to run pgBackRest's commands for this stanza alone.
 options:
   path: {description: Directory of the repository., required: true, type: path}
   user: {description: System user of the stanza., required: true, type: str}

@@ -14,6 +14,7 @@ from provision.checks.finding import Finding, Severity
 from provision.checks.registry import Scope, examine, get, of, unknown_site
 from provision.database import Connection, connect_pinned, guarded
 from provision.errors import DatabaseError, HostError
+from provision.host.queries import ranking, statements
 from provision.plan import load
 from provision.plan.schema import Plan
 from provision.system import as_user, run
@@ -23,11 +24,15 @@ ON_HOST = (Scope.HOST, Scope.LOCAL, Scope.POOLER, Scope.SERVER, Scope.DATABASE)
 
 @dataclass(frozen=True)
 class Report:
-    """The findings, and how many checks ran on what; the connection counts as one check."""
+    """The findings, and how many checks ran on what; the connection counts as one check.
+
+    `load`: the statements that make up most of the execution time, as lines; empty for a database behind a URL.
+    """
 
     about: str
     checks: int
     findings: list[Finding]
+    load: tuple[str, ...] = ()
 
     @property
     def counted(self) -> list[Finding]:
@@ -44,12 +49,14 @@ def look_at(plan: Plan) -> Report:
     """Check this host, its pooler and its server. Root sees everything."""
     found = examine(Scope.HOST, plan, site=plan.site) + examine(Scope.LOCAL, plan, site=plan.site)
     found += pooler.examine_host(plan)
+    load: tuple[str, ...] = ()
     with as_user():
         try:
             found += _server(plan)
+            load = _load(plan)
         except DatabaseError as error:
             found.append(reach.explain(error.seen, plan.server.url(plan.access.database), plan))
-    return Report(plan.name, _count(*ON_HOST), _sorted(found))
+    return Report(plan.name, _count(*ON_HOST), _sorted(found), load)
 
 
 def look_from_afar(url: str, about: str) -> Report:
@@ -104,6 +111,17 @@ def _server(plan: Plan) -> list[Finding]:
         with drift.open_as_superuser(plan, name) as session:
             found += examine(Scope.DATABASE, session, site=plan.site, every_database=True)
     return found
+
+
+def _load(plan: Plan) -> tuple[str, ...]:
+    """Return the statements with most of the load; () without pg_stat_statements, which is a finding of its own."""
+    if statements.EXTENSION not in plan.access.extensions:
+        return ()
+    try:
+        with drift.open_as_superuser(plan) as session:
+            return ranking.summary(statements.read(session))
+    except DatabaseError:
+        return ()
 
 
 def _without_doubles(found: list[Finding], own: list[Finding]) -> list[Finding]:

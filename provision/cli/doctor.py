@@ -13,6 +13,7 @@ from provision.checks import doctor
 from provision.cli._database import database_option
 from provision.cli._echo import echo
 from provision.errors import UsageError
+from provision.quoting import visible
 from provision.urls import describe
 
 
@@ -36,9 +37,12 @@ def command(url: str, fix: bool, as_json: bool) -> None:
         report = doctor.look_at(plan)
     if as_json:
         findings = [asdict(each) for each in report.findings]
-        echo(json.dumps({"about": report.about, "checks": report.checks, "findings": findings}, indent=2))
+        facts = {"about": report.about, "checks": report.checks, "findings": findings, "load": report.load}
+        echo(json.dumps(facts, indent=2))
     else:
         counted = len(report.counted)
         echo("\n".join(str(each) for each in report.findings))
+        if report.load:
+            echo("\n".join(visible(line) for line in report.load))
         echo(f"{report.checks} checks, {counted} to fix, {len(report.findings) - counted} accepted or unseen")
     sys.exit(3 if report.counted else 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -16,7 +17,8 @@ from provision.host.metrics.collect import collect
 @click.option(
     "--output", type=click.Path(path_type=Path), help="File to replace atomically [default: standard output]."
 )
-def command(output: Path | None) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print JSON: samples and failures.")
+def command(output: Path | None, as_json: bool) -> None:
     """Print metrics in Prometheus' text format; on the host, as root or postgres.
 
     Covers backups, restore tests, archiving, certificates, migrations, counter headroom, bloat, HNSW, retention and
@@ -25,10 +27,13 @@ def command(output: Path | None) -> None:
     """
     system.become()
     found = collect()
+    text = (
+        json.dumps({"metrics": found.facts(), "failures": found.failures}, indent=2) + "\n" if as_json else found.text
+    )
     if output is None:
-        echo(found.text, nl=False)
+        echo(text, nl=False)
     else:
-        system.write(output, found.text, mode=0o644)
+        system.write(output, text, mode=0o644)
     for failure in found.failures:
         echo(f"not collected: {failure}", err=True)
     sys.exit(1 if found.failures else 0)

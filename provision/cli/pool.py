@@ -41,10 +41,13 @@ def status(as_json: bool) -> None:
 @click.option(
     "--at-most", default=0, help="Resume automatically after this many seconds; clients wait as long [never]."
 )
-def pause(wait: float, at_most: int) -> None:
+@as_json
+def pause(wait: float, at_most: int, as_json: bool) -> None:
     """Hold clients, and close each server connection when its transaction ends."""
     done = console.pause(wait, at_most)
-    if not done.pooler:
+    if as_json:
+        echo(json.dumps({"paused": done.pooler, "running": done.running}))
+    elif not done.pooler:
         echo("no pooler runs here: nothing to pause")
     elif done.running:
         echo(f"paused; {done.running} transactions still run after {wait:.0f} s and will be terminated with the server")
@@ -53,15 +56,22 @@ def pause(wait: float, at_most: int) -> None:
 
 
 @command.command()
-def resume() -> None:
+@as_json
+def resume(as_json: bool) -> None:
     """Resume the pooler; succeed even if nothing is paused or no pooler runs."""
-    echo("resumed" if console.resume() else "nothing was paused")
+    done = console.resume()
+    echo(json.dumps({"resumed": done}) if as_json else "resumed" if done else "nothing was paused")
 
 
 @command.command()
-def reload() -> None:
+@as_json
+def reload(as_json: bool) -> None:
     """Reload the pooler's configuration and certificates."""
-    echo("reloaded" if console.reload() else "no pooler runs here: nothing to reload")
+    done = console.reload()
+    if as_json:
+        echo(json.dumps({"reloaded": done}))
+        return
+    echo("reloaded" if done else "no pooler runs here: nothing to reload")
 
 
 @command.command()
@@ -92,14 +102,20 @@ def _lines(taken: taking.Taken) -> list[str]:
 @command.command()
 @click.option("--configuration", type=click.Path(path_type=Path), default=taking.CONFIGURATION, show_default=True,
               help="Main configuration file.")  # fmt: skip
-def rehearse(configuration: Path) -> None:
+@as_json
+def rehearse(configuration: Path, as_json: bool) -> None:
     """Test a configuration: start a scratch pooler, look up a user through it, and stop it."""
     rehearsal.rehearse(configuration)
+    if as_json:
+        echo(json.dumps({"configuration": str(configuration), "starts": True}))
+        return
     echo(f"a pooler starts with {configuration} and can look up users")
 
 
 @command.command()
 @click.option("--database", "url", required=True, help="libpq string of a database behind the pooler, without a user.")
-def prove(url: str) -> None:
+@as_json
+def prove(url: str, as_json: bool) -> None:
     """Log in through the pooler as each role of a JSON object (role to password) on stdin."""
-    echo("\n".join(login.prove(url, json.load(sys.stdin))))
+    found = login.prove(url, json.load(sys.stdin))
+    echo(json.dumps({"logins": list(found)}) if as_json else "\n".join(found))

@@ -113,9 +113,11 @@ def promote_command(beside: int, as_json: bool) -> None:
 
 @command.command("release")
 @click.option("--confirm", default="", help="This host's name, to confirm the removal.")
-def release_command(confirm: str) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def release_command(confirm: str, as_json: bool) -> None:
     """Remove the data directories that earlier restores moved aside."""
-    echo("\n".join(restore.release(load.load(), confirm)) or "no data directory was moved aside")
+    done = restore.release(load.load(), confirm)
+    echo(json.dumps({"removed": done}) if as_json else "\n".join(done) or "no data directory was moved aside")
 
 
 def _print(result: dict[str, Any], as_json: bool) -> None:

@@ -87,13 +87,14 @@ def up(
 @click.argument("names", nargs=-1)
 @click.option("--images", is_flag=True, help="Also remove cached images that no host uses.")
 @click.option("--all", "everything", is_flag=True, help="Remove all hosts, and images that no host uses.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context
-def down(context: click.Context, names: tuple[str, ...], images: bool, everything: bool) -> None:
+def down(context: click.Context, names: tuple[str, ...], images: bool, everything: bool, as_json: bool) -> None:
     """Remove the hosts NAMES, or all hosts of this project with network, keys and inventory."""
     if names and everything:
         raise click.UsageError("NAMES and --all exclude each other")
-    for name in _sandbox(context).down(names, images=images or everything):
-        echo(name)
+    removed = _sandbox(context).down(names, images=images or everything)
+    echo(json.dumps({"removed": removed}) if as_json else "".join(f"{name}\n" for name in removed), nl=as_json)
 
 
 @command.command(name="list")

@@ -32,6 +32,7 @@ password_option = click.option(
     default=lambda: os.environ.get("ANSIBLE_VAULT_PASSWORD_FILE"),
     help="File with the vault password [default: ANSIBLE_VAULT_PASSWORD_FILE, keyring, or prompt].",
 )
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
 @click.group("secrets")
@@ -94,18 +95,22 @@ def _vault(inventory: Path, password_file: Path | None):  # type: ignore[no-unty
 @command.command()
 @inventory_argument
 @password_option
-def init(inventory: Path, password_file: Path | None) -> None:
+@json_option
+def init(inventory: Path, password_file: Path | None, as_json: bool) -> None:
     """Generate missing secrets; keep existing ones."""
     from provision.controller.vault import initialise
 
     made = initialise(_vault(inventory, password_file))
+    if as_json:
+        echo(json.dumps({"changed": bool(made), "created": made}))
+        return
     echo("\n".join(f"created {name}" for name in made) or "no change")
 
 
 @command.command()
 @inventory_argument
 @password_option
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 def check(inventory: Path, password_file: Path | None, as_json: bool) -> None:
     """Check that the vault is encrypted and complete, without weak or repeated secrets; exit 3 if not."""
     from provision.controller.vault import check as check_vault

@@ -51,7 +51,7 @@ def command(url: str, password_stdin: bool, pooler: str, keep: bool, with_status
     facts = {key: result[key] for key in ("server", "extensions", "migration", "tables")}
     changed = system.keep("verified", {**facts, "packages": host.ours()}) if keep else False
     if as_json:
-        facts = status.gather() if with_status else {}
+        facts = status.gather(for_controller=True) if with_status else {}
         told = {**facts, "lines": status.lines(facts)} if facts else {}
         told.pop("warnings", None)  # its lines have them
         echo(json.dumps({**result, **told, "changed": changed}))

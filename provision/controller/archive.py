@@ -22,6 +22,8 @@ CONTROLLER = (
     ),
 )
 """What only the controller uses, relative to the package."""
+PACKED = ("py", "tsv", "1")
+"""Endings of the files that the command reads."""
 EARLIEST = (1980, 1, 1, 0, 0, 0)  # zip knows no earlier time
 
 
@@ -34,7 +36,7 @@ def content(package: Path) -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr(zipfile.ZipInfo("__main__.py", EARLIEST), LAUNCHER)
-        for path in sorted([*package.rglob("*.py"), *package.rglob("*.tsv")]):
+        for path in sorted([path for ending in PACKED for path in package.rglob(f"*.{ending}")]):
             if not path.relative_to(package).as_posix().startswith(CONTROLLER):
                 name = path.relative_to(package.parent).as_posix()
                 archive.writestr(zipfile.ZipInfo(name, EARLIEST), path.read_bytes())

@@ -7,7 +7,7 @@ said by the caller; everything else is exactly what role plan builds.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from ansible.cli import CLI
 from ansible.errors import AnsibleError
 from ansible.inventory.manager import InventoryManager
 from ansible.parsing.dataloader import DataLoader
+from ansible.parsing.vault import VaultSecret
 from ansible.plugins.loader import init_plugin_loader
 from ansible.template import Templar
 from ansible.vars.hostvars import HostVars
@@ -27,6 +28,7 @@ from provision.host import timers
 from provision.plan import build, schedules, schema
 
 GROUP = "database"
+DEFAULT_VAULT = "default"
 ROLES = ("packages", "toolkit", "tls", "postgresql", "pgvector", "database", "pgbouncer", "backup", "monitoring")
 KERNEL_NAMES = {"amd64": "x86_64", "arm64": "aarch64"}
 
@@ -108,11 +110,22 @@ class Assumed:
 
 @dataclass(frozen=True)
 class Outcome:
-    """One host: its plan, or the problems for which site.yml would refuse it."""
+    """One host: its plan, or the problems for which site.yml would refuse it. Its representation has no password."""
 
     plan: schema.Plan | None
     problems: tuple[str, ...]
     warnings: tuple[str, ...]
+    credentials: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    """The variable database_credentials."""
+
+    def password(self, role: str) -> str:
+        """Return the password of one login role. Raises UsageError if the inventory has none."""
+        found = self.credentials.get(role)
+        if not isinstance(found, Mapping) or not found.get("password"):
+            raise UsageError(
+                "no such login role in database_credentials", seen=role, allowed=", ".join(sorted(self.credentials))
+            )
+        return str(found["password"])
 
 
 def plans(
@@ -121,9 +134,10 @@ def plans(
     *,
     limit: str = "",
     vault_password_file: str = "",
+    vault_password: str = "",
     root: Path = inputs.ROOT,
 ) -> dict[str, Outcome]:
-    """Build the plan of every host of the group database, by its name.
+    """Build the plan of every host of the group database, by its name; the vault's password in a file or as text.
 
     Raises UsageError for an inventory that cannot be read, a limit that matches nothing, or an empty group.
     """
@@ -131,11 +145,10 @@ def plans(
     init_plugin_loader([str(root / "collections")])
     loader = DataLoader()
     try:
-        loader.set_vault_secrets(
-            CLI.setup_vault_secrets(loader, vault_ids=[], vault_password_files=[vault_password_file])
-            if vault_password_file
-            else []
-        )
+        secrets = [(DEFAULT_VAULT, VaultSecret(vault_password.encode()))] if vault_password else []
+        if vault_password_file:
+            secrets += CLI.setup_vault_secrets(loader, vault_ids=[], vault_password_files=[vault_password_file])
+        loader.set_vault_secrets(secrets)
         for name in names:
             if not Path(name).exists():
                 raise UsageError(
@@ -209,4 +222,5 @@ def _outcome(
     )
     probe = {**assumed.probe(), "schedules": timers.elapses(schedules.requested(values).values())}
     built = build.build(values, probe, read.profile, context)
-    return Outcome(built.plan, built.problems, (*read.warnings, *built.notices))
+    notices = (*read.warnings, *built.notices)
+    return Outcome(built.plan, built.problems, notices, values["database_credentials"])

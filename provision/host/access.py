@@ -30,7 +30,7 @@ SEQUENCE_PRIVILEGES: Mapping[str, frozenset[str]] = {
     "write": frozenset({"SELECT", "USAGE"}),
     "read": frozenset({"SELECT"}),
 }
-GROUPS = {"backup": ("pg_read_all_data",), "monitor": ("pg_monitor",)}
+GROUPS = {"backup": ("pg_read_all_data", "pg_read_all_stats"), "monitor": ("pg_monitor",)}
 """Predefined roles (PostgreSQL 14 and newer): the least that pg_dump and an exporter need."""
 RESERVED_GROUP = "pg_use_reserved_connections"
 """Predefined role (16 and newer) that lets backup and monitoring log in while all other connections are taken."""

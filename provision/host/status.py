@@ -1,6 +1,7 @@
 """Summarise a host in a few lines: for the end of a run of site.yml, and for `provision status`.
 
-`gather` reads the plan and the evidence, `lines` is pure.
+`gather` reads the plan and the evidence, `lines` is pure. The URLs name a CA file that exists where they are read: on
+the host, or on the controller.
 """
 
 from __future__ import annotations
@@ -9,17 +10,27 @@ from dataclasses import asdict
 from typing import Any
 
 from provision import system
-from provision.plan import load
+from provision.plan import connect, load
+from provision.plan.schema import Plan
 
 
-def gather(name: str = "") -> dict[str, Any]:
-    """Return what the plan and the evidence say of this host; `name` replaces the plan's. Raises HostError."""
+def gather(name: str = "", *, for_controller: bool = False) -> dict[str, Any]:
+    """Return what the plan and the evidence say of this host; `name` replaces the plan's. Raises HostError.
+
+    `for_controller`: the summary is read on the controller, at the end of a run.
+    """
     plan = load.load()
+    ca = plan.tls.client_ca if for_controller else plan.tls.ca
+    application = connect.connection(plan, _application(plan), ca=ca)
+    administrator = connect.connection(plan, plan.access.owner, ca=ca)
     return {
         "name": name or plan.name,
         "host": asdict(plan.host),
         "warnings": plan.warnings,
-        "url": plan.url(),
+        "url": administrator.url(plan.server.port),
+        "application_url": application.url(),
+        "pooled": bool(application.pool_port),
+        "connect": f"provision connect {plan.selection()}" if for_controller else "provision connect",
         "profile": plan.profile,
         "verified": system.evidence("verified"),
         "backup": system.evidence("backup"),
@@ -43,11 +54,19 @@ def lines(facts: dict[str, Any]) -> list[str]:
         shown.append("not verified yet: run site.yml")
     return [
         *shown,
-        f"connect: psql '{facts['url']}'",
+        f"applications: psql '{facts['application_url']}'" + (" (the pooler)" if facts["pooled"] else ""),
+        f"administrators and migrations: psql '{facts['url']}'",
         *_evidence(facts),
         *(f"warning: {text}" for text in facts["warnings"]),
-        "next: point the application at this URL; run provision doctor on the host; see docs/ for the runbooks",
+        f"next: {facts['connect']} prints .env and CA (docs/connect-an-application.md); run provision doctor on the"
+        " host; docs/README.md lists the runbooks",
     ]
+
+
+def _application(plan: Plan) -> str:
+    """Return the application's role, or the owner where the application has no password of its own."""
+    with_password = {each.name for each in plan.access.roles if each.state == "present" and each.has_password}
+    return plan.access.application if plan.access.application in with_password else plan.access.owner
 
 
 def _evidence(facts: dict[str, Any]) -> list[str]:

@@ -23,6 +23,9 @@ METHODS = ("scram-sha-256", "cert", "peer", "reject")
 LOOPBACK = ("127.0.0.1/32", "::1/128")
 KEYWORDS = ("samenet", "samehost")
 MAP = re.compile(r"[A-Za-z0-9_-]{1,63}")
+_SYSTEM_USER = re.compile(r"[a-z_][a-z0-9_-]*")
+_ALTERNATIVES = re.compile(r"\^\(?([a-z_][a-z0-9_-]*(?:\|[a-z_][a-z0-9_-]*)*)\)?\$")
+"""A pattern that lists whole names, such as ^(root|postgres)$."""
 PATTERNS_SINCE = 16
 """The first major that reads /pattern as a database or a role."""
 OPENS = ("0.0.0.0/0", "::/0", "all")
@@ -157,6 +160,23 @@ def ident(name: str, system: str, role: str) -> schema.Ident:
     """Return a line of pg_ident.conf. A system that begins with / is a pattern, quoted or not."""
     shown = quoting.hba(system) if system.startswith("/") else quoting.hba_name(system)
     return schema.Ident(quoting.hba_name(name), shown, quoting.hba_name(role))
+
+
+def peer_users(pattern: str, extra: Iterable[Mapping[str, Any]], maps: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
+    """Return the system users that log in over the socket without a password; () where a pattern names them.
+
+    `pattern` is that of the owner's local users, `extra` and `maps` are the user's own rules and maps.
+    """
+    match = _ALTERNATIVES.fullmatch(pattern)
+    users = ["root", "postgres", *(match[1].split("|") if match else ())]
+    for rule in extra:
+        if rule.get("method") != "peer":
+            continue
+        name = rule.get("map")
+        users += [str(each["system"]) for each in maps if each["map"] == name] if name else rule["users"]
+    if match is None or any(each == "all" or not _SYSTEM_USER.fullmatch(each) for each in users):
+        return ()
+    return tuple(dict.fromkeys(users))
 
 
 def network_problem(text: str) -> str:

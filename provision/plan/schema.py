@@ -113,6 +113,8 @@ class Server:
     """sysctl values; empty in a container."""
     hba: tuple[str, ...]
     ident: tuple[Ident, ...]
+    peer_users: tuple[str, ...]
+    """System users whose psql uses the socket, without a password; that of others uses TCP. Empty: all of them."""
     archive_command: str
     """Empty: archiving is off."""
     archive_timeout_s: int
@@ -413,17 +415,13 @@ class Plan:
 
         Every fix that names a playbook comes from here: inventory and limit are those of the run that built the plan.
         """
-        inventories = [f"-i {shlex.quote(path)}" for path in self.inventory]
-        words = ["ansible-playbook", playbook, *inventories, f"--limit {self.name}"]
+        words = ["ansible-playbook", playbook, self.selection()]
         words += [f"--tags {tags}"] if tags else []
         return " ".join([*words, *([extra] if extra else [])])
 
-    def url(self) -> str:
-        """Return the owner's URL over TCP, without its password, as a client uses it."""
-        place = addresses.endpoint(self.server.client_address, self.server.port)
-        tls = f"?sslmode=verify-full&sslrootcert={self.tls.client_ca}" if self.tls.enabled else ""
-        owner, database = quoting.url(self.access.owner), quoting.url(self.access.database)
-        return f"postgresql://{owner}@{place}/{database}{tls}"
+    def selection(self) -> str:
+        """Return the options that select this host on the controller: inventories and limit."""
+        return " ".join([*(f"-i {shlex.quote(path)}" for path in self.inventory), f"--limit {self.name}"])
 
 
 @dataclass(frozen=True)

@@ -80,6 +80,7 @@ def server(
             *(hba.ident(str(each["role"]), f"/{each['users']}", str(each["role"])) for each in logins),
             *(hba.ident(each["map"], each["system"], each["role"]) for each in v["postgresql_maps"]),
         ),
+        peer_users=hba.peer_users(v["postgresql_local_users"], v["postgresql_extra_rules"], v["postgresql_maps"]),
         archive_command=f"pgbackrest --stanza={backup.stanza} archive-push %p" if backup.physical else "",
         archive_timeout_s=v["backup_archive_timeout_s"],
     )

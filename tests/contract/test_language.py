@@ -81,6 +81,27 @@ def test_help_is_one_short_sentence_first(path: str, command: click.Command) -> 
     assert long == []
 
 
+WITHOUT_JSON = {
+    "provision own": "prints nothing",
+    "provision sandbox exec": "runs another program",
+    "provision sandbox url": "prints one value",
+    "provision secrets rotate": "shows the run of ansible-playbook",
+    "provision shell completion": "prints a script",
+    "provision tune": "has --format json",
+    "provision vagrant prepare": "prints JSON always",
+}
+"""Commands without --json, and why."""
+
+
+def test_every_command_prints_json_on_request() -> None:
+    without = set()
+    for path, command in commands(root):
+        group = isinstance(command, click.Group) and not command.invoke_without_command
+        if not group and not any("--json" in option.opts for option in command.params):
+            without.add(path)
+    assert without == set(WITHOUT_JSON)
+
+
 def test_docstrings_end_their_first_line() -> None:
     found = set()
     for name in texts():

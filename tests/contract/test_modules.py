@@ -15,3 +15,8 @@ def test_documentation_of_every_module_renders() -> None:
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     assert sorted(json.loads(done.stdout)) == names
+    shown = subprocess.run(
+        ["ansible-doc", "--type=module", *names], capture_output=True, text=True, check=False, cwd=ROOT
+    )
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert all(name in shown.stdout for name in names)

@@ -245,15 +245,24 @@ def test_every_setting_of_a_session_may_be_in_the_url(project: Project) -> None:
         assert urls.read(f"postgresql://h/d?{name}=1").url.startswith("postgresql://h/d?")
 
 
-def test_time_outs_in_the_url_win_over_the_defaults_and_lose_to_options(project: Project) -> None:
+@pytest.mark.parametrize("query", ["&statement_timeout=200", "&options=-c%20statement_timeout%3D200ms"])
+def test_time_outs_in_the_url_win_over_the_defaults_and_lose_to_options(project: Project, query: str) -> None:
     project.put("001_a.up.sql", "SELECT pg_sleep(1);\n")
     project.put("001_a.down.sql", "SELECT 1;\n")
-    project.query = "&statement_timeout=200"
+    project.query = query
     done = project.run("up")
     assert done.code == 1
     assert "statement timeout" in done.err
     assert project.run("force", "-1").code == 0
     assert project.run("up", "--statement-timeout", "10").code == 0
+
+
+@pytest.mark.parametrize("query", ["&lock_timeout=200", "&options=-c%20lock_timeout%3D200ms"])
+def test_lock_timeout_in_the_url_wins_over_the_default(project: Project, query: str) -> None:
+    project.put("001_a.up.sql", "CREATE TABLE seen AS SELECT current_setting('lock_timeout') AS value;\n")
+    project.query = query
+    assert project.run("up").code == 0
+    assert project.query_all("SELECT value FROM seen") == [("200ms",)]
 
 
 def test_other_limits_of_a_session_in_the_url_stay(project: Project) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -234,6 +236,43 @@ def test_drop_empties_only_the_named_schema(project: Project) -> None:
     done = project.run("drop", "--schema", "app", "--yes-destroy", project.database)
     assert done.code == 0, done.err
     assert project.query_all("SELECT to_regclass('app.b') IS NULL, to_regclass('public.a') IS NULL") == [(True, False)]
+
+
+def test_drop_names_what_it_leaves_with_statements_that_make_up_possible_again(project: Project) -> None:
+    body = (
+        "CREATE TYPE mood AS ENUM ('good'); CREATE DOMAIN score AS int; CREATE SEQUENCE counter;"
+        " CREATE FUNCTION set_updated_at() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';"
+        " CREATE FUNCTION \"Sum\"(a int, b numeric) RETURNS int LANGUAGE sql AS 'SELECT 1';"
+        " CREATE TABLE a (id int GENERATED ALWAYS AS IDENTITY, m mood, s score); CREATE VIEW v AS SELECT 1 AS one;"
+    )
+    project.put("1_a.up.sql", body)
+    assert project.run("up").code == 0
+    done = project.run("drop", "--yes-destroy", project.database)
+    assert done.code == 0, done.err
+    left = (
+        'DROP SEQUENCE public.counter; DROP VIEW public.v; DROP FUNCTION public."Sum"(a integer, b numeric);'
+        " DROP FUNCTION public.set_updated_at(); DROP DOMAIN public.score; DROP TYPE public.mood;"
+    )
+    assert "warning: schema public still has 6 objects besides tables" in done.err
+    assert f"({left})" in done.err
+    assert project.run("up").code == 1  # the dead end that the warning is about
+    project.run("drop", "--yes-destroy", project.database)
+    project.execute(*(f"{each};" for each in left.split("; ")))
+    assert project.run("up").code == 0
+
+
+def test_drop_of_the_projects_own_schema_can_be_followed_by_up(project: Project) -> None:
+    files = sorted((Path(__file__).parents[2] / "migrations").glob("*.sql"))
+    for file in files:
+        project.put(file.name, file.read_bytes())
+    project.cluster.psql('CREATE EXTENSION IF NOT EXISTS vector; CREATE EXTENSION "uuid-ossp"', project.database)
+    assert project.run("up").code == 0
+    done = project.run("drop", "--yes-destroy", project.database, "--json")
+    (warning,) = json.loads(done.out)["warnings"]
+    assert "set_updated_at()" in warning["fix"]
+    project.execute(warning["fix"])
+    assert project.run("up").code == 0
+    assert len(project.made()) >= 9
 
 
 def test_refuses_a_history_table_of_another_tool(project: Project) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+
 import psycopg
 import pytest
 
@@ -20,8 +22,10 @@ def connect(production: Production, role: str, password: str | None = None) -> p
     )
 
 
-def on_host(production: Production, statement: str, user: str = "postgres", role: str = "postgres") -> str:
-    command = f'runuser -u {user} -- psql -XAt -U {role} -d minion -c "{statement}"'
+def on_host(
+    production: Production, statement: str, user: str = "postgres", role: str = "postgres", database: str = "minion"
+) -> str:
+    command = f'runuser -u {user} -- psql -XAt -U {role} -d {database} -c "{statement}"'
     done = production.database.run(command)
     return (done.stdout + done.stderr).strip()
 
@@ -78,14 +82,42 @@ def test_a_role_that_was_shut_out_stays_out(production: Production, change: str,
     [
         ("postgres", "minion_pooler", "minion_pooler"),
         ("postgres", "minion_backup", "minion_backup"),
-        ("nobody", "minion", "Peer authentication failed"),
-        ("nobody", "postgres", "Peer authentication failed"),
-        ("nobody", "minion_monitor", "Peer authentication failed"),
+        ("nobody", "minion", "fe_sendauth: no password supplied"),
+        ("nobody", "postgres", "pg_hba.conf rejects connection"),
+        ("nobody", "minion_monitor", "fe_sendauth: no password supplied"),
         ("nobody", "minion_app", "fe_sendauth: no password supplied"),
     ],
 )
 def test_the_socket_lets_in_whom_the_map_names(production: Production, user: str, role: str, said: str) -> None:
     assert said in on_host(production, "SELECT current_user", user, role)
+
+
+def test_contracts_commands_work_for_every_system_user_with_the_password(production: Production) -> None:
+    """An ordinary user dumps the database and restores it with its data, and applies and rolls back a file."""
+    secret = production.passwords["minion"]
+
+    def by_nobody(command: str) -> str:
+        whole = f"cd /usr/local/share/provision && export PGPASSWORD={secret} && {command}"
+        done = production.database.run(f"runuser -u nobody -- bash -o pipefail -c {shlex.quote(whole)}")
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
+    with connect(production, "minion") as owner:
+        owner.execute("INSERT INTO agents (name) VALUES ('contract')")
+    on_host(production, "CREATE DATABASE contract OWNER minion")
+    try:
+        on_host(production, 'CREATE EXTENSION vector; CREATE EXTENSION \\"uuid-ossp\\"', database="contract")
+        file = "psql -U minion -d contract -v ON_ERROR_STOP=1 -f migrations/001_initial_schema"
+        by_nobody(f"{file}.up.sql")
+        by_nobody(f"{file}.down.sql")
+        by_nobody("pg_dump -U minion -d minion > /tmp/contract.sql")
+        by_nobody("psql -q -U minion -d contract < /tmp/contract.sql")
+        query = "SELECT count(*) FROM agents WHERE name = 'contract'"
+        assert by_nobody(f'psql -U minion -d contract -XAtc "{query}"') == "1"
+    finally:
+        on_host(production, "DROP DATABASE contract WITH (FORCE)")
+        on_host(production, "DELETE FROM agents WHERE name = 'contract'")
+        production.database.run("rm -f /tmp/contract.sql")
 
 
 def test_drift_is_repaired_and_named(production: Production) -> None:

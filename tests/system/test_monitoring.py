@@ -112,7 +112,7 @@ def test_the_collector_can_ask_every_source(production: Production) -> None:
     text = figures(production)
     found = dict(re.findall(r'^provision_collector_success\{collector="(\w+)"\} (\d)$', text, re.M))
     assert set(found.values()) == {"1"}
-    assert set(found) == {"backup", "certificates", "database", "pooler"}
+    assert set(found) == {"backup", "certificates", "database", "pooler", "statements", "tables"}
     assert value(text, "node_textfile_scrape_error") == 0
     assert value(scrape(production, 9187), "pg_up") == 1
 
@@ -147,6 +147,34 @@ def test_a_source_that_fails_hides_nothing_else_and_is_told(production: Producti
         assert "provision_certificate_expiry_timestamp_seconds" not in failed.stdout
     finally:
         host.run("rm /etc/provision/tls/damaged.crt")
+
+
+def test_statements_are_ranked_compared_planned_and_exported(production: Production) -> None:
+    host = production.database
+    load = "SELECT name, pg_sleep(0.2) FROM agents RIGHT JOIN (SELECT 1) one ON true WHERE {} > 1"
+    ask = "runuser -u postgres -- psql -XAt -U minion -d minion -c"
+    host.run("rm -rf /var/lib/provision/queries")
+    host.run(f'{ask} "{load.format(2)}"')
+    text = figures(production)  # the unit, which also keeps the first snapshot
+    assert re.search(
+        r'^provision_statement_seconds_total\{database="minion",query_id="-?\d+",role="minion"', text, re.M
+    )
+    assert len(re.findall(r"^provision_statement_calls_total", text, re.M)) <= 21
+    kept = host.run("stat -c '%U %a %n' /var/lib/provision/queries/*.json").stdout.split()
+    assert kept[:2] == ["postgres", "640"]
+    for _ in range(3):
+        host.run(f'{ask} "{load.format(3)}"')
+    shown = host.run("provision queries --since 1h --limit 3")
+    assert shown.returncode == 0, shown.stderr
+    assert "pg_sleep($1)" in shown.stdout
+    found = json.loads(host.run("provision queries --since 1h --json").stdout)
+    (statement,) = [each for each in found["statements"] if "pg_sleep($1)" in each["statement"]]
+    assert (statement["calls"], statement["role"]) == (3, "minion")
+    assert 600 <= statement["total_ms"] < 5000
+    assert 0 < statement["share"] <= 1
+    plan = host.run(f"provision queries --plan {statement['query_id']}").stdout
+    assert "Seq Scan on agents" in plan or "Index" in plan
+    assert "of the execution time since" in host.run("provision doctor").stdout
 
 
 def test_the_monitor_sees_statistics_and_no_row(production: Production) -> None:

@@ -23,6 +23,7 @@ import pytest
 
 from provision.controller.bench.pgbench import program
 from provision.plan.secrets import new_password
+from tests import snippets
 from tests.sandboxes import provision
 from tests.system.production import Production
 
@@ -65,8 +66,11 @@ def as_postgres(production: Production, statement: str) -> str:
     return on_host(production, f'runuser -u postgres -- psql -XAtq -d minion -c "{statement}"')
 
 
-def console(production: Production, statement: str) -> str:
-    return on_host(production, f"runuser -u postgres -- psql -XAt -p 6432 -U pgbouncer -d pgbouncer -c '{statement}'")
+def console(production: Production, statement: str, *, headers: bool = False) -> str:
+    options = "-XA --pset footer=off" if headers else "-XAt"
+    return on_host(
+        production, f"runuser -u postgres -- psql {options} -p 6432 -U pgbouncer -d pgbouncer -c '{statement}'"
+    )
 
 
 def eventually(production: Production, role: str = "minion_app", seconds: float = 20) -> float:
@@ -92,6 +96,41 @@ def test_roles_with_a_password_get_in_encrypted_on_both_sides(production: Produc
         assert row[1] != connection.info.backend_pid
         assert connection.pgconn.ssl_in_use
     assert as_postgres(production, f"SELECT ssl FROM pg_stat_ssl WHERE pid = {row[1]}") == "t"
+
+
+@pytest.fixture(scope="module")
+def application(production: Production, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The variables of an application, from the files that `provision connect` writes."""
+    folder = tmp_path_factory.mktemp("application")
+    inventories = ("-i", production.inventory, "-i", production.database.inventory, "--limit", "prod1")
+    secret = ("--vault-password-file", production.key, "--password")
+    done = provision("connect", *inventories, *secret, "--write", folder)
+    assert done.returncode == 0, done.stderr
+    lines = (folder / ".env").read_text().splitlines()
+    return {name: text.strip("'") for name, _, text in (line.partition("=") for line in lines)}
+
+
+@pytest.mark.parametrize("driver", ["psycopg", "asyncpg", "SQLAlchemy", "Django", "node-postgres"])
+def test_program_of_the_page_stores_a_memory_and_finds_it_with_prepared_statements(
+    production: Production, application: dict[str, str], tmp_path: Path, driver: str
+) -> None:
+    assert (application["PGPORT"], application["PGSSLMODE"]) == ("6432", "verify-full")
+    before = prepared(production)
+    try:
+        done = snippets.run(driver, tmp_path, application)
+        assert done.stdout == f"{snippets.REMEMBERED}\n", done.stderr
+        assert prepared(production) > before
+        query = f"SELECT count(*) FROM memories JOIN agents a ON a.id = agent_id WHERE a.name = '{driver}'"
+        assert as_postgres(production, query) == "1"
+    finally:
+        as_postgres(production, f"DELETE FROM agents WHERE name = '{driver}'")
+
+
+def prepared(production: Production) -> int:
+    """Count the statements that clients have prepared through PgBouncer."""
+    titles, *rows = console(production, "SHOW STATS_TOTALS", headers=True).splitlines()
+    column = titles.split("|").index("client_parse_count")
+    return sum(int(row.split("|")[column]) for row in rows)
 
 
 @pytest.mark.parametrize("role", ["minion_app", "nobody"])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import signal
 import subprocess
 import time
@@ -18,9 +19,12 @@ import psycopg
 import pytest
 import yaml
 
+from tests import snippets
 from tests.sandboxes import Host, Hosts
+from tests.system.checkouts import clone
 from tests.system.playbooks import ROOT, Run, play, terminal, url, words
 
+BOOKKEEPING = {"schema_migrations", "schema_migrations_history"}
 TABLES = {"activities", "agent_tools", "agents", "evaluations", "feedback", "memories", "metrics", "sessions", "tools"}
 
 
@@ -142,7 +146,8 @@ def test_source_build_is_portable(fleet: Fleet) -> None:
 def test_summary_tells_versions_url_without_password_and_warnings(fleet: Fleet) -> None:
     text = fleet.first.text()
     assert "PostgreSQL 17" in text
-    assert re.search(r"postgresql://minion@10\.\d+\.\d+\.\d+:5432/minion", text)
+    assert re.search(r"administrators and migrations: psql 'postgresql://minion@10\.\d+\.\d+\.\d+:5432/minion'", text)
+    assert re.search(r"applications: psql 'postgresql://minion_app@10\.\d+\.\d+\.\d+:6432/minion' \(the pooler\)", text)
     assert "not the default 14 from PGDG" in text
     assert "minion_secret" not in fleet.first.output
     saved = (ROOT / ".provision/runs/db1.json").read_text()
@@ -179,6 +184,63 @@ def test_hardened_host_has_directories_that_their_users_can_enter_and_a_run_open
 def test_contracts_plain_psql_works_on_the_host(fleet: Fleet) -> None:
     done = fleet.one.run("runuser -u provision -- psql -U minion -d minion -XAtc 'SELECT current_user'")
     assert done.stdout.strip() == "minion", done.stderr
+
+
+def test_contracts_files_dump_and_restore_work_as_written_on_the_host(fleet: Fleet) -> None:
+    def by_user(command: str) -> str:
+        done = fleet.one.run(
+            f"runuser -u provision -- sh -c {shlex.quote(f'cd /usr/local/share/provision && {command}')}"
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    vector = "array_fill(0.5, ARRAY[1536])::vector"
+    remembered = (
+        f"""psql -U minion -d minion -XAtc "SELECT content FROM memories ORDER BY embedding <=> {vector} LIMIT 1" """
+    )
+    by_user(
+        "psql -U minion -d minion -qc \"WITH a AS (INSERT INTO agents (name) VALUES ('contract') RETURNING id)"
+        f" INSERT INTO memories (agent_id, content, embedding) SELECT id, 'kept by the dump', {vector} FROM a\""
+    )
+    by_user("pg_dump -U minion -d minion > /tmp/backup.sql")
+    for name in ("002_index_retention_columns", "001_initial_schema"):
+        by_user(f"psql -U minion -d minion -v ON_ERROR_STOP=1 -f migrations/{name}.down.sql")
+    assert tables(by_user('psql -U minion -d minion -XAtc "\\dt"')) == BOOKKEEPING
+    by_user("psql -U minion -d minion < /tmp/backup.sql")
+    assert by_user(remembered).strip() == "kept by the dump"
+    assert tables(by_user('psql -U minion -d minion -XAtc "\\dt"')) == TABLES | BOOKKEEPING
+    by_user("psql -U minion -d minion -qc \"DELETE FROM agents WHERE name = 'contract'\"")
+
+
+def tables(shown: str) -> set[str]:
+    return {line.split("|")[1] for line in shown.splitlines()}
+
+
+def test_contracts_make_targets_work_as_written(fleet: Fleet) -> None:
+    folder = clone(fleet.sandbox.project)
+
+    def make(*words: str, text: str = "") -> str:
+        # The virtual environment is this run's own, whatever the times of its files are.
+        command = ["make", "-o", ".venv/.ready", *words]
+        done = subprocess.run(command, cwd=folder, input=text, capture_output=True, text=True, check=False, timeout=60)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    assert "no change" in make("migrate-up")
+    assert "reverted 2" in make("migrate-down")
+    assert "applied 2" in make("migrate-up")
+    shown = make("psql", text="\\pset format unaligned\n\\pset tuples_only on\nSELECT session_user;\n\\dt\n")
+    assert "\nminion\n" in shown
+    assert set(re.findall(r"^public\|(\w+)\|table", shown, re.M)) == TABLES | BOOKKEEPING
+    shown = make("status")
+    assert re.search(r"^db1 ", shown, re.M)
+    assert "index_retention_columns" in shown
+    assert "minion_app" in make("psql-app", "HOST=db1", text="SELECT session_user;\n")
+    values = dict(line.split("=", 1) for line in make("env", "HOST=db1").splitlines() if line[:1].isupper())
+    assert (values["PGUSER"], values["PGPORT"]) == ("minion_app", "6432")
+    # The contract's last step: the application itself.
+    done = snippets.run("psycopg", fleet.sandbox.project, {key: text.strip("'") for key, text in values.items()})
+    assert done.stdout == f"{snippets.REMEMBERED}\n", done.stderr
 
 
 @pytest.mark.parametrize(

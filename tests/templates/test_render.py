@@ -19,6 +19,7 @@ from ansible.plugins.loader import init_plugin_loader
 from ansible.template import Templar, trust_as_template
 
 from provision.controller import inputs
+from provision.plan import connect
 from tests import plans
 from tests.contract.repository import ROOT
 
@@ -184,6 +185,8 @@ def test_ipv6_addresses_have_brackets_before_a_port_and_none_for_ssh() -> None:
 def test_url_of_a_host_on_ipv6_has_brackets() -> None:
     given = {**GIVEN, "postgresql_listen_addresses": ["::"]}
     found = plans.plan("prod", given, probe={**PROBE, "addresses": ["10.0.0.5", "fd00::5"]}, address="fd00::5")
-    assert found.url().startswith("postgresql://minion@[fd00::5]:5432/minion?sslmode=verify-full")
+    application = connect.connection(found)
+    assert application.url().startswith("postgresql://minion_app@[fd00::5]:6432/minion?sslmode=verify-full")
+    assert application.url(5432).startswith("postgresql://minion_app@[fd00::5]:5432/minion?")
     other = plans.plan("prod", given, probe={**PROBE, "addresses": ["10.0.0.5", "fd00::5"]}, address="10.0.0.5")
-    assert other.url().startswith("postgresql://minion@[fd00::5]:5432/minion?")
+    assert connect.connection(other).url(5432).startswith("postgresql://minion_app@[fd00::5]:5432/minion?")

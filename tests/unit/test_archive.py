@@ -31,6 +31,15 @@ def test_archive_runs_and_knows_its_commands(tmp_path: Path) -> None:
         subprocess.run([sys.executable, "-I", packed, name, "--help"], capture_output=True, check=True)
 
 
+def test_archive_installs_the_man_pages_of_its_own_commands(tmp_path: Path) -> None:
+    packed, _ = archive.pack(ROOT / "provision", tmp_path)
+    command = [sys.executable, "-I", str(packed), "shell", "install", "--prefix", str(tmp_path)]
+    subprocess.run(command, capture_output=True, check=True)
+    found = {path.name for path in (tmp_path / "share/man/man1").iterdir()}
+    assert {"provision.1", "provision-migrate-up.1", "provision-queries.1"} <= found
+    assert not {name for name in found if name.startswith(("provision-sandbox", "provision-audit"))}
+
+
 def test_archive_leaves_out_what_a_host_cannot_import(tmp_path: Path) -> None:
     packed, _ = archive.pack(ROOT / "provision", tmp_path)
     assert b"provision/controller/" not in packed.read_bytes()

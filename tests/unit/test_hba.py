@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from provision.plan.hba import problems, rules
+from provision.plan.hba import peer_users, problems, rules
 
 SOCKET = [{"role": "minion", "database": "minion"}]
 POOLER = [{"role": "minion_pooler", "from": ["127.0.0.1/32", "::1/128"]}]
@@ -114,3 +114,31 @@ def test_a_pattern_needs_a_server_that_reads_it() -> None:
 def test_rules_refer_to_names_that_only_a_new_role_or_database_cannot_have() -> None:
     rule = {"users": ["+pg_monitor", "postgres"], "databases": ["template1", "sameuser"], "method": "peer"}
     assert problems([rule], tls=True) == []
+
+
+@pytest.mark.parametrize(
+    ("pattern", "extra", "expected"),
+    [
+        ("^(root|postgres)$", [], ("root", "postgres")),
+        ("^deploy$", [], ("root", "postgres", "deploy")),
+        (".*", [], ()),
+        ("^app_.*$", [], ()),
+        (
+            "^root$",
+            [{"users": ["minion_readonly"], "method": "peer", "map": "reports"}],
+            ("root", "postgres", "reporter"),
+        ),
+        ("^root$", [{"users": ["minion_readonly"], "method": "peer", "map": "wide"}], ()),
+        ("^root$", [{"users": ["analyst"], "method": "peer"}], ("root", "postgres", "analyst")),
+        ("^root$", [{"users": ["all"], "method": "peer"}], ()),
+        ("^root$", [{"users": ["all"], "from": ["10.0.0.0/8"], "method": "reject"}], ("root", "postgres")),
+    ],
+)
+def test_users_with_a_peer_login_are_listed_unless_a_pattern_names_them(
+    pattern: str, extra: list[dict[str, Any]], expected: tuple[str, ...]
+) -> None:
+    maps = [
+        {"map": "reports", "system": "reporter", "role": "minion_readonly"},
+        {"map": "wide", "system": "/^r", "role": "minion_readonly"},
+    ]
+    assert peer_users(pattern, extra, maps) == expected

@@ -442,9 +442,7 @@ def test_third_profile_works_by_existing(tmp_path: Path) -> None:
 
 def test_commands_name_the_inventory_and_the_host_of_the_run(prod: schema.Plan) -> None:
     assert prod.site("tls") == "ansible-playbook site.yml -i inventories/prod --limit db1 --tags tls"
-    assert prod.url() == (
-        "postgresql://minion@127.0.0.1:5432/minion?sslmode=verify-full&sslrootcert=inventories/prod/tls/ca.crt"
-    )
+    assert prod.selection() == "-i inventories/prod --limit db1"
 
 
 def test_settings_that_cannot_be_computed_are_refused_with_all_other_problems() -> None:

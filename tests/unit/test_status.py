@@ -24,6 +24,11 @@ VERIFIED = {
     "packages": {},
 }
 
+NEXT = (
+    "next: provision connect{options} prints .env and CA (docs/connect-an-application.md); run provision doctor on the "
+    "host; docs/README.md lists the runbooks"
+)
+
 
 @pytest.fixture
 def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -40,9 +45,10 @@ def test_new_host_is_described_by_its_plan() -> None:
     assert status.lines(status.gather()) == [
         "db1: Debian GNU/Linux 13 (trixie), 4 CPUs, 8192 MB",
         "not verified yet: run site.yml",
-        "connect: psql 'postgresql://minion@db1:5432/minion'",
+        "applications: psql 'postgresql://minion_app@db1:6432/minion' (the pooler)",
+        "administrators and migrations: psql 'postgresql://minion@db1:5432/minion'",
         "warning: the disk is small",
-        "next: point the application at this URL; run provision doctor on the host; see docs/ for the runbooks",
+        NEXT.format(options=""),
     ]
 
 
@@ -55,7 +61,8 @@ def test_evidence_is_part_of_the_summary() -> None:
     assert status.lines(status.gather("other"))[1:-1] == [
         "PostgreSQL 17.6 with uuid-ossp 1.1, vector 0.8.0",
         "migration 12, 2 tables; verified by writing a memory and finding it by vector (rolled back)",
-        "connect: psql 'postgresql://minion@db1:5432/minion'",
+        "applications: psql 'postgresql://minion_app@db1:6432/minion' (the pooler)",
+        "administrators and migrations: psql 'postgresql://minion@db1:5432/minion'",
         "backups: 1 sets, newest F; from a to b",
         "backup alarm: too old",
         "restore test 2026-11-24T04:30:00+00:00: FAILED",
@@ -69,6 +76,28 @@ def test_command_prints_json_with_the_lines() -> None:
     found = json.loads(CliRunner().invoke(command, ["--json", "--name", "db9"]).output)
     assert (found["name"], found["profile"], found["host"]["cpus"]) == ("db9", "prod", 4)
     assert found["lines"][0].startswith("db9: Debian")
+
+
+def test_ca_is_the_one_of_the_machine_where_the_summary_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes = {"enabled": True, "ca": "/etc/provision/tls/ca.crt", "client_ca": "/home/ann/prod/tls/ca.crt"}
+    plan = replace(sample(server={"client_address": "192.0.2.1"}, tls=changes), inventory=("inventories/prod",))
+    monkeypatch.setattr(load.load, "__defaults__", (write(tmp_path / "plan.json", plan),))
+    here, there = (status.lines(status.gather(for_controller=each)) for each in (False, True))
+    tls = "?sslmode=verify-full&sslrootcert="
+    assert (
+        f"applications: psql 'postgresql://minion_app@192.0.2.1:6432/minion{tls}{changes['ca']}' (the pooler)" in here
+    )
+    assert (
+        f"applications: psql 'postgresql://minion_app@192.0.2.1:6432/minion{tls}{changes['client_ca']}' (the pooler)"
+        in there
+    )
+    assert (
+        f"administrators and migrations: psql 'postgresql://minion@192.0.2.1:5432/minion{tls}{changes['client_ca']}'"
+        in there
+    )
+    assert there[-1] == NEXT.format(options=" -i inventories/prod --limit db1")
 
 
 def test_host_without_a_plan_is_an_error(host: Path) -> None:

@@ -13,9 +13,11 @@ from dataclasses import dataclass
 from provision import system
 from provision.database import Connection, connect_pinned
 from provision.errors import ProvisionError
-from provision.host.metrics import backup, certificates, database, pooler
+from provision.host.metrics import backup, certificates, database, pooler, statements
 from provision.host.metrics.exposition import Metric, render
 from provision.host.pooler import console
+from provision.host.queries import snapshots
+from provision.host.queries import statements as queries
 from provision.plan import load
 from provision.plan.schema import Plan
 
@@ -25,10 +27,19 @@ STATEMENT_TIMEOUT_MS = 10_000
 
 @dataclass(frozen=True)
 class Collected:
-    """The text of a .prom file, and a reason for each source that failed."""
+    """The metrics, the text of a .prom file, and a reason for each source that failed."""
 
+    metrics: tuple[Metric, ...]
     text: str
     failures: tuple[str, ...]
+
+    def facts(self) -> list[dict[str, object]]:
+        """Return one object per sample: name, labels, value."""
+        return [
+            {"name": each.name, "labels": dict(labels), "value": value}
+            for each in self.metrics
+            for labels, value in each.samples
+        ]
 
 
 def collect() -> Collected:
@@ -40,6 +51,8 @@ def collect() -> Collected:
         "database": lambda: _catalogue(plan),
         "tables": lambda: _tables(plan),
     }
+    if queries.EXTENSION in plan.access.extensions:
+        sources["statements"] = lambda: _statements(plan)
     if plan.pooler.enabled:
         sources["pooler"] = lambda: pooler.metrics(*console.statistics())
     found: list[Metric] = []
@@ -53,7 +66,7 @@ def collect() -> Collected:
             found += [pooler.DOWN] if name == "pooler" else []
             success.append(({"collector": name}, 0.0))
     found.append(Metric("provision_collector_success", "1 if the source could be read.", tuple(success)))
-    return Collected(render(found), tuple(failures))
+    return Collected(tuple(found), render(found), tuple(failures))
 
 
 def _catalogue(plan: Plan) -> list[Metric]:
@@ -65,6 +78,14 @@ def _tables(plan: Plan) -> list[Metric]:
     with _session(plan, plan.access.owner) as session:
         session.execute("SET default_transaction_read_only = on")
         return database.tables(session, plan.maintenance)
+
+
+def _statements(plan: Plan) -> list[Metric]:
+    """Read pg_stat_statements, and keep a snapshot for comparisons."""
+    with _session(plan, plan.access.backup) as session:
+        reading = queries.read(session)
+    snapshots.keep(reading)
+    return statements.metrics(reading)
 
 
 def _session(plan: Plan, role: str) -> Connection:

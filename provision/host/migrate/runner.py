@@ -16,7 +16,7 @@ from psycopg import sql
 
 from provision.database import Session, guarded
 from provision.errors import ConfirmationError, DatabaseError, HostError, MigrationError, UsageError
-from provision.host.migrate import drift, evidence, explain, steps
+from provision.host.migrate import drift, evidence, explain, leftovers, steps
 from provision.host.migrate.directory import Directory
 from provision.host.migrate.files import NONE, Catalogue
 from provision.host.migrate.ledger import Entry, State
@@ -97,12 +97,16 @@ class Runner:
     def drop(self, schema: str | None = None) -> Report:
         """Drop every table of a schema, the version table and the history table, in one transaction.
 
-        Without a name, drop the tables of the current schema, as golang-migrate does.
+        Without a name, drop the tables of the current schema, as golang-migrate does. Warn about what is left.
         """
         with locked(self.settings, self._waiting) as session:
             self._require_confirmation(session, "drop", always=True)
             before = session.ledger.state()
             _drop_tables(session, schema)
+            where = schema or session.ledger.schema
+            left = leftovers.statements(session.connection, where)
+            if left:
+                self.narrator.warn(leftovers.problem(where, left))
             return Report(session.ledger.database, before, State(NONE, dirty=False))
 
     def _travel(self, plan: Callable[[Catalogue, int], Route]) -> Report:

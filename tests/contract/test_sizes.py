@@ -1,0 +1,26 @@
+"""README's table of sizes is what the calculator gives, and grows with the host."""
+
+from __future__ import annotations
+
+from tests.contract.repository import ROOT
+from tests.contract.sizes import BEGIN, END, SIZES, table, with_table
+
+
+def test_readme_has_the_table_that_the_calculator_makes() -> None:
+    text = (ROOT / "README.md").read_text()
+    assert text.count(BEGIN) == text.count(END) == 1
+    assert text == with_table(text), "run: make docs"
+
+
+def test_table_has_seven_sizes_and_the_known_values_of_one() -> None:
+    rows = [line.split(" | ") for line in table().splitlines()[2:]]
+    assert [row[0] for row in rows] == [f"| {memory} GB" for memory, _ in SIZES]
+    assert len(rows) == 7
+    assert rows[2][1:4] == ["4", "2GB", "6GB"]
+
+
+def test_picture_and_clone_line_are_on_the_first_screen() -> None:
+    screen = (ROOT / "README.md").read_text().splitlines()[:28]
+    assert any("docs/architecture.svg" in line for line in screen)
+    assert any(line.startswith("git clone ") for line in screen)
+    assert any("macOS and Windows" in line for line in screen)
