@@ -120,7 +120,7 @@ check(
     severity=Severity.CRITICAL,
     expected="the system user postgres",
     why="a vulnerability of the pooler gives control of the host",
-    fix=f"systemctl cat {console.UNIT}  # shows the file that sets User",
+    fix=f"systemctl cat {console.UNIT}  # find the file that sets User, and remove it",
 )
 def user(seen: Seen) -> Iterator[Row]:
     """Report a pooler that runs as root."""
@@ -180,7 +180,7 @@ def admins(seen: Seen) -> Iterator[Row]:
     area=AREA,
     expected="only the addresses that applications use",
     why="the pooler also listens on every interface added later",
-    fix="set pgbouncer_listen_addresses, then {site}",
+    fix="{site}  # if the inventory has *, set pgbouncer_listen_addresses first",
     tags="pgbouncer",
     development=True,
 )
@@ -225,7 +225,8 @@ def open_files(seen: Seen) -> Iterator[Row]:
     area=AREA,
     expected="a version without known defects, apart from those that the configuration prevents",
     why="any client that reaches the port can exploit the defect",
-    fix="apt-get update && apt-get install pgbouncer; without a fixed version: restrict pgbouncer_allowed_networks",
+    fix="apt-get update && apt-get install -y --only-upgrade pgbouncer"
+    "  # without a fixed version: restrict pgbouncer_allowed_networks",
     development=True,
 )
 def version(seen: Seen) -> Iterator[Row]:
