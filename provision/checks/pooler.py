@@ -23,6 +23,8 @@ from provision.plan.schema import Plan
 from provision.system import POSTGRES, as_user
 
 AREA = "pooler"
+RESTART = "-e pgbouncer_restart_allowed=true"
+"""For settings that PgBouncer reads only at its start."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +112,7 @@ check(
     expected="unix_socket_mode = 0700",
     why="every user of the host can try passwords",
     tags="pgbouncer",
+    extra=RESTART,
 )(_unless("unix_socket_mode", "0700"))
 
 
@@ -180,8 +183,9 @@ def admins(seen: Seen) -> Iterator[Row]:
     area=AREA,
     expected="only the addresses that applications use",
     why="the pooler also listens on every interface added later",
-    fix="{site}  # if the inventory has *, set pgbouncer_listen_addresses first",
+    fix="{site}  # disconnects clients; if the inventory has *, set pgbouncer_listen_addresses first",
     tags="pgbouncer",
+    extra=RESTART,
     development=True,
 )
 def listen(seen: Seen) -> Iterator[Row]:
