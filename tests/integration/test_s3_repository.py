@@ -7,7 +7,6 @@ this test. Paths of another host are replaced on the command line.
 from __future__ import annotations
 
 import http.client
-import os
 import re
 import shutil
 import ssl
@@ -29,12 +28,14 @@ from tests.contract.repository import ROOT
 from tests.templates.test_render import GIVEN, PROBE, render
 
 BUCKET, SECRET = "backups", "a row that nobody else may read"
+CREDENTIAL = "AWS4-HMAC-SHA256 Credential=id/20260101/us-east-1/s3/aws4_request"
+"""moto looks at the name in it, not at a signature."""
 PASSPHRASE = plans.SECRETS["backup_repository_passphrase"]
 
 
 @dataclass(frozen=True)
 class Store:
-    """The endpoint, and the authority that its certificate is checked with. moto asks for no signature."""
+    """The endpoint, and the authority that its certificate is checked with."""
 
     port: int
     authority: Path
@@ -42,7 +43,7 @@ class Store:
     def ask(self, path: str, method: str = "GET") -> bytes:
         context = ssl.create_default_context(cafile=str(self.authority))
         with closing(http.client.HTTPSConnection("localhost", self.port, timeout=10, context=context)) as connection:
-            connection.request(method, f"/{path}")
+            connection.request(method, f"/{path}", headers={"Authorization": CREDENTIAL})
             answer = connection.getresponse()
             body = answer.read()
         assert answer.status == 200, (path, body[:300])
@@ -76,7 +77,7 @@ def store(folder: Path) -> Iterator[Store]:
         "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost", "-keyout", key, "-out", authority,
     )  # fmt: skip
     authority.chmod(0o644)
-    words = [os.environ.get("MOTO_PYTHON", sys.executable), "-m", "tests.s3", str(port), str(authority), str(key)]
+    words = [sys.executable, "-m", "tests.s3", str(port), str(authority), str(key)]
     with (folder / "moto.log").open("w") as log, subprocess.Popen(words, cwd=ROOT, stdout=log, stderr=log) as server:
         try:
             made, deadline = Store(port, authority), time.monotonic() + 30
@@ -121,12 +122,10 @@ def configuration(folder: Path, store: Store) -> Path:
     return path
 
 
-def words(configuration: Path, data: Path, port: int) -> list[str]:
-    """Return the command line of pgBackRest up to its command."""
-    return [
-        "pgbackrest", f"--config={configuration}", "--stanza=db1", f"--pg1-path={data}", f"--pg1-port={port}",
-        f"--pg1-socket-path={data.parent}",
-    ]  # fmt: skip
+def words(configuration: Path, data: Path, port: int = 0) -> list[str]:
+    """Return the command line of pgBackRest up to its command; `port` where the command asks the server."""
+    server = [f"--pg1-port={port}", f"--pg1-socket-path={data.parent}"] if port else []
+    return ["pgbackrest", f"--config={configuration}", "--stanza=db1", f"--pg1-path={data}", *server]
 
 
 @contextmanager
@@ -135,7 +134,7 @@ def archiving(configuration: Path) -> Iterator[tuple[Cluster, list[str]]]:
     cluster = Cluster.create({"archive_mode": "on", "wal_level": "replica", "archive_timeout": "60"})
     try:
         tool = words(configuration, cluster.data, cluster.port)
-        push = [each for each in tool if not each.startswith(("--pg1-port", "--pg1-socket"))]
+        push = words(configuration, cluster.data)
         cluster.psql(f"ALTER SYSTEM SET archive_command = '{' '.join(push)} archive-push \"%p\"'")
         cluster.psql("SELECT pg_reload_conf()")
         yield cluster, tool
@@ -159,7 +158,7 @@ def test_backups_and_wal_travel_through_tls_and_restore(configuration: Path, sto
         assert PASSPHRASE not in configuration.read_text().partition("[db1]")[2]
         copy = Cluster(cluster.bin, directory(), free_port())
         try:
-            target = words(configuration, copy.data, copy.port)
+            target = words(configuration, copy.data)
             run(*as_server_user("mkdir", "-m", "0700", copy.data))
             run(*as_server_user(*target, "--archive-mode=off", "restore"))
             with (copy.data / "postgresql.auto.conf").open("a") as config:
@@ -180,7 +179,7 @@ def test_a_bucket_with_an_unknown_authority_is_refused(folder: Path, configurati
     shutil.chown(other, "postgres", "postgres")
     other.chmod(0o600)
     done = subprocess.run(
-        as_server_user(*words(other, folder / "none", 1), "--io-timeout=5", "info"),
+        as_server_user("pgbackrest", f"--config={other}", "--stanza=db1", "--io-timeout=5", "info"),
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert "certificate" in done.stdout + done.stderr
