@@ -230,3 +230,44 @@ def test_maintenance_runs_by_its_own_unit_and_leaves_evidence(production: Produc
     assert kept["outcome"] == "done"
     assert [step["rows"] for step in kept["steps"] if step["what"] == "metrics"] == [1]
     assert "metrics: rows 1" in host.run("journalctl -u provision-maintain@retention -o cat").stdout
+
+
+def test_a_backup_timer_fires_by_itself(production: Production) -> None:
+    host = production.database
+    timer, unit = "provision-backup-incr.timer", "provision-backup@incr.service"
+    folder = f"/run/systemd/system/{timer}.d"
+    soon = "[Timer]\\nOnCalendar=\\nOnCalendar=*:*:0/5\\nRandomizedDelaySec=0\\nAccuracySec=1s\\n"
+
+    def sets() -> list[str]:
+        return [row["label"] for row in json.loads(host.run("provision backup status --json").stdout)["sets"]]
+
+    before = sets()
+    place = f"mkdir -p {folder}; printf '{soon}' > {folder}/soon.conf"
+    host.run(f"{place}; systemctl daemon-reload; systemctl restart {timer}")
+    try:
+        deadline = time.monotonic() + 90
+        while len(sets()) == len(before):
+            assert time.monotonic() < deadline, host.run(f"systemctl status {timer} {unit}").stdout
+            time.sleep(1)
+    finally:
+        host.run(f"rm -r {folder}; systemctl daemon-reload; systemctl restart {timer}")
+        host.run(f"while systemctl is-active {unit} | grep -q ^activ; do sleep 0.5; done")
+    assert host.run(f"systemctl show -P TriggeredBy {unit}").stdout.strip() == timer
+    assert host.run(f"systemctl show -P Result {unit}").stdout.strip() == "success"
+
+
+def test_a_killed_server_comes_back_by_itself(production: Production) -> None:
+    host, unit = production.database, "postgresql@17-main.service"
+    pid = host.run(f"systemctl show -P MainPID {unit}").stdout.strip()
+    assert host.run(f"kill -9 {pid}").returncode == 0
+    deadline = time.monotonic() + 60
+    while host.run("runuser -u postgres -- psql -XAtqc 'SELECT 1' minion").stdout.strip() != "1":
+        assert time.monotonic() < deadline, host.run(f"systemctl status {unit}").stdout
+        time.sleep(0.5)
+    assert host.run(f"systemctl show -P NRestarts {unit}").stdout.strip() == "1"
+    assert host.run(f"systemctl show -P MainPID {unit}").stdout.strip() not in ("0", pid)
+    # A stop that an administrator asks for stays one.
+    host.run("pg_ctlcluster 17 main stop -m immediate; sleep 5")
+    stopped = host.run(f"systemctl is-active {unit}").stdout.strip()
+    host.run(f"systemctl reset-failed {unit}; systemctl start {unit}")
+    assert stopped != "active"
