@@ -246,7 +246,7 @@ def empty_panels(production: Production, ask: Prometheus) -> set[str]:
         "user": "minion_app",
         "sslmode": "require",
     }
-    with psycopg.connect(**place, password=production.passwords["minion_app"]) as session:
+    with psycopg.connect(**place, sslmode="require", password=production.passwords["minion_app"]) as session:
         for _ in range(20):
             session.execute("SELECT count(*) FROM agents")
             session.commit()
