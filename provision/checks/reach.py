@@ -246,7 +246,7 @@ _cause(
     r"No such file or directory",
     expected="a server behind this socket",
     why="no server runs here, or it uses another port or socket directory",
-    fix="systemctl start postgresql",
+    fix="provision doctor --fix",
     look=_nothing_listens,
 )
 _cause(
@@ -254,7 +254,7 @@ _cause(
     r"Connection refused",
     expected="a server that listens on this address and port",
     why="the host answers, but the server is down, uses another port, or does not listen on this address",
-    fix="provision doctor; systemctl start postgresql  # on the host",
+    fix="provision doctor --fix  # on the host",
     look=_nothing_listens,
 )
 _cause(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -86,3 +87,8 @@ def test_a_fix_is_a_command_or_a_comment(check: registry.Check) -> None:
     assert done.returncode == 0, f"{fix}: {done.stderr}"
     first = "" if fix.startswith("#") else fix.split()[0]
     assert first in {"", *PROGRAMS}, fix
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=lambda page: page.name)
+def test_no_page_starts_a_unit_of_another_major(page: Path) -> None:
+    assert re.findall(r"systemctl [\w-]+ postgresql@\d+", page.read_text()) == []
