@@ -1,7 +1,9 @@
-"""Hold a host for one run: the second run waits, and a run that was killed leaves nothing held.
+"""Hold a host for one run: further runs wait in the order of their arrival; a killed run leaves nothing held.
 
 A small process keeps an flock for as long as the run's own session with the host lives (the nearest sshd, or the
 ansible-playbook of a local run): when the connection ends, the kernel frees the lock.
+
+A waiting run asks again every few seconds. A file lists the waiting runs; one that stops asking loses its place.
 """
 
 from __future__ import annotations
@@ -12,10 +14,14 @@ import json
 import os
 import signal
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 LOCK = Path("/run/provision/lock")
+QUEUE = Path("/run/provision/queue")
+ASKS_WITHIN_S = 30
+"""A waiting run that did not ask for this long has ended, or lost its connection."""
 LEASE_S = 4 * 3600  # where no session can be watched (an unusual connection), no run is this long
 
 
@@ -123,11 +129,54 @@ def held() -> bool:
     return False
 
 
-def acquire(run: dict[str, Any], take_from: int) -> dict[str, Any]:
-    """Take the lock if it is free, or from the process `take_from` of a dead run; return success and the holder."""
+def acquire(run: dict[str, Any], take_from: int, waits: bool = False) -> dict[str, Any]:
+    """Take the lock if it is free and no earlier run waits; return success and the run that is in the way.
+
+    `take_from` is the lock's process of a dead run. With `waits` the run keeps its place among the waiting ones.
+    """
     holder = read()
     if held() and holder.get("id") == run.get("id"):
         return {"taken": True, "holder": holder}
     if take_from and take_from == holder.get("holder"):
         release(holder["holder"])
-    return {"taken": take(run), "holder": read()}
+    ahead = _ahead(run)
+    if not ahead and take(run):
+        _leave(run)
+        return {"taken": True, "holder": read()}
+    if not waits:
+        _leave(run)
+    return {"taken": False, "holder": read() if held() or not ahead else ahead[0]}
+
+
+def _ahead(run: dict[str, Any]) -> list[dict[str, Any]]:
+    """Enter the run among the waiting ones, unless it is there, and return those before it."""
+    now = time.time()
+    with _waiting() as rows:
+        rows[:] = [row for row in rows if now - row["asked"] < ASKS_WITHIN_S]
+        place = next((at for at, row in enumerate(rows) if row.get("id") == run.get("id")), len(rows))
+        if place == len(rows):
+            rows.append({**run, "since": int(now)})
+        rows[place]["asked"] = now
+        return rows[:place]
+
+
+def _leave(run: dict[str, Any]) -> None:
+    with _waiting() as rows:
+        rows[:] = [row for row in rows if row.get("id") != run.get("id")]
+
+
+@contextlib.contextmanager
+def _waiting() -> Iterator[list[dict[str, Any]]]:
+    """Give the list of waiting runs to read and change, for one process at a time."""
+    QUEUE.parent.mkdir(mode=0o755, exist_ok=True)
+    with os.fdopen(os.open(QUEUE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644), "r+") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        try:
+            found = json.loads(stream.read() or "[]")
+        except ValueError:
+            found = []
+        rows = [row for row in found if isinstance(row, dict) and isinstance(row.get("asked"), float)]
+        yield rows
+        stream.seek(0)
+        stream.truncate()
+        stream.write(json.dumps(rows))

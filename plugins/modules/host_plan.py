@@ -78,6 +78,10 @@ options:
     description: PID of the lock's holder, if its run is known to have ended (set by the action plugin).
     type: int
     default: 0
+  waits:
+    description: Whether the run waits for a lock that another run holds (set by the action plugin).
+    type: bool
+    default: false
 author: The provision developers
 """
 
@@ -297,13 +301,14 @@ def main() -> None:
             "repository": {"type": "dict", "default": {}},
             "run": {"type": "dict", "default": {}},
             "take_from": {"type": "int", "default": 0},
+            "waits": {"type": "bool", "default": False},
         },
         supports_check_mode=True,
     )
     given = module.params
     lock = {"taken": True, "holder": {}}
     if given["run"] and not module.check_mode and os.geteuid() == 0:
-        lock = acquire(given["run"], given["take_from"])
+        lock = acquire(given["run"], given["take_from"], given["waits"])
         if not lock["taken"]:
             module.exit_json(changed=False, host={}, **lock)
     known = clusters()

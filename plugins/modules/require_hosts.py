@@ -5,8 +5,9 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: require_hosts
-short_description: Fail when a group of the inventory has no hosts
-description: Ansible skips a play without hosts and exits 0. This module fails instead.
+short_description: Fail when a run would do nothing
+description:
+  - Ansible skips a play without hosts, and tags that no task has, and exits 0. This module fails instead.
 options:
   group:
     description: Name of the group.

@@ -38,7 +38,7 @@ class Holder:
 
     def arguments(self) -> dict[str, Any]:
         """Return the arguments of the module that takes the lock."""
-        return {"run": self.me, "take_from": self._take_from}
+        return {"run": self.me, "take_from": self._take_from, "waits": time.monotonic() < self._deadline}
 
     def judge(self, result: dict[str, Any]) -> str:
         """Read the module's answer; give the refusal when the time is over, and wait before the next try otherwise."""
@@ -53,8 +53,9 @@ class Holder:
         since = time.strftime("%H:%M:%S UTC", time.gmtime(holder.get("since", 0)))
         who = f"process {holder.get('pid')} of {holder.get('user')} on {holder.get('controller')}, since {since}"
         if time.monotonic() >= self._deadline:
+            does = "is changing" if holder.get("holder") else "waits for"
             return (
-                f"another run is changing {self.host}: {who}. Nothing was changed here after waiting {self.wait_s} s "
+                f"another run {does} {self.host}: {who}. Nothing was changed here after waiting {self.wait_s} s "
                 "(plan_lock_wait). Run again when it has ended; a killed run releases the host lock automatically."
             )
         if not self._said:

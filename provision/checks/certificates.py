@@ -24,7 +24,7 @@ PAGE = "docs/the-certificate-expired.md"
     severity=Severity.CRITICAL,
     expected="a protected key and a valid certificate of the CA for this host",
     why="clients with verify-full are refused, or the key is exposed",
-    fix=f"{{site}} ({PAGE})",
+    fix=f"{{site}}  # {PAGE}",
     tags="tls",
 )
 def certificates(plan: Plan) -> Iterator[Row]:
@@ -39,7 +39,7 @@ def certificates(plan: Plan) -> Iterator[Row]:
     area="access",
     expected="more than a third of the certificate's lifetime left",
     why="the automatic renewal did not run when it was due; check its timer",
-    fix=f"{{site}} ({PAGE})",
+    fix=f"{{site}}  # {PAGE}",
     tags="tls",
 )
 def ages(plan: Plan) -> Iterator[Row]:

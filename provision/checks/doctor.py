@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from provision import pins
-from provision.checks import drift, pooler, reach
+from provision.checks import drift, pooler, reach, roles
 from provision.checks.finding import Finding, Severity
 from provision.checks.registry import Scope, examine, get, of, unknown_site
 from provision.database import Connection, connect_pinned, guarded
@@ -104,7 +104,7 @@ def _server(plan: Plan) -> list[Finding]:
     with drift.open_as_superuser(plan) as session:
         development = _development(session)
         found = examine(Scope.DATABASE, session, site=plan.site, development=development)
-        own = examine(Scope.SERVER, plan, session, site=plan.site)
+        own = examine(Scope.SERVER, plan, session, site=plan.site, development=development)
         others = drift.other_databases(plan, session)
     found = _without_doubles(found, own)
     for name in others:
@@ -127,7 +127,7 @@ def _load(plan: Plan) -> tuple[str, ...]:
 def _without_doubles(found: list[Finding], own: list[Finding]) -> list[Finding]:
     """Merge the findings of queries and of the plan: of two for the same problem, keep the more specific fix."""
     missing = any(each.id == "extensions-missing" for each in found)
-    known = {each.id for each in own}
+    known = {each.id for each in own} | set(roles.BY_PLAN)
     return [each for each in found if each.id not in known] + [
         each
         for each in own

@@ -21,10 +21,12 @@ from provision.errors import ProvisionError
 from provision.host import lookup
 from provision.host.access import Access, Role
 from provision.host.migrate import status
+from provision.host.migrate.explain import Ways
 from provision.host.migrate.settings import Settings
 from provision.plan import schema
 
 MIGRATE = "runuser -u postgres -- provision migrate"
+COMMAND = re.compile(r"provision migrate (\w+(?: -?\d+)?)")
 ACCESS = "access-drift"
 
 
@@ -92,7 +94,7 @@ def unreadable(plan: schema.Plan, session: Connection) -> Iterator[Row]:
     try:
         _situation(plan)
     except ProvisionError as error:
-        yield f"{error.what}: {error.seen}", error.run
+        yield f"{error.what}: {error.seen}", f"{MIGRATE} status {_where(plan)}  # {error.run or error.allowed}"
 
 
 @check(
@@ -147,9 +149,25 @@ def _problems(plan: schema.Plan) -> Iterator[tuple[str, Row]]:
         return  # reported by migrations-unreadable
     for problem in seen.problems if seen else ():
         severity = Severity.WARNING if problem.severity.value == "warning" else Severity.CRITICAL
-        command = re.search(r"provision migrate ([^;,]*)", problem.fix)
-        fix = f"{MIGRATE} {command[1].strip()} {_where(plan)}" if command else problem.fix
+        advice = COMMAND.sub(lambda found: f"{MIGRATE} {found[1]} {_where(plan)}", problem.fix)
+        fix = f"{MIGRATE} status {_where(plan)}  # {advice}"
+        if problem.kind == "dirty" and seen and seen.ways:
+            fix = _resolve(plan, seen.ways)
         yield problem.kind, (f"{problem.file}: {problem.seen} ({problem.kind})", fix, severity)
+
+
+def _resolve(plan: schema.Plan, ways: Ways) -> str:
+    """Return the command that resolves a dirty version, or the one that shows it and both that may resolve it."""
+    undone, complete = (f"{MIGRATE} force {version} {_where(plan)}" for version in (ways.undone, ways.complete))
+    drops = [f"DROP INDEX CONCURRENTLY {index}" for index in ways.invalid]
+    if drops:
+        undone = f"{psql(plan.access.database, *drops)} && {undone}"
+    if ways.nothing_kept or drops:
+        return f"{undone}  # nothing else of the file was kept; then fix the file and run it again"
+    return (
+        f"{MIGRATE} status {_where(plan)}  # compare the schema with the file (docs/migration-is-dirty.md); "
+        f"if nothing of it is applied: {undone}; if all of it is: {complete}"
+    )
 
 
 def _situation(plan: schema.Plan) -> status.Situation | None:

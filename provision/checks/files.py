@@ -73,15 +73,14 @@ def missing(plan: Plan) -> Iterator[Row]:
     area="files",
     severity=Severity.CRITICAL,
     expected="files and directories where they were placed",
-    why="root would read or change the target of the link",
+    why="root would read or change the target of the link; once the link is gone, the file is reported as missing",
 )
 def planted(plan: Plan) -> Iterator[Row]:
     """Report links in the path of a file that do not belong to root: a fix of the file would change the target."""
-    paths = [(row["path"], role(name)) for name, rows in manifests().items() for row in rows]
-    paths += [(plan.server.data_directory, "postgresql"), *((name, "backup") for name, _, _ in PRIVATE)]
-    links = {link: tag for path, tag in paths if (link := _planted(Path(path)))}
-    for link, tag in sorted(links.items()):
-        yield f"{link} is a link of {_name(link.lstat().st_uid)} to {link.readlink()}", f"rm {link}; {plan.site(tag)}"
+    paths = [row["path"] for rows in manifests().values() for row in rows]
+    paths += [plan.server.data_directory, *(name for name, _, _ in PRIVATE)]
+    for link in sorted({link for path in paths if (link := _planted(Path(path)))}):
+        yield f"{link} is a link of {_name(link.lstat().st_uid)} to {link.readlink()}", f"rm {quote(str(link))}"
 
 
 @check(

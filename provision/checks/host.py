@@ -5,12 +5,14 @@ Reads files, evidence in /var/lib/provision and dpkg's database. Changes nothing
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import UTC, date, datetime
 from pathlib import Path
+from typing import Any
 
 from provision import compatibility, secure_path
 from provision.checks.finding import Severity
@@ -32,6 +34,17 @@ WATCH = "provision-backup-watch"
 JUDGED_HERE = re.compile(r"the (newest backup|last passed restore test) is [\d.]+ h old|the last restore test failed"
                          r"|the restore test of dump \S+ failed")  # fmt: skip
 """Alarms of the watch that the checks `backup`, `drill` and `dump-drill` judge anew."""
+SHOW_BACKUPS = "provision backup status  # shows sets, WAL and alarms; docs/backups-are-old.md"
+ALARM_FIXES = (
+    ("there is no backup yet", "systemctl start provision-backup@full.service"),
+    ("WAL was dropped", "systemctl start provision-backup@full.service"),
+    ("WAL segment", "systemctl start provision-backup@full.service"),
+    ("the newest dump", "systemctl start provision-backup@logical.service"),
+    ("there is no dump yet", "systemctl start provision-backup@logical.service"),
+    ("no restore test", "systemctl start provision-drill.service"),
+    ("the last passed restore test of a dump", "systemctl start provision-drill.service"),
+)
+"""How alarms of the watch begin, and the command that ends each."""
 DIRECTORIES = ("/var/lib/postgresql", "/var/log", "/var/lib/provision", "/var/backups/provision", "/var/lib/pgbackrest",
                "/tmp")  # noqa: S108  # fmt: skip
 
@@ -62,7 +75,7 @@ def disks(plan: Plan) -> Iterator[Row]:
             if percent < NEARLY_FULL:
                 severity = Severity.CRITICAL if percent < FULL else Severity.WARNING
                 seen = f"the file system of {path} has {percent:.0f} % of its {what} left"
-                yield seen, f"du -xhd2 {path} | sort -h | tail; docs/the-disk-is-full.md", severity
+                yield seen, f"du -xhd2 {path} | sort -h | tail  # docs/the-disk-is-full.md", severity
 
 
 @check(
@@ -161,7 +174,7 @@ def advisories(plan: Plan) -> Iterator[Row]:
     )
     for row in rows:
         accepted = row.id in plan.pgvector.accept_advisories
-        yield f"{row.id}: {row.message}", row.remedy, Severity.ACCEPTED if accepted else Severity.WARNING
+        yield f"{row.id}: {row.message}", f"# {row.remedy}", Severity.ACCEPTED if accepted else Severity.WARNING
 
 
 @check(
@@ -192,9 +205,20 @@ def backups(plan: Plan) -> Iterator[Row]:
             f"the newest backup is {_hours_since(stop):.1f} h old; the limit is {limit} h",
             "systemctl start provision-backup@full.service",
         )
-    for alarm in seen.get("alarms", []):
+    for alarm in _alarms(seen):
         if not JUDGED_HERE.match(alarm):
-            yield alarm, "provision backup status"
+            yield alarm, next((fix for start, fix in ALARM_FIXES if alarm.startswith(start)), SHOW_BACKUPS)
+
+
+def _alarms(seen: Mapping[str, Any]) -> list[str]:
+    """Return the alarms as they are now, since the cause may be gone; where the command fails, the evidence's."""
+    if not (before := seen.get("alarms", [])):
+        return []
+    try:
+        return list(json.loads(ask("provision", "backup", "status", "--json"))["alarms"])
+    except (ValueError, KeyError, TypeError):
+        minutes = _hours_since(moment(seen["when"])) * 60
+        return [f"{alarm} (seen {minutes:.0f} min ago)" for alarm in before]
 
 
 @check(
@@ -225,7 +249,7 @@ def drills(plan: Plan) -> Iterator[Row]:
     severity=Severity.CRITICAL,
     expected="no unfinished restore of a dump",
     why="the database may refuse connections, and a scratch database takes up space",
-    fix="sudo provision restore clean-up; then repeat the restore",
+    fix="provision restore clean-up  # then repeat the restore",
 )
 def restored_dump(plan: Plan) -> Iterator[Row]:
     """Report leftovers of a killed restore of a dump."""
@@ -247,7 +271,7 @@ def dump_drills(plan: Plan) -> Iterator[Row]:
     if plan.backup.logical and last and not last.get("passed"):
         yield (
             f"the restore test of dump {last.get('dump')} failed: {' '.join(str(last.get('failure')).split())}",
-            "docs/a-dump-cannot-be-restored.md",
+            "provision backup drill --type logical  # if it fails again: docs/a-dump-cannot-be-restored.md",
         )
 
 

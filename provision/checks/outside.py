@@ -6,6 +6,7 @@ checks, so both use one description.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +30,7 @@ class Outside:
 
     name: str
     address: str
+    inventories: tuple[str, ...] = ()
     unreachable: str = ""
     plan: Plan | None = None
     no_plan: str = ""
@@ -40,6 +42,10 @@ class Outside:
     verified: Mapping[str, Any] = field(default_factory=dict)
     packages: Mapping[str, Any] = field(default_factory=dict)
     units: Mapping[str, Any] = field(default_factory=dict)
+
+    def ansible(self, words: str) -> str:
+        """Return an ad-hoc command on this host, run on the controller."""
+        return " ".join(["ansible", *(f"-i {shlex.quote(each)}" for each in self.inventories), self.name, words])
 
     def findings(self) -> list[Finding]:
         """Return the findings of the host's own doctor. Raises TypeError or ValueError for those of another version."""
@@ -63,12 +69,12 @@ class Outside:
     severity=Severity.CRITICAL,
     expected="a host reachable over SSH",
     why="the state of the host is unknown",
-    fix="ssh ADDRESS true; ansible HOST -m ping",
+    fix="ansible -i INVENTORY HOST -m ping  # INVENTORY: the inventory of this host",
 )
 def unreachable(host: Outside) -> Iterator[Row]:
     """Report a host that cannot be reached over SSH."""
     if host.unreachable:
-        yield host.unreachable.strip().splitlines()[-1], f"ssh {host.address} true; ansible {host.name} -m ping"
+        yield host.unreachable.strip().splitlines()[-1], host.ansible("-m ping")
 
 
 @check(
@@ -144,14 +150,17 @@ def packages(host: Outside) -> Iterator[Row]:
         now = sorted(host.packages.get(name, []))
         if version not in now:
             state = f"is {now[0]}," if now else "is gone;"
-            yield f"package {name} {state} {version} was verified", _site(host, "toolkit,verify")
+            yield f"package {name} {state} {version} was verified", _site(host, "toolkit,verify" if now else "packages")
 
 
 @also("service", Scope.AUDIT)
 def service(host: Outside) -> Iterator[Row]:
     """Report a server that is down."""
     if host.plan and not host.units.get(host.plan.server.unit):
-        yield f"{host.plan.server.unit} is down", f"ssh {host.address} sudo systemctl start {host.plan.server.unit}"
+        yield (
+            f"{host.plan.server.unit} is down",
+            host.ansible(f"--become -a {shlex.quote(f'systemctl start {host.plan.server.unit}')}"),
+        )
 
 
 def _site(host: Outside, tags: str) -> str:

@@ -23,6 +23,8 @@ from provision.plan.schema import Plan
 from provision.system import POSTGRES, as_user
 
 AREA = "pooler"
+RESTART = "-e pgbouncer_restart_allowed=true"
+"""For settings that PgBouncer reads only at its start."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +112,7 @@ check(
     expected="unix_socket_mode = 0700",
     why="every user of the host can try passwords",
     tags="pgbouncer",
+    extra=RESTART,
 )(_unless("unix_socket_mode", "0700"))
 
 
@@ -120,7 +123,7 @@ check(
     severity=Severity.CRITICAL,
     expected="the system user postgres",
     why="a vulnerability of the pooler gives control of the host",
-    fix=f"systemctl cat {console.UNIT}  # shows the file that sets User",
+    fix=f"systemctl cat {console.UNIT}  # find the file that sets User, and remove it",
 )
 def user(seen: Seen) -> Iterator[Row]:
     """Report a pooler that runs as root."""
@@ -180,8 +183,9 @@ def admins(seen: Seen) -> Iterator[Row]:
     area=AREA,
     expected="only the addresses that applications use",
     why="the pooler also listens on every interface added later",
-    fix="set pgbouncer_listen_addresses, then {site}",
+    fix="{site}  # disconnects clients; if the inventory has *, set pgbouncer_listen_addresses first",
     tags="pgbouncer",
+    extra=RESTART,
     development=True,
 )
 def listen(seen: Seen) -> Iterator[Row]:
@@ -225,7 +229,8 @@ def open_files(seen: Seen) -> Iterator[Row]:
     area=AREA,
     expected="a version without known defects, apart from those that the configuration prevents",
     why="any client that reaches the port can exploit the defect",
-    fix="apt-get update && apt-get install pgbouncer; without a fixed version: restrict pgbouncer_allowed_networks",
+    fix="apt-get update && apt-get install -y --only-upgrade pgbouncer"
+    "  # without a fixed version: restrict pgbouncer_allowed_networks",
     development=True,
 )
 def version(seen: Seen) -> Iterator[Row]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 from provision.checks import listeners
@@ -24,8 +25,14 @@ ACTIVE = ("active", "reloading")
 )
 def taken(plan: Plan) -> Iterator[Row]:
     """Report ports that another process holds, or that a running service does not serve."""
-    for unit, _variable, said in faults(plan):
-        yield said, f"systemctl restart {unit}  # first stop any other process on the port"
+    for unit, _variable, said, pid in faults(plan):
+        yield said, f"{_stop(pid)}systemctl restart {unit}"
+
+
+def _stop(pid: int) -> str:
+    """Return the command that stops the process on our port, by its unit if it has one; "" where there is none."""
+    unit = listeners.unit(pid) if pid else ""
+    return f"systemctl stop {unit} && " if unit.endswith(".service") else f"kill {pid} && sleep 1 && " if pid else ""
 
 
 def prove(plan: Plan) -> None:
@@ -35,14 +42,17 @@ def prove(plan: Plan) -> None:
         raise HostError(
             "verification of the ports failed",
             where=plan.name,
-            seen="; ".join(said for _unit, _variable, said in found),
+            seen="; ".join(said for _unit, _variable, said, _pid in found),
             allowed="each port served by its own unit",
-            run=f"stop the other process, or set {', '.join(variable for _, variable, _ in found)} to a free port",
+            run=f"stop the other process, or set {', '.join(variable for _, variable, _, _ in found)} to a free port",
         )
 
 
-def faults(plan: Plan) -> Iterator[tuple[str, str, str]]:
-    """Return unit, variable and deviation of each port; of a stopped unit only if another process holds its port."""
+def faults(plan: Plan) -> Iterator[tuple[str, str, str, int]]:
+    """Return unit, variable, deviation and the other process of each port (0: none).
+
+    A stopped unit counts only if another process holds its port.
+    """
     if not plan.host.systemd:
         return
     for variable, port, unit in _expected(plan):
@@ -53,9 +63,10 @@ def faults(plan: Plan) -> Iterator[tuple[str, str, str]]:
             continue
         other = listeners.holder(inodes) if (inodes := listeners.listening(port)) else ""
         if other:
-            yield unit, variable, f"port {port} of {unit} is held by {other}"
+            found = re.search(r"\(pid (\d+)", other)
+            yield unit, variable, f"port {port} of {unit} is held by {other}", int(found[1]) if found else 0
         elif active:
-            yield unit, variable, f"{unit} runs, but does not listen on port {port}"
+            yield unit, variable, f"{unit} runs, but does not listen on port {port}", 0
 
 
 def _expected(plan: Plan) -> Iterator[tuple[str, int, str]]:

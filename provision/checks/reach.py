@@ -103,7 +103,7 @@ def _nothing_listens(refusal: Refusal) -> Iterator[Row]:
         if other is None:
             yield said
         else:
-            yield f"{said}; port {other} of {host} answers", f"use port {other} in the URL"
+            yield f"{said}; port {other} of {host} answers", f"# use port {other} in the URL"
         return
     active = ask("systemctl", "is-active", plan.server.unit).strip()
     if active != "active":
@@ -141,21 +141,21 @@ _cause(
     r"|bouncer config error",
     expected="a pooler with a working server",
     why="the pooler answers, but its server does not",
-    fix="on the host: provision doctor; systemctl status pgbouncer 'postgresql@*'; or connect directly to port 5432",
+    fix="provision doctor; systemctl status pgbouncer 'postgresql@*'  # on the host; port 5432 leads past the pooler",
 )
 _cause(
     "reach-tls-required",
     r"no pg_hba\.conf entry .*(no encryption|SSL off)|SSL required|connection requires a valid client certificate",
     expected="an encrypted connection",
     why="the access rule for this address requires TLS",
-    fix="add sslmode=verify-full (or require) to the URL",
+    fix="# add sslmode=verify-full (or require) to the URL",
 )
 _cause(
     "reach-hba",
     r"no pg_hba\.conf entry|pg_hba\.conf rejects",
     expected="an access rule for this address and role",
     why="the server runs, but its access rules reject this address",
-    fix="add the network to postgresql_allowed_networks in the inventory, then {site}",
+    fix="{site}  # first add the network to postgresql_allowed_networks in the inventory",
     tags="postgresql",
 )
 _cause(
@@ -163,7 +163,7 @@ _cause(
     r"server does not support SSL",
     expected="a server with TLS",
     why="TLS is off on this server",
-    fix="on a private network: sslmode=disable; else {site}",
+    fix="{site}  # on a private network instead: sslmode=disable in the URL",
     tags="tls,postgresql",
 )
 _cause(
@@ -171,15 +171,16 @@ _cause(
     r"certificate verify failed|root certificate file|does not match host name|certificate has expired|SSL error",
     expected="a certificate issued by the client's CA for this host",
     why="the server's identity cannot be verified",
-    fix="sslrootcert=PATH of the CA in the URL; on the host: openssl x509 -noout -dates -ext subjectAltName -in"
-    " \"$(runuser -u postgres -- psql -XAtc 'SHOW ssl_cert_file')\"",
+    fix="openssl x509 -noout -dates -ext subjectAltName -in"
+    " \"$(runuser -u postgres -- psql -XAtc 'SHOW ssl_cert_file')\""
+    "  # on the host; the URL needs sslrootcert=PATH of the CA, and a name of the certificate",
 )
 _cause(
     "reach-password",
     r"password authentication failed|no password supplied|Peer authentication failed|SASL authentication failed",
     expected="the role's password, or over the socket its system user",
     why="the server runs, but authentication failed",
-    fix="provision secrets rotate INVENTORY {user}; over the socket: runuser -u postgres -- ...",
+    fix="provision secrets rotate INVENTORY {user}  # over the socket instead: runuser -u SYSTEM_USER -- psql",
 )
 _cause(
     "reach-nologin",
@@ -216,14 +217,14 @@ _cause(
     expected="fewer connections than the limit",
     why="every allowed connection is in use",
     fix=psql("postgres", "SELECT usename, state, count(*) FROM pg_stat_activity GROUP BY 1, 2 ORDER BY 3 DESC")
-    + "; connect the application through the pooler (port 6432)",
+    + "  # provision doctor on the host names the role; applications connect through the pooler (port 6432)",
 )
 _cause(
     "reach-closed-database",
     r"database \"(?P<database>[^\"]+)\" is not currently accepting connections",
     expected="a database that accepts connections",
     why="ALLOW_CONNECTIONS is false, as during the exchange of a restored database",
-    fix="on the host: sudo provision restore clean-up; if no restore was killed: {statement}",
+    fix="provision restore clean-up && {statement}  # on the host",
     statement="ALTER DATABASE {database} ALLOW_CONNECTIONS true",
 )
 _cause(
@@ -231,21 +232,21 @@ _cause(
     r"starting up|not yet accepting|in recovery mode|shutting down",
     expected="a server that accepts connections",
     why="the server replays WAL, or is shutting down",
-    fix=f"wait; on the host: {JOURNAL} -n 20",
+    fix=f"{JOURNAL} -n 20  # on the host; wait, and try again",
 )
 _cause(
     "reach-timeout",
     r"timeout expired|timed out|No route to host|Network is unreachable",
     expected="an answer within the timeout",
     why="packets are dropped: a firewall, a security group or a wrong address, not PostgreSQL",
-    fix="nc -vz {host} {port}; on the host: ss -ltn sport = :{port}; nft list ruleset",
+    fix="nc -vz {host} {port}  # on the host: ss -ltn sport = :{port}; nft list ruleset",
 )
 _cause(
     "reach-socket",
     r"No such file or directory",
     expected="a server behind this socket",
     why="no server runs here, or it uses another port or socket directory",
-    fix="systemctl start postgresql",
+    fix="provision doctor --fix",
     look=_nothing_listens,
 )
 _cause(
@@ -253,7 +254,7 @@ _cause(
     r"Connection refused",
     expected="a server that listens on this address and port",
     why="the host answers, but the server is down, uses another port, or does not listen on this address",
-    fix="on the host: provision doctor; systemctl start postgresql",
+    fix="provision doctor --fix  # on the host",
     look=_nothing_listens,
 )
 _cause(
@@ -261,14 +262,14 @@ _cause(
     r"server closed the connection unexpectedly|Connection reset",
     expected="a PostgreSQL server on this port",
     why="the server stopped during the connection, or another program listens here",
-    fix=f"on the host: {JOURNAL} -n 50",
+    fix=f"{JOURNAL} -n 50  # on the host",
 )
 _cause(
     "reach-unknown",
     r"",
     expected="a connection",
     why="the cause is not known to this check",
-    fix=f"on the host: provision doctor; {JOURNAL} -n 50",
+    fix=f"provision doctor; {JOURNAL} -n 50  # on the host",
 )
 
 

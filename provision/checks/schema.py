@@ -72,7 +72,7 @@ query(
     severity=Severity.CRITICAL,
     expected="the nine tables of the schema",
     why="the application fails, and data is lost",
-    fix="docs/a-table-was-dropped.md",
+    fix="# see docs/a-table-was-dropped.md",
 )
 
 
@@ -83,7 +83,7 @@ query(
     severity=Severity.CRITICAL,
     expected="a clean schema version",
     why="no migration is applied until the version is resolved",
-    fix="provision migrate status, then docs/migration-is-dirty.md",
+    fix="provision migrate status  # with --database; then docs/migration-is-dirty.md",
 )
 def dirty(session: Connection) -> Iterator[Row]:
     """Report a version marked dirty. The session may be a superuser's, so no code of the table's owner must run."""
@@ -116,7 +116,6 @@ query(
     area="schema",
     expected="enabled triggers",
     why="updated_at is not maintained, and retention depends on it",
-    fix="ALTER TABLE ... ENABLE TRIGGER",
     safe=True,
 )
 
@@ -128,30 +127,4 @@ query(
     area="schema",
     expected="validated constraints",
     why="existing rows may violate the constraint",
-    fix="ALTER TABLE ... VALIDATE CONSTRAINT",
-)
-
-query(
-    "overridden",
-    "SELECT format('%s is set in %s line %s to %s and runs as %s', f.name, f.sourcefile, f.sourceline, f.setting,"
-    " current_setting(f.name, true)) FROM pg_file_settings f JOIN pg_settings s ON s.name = lower(f.name)"
-    " WHERE f.sourcefile LIKE '%/conf.d/50-provision.conf' AND NOT f.applied AND NOT s.pending_restart"
-    " AND EXISTS (SELECT FROM pg_file_settings o WHERE o.name = f.name AND o.applied"
-    " AND o.sourcefile NOT LIKE '%.auto.conf' AND o.sourcefile NOT LIKE '%/conf.d/50-provision.conf')",
-    area="settings",
-    expected="settings from conf.d/50-provision.conf",
-    why="a later file overrides the inventory's value",
-    fix="remove it from the overriding file (SELECT * FROM pg_file_settings), then {site}",
-    tags="postgresql",
-)
-
-query(
-    "not-read",
-    "SELECT format('%s line %s: %s', sourcefile, sourceline, error) FROM pg_file_settings WHERE error IS NOT NULL"
-    " AND error <> 'setting could not be applied'",
-    area="settings",
-    severity=Severity.CRITICAL,
-    expected="configuration files without errors",
-    why="a reload ignores the file, and a restart fails",
-    tags="postgresql",
 )

@@ -30,7 +30,7 @@ def services(plan: Plan) -> Iterator[Row]:
     for unit, text in _placed(".service"):
         if "\n[Install]" in text and "@." not in unit:
             yield from _running(unit, "is down")
-    for unit in _with_drop_ins():
+    for unit in _with_drop_ins() - {plan.server.unit}:
         yield from _running(unit, "is down")
 
 
@@ -96,11 +96,11 @@ def _placed(suffix: str) -> Iterator[tuple[str, str]]:
                 yield path.name, path.read_text()
 
 
-def _with_drop_ins() -> list[str]:
+def _with_drop_ins() -> set[str]:
     """Name the packaged services for which the roles placed a drop-in."""
     paths = [Path(row["path"]) for rows in manifests().values() for row in rows]
     names = {path.parent.name.removesuffix(".d") for path in paths if path.parent.parent == SYSTEM}
-    return sorted(name for name in names if name.endswith(".service"))
+    return {name for name in names if name.endswith(".service")}
 
 
 def _running(unit: str, trouble: str, *, enabled: bool = True) -> Iterator[Row]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from typing import Any
 
 import click
@@ -70,9 +71,16 @@ def plan_command(as_json: bool, set_: str, **request: Any) -> None:
 @click.option("--confirm-delta", default="", help='Type "overwrite" to confirm; no copy is kept.')
 @as_json
 def run_command(as_json: bool, set_: str, **request: Any) -> None:
-    """Restore the cluster."""
+    """Restore the cluster. Without --confirm, show the plan and exit 3."""
     plan = load.load()
     prepared = requests.prepare(plan, requests.Request(set=set_, **request))
+    if not (prepared.request.beside or prepared.request.confirm):
+        host = os.uname().nodename
+        start = prepared.request.confirming(host)
+        lines = [f"{number}. {text}" for number, text in enumerate(prepared.stages, 1)]
+        lines.append(f"nothing was changed; to start: {start}; or restore.yml with -e restore_confirm={host}")
+        echo(json.dumps({**requests.as_facts(prepared), "start": start}) if as_json else "\n".join(lines))
+        sys.exit(3)
     for number, text in enumerate(prepared.stages, 1):
         echo(f"{number}. {text}", err=True)
     _print(restore.run(plan, prepared, lambda text: echo(text, err=True)), as_json)

@@ -77,7 +77,8 @@ def _stopped(number: int, frame: object) -> NoReturn:
     raise SystemExit(128 + number)  # which ends ansible-playbook too
 
 
-def _vault(inventory: Path, password_file: Path | None):  # type: ignore[no-untyped-def]
+def _vault(inventory: Path, password_file: Path | None, *, new: bool = False):  # type: ignore[no-untyped-def]
+    """Return the vault; the prompt for a `new` password asks twice."""
     from provision.controller.vault import KEYRING, Vault
 
     if password_file:
@@ -89,7 +90,9 @@ def _vault(inventory: Path, password_file: Path | None):  # type: ignore[no-unty
         password = keyring.get_password(KEYRING, inventory.name)
     except KeyringError:
         password = None
-    return Vault(inventory, password or click.prompt("Vault password", hide_input=True, err=True))
+    return Vault(
+        inventory, password or click.prompt("Vault password", hide_input=True, err=True, confirmation_prompt=new)
+    )
 
 
 @command.command()
@@ -98,9 +101,9 @@ def _vault(inventory: Path, password_file: Path | None):  # type: ignore[no-unty
 @json_option
 def init(inventory: Path, password_file: Path | None, as_json: bool) -> None:
     """Generate missing secrets; keep existing ones."""
-    from provision.controller.vault import initialise
+    from provision.controller.vault import FILE, initialise
 
-    made = initialise(_vault(inventory, password_file))
+    made = initialise(_vault(inventory, password_file, new=not (inventory / FILE).exists()))
     if as_json:
         echo(json.dumps({"changed": bool(made), "created": made}))
         return

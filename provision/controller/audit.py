@@ -185,7 +185,7 @@ def _on_active_hosts(state: State, step: Any) -> None:
 
 def facts_of(target: Target, known: dict[str, Any] | str, ours: str, inventories: Sequence[str]) -> Outside:
     """Make the facts of one host; fixes name the inventories of this audit, not those of the last run."""
-    about = Outside(target.name, str(target.data["ssh_hostname"]), command=ours)
+    about = Outside(target.name, str(target.data["ssh_hostname"]), inventories=tuple(inventories), command=ours)
     if isinstance(known, str):
         return replace(about, unreachable=known)
     placed = known["Placed"]

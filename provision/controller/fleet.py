@@ -16,6 +16,7 @@ from typing import Any
 
 from provision.controller.inventory import unescape
 from provision.controller.machine import run
+from provision.controller.varfiles import vault_problem
 from provision.errors import UsageError
 
 GROUP = "database"
@@ -39,7 +40,7 @@ def read(inventories: Sequence[str], limit: str = "", vault: Sequence[str] = ())
     if done.returncode != 0:
         said = done.stderr.strip()
         raise UsageError(
-            "cannot read the inventory", where=where, seen=said[-400:],
+            "cannot read the inventory", where=where, seen=vault_problem(said) or said[-400:],
             allowed="an Ansible inventory; --vault-password-file if its vault is encrypted",
             run=f"ansible-inventory {where} --graph",
         )  # fmt: skip

@@ -22,6 +22,7 @@ from ansible.vars.hostvars import HostVars
 from ansible.vars.manager import VariableManager
 
 from provision.controller import inputs
+from provision.controller.varfiles import vault_problem
 from provision.distributions import Distribution
 from provision.errors import UsageError
 from provision.host import timers
@@ -168,8 +169,11 @@ def plans(
         return {host.name: _outcome(host, others, variables, loader, names, assumed, root) for host in hosts}
     except AnsibleError as error:
         said = str(error).splitlines()[0]
-        hint = "--vault-password-file FILE" if "vault" in said.lower() else ""
-        raise UsageError("cannot read the inventory", where=", ".join(names), seen=said, allowed=hint) from None
+        vault = vault_problem(str(error))
+        hint = "--vault-password-file FILE with the password of the vault" if vault else ""
+        raise UsageError(
+            "cannot read the inventory", where=", ".join(names), seen=vault or said, allowed=hint
+        ) from None
 
 
 def _outcome(

@@ -79,6 +79,13 @@ def edit(path: Path) -> str:
     return f"edit {path}; make inline values with ansible-vault encrypt_string --prompt --name NAME"
 
 
+def vault_problem(said: str) -> str:
+    """Return the cause that an error of Ansible has, "" where it is not about the vault's password. Pure."""
+    if "Attempting to decrypt but no vault secrets" in said:
+        return "the vault is encrypted, and no vault password was given"
+    return "a wrong vault password, or a changed file" if "Decryption failed" in said else ""
+
+
 def opened(value: Any, decrypt: Callable[[str], bytes]) -> Any:
     """Return a value with its inline values decrypted. Raises AnsibleError if decryption fails."""
     if isinstance(value, EncryptedString):

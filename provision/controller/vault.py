@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,11 @@ from provision.plan.credentials import PAIR, PREVIOUS
 from provision.plan.secrets import new_password, new_salt
 
 FILE = varfiles.FILE
-LOGIN_ROLES = ("minion", "minion_app", "minion_readonly")
+OWNER = "minion"
+"""Default of database_owner."""
+LOGIN_ROLES = names.with_passwords(OWNER)
+PASSWORD_KINDS = ("owner", "write", "read")
+"""Kinds of database_extra_roles that log in with a password; the others log in over the socket."""
 PASSPHRASES = ("backup_repository_passphrase", "tls_ca_passphrase")
 KEYRING = "provision"
 """Keyring service of the vault password; the user name is the name of the inventory's folder."""
@@ -70,15 +74,33 @@ class Vault:
 
         Host variables win over those of groups, and groups over `all`, as in Ansible.
         """
-        paths = varfiles.read_by_ansible(self.inventory, self._loader)
         if not self.path.is_file() and not self.others():
             raise UsageError("no vault", where=str(self.path), **self._advice())
+        return self._evaluated(varfiles.NAMES)
+
+    def roles(self) -> tuple[str, ...]:
+        """Return the login roles of this inventory that need a password: ours, then those of database_extra_roles.
+
+        Raises UsageError.
+        """
+        found = self._evaluated(("database_owner", "database_extra_roles"))
+        extra = [each for each in found.get("database_extra_roles") or () if isinstance(each, Mapping)]
+        own = names.with_passwords(str(found.get("database_owner") or OWNER))
+        needed = [
+            str(each.get("name"))
+            for each in extra
+            if each.get("kind") in PASSWORD_KINDS and each.get("state", "present") == "present"
+        ]
+        return tuple(dict.fromkeys([*own, *needed]))
+
+    def _evaluated(self, wanted: Sequence[str]) -> dict[str, Any]:
+        """Return the evaluated variables of these names from all files."""
         whole: dict[str, Any] = {}
-        for path in paths:
+        for path in varfiles.read_by_ansible(self.inventory, self._loader):
             whole |= self._load(path)
         engine = Templar(loader=self._loader, variables=whole)
         found = {}
-        for name in varfiles.NAMES:
+        for name in wanted:
             if name in whole:
                 try:
                     found[name] = variables.plain(engine.template(whole[name]))
@@ -140,12 +162,12 @@ class Vault:
         return {"seen": f"secrets in {', '.join(others)}", "run": f"provision secrets check {self.inventory}"}
 
 
-def complete(secrets: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+def complete(secrets: Mapping[str, Any], roles: Sequence[str] = LOGIN_ROLES) -> tuple[dict[str, Any], list[str]]:
     """Add missing secrets; return all secrets and the names of the new ones. Pure except for randomness."""
     whole: dict[str, Any] = {**secrets}
     credentials = dict(whole.get("database_credentials") or {})
     made = []
-    for role in LOGIN_ROLES:
+    for role in roles:
         if not credentials.get(role):
             credentials[role] = {"password": new_password(), "salt": new_salt()}
             made.append(f"database_credentials.{role}")
@@ -165,7 +187,8 @@ def initialise(vault: Vault) -> list[str]:
     own = vault.read() if vault.path.exists() else {}
     others = vault.others()
     held = {name: path for path, names in others.items() for name in names}
-    _, missing = complete(vault.everything() if own or others else {})
+    roles = vault.roles()
+    _, missing = complete(vault.everything() if own or others else {}, roles)
     for name in missing:
         variable = name.partition(".")[0]
         if variable in held:
@@ -177,18 +200,18 @@ def initialise(vault: Vault) -> list[str]:
             )
     if not missing:
         return []
-    secrets, _ = complete(own)
+    secrets, _ = complete(own, roles)
     made = {name.partition(".")[0] for name in missing}
     vault.write({name: value for name, value in secrets.items() if name in own or name in made})
     return missing
 
 
-def judge(secrets: Mapping[str, Any]) -> list[str]:
+def judge(secrets: Mapping[str, Any], roles: Sequence[str] = LOGIN_ROLES) -> list[str]:
     """List missing, weak and repeated secrets by name. Pure."""
     from provision.plan.credentials import DEVELOPMENT_PASSWORD, MINIMUM_PASSWORD_LENGTH
 
     credentials = secrets.get("database_credentials") or {}
-    values = {f"database_credentials.{role}": (credentials.get(role) or {}).get("password") for role in LOGIN_ROLES}
+    values = {f"database_credentials.{role}": (credentials.get(role) or {}).get("password") for role in roles}
     values |= {f"database_credentials.{role}": each.get("password") for role, each in credentials.items()}
     values |= {name: secrets.get(name) for name in PASSPHRASES}
     found = [f"the rotation of {role} is unfinished" for role, each in credentials.items() if each.get(PREVIOUS)]
@@ -206,7 +229,7 @@ def judge(secrets: Mapping[str, Any]) -> list[str]:
 
 def check(vault: Vault) -> None:
     """Raise DriftError with all problems of the secrets in all files."""
-    found = judge(vault.everything())
+    found = judge(vault.everything(), vault.roles())
     found += [f"{path} has secrets in clear text" for path in plain_vaults([str(vault.inventory)])]
     found += [f"{path} is ignored by Ansible" for path in varfiles.ignored(vault.inventory)]
     if found:
@@ -226,16 +249,17 @@ def rotate(vault: Vault, role: str, *, undo: bool = False) -> bool:
 
     The previous pair stays under the key `previous` until `settle`: a server has accepted one of the two, whenever the
     run ends. A rotation without `settle` is continued with its own password, and with `undo` the two pairs change
-    places, so that the next run restores the previous one. The second login of a known role is created. Raises
-    UsageError.
+    places, so that the next run restores the previous one. The second login of a known role, and a role of
+    database_extra_roles, are created. Raises UsageError.
     """
     _refuse_elsewhere(vault)
     whole = vault.read()
     credentials = dict(whole.get("database_credentials") or {})
     held = credentials.get(role)
     first = names.first_login(role)
-    if held is None and (first is None or first not in credentials):
-        known = ", ".join(sorted(credentials))
+    roles = vault.roles()
+    if held is None and role not in roles and (first is None or first not in credentials):
+        known = ", ".join(sorted({*credentials, *roles}))
         allowed = f"{known}, or the second login of one of them ({names.second_login('ROLE')})"
         raise UsageError("no such login role in the vault", where=str(vault.path), seen=role, allowed=allowed)
     held = held or {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -15,8 +16,15 @@ from provision.checks.registry import Scope
 from provision.controller import archive
 from tests.contract.checks import BEGIN, END, PAGE, with_table
 from tests.contract.repository import ROOT
+from tests.system import damages
 
 CHECKS = registry.every()
+PROGRAMS = {
+    "ansible", "ansible-playbook", "apt-get", "getent", "journalctl", "nc", "openssl", "provision", "runuser",
+    "systemctl",
+    "{statement}",
+}  # fmt: skip
+"""What a fix begins with; {statement} is filled in with the message of a failed connection."""
 HEAD = "import json, sys; sys.path.insert(0, sys.argv[1]); from provision.checks import registry; "
 NAMES = "print(json.dumps([registry.__file__, *(each.id for each in registry.every())]))"
 
@@ -64,3 +72,23 @@ def test_packed_command_has_every_check(tmp_path: Path) -> None:
 def test_no_check_names_an_inventory() -> None:
     sources = [*(ROOT / "provision/checks").glob("*.py"), ROOT / "provision/controller/audit.py"]
     assert [path.name for path in sources if "inventories/" in path.read_text()] == []
+
+
+def test_every_fix_is_pasted_by_a_test_or_has_a_reason() -> None:
+    pasted = {each.check for each in (*damages.DAMAGES, *damages.ALONE)}
+    assert pasted | set(damages.UNTESTED) == {each.id for each in CHECKS}
+    assert pasted & set(damages.UNTESTED) == set()
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.id)
+def test_a_fix_is_a_command_or_a_comment(check: registry.Check) -> None:
+    fix = check.finding("seen", registry.unknown_site).fix
+    done = subprocess.run(["sh", "-n", "-c", fix], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{fix}: {done.stderr}"
+    first = "" if fix.startswith("#") else fix.split()[0]
+    assert first in {"", *PROGRAMS}, fix
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=lambda page: page.name)
+def test_no_page_starts_a_unit_of_another_major(page: Path) -> None:
+    assert re.findall(r"systemctl [\w-]+ postgresql@\d+", page.read_text()) == []

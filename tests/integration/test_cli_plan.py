@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from provision.controller.vault import Vault, initialise
 from tests.contract.repository import ROOT
 
 
@@ -118,3 +120,31 @@ def test_hosts_whose_names_begin_alike_are_refused_together(inventory: Path) -> 
     }
     repository = found["pg2.eu"]["plan"]["backup"]["repository"]
     assert (repository["host"], repository["port"]) == ("fd00::9", 2222)
+
+
+@pytest.fixture
+def production(tmp_path: Path) -> Path:
+    """An inventory of one prod host with a vault, whose password is in the file key; it has no backup host."""
+    folder = tmp_path / "prod"
+    shutil.copytree(ROOT / "inventories/prod", folder, ignore=shutil.ignore_patterns("tls", "vault.yml"))
+    hosts = {"database": {"hosts": {"db1": {"ansible_host": "192.0.2.1"}}}, "backup": {"hosts": {}}}
+    (folder / "hosts.yml").write_text(yaml.safe_dump({"all": {"children": hosts}}))
+    (tmp_path / "key").write_text("the right password")
+    initialise(Vault(folder, "the right password"))
+    return folder
+
+
+def test_refuses_a_prod_host_whose_only_repository_would_be_its_own(production: Path) -> None:
+    refused = plan("--inventory", production, "--vault-password-file", production.parent / "key")
+    assert refused.returncode == 1
+    assert "the only backup repository would be on the host that it protects" in refused.stdout
+    assert "put a host into the group backup of the inventory, set backup_s3, or accept it with" in refused.stdout
+
+
+def test_says_that_the_vault_password_is_wrong_or_missing(production: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (production.parent / "key").write_text("a wrong password")
+    wrong = plan("--inventory", production, "--vault-password-file", production.parent / "key")
+    assert (wrong.returncode, "a wrong vault password" in wrong.stderr) == (2, True)
+    monkeypatch.delenv("ANSIBLE_VAULT_PASSWORD_FILE", raising=False)
+    none = plan("--inventory", production)
+    assert (none.returncode, "no vault password was given" in none.stderr) == (2, True)

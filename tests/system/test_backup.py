@@ -31,6 +31,7 @@ class Site:
     production: Production
     second: Host
     first_run: Run
+    first_findings: list[dict[str, str]]
 
     @property
     def one(self) -> Host:
@@ -56,8 +57,10 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         second = hosts.up("prod2", os="debian13", group="database")
         run = production.play()
         assert run.code == 0, run.output
+        # At once, while the first backup runs in the background.
+        doctor = production.database.run("provision doctor --json")
         settled(production.database)
-        yield Site(production, second, run)
+        yield Site(production, second, run, json.loads(doctor.stdout)["findings"])
 
 
 def settled(host: Host) -> None:
@@ -107,6 +110,13 @@ def restore(host: Host, *words: str) -> Answer:
 def evidence(host: Host, name: str) -> dict[str, object]:
     found: dict[str, object] = json.loads(host.run(f"cat {EVIDENCE}/{name}.json").stdout)
     return found
+
+
+def test_a_first_run_ends_without_an_alarm(site: Site) -> None:
+    # Known defects of Debian 13's pgvector 0.8.0, which the inventory does not accept.
+    known = {"CVE-2026-3172", "pgvector-hnsw-vacuum"}
+    assert {each["seen"].partition(":")[0] for each in site.first_findings} == known
+    assert site.one.run("systemctl --failed --plain --no-legend").stdout == ""
 
 
 def test_hosts_converge_with_a_repository_elsewhere_and_a_second_run_changes_nothing(site: Site) -> None:
@@ -255,8 +265,16 @@ def test_target_that_cannot_be_reached_is_refused_and_nothing_stops(site: Site, 
 
 
 def test_restore_needs_the_host_s_name_and_delta_another_word(site: Site) -> None:
+    planned = restore(site.one)
+    assert planned.returncode == 3
+    lines = planned.stdout.splitlines()
+    assert lines[0].startswith("1. stop postgresql@17-main.service")
+    start = "provision restore run --confirm prod1; or restore.yml with -e restore_confirm=prod1"
+    assert lines[-1] == f"nothing was changed; to start: {start}"
+    shown = site.play("restore.yml")
+    assert (shown.code, shown.recap["prod1"].changed, shown.recap["prod1"].failed) == (0, 0, 0)
+    assert start in shown.text()
     for words, expected in (
-        ([], "-e restore_confirm=prod1"),
         (["--confirm", "prod2"], "-e restore_confirm=prod1"),
         (["--confirm", "prod1", "--delta"], "restore_confirm_delta=overwrite"),
         (["--confirm", "prod1", "--set", "20200101-000000F"], "no such set"),
@@ -430,8 +448,15 @@ def test_dump_round_trip_gives_every_row_and_index_back(site: Site) -> None:
     plan = sql(site.one, f"SET enable_seqscan = off; EXPLAIN {HNSW}", database="copy")
     assert "Index Scan using memories_embedding_idx" in plan
     sql(site.one, "DELETE FROM memories")
-    refused = site.one.run("provision restore dump")
-    assert (refused.returncode, "-e restore_confirm=minion" in refused.stderr) == (2, True)
+    planned = site.one.run("provision restore dump")
+    assert (
+        planned.returncode,
+        "--confirm minion; or restore.yml with -e restore_confirm=minion" in planned.stderr,
+    ) == (
+        3,
+        True,
+    )
+    assert site.one.run("provision restore dump --confirm other").returncode == 2
     restored = site.one.run("provision restore dump --confirm minion --json")
     assert restored.returncode == 0, restored.stderr
     assert sql(site.one, ROWS) == wanted[0]

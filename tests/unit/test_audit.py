@@ -70,9 +70,9 @@ def test_a_healthy_host_has_no_findings_and_is_described() -> None:
         ({"DebPackages": {"pgbackrest": ["2.56"]}}, "packages", "package pgbackrest is 2.56, 2.55 was verified",
          f"{SITE} --tags toolkit,verify"),
         ({"DebPackages": {}}, "packages", "package pgbackrest is gone; 2.55 was verified",
-         f"{SITE} --tags toolkit,verify"),
+         f"{SITE} --tags packages"),
         ({"SystemdStatus": {}}, "service", "postgresql@17-main.service is down",
-         "ssh 192.0.2.7 sudo systemctl start postgresql@17-main.service"),
+         "ansible -i inventories/prod -i more.yml db1 --become -a 'systemctl start postgresql@17-main.service'"),
         ({"Doctor": {"failed": "sh: 1: provision: not found"}}, "doctor-failed", "sh: 1: provision: not found",
          f"{SITE} --tags toolkit"),
         ({"Doctor": None}, "doctor-failed", "no answer", f"{SITE} --tags toolkit"),
@@ -96,7 +96,7 @@ def test_reports_the_deviation_with_the_inventories_of_the_audit(
 def test_an_unreachable_host_has_the_last_line_of_the_error_and_nothing_else() -> None:
     (finding,) = judge(outside("trying\nConnection timed out"), INVENTORIES).findings
     assert (finding.id, finding.seen) == ("unreachable", "Connection timed out")
-    assert finding.fix == "ssh 192.0.2.7 true; ansible db1 -m ping"
+    assert finding.fix == "ansible -i inventories/prod -i more.yml db1 -m ping"
 
 
 def test_findings_of_the_hosts_doctor_are_included_and_not_repeated() -> None:

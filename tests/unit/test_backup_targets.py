@@ -8,6 +8,7 @@ import pytest
 
 from provision.errors import UsageError
 from provision.host.backup import targets, wal
+from provision.host.backup.request import Request
 from provision.host.backup.targets import Window, choose, parse
 from provision.host.backup.tool import Archive, Set
 
@@ -156,3 +157,12 @@ def test_old_timeline_is_reached_by_its_number() -> None:
     found = [window for each in (FULL, LATER) if (window := targets.window(each, archive, TIMES, 1))]
     assert [each.reached.name for each in found] == ["000000010000000000000007"] * 2
     assert choose(parse("latest"), found, 9999, timeline=1).set is LATER
+
+
+def test_the_command_that_starts_a_restore_has_its_options_and_confirmations() -> None:
+    request = Request(target="time:2026-11-23 14:05 Europe/Berlin", delta=True, timeline=2)
+    assert request.confirming("db1") == (
+        "provision restore run --target 'time:2026-11-23 14:05 Europe/Berlin' --timeline 2 --delta --confirm db1"
+        " --confirm-delta overwrite"
+    )
+    assert Request().confirming("db1") == "provision restore run --confirm db1"

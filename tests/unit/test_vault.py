@@ -403,3 +403,73 @@ def test_refuses_to_exchange_a_password_that_no_host_would_get(inventory: Path, 
     assert done.exception.what == "no database host matches"
     assert "--list-hosts" in done.exception.run
     assert (inventory / FILE).read_bytes() == before
+
+
+def extra_roles(inventory: Path, text: str) -> None:
+    (inventory / "group_vars/all").mkdir(parents=True, exist_ok=True)
+    (inventory / "group_vars/all/roles.yml").write_text(text)
+
+
+EXTRA = """
+database_extra_roles:
+  - {name: reporting, kind: read}
+  - {name: "{{ prefix }}_jobs", kind: write}
+  - {name: watcher, kind: monitor}
+  - {name: former, kind: read, state: absent}
+prefix: nightly
+"""
+
+
+def test_extra_roles_with_a_login_get_passwords_and_are_missed_without_one(inventory: Path) -> None:
+    vault = Vault(inventory, "x")
+    initialise(vault)
+    extra_roles(inventory, EXTRA)
+    with pytest.raises(DriftError) as error:
+        check(vault)
+    assert "database_credentials.reporting is missing" in error.value.seen
+    assert "database_credentials.nightly_jobs is missing" in error.value.seen
+    assert "watcher" not in error.value.seen
+    assert "former" not in error.value.seen
+    assert initialise(vault) == ["database_credentials.reporting", "database_credentials.nightly_jobs"]
+    check(vault)
+    assert initialise(vault) == []
+
+
+def test_rotate_creates_the_password_of_an_extra_role(inventory: Path) -> None:
+    vault = Vault(inventory, "x")
+    initialise(vault)
+    extra_roles(inventory, EXTRA)
+    assert rotate(vault, "reporting")
+    assert set(vault.read()["database_credentials"]["reporting"]) == {"password", "salt"}
+    with pytest.raises(UsageError, match="no such login role") as error:
+        rotate(vault, "reportign")
+    assert "reporting" in error.value.allowed
+
+
+def test_roles_follow_the_owner_of_the_inventory(inventory: Path) -> None:
+    extra_roles(inventory, "database_owner: shop\n")
+    vault = Vault(inventory, "x")
+    initialise(vault)
+    assert list(vault.read()["database_credentials"]) == ["shop", "shop_app", "shop_readonly"]
+    check(vault)
+
+
+def test_init_asks_for_a_new_password_twice_and_for_a_known_one_once(
+    inventory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("ANSIBLE_VAULT_PASSWORD_FILE", raising=False)
+    monkeypatch.setenv("PYTHON_KEYRING_BACKEND", "keyring.backends.null.Keyring")
+
+    def run(answers: str) -> str:
+        return CliRunner().invoke(root, ["secrets", "init", str(inventory)], input=answers).output
+
+    assert "do not match" in run("one\nother\nright\nright\n")
+    assert "no change" in run("right\n")
+
+
+def test_a_wrong_vault_password_is_called_one(inventory: Path) -> None:
+    initialise(Vault(inventory, "right"))
+    for attempt in (Vault(inventory, "wrong").read, Vault(inventory, "wrong").everything):
+        with pytest.raises(UsageError) as error:
+            attempt()
+        assert "a wrong vault password" in error.value.seen

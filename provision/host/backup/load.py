@@ -6,6 +6,7 @@ until the dump is verified and every row is restored; it is then renamed, never 
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -15,7 +16,7 @@ from psycopg import sql
 
 from provision import system
 from provision.database import Connection, connect_pinned, identifier
-from provision.errors import HostError, ProvisionError, UsageError
+from provision.errors import DriftError, HostError, ProvisionError, UsageError
 from provision.host import lookup, scratch
 from provision.host.access import Access
 from provision.host.backup import dump, exchange, loader, show, state, tool
@@ -44,6 +45,13 @@ def load(
             seen=f"{facts['major']}; this host has {plan.server.major}",
             allowed=f"a host with {facts['major']} or newer",
         )  # fmt: skip
+    if not into and not confirm:
+        raise DriftError(
+            f"the restore of {folder.name} would replace database {database}, and rename and keep the old one; "
+            "nothing was changed",
+            run=f"{shlex.join(['provision', 'restore', 'dump', '--name', folder.name, '--confirm', database])}; or "
+            f"restore.yml with {extra_vars(restore_confirm=database)}, or with -e restore_into=NEW_NAME",
+        )
     if not into and confirm != database:
         raise UsageError(
             f"this replaces database {database}; the old one is renamed and kept",

@@ -5,8 +5,9 @@ Does IO as root. Changes nothing except that a running server switches WAL, so t
 
 from __future__ import annotations
 
+import shlex
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,16 @@ class Request:
     action: str = "promote"
     confirm: str = ""
     confirm_delta: str = ""
+
+    def confirming(self, host: str) -> str:
+        """Return the command that starts this restore: `provision restore run` with its options and confirmations."""
+        words = ["provision", "restore", "run"]
+        for each in fields(self):
+            value = getattr(self, each.name)
+            if value != each.default and each.name not in ("confirm", "confirm_delta"):
+                words += [f"--{each.name}"] if value is True else [f"--{each.name}", str(value)]
+        words += ["--confirm", host, *(["--confirm-delta", "overwrite"] if self.delta else [])]
+        return shlex.join(words)
 
 
 @dataclass(frozen=True)

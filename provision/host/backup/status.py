@@ -84,7 +84,7 @@ def _repository(plan: Plan, seen: dict[str, Any], alarms: list[str]) -> Catalogu
         seen["repository"] |= {} if days is None else {"days_until_full": days}
         alarms += more
     if not sets:
-        alarms.append("there is no backup yet")
+        alarms += [] if _first_runs(plan) else ["there is no backup yet"]
     elif age is not None:
         alarms += old("the newest backup", age, plan.backup.age_limit_h)
     alarms += [f"set {label} cannot be restored: WAL is missing" for label in catalogue.broken]
@@ -95,6 +95,12 @@ def _repository(plan: Plan, seen: dict[str, Any], alarms: list[str]) -> Catalogu
     )
     alarms += [f"set {each['label']} contains damaged pages" for each in sets if each["damaged"]]
     return catalogue
+
+
+def _first_runs(plan: Plan) -> bool:
+    """Return whether a full backup runs now: on a new host the first one takes its time."""
+    unit = "provision-backup@full.service"
+    return plan.host.systemd and system.run("systemctl", "is-active", unit, check=False).stdout.strip() == "activating"
 
 
 def _space(plan: Plan) -> dict[str, int]:

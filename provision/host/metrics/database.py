@@ -54,6 +54,11 @@ _HNSW = """
 SELECT format('%I.%I', n.nspname, c.relname), pg_relation_size(c.oid)::float8
 FROM pg_class c JOIN pg_am a ON a.oid = c.relam JOIN pg_namespace n ON n.oid = c.relnamespace WHERE a.amname = 'hnsw'
 """
+_SLOTS = """
+SELECT coalesce(max(pg_wal_lsn_diff(CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn()
+    ELSE pg_current_wal_lsn() END, restart_lsn)), 0)::float8
+FROM pg_replication_slots WHERE NOT active AND NOT temporary
+"""
 # NULL without checksums; the row without a database is that of the shared catalogues.
 _CHECKSUMS = "SELECT coalesce(datname, 'shared catalogues'), checksum_failures::float8 FROM pg_stat_database"
 _SHARED_BUFFERS = "SELECT setting::float8 * 8192 FROM pg_settings WHERE name = 'shared_buffers'"
@@ -75,6 +80,8 @@ def catalogue(connection: Connection) -> list[Metric]:
         single("provision_wal_archiving_failing",
                "1 if the last attempt to archive WAL failed; no sample: archiving is off.",
                _number(ask(connection, _ARCHIVER))),
+        single("provision_inactive_slot_wal_bytes", "WAL kept for replication slots without a consumer.",
+               _number(ask(connection, _SLOTS))),
         Metric("provision_sequence_used_ratio", "Used share of a sequence.",
                _by("sequence", ask(connection, _SEQUENCES))),
         Metric("provision_transaction_ids_used_ratio", "Used share of transaction ids before wraparound.",

@@ -150,6 +150,27 @@ def repair(step: Step, rest: Kept, invalid: Sequence[str] = ()) -> str:
     return f"complete it by hand and {onward}, or revert it by hand and {back}"
 
 
+@dataclass(frozen=True)
+class Ways:
+    """The two versions that resolve a dirty one: `undone` if nothing of the file was kept, `complete` if all was.
+
+    `nothing_kept` is known from the history; otherwise the schema must be compared with the file. `invalid` are
+    INVALID indexes to drop first.
+    """
+
+    undone: int
+    complete: int
+    nothing_kept: bool
+    invalid: tuple[str, ...]
+
+
+def ways(state: State, last: Record | None, before: int, invalid: Sequence[str] = ()) -> Ways:
+    """Return the ways out of a dirty state; the arguments are those of `dirty`."""
+    undone = last.version if last is not None and last.direction != "up" else before
+    certain = last is not None and Kept.NOTHING.value in (last.detail or "")
+    return Ways(undone, state.version, certain, tuple(invalid))
+
+
 def dirty(state: State, last: Record | None, before: int, *, where: str, invalid: Sequence[str] = ()) -> MigrationError:
     """Build the error for a database that a failed or killed run left dirty.
 
@@ -157,19 +178,18 @@ def dirty(state: State, last: Record | None, before: int, *, where: str, invalid
     INVALID indexes of half-built ones: they must be dropped first, or the file's next run finds the name taken.
     """
     seen = "no history entry: another tool ran this migration"
-    complete, undone = state.version, before
+    out = ways(state, last, before, invalid)
     if last is not None:
         how = {"failed": "failed", "interrupted": "was interrupted"}.get(
             last.outcome, "never finished: the runner, its connection or the server was lost"
         )
         seen = f"{last.version}_{last.name}.{last.direction}.sql {how}; started {last.at} by {last.by}"
         seen += f"; {last.detail}" if last.detail else ""
-        undone = before if last.direction == "up" else last.version
     run = (
-        f"provision migrate force {undone}"
-        if last is not None and Kept.NOTHING.value in (last.detail or "")
+        f"provision migrate force {out.undone}; then fix the file and run it again"
+        if out.nothing_kept
         else f"compare the schema with the file (docs/migration-is-dirty.md); if the whole file is applied: "
-        f"provision migrate force {complete}; if nothing of it is applied: provision migrate force {undone}"
+        f"provision migrate force {out.complete}; if nothing of it is applied: provision migrate force {out.undone}"
     )
     if invalid:
         seen += f"; INVALID index {', '.join(invalid)}"

@@ -70,8 +70,20 @@ class Runner:
         return self._travel(lambda catalogue, current: steps.goto(catalogue, current, version))
 
     def force(self, version: int) -> Report:
-        """Record a clean version and the checksums of the current files. Runs nothing."""
+        """Record a clean version and the checksums of the current files. Runs nothing.
+
+        Raises UsageError for a version without a file, which golang-migrate records (`compatible`).
+        """
         catalogue = self.directory.catalogue()
+        if version != NONE and version not in catalogue.by_version and not self.settings.compatible:
+            near = max((each for each in catalogue.versions if each < version), default=NONE)
+            raise UsageError(
+                f"no migration has the version {version}",
+                where=str(self.settings.path),
+                seen=f"versions {', '.join(map(str, catalogue.versions)) or 'none'}",
+                allowed="-1 or the version of a file",
+                run=f"provision migrate force {near}; or --compatible to record {version} as golang-migrate would",
+            )
         with locked(self.settings, self._waiting) as session:
             ledger = session.ledger
             try:

@@ -44,6 +44,8 @@ class Situation:
     route: Route
     guard: bool = False
     """Destructive commands ask for confirmation."""
+    ways: explain.Ways | None = None
+    """The ways out of a dirty version; None for a clean one."""
 
     @property
     def pending(self) -> list[Row]:
@@ -76,11 +78,12 @@ def look(settings: Settings) -> Situation:
         state, records = ledger.state(), ledger.records()
         unfinished = ledger.unfinished(state) if state.dirty else None
         invalid = half_built(connection, directory, state, unfinished) if state.dirty else []
-    problems = []
+    problems, ways = [], None
     if state.dirty:
         before = max((v for v in catalogue.versions if v < state.version), default=NONE)
         dirty = explain.dirty(state, unfinished, before, where=ledger.database, invalid=invalid)
         problems.append(Problem("dirty", f"version {state}", dirty.seen, dirty.run, Severity.ERROR))
+        ways = explain.ways(state, unfinished, before, invalid)
     route = Route(())
     try:
         route = steps.up(catalogue, state.version) if not state.dirty else route
@@ -90,7 +93,7 @@ def look(settings: Settings) -> Situation:
         catalogue, records, state.version, route.steps, directory, separately=settings.multi_statement
     )
     rows = _rows(catalogue, state, records, problems, unfinished)
-    return Situation(ledger.database, state, tuple(rows), tuple(problems), route, guard)
+    return Situation(ledger.database, state, tuple(rows), tuple(problems), route, guard, ways)
 
 
 def _rows(

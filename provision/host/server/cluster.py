@@ -109,6 +109,8 @@ def start(plan: Plan) -> bool:
         control(plan, "start")
         return True
     unit, changed = plan.server.unit, False
+    if _output("systemctl", "show", "--property=NeedDaemonReload", "--value", unit) == "yes":
+        _run("systemctl", "daemon-reload")  # our drop-in is new
     if _output("systemctl", "is-enabled", unit) not in ("enabled", "static"):
         # Of Debian's generator it is only enabled-runtime, which follows the cluster's start.conf.
         _run("systemctl", "enable", unit)

@@ -1,0 +1,186 @@
+"""A repository in an S3 bucket behind TLS: pgBackRest, with the files that role backup places, against moto's server.
+
+The real server, the real pgBackRest; moto keeps the bucket in memory and speaks S3 over HTTPS with a certificate of
+this test. Paths of another host are replaced on the command line.
+"""
+
+from __future__ import annotations
+
+import http.client
+import re
+import shutil
+import ssl
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from provision.controller import inputs
+from tests import plans
+from tests.clusters import Cluster, as_server_user, free_port, run
+from tests.contract.repository import ROOT
+from tests.templates.test_render import GIVEN, PROBE, render
+
+BUCKET, SECRET = "backups", "a row that nobody else may read"
+CREDENTIAL = "AWS4-HMAC-SHA256 Credential=id/20260101/us-east-1/s3/aws4_request"
+"""moto looks at the name in it, not at a signature."""
+PASSPHRASE = plans.SECRETS["backup_repository_passphrase"]
+
+
+@dataclass(frozen=True)
+class Store:
+    """The endpoint, and the authority that its certificate is checked with."""
+
+    port: int
+    authority: Path
+
+    def ask(self, path: str, method: str = "GET") -> bytes:
+        context = ssl.create_default_context(cafile=str(self.authority))
+        with closing(http.client.HTTPSConnection("localhost", self.port, timeout=10, context=context)) as connection:
+            connection.request(method, f"/{path}", headers={"Authorization": CREDENTIAL})
+            answer = connection.getresponse()
+            body = answer.read()
+        assert answer.status == 200, (path, body[:300])
+        return body
+
+    def objects(self) -> dict[str, bytes]:
+        names = re.findall("<Key>(.*?)</Key>", self.ask(f"{BUCKET}?list-type=2").decode())
+        return {name: self.ask(f"{BUCKET}/{name}") for name in names}
+
+
+def directory() -> Path:
+    """Make a directory of the server's user, with a path that is short enough for a socket."""
+    made = Path(tempfile.mkdtemp(prefix="provision-s3-", dir="/tmp"))
+    shutil.chown(made, "postgres", "postgres")
+    return made
+
+
+@pytest.fixture(scope="module")
+def folder() -> Iterator[Path]:
+    """A directory for the files of this module."""
+    made = directory()
+    yield made
+    shutil.rmtree(made)
+
+
+@pytest.fixture(scope="module")
+def store(folder: Path) -> Iterator[Store]:
+    key, authority, port = folder / "s3.key", folder / "s3.crt", free_port()
+    run(
+        "openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2",
+        "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost", "-keyout", key, "-out", authority,
+    )  # fmt: skip
+    authority.chmod(0o644)
+    words = [sys.executable, "-m", "tests.s3", str(port), str(authority), str(key)]
+    with (folder / "moto.log").open("w") as log, subprocess.Popen(words, cwd=ROOT, stdout=log, stderr=log) as server:
+        try:
+            made, deadline = Store(port, authority), time.monotonic() + 30
+            while True:
+                try:
+                    made.ask(BUCKET, "PUT")
+                    break
+                except ConnectionRefusedError:
+                    assert server.poll() is None, (folder / "moto.log").read_text()
+                    assert time.monotonic() < deadline
+                    time.sleep(0.1)
+            yield made
+        finally:
+            server.terminate()
+
+
+@pytest.fixture(scope="module")
+def configuration(folder: Path, store: Store) -> Path:
+    """The two files of role backup for this bucket, as one."""
+    s3 = {
+        "bucket": BUCKET, "endpoint": "localhost", "region": "us-east-1", "uri_style": "path", "port": store.port,
+        "ca_file": str(store.authority), "key": "id", "key_secret": "secret",
+    }  # fmt: skip
+    given = {**GIVEN, "backup_s3": s3, "backup_repository_path": "/prod"}
+    made = plans.built("prod", given, PROBE)
+    assert made.plan, made.problems
+    assert made.plan.backup.repository.place == "s3:/prod"
+    texts = [
+        render(ROOT / f"templates/backup/{name}.j2", "prod", plan=inputs.published(made.plan, made.state), backup_s3=s3)
+        for name in ("pgbackrest.conf", "secrets.conf")
+    ]
+    for name in ("spool", "lock", "log"):
+        (folder / name).mkdir()
+        shutil.chown(folder / name, "postgres", "postgres")
+    path = folder / "pgbackrest.conf"
+    here = "\n".join(f"{name}-path={folder / name}" for name in ("spool", "lock", "log"))
+    texts[0] = texts[0].replace("spool-path=/var/spool/pgbackrest", here)
+    assert here in texts[0]
+    path.write_text("\n".join(texts[::-1]))
+    shutil.chown(path, "postgres", "postgres")
+    path.chmod(0o600)
+    return path
+
+
+def words(configuration: Path, data: Path, port: int = 0) -> list[str]:
+    """Return the command line of pgBackRest up to its command; `port` where the command asks the server."""
+    server = [f"--pg1-port={port}", f"--pg1-socket-path={data.parent}"] if port else []
+    return ["pgbackrest", f"--config={configuration}", "--stanza=db1", f"--pg1-path={data}", *server]
+
+
+@contextmanager
+def archiving(configuration: Path) -> Iterator[tuple[Cluster, list[str]]]:
+    """Give a server that archives into the bucket, and pgBackRest's command line for it."""
+    cluster = Cluster.create({"archive_mode": "on", "wal_level": "replica", "archive_timeout": "60"})
+    try:
+        tool = words(configuration, cluster.data, cluster.port)
+        push = words(configuration, cluster.data)
+        cluster.psql(f"ALTER SYSTEM SET archive_command = '{' '.join(push)} archive-push \"%p\"'")
+        cluster.psql("SELECT pg_reload_conf()")
+        yield cluster, tool
+    finally:
+        cluster.remove()
+
+
+def test_backups_and_wal_travel_through_tls_and_restore(configuration: Path, store: Store) -> None:
+    with archiving(configuration) as (cluster, tool):
+        run(*as_server_user(*tool, "stanza-create"))
+        run(*as_server_user(*tool, "check"))
+        cluster.psql(f"CREATE TABLE kept AS SELECT '{SECRET}'::text AS text")
+        run(*as_server_user(*tool, "--type=full", "backup"))
+        cluster.psql("INSERT INTO kept VALUES ('after the backup'); SELECT pg_switch_wal()")
+        run(*as_server_user(*tool, "check"))  # waits until the segment is archived
+        expected = cluster.psql("SELECT text FROM kept ORDER BY text")
+        held = store.objects()
+        assert any(name.startswith("prod/backup/db1/") for name in held)
+        assert any(name.startswith("prod/archive/db1/") for name in held)
+        assert not any(SECRET.encode() in body for body in held.values())
+        assert PASSPHRASE not in configuration.read_text().partition("[db1]")[2]
+        copy = Cluster(cluster.bin, directory(), free_port())
+        try:
+            target = words(configuration, copy.data)
+            run(*as_server_user("mkdir", "-m", "0700", copy.data))
+            run(*as_server_user(*target, "--archive-mode=off", "restore"))
+            with (copy.data / "postgresql.auto.conf").open("a") as config:
+                config.write(f"port = {copy.port}\nunix_socket_directories = '{copy.host}'\n")
+            copy.start()
+            deadline = time.monotonic() + 30
+            while copy.psql("SELECT pg_is_in_recovery()") == "t":
+                assert time.monotonic() < deadline, copy.log.read_text()
+                time.sleep(0.2)
+            assert copy.psql("SELECT text FROM kept ORDER BY text") == expected
+        finally:
+            copy.remove()
+
+
+def test_a_bucket_with_an_unknown_authority_is_refused(folder: Path, configuration: Path, store: Store) -> None:
+    other = folder / "without-authority.conf"
+    other.write_text(configuration.read_text().replace(f"repo1-storage-ca-file={store.authority}\n", ""))
+    shutil.chown(other, "postgres", "postgres")
+    other.chmod(0o600)
+    done = subprocess.run(
+        as_server_user("pgbackrest", f"--config={other}", "--stanza=db1", "--io-timeout=5", "info"),
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert "certificate" in done.stdout + done.stderr
+    assert "unable to verify" in done.stdout + done.stderr
