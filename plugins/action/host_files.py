@@ -36,7 +36,7 @@ class ActionModule(ActionBase):
             return rest
         path = Path(self._find_needle("templates", file["template"]))
         templar = self._templar.copy_with_new_env(
-            searchpath=[str(path.parent)],
+            searchpath=[str(path.parent), str(path.resolve().parent.parent / "toolkit")],
             available_variables={"ansible_managed": MANAGED, **variables, **(file.get("variables") or {})},
         )
         text = trust_as_template(self._loader.get_text_file_contents(str(path)))

@@ -134,6 +134,11 @@ class Server:
         return f"postgresql@{self.major}-main.service"
 
     @property
+    def unit_file(self) -> str:
+        """The drop-in of that unit with its sandbox."""
+        return f"/etc/systemd/system/{self.unit}.d/50-provision.conf"
+
+    @property
     def settings_file(self) -> str:
         """The file with our settings."""
         return f"{self.configuration_directory}/conf.d/50-provision.conf"
