@@ -25,10 +25,12 @@ FREE = (
 COMMAND = rf"""#!/bin/sh
 # Placed by provision. The only command of a database host's SSH key: the space that is left, and pgBackRest's remote
 # protocol, with the verbs and options below. The arguments come from the key's line: repository, stanza.
+# shellcheck disable=SC2194  # a constant word: whether a list has an element
 set -fu
 path=$1 own=$2 lock={LOCKS}/$(id -un) stanza="" verb=""
 refuse() {{ echo "refused: $1" >&2; exit 1; }}
 [ "${{SSH_ORIGINAL_COMMAND:-}}" != space ] || exec df -B1 --output=avail "$path"
+# shellcheck disable=SC2086  # words, without patterns (set -f)
 set -- ${{SSH_ORIGINAL_COMMAND:-}}
 [ $# -gt 1 ] || refuse "${{SSH_ORIGINAL_COMMAND:-a shell}}"
 [ "$1" = pgbackrest ] || [ "$1" = /usr/bin/pgbackrest ] || refuse "$1"
