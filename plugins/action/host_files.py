@@ -12,6 +12,8 @@ from typing import Any
 from ansible.plugins.action import ActionBase
 from ansible.template import trust_as_template
 
+from ..plugin_utils.printable import printable
+
 MANAGED = "Ansible managed"
 """Ansible's own default; a variable ansible_managed replaces it."""
 
@@ -25,8 +27,8 @@ class ActionModule(ActionBase):
         arguments = dict(self._task.args)
         if arguments.get("files"):
             arguments["files"] = [self._rendered(file, task_vars or {}) for file in arguments["files"]]
-        result: dict[str, Any] = self._execute_module(
-            module_name="minion.provision.host_files", module_args=arguments, task_vars=task_vars
+        result: dict[str, Any] = printable(
+            self._execute_module(module_name="minion.provision.host_files", module_args=arguments, task_vars=task_vars)
         )
         return result
 

@@ -31,6 +31,7 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ..module_utils import repository_command as command
 from ..module_utils import secure_path
+from ..module_utils.quoting import visible
 from ..module_utils.repository_keys import OLD_LINE, entries, key_of, line, strangers
 
 DOCUMENTATION = r"""
@@ -287,7 +288,7 @@ class Repository:
 
     def fail(self, message: str) -> NoReturn:
         """End with an error."""
-        self.module.fail_json(msg=message, changes=self.changes)
+        self.module.fail_json(msg=visible(message, lines=True), changes=self.changes)
         raise AssertionError  # not reached
 
 
