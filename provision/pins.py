@@ -77,8 +77,8 @@ def environment(**more: str) -> dict[str, str]:
 def parameters() -> dict[str, str]:
     """Return the settings as single parameters of a connection string, for programs that split it at spaces.
 
-    lib/pq sends every parameter that is not its own at connect. Left out are DateStyle, which it sets by itself, and the
-    isolation level: an exporter's queries are transactions of one statement.
+    lib/pq sends every parameter that is not its own at connect. Left out are DateStyle, which it sets by itself, and
+    the isolation level: an exporter's queries are transactions of one statement.
     """
     found = {name: value.replace(", ", ",") for name, value in EVERYWHERE.items() if name != "DateStyle"}
     return {name: value for name, value in found.items() if " " not in value}

@@ -82,4 +82,7 @@ def _stored(plan: Plan, session: Connection) -> Iterator[Row]:
         name, place = str(entry).partition("=")[0], f"DATABASE {identifier(str(database))}"
         target = f"ROLE {identifier(str(role)) if role else 'ALL'}" + (f" IN {place}" if database else "")
         target = target if role or not database else place
-        yield f"{target} sets {entry}", psql(session.info.dbname, f"ALTER {target} RESET {name}")
+        yield (
+            f"{target} sets {entry}",
+            psql(session.info.dbname, f"ALTER {target} RESET {'.'.join(map(identifier, name.split('.')))}"),
+        )
