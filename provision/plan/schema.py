@@ -266,6 +266,8 @@ class Pooler:
     total: int
     lookups: int
     max_clients: int
+    clients: Mapping[str, int]
+    """Most clients of each role, which add up to max_clients; none where PgBouncer is older than 1.24."""
     open_files: int
     query_wait_timeout_s: int
     server_connect_timeout_s: int

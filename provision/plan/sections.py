@@ -225,6 +225,9 @@ def pooler(
         total=fitted.total,
         lookups=pools.LOOKUPS,
         max_clients=v["pgbouncer_max_clients"],
+        clients=pools.clients(v["pgbouncer_max_clients"], fitted.sizes)
+        if key >= compatibility.version_key("1.24")
+        else {},
         open_files=v["pgbouncer_max_clients"] + fitted.total + OTHER_FILES,
         query_wait_timeout_s=v["pgbouncer_query_wait_timeout_s"],
         server_connect_timeout_s=v["pgbouncer_server_connect_timeout_s"],

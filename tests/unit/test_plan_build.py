@@ -87,6 +87,8 @@ def test_pools_fit_below_the_connections(prod: schema.Plan, dev: schema.Plan) ->
 def test_pooler_has_the_abilities_of_its_version(version: str, per_role: bool, prepared: int) -> None:
     found = plans.plan("prod", REMOTE, probe={"package_versions": {"pgbouncer": version, "pgbackrest": ""}})
     assert (found.pooler.per_role_limits, found.pooler.prepared_statements) == (per_role, prepared)
+    shares = {"minion": 142, "minion_app": 714, "minion_readonly": 142}
+    assert found.pooler.clients == (shares if version == "1.24.1-1" else {})
 
 
 def test_pooler_reaches_the_server_by_tls_or_by_its_socket(prod: schema.Plan, dev: schema.Plan) -> None:
