@@ -308,7 +308,11 @@ def test_roles_that_search_vectors_begin_with_its_settings() -> None:
     assert found["minion_backup"].settings == {}
     assert (found["minion"].connection_limit, found["minion_app"].connection_limit) == (15, 49)
     assert (found["minion"].has_password, found["minion_backup"].has_password) == (True, False)
-    assert (found["web"].state, found["web"].connection_limit, found["web"].settings) == ("absent", -1, {})
+    assert (found["web"].state, found["web"].connection_limit, found["web"].settings) == (
+        "absent",
+        -1,
+        {"temp_file_limit": "1GB"},
+    )
 
 
 def test_guard_and_restarts_come_from_the_profile(prod: schema.Plan, dev: schema.Plan) -> None:
