@@ -11,6 +11,9 @@ PATH = "/usr/local/lib/provision/repository"
 KEYS = "/etc/ssh/provision-keys"
 SSHD = "/etc/ssh/sshd_config.d/50-provision-repository.conf"
 LOCKS = "/var/lib/provision/repository"
+MEMBERS = "provision-repository"
+"""Group of the accounts: it may enter the repository, in which each account can read its own stanza alone."""
+LIMITS = "/etc/security/limits.d/50-provision-repository.conf"
 
 READING = ("archive-get", "info", "manifest", "repo-get", "repo-ls", "restore", "verify")
 WRITING = ("annotate", "archive-push", "backup", "check", "expire", "stanza-create", "stanza-upgrade")
@@ -71,4 +74,8 @@ Match User pgbackrest,pgbackrest-*
   PermitUserRC no
   PermitTunnel no
 Match all
+"""
+
+PROCESSES = f"""# Placed by provision: no database host takes every process of the backup host. A session has two.
+@{MEMBERS} hard nproc 512
 """
