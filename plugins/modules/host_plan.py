@@ -115,7 +115,8 @@ ADOPTED = Path("/etc/provision/adopted")
 
 def os_release() -> dict[str, str]:
     """Read distribution, version and code name."""
-    text = "\n".join(_lines("/etc/os-release"))
+    release = Path("/etc/os-release")  # of root, and a link on Debian
+    text = release.read_text() if release.exists() else ""
     found = dict(re.findall(r"""^(\w+)=["']?(.*?)["']?$""", text, re.M))  # Python 3.9 has no freedesktop_os_release
     return {
         "distribution": found.get("ID", ""),
