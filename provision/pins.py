@@ -75,13 +75,13 @@ def environment(**more: str) -> dict[str, str]:
 
 
 def parameters() -> dict[str, str]:
-    """Return the settings as single parameters of a connection string, for programs that split it at spaces.
+    """Return the settings as parameters of a connection string for programs that split it at spaces and commas.
 
     lib/pq sends every parameter that is not its own at connect. Left out are DateStyle, which it sets by itself, and
     the isolation level: an exporter's queries are transactions of one statement.
     """
-    found = {name: value.replace(", ", ",") for name, value in EVERYWHERE.items() if name != "DateStyle"}
-    return {name: value for name, value in found.items() if " " not in value}
+    plain = {name: value for name, value in EVERYWHERE.items() if not {" ", ","} & set(value)}
+    return {**plain, "search_path": "pg_catalog"}
 
 
 def _word(text: str) -> str:
