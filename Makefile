@@ -102,7 +102,7 @@ test-setup: .venv/.ready
 
 .PHONY: lint
 lint: .venv/.ready ## Check style and types
-	$(call stage,lint,ruff check .; ruff format --check .; mypy; yamllint --strict .; \
+	$(call stage,lint,ruff check .; ruff format --check .; mypy; bandit -q -c pyproject.toml -r provision plugins; yamllint --strict .; \
 	  sqlfluff lint --disable-progress-bar migrations; ansible-lint --offline -q)
 
 .PHONY: test-faults

@@ -74,5 +74,15 @@ def environment(**more: str) -> dict[str, str]:
     return {"PGOPTIONS": options({**EVERYWHERE, **SUPERUSER, **more})}
 
 
+def parameters() -> dict[str, str]:
+    """Return the settings as parameters of a connection string for programs that split it at spaces and commas.
+
+    lib/pq sends every parameter that is not its own at connect. Left out are DateStyle, which it sets by itself, and
+    the isolation level: an exporter's queries are transactions of one statement.
+    """
+    plain = {name: value for name, value in EVERYWHERE.items() if not {" ", ","} & set(value)}
+    return {**plain, "search_path": "pg_catalog"}
+
+
 def _word(text: str) -> str:
     return text.replace("\\", "\\\\").replace(" ", "\\ ")

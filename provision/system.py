@@ -67,14 +67,17 @@ def run(
     environment: Mapping[str, str] | None = None,
     directory: Path | None = None,
     umask: int = -1,
+    detached: bool = False,
     check: bool = True,
     error: type[ProvisionError] = HostError,
 ) -> Finished:
     """Run a program without a shell and return its output.
 
-    `user` runs the program, where this process is root. `environment` is added to this process's own; `umask` is
-    inherited unless it is given. Raises `error` when the program exceeds `timeout` seconds or, with `check`, exits with
-    another code than 0; HostError when it is not installed.
+    `user` runs the program, where this process is root, and without this process's terminal: into a terminal, a program
+    that the user controls could type root's next command (TIOCSTI, ioctl_tty(2)). `detached` takes the terminal from a
+    program of root too, which starts such programs. `environment` is added to this process's own; `umask` is inherited
+    unless it is given. Raises `error` when the program exceeds `timeout` seconds or, with `check`, exits with another
+    code than 0; HostError when it is not installed.
     """
     command = [str(word) for word in words]
     identity, home = _identity(user)
@@ -82,7 +85,7 @@ def run(
     try:
         done = subprocess.run(  # noqa: S603 - words, never a shell
             command, input=input, capture_output=True, text=True, errors="replace", check=False, timeout=timeout,
-            env=settings, cwd=directory, umask=umask, **identity,
+            env=settings, cwd=directory, umask=umask, **_terminal(bool(user) or detached, input), **identity,
         )  # fmt: skip
     except subprocess.TimeoutExpired:
         raise error(f"{command[0]} did not end within {timeout:g} s", where=" ".join(command)[:300]) from None
@@ -110,7 +113,8 @@ def running(
         stream,
         subprocess.Popen(  # noqa: S603 - words, never a shell
             [str(word) for word in words],
-            stdout=stream, stderr=stream, env={**os.environ, **home}, cwd=directory, **identity,
+            stdout=stream, stderr=stream, env={**os.environ, **home}, cwd=directory,
+            **_terminal(bool(user)), **identity,
         ) as program,
     ):  # fmt: skip
         try:
@@ -121,6 +125,12 @@ def running(
                 program.wait(wait_s)
             except subprocess.TimeoutExpired:
                 program.kill()
+
+
+def _terminal(without: bool, given: str | None = None) -> dict[str, Any]:
+    """Return subprocess's arguments that start a program without this process's terminal, which it could also read."""
+    stdin = {"stdin": subprocess.DEVNULL} if given is None else {}
+    return {"start_new_session": True, **stdin} if without else {}
 
 
 def _identity(user: str) -> tuple[dict[str, Any], dict[str, str]]:

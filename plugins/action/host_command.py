@@ -7,6 +7,8 @@ from typing import Any
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 
+from ..plugin_utils.printable import printable
+
 
 class ActionModule(ActionBase):
     """Run the module and print a line for each of its `changes`."""
@@ -14,8 +16,10 @@ class ActionModule(ActionBase):
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         """Return the module's result."""
         super().run(tmp, task_vars)
-        result: dict[str, Any] = self._execute_module(
-            module_name="minion.provision.host_command", module_args=self._task.args, task_vars=task_vars
+        result: dict[str, Any] = printable(
+            self._execute_module(
+                module_name="minion.provision.host_command", module_args=self._task.args, task_vars=task_vars
+            )
         )
         name = (task_vars or {}).get("inventory_hostname", "?")
         for change in result.get("changes") or []:

@@ -12,6 +12,8 @@ from typing import Any
 from ansible.plugins.action import ActionBase
 from ansible.template import trust_as_template
 
+from ..plugin_utils.printable import printable
+
 MANAGED = "Ansible managed"
 """Ansible's own default; a variable ansible_managed replaces it."""
 
@@ -25,8 +27,8 @@ class ActionModule(ActionBase):
         arguments = dict(self._task.args)
         if arguments.get("files"):
             arguments["files"] = [self._rendered(file, task_vars or {}) for file in arguments["files"]]
-        result: dict[str, Any] = self._execute_module(
-            module_name="minion.provision.host_files", module_args=arguments, task_vars=task_vars
+        result: dict[str, Any] = printable(
+            self._execute_module(module_name="minion.provision.host_files", module_args=arguments, task_vars=task_vars)
         )
         return result
 
@@ -36,7 +38,7 @@ class ActionModule(ActionBase):
             return rest
         path = Path(self._find_needle("templates", file["template"]))
         templar = self._templar.copy_with_new_env(
-            searchpath=[str(path.parent)],
+            searchpath=[str(path.parent), str(path.resolve().parent.parent / "toolkit")],
             available_variables={"ansible_managed": MANAGED, **variables, **(file.get("variables") or {})},
         )
         text = trust_as_template(self._loader.get_text_file_contents(str(path)))

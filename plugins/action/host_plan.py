@@ -12,6 +12,7 @@ from ansible.utils.display import Display
 from ansible.utils.vars import load_extra_vars
 
 from ..plugin_utils.lock import Holder
+from ..plugin_utils.printable import printable, sentences
 from ..plugin_utils.project import ROOT
 
 from provision.controller import archive, inputs  # isort: skip - found by the line above
@@ -76,7 +77,7 @@ class ActionModule(ActionBase):
         if not built.plan:
             return self._refused(built.problems, given)
         result = inputs.published(built.plan, built.state)
-        result |= {"warnings": [*read.warnings, *built.notices], "text": load.text(built.plan)}
+        result |= {"warnings": sentences([*read.warnings, *built.notices]), "text": load.text(built.plan)}
         result |= {"tls_directory": values["tls_directory"], "toolkit": str(toolkit), "changed": False}
         return result
 
@@ -140,15 +141,15 @@ class ActionModule(ActionBase):
                     f"{task_vars['inventory_hostname']} cannot be probed as root with python3: {said} "
                     f"Nothing was changed. Run: provision bootstrap {where}"
                 )
-                return {}, {**result, "failed": True, "msg": message}
+                return {}, printable({**result, "failed": True, "msg": message})
             refusal = holder.judge(result)
             if refusal:
-                return {}, {"failed": True, "msg": refusal}
+                return {}, printable({"failed": True, "msg": refusal})
             if holder.held:
                 host: dict[str, Any] = result["host"]
                 return {**host, "clock_offset_s": host["clock"] - time.time()}, {}
             if holder.waiting:
-                Display().display(holder.waiting)
+                Display().display(printable(holder.waiting))
 
     def _refused(self, problems: Any, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         """Release the lock, since nothing will be changed, and name every problem."""
@@ -159,4 +160,4 @@ class ActionModule(ActionBase):
                 module_args={"state": "released", "run": holder.me},
                 task_vars=task_vars,
             )
-        return {"failed": True, "msg": "\n- ".join([f"{NOTHING}:", *problems])}
+        return {"failed": True, "msg": "\n- ".join([f"{NOTHING}:", *sentences(problems)])}

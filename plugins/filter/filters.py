@@ -11,7 +11,7 @@ from ansible.errors import AnsibleFilterError
 from ..plugin_utils.project import ROOT  # noqa: F401 - makes the package importable
 
 # isort: split
-from provision import addresses, quoting
+from provision import addresses, pins, quoting
 from provision.controller import apt, local
 from provision.errors import ProvisionError
 from provision.plan import secrets
@@ -81,6 +81,11 @@ def conninfo(parameters: dict[str, Any]) -> str:
     return quoting.conninfo(parameters)
 
 
+def pinned(parameters: dict[str, Any]) -> dict[str, Any]:
+    """Add to a connection's parameters the settings that keep objects of a database's owner out of its queries."""
+    return {**parameters, **pins.parameters()}
+
+
 def pooled(databases: dict[str, str]) -> list[str]:
     """Return the databases that the pooler serves."""
     return [name for name in databases if quoting.is_pgbouncer_key(name)]
@@ -115,6 +120,7 @@ class FilterModule:
             "package_source": package_source,
             "packages_failure": packages_failure,
             "passwords": passwords,
+            "pinned": pinned,
             "pooled": pooled,
             "public_key": public_key,
             "quoted": quoted,

@@ -9,6 +9,8 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
+from .quoting import visible
+
 OPTIONS: dict[str, Any] = {
     "argv": {"type": "list", "elements": "str", "required": True},
     "check_argv": {"type": "list", "elements": "str", "default": []},
@@ -34,12 +36,12 @@ def run(module: AnsibleModule, given: Mapping[str, Any]) -> dict[str, Any]:
         module.fail_json(msg=f"{argv[0]} is not installed on this host: run site.yml with --tags toolkit", rc=127)
     pending = module.check_mode and done.returncode in given["pending_rc"]
     if done.returncode and not pending:
-        module.fail_json(msg=(done.stderr or done.stdout).strip(), rc=done.returncode)
+        module.fail_json(msg=visible((done.stderr or done.stdout).strip(), lines=True), rc=done.returncode)
     try:
         said = json.loads(done.stdout or "{}")
     except ValueError:
         module.fail_json(msg=f"{' '.join(argv[:4])} printed no JSON: {done.stdout[:200]!r}", rc=done.returncode)
     for warning in said.pop("warnings", None) or []:
-        module.warn(warning)
+        module.warn(visible(str(warning)))
     changed = pending or bool(said.get("changed") or said.get("changes") or said.get("applied"))
     return {**said, "changed": changed, "rc": done.returncode}

@@ -11,6 +11,9 @@ PATH = "/usr/local/lib/provision/repository"
 KEYS = "/etc/ssh/provision-keys"
 SSHD = "/etc/ssh/sshd_config.d/50-provision-repository.conf"
 LOCKS = "/var/lib/provision/repository"
+MEMBERS = "provision-repository"
+"""Group of the accounts: it may enter the repository, in which each account can read its own stanza alone."""
+LIMITS = "/etc/security/limits.d/50-provision-repository.conf"
 
 READING = ("archive-get", "info", "manifest", "repo-get", "repo-ls", "restore", "verify")
 WRITING = ("annotate", "archive-push", "backup", "check", "expire", "stanza-create", "stanza-upgrade")
@@ -25,10 +28,12 @@ FREE = (
 COMMAND = rf"""#!/bin/sh
 # Placed by provision. The only command of a database host's SSH key: the space that is left, and pgBackRest's remote
 # protocol, with the verbs and options below. The arguments come from the key's line: repository, stanza.
+# shellcheck disable=SC2194  # a constant word: whether a list has an element
 set -fu
 path=$1 own=$2 lock={LOCKS}/$(id -un) stanza="" verb=""
 refuse() {{ echo "refused: $1" >&2; exit 1; }}
 [ "${{SSH_ORIGINAL_COMMAND:-}}" != space ] || exec df -B1 --output=avail "$path"
+# shellcheck disable=SC2086  # words, without patterns (set -f)
 set -- ${{SSH_ORIGINAL_COMMAND:-}}
 [ $# -gt 1 ] || refuse "${{SSH_ORIGINAL_COMMAND:-a shell}}"
 [ "$1" = pgbackrest ] || [ "$1" = /usr/bin/pgbackrest ] || refuse "$1"
@@ -69,4 +74,8 @@ Match User pgbackrest,pgbackrest-*
   PermitUserRC no
   PermitTunnel no
 Match all
+"""
+
+PROCESSES = f"""# Placed by provision: no database host takes every process of the backup host. A session has two.
+@{MEMBERS} hard nproc 512
 """

@@ -11,12 +11,13 @@ from __future__ import annotations
 import os
 import subprocess
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from ansible.module_utils.basic import AnsibleModule
 
 from ..module_utils import apt_source, command, file_set, units
 from ..module_utils.file_set import State
+from ..module_utils.quoting import visible
 
 DOCUMENTATION = r"""
 module: host_files
@@ -160,6 +161,11 @@ class Module(AnsibleModule):
     def _log_invocation(self) -> None:
         """Log the paths alone: Ansible logs every argument before it could be told which of them is a secret."""
         self.log(f"places {self.params['name']}: {', '.join(row['path'] for row in self.params['files'] or [])}")
+
+    def fail_json(self, msg: str, **more: Any) -> NoReturn:
+        """End with a printable message: it may hold the last lines of a service, whose clients chose words in them."""
+        super().fail_json(msg=visible(msg, lines=True), **more)
+        raise AssertionError  # not reached
 
 
 class Set:

@@ -31,6 +31,8 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ..module_utils import repository_command as command
 from ..module_utils import secure_path
+from ..module_utils.account import repository_user
+from ..module_utils.quoting import visible
 from ..module_utils.repository_keys import OLD_LINE, entries, key_of, line, strangers
 
 DOCUMENTATION = r"""
@@ -84,9 +86,7 @@ NAMES = {
     "stanza": re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*"),
 }
 """They become part of a command line that sshd runs, of a configuration and of a line of authorized_keys."""
-MEMBERS = "provision-repository"
-"""Group of the accounts: it may enter the repository, in which each account can read its own stanza alone."""
-OLD_USER = "pgbackrest"
+OLD_USER, MEMBERS = "pgbackrest", command.MEMBERS
 
 
 class Repository:
@@ -117,6 +117,7 @@ class Repository:
         for path, text, mode in (
             (command.PATH, command.COMMAND, 0o755),
             (command.SSHD, command.CONFIGURATION, 0o644),
+            (command.LIMITS, command.PROCESSES, 0o644),
             (str(CONFIGURATION), f"[global]\nrepo1-path={self.home}\nlog-level-file=off\n", 0o644),
         ):
             self._step("configuration", partial(_file_differs, Path(path), text, mode), self._place, path, text, mode)
@@ -181,11 +182,7 @@ class Repository:
         secure_path.remove_tree(self.home / ".ssh")
 
     def _ids(self) -> tuple[int, int] | None:
-        try:
-            entry = pwd.getpwnam(self.user)
-        except KeyError:
-            return None
-        return entry.pw_uid, entry.pw_gid
+        return _ids_of(self.user)
 
     def _differs(self, path: Path, owner: tuple[int | None, ...] | None, mode: int) -> bool:
         about = secure_path.about(path)
@@ -272,11 +269,14 @@ class Repository:
         return {MEMBERS, *(self._group_of(stanza) for stanza in self.module.params["reads"])}
 
     def _group_of(self, stanza: str) -> str:
+        """Return the group of a stanza's own account; a directory's group is its account's choice, among its own."""
         path = self.home / "archive" / stanza
-        about = secure_path.about(path)
-        if about is None or about.st_gid in (0, group(MEMBERS)):
-            self.fail(f"there is no stanza {stanza} in {self.home}; see: ls {path.parent}")
-        return grp.getgrgid(about.st_gid).gr_name
+        about, ids = secure_path.about(path), _ids_of(repository_user(stanza))
+        if about is None or ids is None:
+            self.fail(f"there is no stanza {stanza} with its own account in {self.home}; see: ls -l {path.parent}")
+        if (about.st_uid, about.st_gid) != ids:
+            self.fail(f"{path} does not belong to {repository_user(stanza)} alone: run site.yml on its database host")
+        return grp.getgrgid(ids[1]).gr_name
 
     def _grant(self) -> None:
         self.run(["usermod", "--groups", ",".join(sorted(self._granted())), self.user])
@@ -290,7 +290,7 @@ class Repository:
 
     def fail(self, message: str) -> NoReturn:
         """End with an error."""
-        self.module.fail_json(msg=message, changes=self.changes)
+        self.module.fail_json(msg=visible(message, lines=True), changes=self.changes)
         raise AssertionError  # not reached
 
 
@@ -307,6 +307,14 @@ def group(name: str) -> int | None:
         return grp.getgrnam(name).gr_gid
     except KeyError:
         return None
+
+
+def _ids_of(user: str) -> tuple[int, int] | None:
+    try:
+        entry = pwd.getpwnam(user)
+    except KeyError:
+        return None
+    return entry.pw_uid, entry.pw_gid
 
 
 def _matches(names: tuple[str, ...], patterns: list[str]) -> bool:

@@ -86,7 +86,9 @@ def fix(findings: list[Finding]) -> list[tuple[str, bool, str]]:
     """Run the commands of safe findings, as root; give each command, its success and its output."""
     done = []
     for command in dict.fromkeys(each.fix for each in findings if each.safe and each.counts):
-        answer = run("sh", "-c", command, check=False, directory=Path("/"), environment=pins.environment())
+        answer = run(
+            "sh", "-c", command, check=False, directory=Path("/"), environment=pins.environment(), detached=True
+        )
         done.append((command, answer.ok, (answer.stderr or answer.stdout).strip()))
     return done
 

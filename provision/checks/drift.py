@@ -23,6 +23,7 @@ from provision.host.access import Access, Role
 from provision.host.migrate import status
 from provision.host.migrate.explain import Ways
 from provision.host.migrate.settings import Settings
+from provision.host.server import configuration
 from provision.plan import schema
 
 MIGRATE = "runuser -u postgres -- provision migrate"
@@ -198,6 +199,13 @@ def binary(plan: schema.Plan, session: Connection) -> Iterator[Row]:
     installed = re.search(r"\(PostgreSQL\) (\S+)", shown)
     if row and installed and row[0] != installed[1]:
         yield f"the server runs {row[0]}; {installed[1]} is installed", f"systemctl restart {plan.server.unit}"
+
+
+@also("pending-restart", Scope.SERVER)
+def sandbox(plan: schema.Plan, session: Connection) -> Iterator[Row]:
+    """Report a server that was started before the sandbox of its unit was placed."""
+    if configuration.unit_waits(plan, session):
+        yield f"{configuration.UNIT} waits for a restart"
 
 
 def other_databases(plan: schema.Plan, session: Connection) -> list[str]:

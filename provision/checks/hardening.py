@@ -172,15 +172,19 @@ query(
 
 query(
     "security-definer",
-    "SELECT format('function %s', p.oid::regprocedure),"
-    " format('ALTER FUNCTION %s SET search_path = pg_catalog, public', p.oid::regprocedure)"
-    " FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace"
+    # The fix is a constant: the stored path is its owner's text, which an administrator would paste.
+    "SELECT format('function %s', p.oid::regprocedure) || CASE WHEN path IS NULL THEN '' ELSE"
+    " format(' searches %s: temporary tables of its callers come first', path) END,"
+    " format('ALTER ROUTINE %s SET search_path = pg_catalog, public, pg_temp', p.oid::regprocedure)"
+    " FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace LEFT JOIN LATERAL"
+    " (SELECT substr(e, 13) AS path FROM unnest(p.proconfig) e WHERE e LIKE 'search_path=%') s ON true"
     " WHERE p.prosecdef AND n.nspname NOT IN ('pg_catalog', 'information_schema')"
-    " AND NOT coalesce(p.proconfig::text, '') LIKE '%search_path=%'",
+    " AND (path IS NULL OR (path !~ '(^|[ ,])\"?pg_temp\"?$' AND NOT EXISTS (SELECT FROM pg_depend d"
+    " WHERE d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e')))",
     area="privileges",
     severity=Severity.CRITICAL,
-    expected="SECURITY DEFINER functions with a fixed search_path",
-    why="a caller can substitute a function and run it as the owner",
+    expected="SECURITY DEFINER functions with a fixed search_path that ends with pg_temp",
+    why="a caller can substitute a function or a table and use it with the owner's rights",
 )
 
 query(

@@ -85,12 +85,12 @@ def local_certificates() -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in CERTIFICATES.rglob("*.crt")} if CERTIFICATES.is_dir() else {}
 
 
-@operation()
-def build(image: str, mirror: Mirror, codename: str) -> Generator[str]:
-    """Build the image, after any running build and after removing the files of a killed one."""
+def build_script(image: str, mirror: Mirror, codename: str) -> str:
+    """Return the shell script that builds an image, unless it exists. Pure."""
     tar = f"{BUILD_FOLDER}/{codename}.tar"
     change = "--change 'CMD [\"/sbin/init\"]' --change 'STOPSIGNAL SIGRTMIN+3'"
-    script = f"""set -e
+    return f"""# shellcheck disable=SC2016  # hooks expand their own $1
+set -e
 podman image exists {image} && exit 0
 trap 'rm -rf {BUILD_FOLDER}' EXIT
 rm -rf {BUILD_FOLDER}
@@ -99,7 +99,12 @@ TMPDIR={BUILD_FOLDER} {shlex.join(build_command(mirror, codename))} > {tar}.part
 mv {tar}.partial {tar}
 podman import --quiet {change} {tar} {image}
 """
-    yield shlex.join(["flock", BUILD_LOCK, "sh", "-c", script])
+
+
+@operation()
+def build(image: str, mirror: Mirror, codename: str) -> Generator[str]:
+    """Build the image, after any running build and after removing the files of a killed one."""
+    yield shlex.join(["flock", BUILD_LOCK, "sh", "-c", build_script(image, mirror, codename)])
 
 
 @operation()

@@ -182,21 +182,28 @@ def complete(secrets: Mapping[str, Any], roles: Sequence[str] = LOGIN_ROLES) -> 
 def initialise(vault: Vault) -> list[str]:
     """Create the vault or its missing secrets; return the names of the new ones.
 
-    Raises UsageError if a missing secret belongs to a variable that another file sets: the vault would override it.
+    Holds the inventory: a vault that was read before a rotation and written after it would lose the new password.
+    Raises UsageError during a rotation or another `init`, and if a missing secret belongs to a variable that another
+    file sets: the vault would override it.
     """
+    with held(vault):
+        return _initialise(vault)
+
+
+def _initialise(vault: Vault) -> list[str]:
     own = vault.read() if vault.path.exists() else {}
     others = vault.others()
-    held = {name: path for path, names in others.items() for name in names}
+    elsewhere = {name: path for path, names in others.items() for name in names}
     roles = vault.roles()
     _, missing = complete(vault.everything() if own or others else {}, roles)
     for name in missing:
         variable = name.partition(".")[0]
-        if variable in held:
+        if variable in elsewhere:
             raise UsageError(
                 f"{name} is missing, and {variable} is set in another file",
-                where=held[variable],
+                where=elsewhere[variable],
                 allowed="all secrets of a variable in one file",
-                run=f"{varfiles.edit(Path(held[variable]))}; generate a password with openssl rand -base64 24",
+                run=f"{varfiles.edit(Path(elsewhere[variable]))}; generate a password with openssl rand -base64 24",
             )
     if not missing:
         return []
@@ -287,15 +294,15 @@ def settle(vault: Vault, role: str) -> None:
 
 @contextmanager
 def held(vault: Vault) -> Iterator[None]:
-    """Hold the inventory for one rotation; a killed process releases it. Raises UsageError during another one."""
+    """Hold the inventory while its vault is changed; a killed process releases it. Raises UsageError if it is held."""
     handle = os.open(vault.inventory, os.O_RDONLY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise UsageError(
-            "another rotation is running",
+            "another command is changing the vault",
             where=str(vault.inventory),
-            allowed="one rotation at a time",
+            allowed="one `provision secrets init` or `rotate` at a time",
             run="wait for it to end, then run the command again",
         ) from None
     else:

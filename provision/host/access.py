@@ -457,7 +457,8 @@ def converge(server: str, expected: Mapping[str, Any], *, plan: bool = False) ->
                 access.extensions(expected["extensions"])
                 access.schema(databases[name], roles)
                 access.large_objects(databases[name])
-                lookup.align(access, [role.name for role in roles if role.kind == "pooler" and role.present])
+                with connection.transaction():  # logins look users up meanwhile, and a run may be killed
+                    lookup.align(access, [role.name for role in roles if role.kind == "pooler" and role.present])
             changes += access.changes
         with _session(server, "postgres") as connection:
             access = Access(connection, plan=plan)

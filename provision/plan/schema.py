@@ -140,6 +140,11 @@ class Server:
         return f"postgresql@{self.major}-main.service"
 
     @property
+    def unit_file(self) -> str:
+        """The drop-in of that unit with its sandbox."""
+        return f"/etc/systemd/system/{self.unit}.d/50-provision.conf"
+
+    @property
     def settings_file(self) -> str:
         """The file with our settings."""
         return f"{self.configuration_directory}/conf.d/50-provision.conf"
@@ -267,6 +272,8 @@ class Pooler:
     total: int
     lookups: int
     max_clients: int
+    clients: Mapping[str, int]
+    """Most clients of each role, which add up to max_clients; none where PgBouncer is older than 1.24."""
     open_files: int
     query_wait_timeout_s: int
     server_connect_timeout_s: int

@@ -22,6 +22,7 @@ PGDG_KEY = "/usr/share/postgresql-common/pgdg/apt.postgresql.org.asc"
 MIRROR_KEY = "/etc/apt/keyrings/provision-postgresql.asc"
 SEARCHING = ("owner", "write", "read")
 """Kinds of role whose sessions search vectors, and begin with the settings for it."""
+TENANTS, TEMPORARY = ("write", "read"), "temp_file_limit"
 OTHER_FILES = 200
 """Open files that PgBouncer needs beside one for each client and each server connection."""
 WATCH_SCHEDULE = "*-*-* *:0/5"
@@ -167,8 +168,15 @@ def roles(v: Mapping[str, Any], version: str = "") -> list[dict[str, Any]]:
         {**each, "settings": {**search, **(each.get("settings") or {})}} if each["kind"] in SEARCHING else each
         for each in v["database_roles"]
     ]
-    declared = [*ours, *v["database_extra_roles"]]
+    declared = [*ours, *(_bounded(each, v["database_timeouts"]) for each in v["database_extra_roles"])]
     return [*declared, *_second_logins(declared, v["database_credentials"])]
+
+
+def _bounded(role: dict[str, Any], limits: Mapping[str, Any]) -> dict[str, Any]:
+    """Limit the temporary files of your own role, unless it has a limit: only an owner needs more, for its indexes."""
+    if role["kind"] not in TENANTS or TEMPORARY not in limits:
+        return role
+    return {**role, "settings": {TEMPORARY: limits[TEMPORARY], **(role.get("settings") or {})}}
 
 
 def _second_logins(declared: list[dict[str, Any]], credentials: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
@@ -229,6 +237,9 @@ def pooler(
         total=fitted.total,
         lookups=pools.LOOKUPS,
         max_clients=v["pgbouncer_max_clients"],
+        clients=pools.clients(v["pgbouncer_max_clients"], fitted.sizes)
+        if key >= compatibility.version_key("1.24")
+        else {},
         open_files=v["pgbouncer_max_clients"] + fitted.total + OTHER_FILES,
         query_wait_timeout_s=v["pgbouncer_query_wait_timeout_s"],
         server_connect_timeout_s=v["pgbouncer_server_connect_timeout_s"],

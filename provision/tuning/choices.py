@@ -8,6 +8,7 @@ from provision.errors import UsageError
 from provision.tuning.model import Choices
 
 _PRELOAD = ("pg_stat_statements", "auto_explain")
+_AUDIT = ("role", "ddl")
 _BUILT_IN = {
     "dev": Choices(
         restart_allowed=True,
@@ -22,6 +23,7 @@ _BUILT_IN = {
         log_autovacuum_ms=0,
         auto_explain_ms=250,
         auto_explain_analyze=True,
+        audit=_AUDIT,
     ),
     "prod": Choices(
         restart_allowed=False,
@@ -36,6 +38,7 @@ _BUILT_IN = {
         log_autovacuum_ms=10000,
         auto_explain_ms=3000,
         auto_explain_analyze=False,
+        audit=_AUDIT,
     ),
 }
 

@@ -36,4 +36,12 @@ def settings(request: Request) -> list[Setting]:
             cut = choices.log_parameter_bytes
             name = "auto_explain.log_parameter_max_length"
             found += group(title, (name, cut, "B", "same as log_parameter_max_length"))
+    if "pgaudit" in libraries:
+        found += group(
+            title,
+            ("pgaudit.log", ",".join(choices.audit), "", "from the profile: the statements that leave an audit entry"),
+            ("pgaudit.log_parameter", False, "", "parameters hold what agents remember about people"),
+            ("pgaudit.log_catalog", False, "", "psql and exporters read the catalogues all the time"),
+            ("pgaudit.log_statement_once", True, "", "a statement's text once, not with each object it names"),
+        )
     return found

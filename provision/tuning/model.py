@@ -15,6 +15,8 @@ from provision.errors import UsageError
 
 Value = str | int | float | bool
 MINIMUM_MEMORY_MB = 440  # reported by a 512 MB machine; less cannot hold ten sessions and an index build
+AUDITED = ("all", "none", "ddl", "function", "misc", "misc_set", "read", "role", "write")
+"""Classes of pgaudit.log (pgaudit's README); a server with another one does not start."""
 # Usable share of a small machine's nominal memory: a "2 GiB" host reports 1.9 GiB or slightly less.
 NOMINAL_FACTOR = 0.9
 
@@ -74,6 +76,7 @@ class Choices:
     log_autovacuum_ms: int
     auto_explain_ms: int
     auto_explain_analyze: bool
+    audit: tuple[str, ...]
 
     @classmethod
     def of(cls, section: Mapping[str, object]) -> Choices:
@@ -89,7 +92,15 @@ class Choices:
                     allowed=near[0] if near else ", ".join(names),
                 )
         values = dict(section)
-        values["preload"] = tuple(map(str, values["preload"]))  # type: ignore[call-overload]
+        for name in ("preload", "audit"):
+            values[name] = tuple(map(str, values[name]))  # type: ignore[call-overload]
+        if wrong := [each for each in values["audit"] if each.lstrip("-") not in AUDITED]:  # type: ignore[attr-defined]
+            raise UsageError(
+                "unknown class of statements in a profile",
+                where="postgresql.audit",
+                seen=", ".join(wrong),
+                allowed=f"{', '.join(AUDITED)}, and -NAME to leave one out",
+            )
         return cls(**values)  # type: ignore[arg-type]
 
 

@@ -36,6 +36,12 @@ def limits(roles: Sequence[Mapping[str, Any]]) -> dict[str, int]:
     return {str(role["name"]): int(role.get("connection_limit", -1)) for role in present}
 
 
+def clients(most: int, sizes: Mapping[str, int]) -> dict[str, int]:
+    """Share the pooler's clients among the roles as their pools are: one role must not shut out the others."""
+    total = sum(sizes.values())
+    return {role: max(1, most * size // total) for role, size in sizes.items()}
+
+
 def fit(
     max_connections: int, requested: Mapping[str, int], given: Mapping[str, int], limits: Mapping[str, int]
 ) -> Pools:

@@ -77,3 +77,10 @@ def test_refuses_a_missing_key() -> None:
     del section["sizes"]
     with pytest.raises(UsageError, match="key missing from a profile"):
         Choices.of(section)
+
+
+def test_refuses_a_class_that_pgaudit_does_not_have() -> None:
+    section = {**load("prod")["postgresql"], "audit": ["role", "-misc", "dll"]}
+    with pytest.raises(UsageError, match="unknown class of statements") as refused:
+        Choices.of(section)
+    assert (refused.value.where, refused.value.seen) == ("postgresql.audit", "dll")

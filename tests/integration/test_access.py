@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,7 +15,7 @@ from provision.checks.doctor import look_from_afar
 from provision.database import guarded
 from provision.errors import DatabaseError, UsageError
 from provision.host import lookup
-from provision.host.access import converge
+from provision.host.access import Access, converge
 from provision.plan.secrets import new_password, new_salt, scram_verifier
 from tests.clusters import Cluster
 
@@ -274,6 +277,49 @@ def test_changed_lookup_is_restored(cluster: Cluster, server: str, drift: str) -
     assert "function pgbouncer.lookup" in changes
     assert run(cluster) == []
     assert refused(cluster, "keeper_app", "SELECT * FROM pgbouncer.lookup('keeper_app')")
+
+
+def test_killed_run_leaves_the_pooler_a_lookup(cluster: Cluster, server: str) -> None:
+    """Attack: none; a run that replaces the function of an earlier version is killed before each of its changes."""
+    del server
+    roles = wanted()["roles"]
+    roles[1]["verifier"] = scram_verifier(new_password(), new_salt())
+    run(cluster, roles=roles)
+    earlier = (
+        "CREATE OR REPLACE FUNCTION pgbouncer.lookup(wanted text) RETURNS TABLE (username name, secret text)"
+        " LANGUAGE sql STABLE STRICT SECURITY DEFINER SET search_path = pg_catalog, pg_temp"
+        f" AS $_${lookup.BODY} -- of an earlier version$_$"
+    )
+    finished, number = False, 0
+    while not finished:
+        number += 1
+        cluster.psql(earlier, "access")
+        finished = _ended_before_change(cluster, roles, number)
+        assert ask(cluster, "keeper_pooler", "SELECT username FROM pgbouncer.lookup('keeper_app')") == [("keeper_app",)]
+        assert refused(cluster, "keeper_readonly", "SELECT * FROM pgbouncer.lookup('keeper_app')")
+    assert number > 3
+    assert run(cluster, roles=roles) == []
+
+
+def _ended_before_change(cluster: Cluster, roles: list[dict[str, Any]], number: int) -> bool:
+    """Converge in a process that SIGKILL ends before its change `number`; tell whether it reached the end."""
+    child = os.fork()
+    if child == 0:
+        change, seen = Access.change, iter(range(1, number))
+
+        def counted(self: Access, *words: Any) -> None:
+            if next(seen, 0) == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            change(self, *words)
+
+        with contextlib.suppress(BaseException):
+            Access.change = counted  # type: ignore[assignment, method-assign]
+            run(cluster, roles=roles)
+            os._exit(0)
+        os._exit(1)
+    _, status = os.waitpid(child, 0)
+    assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0
+    return not os.WIFSIGNALED(status)
 
 
 def test_lookup_ignores_the_search_path_of_its_caller(cluster: Cluster, server: str) -> None:

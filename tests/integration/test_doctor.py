@@ -82,6 +82,47 @@ def test_reports_the_deviation_until_it_is_fixed(
     assert found(patient) == healthy
 
 
+def test_definer_s_function_without_pg_temp_is_reported_and_its_fix_ends_the_attack(
+    cluster: Cluster, patient: str
+) -> None:
+    """Attack: a caller's temporary table is found before the owner's, for pg_temp comes first where it is not named."""
+    cluster.psql("CREATE ROLE caller LOGIN", NAME)
+    try:
+        cluster.psql(
+            f"CREATE TABLE allowed AS SELECT 'nobody' AS who; GRANT TEMPORARY, CONNECT ON DATABASE {NAME} TO caller;"
+            " CREATE FUNCTION may(name text) RETURNS bool LANGUAGE sql SECURITY DEFINER"
+            " SET search_path = pg_catalog, public AS 'SELECT EXISTS (SELECT FROM allowed WHERE who = name)'",
+            NAME,
+        )
+        with psycopg.connect(cluster.url(NAME, "caller"), autocommit=True) as session:
+            session.execute("CREATE TEMPORARY TABLE allowed AS SELECT 'caller'::text AS who")
+            session.execute("GRANT SELECT ON allowed TO PUBLIC")
+            attack = "SELECT may('caller')"
+            assert session.execute(attack).fetchone() == (True,)  # the attack is real
+            finding = next(each for each in findings(patient) if each.id == "security-definer")
+            assert "function may(text) searches pg_catalog, public: temporary tables" in finding.seen
+            words = shlex.split(finding.fix)
+            cluster.psql(words[words.index("-c") + 1], NAME)
+            assert session.execute(attack).fetchone() == (False,)
+        assert "security-definer" not in found(patient)
+    finally:
+        cluster.psql("DROP OWNED BY caller; DROP ROLE caller; DROP FUNCTION may; DROP TABLE allowed", NAME)
+
+
+def test_stored_search_path_is_not_part_of_the_fix(cluster: Cluster, patient: str) -> None:
+    """Attack: SQL in a name of the path, without spaces, which an administrator would paste with the fix."""
+    evil = "x;ALTER/**/ROLE/**/minion/**/SUPERUSER;--"
+    cluster.psql(
+        "CREATE FUNCTION f() RETURNS int LANGUAGE sql SECURITY DEFINER AS 'SELECT 1';"
+        f" SET search_path = '{evil}'; ALTER FUNCTION public.f() SET search_path FROM CURRENT",
+        NAME,
+    )
+    finding = next(each for each in findings(patient) if each.id == "security-definer")
+    assert "x;" in finding.seen
+    assert "SUPERUSER" not in finding.fix
+    assert "SET search_path = pg_catalog, public, pg_temp" in finding.fix
+
+
 def test_reports_access_without_a_password(patient: str) -> None:
     # The cluster of the tests trusts the loopback addresses.
     assert "trust" in found(patient)["hba-methods"]

@@ -28,8 +28,8 @@ OPERATORS = ("postgres", "minion_backup", "minion_monitor")
 SETTINGS = ("max_connections", "superuser_reserved_connections", "reserved_connections", "authentication_timeout")
 
 
-def planned(major: int, memory_mb: int = 2048) -> schema.Plan:
-    given = {**plans.SAMPLE, "postgresql_version": major, "postgresql_repository": "pgdg"}
+def planned(major: int, memory_mb: int = 2048, **variables: object) -> schema.Plan:
+    given = {**plans.SAMPLE, "postgresql_version": major, "postgresql_repository": "pgdg", **variables}
     built = plans.built("prod", given, {"memory_mb": memory_mb, "cpus": 2})
     assert built.plan is not None, built.problems
     return built.plan
@@ -172,7 +172,8 @@ def test_unfinished_logins_on_the_servers_own_port_end_within_the_time_limit() -
 
 @pytest.mark.parametrize("major", [14, 18])
 def test_tenants_cannot_fill_the_disk_or_leave_objects_where_no_quota_is(major: int) -> None:
-    plan = planned(major)
+    own = [{"name": "reports", "kind": "read", "connection_limit": 2}]
+    plan = planned(major, database_extra_roles=own)
     with serving(major, plan) as (server, port):
         with logged_in(server, port, "minion_app") as session:
             assert session.execute("SHOW temp_file_limit").fetchone() == ("1GB",)
@@ -181,6 +182,8 @@ def test_tenants_cannot_fill_the_disk_or_leave_objects_where_no_quota_is(major: 
             with pytest.raises(psycopg.errors.InsufficientPrivilege):
                 session.execute("ALTER ROLE minion_app SET temp_file_limit = -1")
             session.execute("SET statement_timeout = 0")  # every role may: nothing in PostgreSQL forbids it
+        with logged_in(server, port, "reports") as session:
+            assert session.execute("SHOW temp_file_limit").fetchone() == ("1GB",)
         for role in ("minion_app", "minion_readonly"):
             for call in ("lo_creat(-1)", "lo_create(0)", "lo_from_bytea(0, '\\x00')"):
                 for database in ("minion", "postgres"):

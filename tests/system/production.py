@@ -51,6 +51,7 @@ class Production:
             "postgresql_allowed_networks": [f"{peer.address}/32", f"{database.address.rpartition('.')[0]}.1/32"],
             # A person of this machine who comes with a certificate, by a map, to the database template1 alone.
             "tls_clients": ["reporter"],
+            "database_extensions": ["vector", "uuid-ossp", "pg_stat_statements", "pgaudit"],
             "postgresql_maps": [{"map": "reports", "system": "reporter", "role": "minion_readonly"}],
             "postgresql_extra_rules": [
                 {

@@ -30,6 +30,7 @@ from tests.system.production import Production
 CLIENTS = 500
 WAIT_S = 15  # profiles/prod.yml: query_wait_timeout_s
 READONLY_POOL = 5  # profiles/prod.yml: readonly_pool
+READONLY_CLIENTS = 142  # 1000 clients, of which the role has the share of its pool: 5 of 35
 PATIENCE_S = 5  # for a loaded machine, and for the pooler's own clock, which ticks three times a second
 REFUSED = r"authentication failed|no such user|login rejected|no authentication method|not allowed"
 Connection = psycopg.Connection[Any]
@@ -131,6 +132,26 @@ def prepared(production: Production) -> int:
     titles, *rows = console(production, "SHOW STATS_TOTALS", headers=True).splitlines()
     column = titles.split("|").index("client_parse_count")
     return sum(int(row.split("|")[column]) for row in rows)
+
+
+def test_idle_clients_of_one_role_do_not_shut_out_another(production: Production) -> None:
+    """Attack: a role that may only read opens clients until the pooler accepts no more."""
+    most = READONLY_CLIENTS + 20
+    held: list[Connection] = []
+    try:
+        while len(held) < most:
+            try:
+                held.append(connect(production, "minion_readonly"))
+            except psycopg.OperationalError as error:
+                assert "client connections exceeded" in str(error)  # noqa: PT017 - of whichever attempt is refused
+                break
+        assert len(held) <= READONLY_CLIENTS
+        assert len(held) >= READONLY_CLIENTS - 5
+        with connect(production) as connection:
+            assert connection.execute("SELECT session_user").fetchone() == ("minion_app",)
+    finally:
+        for each in held:
+            each.close()
 
 
 @pytest.mark.parametrize("role", ["minion_app", "nobody"])

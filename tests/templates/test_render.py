@@ -85,7 +85,9 @@ def variables(profile: str, repository: str) -> dict[str, Any]:
 
 def render(template: Path, profile: str, **changed: Any) -> str:
     repository = "bundle" if template.name.startswith("bundle") else "mirror"
-    shown = {**variables(profile, repository), **changed, "the_path": str(template)}
+    # As the action host_files does: beside the template, then among the shared ones.
+    places = [str(template.parent), str(ROOT / "templates/toolkit")]
+    shown = {**variables(profile, repository), **changed, "the_path": str(template), "ansible_search_path": places}
     engine = Templar(loader=DataLoader(), variables=shown)
     text: str = engine.template(trust_as_template("{{ lookup('ansible.builtin.template', the_path) }}"))
     return text

@@ -87,6 +87,8 @@ def test_pools_fit_below_the_connections(prod: schema.Plan, dev: schema.Plan) ->
 def test_pooler_has_the_abilities_of_its_version(version: str, per_role: bool, prepared: int) -> None:
     found = plans.plan("prod", REMOTE, probe={"package_versions": {"pgbouncer": version, "pgbackrest": ""}})
     assert (found.pooler.per_role_limits, found.pooler.prepared_statements) == (per_role, prepared)
+    shares = {"minion": 142, "minion_app": 714, "minion_readonly": 142}
+    assert found.pooler.clients == (shares if version == "1.24.1-1" else {})
 
 
 def test_pooler_reaches_the_server_by_tls_or_by_its_socket(prod: schema.Plan, dev: schema.Plan) -> None:
@@ -306,7 +308,11 @@ def test_roles_that_search_vectors_begin_with_its_settings() -> None:
     assert found["minion_backup"].settings == {}
     assert (found["minion"].connection_limit, found["minion_app"].connection_limit) == (15, 49)
     assert (found["minion"].has_password, found["minion_backup"].has_password) == (True, False)
-    assert (found["web"].state, found["web"].connection_limit, found["web"].settings) == ("absent", -1, {})
+    assert (found["web"].state, found["web"].connection_limit, found["web"].settings) == (
+        "absent",
+        -1,
+        {"temp_file_limit": "1GB"},
+    )
 
 
 def test_guard_and_restarts_come_from_the_profile(prod: schema.Plan, dev: schema.Plan) -> None:

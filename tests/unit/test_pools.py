@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from provision.host import lookup
-from provision.tuning.pools import fit, limits
+from provision.tuning.pools import clients, fit, limits
 from tests.contract.repository import ROOT
 
 WISHED = {"minion": 5, "minion_app": 25, "minion_readonly": 5}
@@ -67,3 +67,8 @@ def test_reads_limits_of_roles_and_leaves_out_those_that_go() -> None:
 
 def test_the_role_s_query_is_the_one_whose_function_is_made() -> None:
     assert f"__pgbouncer_lookup: {lookup.QUERY}\n" in (ROOT / "roles/pgbouncer/vars/main.yml").read_text()
+
+
+def test_clients_are_shared_as_the_pools_are() -> None:
+    assert clients(1000, WISHED) == {"minion": 142, "minion_app": 714, "minion_readonly": 142}
+    assert clients(2, WISHED) == {"minion": 1, "minion_app": 1, "minion_readonly": 1}

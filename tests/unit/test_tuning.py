@@ -249,6 +249,14 @@ def test_prod_never_logs_values_of_parameters_or_all_statements() -> None:
     assert texts(tuning, *names) == ["0", "0", "ddl"]
 
 
+def test_pgaudit_logs_roles_and_objects_but_no_parameters() -> None:
+    tuning = tune(REFERENCE_HOST, "prod", postgresql_major=17, preload=["pgaudit"])
+    names = ("pgaudit.log", "pgaudit.log_parameter", "pgaudit.log_catalog", "pgaudit.log_statement_once")
+    assert texts(tuning, *names) == ["role,ddl", "off", "off", "on"]
+    assert tuning["pgaudit.log"].line == "pgaudit.log = 'role,ddl'"
+    assert not any(each.name.startswith("pgaudit") for each in tune(REFERENCE_HOST, "prod").settings)
+
+
 def test_facts_are_plain_and_complete() -> None:
     facts = as_facts({"memory_mb": 24576, "cpus": 2}, "prod", postgresql_major=17)
     assert json.loads(json.dumps(facts)) == facts

@@ -1,5 +1,7 @@
 """Secrets of an inventory: made once, kept, judged, exchanged; read wherever Ansible reads them."""
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -340,10 +342,36 @@ def test_second_login_is_created_for_known_roles_only(inventory: Path) -> None:
 
 def test_one_rotation_runs_at_a_time(inventory: Path) -> None:
     vault = Vault(inventory, "x")
-    with held(vault), pytest.raises(UsageError, match="another rotation is running"), held(vault):
+    with held(vault), pytest.raises(UsageError, match="another command is changing the vault"), held(vault):
         pass
     with held(vault):
         pass
+
+
+def test_init_waits_for_no_rotation_and_changes_nothing_during_one(inventory: Path) -> None:
+    """Read before the rotation and written after it, the vault would lose the password that the server has accepted."""
+    vault = Vault(inventory, "x")
+    initialise(vault)
+    with held(vault):
+        rotate(vault, "minion_app")
+        whole = (inventory / FILE).read_bytes()
+        with pytest.raises(UsageError, match="another command is changing the vault"):
+            initialise(Vault(inventory, "x"))
+        assert (inventory / FILE).read_bytes() == whole
+
+
+def test_parallel_inits_make_one_vault(inventory: Path, tmp_path: Path) -> None:
+    """The secrets of the first may be on hosts before the second writes its own."""
+    password = tmp_path / "password"
+    password.write_text("x")
+    words = [sys.executable, "-c", "from provision.cli import main; main()", "secrets", "init", str(inventory)]
+    words += ["--vault-password-file", str(password)]
+    runs = [subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(4)]
+    outputs = [run.communicate() for run in runs]
+    made = [out for out, _ in outputs if "created" in out]
+    assert len(made) == 1, outputs
+    assert all("no change" in out or "another command is changing" in err for out, err in outputs if out not in made)
+    check(Vault(inventory, "x"))
 
 
 def test_plan_accepts_and_reports_an_unfinished_rotation() -> None:

@@ -109,8 +109,11 @@ def start(plan: Plan) -> bool:
         control(plan, "start")
         return True
     unit, changed = plan.server.unit, False
-    if _output("systemctl", "show", "--property=NeedDaemonReload", "--value", unit) == "yes":
-        _run("systemctl", "daemon-reload")  # our drop-in is new
+    loaded = _output("systemctl", "show", "--property=NeedDaemonReload,DropInPaths", unit)
+    if "NeedDaemonReload=yes" in loaded or (
+        Path(plan.server.unit_file).exists() and plan.server.unit_file not in loaded
+    ):
+        _run("systemctl", "daemon-reload")
     if _output("systemctl", "is-enabled", unit) not in ("enabled", "static"):
         # Of Debian's generator it is only enabled-runtime, which follows the cluster's start.conf.
         _run("systemctl", "enable", unit)

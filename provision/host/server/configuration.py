@@ -37,6 +37,8 @@ SELECT 'postgresql.conf does not include conf.d: put back its line include_dir'
 WHERE NOT EXISTS (SELECT FROM pg_file_settings WHERE sourcefile = %s)
 """
 PENDING = "SELECT name FROM pg_settings WHERE pending_restart ORDER BY name"
+UNIT = "the unit's sandbox"
+STARTED_BEFORE = "SELECT pg_postmaster_start_time() < to_timestamp(%s)"
 SHADOWED = """
 SELECT DISTINCT theirs.name FROM pg_file_settings AS theirs
 JOIN pg_file_settings AS ours ON ours.name = theirs.name AND ours.sourcefile = %s
@@ -54,8 +56,8 @@ WHERE ours.sourcefile = %s AND theirs.applied AND theirs.sourcefile NOT LIKE '%%
 class Applied:
     """What `apply` did and what it found.
 
-    `pending` are settings that wait for a restart, `shadowed` those that ALTER SYSTEM sets over ours, `overruled` a
-    sentence for each that postgresql.conf sets again after ours.
+    `pending` are settings that wait for a restart, and UNIT; `shadowed` those that ALTER SYSTEM sets over ours;
+    `overruled` a sentence for each that postgresql.conf sets again after ours.
     """
 
     started: bool
@@ -159,7 +161,14 @@ def _report(plan: Plan) -> dict[str, tuple[str, ...]]:
                 allowed="files without errors; the server keeps its previous configuration",
                 run=f"fix the file, or the variable that it comes from, then {plan.site('postgresql')}",
             )
-        return {"pending": names(PENDING), "shadowed": names(SHADOWED, ours), "overruled": names(OVERRULED, ours)}
+        pending = (*names(PENDING), *([UNIT] if unit_waits(plan, session) else []))
+        return {"pending": pending, "shadowed": names(SHADOWED, ours), "overruled": names(OVERRULED, ours)}
+
+
+def unit_waits(plan: Plan, session: Connection) -> bool:
+    """Return whether the server was started before the drop-in of its unit was written. Raises DatabaseError."""
+    file = Path(plan.server.unit_file)
+    return plan.host.systemd and file.exists() and ask(session, STARTED_BEFORE, [file.stat().st_mtime]) == [(True,)]
 
 
 def _restart(plan: Plan, say: Callable[[str], None]) -> None:
