@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+import textwrap
 from datetime import UTC, datetime
 from typing import Any
 
@@ -116,8 +117,7 @@ def _show(reading: Reading, begin: float, rows: list[Ranked], cut: int) -> None:
         echo(f"    {_who(each.statement)}")
         text = visible(" ".join(each.statement.text.split()))
         text = text if len(text) <= cut else f"{text[: cut - 3]}..."
-        for start in range(0, len(text), width - 4):
-            echo(f"    {text[start : start + width - 4]}")
+        echo(textwrap.indent(textwrap.fill(text, width - 4), "    "))
     if not rows:
         echo("no statement used any of it")
 

@@ -217,6 +217,7 @@ def judge(host: Outside, inventories: Sequence[str]) -> Seen:
     if host.plan:
         one.about = {
             "os": host.plan.host.os,
+            "hardware": f"{host.plan.host.cpus} CPUs, {host.plan.host.memory_mb} MB",
             "profile": host.plan.profile,
             "PostgreSQL": str(host.verified.get("server", "")).partition(" ")[0],
             "pgvector": str(host.verified.get("extensions", {}).get("vector", "")),

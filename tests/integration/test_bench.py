@@ -1,6 +1,7 @@
 """`provision bench` runs whole with tiny sizes, on the real schema, and leaves nothing behind."""
 
 import json
+import re
 import signal
 import subprocess
 import time
@@ -48,6 +49,11 @@ def test_measures_a_guarded_database_with_data_only_with_yes_and_cleans_up(
     page = (tmp_path / "bench.html").read_text()
     assert "mixed agent load" in page
     assert "<script src=" not in page  # opens without a network
+    assert re.search(r"<dt>when<dd>20\d\d-\d\d-\d\dT", page)
+    assert re.search(r"<dt>clients ran on<dd>\S+: .*\d+ CPUs, \d+ MB", page)
+    assert "@media print" in page
+    assert "prefers-color-scheme: dark" in page
+    assert page.count('class="plotly-graph-div"') == 3
     assert json.loads((tmp_path / "bench.json").read_text()) == found
 
 

@@ -21,7 +21,9 @@ from provision.host.queries import planned, snapshots
 from provision.host.queries.ranking import ranked
 from provision.host.queries.statements import Reading, Statement, read
 from provision.plan import load
+from tests import embedded
 from tests.clusters import Cluster
+from tests.embedded import VERSIONS
 from tests.integration.conftest import MIGRATIONS
 from tests.plans import sample, write
 
@@ -191,3 +193,17 @@ def test_command_prints_the_plan_of_a_statement() -> None:
     shown = queries("--plan", search["query_id"]).stdout
     assert shown.startswith(search["statement"])
     assert "Limit" in shown
+
+
+@pytest.mark.parametrize("major", sorted(VERSIONS))
+def test_counters_are_read_on_every_major(major: int) -> None:
+    with embedded.cluster(major) as made:
+        made.configure("shared_preload_libraries = 'pg_stat_statements'\n")
+        with made.running() as session:
+            session.execute("CREATE EXTENSION pg_stat_statements")
+            session.execute("SELECT 4711 FROM generate_series(1, 3)")
+            url = f"host={made.socket} port=5432 user=postgres dbname=postgres"
+            with connect_pinned(url, application="test") as pinned:
+                found = read(pinned)
+    statement = one(found, r"SELECT \$1 FROM generate_series")
+    assert (statement.counters.calls, statement.counters.rows, found.limit) == (1, 3, 5000)

@@ -227,8 +227,8 @@ def test_contracts_make_targets_work_as_written(fleet: Fleet) -> None:
         return done.stdout + done.stderr
 
     assert "no change" in make("migrate-up")
-    assert "reverted 2" in make("migrate-down")
-    assert "applied 2" in make("migrate-up")
+    assert "reverted 002_index_retention_columns.down.sql" in make("migrate-down")
+    assert "applied 002_index_retention_columns.up.sql" in make("migrate-up")
     shown = make("psql", text="\\pset format unaligned\n\\pset tuples_only on\nSELECT session_user;\n\\dt\n")
     assert "\nminion\n" in shown
     assert set(re.findall(r"^public\|(\w+)\|table", shown, re.M)) == TABLES | BOOKKEEPING

@@ -52,8 +52,8 @@ def test_a_healthy_host_has_no_findings_and_is_described() -> None:
     one = judge(outside(HEALTHY), INVENTORIES)
     assert (one.findings, one.state) == ([], "ok")
     assert one.about == {
-        "os": "Debian GNU/Linux 13 (trixie)", "profile": "prod", "PostgreSQL": "17.6", "pgvector": "0.8.0",
-        "migration": "9", "checks": "70",
+        "os": "Debian GNU/Linux 13 (trixie)", "hardware": "4 CPUs, 8192 MB", "profile": "prod", "PostgreSQL": "17.6",
+        "pgvector": "0.8.0", "migration": "9", "checks": "70",
     }  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Benchmark report: one self-contained HTML page, and the same numbers as JSON.
+"""Benchmark report: one self-contained HTML page for light, dark and paper, and the same numbers as JSON.
 
 Does IO: writes two files. The page embeds plotly's script.
 """
@@ -6,12 +6,33 @@ Does IO: writes two files. The page embeds plotly's script.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from html import escape
 from pathlib import Path
+from typing import Any
 
 from provision.controller.bench.run import Measured
 
-STYLE = "body{font:16px sans-serif;max-width:960px;margin:2em auto}td,th{padding:.2em .8em;text-align:right}"
+STYLE = """
+:root { color-scheme: light dark; --line: light-dark(#d1d9e0, #3d444d); --quiet: light-dark(#59636e, #9198a1);
+  background: light-dark(#fff, #0d1117); color: light-dark(#1f2328, #e6edf3); }
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
+h1 { font-size: 1.6rem; margin-bottom: .2rem; } h2 { font-size: 1.15rem; margin: 2rem 0 .4rem; }
+.quiet { color: var(--quiet); margin-top: 0; }
+dl { display: grid; grid-template-columns: max-content auto; gap: .15rem 1.2rem; }
+dt { color: var(--quiet); } dd { margin: 0; }
+table { border-collapse: collapse; } th, td { padding: .25rem .9rem .25rem 0; border-bottom: 1px solid var(--line); }
+th { text-align: left; font-weight: 600; } td { text-align: right; font-variant-numeric: tabular-nums; }
+.js-plotly-plot { margin-left: -.5rem; }
+@media (prefers-color-scheme: dark) { .js-plotly-plot { filter: invert(1) hue-rotate(180deg); } }
+@media print { :root { color-scheme: light; } body { margin: 0; max-width: none; } section { break-inside: avoid; }
+  details { display: none; } }
+"""
+PALETTE = ("#0969da", "#bc4c00", "#8250df")
+FONT = {"family": "system-ui, sans-serif", "size": 13, "color": "#1f2328"}
+CLEAR = "rgba(0,0,0,0)"
+BAR_PX, MARGIN_PX = 46, 90
+"""Height of a stage's bar group and of axes with titles, in pixels: no empty space for few stages."""
 
 
 def write(measured: Measured, folder: Path) -> tuple[Path, Path]:
@@ -24,16 +45,62 @@ def write(measured: Measured, folder: Path) -> tuple[Path, Path]:
 
 
 def _page(measured: Measured) -> str:
-    import plotly.graph_objects as go
-    from plotly.subplots import make_subplots
+    sizes = measured.sizes
+    facts = {
+        "when": measured.when,
+        "server": f"PostgreSQL {measured.server}, pgvector {measured.pgvector}",
+        "database": measured.database,
+        "clients ran on": measured.client,
+        "load": f"{sizes.vectors:,} vectors, {sizes.clients} clients, {sizes.seconds:g} s per stage, pgbench scale "
+        f"{sizes.scale}, seed {sizes.seed}",
+        "HNSW index": f"built in {measured.build_s:.1f} s",
+    }
+    rows = ((name, f"{rate.tps:,.0f}", f"{rate.p50:.2f}", f"{rate.p95:.2f}", f"{rate.p99:.2f}")
+            for name, rate in measured.rates.items())  # fmt: skip
+    found = ((f"ef_search {ef}", f"{value:.3f}") for ef, value in measured.recall.items())
+    left = "".join(
+        f"<li>ef_search {row.ef_search}: {escape(row.plan)}; {escape(row.fix)}</li>" for row in measured.lost
+    )
+    throughput, latency, recall = _charts(measured)
+    return f"""<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>Benchmark, {escape(measured.when)}</title>
+<link rel="icon" href="data:,">
+<style>{STYLE}</style>
+<h1>Benchmark</h1>
+<p class="quiet">provision bench; the same numbers are in bench.json</p>
+<dl>{"".join(f"<dt>{escape(name)}<dd>{escape(value)}" for name, value in facts.items())}</dl>
+<section><h2>Throughput</h2>{throughput}</section>
+<section><h2>Latency</h2>{latency}
+<table>{_rows(("stage", "per second", "p50 ms", "p95 ms", "p99 ms"), rows)}</table></section>
+<section><h2>Recall</h2>{recall}<table>{_rows(("setting", "recall at 10"), found)}</table></section>
+<section><h2>Does the planner use the index?</h2>
+{f"<ul>{left}</ul>" if left else "<p>Yes, over the whole documented range of hnsw.ef_search.</p>"}</section>
+<details><summary>Non-default server settings</summary>
+<table>{_rows(("setting", "value"), measured.settings.items())}</table></details>
+</html>
+"""
 
-    names = list(measured.rates)
-    rates = make_subplots(rows=2, cols=1, subplot_titles=("transactions per second (log)", "latency, ms (log)"))
-    rates.add_trace(go.Bar(x=names, y=[rate.tps for rate in measured.rates.values()], name="tps"), 1, 1)
-    for label in ("p50", "p95", "p99"):
-        rates.add_trace(go.Bar(x=names, y=[getattr(rate, label) for rate in measured.rates.values()], name=label), 2, 1)
-    rates.update_yaxes(type="log")
-    rates.update_layout(height=760)
+
+def _charts(measured: Measured) -> tuple[str, str, str]:
+    """Return throughput (one series, no legend), latency (one legend), and searches by recall (labelled points)."""
+    import plotly.graph_objects as go
+
+    names, rates = list(measured.rates), list(measured.rates.values())
+    throughput = go.Figure(
+        go.Bar(y=names, x=[rate.tps for rate in rates], orientation="h", marker_color=PALETTE[0],
+               text=[f"{rate.tps:,.0f}" for rate in rates], textposition="auto")
+    )  # fmt: skip
+    latency = go.Figure(
+        [
+            go.Bar(
+                y=names, x=[getattr(rate, label) for rate in rates], orientation="h", name=label, marker_color=colour
+            )
+            for label, colour in zip(("p50", "p95", "p99"), PALETTE, strict=True)
+        ]
+    )
     recall = go.Figure(
         go.Scatter(
             x=list(measured.recall.values()),
@@ -41,31 +108,36 @@ def _page(measured: Measured) -> str:
             text=[f"ef_search {ef}" for ef in measured.recall],
             mode="lines+markers+text",
             textposition="bottom left",
+            line_color=PALETTE[0],
+            cliponaxis=False,
         )
     )
-    recall.update_layout(title="searches per second by recall", xaxis_title="recall at 10", height=420)
-    recall.update_xaxes(range=[min(measured.recall.values()) - 0.02, 1.005])
-    sizes = measured.sizes
-    rows = "".join(
-        f"<tr><th>{escape(name)}</th><td>{rate.tps:,.0f}</td><td>{rate.p50:.2f}</td><td>{rate.p95:.2f}</td>"
-        f"<td>{rate.p99:.2f}</td></tr>"
-        for name, rate in measured.rates.items()
+    low = min(measured.recall.values())
+    recall.update_xaxes(range=[low - max(1 - low, 0.01) * 0.6, 1.002])
+    recall.update_yaxes(rangemode="tozero")
+    height = BAR_PX * len(names) + MARGIN_PX
+    return (
+        _drawn(throughput, height, x="transactions per second, logarithmic", log=True, script=True),
+        _drawn(latency, height + 30, x="milliseconds, logarithmic", log=True),
+        _drawn(recall, 320, x="recall at 10, against an exact search", y="searches per second"),
     )
-    found = "".join(f"<tr><th>ef_search {ef}</th><td>{value:.3f}</td></tr>" for ef, value in measured.recall.items())
-    left = "".join(
-        f"<li>ef_search {row.ef_search}: {escape(row.plan)}; {escape(row.fix)}</li>" for row in measured.lost
+
+
+def _drawn(figure: Any, height: int, *, x: str, y: str = "", log: bool = False, script: bool = False) -> str:
+    figure.update_layout(
+        template="plotly_white", font=FONT, height=height, paper_bgcolor=CLEAR, plot_bgcolor=CLEAR,
+        margin={"l": 10, "r": 20, "t": 10, "b": 50}, bargap=0.25,
+        legend={"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom", "traceorder": "normal"},
+    )  # fmt: skip
+    figure.update_xaxes(title_text=x, automargin=True, **({"type": "log", "dtick": 1} if log else {}))
+    figure.update_yaxes(title_text=y, automargin=True, **({"autorange": "reversed"} if log else {}))
+    options = {"displayModeBar": False, "responsive": True}
+    return str(figure.to_html(full_html=False, include_plotlyjs=script, config=options))
+
+
+def _rows(titles: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    head = "".join(f"<th>{escape(title)}" for title in titles)
+    body = "".join(
+        f"<tr><th>{escape(first)}" + "".join(f"<td>{escape(cell)}" for cell in rest) + "</tr>" for first, *rest in rows
     )
-    settings = "".join(
-        f"<tr><th>{escape(name)}</th><td>{escape(value)}</td></tr>" for name, value in measured.settings.items()
-    )
-    return f"""<!doctype html><html lang="en"><meta charset="utf-8"><title>provision bench</title>
-<style>{STYLE}</style><h1>provision bench</h1>
-<p>{escape(measured.database)}: PostgreSQL {escape(measured.server)}, pgvector {escape(measured.pgvector)};
-{sizes.vectors:,} vectors, {sizes.clients} clients, {sizes.seconds:g} s per stage, pgbench scale {sizes.scale}.
-The HNSW index was built in {measured.build_s:.1f} s.</p>
-<table><tr><th></th><th>per second</th><th>p50 ms</th><th>p95 ms</th><th>p99 ms</th></tr>{rows}</table>
-{rates.to_html(full_html=False, include_plotlyjs=True)}
-<h2>Recall</h2><table>{found}</table>{recall.to_html(full_html=False, include_plotlyjs=False)}
-<h2>Does the planner use the index?</h2>{f"<ul>{left}</ul>" if left else "<p>Yes, over the whole documented range.</p>"}
-<details><summary>Non-default server settings</summary><table>{settings}</table></details></html>
-"""
+    return f"<tr>{head}</tr>{body}"

@@ -5,17 +5,21 @@ Does IO on the database, and starts pgbench. An interrupted run (Ctrl-C, SIGTERM
 
 from __future__ import annotations
 
+import re
 import signal
+import socket
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from provision import database
+from provision import database, system
 from provision.checks.vector_index import Lost, lost
 from provision.controller.bench import place
 from provision.controller.bench.pgbench import MIXED, SEARCH, Pgbench, Rate
+from provision.tuning import detect as machine
 
 EF_SEARCH = (40, 100, 200)
 NEIGHBOURS = 10
@@ -37,8 +41,13 @@ class Sizes:
 
 @dataclass
 class Measured:
-    """Results: rates by stage, recall by ef_search, and queries that do not use the index."""
+    """Results: rates by stage, recall by ef_search, and queries that do not use the index.
 
+    `when` is in UTC; `client` describes the machine that ran the clients, which need not be the server's.
+    """
+
+    when: str
+    client: str
     database: str
     server: str
     pgvector: str
@@ -87,7 +96,17 @@ def _about(connection: database.Connection, sizes: Sizes) -> Measured:
     ).fetchall()
     assert row is not None  # noqa: S101 - a SELECT without FROM returns one row
     settings = {str(name): str(value) for name, value in changed}
-    return Measured(database.describe_connection(connection), str(row[0]), str(row[1]), settings, sizes)
+    about = (system.stamp(), _client(), database.describe_connection(connection))
+    return Measured(*about, str(row[0]), str(row[1]), settings, sizes)
+
+
+def _client() -> str:
+    """Describe this machine: name, processor, CPUs, memory, as far as its cgroup allows."""
+    facts = machine.detect()
+    text = Path("/proc/cpuinfo").read_text(errors="replace")
+    model = re.search(r"^model name\s*: (.+)$", text, re.M)
+    processor = f"{model[1].strip()}, " if model else ""
+    return f"{socket.gethostname()}: {processor}{facts['cpus']} CPUs, {facts['memory_mb']} MB"
 
 
 def _measure(connection: database.Connection, pgbench: Pgbench, found: Measured, progress: Progress) -> None:
