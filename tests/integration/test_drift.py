@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
+import psycopg
 import pytest
 from click.testing import CliRunner
 
@@ -95,7 +98,7 @@ def test_reports_a_missing_extension_once(cluster: Cluster, plan: Plan) -> None:
 def test_reports_a_dirty_version_once_with_the_command_that_resolves_it(cluster: Cluster, plan: Plan) -> None:
     cluster.psql("UPDATE schema_migrations SET dirty = true", NAME)
     (finding,) = found(plan, "migrations-dirty")
-    assert finding.fix.startswith("runuser -u postgres -- provision migrate ")
+    assert finding.fix.startswith("runuser -u postgres -- provision migrate status ")
     assert finding.fix.endswith(f"--path {MIGRATIONS} --database {shlex.quote(plan.server.url(NAME, OWNER))}")
 
 
@@ -122,6 +125,111 @@ def test_reports_an_unreadable_version_table(cluster: Cluster, plan: Plan) -> No
     (query,) = found(plan, "migrations-dirty")
     assert query.seen == 'the check failed: column "version" of relation "schema_migrations" does not exist'
     assert query.counts
+
+
+def test_a_dirty_version_of_unknown_content_gets_both_ways_out(cluster: Cluster, plan: Plan) -> None:
+    cluster.psql("UPDATE schema_migrations SET dirty = true", NAME)
+    (finding,) = found(plan, "migrations-dirty")
+    current, before = (
+        int(each) for each in cluster.psql("SELECT version, version - 1 FROM schema_migrations", NAME).split("|")
+    )
+    command, _, advice = finding.fix.partition("  # ")
+    assert command.startswith("runuser -u postgres -- provision migrate status ")
+    assert f"if nothing of it is applied: runuser -u postgres -- provision migrate force {before} --path" in advice
+    assert f"if all of it is: runuser -u postgres -- provision migrate force {current} --path" in advice
+
+
+def test_reports_used_up_connections_from_the_reserved_ones_and_ends_idle_sessions(
+    cluster: Cluster, plan: Plan
+) -> None:
+    assert found(plan, "connections") == []
+    cluster.psql(f"ALTER ROLE {READER} CONNECTION LIMIT 2")
+    try:
+        sessions = [psycopg.connect(cluster.url(NAME, READER)) for _ in range(2)]
+        (finding,) = found(plan, "connections")
+        assert finding.seen == f"role {READER} uses 2 of its 2 connections, 2 of them idle"
+        assert finding.severity is Severity.CRITICAL
+        cluster.psql(statement(finding), "postgres")
+        cluster.psql("SELECT pg_sleep(0.3)")
+        assert found(plan, "connections") == []
+        assert all(session.closed or not alive(session) for session in sessions)
+    finally:
+        cluster.psql(f"ALTER ROLE {READER} CONNECTION LIMIT 10")
+
+
+def test_reports_a_server_whose_ordinary_connections_are_used_up(cluster: Cluster, plan: Plan) -> None:
+    cluster.psql(f"ALTER ROLE {OWNER} CONNECTION LIMIT -1")
+    sessions = []
+    try:
+        with suppress(psycopg.OperationalError):  # the last one is refused
+            for _ in range(200):
+                sessions.append(psycopg.connect(cluster.url(NAME, OWNER)))
+        assert 90 < len(sessions) < 100
+        (finding,) = found(plan, "connections")
+        assert re.fullmatch(rf"9\d of 97 connections are in use; role {OWNER} has 9\d, 9\d of them idle", finding.seen)
+        cluster.psql(statement(finding), "postgres")
+        cluster.psql("SELECT pg_sleep(0.5)")
+        assert found(plan, "connections") == []
+    finally:
+        for session in sessions:
+            session.close()
+
+
+def alive(session: psycopg.Connection[tuple[object, ...]]) -> bool:
+    try:
+        session.execute("SELECT 1")
+    except psycopg.OperationalError:
+        return False
+    return True
+
+
+def test_reports_a_forgotten_slot_long_before_its_limit_and_drops_it(cluster: Cluster, plan: Plan) -> None:
+    cluster.psql("SELECT pg_create_physical_replication_slot('forgotten', true)")
+    try:
+        assert found(plan, "replication-slots") == []  # one without a consumer for a moment
+        for _ in range(17):
+            cluster.psql("SELECT pg_logical_emit_message(false, 'x', 'y'), pg_switch_wal()")
+        (finding,) = found(plan, "replication-slots")
+        assert re.match(
+            r"physical slot forgotten has no consumer and keeps 2[5-9]\d MB of WAL; without a limit", finding.seen
+        )
+        assert finding.severity is Severity.CRITICAL
+        cluster.psql(statement(finding))
+        assert found(plan, "replication-slots") == []
+    finally:
+        cluster.psql("SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots")
+
+
+def test_roles_are_judged_by_the_plan(cluster: Cluster, plan: Plan) -> None:
+    cluster.psql("CREATE ROLE crowd LOGIN; CREATE ROLE other_app LOGIN CONNECTION LIMIT 1")
+    cluster.psql(f"ALTER ROLE {READER} CONNECTION LIMIT -1")
+    try:
+        limits = {each.seen.split()[1]: each.fix for each in found(plan, "limits")}
+        assert limits[READER] == plan.site("database")
+        assert set(limits) >= {"crowd", READER}
+        cluster.psql(shlex.split(limits["crowd"])[-1], NAME)
+        assert "crowd" not in {each.seen.split()[1] for each in found(plan, "limits")}
+        (finding,) = [each for each in found(plan, "timeouts") if "other_app" in each.seen]
+        for word in shlex.split(finding.fix)[8::2]:
+            cluster.psql(word, NAME)
+        assert [each for each in found(plan, "timeouts") if "other_app" in each.seen] == []
+    finally:
+        cluster.psql(f"DROP ROLE crowd, other_app; ALTER ROLE {READER} CONNECTION LIMIT 10")
+
+
+def test_a_role_that_the_plan_leaves_unlimited_is_fixed_in_the_inventory(cluster: Cluster, plan: Plan) -> None:
+    reader = next(each for each in plan.access.roles if each.name == READER)
+    free = replace(
+        plan, access=replace(plan.access, roles=(plan.access.roles[0], replace(reader, connection_limit=-1)))
+    )
+    cluster.psql(f"ALTER ROLE {READER} CONNECTION LIMIT -1")
+    try:
+        (finding,) = [each for each in found(free, "limits") if READER in each.seen]
+    finally:
+        cluster.psql(f"ALTER ROLE {READER} CONNECTION LIMIT 10")
+    assert (
+        finding.fix == f"{free.site('database')}  # first set its connection_limit, such as 10, in database_extra_roles"
+    )
 
 
 def test_reports_a_stopped_server_with_the_reason(plan: Plan) -> None:

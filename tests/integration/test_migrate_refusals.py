@@ -348,3 +348,14 @@ def test_title_with_invalid_bytes_is_recorded_escaped(project: Project) -> None:
     done = project.run("up")
     assert done.code == 0, done.err
     assert project.query_all("SELECT name FROM schema_migrations_history") == [("\\udce4\u8868",)]
+
+
+def test_force_refuses_a_version_without_a_file_unless_told(project: Project) -> None:
+    project.tables("a", "b")
+    refused = project.run("force", "7")
+    assert (refused.code, project.state()) == (2, (-1, False))
+    assert "no migration has the version 7" in refused.err
+    assert "versions 1, 2" in refused.err
+    assert "run:     provision migrate force 2; or --compatible to record 7 as golang-migrate would" in refused.err
+    assert project.run("force", "7", "--compatible").code == 0
+    assert project.state() == (7, False)

@@ -355,6 +355,7 @@ DAMAGES = (
         "packages",
         "package postgresql-common is",
     ),
+    Damage("firewall flushed", "nft delete table inet provision", "firewall", "no table inet provision"),
     Damage("pooler's file opened", f"chmod 0644 {POOLER}/hba.conf", "pooler-files", f"{POOLER}/hba.conf is 0644"),
     *(
         Damage(name, f"echo '{line}' >> {POOLER}/tls.ini", check, seen)

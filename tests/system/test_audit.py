@@ -14,6 +14,7 @@ import yaml
 
 from tests.sandboxes import provision
 from tests.system.production import Production
+from tests.system.test_doctor import paste
 
 BROWSER = "chromium-headless-shell"
 
@@ -162,3 +163,19 @@ def test_the_log_of_the_browser_shows_requests(tmp_path: Path) -> None:
     page = tmp_path / "control.html"
     page.write_text('<!doctype html><img src="http://127.0.0.1:9/picture.png" alt="">')
     assert browse(page, tmp_path)[1] == {"http://127.0.0.1:9/picture.png"}
+
+
+@pytest.mark.parametrize(
+    ("broken", "check"),
+    [
+        ("echo '# by hand' >> /usr/local/bin/provision", "command-differs"),
+        ("rm /usr/local/bin/provision", "doctor-failed"),
+        ("rm /etc/provision/plan.json", "not-converged"),
+    ],
+)
+def test_the_printed_command_ends_the_finding(production: Production, tmp_path: Path, broken: str, check: str) -> None:
+    assert production.database.run(broken).returncode == 0
+    findings = audit(production, tmp_path).hosts["prod1"]["findings"]
+    (finding,) = [each for each in findings if each["id"] == check]
+    assert paste(production, finding["fix"]) == ""
+    assert check not in audit(production, tmp_path).checks("prod1")
