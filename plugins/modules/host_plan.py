@@ -318,6 +318,7 @@ def main() -> None:
         "architecture": platform.machine(),
         "systemd": Path("/run/systemd/system").exists(),
         "root": os.geteuid() == 0,
+        "network_administration": host_places.network_administration(),
         "clock": time.time(),
         "hidden_programs": host_places.hidden_programs(),
         "disk_free_mb": host_places.free_mb(data),

@@ -15,6 +15,7 @@ ANSIBLE = ("python3", "python3-apt", "sudo")
 TOOLKIT = ("python3-click", "python3-psycopg")
 TLS = ("openssl", "python3-cryptography", "ssl-cert")
 SERVER = ("postgresql-{major}", "postgresql-client-{major}")
+FIREWALL = ("nftables",)
 KEY = ("postgresql-common",)
 """Carries the key of PGDG's archive, so it is installed before that source is set up."""
 POOLER = ("pgbouncer",)
@@ -116,7 +117,7 @@ def by_role(plan: Plan, *, built: bool) -> dict[str, tuple[str, ...]]:
     found = {
         "toolkit": TOOLKIT,
         "tls": TLS if plan.tls.enabled else (),
-        "postgresql": SERVER,
+        "postgresql": (*SERVER, *(FIREWALL if plan.server.network_connections else ())),
         "pgvector": vector,
         "database": tuple(EXTENSIONS[name].package for name in own),
         "pgbouncer": POOLER if plan.pooler.enabled else (),
@@ -129,5 +130,19 @@ def by_role(plan: Plan, *, built: bool) -> dict[str, tuple[str, ...]]:
 def bundled(major: int, pgvector_install_method: str) -> list[str]:
     """Name every package that a run with the default extensions may ask of apt."""
     vector = BUILD if pgvector_install_method == "source" else (EXTENSIONS["vector"].package,)
-    rows = (ANSIBLE, TOOLKIT, TLS, SERVER, KEY, POOLER, BACKUP, BACKUP_REMOTE, BACKUP_HOST, LOGS, EXPORTERS, vector)
+    rows = (
+        ANSIBLE,
+        TOOLKIT,
+        TLS,
+        SERVER,
+        FIREWALL,
+        KEY,
+        POOLER,
+        BACKUP,
+        BACKUP_REMOTE,
+        BACKUP_HOST,
+        LOGS,
+        EXPORTERS,
+        vector,
+    )
     return sorted({name.format(major=major) for names in rows for name in names})
