@@ -146,6 +146,16 @@ def test_extensions_of_the_plan_are_the_superuser_s_in_their_schema(host: Host) 
     assert host.sql("SELECT pg_get_userbyid(nspowner) FROM pg_namespace WHERE nspname = 'ext'") == "minion"
 
 
+def test_extension_in_public_is_restored(host: Host) -> None:
+    host.sql('CREATE EXTENSION "uuid-ossp" SCHEMA public')
+    host.sql("CREATE TABLE t (id uuid DEFAULT uuid_generate_v4()); INSERT INTO t DEFAULT VALUES")
+    host.run("take")
+    assert host.run("drill")["dump_test"]["passed"]
+    assert host.run("load", "", "minion")["rows"] == 1
+    assert host.sql("SELECT extnamespace::regnamespace FROM pg_extension WHERE extname = 'uuid-ossp'") == "public"
+    assert host.sql("SELECT count(*) FROM pg_roles WHERE rolname ~ '_restoring_'") == "0"
+
+
 def test_the_pooler_s_lookup_is_made_anew_by_the_superuser(host: Host) -> None:
     host.sql("CREATE ROLE minion_pooler LOGIN", "postgres")
     try:

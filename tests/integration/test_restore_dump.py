@@ -273,6 +273,19 @@ def test_only_a_database_with_the_same_oid_is_dropped(cluster: Cluster, plan: Pl
             scratch.drop(session, scratch.Scratch("postgres", 5))
 
 
+def test_scratch_template_and_role_are_dropped(cluster: Cluster, plan: Plan) -> None:
+    del plan
+    with connect(cluster.url(), application="test") as session:
+        made = scratch.create(session, names.scratch("minion", "restoring"))
+        session.execute(f"ALTER DATABASE {made.name} IS_TEMPLATE true".encode())
+        assert scratch.drop(session, made)
+        assert made.name not in databases(cluster)
+        session.execute(f"CREATE ROLE {made.name} LOGIN PASSWORD 'left by a killed run'".encode())
+        assert scratch.drop_role(session, made.name)
+        assert session.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", (made.name,)).fetchone() is None
+        assert not scratch.drop_role(session, made.name)
+
+
 def test_prepared_transaction_leaves_the_old_database_in_use(cluster: Cluster, plan: Plan) -> None:
     with live(cluster, "in_use"):
         dump.take(plan, "in_use")

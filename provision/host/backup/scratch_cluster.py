@@ -6,6 +6,7 @@ It has its own directory, which is always removed, also that of a killed restore
 from __future__ import annotations
 
 import shutil
+from collections.abc import Container
 from pathlib import Path
 
 from provision.host.backup import recovery, show, tool
@@ -17,6 +18,8 @@ SOCKET = SCRATCH / "socket"
 PORT = 5432  # used in the socket's name only
 SHARED_BUFFERS = "128MB"
 SPARE = 1.1  # the data's size plus some WAL
+PRELOADED = ("pgaudit",)
+"""Libraries without which a restored database rejects statements: their event triggers call them."""
 KILLED = "started but not finished"
 """The failure in the evidence while a restore test is running, and after one was killed."""
 
@@ -48,6 +51,12 @@ def room(size: int) -> None:
         )  # fmt: skip
 
 
+def preloaded(plan: Plan, names: Container[str]) -> list[str]:
+    """Return those of the server's preloaded libraries that are in `names`."""
+    chosen = next((each.text for each in plan.server.settings if each.name == "shared_preload_libraries"), "")
+    return [name for name in chosen.split(",") if name in names]
+
+
 class Scratch:
     """A server on a restored directory: socket only, with limits at least as high as its primary's."""
 
@@ -63,7 +72,8 @@ class Scratch:
             "config_file": f"{SCRATCH}/postgresql.conf", "hba_file": f"{SCRATCH}/pg_hba.conf",
             "ident_file": f"{SCRATCH}/pg_ident.conf", "listen_addresses": "", "port": str(PORT),
             "unix_socket_directories": f"{SCRATCH}/socket", "archive_mode": "off", "primary_conninfo": "", "ssl": "off",
-            "shared_buffers": SHARED_BUFFERS, "shared_preload_libraries": "", "logging_collector": "off",
+            "shared_buffers": SHARED_BUFFERS, "logging_collector": "off",
+            "shared_preload_libraries": ",".join(preloaded(plan, PRELOADED)),
             "log_destination": "stderr", "autovacuum": "off", "hot_standby": "on",
             "wal_retrieve_retry_interval": "200ms",
             "synchronous_standby_names": "", "max_parallel_maintenance_workers": "0", "huge_pages": "off",
