@@ -99,7 +99,6 @@ def test_a_reload_takes_a_good_certificate_and_keeps_the_old_one_for_a_bad(serve
                 psycopg.connect(f"{pooler} {without}")
 
 
-@pytest.mark.parametrize(("address", "reached"), [("::1", "::1"), ("*", "127.0.0.1"), ("127.0.0.2", "127.0.0.2")])
 def agreed(port: int, ciphers: str) -> str:
     """Return the TLS 1.2 suite that a server on this port agrees to, "" for none."""
     command = ["openssl", "s_client", "-starttls", "postgres", "-connect", f"127.0.0.1:{port}", "-tls1_2", "-cipher"]
@@ -121,6 +120,7 @@ def test_only_suites_with_forward_secrecy_and_aead_are_agreed(server: Server) ->
             assert agreed(port, strong).startswith("ECDHE-")
 
 
+@pytest.mark.parametrize(("address", "reached"), [("::1", "::1"), ("*", "127.0.0.1"), ("127.0.0.2", "127.0.0.2")])
 def test_services_that_serve_another_certificate_are_reloaded(
     server: Server, address: str, reached: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -25,8 +25,9 @@ exec ssh -o LogLevel=error USER@HOST "$words"
 """
 
 
-def ssh(production: Production, words: str, user: str = "pgbackrest-prod1") -> tuple[int, str]:
-    done = production.database.run(f"runuser -u postgres -- ssh -nT {user}@{production.peer.address} '{words}' 2>&1")
+def ssh(production: Production, words: str) -> tuple[int, str]:
+    place = f"pgbackrest-prod1@{production.peer.address}"
+    done = production.database.run(f"runuser -u postgres -- ssh -nT {place} '{words}' 2>&1")
     return done.returncode, done.stdout.strip()
 
 
@@ -65,8 +66,13 @@ def test_key_of_a_database_host_opens_no_shell(production: Production) -> None:
         assert tried.returncode not in (0, 124), words
         assert reason in tried.stdout, words
     # The old account, and the other one's, have no key of this host.
+    # The host's SSH configuration knows host and key for its own account alone.
+    options = "-o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -i /etc/pgbackrest/ssh/id_ed25519"
     for user in ("pgbackrest", "root"):
-        assert "Permission denied" in ssh(production, "space", user)[1], user
+        tried = production.database.run(
+            f"runuser -u postgres -- ssh -nT -o BatchMode=yes {options} {user}@{production.peer.address} space 2>&1"
+        )
+        assert "Permission denied" in tried.stdout, user
 
 
 def test_client_that_lies_about_its_verb_reaches_its_own_stanza_alone(production: Production, liar: str) -> None:
