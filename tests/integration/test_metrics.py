@@ -186,7 +186,8 @@ def test_source_that_fails_hides_no_other(
     monkeypatch.setattr(system, "EVIDENCE", tmp_path)
     server = {"socket_directory": cluster.host, "port": cluster.port}
     for database_name, success in ((name, 1), ("missing", 0)):
-        plan = sample(server=server, access={"database": database_name}, pooler={"enabled": False})
+        access = {"database": database_name, "extensions": ("vector", "uuid-ossp")}
+        plan = sample(server=server, access=access, pooler={"enabled": False})
         path = write(tmp_path / "plan.json", plan)
         monkeypatch.setattr(load.load, "__defaults__", (path,))
         found = collect()
@@ -195,6 +196,20 @@ def test_source_that_fails_hides_no_other(
         assert ("provision_shared_buffers_bytes " in found.text) == bool(success)
         assert "provision_backup_age_limit_seconds 93600\n" in found.text
         assert [text.partition(":")[0] for text in found.failures] == ([] if success else ["database", "tables"])
+
+
+def test_missing_statement_statistics_are_told_and_hide_nothing(
+    cluster: Cluster, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(system, "EVIDENCE", tmp_path)
+    server = {"socket_directory": cluster.host, "port": cluster.port}
+    access = {"database": name, "extensions": ("vector", "uuid-ossp", "pg_stat_statements")}
+    plan = sample(server=server, access=access, pooler={"enabled": False})
+    monkeypatch.setattr(load.load, "__defaults__", (write(tmp_path / "plan.json", plan),))
+    found = collect()
+    (failure,) = found.failures
+    assert failure.startswith("statements: no statement statistics")
+    assert "provision_shared_buffers_bytes " in found.text
 
 
 ATTACK = """
@@ -218,7 +233,8 @@ def test_a_cast_of_the_owner_runs_with_the_owner_s_rights_and_hides_no_catalogue
         cluster.psql(ATTACK, name, "minion")
         monkeypatch.setattr(system, "EVIDENCE", tmp_path)
         server = {"socket_directory": cluster.host, "port": cluster.port}
-        plan = sample(server=server, access={"database": name}, pooler={"enabled": False})
+        access = {"database": name, "extensions": ("vector", "uuid-ossp")}
+        plan = sample(server=server, access=access, pooler={"enabled": False})
         monkeypatch.setattr(load.load, "__defaults__", (write(tmp_path / "plan.json", plan),))
         found = collect()
     finally:
