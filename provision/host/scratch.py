@@ -52,7 +52,7 @@ def drop(session: Connection, scratch: Scratch) -> bool:
     if find(session, scratch.name) != scratch:
         return False
     name = sql.Identifier(scratch.name)
-    if session.execute("SELECT FROM pg_database WHERE oid = %s AND datistemplate", (scratch.oid,)).fetchone():
+    if session.execute("SELECT 1 FROM pg_database WHERE oid = %s AND datistemplate", (scratch.oid,)).fetchone():
         session.execute(sql.SQL("ALTER DATABASE {} IS_TEMPLATE false").format(name))
     session.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(name))
     return True
@@ -62,7 +62,7 @@ def drop_role(session: Connection, name: str) -> bool:
     """Drop the role that loads a scratch database and has its name; False if there is none, or it owns something."""
     if (
         not names.SCRATCH.fullmatch(name)
-        or not session.execute("SELECT FROM pg_roles WHERE rolname = %s AND NOT rolsuper", (name,)).fetchone()
+        or not session.execute("SELECT 1 FROM pg_roles WHERE rolname = %s AND NOT rolsuper", (name,)).fetchone()
     ):
         return False
     try:

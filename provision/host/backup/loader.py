@@ -126,7 +126,7 @@ class Loader:
             for name in [each for each in facts["extensions"] if each in self.plan.access.extensions]:
                 made.append(f"EXTENSION {name}")
                 schema = str(schemas.get(name) or "public")
-                if not inside.execute("SELECT FROM pg_namespace WHERE nspname = %s", (schema,)).fetchone():
+                if not inside.execute("SELECT 1 FROM pg_namespace WHERE nspname = %s", (schema,)).fetchone():
                     inside.execute(sql.SQL("CREATE SCHEMA {} AUTHORIZATION {}").format(sql.Identifier(schema), role))
                     made.append(f"SCHEMA {schema}")
                 inside.execute(
