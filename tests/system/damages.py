@@ -185,7 +185,7 @@ DAMAGES = (
         "application without time-outs",
         sql("CREATE ROLE other_app LOGIN CONNECTION LIMIT 1"),
         "timeouts",
-        "role other_app has no statement_timeout, lock_timeout, idle_in_transaction_session_timeout",
+        "role other_app has no idle_in_transaction_session_timeout, lock_timeout, statement_timeout",
         sql("DROP ROLE other_app"),
     ),
     Damage(
