@@ -36,6 +36,7 @@ JUDGED_HERE = re.compile(r"the (newest backup|last passed restore test) is [\d.]
 """Alarms of the watch that the checks `backup`, `drill` and `dump-drill` judge anew."""
 SHOW_BACKUPS = "provision backup status  # shows sets, WAL and alarms; docs/backups-are-old.md"
 ALARM_FIXES = (
+    ("archive_mode is off", "{site}"),
     ("there is no backup yet", "systemctl start provision-backup@full.service"),
     ("WAL was dropped", "systemctl start provision-backup@full.service"),
     ("WAL segment", "systemctl start provision-backup@full.service"),
@@ -183,6 +184,8 @@ def advisories(plan: Plan) -> Iterator[Row]:
     severity=Severity.CRITICAL,
     expected="a backup younger than its limit, and WAL archiving that works",
     why="changes after the last good backup are lost with the host",
+    tags="postgresql",
+    extra="-e postgresql_restart_allowed=true",
 )
 def backups(plan: Plan) -> Iterator[Row]:
     """Report the alarms of the backup watch, and a watch that has stopped."""

@@ -107,7 +107,8 @@ def _nothing_listens(refusal: Refusal) -> Iterator[Row]:
         return
     active = ask("systemctl", "is-active", plan.server.unit).strip()
     if active != "active":
-        yield f"{said}; {plan.server.unit} is {active}", f"systemctl start {plan.server.unit}"
+        reset = f"systemctl reset-failed {plan.server.unit} && " if active == "failed" else ""
+        yield f"{said}; {plan.server.unit} is {active}", f"{reset}systemctl start {plan.server.unit}"
         return
     try:
         port = secure_path.text(Path(plan.server.data_directory, "postmaster.pid")).splitlines()[3]

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 
 from provision import pins
@@ -19,7 +20,10 @@ FROM pg_db_role_setting s CROSS JOIN unnest(s.setconfig) AS e (entry) LEFT JOIN 
 WHERE s.setdatabase IN (0, (SELECT oid FROM pg_database WHERE datname = current_database()))
   AND (s.setrole = 0 OR r.rolsuper) ORDER BY 1, 2, 3
 """
-_PINNED = {name.lower() for name in (*pins.EVERYWHERE, *pins.SUPERUSER, pins.TRANSACTION_TIMEOUT)}
+PINNED = {
+    name.lower(): value for name, value in {**pins.EVERYWHERE, **pins.SUPERUSER, pins.TRANSACTION_TIMEOUT: "0"}.items()
+}
+"""Settings that a session of ours sets itself, with the value."""
 
 
 @check(
@@ -33,15 +37,19 @@ _PINNED = {name.lower() for name in (*pins.EVERYWHERE, *pins.SUPERUSER, pins.TRA
 def stored(session: Connection) -> Iterator[Row]:
     """Report in one finding what is stored; accepted where it changes only the form of results."""
     database = session.info.dbname
-    seen, statements, harmful = [], [], False
+    seen, statements, names, harmful = [], [], set(), False
     for role, everywhere, name, value in session.execute(_STORED).fetchall():
-        if str(name).lower() not in _PINNED:
+        if str(name).lower() not in PINNED:
             continue
         harmful = harmful or str(name) in pins.HARMFUL
+        names.add(str(name).lower())
         whom = f"ROLE {identifier(str(role)) if role else 'ALL'}"
         place = f"DATABASE {identifier(database)}"
         target = whom if everywhere else f"{whom} IN {place}" if role else place
         seen.append(f"{target} sets {name} = {value}")
         statements.append(f"ALTER {target} RESET {identifier(str(name))}")
     if seen:
-        yield "; ".join(seen), psql(database, *statements), Severity.WARNING if harmful else Severity.ACCEPTED
+        # psql's own session has these settings too: a read-only one could not reset them.
+        options = shlex.quote(pins.options({name: value for name, value in PINNED.items() if name in names}))
+        fix = f"PGOPTIONS={options} {psql(database, *statements)}"
+        yield "; ".join(seen), fix, Severity.WARNING if harmful else Severity.ACCEPTED

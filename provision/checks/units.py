@@ -75,7 +75,7 @@ def failed(plan: Plan) -> Iterator[Row]:
         unit = line.split()[0]
         journal = ask("journalctl", "-u", unit, "-n", "20", "-o", "cat", "--no-pager").splitlines()
         texts = [text.strip() for text in journal if "systemd" not in text and "Deactivated" not in text]
-        yield f"{unit} failed: {_last(unit, texts)}", f"systemctl restart {unit}"
+        yield f"{unit} failed: {_last(unit, texts)}", f"systemctl reset-failed {unit} && systemctl restart {unit}"
 
 
 def _last(unit: str, texts: list[str]) -> str:
@@ -109,6 +109,8 @@ def _running(unit: str, trouble: str, *, enabled: bool = True) -> Iterator[Row]:
     if at_boot.startswith("masked"):
         yield f"{unit} is masked", f"systemctl unmask {unit} && systemctl enable --now {unit}"
     elif active not in ("active", "activating", "reloading"):
-        yield f"{unit} {trouble} ({active})", f"systemctl {'enable --now' if enabled else 'start'} {unit}"
+        # After too many starts systemd refuses another one until the failure is reset.
+        reset = f"systemctl reset-failed {unit} && " if active == "failed" else ""
+        yield f"{unit} {trouble} ({active})", f"{reset}systemctl {'enable --now' if enabled else 'start'} {unit}"
     elif enabled and not at_boot.startswith("enabled"):
         yield f"{unit} does not start at boot ({at_boot})", f"systemctl enable {unit}"

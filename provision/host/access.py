@@ -190,7 +190,7 @@ class Access:
     def _groups(self, kind: str) -> tuple[str, ...]:
         """Return the predefined roles of a kind of role on this server."""
         found = GROUPS.get(kind, ())
-        known = bool(found) and bool(self.ask("SELECT FROM pg_roles WHERE rolname = %s", RESERVED_GROUP))
+        known = bool(found) and bool(self.ask("SELECT 1 FROM pg_roles WHERE rolname = %s", RESERVED_GROUP))
         return (*found, RESERVED_GROUP) if known else found
 
     def _read_back(self, role: Role) -> None:
@@ -292,7 +292,7 @@ class Access:
     def closed(self, name: str) -> None:
         """Revoke CREATE on schema public from PUBLIC, which PostgreSQL 14 grants by default."""
         if self.ask(
-            "SELECT FROM pg_namespace n, aclexplode(coalesce(n.nspacl, acldefault('n', n.nspowner))) x"
+            "SELECT 1 FROM pg_namespace n, aclexplode(coalesce(n.nspacl, acldefault('n', n.nspowner))) x"
             " WHERE n.nspname = 'public' AND x.grantee = 0 AND x.privilege_type = 'CREATE'"
         ):
             statement = sql.SQL("REVOKE CREATE ON SCHEMA public FROM PUBLIC")
@@ -301,7 +301,7 @@ class Access:
     def temporary(self, name: str) -> None:
         """Revoke TEMPORARY on a database of superusers from PUBLIC."""
         if self.ask(
-            "SELECT FROM pg_database d, aclexplode(coalesce(d.datacl, acldefault('d', d.datdba))) x"
+            "SELECT 1 FROM pg_database d, aclexplode(coalesce(d.datacl, acldefault('d', d.datdba))) x"
             " WHERE d.datname = %s AND x.grantee = 0 AND x.privilege_type = 'TEMPORARY'",
             name,
         ):

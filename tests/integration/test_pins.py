@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -113,8 +114,11 @@ def test_doctor_reports_all_stored_settings_in_one_finding(cluster: Cluster, own
         for name, value in HOSTILE.items():
             if name != "client_encoding":
                 assert f'DATABASE "owned" sets {name} = {value}' in found[0].seen
-        for statement in found[0].fix.split("'")[1::2]:
-            session.execute(statement.encode())
+        # The printed command, in a psql whose own session has the settings, among them default_transaction_read_only.
+        command = found[0].fix.replace("runuser -u postgres -- psql", str(cluster.bin / "psql"))
+        place = {**os.environ, "PGHOST": cluster.host, "PGPORT": str(cluster.port), "PGUSER": "postgres"}
+        done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False, env=place)
+        assert done.returncode == 0, f"{command}\n{done.stderr}"
         assert not [each for each in examine(Scope.DATABASE, session, site=unknown_site) if each.id == found[0].id]
         session.execute('ALTER DATABASE owned SET "DateStyle" = "ISO, DMY"')
         form = [each for each in examine(Scope.DATABASE, session, site=unknown_site) if each.id == "stored-settings"]

@@ -51,7 +51,7 @@ DAMAGES = (
         "files-changed",
         "conf.d/50-provision.conf was changed by hand",
     ),
-    Damage("ALTER SYSTEM", system("work_mem = '9MB'"), "shadowed", "work_mem is set by ALTER SYSTEM"),
+    Damage("ALTER SYSTEM", system("work_mem = '9MB'"), "shadowed", "is set by ALTER SYSTEM to"),
     Damage(
         "restart pending",
         system("max_connections = 77"),
@@ -79,12 +79,6 @@ DAMAGES = (
         "overridden",
         "again in /etc/postgresql/17/main/conf.d/98-by-hand.conf line 1, and runs as off",
         f"rm {CONF}/conf.d/98-by-hand.conf",
-    ),
-    Damage(
-        "sessions of administrators redirected",
-        sql("ALTER DATABASE minion SET default_transaction_read_only = on", "postgres"),
-        "stored-settings",
-        "DATABASE \"minion\" sets default_transaction_read_only = on",
     ),
     Damage(
         "timer stopped",
@@ -191,7 +185,7 @@ DAMAGES = (
         "application without time-outs",
         sql("CREATE ROLE other_app LOGIN CONNECTION LIMIT 1"),
         "timeouts",
-        "role other_app has no statement_timeout, lock_timeout, idle_in_transaction_session_timeout",
+        "role other_app has no idle_in_transaction_session_timeout, lock_timeout, statement_timeout",
         sql("DROP ROLE other_app"),
     ),
     Damage(
@@ -291,9 +285,9 @@ DAMAGES = (
     ),
     Damage(
         "manifest damaged",
-        "echo '{' > /etc/provision/files.d/toolkit.json",
+        "echo '{' > /etc/provision/files.d/monitoring.json",
         "manifest-damaged",
-        "/etc/provision/files.d/toolkit.json cannot be read",
+        "/etc/provision/files.d/monitoring.json cannot be read",
     ),
     Damage("log opened", "chmod 0644 /var/log/postgresql/*.log", "log-modes", "is readable by every user"),
     Damage(
@@ -337,7 +331,7 @@ DAMAGES = (
         + sql("SELECT pg_logical_emit_message(false, 'x', 'y'), pg_switch_wal()")
         + " >/dev/null; done",
         "replication-slots",
-        "physical slot gone has no consumer and keeps 2",
+        "physical slot gone has no consumer and keeps ",
     ),
     Damage(
         "disk full",
@@ -386,6 +380,12 @@ ALONE = (
         "postgresql@17-main.service is down",
     ),
     Damage("server unreachable", "systemctl stop postgresql@17-main", "reach-socket", "postgresql@17-main.service is"),
+    Damage(
+        "sessions of administrators redirected",
+        sql("ALTER DATABASE minion SET default_transaction_read_only = on", "postgres"),
+        "stored-settings",
+        'DATABASE "minion" sets default_transaction_read_only = on',
+    ),
     Damage("pooler stopped", "systemctl stop pgbouncer", "pooler", "the pooler is down"),
     Damage(
         "server on every interface",

@@ -88,13 +88,15 @@ def repair(production: Production, campaign: Campaign, damages: Sequence[Damage]
     for _ in range(ROUNDS):
         left = [each for each in counted(findings) if each not in campaign.before and each["id"] not in pages]
         commands = dict(chosen(each, damages) for each in left)
+        done: dict[str, str] = {}
         for command in sorted(commands, key=lambda each: each.startswith("ansible-playbook")):
-            begun = time.monotonic()
-            said = paste(production, command, commands[command])
+            begun, same = time.monotonic(), command.partition("  # ")[0]
+            if same not in done:  # several findings print one playbook run, with different comments
+                done[same] = paste(production, command, commands[command])
             campaign.pasted[command] = time.monotonic() - begun
             campaign.failed.pop(command, None)
-            if said:
-                campaign.failed[command] = said
+            if done[same]:
+                campaign.failed[command] = done[same]
         if not commands:
             break
         findings = ask(production, url)
