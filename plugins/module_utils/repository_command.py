@@ -76,6 +76,6 @@ Match User pgbackrest,pgbackrest-*
 Match all
 """
 
-PROCESSES = f"""# Placed by provision: no database host takes every process of the backup host. A session has two.
+PROCESSES = f"""# Placed by provision: no database host takes every process of the backup host. A session has three.
 @{MEMBERS} hard nproc 512
 """

@@ -86,7 +86,8 @@ NAMES = {
     "stanza": re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*"),
 }
 """They become part of a command line that sshd runs, of a configuration and of a line of authorized_keys."""
-OLD_USER, MEMBERS = "pgbackrest", command.MEMBERS
+OLD_USER = "pgbackrest"
+MEMBERS = command.MEMBERS
 
 
 class Repository:

@@ -16,7 +16,7 @@ import provision
 from tests.collection import ROOT, build, install
 
 FOLDERS = {"docs", "meta", "migrations", "plugins", "profiles", "provision", "roles", "templates"}
-FILES = {"CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "README.md", "pyproject.toml"}
+FILES = {"CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "README.md", "SECURITY.md", "pyproject.toml"}
 MEGABYTE = 1024**2
 
 

@@ -52,3 +52,9 @@ def test_what_is_banned_is_found(tmp_path: Path) -> None:
     module.write_text("""f'DROP DATABASE "{name}"'\nf"host={host} dbname={name}"\nf"SELECT '{name}'"\n""")
     assert len(found(module, SQL, quoted=True)) == 2
     assert len(found(module, CONNINFO, quoted=False)) == 1
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_row_without_columns_is_taken_for_an_answer(path: Path) -> None:
+    """The row of SELECT FROM is an empty tuple, which is false."""
+    assert re.findall(r'execute\(\s*f?"SELECT FROM [^;]*?\)\.fetchone\(\)', path.read_text(), re.S) == []
