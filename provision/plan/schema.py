@@ -16,9 +16,11 @@ from pathlib import Path
 
 from provision import addresses, quoting
 from provision.plan import names
+from provision.plan.cluster import Cluster
 
 SCHEMA = 2
 """Version of plan.json. Version 1 was the three files host.json, backup.json and maintenance.json."""
+PATRONI = "patroni.service"
 
 
 @dataclass(frozen=True)
@@ -112,6 +114,8 @@ class Server:
     archive_command: str
     """Empty: archiving is off."""
     archive_timeout_s: int
+    patroni: bool
+    """Patroni starts and stops the server; systemd does so elsewhere."""
 
     @property
     def data(self) -> Path:
@@ -130,8 +134,8 @@ class Server:
 
     @property
     def unit(self) -> str:
-        """The server's systemd unit."""
-        return f"postgresql@{self.major}-main.service"
+        """The systemd unit that runs the server."""
+        return PATRONI if self.patroni else f"postgresql@{self.major}-main.service"
 
     @property
     def settings_file(self) -> str:
@@ -402,6 +406,8 @@ class Plan:
     maintenance: Maintenance
     migrations: Migrations
     timers: tuple[Timer, ...]
+    cluster: Cluster | None
+    """None on a single host."""
     warnings: tuple[str, ...]
 
     def site(self, tags: str = "", *, playbook: str = "site.yml", extra: str = "") -> str:
