@@ -1,0 +1,82 @@
+"""How a host reaches the etcd members and Patroni's REST API of its cluster. Reads files; connects to nothing.
+
+Passwords come from `SECRETS`, which root and the group postgres may read; no plan holds one.
+"""
+
+from __future__ import annotations
+
+import json
+import ssl
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from provision import secure_path
+from provision.errors import HostError
+from provision.plan.cluster import Cluster
+from provision.plan.schema import Plan
+
+SECRETS = Path("/etc/provision/cluster.json")
+POOLER_USER = "pooler"
+"""etcd user that reads Patroni's keys and writes ours."""
+
+
+@dataclass(frozen=True)
+class Access:
+    """A cluster with the certificate and the passwords that its services ask for.
+
+    `etcd` is user -> password; `rest` is (user, password) of Patroni's REST API. `certificate` and `key` identify this
+    host to both; `ca` signed the certificates of all members.
+    """
+
+    cluster: Cluster
+    ca: str
+    certificate: str
+    key: str
+    etcd: Mapping[str, str]
+    rest: tuple[str, str]
+
+    def context(self) -> ssl.SSLContext:
+        """Return a TLS context that verifies the other side and presents this host's certificate. Raises HostError."""
+        try:
+            context = ssl.create_default_context(cafile=self.ca)
+            context.load_cert_chain(self.certificate, self.key)
+        except OSError as error:
+            raise HostError(
+                "cannot load the certificates for the cluster",
+                where=f"{self.ca}, {self.certificate}, {self.key}",
+                seen=str(error),
+                run="provision doctor",
+            ) from None
+        return context
+
+
+def of(plan: Plan, secrets: Path | None = None) -> Access:
+    """Return the access of this host. Raises HostError on a single host and where the passwords cannot be read."""
+    cluster = required(plan)
+    path = secrets or SECRETS
+    try:
+        found = json.loads(secure_path.text(path))
+        etcd, rest = dict(found["etcd"]), found["rest"]
+        user, password = str(rest["username"]), str(rest["password"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise HostError(
+            "cannot read the passwords of the cluster",
+            where=str(path),
+            seen=f"{type(error).__name__}: {error}" if not isinstance(error, ValueError) else "not valid JSON",
+            allowed="root or a member of the group postgres, on a host that site.yml has converged",
+            run=plan.site("patroni"),
+        ) from None
+    certificate = plan.tls.certificate("cluster")
+    return Access(cluster, plan.tls.ca, certificate.certificate, certificate.key, etcd, (user, password))
+
+
+def required(plan: Plan) -> Cluster:
+    """Return the plan's cluster. Raises HostError on a single host."""
+    if plan.cluster is None:
+        raise HostError(
+            "this host is not a member of a cluster",
+            seen=f"host {plan.name}",
+            allowed="hosts of the group database with cluster_enabled: true",
+        )
+    return plan.cluster
