@@ -20,7 +20,7 @@ JUDGE, PLACE = "minion.provision.tls_certificates", "minion.provision.host_files
 KEPT = "nothing was placed; the old certificate is still served"
 LATER, LATER_KEY = "issued by the run\n", "a key issued by the run\n"
 """Stand for texts in check mode. Two, because a key's text is masked wherever it appears."""
-SETS = {"server": "tls", "pooler-client": "tls-pooler"}
+SETS = {"server": "tls", "pooler-client": "tls-pooler", "member": "tls-member"}
 
 
 class ModuleFailedError(Exception):

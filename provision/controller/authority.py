@@ -79,7 +79,7 @@ class Authority:
                 "a certificate cannot hold this name", where=common_name, seen=f"{', '.join(names)}: {error}"
             ) from None
         builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), True)
-        builder = builder.add_extension(x509.ExtendedKeyUsage([PURPOSES[purpose]]), False)
+        builder = builder.add_extension(x509.ExtendedKeyUsage(PURPOSES[purpose]), False)
         builder = builder.add_extension(self._identifier(), False)
         return Pair(_signed(builder, self.key), key_text(key))
 

@@ -20,8 +20,8 @@ import yaml
 from provision.controller import authority, varfiles, vault
 from provision.controller.bundle import verify
 from provision.errors import ProvisionError, UsageError
-from provision.plan import build, network, schema, variables
-from provision.plan.context import Peer, repository, repository_kind
+from provision.plan import build, network, schema, topology, variables
+from provision.plan.context import Listed, Peer, repository, repository_kind
 
 ROOT = Path(__file__).resolve().parents[2]
 """The project, or the installed collection: the folder with roles/ and profiles/."""
@@ -34,7 +34,7 @@ SHARED_OPTIONS = (
 """Options that decide whether hosts share a backup repository."""
 SSH = ("ssh", "paramiko", "paramiko_ssh", "smart")
 """Connection plugins of Ansible."""
-BESIDE = {"plan", "packages", "tls", "toolkit"}
+BESIDE = {"plan", "packages", "tls", "toolkit", "etcd"}
 """Roles of a play for hosts beside the databases, such as the backup host, unless the host has a database too."""
 
 
@@ -146,6 +146,7 @@ def context(
     root: Path,
     toolkit: str,
     peers: Iterable[Peer] = (),
+    listed: Iterable[Listed] = (),
     selected: frozenset[str] | None = None,
 ) -> build.Context:
     """Read what is judged besides variables: vault files, the bundle, the user's own certificate."""
@@ -165,6 +166,7 @@ def context(
         database=bool(names - BESIDE) or name in groups.get("database", ()),
         toolkit_sha256=toolkit,
         peers=tuple(peers),
+        listed=tuple(listed),
         absent=tuple(option for option in ("migrations_source",) if _absent(str(values.get(option, ".")))),
         selected=selected,
     )
@@ -204,6 +206,33 @@ def peers(
             continue
         if variables.judge({"backup_physical": {"type": "bool"}}, values)[0].get("backup_physical"):
             found.append(Peer(other, str(values["backup_stanza"]), repository(values)))
+    return found
+
+
+def listed(
+    groups: Mapping[str, Sequence[str]],
+    variables_of: Callable[[str], Mapping[str, Any]],
+    role_defaults: Mapping[str, Any],
+    template: Callable[[Mapping[str, Any], Any], Any],
+    folders: Sequence[Path],
+) -> list[Listed]:
+    """Return the hosts of the groups database and dcs with the options that members of a cluster share.
+
+    A host whose variables cannot be read has no options: its own plan names the problem.
+    """
+    database, dcs = groups.get("database", ()), groups.get("dcs", ())
+    specs = {name: spec for name, spec in specifications().items() if name in topology.OPTIONS}
+    found = []
+    for name in dict.fromkeys([*database, *dcs]):
+        try:
+            every = {**role_defaults, **variables_of(name)}
+            every["plan_profile"] = profile(str(variables.plain(template(every, every["plan_profile_name"]))), folders)
+            given = {option: template(every, every[option]) for option in topology.OPTIONS}
+            reached = str(variables.plain(template(every, every.get("ansible_host") or name)))
+            values = variables.judge(specs, given)[0]
+        except Exception:  # noqa: S112 - any error of a template
+            continue
+        found.append(Listed(name, topology.address(values, reached), name in database, name in dcs, values))
     return found
 
 

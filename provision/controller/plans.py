@@ -205,6 +205,15 @@ def _outcome(
         )
         if inputs.shares(values)
         else (),
+        listed=inputs.listed(
+            given["groups"],
+            lambda name: variables.get_vars(host=others[name]),
+            inputs.defaults(load),
+            template,
+            (root,),
+        )
+        if values["cluster_enabled"]
+        else (),
     )
     probe = {**assumed.probe(), "schedules": timers.elapses(schedules.requested(values).values())}
     built = build.build(values, probe, read.profile, context)

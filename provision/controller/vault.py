@@ -35,7 +35,9 @@ from provision.plan.secrets import new_password, new_salt
 
 FILE = varfiles.FILE
 LOGIN_ROLES = ("minion", "minion_app", "minion_readonly")
-PASSPHRASES = ("backup_repository_passphrase", "tls_ca_passphrase")
+PASSPHRASES = ("backup_repository_passphrase", "tls_ca_passphrase", "cluster_passphrase")
+OPTIONAL = ("cluster_passphrase",)
+"""Those that only some topologies need: `init` makes them, `check` does not miss them."""
 KEYRING = "provision"
 """Keyring service of the vault password; the user name is the name of the inventory's folder."""
 
@@ -194,7 +196,7 @@ def judge(secrets: Mapping[str, Any]) -> list[str]:
     found = [f"the rotation of {role} is unfinished" for role, each in credentials.items() if each.get(PREVIOUS)]
     for name, value in values.items():
         if not value:
-            found.append(f"{name} is missing")
+            found += [] if name in OPTIONAL else [f"{name} is missing"]
         elif value == DEVELOPMENT_PASSWORD:
             found.append(f"{name} is the published development password")
         elif len(str(value)) < MINIMUM_PASSWORD_LENGTH:

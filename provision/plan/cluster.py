@@ -5,14 +5,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from provision import addresses
 
 
 @dataclass(frozen=True)
 class Member:
-    """A database host of a cluster, as the other members reach it. `name` is its name in the inventory and in Patroni."""
+    """A database host of a cluster, as the others reach it. `name` is its name in the inventory and in Patroni."""
 
     name: str
     address: str
@@ -53,23 +55,14 @@ class Cluster:
     peer_port: int
     synchronous: str
     """quorum, on or off; on where Patroni has no quorum mode."""
-    strict: bool
-    """Refuse writes while no replica confirms them."""
-    synchronous_replicas: int
-    """How many replicas confirm each commit."""
-    ttl_s: int
-    loop_wait_s: int
-    retry_timeout_s: int
-    primary_start_timeout_s: int
-    maximum_lag_mb: int
-    """Of a replica that may become primary by failover, when replication is asynchronous."""
     replication_role: str
     rewind_role: str
+    common_name: str
+    """Of the members' certificates, which log in as the two roles above."""
+    dynamic: Mapping[str, Any]
+    """Patroni's dynamic configuration: timers, synchronous mode, and settings that must be equal on all members."""
     watchdog: bool
-    """This host has /dev/watchdog, and Patroni uses it."""
-    patroni: str
-    """Version of Patroni's package, "" where it is not known yet."""
-    etcd: str
+    """Patroni uses /dev/watchdog of this host."""
 
     @property
     def here(self) -> Member:

@@ -17,6 +17,7 @@ RANGE = (1024, 65535)
 LOOPBACKS = (*addresses.LOOPBACKS, addresses.LOCALHOST)
 NODE_EXPORTER, POSTGRES_EXPORTER = "prometheus-node-exporter.service", "prometheus-postgres-exporter.service"
 POOLER = "pgbouncer.service"
+PATRONI, ETCD = "patroni.service", "etcd.service"
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,11 @@ def bound(v: Mapping[str, Any]) -> list[Bound]:
         where = (v["monitoring_listen_address"],)
         found.append(Bound("monitoring_node_port", v["monitoring_node_port"], where, NODE_EXPORTER))
         found.append(Bound("monitoring_postgres_port", v["monitoring_postgres_port"], where, POSTGRES_EXPORTER))
+    if v["cluster_enabled"]:
+        where = (v["cluster_address"] or "*",)
+        found.append(Bound("cluster_rest_port", v["cluster_rest_port"], where, PATRONI))
+        found.append(Bound("etcd_client_port", v["etcd_client_port"], where, ETCD))
+        found.append(Bound("etcd_peer_port", v["etcd_peer_port"], where, ETCD))
     return found
 
 

@@ -163,7 +163,7 @@ class Pgvector:
 
 @dataclass(frozen=True)
 class Certificate:
-    """One certificate on the host and its key. `purpose` is server or client; `names` must all be in it."""
+    """One certificate on the host and its key. `purpose` is server, client, or peer for both; it has all `names`."""
 
     name: str
     certificate: str

@@ -12,6 +12,7 @@ from typing import Any
 from provision import addresses, compatibility
 from provision.plan import dns, hba, names, network, ports, schema
 from provision.plan.account import repository_user
+from provision.plan.cluster import Cluster
 from provision.plan.context import Context, repository_kind
 from provision.tuning import Tuning, pools, vector
 
@@ -35,6 +36,7 @@ def server(
     tls: schema.Tls,
     access: schema.Access,
     backup: schema.Backup,
+    cluster: Cluster | None,
 ) -> schema.Server:
     """Make the section server: settings, pg_hba.conf and pg_ident.conf."""
     major = v["postgresql_version"]
@@ -44,18 +46,23 @@ def server(
         {"role": access.monitor, "database": "all", "users": "^prometheus$"},
         {"role": access.pooler, "database": "all", "users": "^postgres$"},
     ]
+    others = [addresses.single(each.address) for each in cluster.members] if cluster else []
     rules = hba.rules(
         tls=tls.enabled,
         networks=v["postgresql_allowed_networks"],
         socket_logins=logins,
-        certificate_logins=[{"role": access.pooler, "from": list(LOOPBACK)}],
+        certificate_logins=[{"role": access.pooler, "from": [*LOOPBACK, *others]}],
+        members=others,
+        member_logins={cluster.replication_role: hba.REPLICATION, cluster.rewind_role: "postgres"} if cluster else {},
         extra=v["postgresql_extra_rules"],
     )
     settings = tuple(
         schema.Setting(each.name, each.text, each.line, each.reason, each.group, each.restart)
         for each in tuning.settings
     )
-    listen, resolved = v["postgresql_listen_addresses"], network.resolved(probe)
+    listen, resolved = list(v["postgresql_listen_addresses"]), network.resolved(probe)
+    if cluster and cluster.member and not addresses.covers(addresses.listened(listen, resolved), cluster.here.address):
+        listen.append(cluster.here.address)
     return schema.Server(
         major=major,
         port=v["postgresql_port"],
@@ -75,11 +82,24 @@ def server(
         hba=tuple(str(rule) for rule in rules),
         ident=(
             *(hba.ident(str(each["role"]), f"/{each['users']}", str(each["role"])) for each in logins),
+            *_member_logins(cluster),
             *(hba.ident(each["map"], each["system"], each["role"]) for each in v["postgresql_maps"]),
         ),
         archive_command=f"pgbackrest --stanza={backup.stanza} archive-push %p" if backup.physical else "",
         archive_timeout_s=v["backup_archive_timeout_s"],
+        patroni=bool(cluster and cluster.member),
     )
+
+
+def _member_logins(cluster: Cluster | None) -> list[schema.Ident]:
+    """Return the user name maps of a cluster: its members' certificates, and Patroni over the socket."""
+    if not cluster:
+        return []
+    roles = (cluster.replication_role, cluster.rewind_role)
+    return [
+        *(hba.ident(hba.MEMBERS, cluster.common_name, role) for role in roles),
+        hba.ident(cluster.replication_role, "postgres", cluster.replication_role),
+    ]
 
 
 def source(v: Mapping[str, Any], codename: str, context: Context) -> schema.Source:
@@ -127,8 +147,8 @@ def source(v: Mapping[str, Any], codename: str, context: Context) -> schema.Sour
     return schema.Source(kind)
 
 
-def tls(v: Mapping[str, Any], context: Context) -> schema.Tls:
-    """Make the section tls: the certificates of the server and of the pooler."""
+def tls(v: Mapping[str, Any], context: Context, cluster: Cluster | None) -> schema.Tls:
+    """Make the section tls: the certificates of the server, of the pooler, and of a member of a cluster."""
     provided = bool(v["tls_provided_certificate"])
     own = [] if provided else [context.name, "localhost", "127.0.0.1", "::1"]
     server = schema.Certificate(
@@ -137,7 +157,7 @@ def tls(v: Mapping[str, Any], context: Context) -> schema.Tls:
         f"{TLS}/server.key",
         "server",
         "" if provided else context.name[:64],  # X.520: a common name has 64 characters at most; names count
-        dns.certificate_names([context.address, *v["tls_extra_names"], *own]),
+        dns.certificate_names([context.address, *_member_address(cluster, provided), *v["tls_extra_names"], *own]),
         own_names=not provided,
     )
     role = names.of_owner(v["database_owner"], "pooler")
@@ -150,10 +170,28 @@ def tls(v: Mapping[str, Any], context: Context) -> schema.Tls:
         name=dns.certificate_names([context.address])[0],
         provided=provided,
         ca=f"{TLS}/ca.crt",
-        certificates=(server, *([pooler] if context.database else [])) if v["tls_enabled"] else (),
+        certificates=(server, *([pooler] if context.database else []), *_member_certificate(cluster, context))
+        if v["tls_enabled"]
+        else (),
         client_ca=v["tls_provided_ca"] or f"{v['tls_directory']}/ca.crt",
         valid_days=v["tls_valid_days"],
     )
+
+
+def _member_address(cluster: Cluster | None, provided: bool) -> list[str]:
+    """Return the address that other members use; a certificate of the user's own need not have it."""
+    return [] if provided or not cluster or not cluster.member else [cluster.here.address]
+
+
+def _member_certificate(cluster: Cluster | None, context: Context) -> list[schema.Certificate]:
+    """Return the certificate with which members know each other: etcd, Patroni, replication. Always our authority's."""
+    if not cluster:
+        return []
+    known = {each.name: each.address for each in cluster.dcs} | {each.name: each.address for each in cluster.members}
+    own = known[context.name]
+    listed = dns.certificate_names([own, context.name, "localhost", "127.0.0.1"])
+    paths = (f"{TLS}/member.crt", f"{TLS}/member.key")
+    return [schema.Certificate("member", *paths, "peer", cluster.common_name, listed, own_names=False)]
 
 
 def roles(v: Mapping[str, Any], version: str = "") -> list[dict[str, Any]]:
