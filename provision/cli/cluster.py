@@ -10,12 +10,11 @@ import click
 
 from provision.cli._echo import echo
 from provision.errors import ConfirmationError, HostError
-from provision.host.cluster import access, life, primary
+from provision.host.cluster import access, life, pooler, primary
 from provision.host.cluster import switchover as switching
 from provision.host.cluster.dcs import Dcs
 from provision.host.cluster.follow import Follower
 from provision.host.cluster.patroni import Patroni
-from provision.host.cluster.pooler import Pooler
 from provision.host.pooler import console
 from provision.plan import load
 
@@ -82,7 +81,10 @@ def reinitialise(name: str, yes_destroy: str) -> None:
     """Delete the data directory of the replica NAME and clone it again."""
     patroni, _ = _clients()
     member = life.replica(patroni, name)
-    if yes_destroy != name and click.prompt(f"This deletes the data directory of {name}. Type its name", err=True) != name:
+    if (
+        yes_destroy != name
+        and click.prompt(f"This deletes the data directory of {name}. Type its name", err=True) != name
+    ):
         raise ConfirmationError("not confirmed; nothing was changed", name=name)
     life.reinitialise(patroni, member, _narrate)
     echo(f"{name} streams")
@@ -107,7 +109,9 @@ def resume() -> None:
 def route(as_json: bool) -> None:
     """Write the pooler's target for the current primary, if it differs. For a pooler that does not run yet."""
     changed, target = life.route(*_clients(), _pooler())
-    echo(json.dumps({"changed": changed, "target": target}) if as_json else f"{target}{'' if changed else ': no change'}")
+    echo(
+        json.dumps({"changed": changed, "target": target}) if as_json else f"{target}{'' if changed else ': no change'}"
+    )
 
 
 @command.command()
@@ -136,14 +140,12 @@ def _clients() -> tuple[Patroni, Dcs]:
     return Patroni(reach), Dcs.of(reach)
 
 
-def _pooler() -> Pooler:
+def _pooler() -> pooler.Pooler:
     place = console.Place.read()
     if place is None:
         raise HostError("this host has no pooler", run=load.load().site("pgbouncer"))
-    return Pooler(place)
+    return pooler.Pooler(place, pooler.TEMPLATE, pooler.FILE)
 
 
 def _narrate(text: str) -> None:
     echo(text, err=True)
-
-

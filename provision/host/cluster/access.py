@@ -67,7 +67,7 @@ def of(plan: Plan, secrets: Path | None = None) -> Access:
             allowed="root or a member of the group postgres, on a host that site.yml has converged",
             run=plan.site("patroni"),
         ) from None
-    certificate = plan.tls.certificate("cluster")
+    certificate = plan.tls.certificate("member")
     return Access(cluster, plan.tls.ca, certificate.certificate, certificate.key, etcd, (user, password))
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from provision import system
@@ -135,8 +136,9 @@ class Follower:
             return
         self.pooler.route(member, self._left)
         self.narrate(f"{target or 'no primary'} -> {name}")
-        system.keep(EVIDENCE, {"at": system.stamp(), "from": target, "target": name, "planned": planned})
         self._say(target=name)
+        with suppress(OSError):
+            system.keep(EVIDENCE, {"at": system.stamp(), "from": target, "target": name, "planned": planned})
         if not planned:
             ended = self.pooler.end_hanging(member, self.cluster.members)
             if ended:

@@ -147,7 +147,9 @@ def _returned(patroni: Patroni, name: str, within_s: float, narrate: Narrate | N
             return
         time.sleep(POLL_S)
     raise HostError(
-        f"{name} does not stream again", seen=f"{state} after {within_s:g} s", run=f"on {name}: journalctl -u patroni -n 50"
+        f"{name} does not stream again",
+        seen=f"{state} after {within_s:g} s",
+        run=f"on {name}: journalctl -u patroni -n 50",
     )
 
 

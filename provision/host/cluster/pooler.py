@@ -34,8 +34,8 @@ class Pooler:
     """The pooler of this host."""
 
     place: console.Place
-    template: Path = TEMPLATE
-    file: Path = FILE
+    template: Path
+    file: Path
     paused: bool = False
     _pausing: Connection | None = None
     _held: ExitStack = field(default_factory=ExitStack)
