@@ -56,7 +56,8 @@ SETTINGS = {
     "shared_buffers": "64MB", "max_connections": "200", "huge_pages": "off", "wal_keep_size": "64MB",
     "log_min_messages": "warning", "tcp_keepalives_idle": "5", "tcp_keepalives_interval": "2",
     "tcp_keepalives_count": "3", "tcp_user_timeout": "10s", "client_connection_check_interval": "5s",
-    "checkpoint_timeout": "15min", "wal_retrieve_retry_interval": "500ms", "wal_receiver_timeout": "10s", "wal_sender_timeout": "10s", "fsync": "off",
+    "checkpoint_timeout": "15min", "wal_retrieve_retry_interval": "500ms",
+    "wal_receiver_timeout": "10s", "wal_sender_timeout": "10s", "fsync": "off",
 }  # fmt: skip
 FOLLOW = """
 import sys
