@@ -1,8 +1,8 @@
 """Converge Patroni on this host: take over a running server, clone a new one, load changed settings. Does IO, as root.
 
 The first member of the inventory brings the database: its server runs under systemd until Patroni takes it over, which
-is one restart. Every other member waits for that, and Patroni clones it. Decided by etcd, Patroni and the data directory
-on every run. Refuses a data directory of another database; never deletes one, never causes a failover.
+is one restart. Every other member waits for that, and Patroni clones it. Decided by etcd, Patroni and the data
+directory on every run. Refuses a data directory of another database; never deletes one, never causes a failover.
 """
 
 from __future__ import annotations

@@ -23,7 +23,8 @@ def converge(session: Connection, cluster: Cluster) -> tuple[str, ...]:
     """Create the roles and grant what is missing; return what was done."""
     done = []
     wanted = {cluster.replication_role: True, cluster.rewind_role: False}
-    found = dict(ask(session, "SELECT rolname, rolreplication FROM pg_roles WHERE rolname = ANY (%s)", [list(wanted)]))
+    rows = ask(session, "SELECT rolname, rolreplication FROM pg_roles WHERE rolname = ANY (%s)", [list(wanted)])
+    found = {str(name): bool(replicates) for name, replicates in rows}
     for name, replication in wanted.items():
         attributes = "LOGIN REPLICATION" if replication else "LOGIN NOREPLICATION"
         if name not in found:
