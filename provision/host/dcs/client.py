@@ -38,12 +38,12 @@ class Etcd:
 
     def run(self, *words: str, input: str | None = None, check: bool = True) -> Finished:  # noqa: A002 - as of subprocess
         """Run a command. Raises HostError if it fails, unless `check` is false."""
-        member = self.plan.tls.certificate("member")
+        own = self.plan.tls.certificate("etcd-client")
         environment = {
             "ETCDCTL_API": "3",
             "ETCDCTL_CACERT": self.plan.tls.ca,
-            "ETCDCTL_CERT": member.certificate,
-            "ETCDCTL_KEY": member.key,
+            "ETCDCTL_CERT": own.certificate,
+            "ETCDCTL_KEY": own.key,
             "ETCDCTL_ENDPOINTS": ",".join(f"https://{each}" for each in self.endpoints),
             **({"ETCDCTL_USER": f"{self.user}:{self.password}"} if self.user else {}),
         }
