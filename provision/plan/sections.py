@@ -184,7 +184,7 @@ def _member_address(cluster: Cluster | None, provided: bool) -> list[str]:
 
 
 def _member_certificates(cluster: Cluster | None, context: Context) -> list[schema.Certificate]:
-    """Return the certificates with which members know each other: etcd, Patroni, replication. Always our authority's."""
+    """Return the certificates of a member: for etcd, Patroni and replication. Always our authority's."""
     if not cluster:
         return []
     known = {each.name: each.address for each in cluster.dcs} | {each.name: each.address for each in cluster.members}
