@@ -19,7 +19,7 @@ KEY = ("postgresql-common",)
 """Carries the key of PGDG's archive, so it is installed before that source is set up."""
 POOLER = ("pgbouncer",)
 ETCD = ("etcd-server", "etcd-client")
-PATRONI = ("patroni", "python3-etcd")
+PATRONI = ("patroni", "python3-etcd", "etcd-client")
 """Patroni's client of etcd 3 needs the library of etcd 2, which the package only suggests."""
 BACKUP, BACKUP_REMOTE, BACKUP_HOST = ("pgbackrest",), ("openssh-client",), ("pgbackrest", "openssh-server")
 LOGS = ("logrotate",)

@@ -170,7 +170,7 @@ def tls(v: Mapping[str, Any], context: Context, cluster: Cluster | None) -> sche
         name=dns.certificate_names([context.address])[0],
         provided=provided,
         ca=f"{TLS}/ca.crt",
-        certificates=(server, *([pooler] if context.database else []), *_member_certificate(cluster, context))
+        certificates=(server, *([pooler] if context.database else []), *_member_certificates(cluster, context))
         if v["tls_enabled"]
         else (),
         client_ca=v["tls_provided_ca"] or f"{v['tls_directory']}/ca.crt",
@@ -183,15 +183,22 @@ def _member_address(cluster: Cluster | None, provided: bool) -> list[str]:
     return [] if provided or not cluster or not cluster.member else [cluster.here.address]
 
 
-def _member_certificate(cluster: Cluster | None, context: Context) -> list[schema.Certificate]:
-    """Return the certificate with which members know each other: etcd, Patroni, replication. Always our authority's."""
+def _member_certificates(cluster: Cluster | None, context: Context) -> list[schema.Certificate]:
+    """Return the certificates of a member: for etcd, Patroni and replication. Always our authority's."""
     if not cluster:
         return []
     known = {each.name: each.address for each in cluster.dcs} | {each.name: each.address for each in cluster.members}
     own = known[context.name]
     listed = dns.certificate_names([own, context.name, "localhost", "127.0.0.1"])
-    paths = (f"{TLS}/member.crt", f"{TLS}/member.key")
-    return [schema.Certificate("member", *paths, "peer", cluster.common_name, listed, own_names=False)]
+    return [
+        schema.Certificate(
+            "member", f"{TLS}/member.crt", f"{TLS}/member.key", "peer", cluster.common_name, listed, own_names=False
+        ),
+        # Without a common name: etcd's gateway refuses a request without a token if the certificate has one.
+        schema.Certificate(
+            "etcd-client", f"{TLS}/etcd-client.crt", f"{TLS}/etcd-client.key", "client", "", listed, own_names=False
+        ),
+    ]
 
 
 def roles(v: Mapping[str, Any], version: str = "") -> list[dict[str, Any]]:

@@ -1,0 +1,41 @@
+"""`provision dcs`: etcd of this host, as root; site.yml calls it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+
+import click
+
+from provision.cli._echo import echo
+from provision.host.dcs import apply as dcs
+from provision.plan import load
+
+
+@click.group("dcs")
+def command() -> None:
+    """Manage etcd on this host."""
+
+
+@command.command()
+@click.option("--check", is_flag=True, help="Change nothing; report whether etcd runs with its present files.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def apply(check: bool, as_json: bool) -> None:
+    """Start etcd, or join the running cluster; create its users from the passwords on standard input (JSON)."""
+    if check:
+        pending = dcs.pending()
+        text = "\n".join(pending) or "no change"
+        echo(json.dumps({"changed": bool(pending), "pending": pending}) if as_json else text)
+        return
+    done = dcs.apply(load.load(), json.load(sys.stdin), lambda text: echo(text, err=True))
+    if as_json:
+        echo(json.dumps({"changed": done.changed, **asdict(done)}))
+    else:
+        echo("changed" if done.changed else "no change")
+
+
+@command.command()
+def restart() -> None:
+    """Restart this member after moving leadership away; refuse while another member is down."""
+    dcs.restart(load.load())

@@ -1,0 +1,42 @@
+"""The two roles by which members copy each other: replication, and pg_rewind. Executes SQL on the primary.
+
+They have no password: their certificates log them in (pg_hba.conf). Source: the manual, "pg_rewind", for the functions
+that its role needs.
+"""
+
+from __future__ import annotations
+
+from psycopg import sql
+
+from provision.database import Connection, ask
+from provision.plan.cluster import Cluster
+
+FUNCTIONS = (
+    "pg_ls_dir(text, boolean, boolean)",
+    "pg_stat_file(text, boolean)",
+    "pg_read_binary_file(text)",
+    "pg_read_binary_file(text, bigint, bigint, boolean)",
+)
+
+
+def converge(session: Connection, cluster: Cluster) -> tuple[str, ...]:
+    """Create the roles and grant what is missing; return what was done."""
+    done = []
+    wanted = {cluster.replication_role: True, cluster.rewind_role: False}
+    rows = ask(session, "SELECT rolname, rolreplication FROM pg_roles WHERE rolname = ANY (%s)", [list(wanted)])
+    found = {str(name): bool(replicates) for name, replicates in rows}
+    for name, replication in wanted.items():
+        attributes = "LOGIN REPLICATION" if replication else "LOGIN NOREPLICATION"
+        if name not in found:
+            session.execute(sql.SQL("CREATE ROLE {} " + attributes).format(sql.Identifier(name)))
+            done.append(f"role {name}")
+        elif found[name] != replication:
+            session.execute(sql.SQL("ALTER ROLE {} " + attributes).format(sql.Identifier(name)))
+            done.append(f"role {name}: {attributes}")
+    for function in FUNCTIONS:
+        query = "SELECT has_function_privilege(%s, %s, 'EXECUTE')"
+        if ask(session, query, [cluster.rewind_role, f"pg_catalog.{function}"]) != [(True,)]:
+            grant = sql.SQL("GRANT EXECUTE ON FUNCTION pg_catalog." + function + " TO {}")
+            session.execute(grant.format(sql.Identifier(cluster.rewind_role)))
+            done.append(f"{function} to {cluster.rewind_role}")
+    return tuple(done)
