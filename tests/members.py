@@ -197,6 +197,7 @@ class Members:
             schema.Certificate("server", str(peer[0]), str(peer[1]), "server", "", (), False),
             schema.Certificate("pooler-client", str(login[0]), str(login[1]), "client", "minion_pooler", (), False),
             schema.Certificate("member", str(peer[0]), str(peer[1]), "peer", "", (), False),
+            schema.Certificate("etcd-client", str(peer[0]), str(peer[1]), "client", "", (), False),
         ]
         base = sample(
             tls={"enabled": True, "ca": str(self.root / "ca.crt"), "certificates": tuple(rows)},

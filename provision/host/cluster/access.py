@@ -14,7 +14,7 @@ from pathlib import Path
 from provision import secure_path
 from provision.errors import HostError
 from provision.plan.cluster import Cluster
-from provision.plan.schema import Plan
+from provision.plan.schema import Certificate, Plan
 
 SECRETS = Path("/etc/provision/cluster.json")
 POOLER_USER = "pooler"
@@ -23,28 +23,27 @@ POOLER_USER = "pooler"
 
 @dataclass(frozen=True)
 class Access:
-    """A cluster with the certificate and the passwords that its services ask for.
+    """A cluster with the certificates and the passwords that its services ask for.
 
-    `etcd` is user -> password; `rest` is (user, password) of Patroni's REST API. `certificate` and `key` identify this
-    host to both; `ca` signed the certificates of all members.
+    `etcd` is user -> password; `rest` is (user, password) of Patroni's REST API. `ca` signed all certificates.
     """
 
     cluster: Cluster
     ca: str
-    certificate: str
-    key: str
+    for_etcd: Certificate
+    for_rest: Certificate
     etcd: Mapping[str, str]
     rest: tuple[str, str]
 
-    def context(self) -> ssl.SSLContext:
-        """Return a TLS context that verifies the other side and presents this host's certificate. Raises HostError."""
+    def context(self, own: Certificate) -> ssl.SSLContext:
+        """Return a TLS context that verifies the other side and presents a certificate. Raises HostError."""
         try:
             context = ssl.create_default_context(cafile=self.ca)
-            context.load_cert_chain(self.certificate, self.key)
+            context.load_cert_chain(own.certificate, own.key)
         except OSError as error:
             raise HostError(
                 "cannot load the certificates for the cluster",
-                where=f"{self.ca}, {self.certificate}, {self.key}",
+                where=f"{self.ca}, {own.certificate}, {own.key}",
                 seen=str(error),
                 run="provision doctor",
             ) from None
@@ -67,8 +66,8 @@ def of(plan: Plan, secrets: Path | None = None) -> Access:
             allowed="root or a member of the group postgres, on a host that site.yml has converged",
             run=plan.site("patroni"),
         ) from None
-    certificate = plan.tls.certificate("member")
-    return Access(cluster, plan.tls.ca, certificate.certificate, certificate.key, etcd, (user, password))
+    etcd_client, member = plan.tls.certificate("etcd-client"), plan.tls.certificate("member")
+    return Access(cluster, plan.tls.ca, etcd_client, member, etcd, (user, password))
 
 
 def required(plan: Plan) -> Cluster:

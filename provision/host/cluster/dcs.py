@@ -54,7 +54,7 @@ class Dcs:
     @classmethod
     def of(cls, access: Access, user: str = POOLER_USER, timeout_s: float = TIMEOUT_S) -> Dcs:
         """Make a client for a user of etcd."""
-        return cls(access.cluster.endpoints, access.context(), user, access.etcd[user], timeout_s)
+        return cls(access.cluster.endpoints, access.context(access.for_etcd), user, access.etcd[user], timeout_s)
 
     def read(self, *keys: str) -> dict[str, Value]:
         """Read several keys at one revision; a key that ends in / stands for all keys below it. Raises DcsError."""

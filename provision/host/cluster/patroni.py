@@ -42,7 +42,7 @@ class Patroni:
     def __init__(self, access: Access, timeout_s: float = TIMEOUT_S) -> None:
         """Store the access; `timeout_s` is for reads."""
         self.access, self.timeout_s = access, timeout_s
-        self.context = access.context()
+        self.context = access.context(access.for_rest)
 
     def ask(
         self, member: Member, path: str, *, method: str = "GET", body: Mapping[str, Any] | None = None,
