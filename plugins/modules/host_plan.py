@@ -115,7 +115,10 @@ ADOPTED = Path("/etc/provision/adopted")
 
 def os_release() -> dict[str, str]:
     """Read distribution, version and code name."""
-    text = "\n".join(_lines("/etc/os-release"))
+    try:
+        text = Path("/etc/os-release").read_text()  # a link of the distribution, in a directory of root
+    except OSError:
+        text = ""
     found = dict(re.findall(r"""^(\w+)=["']?(.*?)["']?$""", text, re.M))  # Python 3.9 has no freedesktop_os_release
     return {
         "distribution": found.get("ID", ""),
