@@ -79,6 +79,7 @@ class Assumed:
             "charmap": None,
             "listeners": [],
             "exporter_ports": [],
+            "cluster_ports": [],
             "schedules": None,
             "package_lock": None,
             "packages": [],

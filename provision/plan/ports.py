@@ -87,6 +87,8 @@ def _own(row: Mapping[str, Any], each: Bound, host: Mapping[str, Any]) -> bool:
     clusters = {cluster["running_port"] for cluster in host["clusters"]}
     if not each.unit:
         return row["port"] in clusters
+    if each.unit in (PATRONI, ETCD):
+        return row["port"] in host["cluster_ports"] and row["unit"] in ("", each.unit)
     if host["systemd"] and row["pid"] and row["unit"]:  # else the unit is the container's, on its own host
         return bool(row["unit"] == each.unit and host["ours"])
     return row["port"] in {host["pooler_port"], *host["exporter_ports"]} - clusters

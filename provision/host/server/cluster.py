@@ -87,7 +87,7 @@ def create(plan: Plan, say: Callable[[str], None] = lambda _text: None) -> bool:
     )
     if clones:
         # Only Debian's configuration is used: this database is a minute old, and Patroni needs an empty directory.
-        _run("find", data, "-mindepth", "1", "-delete", user=POSTGRES)
+        run("find", data, "-mindepth", "1", "-delete", user=POSTGRES, directory=Path("/"))
     MARKER.unlink()
     return True
 
