@@ -28,7 +28,11 @@ from typing import Any
 
 import psycopg
 import yaml
+from ansible.parsing.dataloader import DataLoader
+from ansible.plugins.loader import init_plugin_loader
+from ansible.template import Templar, trust_as_template
 
+from provision.controller import inputs
 from provision.host.cluster import primary, view
 from provision.host.cluster.access import Access, of
 from provision.host.cluster.dcs import Dcs
@@ -169,9 +173,9 @@ class Members:
         self.authority = Authority("authority of the members")
         self.packages = root / "packages"
         _copy_packages(self.packages)
-        network, ports = _network(), _ports(6)
-        server, rest, client, peer, pooler, balancer = ports
-        self.balancer_port = balancer
+        network, ports = _network(), _ports(10)
+        server, rest, client, peer, pooler, balancer, self.read_port, *statistics = ports
+        self.balancer_port, self.statistics = balancer, iter(statistics)
         members = tuple(Member(name, f"{network}.{at}", f"{network}.{at}", server, pooler)
                         for at, name in enumerate(NAMES, 11))  # fmt: skip
         cluster = Cluster(
@@ -205,6 +209,8 @@ class Members:
             server={"port": member.port, "socket_directory": str(home), "patroni": True,
                     "data_directory": str(home / "data")},
             access={"database": DATABASE, "owner": "minion"},
+            balancer={"enabled": True, "listen_addresses": (member.address,), "write_port": self.balancer_port,
+                      "read_port": self.read_port, "statistics_port": next(self.statistics)},
         )  # fmt: skip
         plan = replace(base, name=member.name, cluster=replace(cluster, member=member.name, dcs_member=member.name))
         (home / "plan.json").write_text(load.text(plan))
@@ -215,6 +221,7 @@ class Members:
         host.commands = {"etcd": self._etcd(host, plan), "patroni": self._patroni(host, plan)}
         if self.poolers:
             host.commands |= {"pgbouncer": self._pgbouncer(host), "follow": self._follow(host)}
+            host.commands["haproxy"] = self._haproxy(host)
         return host
 
     def _etcd(self, host: Host, plan: schema.Plan) -> list[str]:
@@ -288,6 +295,19 @@ class Members:
     def _follow(self, host: Host) -> list[str]:
         return [_python(), "-S", "-c", FOLLOW, str(host.home), "cluster", "follow"]
 
+    def _haproxy(self, host: Host) -> list[str]:
+        """Render the real template."""
+        template = ROOT / "templates/balancer/haproxy.cfg.j2"
+        init_plugin_loader()
+        shown = {
+            "plan": inputs.published(host.plan, None), "__balancer_log": "127.0.0.1:514", "ansible_managed": "test",
+            "__balancer_socket": str(host.home / "haproxy.sock"), "the_path": str(template),
+        }  # fmt: skip
+        engine = Templar(loader=DataLoader(), variables=shown)
+        text: str = engine.template(trust_as_template("{{ lookup('ansible.builtin.template', the_path) }}"))
+        (host.home / "haproxy.cfg").write_text(text)
+        return ["haproxy", "-db", "-f", str(host.home / "haproxy.cfg")]
+
     def own(self) -> None:
         """Give all files to the server's user, where we are root."""
         if os.geteuid() == 0:
@@ -311,7 +331,7 @@ class Members:
         if self.dynamic.get("synchronous_mode"):
             self.until(self.synchronous, 30, "no replica is synchronous")
         for host in self.hosts.values():
-            host.start_all(*[name for name in ("pgbouncer", "follow") if name in host.commands])
+            host.start_all(*[name for name in ("pgbouncer", "follow", "haproxy") if name in host.commands])
         if self.poolers:
             self.until(lambda: all(self.reaches(host) for host in self.hosts.values()), 30, "a pooler has no primary")
 

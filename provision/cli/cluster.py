@@ -10,7 +10,7 @@ import click
 
 from provision.cli._echo import echo
 from provision.errors import ConfirmationError, HostError
-from provision.host.cluster import access, life, pooler, primary
+from provision.host.cluster import access, balancer, life, pooler, primary
 from provision.host.cluster import switchover as switching
 from provision.host.cluster.dcs import Dcs
 from provision.host.cluster.follow import Follower
@@ -112,6 +112,15 @@ def route(as_json: bool) -> None:
     echo(
         json.dumps({"changed": changed, "target": target}) if as_json else f"{target}{'' if changed else ': no change'}"
     )
+
+
+@command.command()
+@as_json
+def balance(as_json: bool) -> None:
+    """Start HAProxy, or reload it if its files changed."""
+    actions = balancer.apply(load.load())
+    facts = {"changed": bool(actions), "actions": actions}
+    echo(json.dumps(facts) if as_json else ", ".join(actions) or "no change")
 
 
 @command.command()

@@ -160,6 +160,7 @@ def _plan(
         tls=tls,
         access=access,
         pooler=sections.pooler(v, probe, fitted, server, tls),
+        balancer=sections.balancer(v, server, cluster),
         backup=backup,
         monitoring=sections.monitoring(v),
         maintenance=sections.maintenance(v),

@@ -275,6 +275,19 @@ class Pooler:
 
 
 @dataclass(frozen=True)
+class Balancer:
+    """HAProxy on a member of a cluster."""
+
+    enabled: bool
+    listen_addresses: tuple[str, ...]
+    write_port: int
+    read_port: int
+    read_lag_mb: int
+    statistics_port: int
+    max_connections: int
+
+
+@dataclass(frozen=True)
 class Repository:
     """Where pgBackRest keeps backups. `kind` is local, host or s3; `host`, `port` and `inventory_name` for host."""
 
@@ -401,6 +414,7 @@ class Plan:
     tls: Tls
     access: Access
     pooler: Pooler
+    balancer: Balancer
     backup: Backup
     monitoring: Monitoring
     maintenance: Maintenance

@@ -357,6 +357,19 @@ def maintenance(v: Mapping[str, Any]) -> schema.Maintenance:
     )
 
 
+def balancer(v: Mapping[str, Any], server: schema.Server, cluster: Cluster | None) -> schema.Balancer:
+    """Make the section balancer; only members of a cluster run it."""
+    return schema.Balancer(
+        enabled=bool(v["balancer_enabled"] and cluster and cluster.member),
+        listen_addresses=server.listen_addresses,
+        write_port=v["balancer_write_port"],
+        read_port=v["balancer_read_port"],
+        read_lag_mb=v["balancer_read_lag_mb"],
+        statistics_port=v["balancer_statistics_port"],
+        max_connections=2 * server.max_connections,
+    )
+
+
 def timers(v: Mapping[str, Any]) -> Iterable[schema.Timer]:
     """Return every timer of backups and maintenance; one without a schedule is switched off on the host."""
     for kind in ("full", "diff", "incr", "logical"):

@@ -43,6 +43,7 @@ def routes(members: Members) -> dict[str, str]:
     return {
         "pooler of db3": hosts[2].url(hosts[2].member.pooler_port),
         "poolers": f"host={everyone} port={hosts[0].member.pooler_port} {rest}",
+        "balancer": hosts[1].url(members.balancer_port),
         "servers": f"host={everyone} port={hosts[0].member.port} target_session_attrs=read-write {rest}",
     }
 
