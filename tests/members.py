@@ -38,7 +38,7 @@ from provision.host.cluster.access import Access, of
 from provision.host.cluster.dcs import Dcs
 from provision.host.cluster.patroni import Patroni
 from provision.plan import load, schema
-from provision.plan.cluster import Cluster, DcsMember, Member
+from provision.plan.cluster import PRIMARY, Cluster, DcsMember, Member
 from provision.quoting import conninfo
 from tests.authority import Authority
 from tests.clusters import as_server_user
@@ -73,7 +73,7 @@ from provision.plan import load
 home = Path(sys.argv.pop(1))
 load.PATH, access.SECRETS = home / "plan.json", home / "cluster.json"
 system.EVIDENCE = home / "evidence"
-pooler.TEMPLATE, pooler.FILE = home / "pooler/databases.template", home / "pooler/databases.ini"
+pooler.TEMPLATE, pooler.FILE = home / "pooler/databases.ini", home / "pooler/follow/databases.ini"
 main()
 """
 """Runs the command of a host whose files are below a directory."""
@@ -279,11 +279,12 @@ class Members:
 
     def _pgbouncer(self, host: Host) -> list[str]:
         folder, member, plan = host.home / "pooler", host.member, host.plan
-        (folder / "databases.template").write_text(f"{DATABASE} = host=@primary_host@ port=@primary_port@\n")
-        (folder / "databases.ini").write_text("")
+        (folder / "databases.ini").write_text(f"{DATABASE} = host={PRIMARY} port={member.port}\n")
+        (folder / "follow").mkdir()
+        (folder / "follow/databases.ini").write_text("")
         (folder / "users.txt").write_text(f'"{USER}" ""\n')
         (folder / "pgbouncer.ini").write_text(
-            f"[databases]\n%include {folder}/databases.ini\n[pgbouncer]\nlisten_addr = {member.address}\n"
+            f"[databases]\n%include {folder}/follow/databases.ini\n[pgbouncer]\nlisten_addr = {member.address}\n"
             f"listen_port = {member.pooler_port}\nunix_socket_dir = {folder}\nunix_socket_mode = 0700\n"
             f"auth_type = trust\nauth_file = {folder}/users.txt\npool_mode = transaction\ndefault_pool_size = 20\n"
             f"max_client_conn = 500\nquery_wait_timeout = 40\nserver_login_retry = 1\nserver_connect_timeout = 5\n"

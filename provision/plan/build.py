@@ -159,7 +159,7 @@ def _plan(
         ),
         tls=tls,
         access=access,
-        pooler=sections.pooler(v, probe, fitted, server, tls),
+        pooler=sections.pooler(v, probe, fitted, server, tls, cluster),
         balancer=sections.balancer(v, server, cluster),
         backup=backup,
         monitoring=sections.monitoring(v),

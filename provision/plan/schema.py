@@ -255,7 +255,7 @@ class Pooler:
     """Networks that may log in, written out (no samenet), the loopback first."""
     socket_directory: str
     server: str
-    """The server's address (then TLS with verify-full), or its socket directory."""
+    """The server's address (then TLS with verify-full), its socket directory, or on a member `cluster.PRIMARY`."""
     version: str
     per_role_limits: bool
     """PgBouncer 1.23 and newer limit server connections by role; older ones by database alone."""

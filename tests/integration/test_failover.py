@@ -1,11 +1,12 @@
 """Switchover and failover of a real cluster of three members, judged by a ledger of acknowledged rows.
 
-One cluster for all tests, each of which leaves it healthy. `test_long_*` are the long campaign of `make test-faults`.
+One cluster for all tests, each of which leaves it healthy. The test marked `faults` is the long campaign.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -191,3 +192,67 @@ def test_etcd_gone_and_back_stops_no_client(members: Members) -> None:
 
     judged(members, all_etcd, within_s=10)
     assert members.leader() is leader  # failsafe mode
+
+
+def paused_host(members: Members, seconds: float) -> Callable[[], None]:
+    """Return an act: stop every process of the primary's host for some seconds, then continue them."""
+
+    def act() -> None:
+        host = members.leader()
+        host.signal_all(signal.SIGSTOP)
+        time.sleep(seconds)
+        host.signal_all(signal.SIGCONT)
+
+    return act
+
+
+def killed_host(members: Members) -> None:
+    host = members.leader()
+    host.kill_all()
+    time.sleep(30)
+    host.start_all()
+
+
+def killed(members: Members, program: str, *, leader: bool) -> None:
+    """Kill one program of the primary's host, or of another, and start it again as systemd would."""
+    host = members.leader() if leader else members.replicas()[0]
+    host.kill(program)
+    time.sleep(2)
+    host.start(program)
+
+
+def frozen_patroni(members: Members) -> None:
+    """Stop Patroni alone: the primary goes on until its key expires, and nothing stops it."""
+    process = members.leader().running["patroni"]
+    process.send_signal(signal.SIGSTOP)
+    time.sleep(40)
+    process.send_signal(signal.SIGCONT)
+
+
+def lost_replica(members: Members) -> None:
+    host = members.replicas()[0]
+    host.kill_all()
+    time.sleep(10)
+    host.start_all()
+
+
+FAULTS: dict[str, Callable[[Members], object]] = {
+    "planned switchover": lambda members: switch(members, members.replicas()[0]),
+    "postmaster killed": lambda members: members.leader().kill_server(),
+    "Patroni killed": lambda members: killed(members, "patroni", leader=True),
+    "Patroni frozen for 40 s": frozen_patroni,
+    "etcd of the primary killed": lambda members: killed(members, "etcd", leader=True),
+    "etcd of a replica killed": lambda members: killed(members, "etcd", leader=False),
+    "replica lost": lost_replica,
+    "primary's host killed": killed_host,
+    "primary's host paused for 60 s": lambda members: paused_host(members, 60)(),
+}
+ROUNDS = int(os.environ.get("FAULT_ROUNDS", "5"))
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("fault", FAULTS)
+def test_no_acknowledged_row_is_lost(members: Members, fault: str) -> None:
+    for number in range(1, ROUNDS + 1):
+        print(f"{fault}, round {number}", file=sys.stderr)
+        judged(members, lambda: FAULTS[fault](members), within_s=90)

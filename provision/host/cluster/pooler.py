@@ -1,6 +1,6 @@
 """A PgBouncer that follows the primary: its file of databases, pause, resume, and sessions that hang. Does IO.
 
-Role pgbouncer places a template of [databases] with `HOST` and `PORT`; the file that PgBouncer reads is made of it.
+Role pgbouncer places [databases] with `cluster.PRIMARY` for an address; the file that PgBouncer reads is made of it.
 """
 
 from __future__ import annotations
@@ -17,10 +17,9 @@ from provision import secure_path, system
 from provision.database import Connection
 from provision.errors import DatabaseError, HostError
 from provision.host.pooler import console
-from provision.plan.cluster import Member
+from provision.plan.cluster import PRIMARY, Member
 
-HOST, PORT = "@primary_host@", "@primary_port@"
-TEMPLATE = Path("/etc/pgbouncer/provision/databases.template")
+TEMPLATE = Path("/etc/pgbouncer/provision/databases.ini")
 FILE = Path("/etc/pgbouncer/provision/follow/databases.ini")
 MARK = "# primary: "
 GRACE_S = 15
@@ -51,12 +50,13 @@ class Pooler:
 
     def write(self, member: Member) -> bool:
         """Write the file for a primary; False if it is so already. Raises OSError."""
-        text = secure_path.text(self.template).replace(HOST, member.address).replace(PORT, str(member.port))
+        text = secure_path.text(self.template).replace(PRIMARY, member.address)
         text = f"{MARK}{member.name}\n{text}"
         with suppress(FileNotFoundError):
             if secure_path.text(self.file) == text:
                 return False
-        system.write(self.file, text, mode=0o640)
+        about = self.file.parent.stat()  # postgres, which runs the follower and the pooler, also where root writes
+        system.write(self.file, text, mode=0o640, owner=(about.st_uid, about.st_gid))
         return True
 
     def route(self, member: Member, at_most_s: int = 0) -> bool:
