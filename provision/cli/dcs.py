@@ -22,7 +22,7 @@ def command() -> None:
 @click.option("--check", is_flag=True, help="Change nothing; report whether etcd runs with its present files.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def apply(check: bool, as_json: bool) -> None:
-    """Start etcd, or join the running cluster; create its users from the passwords on standard input (JSON)."""
+    """Start etcd or join the running cluster; create its users from passwords on stdin (JSON)."""
     if check:
         pending = dcs.pending()
         text = "\n".join(pending) or "no change"

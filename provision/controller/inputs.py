@@ -11,6 +11,7 @@ import difflib
 import functools
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -163,7 +164,7 @@ def context(
         plain_vaults=tuple(vault.plain_vaults(list(sources))),
         credentials=next((relative(str(each), root) for each in varfiles.credentials(sources)), ""),
         groups=groups,
-        database=bool(names - BESIDE) or name in groups.get("database", ()),
+        database=name in groups.get("database", ()) or (bool(names - BESIDE) and name not in groups.get("dcs", ())),
         toolkit_sha256=toolkit,
         peers=tuple(peers),
         listed=tuple(listed),
@@ -302,7 +303,10 @@ def _published(value: Any) -> Any:
     if is_dataclass(value) and not isinstance(value, type):
         fields = {name: _published(getattr(value, name)) for name in value.__dataclass_fields__}
         kinds = {name for name, each in vars(type(value)).items() if isinstance(each, property)}
-        return fields | {name: _published(getattr(value, name)) for name in kinds}
+        for name in kinds:
+            with suppress(KeyError):  # `here` of a cluster, on a host that is no member
+                fields[name] = _published(getattr(value, name))
+        return fields
     if isinstance(value, tuple):
         return [_published(each) for each in value]
     if isinstance(value, Path):

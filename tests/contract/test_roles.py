@@ -23,6 +23,8 @@ SHARED = {
     "verify": {"database_credentials"},  # the owner's password, to log in as a client does: no plan holds a secret
     "pgbouncer": {"database_credentials"},  # passwords of the roles with a pool, to prove that each can log in
     "packages": {"postgresql_mirror_key"},  # a path on the controller, of which the plan keeps the host's copy alone
+    "adopt": {"cluster_name"},  # the server's setting of that name, not the variable
+    "etcd": {"cluster_passphrase"},  # passwords of etcd's users; no plan holds a secret
     "pgvector": {"packages_lock_timeout"},  # removes the packages of its build itself
 }
 """Variables of another role that a role reads, with the reason."""

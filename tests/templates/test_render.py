@@ -19,7 +19,7 @@ from ansible.plugins.loader import init_plugin_loader
 from ansible.template import Templar, trust_as_template
 
 from provision.controller import inputs
-from tests import plans
+from tests import plans, topologies
 from tests.contract.repository import ROOT
 
 GOLDEN = Path(__file__).with_name("golden")
@@ -82,7 +82,17 @@ def variables(profile: str, repository: str) -> dict[str, Any]:
     }
 
 
+@functools.cache
+def of_member(profile: str) -> dict[str, Any]:
+    """Give what differs for the templates of a cluster: the plan of a member, and the passphrase."""
+    found = topologies.built("db2", profile=profile)
+    assert found.plan, found.problems
+    return {"plan": inputs.published(found.plan, found.state), "cluster_passphrase": topologies.PASSPHRASE}
+
+
 def render(template: Path, profile: str, **changed: Any) -> str:
+    if template.parent.name in ("etcd", "patroni"):
+        changed = {**of_member(profile), **changed}
     repository = "bundle" if template.name.startswith("bundle") else "mirror"
     shown = {**variables(profile, repository), **changed, "the_path": str(template)}
     engine = Templar(loader=DataLoader(), variables=shown)

@@ -33,13 +33,12 @@ GRANTS = {"patroni": [("readwrite", "/service/")], "pooler": [("read", "/service
 
 @dataclass(frozen=True)
 class Done:
-    """What `apply` did; `waiting` while the other members of a new cluster have not started."""
+    """What `apply` did."""
 
     started: bool
     joined: bool
     users: tuple[str, ...]
     restarted: bool
-    waiting: bool
 
     @property
     def changed(self) -> bool:
@@ -53,9 +52,7 @@ def apply(plan: Plan, passwords: Mapping[str, str], say: Callable[[str], None] =
     joined = False if active else _join(plan, passwords)
     started = _start()
     here = Etcd(plan, (client.own(plan),))
-    if not _wait(here.healthy, 0 if _first_of_many(plan) else QUORUM_S):
-        if _first_of_many(plan):
-            return Done(started, joined, (), False, True)
+    if not _wait(here.healthy, QUORUM_S):
         raise HostError(
             f"etcd has no quorum after {QUORUM_S} s",
             where=client.own(plan),
@@ -69,7 +66,7 @@ def apply(plan: Plan, passwords: Mapping[str, str], say: Callable[[str], None] =
         say("restarting etcd for its new configuration, one member at a time")
         root = Etcd(plan, client.others(plan), "root", passwords["root"])
         root.run("lock", LOCK, "provision", "dcs", "restart")
-    return Done(started, joined, users, restarted, False)
+    return Done(started, joined, users, restarted)
 
 
 def pending() -> list[str]:
@@ -95,12 +92,6 @@ def restart(plan: Plan) -> None:
     run("systemctl", "restart", UNIT, timeout=RESTART_S)
     if not _wait(Etcd(plan, (client.own(plan),)).healthy, RESTART_S):
         raise HostError("etcd is not healthy after its restart", where=UNIT, seen=_last_words())
-
-
-def _first_of_many(plan: Plan) -> bool:
-    """Return whether this host starts before the others: a host without a database, beside members that come later."""
-    cluster = client.cluster(plan)
-    return not cluster.member and bool({each.name for each in cluster.dcs} & {each.name for each in cluster.members})
 
 
 def _join(plan: Plan, passwords: Mapping[str, str]) -> bool:
