@@ -91,7 +91,7 @@ def of_member(profile: str) -> dict[str, Any]:
 
 
 def render(template: Path, profile: str, **changed: Any) -> str:
-    if template.parent.name in ("etcd", "patroni"):
+    if template.parent.name in ("balancer", "etcd", "patroni"):
         changed = {**of_member(profile), **changed}
     repository = "bundle" if template.name.startswith("bundle") else "mirror"
     shown = {**variables(profile, repository), **changed, "the_path": str(template)}
@@ -165,6 +165,21 @@ def test_older_pooler_is_limited_by_database() -> None:
     plan = published({}, {"package_versions": {"pgbouncer": "1.18.0-1", "pgbackrest": "2.57.0-1"}})
     assert "max_db_connections=39" in render(template("pgbouncer/databases.ini.j2"), "prod", plan=plan)
     assert "max_prepared_statements" not in render(template("pgbouncer/settings.ini.j2"), "prod", plan=plan)
+
+
+def test_pooler_of_a_member_leads_to_the_primary() -> None:
+    member = of_member("prod")["plan"]
+    (line,) = [
+        line
+        for line in render(template("pgbouncer/databases.ini.j2"), "prod", plan=member).splitlines()
+        if line.startswith("minion =")
+    ]
+    assert line.startswith("minion = host=@primary@ port=5432 dbname=minion auth_user=minion_pooler")
+    assert "%include /etc/pgbouncer/provision/follow/databases.ini\n" in render(
+        template("pgbouncer/pgbouncer.ini.j2"), "prod", plan=member
+    )
+    assert "server_tls_sslmode = verify-full\n" in render(template("pgbouncer/tls.ini.j2"), "prod", plan=member)
+    assert "tcp_user_timeout = 10000\n" in render(template("pgbouncer/settings.ini.j2"), "prod", plan=member)
 
 
 def test_timer_without_a_schedule_never_starts() -> None:
