@@ -180,6 +180,53 @@ def test_follower_that_dies_is_named_and_stops_a_switchover(members: Members) ->
     members.until(lambda: problem not in host.provision("cluster", "status").stdout, 30, "the follower is missing")
 
 
+def test_rolling_restart_breaks_no_pooler_session(members: Members) -> None:
+    leader = members.leader()
+    assert members.hosts["db1"].provision("cluster", "restart").stdout == "no pending restart\n"
+    members.patroni().configure(leader.member, {"postgresql": {"parameters": {"shared_buffers": "72MB"}}})
+
+    def pending() -> list[bool]:
+        return [each.pending_restart for each in members.view().members]
+
+    members.until(lambda: pending() == [True] * 3, 20, "no restart is pending")
+    others = sorted(host.name for host in members.replicas())
+
+    def restart() -> None:
+        done = members.hosts["db1"].provision("cluster", "restart", "--json")
+        assert done.returncode == 0, done.stderr
+        restarted = json.loads(done.stdout)["restarted"]
+        assert sorted(restarted[:2]) == others
+        assert restarted[2] == leader.name
+
+    accounts = judged(members, restart, within_s=20)
+    assert [account.errors for account in accounts if account.writer.startswith("pooler")] == [(), ()]
+    assert members.leader() is leader
+    assert pending() == [False] * 3
+
+
+def test_maintenance_pause_stops_a_failover_and_is_named(members: Members) -> None:
+    host = members.hosts["db1"]
+    assert host.provision("cluster", "pause").stdout == "automatic failover is off\n"
+    assert host.provision("cluster", "pause").stdout == "automatic failover was off already\n"
+    done = host.provision("cluster", "status")
+    assert (done.returncode, "automatic failover is off" in done.stdout) == (3, True)
+    assert host.provision("cluster", "resume").stdout == "automatic failover is on\n"
+    assert host.provision("cluster", "status").returncode == 0
+
+
+def test_reinitialises_a_replica_and_refuses_the_primary(members: Members) -> None:
+    leader, host = members.leader(), members.replicas()[0]
+    done = members.hosts["db1"].provision("cluster", "reinitialise", leader.name, "--yes-destroy", leader.name)
+    assert (done.returncode, f"{leader.name} is the primary" in done.stderr) == (1, True)
+    done = members.hosts["db1"].provision("cluster", "reinitialise", host.name, "--yes-destroy", "db9")
+    assert done.returncode != 0
+    before = (host.data / "PG_VERSION").stat().st_ino
+    done = members.hosts["db1"].provision("cluster", "reinitialise", host.name, "--yes-destroy", host.name)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"{host.name} streams\n"
+    assert (host.data / "PG_VERSION").stat().st_ino != before
+
+
 def test_etcd_gone_and_back_stops_no_client(members: Members) -> None:
     leader = members.leader()
 
