@@ -143,6 +143,10 @@ bench-backup: .venv/.ready ## Compare pgBackRest with pg_basebackup and pg_dump 
 bench-pool: .venv/.ready ## Compare 500 clients through PgBouncer with 500 direct connections, with TLS (6 minutes)
 	$(BIN)/python -m benchmarks.pool
 
+.PHONY: bench-failover
+bench-failover: test-setup ## Compare gaps and lost rows of failovers with those of Patroni's defaults (12 minutes)
+	$(BIN)/python -m benchmarks.failover
+
 .PHONY: bench-audit
 bench-audit: .venv/.ready ## Compare audits of five hosts, of one host, and site.yml --check (dev sandboxes)
 	$(BIN)/python -m benchmarks.audit

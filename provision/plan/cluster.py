@@ -11,6 +11,9 @@ from typing import Any
 
 from provision import addresses
 
+PRIMARY = "@primary@"
+"""Stands for the primary's address in the pooler's configuration; the follower replaces it."""
+
 
 @dataclass(frozen=True)
 class Member:

@@ -17,6 +17,7 @@ RANGE = (1024, 65535)
 LOOPBACKS = (*addresses.LOOPBACKS, addresses.LOCALHOST)
 NODE_EXPORTER, POSTGRES_EXPORTER = "prometheus-node-exporter.service", "prometheus-postgres-exporter.service"
 POOLER = "pgbouncer.service"
+BALANCER = "haproxy.service"
 PATRONI, ETCD = "patroni.service", "etcd.service"
 
 
@@ -45,6 +46,12 @@ def bound(v: Mapping[str, Any]) -> list[Bound]:
         found.append(Bound("cluster_rest_port", v["cluster_rest_port"], where, PATRONI))
         found.append(Bound("etcd_client_port", v["etcd_client_port"], where, ETCD))
         found.append(Bound("etcd_peer_port", v["etcd_peer_port"], where, ETCD))
+        if v["balancer_enabled"]:
+            listen = tuple(v["postgresql_listen_addresses"])
+            found.append(Bound("balancer_write_port", v["balancer_write_port"], listen, BALANCER))
+            found.append(Bound("balancer_read_port", v["balancer_read_port"], listen, BALANCER))
+            loopback = (addresses.LOOPBACK_IPV4,)
+            found.append(Bound("balancer_statistics_port", v["balancer_statistics_port"], loopback, BALANCER))
     return found
 
 

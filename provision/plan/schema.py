@@ -255,7 +255,7 @@ class Pooler:
     """Networks that may log in, written out (no samenet), the loopback first."""
     socket_directory: str
     server: str
-    """The server's address (then TLS with verify-full), or its socket directory."""
+    """The server's address (then TLS with verify-full), its socket directory, or on a member `cluster.PRIMARY`."""
     version: str
     per_role_limits: bool
     """PgBouncer 1.23 and newer limit server connections by role; older ones by database alone."""
@@ -272,6 +272,19 @@ class Pooler:
     client_login_timeout_s: int
     restart_allowed: bool
     accept_advisories: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Balancer:
+    """HAProxy on a member of a cluster."""
+
+    enabled: bool
+    listen_addresses: tuple[str, ...]
+    write_port: int
+    read_port: int
+    read_lag_mb: int
+    statistics_port: int
+    max_connections: int
 
 
 @dataclass(frozen=True)
@@ -401,6 +414,7 @@ class Plan:
     tls: Tls
     access: Access
     pooler: Pooler
+    balancer: Balancer
     backup: Backup
     monitoring: Monitoring
     maintenance: Maintenance

@@ -12,7 +12,7 @@ from typing import Any
 from provision import addresses, compatibility
 from provision.plan import dns, hba, names, network, ports, schema
 from provision.plan.account import repository_user
-from provision.plan.cluster import Cluster
+from provision.plan.cluster import PRIMARY, Cluster
 from provision.plan.context import Context, repository_kind
 from provision.tuning import Tuning, pools, vector
 
@@ -246,8 +246,9 @@ def access(v: Mapping[str, Any], profile: Mapping[str, Any], version: str, limit
 
 
 def pooler(
-    v: Mapping[str, Any], probe: Mapping[str, Any], fitted: pools.Pools, server: schema.Server, tls: schema.Tls
-) -> schema.Pooler:
+    v: Mapping[str, Any], probe: Mapping[str, Any], fitted: pools.Pools, server: schema.Server, tls: schema.Tls,
+    cluster: Cluster | None,
+) -> schema.Pooler:  # fmt: skip
     """Make the section pooler, as far as the version of PgBouncer allows."""
     version = compatibility.pgbouncer_version(probe["package_versions"]["pgbouncer"], probe["distribution_codename"])
     key = compatibility.version_key(version)
@@ -262,7 +263,7 @@ def pooler(
         listen_addresses=tuple(dict.fromkeys(v["pgbouncer_listen_addresses"])),
         networks=tuple(dict.fromkeys([*LOOPBACK, *networks])),
         socket_directory=SOCKETS,
-        server=server.address if over_tls else SOCKETS,
+        server=PRIMARY if cluster and cluster.member else server.address if over_tls else SOCKETS,
         version=version,
         per_role_limits=key >= compatibility.version_key("1.23"),
         prepared_statements=v["pgbouncer_max_prepared_statements"] if key >= compatibility.version_key("1.21") else 0,
@@ -354,6 +355,19 @@ def maintenance(v: Mapping[str, Any]) -> schema.Maintenance:
         bloat_percent=v["maintenance_bloat_percent"],
         bloat_mb=v["maintenance_bloat_mb"],
         age_limit_h=v["maintenance_age_limit_h"],
+    )
+
+
+def balancer(v: Mapping[str, Any], server: schema.Server, cluster: Cluster | None) -> schema.Balancer:
+    """Make the section balancer; only members of a cluster run it."""
+    return schema.Balancer(
+        enabled=bool(v["balancer_enabled"] and cluster and cluster.member),
+        listen_addresses=server.listen_addresses,
+        write_port=v["balancer_write_port"],
+        read_port=v["balancer_read_port"],
+        read_lag_mb=v["balancer_read_lag_mb"],
+        statistics_port=v["balancer_statistics_port"],
+        max_connections=2 * server.max_connections,
     )
 
 

@@ -17,7 +17,7 @@ NAMES = {role.name for role in ROLES}
 PLAYBOOKS = [path for path in sorted(ROOT.glob("*.yml")) if path.name != "galaxy.yml"]
 each_role = pytest.mark.parametrize("role", ROLES, ids=[role.name for role in ROLES])
 each_playbook = pytest.mark.parametrize("playbook", PLAYBOOKS, ids=[path.name for path in PLAYBOOKS])
-OWN_PREFIXES = {"operate": ("backup_type", "restore_"), "patroni": ("cluster_",)}
+OWN_PREFIXES = {"operate": ("backup_type", "restore_", "switchover_"), "patroni": ("cluster_",)}
 """Names that are typed with -e, named after the playbook, and those of the topology, which several roles serve."""
 SHARED = {
     "verify": {"database_credentials"},  # the owner's password, to log in as a client does: no plan holds a secret
