@@ -61,7 +61,7 @@ def apply(plan: Plan, say: Callable[[str], None] = lambda _text: None) -> Done:
         LOADED.parent.mkdir(mode=0o755, exist_ok=True)
         LOADED.touch()
     found = _settled(plan, say)
-    reloaded = not started and _stale()
+    reloaded = not started and _stale(plan)
     if reloaded:
         run("systemctl", "reload", patroni.UNIT)
         LOADED.touch()
@@ -86,7 +86,7 @@ def pending(plan: Plan) -> list[str]:
     """Return what `apply` would do."""
     if not patroni.active():
         return [f"start {patroni.UNIT}"]
-    found = [f"reload {patroni.UNIT}"] if _stale() else []
+    found = [f"reload {patroni.UNIT}"] if _stale(plan) else []
     if rest.status(plan).get("role") in ("primary", "master"):
         found += [f"set {name}" for name in changes(client.cluster(plan).dynamic, _dynamic(plan))]
     return found
@@ -162,9 +162,10 @@ def _streams(found: dict[str, Any]) -> bool:
     return found.get("replication_state", "streaming") in ("streaming", "in archive recovery")
 
 
-def _stale() -> bool:
-    """Return whether a file of Patroni is newer than its last load."""
-    newest = max((path.stat().st_mtime for path in FILES if path.exists()), default=0.0)
+def _stale(plan: Plan) -> bool:
+    """Return whether a file of Patroni, or a certificate that it uses, is newer than its last load."""
+    certificates = [Path(plan.tls.certificate(name).certificate) for name in ("member", "etcd-client")]
+    newest = max((path.stat().st_mtime for path in (*FILES, *certificates) if path.exists()), default=0.0)
     loaded = LOADED.stat().st_mtime if LOADED.exists() else 0.0  # gone after a boot, when Patroni has read every file
     return loaded < newest if loaded else patroni.since() <= int(newest)
 
