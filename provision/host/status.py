@@ -20,6 +20,7 @@ def gather(name: str = "") -> dict[str, Any]:
         "host": asdict(plan.host),
         "warnings": plan.warnings,
         "url": plan.url(),
+        "pooler_url": plan.pooler_url(),
         "profile": plan.profile,
         "verified": system.evidence("verified"),
         "backup": system.evidence("backup"),
@@ -44,6 +45,7 @@ def lines(facts: dict[str, Any]) -> list[str]:
     return [
         *shown,
         f"connect: psql '{facts['url']}'",
+        *([f"through the poolers: psql '{facts['pooler_url']}'"] if facts.get("pooler_url") else []),
         *_evidence(facts),
         *(f"warning: {text}" for text in facts["warnings"]),
         "next: point the application at this URL; run provision doctor on the host; see docs/ for the runbooks",

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from provision import addresses, quoting
 from provision.plan import names
-from provision.plan.cluster import Cluster
+from provision.plan.cluster import Cluster, Member
 
 SCHEMA = 2
 """Version of plan.json. Version 1 was the three files host.json, backup.json and maintenance.json."""
@@ -435,11 +435,27 @@ class Plan:
         return " ".join([*words, *([extra] if extra else [])])
 
     def url(self) -> str:
-        """Return the owner's URL over TCP, without its password, as a client uses it."""
-        place = addresses.endpoint(self.server.client_address, self.server.port)
-        tls = f"?sslmode=verify-full&sslrootcert={self.tls.client_ca}" if self.tls.enabled else ""
-        owner, database = quoting.url(self.access.owner), quoting.url(self.access.database)
-        return f"postgresql://{owner}@{place}/{database}{tls}"
+        """Return the owner's URL over TCP, without its password, as a client uses it; with all members of a cluster."""
+        if not self._members:
+            return self._url(self.access.owner, [(self.server.client_address, self.server.port)])
+        places = [(each.address, each.port) for each in self._members]
+        return self._url(self.access.owner, places, "target_session_attrs=read-write", "connect_timeout=3")
+
+    def pooler_url(self) -> str:
+        """Return the application's URL through the poolers of a cluster, "" on a single host."""
+        places = [(each.address, each.pooler_port) for each in self._members]
+        return self._url(self.access.application, places, "connect_timeout=3") if places else ""
+
+    @property
+    def _members(self) -> tuple[Member, ...]:
+        return self.cluster.members if self.cluster and self.cluster.member else ()
+
+    def _url(self, role: str, places: list[tuple[str, int]], *more: str) -> str:
+        hosts = ",".join(addresses.endpoint(host, port) for host, port in places)
+        tls = [f"sslmode=verify-full&sslrootcert={self.tls.client_ca}"] if self.tls.enabled else []
+        parameters = "&".join([*tls, *more])
+        url = f"postgresql://{quoting.url(role)}@{hosts}/{quoting.url(self.access.database)}"
+        return f"{url}?{parameters}" if parameters else url
 
 
 @dataclass(frozen=True)

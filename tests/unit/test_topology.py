@@ -33,6 +33,31 @@ def test_single_host_has_no_cluster() -> None:
     assert {"etcd", "patroni"}.isdisjoint(packages.by_role(found, built=False))
 
 
+def test_urls_list_every_member() -> None:
+    found = topologies.plan("db2")
+    assert found.url() == (
+        "postgresql://minion@192.0.2.1:5432,192.0.2.2:5432,192.0.2.3:5432/minion?sslmode=verify-full"
+        "&sslrootcert=inventories/prod/tls/ca.crt&target_session_attrs=read-write&connect_timeout=3"
+    )
+    assert found.pooler_url() == (
+        "postgresql://minion_app@192.0.2.1:6432,192.0.2.2:6432,192.0.2.3:6432/minion?sslmode=verify-full"
+        "&sslrootcert=inventories/prod/tls/ca.crt&connect_timeout=3"
+    )
+    assert plans.plan("prod", plans.SAMPLE).pooler_url() == ""
+
+
+def test_pooler_of_a_member_follows_the_primary() -> None:
+    assert topologies.plan("db2").pooler.server == "@primary@"
+    assert topologies.plan("db2", {"balancer_enabled": True}).balancer.enabled
+    assert "haproxy" in packages.by_role(topologies.plan("db2", {"balancer_enabled": True}), built=False)["balancer"]
+    assert not plans.plan("prod", {**plans.SAMPLE, "balancer_enabled": True}).balancer.enabled
+
+
+def test_balancer_s_ports_are_judged() -> None:
+    found = topologies.built("db2", {"balancer_enabled": True, "balancer_write_port": 6432})
+    assert found.problems == ("balancer_write_port is 6432, as is pgbouncer_port: choose another port",)
+
+
 def test_every_member_has_the_same_section_but_for_its_own_names() -> None:
     first, third = cluster(topologies.plan("db1")), cluster(topologies.plan("db3"))
     assert (first.member, third.member, first.dcs_member, third.dcs_member) == ("db1", "db3", "db1", "db3")
