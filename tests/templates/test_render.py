@@ -91,7 +91,7 @@ def of_member(profile: str) -> dict[str, Any]:
 
 
 def render(template: Path, profile: str, **changed: Any) -> str:
-    if template.parent.name in ("etcd", "patroni"):
+    if template.parent.name in ("etcd", "patroni", "balancer"):
         changed = {**of_member(profile), **changed}
     repository = "bundle" if template.name.startswith("bundle") else "mirror"
     shown = {**variables(profile, repository), **changed, "the_path": str(template)}
