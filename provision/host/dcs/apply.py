@@ -96,8 +96,8 @@ def _unknown(plan: Plan, password: str) -> dict[str, Mapping[str, Any]]:
 def _strangers(plan: Plan, passwords: Mapping[str, str]) -> Iterator[str]:
     for url, each in _unknown(plan, passwords["root"]).items():
         yield (
-            f"etcd still has the member {each.get('name') or url} ({url}), which is not in the inventory and counts for "
-            f"the quorum: provision dcs remove {each.get('name') or url}, on this host"
+            f"etcd still has the member {each.get('name') or url} ({url}), which is not in the inventory and counts "
+            f"for the quorum: provision dcs remove {each.get('name') or url}, on this host"
         )
 
 
