@@ -26,6 +26,11 @@ quiet_services = [ -e /usr/sbin/policy-rc.d ] || { trap '$(SUDO) rm -f /usr/sbin
 # The database of migrate-up, migrate-down and status: DATABASE_URL, or the host of `make up`.
 DATABASE = url=$${DATABASE_URL:-$$(provision sandbox url)} && [ -n "$$url" ]
 
+# Hosts of `make up`; three are a cluster (docs/cluster.md).
+NODES ?= 1
+NODE_NAMES = $(foreach number,$(wordlist 1,$(NODES),1 2 3 4 5 6 7 8 9),db$(number))
+CLUSTER = $(if $(filter-out 1,$(NODES)),-e cluster_enabled=true -e tls_enabled=true)
+
 .PHONY: help
 help: ## List every target
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -33,10 +38,10 @@ help: ## List every target
 ## The main job
 
 .PHONY: up
-up: .venv/.ready ## Create a disposable database host on this machine and converge it
+up: .venv/.ready ## Create a disposable database host on this machine and converge it; NODES=3 makes a cluster
 	$(call stage,install the psql client,$(call packages,postgresql-client))
-	$(call stage,create a host,provision sandbox up db1)
-	$(call stage,converge the host,ansible-playbook site.yml $(INVENTORY))
+	$(call stage,create a host,provision sandbox up $(NODE_NAMES))
+	$(call stage,converge the host,ansible-playbook site.yml $(INVENTORY) $(CLUSTER))
 	@printf '\nConnect: make psql, or psql "$$(%s/provision sandbox url)"\n' $(BIN)
 
 .PHONY: setup

@@ -32,7 +32,15 @@ def apply(check: bool, as_json: bool) -> None:
     if as_json:
         echo(json.dumps({"changed": done.changed, **asdict(done)}))
     else:
-        echo("changed" if done.changed else "no change")
+        echo("\n".join(["changed" if done.changed else "no change", *done.warnings]))
+
+
+@command.command()
+@click.argument("name")
+def remove(name: str) -> None:
+    """Remove the etcd member NAME, which is no longer in the inventory."""
+    dcs.remove(load.load(), name)
+    echo(f"removed {name}")
 
 
 @command.command()

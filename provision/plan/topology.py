@@ -20,6 +20,7 @@ from provision.plan.cluster import Cluster, DcsMember, Member
 from provision.plan.context import Context, Listed, Verdict, repository_kind
 from provision.tuning import Tuning
 
+PUBLISHED = "minion_secret of development cluster"  # noqa: S105 - of inventories/dev, known so that it can be refused
 PAIR = 2
 QUORUM = 3
 """etcd members that survive the loss of one."""
@@ -186,7 +187,12 @@ def judge(
         return
     scope = scope_of(v, context)
     ours = members(context, scope)
-    verdict.refusals += [*_needs(v), *_settings(profile), *_sizes(context, scope), *_addresses(host, context, scope)]
+    verdict.refusals += [
+        *_needs(v, profile),
+        *_settings(profile),
+        *_sizes(context, scope),
+        *_addresses(host, context, scope),
+    ]
     verdict.refusals += _differences(v, context, ours)
     if context.database and v["backup_physical"] and repository_kind(v) == "local":
         verdict.refusals.append(
@@ -218,7 +224,7 @@ def judge(
         )
 
 
-def _needs(v: Mapping[str, Any]) -> list[str]:
+def _needs(v: Mapping[str, Any], profile: Mapping[str, Any]) -> list[str]:
     found = []
     if not v["tls_enabled"]:
         found.append(
@@ -230,6 +236,8 @@ def _needs(v: Mapping[str, Any]) -> list[str]:
             f"cluster_passphrase has {length} characters: expected at least {MINIMUM_PASSPHRASE}; "
             "provision secrets init INVENTORY generates it"
         )
+    if v["cluster_passphrase"] == PUBLISHED and not profile["access"]["published_passwords"]:
+        found.append("cluster_passphrase is the published one of development: set another one in the vault")
     return found
 
 

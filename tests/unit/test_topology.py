@@ -213,6 +213,10 @@ def test_refuses_an_address_that_members_cannot_use(address: str, problem: str) 
 @pytest.mark.parametrize(
     ("given", "begin"),
     [
+        (
+            {"cluster_passphrase": "minion_secret of development cluster"},
+            "cluster_passphrase is the published one of development",
+        ),
         ({"cluster_passphrase": "short"}, "cluster_passphrase has 5 characters: expected at least 20"),
         ({"tls_enabled": False}, "cluster_enabled is true and tls_enabled is false: members use certificates"),
         ({"etcd_client_port": 8008}, "etcd_client_port is 8008, as is cluster_rest_port"),

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from provision import addresses
-from provision.errors import HostError
+from provision.errors import HostError, UsageError
 from provision.host.dcs import client
 from provision.host.dcs.client import Etcd
 from provision.plan.schema import Plan
@@ -39,6 +40,7 @@ class Done:
     joined: bool
     users: tuple[str, ...]
     restarted: bool
+    warnings: tuple[str, ...]
 
     @property
     def changed(self) -> bool:
@@ -66,7 +68,37 @@ def apply(plan: Plan, passwords: Mapping[str, str], say: Callable[[str], None] =
         say("restarting etcd for its new configuration, one member at a time")
         root = Etcd(plan, client.others(plan), "root", passwords["root"])
         root.run("lock", LOCK, "provision", "dcs", "restart")
-    return Done(started, joined, users, restarted)
+    return Done(started, joined, users, restarted, tuple(_strangers(plan, passwords)))
+
+
+def remove(plan: Plan, name: str) -> None:
+    """Remove a member that is not in the plan. Raises UsageError for any other, HostError while one is down."""
+    found = {str(each.get("name") or url): each for url, each in _unknown(plan, _root_password()).items()}
+    if name not in found:
+        raise UsageError(
+            "not a member of etcd that has left the inventory", seen=name, allowed=", ".join(found) or "none is left"
+        )
+    sick = [each for each in (client.own(plan), *client.others(plan)) if not Etcd(plan, (each,)).healthy()]
+    if sick:
+        raise HostError("another etcd member is down", seen=", ".join(sick), allowed="every member of the plan healthy")
+    root = Etcd(plan, (client.own(plan),), "root", _root_password())
+    root.run("member", "remove", f"{found[name]['ID']:x}")
+
+
+def _unknown(plan: Plan, password: str) -> dict[str, Mapping[str, Any]]:
+    """Return etcd's members that are not in the plan, by the URL of their peer port."""
+    cluster = client.cluster(plan)
+    known = {f"https://{addresses.endpoint(each.address, cluster.peer_port)}" for each in cluster.dcs}
+    members = Etcd(plan, (client.own(plan),), "root", password).members()
+    return {str(each["peerURLs"][0]): each for each in members if each["peerURLs"][0] not in known}
+
+
+def _strangers(plan: Plan, passwords: Mapping[str, str]) -> Iterator[str]:
+    for url, each in _unknown(plan, passwords["root"]).items():
+        yield (
+            f"etcd still has the member {each.get('name') or url} ({url}), which is not in the inventory and counts "
+            f"for the quorum: provision dcs remove {each.get('name') or url}, on this host"
+        )
 
 
 def pending() -> list[str]:
