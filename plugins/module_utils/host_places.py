@@ -20,6 +20,8 @@ WRITTEN = ("/etc", "/usr", "/var", "/var/lib")
 """Directories that packages and roles write to."""
 PROGRAMS = ("ldconfig", "runuser")
 """Programs of /usr/sbin, which dpkg and the roles find by root's PATH."""
+CAP_NET_ADMIN = 12
+"""Bit of the capability in /proc/PID/status (linux/capability.h)."""
 SHOWN = 3
 MOUNTS = Path("/proc/self/mountinfo")
 
@@ -101,6 +103,13 @@ def free_for_packages() -> dict[str, int]:
 def hidden_programs() -> str:
     """Return root's PATH where programs of /usr/sbin are not found by it, else ""."""
     return "" if all(map(shutil.which, PROGRAMS)) else os.environ.get("PATH", "")
+
+
+def network_administration() -> bool:
+    """Return whether this process may set firewall rules: root of many containers may not (capabilities(7))."""
+    status = Path("/proc/self/status").read_text()
+    found = re.search(r"^CapEff:\s*([0-9a-f]+)", status, re.M)
+    return bool(found and int(found[1], 16) >> CAP_NET_ADMIN & 1)
 
 
 def locales() -> list[str]:

@@ -116,10 +116,8 @@ ADOPTED = Path("/etc/provision/adopted")
 
 def os_release() -> dict[str, str]:
     """Read distribution, version and code name."""
-    try:
-        text = Path("/etc/os-release").read_text()  # a link of the distribution, in a directory of root
-    except OSError:
-        text = ""
+    release = Path("/etc/os-release")  # of root, and a link on Debian
+    text = release.read_text() if release.exists() else ""
     found = dict(re.findall(r"""^(\w+)=["']?(.*?)["']?$""", text, re.M))  # Python 3.9 has no freedesktop_os_release
     return {
         "distribution": found.get("ID", ""),
@@ -322,6 +320,7 @@ def main() -> None:
         "architecture": platform.machine(),
         "systemd": Path("/run/systemd/system").exists(),
         "root": os.geteuid() == 0,
+        "network_administration": host_places.network_administration(),
         "clock": time.time(),
         "hidden_programs": host_places.hidden_programs(),
         "disk_free_mb": host_places.free_mb(data),

@@ -1,13 +1,19 @@
 """The schema of the migrations: tables, the HNSW index, triggers, extensions, the version table. Read-only.
 
-Each check is a query for deviations, for a database with applied migrations. `extension-files` applies to every
+Nearly each check is a query for deviations, for a database with applied migrations. `extension-files` applies to every
 database of the server.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+from psycopg import sql
+
 from provision.checks.finding import Severity
-from provision.checks.registry import query
+from provision.checks.registry import Row, Scope, check, query
+from provision.database import Connection
+from provision.host import plain
 from provision.host.verify import EXTENSIONS, TABLES
 
 HNSW = "CREATE INDEX CONCURRENTLY memories_embedding_idx ON memories USING hnsw (embedding vector_cosine_ops)"
@@ -69,18 +75,24 @@ query(
     fix="docs/a-table-was-dropped.md",
 )
 
-query(
+
+@check(
     "migrations-dirty",
-    "SELECT format('version %s is dirty', v) FROM unnest(xpath('//row[dirty=\"true\"]/version/text()', "
-    f" query_to_xml(CASE WHEN {_MIGRATED} THEN 'SELECT version, dirty FROM public.schema_migrations'"
-    " ELSE 'SELECT 1 WHERE false' END,"
-    " false, false, ''))) v",
+    scope=Scope.DATABASE,
     area="schema",
     severity=Severity.CRITICAL,
     expected="a clean schema version",
     why="no migration is applied until the version is resolved",
     fix="provision migrate status, then docs/migration-is-dirty.md",
 )
+def dirty(session: Connection) -> Iterator[Row]:
+    """Report a version marked dirty. The session may be a superuser's, so no code of the table's owner must run."""
+    if session.execute(f"SELECT {_MIGRATED}").fetchone() == (True,):
+        table = sql.Identifier("public", "schema_migrations")
+        for version, is_dirty in plain.values(session, table, ("version", "dirty")):
+            if is_dirty == "t":
+                yield f"version {version} is dirty"
+
 
 query(
     "hnsw-missing",

@@ -18,14 +18,14 @@ def command(call: Call, owner: str, extensions: tuple[str, ...]) -> None:
     rows. A second call changes nothing.
     """
     from provision.host.migrate.narrate import Narrator
-    from provision.host.migrate.recognise import recognise
+    from provision.host.migrate.recognise import pinned, recognise
     from provision.host.migrate.runner import Runner
     from provision.host.ownership import own
 
     found = recognise(call.settings, extensions, lambda settings: Runner(settings, Narrator(), lambda: call.signal))
     changes = []
     if found.record:
-        Runner(call.settings, call.narrator, lambda: call.signal).force(found.version)
+        Runner(pinned(call.settings), call.narrator, lambda: call.signal).adopt(found.version)
         changes.append(f"schema_migrations: version {found.version}")
     changes += own(call.settings.url, owner)
     result = {"version": found.version, "how": found.how, "changes": changes}

@@ -60,6 +60,7 @@ class Assumed:
             "huge_pages": 0,
             "systemd": True,
             "root": True,
+            "network_administration": True,
             "clock_offset_s": 0,
             "hidden_programs": "",
             "unwritable": [],

@@ -13,10 +13,10 @@ from typing import Any
 from provision import compatibility
 from provision.distributions import ARCHITECTURES
 from provision.errors import UsageError
-from provision.plan import names, packages, schema, sections, settings, shared, sources, topology, validate
+from provision.plan import names, network, packages, schema, sections, settings, shared, sources, topology, validate
 from provision.plan.context import Context, Verdict
 from provision.tuning import Host as Machine
-from provision.tuning import Tuning, pools, shares, tune
+from provision.tuning import Tuning, network_share, pools, shares, tune
 from provision.tuning.model import MINIMUM_MEMORY_MB, Choices
 
 __all__ = ["Built", "Context", "Judge", "build", "stamp"]
@@ -78,15 +78,17 @@ def build(
         fitted.sizes,
         own | {names.second_login(name) for name in own},
     )
+    of_network = network.share(v, probe, int(tuning["max_connections"].value), fitted.total)
     # A host beside the databases runs no server: it may be too small for these connections.
-    refusals = (*verdict.refusals, *((fitted.refusals or shared_out.refusals) if context.database else ()))
+    unfit = fitted.refusals or (*shared_out.refusals, *of_network.refusals)
+    refusals = (*verdict.refusals, *(unfit if context.database else ()))
     if refusals and judged:
         return Built(None, None, refusals, ())
     warnings = (
         *verdict.warnings,
         *((*fitted.warnings, *shared_out.warnings, *tuning.warnings) if context.database else ()),
     )
-    plan = _plan(v, probe, profile, context, tuning, fitted, shared_out, version, warnings)
+    plan = _plan(v, probe, profile, context, tuning, fitted, shared_out, of_network, version, warnings)
     state = _state(plan, probe, context, verdict)
     barred = sources.uninstallable({*state.missing_packages, *state.missing_key_packages}, plan.source, probe)
     partial = shared.problems(plan, probe, context.selected) if context.database else []
@@ -123,6 +125,7 @@ def _plan(
     tuning: Tuning,
     fitted: pools.Pools,
     shared_out: shares.Shares,
+    of_network: network_share.NetworkShare,
     version: str,
     warnings: tuple[str, ...],
 ) -> schema.Plan:
@@ -139,7 +142,7 @@ def _plan(
     tls = sections.tls(v, context, cluster)
     access = sections.access(v, profile, version, shared_out.limits)
     backup = sections.backup(v, probe)
-    server = sections.server(v, probe, tuning, tls, access, backup, cluster)
+    server = sections.server(v, probe, tuning, tls, access, backup, of_network, cluster)
     return schema.Plan(
         schema=schema.SCHEMA,
         name=context.name,

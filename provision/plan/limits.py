@@ -31,6 +31,7 @@ RANGES = {
     "monitoring_log_max_mb": (1, LARGEST),
     "pgbouncer_max_clients": (1, 1_000_000),
     "postgresql_expected_vectors": (0, 10**12),
+    "postgresql_network_connections": (-1, LARGEST),
     "postgresql_vector_dimensions": (1, 16_000),
     "tls_ca_valid_days": (1, CENTURY_D),
 }

@@ -13,6 +13,7 @@ from typing import Any
 from provision import addresses
 from provision.plan import dns, hba
 from provision.plan.context import Verdict
+from provision.tuning import network_share
 
 NAME = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]*[A-Za-z0-9_])?")
 WILDCARDS = ("*", addresses.ANY_IPV4, addresses.ANY_IPV6)
@@ -37,6 +38,13 @@ def judge(v: Mapping[str, Any], host: Mapping[str, Any], verdict: Verdict) -> No
             verdict.refusals.append(f"{variable} is empty: expected at least one address, for example localhost")
         verdict.refusals += listen_problems(variable, v[variable], host, port)
         verdict.notices += _notices(variable, v[variable], host)
+    limited = v["postgresql_network_connections"] and exposed(v["postgresql_listen_addresses"], host)
+    if limited and not can_limit(host):
+        verdict.warnings.append(
+            "postgresql_network_connections: this host lacks systemd or CAP_NET_ADMIN (a container), so unfinished "
+            f"logins from the network can take every connection of port {v['postgresql_port']}: set "
+            "postgresql_listen_addresses: [localhost] and let applications use the pooler (pgbouncer_listen_addresses)"
+        )
     if v["monitoring_exporters"] and v["monitoring_listen_address"] not in ("", *WILDCARDS):  # refused by their own
         verdict.refusals += listen_problems("monitoring_listen_address", [v["monitoring_listen_address"]], host)
     verdict.refusals += hba.problems(v["postgresql_extra_rules"], tls=v["tls_enabled"], major=v["postgresql_version"])
@@ -70,6 +78,26 @@ def listen_problems(variable: str, listen: Sequence[str], host: Mapping[str, Any
 def may_be_host(text: str) -> bool:
     """Return whether a text has the form of an address or a name that a host can resolve."""
     return bool(addresses.parsed(text) or (NAME.fullmatch(text) and not text.rpartition(".")[2].isdigit()))
+
+
+def exposed(listen: Sequence[str], host: Mapping[str, Any]) -> bool:
+    """Return whether a service with these listen addresses can be reached from another host."""
+    behind = map(addresses.parsed, addresses.listened(listen, resolved(host)))
+    return any(each is None or not each.is_loopback for each in behind)
+
+
+def share(
+    v: Mapping[str, Any], host: Mapping[str, Any], max_connections: int, pools: int
+) -> network_share.NetworkShare:
+    """Choose how many connections the network may hold; none is limited where the firewall has nothing to do."""
+    if not exposed(v["postgresql_listen_addresses"], host) or not can_limit(host):
+        return network_share.NetworkShare()
+    return network_share.share(max_connections, pools, v["postgresql_network_connections"])
+
+
+def can_limit(host: Mapping[str, Any]) -> bool:
+    """Return whether a run can set the host's firewall rules, and systemd load them at boot."""
+    return bool(host["systemd"] and host["network_administration"])
 
 
 def resolved(host: Mapping[str, Any]) -> dict[str, list[str]]:

@@ -15,6 +15,7 @@ ANSIBLE = ("python3", "python3-apt", "sudo")
 TOOLKIT = ("python3-click", "python3-psycopg")
 TLS = ("openssl", "python3-cryptography", "ssl-cert")
 SERVER = ("postgresql-{major}", "postgresql-client-{major}")
+FIREWALL = ("nftables",)
 KEY = ("postgresql-common",)
 """Carries the key of PGDG's archive, so it is installed before that source is set up."""
 POOLER = ("pgbouncer",)
@@ -120,7 +121,7 @@ def by_role(plan: Plan, *, built: bool) -> dict[str, tuple[str, ...]]:
     found = {
         "toolkit": TOOLKIT,
         "tls": TLS if plan.tls.enabled else (),
-        "postgresql": SERVER,
+        "postgresql": (*SERVER, *(FIREWALL if plan.server.network_connections else ())),
         "pgvector": vector,
         "database": tuple(EXTENSIONS[name].package for name in own),
         "pgbouncer": POOLER if plan.pooler.enabled else (),
@@ -142,6 +143,7 @@ def bundled(major: int, pgvector_install_method: str) -> list[str]:
         TOOLKIT,
         TLS,
         SERVER,
+        FIREWALL,
         KEY,
         POOLER,
         ETCD,

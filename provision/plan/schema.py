@@ -107,6 +107,10 @@ class Server:
     """What of `settings` the user set (postgresql_settings), as text."""
     budget: tuple[Budget, ...]
     max_connections: int
+    network_connections: int
+    """Most connections from the network to the server's port, which the firewall enforces; 0 is no limit."""
+    address_connections: int
+    """Most of them from one address; 0 is no limit."""
     kernel: Mapping[str, str]
     """sysctl values; empty in a container."""
     hba: tuple[str, ...]

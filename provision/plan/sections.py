@@ -14,7 +14,7 @@ from provision.plan import dns, hba, names, network, ports, schema
 from provision.plan.account import repository_user
 from provision.plan.cluster import PRIMARY, Cluster
 from provision.plan.context import Context, repository_kind
-from provision.tuning import Tuning, pools, vector
+from provision.tuning import Tuning, network_share, pools, vector
 
 LOOPBACK = ("127.0.0.1/32", "::1/128")
 TLS = "/etc/provision/tls"
@@ -36,6 +36,7 @@ def server(
     tls: schema.Tls,
     access: schema.Access,
     backup: schema.Backup,
+    share: network_share.NetworkShare,
     cluster: Cluster | None,
 ) -> schema.Server:
     """Make the section server: settings, pg_hba.conf and pg_ident.conf."""
@@ -78,6 +79,8 @@ def server(
         overrides={each.name: each.text for each in settings if each.name in v["postgresql_settings"]},
         budget=tuple(schema.Budget(line.label, line.mb, line.reckoning) for line in tuning.budget),
         max_connections=int(tuning["max_connections"].value),
+        network_connections=share.connections,
+        address_connections=share.per_address,
         kernel={each.name: each.text for each in tuning.kernel},
         hba=tuple(str(rule) for rule in rules),
         ident=(

@@ -15,8 +15,8 @@ SQL = re.compile(r"\b(SELECT|FROM|DATABASE|ROLE|EXTENSION|TABLE|INDEX|SCHEMA|LOA
 CONNINFO = re.compile(r"(?<![-\w])(dbname|user)=\0")
 CONSTANTS = {"hardening.py": 1, "schema.py": 1, "place.py": 1}
 """Queries whose quoted part is a constant of their own module, by file."""
-DESCRIPTIONS = {"database.py": 1, "verify.py": 1}
-"""Messages that name a session; they are not parsed."""
+DESCRIPTIONS = {"database.py": 1, "verify.py": 1, "host_repository.py": 1}
+"""Texts that libpq does not read: messages that name a session, and the connection specification of sshd -T."""
 
 
 def found(path: Path, pattern: re.Pattern[str], quoted: bool) -> list[str]:

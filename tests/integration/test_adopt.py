@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import psycopg
 import pytest
+from click.testing import CliRunner, Result
 
+from provision.cli.adopt import command
 from provision.errors import DatabaseError, MigrationError
 from provision.host.migrate.recognise import Recognised, recognise
 from provision.host.migrate.runner import Runner
@@ -84,6 +88,106 @@ def test_no_owner_changes_if_a_table_is_locked(cluster: Cluster, database: str) 
     assert "lock timeout" in refused.value.seen
     with psycopg.connect(cluster.url(database)) as connection:
         assert connection.execute("SELECT relowner FROM pg_class WHERE relname = 'a'").fetchone() == (10,)
+
+
+VERSIONS = "CREATE TABLE schema_migrations (version bigint NOT NULL PRIMARY KEY, dirty boolean NOT NULL);"
+TRAP = """
+CREATE FUNCTION trap.attempt() RETURNS void LANGUAGE plpgsql AS $$
+BEGIN CREATE ROLE planted SUPERUSER; EXCEPTION WHEN OTHERS THEN NULL; END $$;
+CREATE FUNCTION trap.spring() RETURNS boolean IMMUTABLE LANGUAGE plpgsql AS
+  'BEGIN PERFORM trap.attempt(); RETURN true; END';
+CREATE FUNCTION trap.fire() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM trap.spring(); RETURN NULL; END';
+CREATE TYPE trap.span AS (n int);
+CREATE FUNCTION trap.convert(trap.span) RETURNS interval LANGUAGE plpgsql AS
+  $$ BEGIN PERFORM trap.spring(); RETURN '1 s'; END $$;
+CREATE CAST (trap.span AS interval) WITH FUNCTION trap.convert AS IMPLICIT;
+CREATE FUNCTION trap.format_type(oid, int) RETURNS text LANGUAGE sql AS
+  $$ SELECT CASE WHEN trap.spring() THEN pg_catalog.format_type($1, $2) END $$;
+CREATE FUNCTION trap.current_schema() RETURNS name LANGUAGE sql AS $$ SELECT 'public'::name WHERE trap.spring() $$;
+"""
+TRIGGER = (
+    "CREATE TRIGGER t AFTER INSERT OR DELETE ON schema_migrations FOR EACH STATEMENT EXECUTE FUNCTION trap.fire();"
+    "ALTER TABLE schema_migrations ENABLE ALWAYS TRIGGER t"
+)
+STORED = """
+ALTER DATABASE {0} SET search_path = trap, pg_catalog, public; ALTER DATABASE {0} SET role = minion;
+ALTER DATABASE {0} SET statement_timeout = 1; ALTER DATABASE {0} SET default_transaction_read_only = on;
+"""
+
+
+@pytest.fixture
+def owned(cluster: Cluster, database: str) -> Iterator[str]:
+    """A database at version 1 whose owner has placed code that creates a role where a superuser runs it."""
+    cluster.psql(f"CREATE SCHEMA trap AUTHORIZATION minion; ALTER DATABASE {database} OWNER TO minion", database)
+    cluster.psql(f"ALTER SCHEMA public OWNER TO minion; {FIRST}", database)
+    cluster.psql(TRAP, database, "minion")
+    yield database
+    cluster.psql("DROP ROLE IF EXISTS planted")
+
+
+def planted(cluster: Cluster) -> bool:
+    return cluster.psql("SELECT count(*) FROM pg_roles WHERE rolname = 'planted'") == "1"
+
+
+def adopt(cluster: Cluster, database: str) -> Result:
+    words = ["--database", cluster.url(database), "--path", str(MIGRATIONS), "--owner", "minion"]
+    return CliRunner().invoke(command, words)
+
+
+def test_the_trap_is_real(cluster: Cluster, owned: str) -> None:
+    cluster.psql(f"{VERSIONS} {TRIGGER}", owned, "minion")
+    cluster.psql("INSERT INTO schema_migrations VALUES (1, false)", owned)
+    assert planted(cluster)
+
+
+@pytest.mark.parametrize(
+    "trap",
+    [
+        TRIGGER,
+        "CREATE RULE r AS ON INSERT TO schema_migrations DO ALSO SELECT trap.spring()",
+        "ALTER TABLE schema_migrations ADD CHECK (trap.spring())",
+        "CREATE INDEX ON schema_migrations (version) WHERE trap.spring()",
+    ],
+    ids=["trigger", "rule", "check", "index"],
+)
+def test_code_on_an_empty_version_table_does_not_run_as_the_superuser(cluster: Cluster, owned: str, trap: str) -> None:
+    cluster.psql(f"{VERSIONS} {trap}", owned, "minion")
+    done = adopt(cluster, owned)
+    assert done.exit_code == 0, done.output
+    assert "the schema matches version 1" in done.output
+    assert not planted(cluster)
+    seen = "SELECT version, dirty, (SELECT count(*) FROM schema_migrations_history WHERE outcome = 'forced')"
+    assert cluster.psql(f"{seen} FROM schema_migrations", owned, "minion") == "1|f|1"
+
+
+def test_settings_stored_by_the_owner_do_not_change_what_the_superuser_runs(cluster: Cluster, owned: str) -> None:
+    cluster.psql(VERSIONS, owned, "minion")
+    cluster.psql(STORED.format(owned))
+    done = adopt(cluster, owned)
+    assert done.exit_code == 0, done.output
+    assert not planted(cluster)
+
+
+@pytest.mark.parametrize(
+    ("trap", "message"),
+    [
+        ("CREATE VIEW schema_migrations AS SELECT 1::bigint AS version, trap.spring() AS dirty",
+         '"public"."schema_migrations" is not an ordinary table'),
+        (f"{VERSIONS} INSERT INTO schema_migrations VALUES (1, false); CREATE TABLE schema_migrations_history AS"
+         " SELECT 1::bigint AS id, 1::bigint AS version, ''::text AS name, 'up'::text AS direction,"
+         " 'done'::text AS outcome, ''::text AS checksum, now() AS started_at, ROW(1)::trap.span AS duration,"
+         " ''::name AS role, ''::text AS runner, ''::text AS detail", "belongs to another tool"),
+    ],
+    ids=["view", "cast"],
+)  # fmt: skip
+def test_relations_that_would_run_code_when_read_are_refused(
+    cluster: Cluster, owned: str, trap: str, message: str
+) -> None:
+    cluster.psql(trap, owned, "minion")
+    refused = adopt(cluster, owned)
+    assert isinstance(refused.exception, DatabaseError)
+    assert message in refused.exception.what
+    assert not planted(cluster)
 
 
 def test_an_empty_schema_has_no_version(cluster: Cluster, database: str) -> None:

@@ -227,17 +227,18 @@ def test_messages_show_nothing_of_files_that_postgres_linked(host: Path) -> None
 
 
 def test_logs_are_read_without_links(host: Path) -> None:
-    line = "2026-11-24 14:05:00.000 UTC [7] ERROR:  in the log\n"
+    message = {"timestamp": "2026-11-24 14:05:00.000 UTC", "error_severity": "ERROR", "message": "in the log"}
+    line = f"{json.dumps(message)}\n"
     (host / "etc/shadow").write_text(line.replace("in the log", "secret"))
-    attack(f"ln -s {host}/etc/shadow postgresql-17-main.log.1; touch postgresql-17-main.log", host / "main")
-    (host / "main/postgresql-17-main.log").write_text(line)
-    with gzip.open(host / "main/postgresql-17-main.log.2.gz", "wt") as stream:
+    attack(f"ln -s {host}/etc/shadow postgresql-17-main.json.1; touch postgresql-17-main.json", host / "main")
+    (host / "main/postgresql-17-main.json").write_text(line)
+    with gzip.open(host / "main/postgresql-17-main.json.2.gz", "wt") as stream:
         stream.write(line)
     found = logs.files(17, datetime(2026, 1, 1, tzinfo=UTC), host / "main")
     said = [entry.lines[0] for entry in logs.read(found, datetime(2026, 1, 1, tzinfo=UTC), UTC)]
     assert said == ["in the log"] * 2
     with pytest.raises(OSError, match="not a plain file"):
-        list(logs.read([host / "main/postgresql-17-main.log.1"], datetime(2026, 1, 1, tzinfo=UTC), UTC))
+        list(logs.read([host / "main/postgresql-17-main.json.1"], datetime(2026, 1, 1, tzinfo=UTC), UTC))
 
 
 def test_log_of_a_program_is_opened_as_its_user(host: Path) -> None:

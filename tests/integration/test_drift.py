@@ -120,7 +120,7 @@ def test_reports_an_unreadable_version_table(cluster: Cluster, plan: Plan) -> No
     assert finding.severity is Severity.CRITICAL
     assert found(plan, "migrations-pending") == []
     (query,) = found(plan, "migrations-dirty")
-    assert query.seen == 'the check failed: column "version" does not exist'
+    assert query.seen == 'the check failed: column "version" of relation "schema_migrations" does not exist'
     assert query.counts
 
 

@@ -16,6 +16,8 @@ from typing import Any
 
 import pytest
 
+from provision.database import connect_pinned
+from provision.host.access import Access
 from provision.host.backup import state
 from tests import plans
 from tests.clusters import Cluster
@@ -294,6 +296,41 @@ def test_objects_of_every_kind_pass_the_restore_test(host: Host) -> None:
     ]
     assert host.sql("SELECT count(*) FROM pg_default_acl") == "1"
     assert host.sql("SELECT collversion <> '1' FROM pg_collation WHERE collname = 'german'") == "t"
+
+
+LARGE_OBJECTS = """
+SELECT lo_from_bytea(4711, '\\xdeadbeef');
+COMMENT ON LARGE OBJECT 4711 IS 'of the application';
+GRANT SELECT ON LARGE OBJECT 4711 TO reader;
+"""
+MAY_CREATE = """
+SELECT string_agg(r.rolname || has_function_privilege(r.oid, 'lo_create(oid)', 'EXECUTE'), ' ' ORDER BY 1)
+FROM pg_roles r WHERE r.rolname IN ('minion', 'reader')
+"""
+
+
+def test_large_objects_come_back_and_still_only_the_owner_may_create_them(host: Host) -> None:
+    with connect_pinned(host.cluster.url("minion"), application="test") as session:
+        Access(session).large_objects("minion")
+    host.cluster.psql(LARGE_OBJECTS, "minion", "minion")
+    host.sql("CREATE TABLE t (n int); INSERT INTO t VALUES (1)")
+    host.run("take")
+    assert host.run("drill")["dump_test"]["left_out"] == []
+    for into in ("", "copy"):
+        done = host.run("load", into, "minion")
+        assert done.get("rows") == 1, done
+        assert [each for each in done["next"] if "not restored" in each] == []
+        database = into or "minion"
+        assert host.sql(MAY_CREATE, database) == "miniontrue readerfalse"
+        assert host.sql("SELECT lo_get(4711)", database) == "\\xdeadbeef"
+        assert host.sql("SELECT pg_get_userbyid(lomowner), lomacl FROM pg_largeobject_metadata", database) == (
+            "minion|{minion=rw/minion,reader=r/minion}"
+        )
+        assert host.sql("SELECT obj_description(4711, 'pg_largeobject')", database) == "of the application"
+    with connect_pinned(host.cluster.url("minion"), application="test") as session:
+        access = Access(session, plan=True)
+        access.large_objects("minion")
+    assert access.changes == []
 
 
 def test_the_restore_test_needs_a_dump_and_room(host: Host) -> None:

@@ -20,6 +20,7 @@ from provision.plan import schema, secrets
 from tests import embedded, plans
 from tests.clusters import as_server_user, free_port
 from tests.embedded import Server
+from tests.networks import SERVER, Network
 
 HALF_OPEN = 500
 TENANTS = ("minion", "minion_app", "minion_readonly")
@@ -35,15 +36,22 @@ def planned(major: int, memory_mb: int = 2048) -> schema.Plan:
 
 
 @contextmanager
-def serving(major: int, plan: schema.Plan) -> Iterator[tuple[Server, int]]:
-    """Run a server with the plan's connections and roles; passwords over TCP for the application's role only."""
-    port = free_port()
+def serving(
+    major: int, plan: schema.Plan, lan: Network | None = None, address: str = SERVER
+) -> Iterator[tuple[Server, int]]:
+    """Run a server with the plan's connections and roles; passwords over TCP for the application's role only.
+
+    In a network of its own it listens on the server's address there.
+    """
+    port, address = (free_port(), "127.0.0.1") if lan is None else (plan.server.port, address)
     with embedded.cluster(major) as server:
+        if lan:
+            server.namespace = lan.server
         lines = [f"{each.line}\n" for each in plan.server.settings if each.name in SETTINGS]
         server.configure("".join(lines))
         hba = server.data / "pg_hba.conf"
-        hba.write_text(f"host minion minion_app 127.0.0.1/32 scram-sha-256\n{hba.read_text()}")
-        with server.running(port):
+        hba.write_text(f"host minion minion_app all scram-sha-256\n{hba.read_text()}")
+        with server.running(port, address):
             facts = asdict(replace(plan.access, extensions=()))
             expected = access_filter(facts, plans.SECRETS["database_credentials"])
             where = f"host={server.socket} port={port} user=postgres"

@@ -36,6 +36,17 @@ PLACES = {
     "domain": "CREATE DOMAIN d AS int CHECK (public.spring(VALUE) > 0); CREATE TABLE t (n d); INSERT INTO t VALUES (1)",
     "index": "CREATE TABLE t (n int); INSERT INTO t VALUES (1); CREATE INDEX ON t (public.spring(n))",
     "predicate": "CREATE TABLE t (n int); INSERT INTO t VALUES (1); CREATE INDEX ON t (n) WHERE public.spring(n) > 0",
+    # The planner evaluates these in every query over the table, as the user who asks.
+    "constant predicate": "CREATE TABLE t (n int); INSERT INTO t VALUES (1);"
+    "CREATE INDEX ON t (n) WHERE public.spring(1) > 0",
+    "constant expression": "CREATE TABLE t (n int); INSERT INTO t VALUES (1);CREATE INDEX ON t ((public.spring(1)))",
+    "constant statistics": "CREATE TABLE t (n int); INSERT INTO t VALUES (1);"
+    "CREATE STATISTICS s ON (public.spring(1) + n), n FROM t",
+    "constant check": "CREATE TABLE t (n int CHECK (public.spring(1) > 0)); INSERT INTO t VALUES (1)",
+    "constant bound": "CREATE TABLE t (n int) PARTITION BY LIST ((n + public.spring(1)));"
+    "CREATE TABLE t1 PARTITION OF t FOR VALUES IN (2); INSERT INTO t VALUES (1)",
+    "constant policy": "CREATE TABLE t (n int); INSERT INTO t VALUES (1); ALTER TABLE t ENABLE ROW LEVEL SECURITY;"
+    "CREATE POLICY p ON t USING (public.spring(1) > 0)",
     "generated": "CREATE TABLE t (n int, m int GENERATED ALWAYS AS (public.spring(n)) STORED);INSERT INTO t VALUES (1)",
     "materialized": "CREATE MATERIALIZED VIEW v AS SELECT public.spring(1); CREATE TABLE t (n int);"
     "INSERT INTO t VALUES (1)",

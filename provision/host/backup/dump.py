@@ -19,7 +19,7 @@ from urllib.parse import quote, unquote
 from provision import system
 from provision.database import Connection, connect_pinned
 from provision.errors import UsageError
-from provision.host import lookup
+from provision.host import lookup, plain
 from provision.host.backup import exchange, journal, show, state, tool
 from provision.host.backup.tool import BackupError
 from provision.plan.schema import Plan
@@ -28,15 +28,6 @@ from provision.quoting import extra_vars
 MANIFEST = "manifest.json"
 PARTIAL = ".part"
 ZSTD_SINCE = 16  # the first major whose pg_dump supports zstd
-_COUNT = "SELECT count(*) FROM {}"
-# The tables that pg_dump dumps: no temporary tables, no tables of extensions (CREATE EXTENSION makes them).
-_TABLES = """
-SELECT format('%I.%I', n.nspname, c.relname) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-WHERE c.relkind IN ('r', 'p') AND c.relpersistence <> 't' AND n.nspname NOT IN ('pg_catalog', 'information_schema')
-AND NOT EXISTS (SELECT FROM pg_depend d
-  WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e')
-ORDER BY 1
-"""
 _VECTOR_INDEXES = """
 SELECT n.nspname::text, c.relname::text FROM pg_class c JOIN pg_am a ON a.oid = c.relam
 JOIN pg_namespace n ON n.oid = c.relnamespace WHERE a.amname IN ('hnsw', 'ivfflat') ORDER BY 1, 2
@@ -135,11 +126,9 @@ def _room(plan: Plan, folder: Path, database: str) -> None:
 
 def contents(session: Connection) -> dict[str, Any]:
     """Return the extensions and the row count of each table in the session's snapshot."""
-    names = session.execute(_TABLES).fetchall()
-    rows = {}
-    for (name,) in names:
-        row = session.execute(_COUNT.format(name)).fetchone()  # quoted by the server
-        rows[str(name)] = row[0] if row else None
+    known = plain.tables(session)
+    # As pg_dump does: CREATE EXTENSION makes the tables of extensions.
+    rows = {name: rows for name, rows in plain.counts(session, known).items() if not known[name].of_extension}
     found = session.execute("SELECT extname, extversion FROM pg_extension ORDER BY 1")
     extensions = {str(name): str(version) for name, version in found}
     return {"rows": rows, "extensions": extensions}

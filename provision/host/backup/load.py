@@ -70,8 +70,7 @@ def load(
         narrate("comparing row counts")
         compare(work.admin, facts)
         work.finish(folder, folder.parent, owner)
-        if work.contents.has_lookup:
-            _lookup(plan, session, work.admin)
+        _complete(plan, session, work, owner)
         if original:
             apply(session, fresh, original)
         narrate(f"renaming {fresh} to {target}")
@@ -99,12 +98,15 @@ def _ready(session: Connection, into: str) -> None:
         raise UsageError("the target database already exists", seen=into, allowed="a name that is not in use")
 
 
-def _lookup(plan: Plan, session: Connection, url: str) -> None:
-    """Create the pooler's lookup function, which the dumped database had."""
+def _complete(plan: Plan, session: Connection, work: loader.Loader, owner: str) -> None:
+    """Do what only the superuser can: restrict large objects, and create the lookup function if the dump had it."""
     poolers = [role.name for role in plan.access.roles if role.kind == "pooler" and role.state == "present"]
     rows = session.execute("SELECT rolname::text FROM pg_roles WHERE rolname = ANY(%s)", (poolers,)).fetchall()
-    with connect_pinned(url, application="provision restore") as inside:
-        lookup.align(Access(inside), [str(row[0]) for row in rows])
+    with connect_pinned(work.admin, application="provision restore") as inside:
+        access = Access(inside)
+        access.large_objects(owner)
+        if work.contents.has_lookup:
+            lookup.align(access, [str(row[0]) for row in rows])
 
 
 def create(

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import socket
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import psycopg
@@ -19,6 +20,7 @@ from psycopg import sql
 from provision import __version__
 from provision.database import Connection, identifier, send_message
 from provision.errors import DatabaseError, UsageError
+from provision.host import plain
 from provision.host.migrate.files import NONE, Direction
 from provision.host.migrate.steps import Step
 
@@ -34,9 +36,17 @@ LONGEST_TABLE = 63 - len(HISTORY_SUFFIX)
 
 
 _HISTORY_COLUMNS = {
-    *("id", "version", "name", "direction", "outcome", "checksum"),
-    *("started_at", "duration", "role", "runner", "detail"),
+    **dict.fromkeys(("id", "version"), "bigint"),
+    **dict.fromkeys(("name", "direction", "outcome", "checksum", "runner", "detail"), "text"),
+    "started_at": "timestamp with time zone",
+    "duration": "interval",
+    "role": "name",
 }
+"""Other types could bring operators and casts of their owner."""
+
+
+APPLIED = ("done", "adopted", "forced")
+"""Outcomes of history entries that record whether a version is applied."""
 
 
 def lock_keys(schema: str, table: str, database: str) -> tuple[int, int]:
@@ -92,6 +102,10 @@ class Entry:
     checksum: str | None
 
 
+def _shown(columns: Mapping[str, str]) -> str:
+    return ", ".join(f"{name} {kind}" for name, kind in sorted(columns.items()))
+
+
 class Ledger:
     """The version and history tables in one schema of one database."""
 
@@ -129,21 +143,20 @@ class Ledger:
         """Refuse tables of another tool, hidden version tables and missing privileges. Changes nothing."""
         columns = self._columns(self.table)
         if columns and columns != {"version": "bigint", "dirty": "boolean"}:
-            shown = ", ".join(f"{name} {kind}" for name, kind in sorted(columns.items()))
             raise DatabaseError(
                 f"{self.name} belongs to another tool",
                 where=f"database {self.database}",
-                seen=f"columns {shown}",
+                seen=f"columns {_shown(columns)}",
                 allowed="version bigint, dirty boolean",
                 run="provision migrate status --table OTHER_NAME",
             )
         history = self._columns(self.history_table)
-        if history and not history.keys() >= _HISTORY_COLUMNS:
+        if history and not history.items() >= _HISTORY_COLUMNS.items():
             raise DatabaseError(
                 f"{self.history_name} belongs to another tool",
                 where=f"database {self.database}",
-                seen=f"columns {', '.join(sorted(history))}",
-                allowed=f"columns {', '.join(sorted(_HISTORY_COLUMNS))}",
+                seen=f"columns {_shown(history)}",
+                allowed=f"columns {_shown(_HISTORY_COLUMNS)}",
                 run="provision migrate status --table OTHER_NAME",
             )
         if write:
@@ -224,6 +237,44 @@ class Ledger:
             (self.schema, table),
         ).fetchall()
         return {str(name): str(kind) for name, kind in rows}
+
+    def peek(self) -> tuple[State, bool]:
+        """Return the version, and whether the history has applied steps, without running code of the tables' owner."""
+        rows: list[tuple[object, ...]] = []
+        if self._columns(self.table):
+            rows = [(text, dirty == "t") for text, dirty in self._plain(self._versions, ("version", "dirty"))]
+        outcomes = self._plain(self._history, ("outcome",)) if self.has_history() else []
+        return self.read(rows), any(row[0] in APPLIED for row in outcomes)
+
+    def _plain(self, name: sql.Identifier, columns: tuple[str, ...]) -> list[list[str | None]]:
+        try:
+            return plain.values(self.connection, name, columns)
+        except psycopg.errors.WrongObjectType:
+            raise DatabaseError(
+                f"{name.as_string(self.connection)} is not an ordinary table",
+                where=f"database {self.database}",
+                allowed="an ordinary table, or none",
+                run=f"remove it from schema {self.schema}, then run the same command again",
+            ) from None
+
+    def replace(self) -> None:
+        """Replace empty tables by new ones of this session's role, in one transaction with what follows.
+
+        A trigger, rule or constraint of the old ones would run its owner's functions with this session's rights.
+        """
+        for name, table in ((self._versions, self.table), (self._history, self.history_table)):
+            if not self._columns(table):
+                continue
+            self.connection.execute(sql.SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE").format(name))
+            if self._plain(name, ("version",)):
+                raise DatabaseError(
+                    f"{name.as_string(self.connection)} has rows but records no applied version",
+                    where=f"database {self.database}",
+                    allowed="a recorded version, or an empty table",
+                    run="read them, then delete them",
+                )
+            self.connection.execute(sql.SQL("DROP TABLE {}").format(name))
+        self.create()
 
     def create(self) -> None:
         """Create the tables that do not exist."""

@@ -2,7 +2,8 @@
 
 Dumps the schema `public` without owners and privileges, and compares it with dumps of a scratch database after each
 migration. Refuses a schema that equals none of them, and shows the difference. Does not compare rows. A superuser
-creates and drops the scratch database on the same server.
+creates and drops the scratch database on the same server. In the database itself, whose objects belong to others, the
+superuser's sessions pin every setting (see `pins`) and read tables without a query (see `plain`).
 """
 
 from __future__ import annotations
@@ -12,6 +13,9 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from provision import pins
 from provision.errors import MigrationError
 from provision.host.migrate.directory import Directory
 from provision.host.migrate.files import NONE
@@ -37,7 +41,7 @@ class Recognised:
 
 def recognise(settings: Settings, extensions: tuple[str, ...], make_runner: Callable[[Settings], Runner]) -> Recognised:
     """Detect the version. Raises MigrationError if the schema matches no version or the recorded version is dirty."""
-    state, ours = _recorded(settings)
+    state, ours = _recorded(pinned(settings))
     if state.dirty:
         raise MigrationError(
             "a migration of this database is unfinished",
@@ -47,7 +51,7 @@ def recognise(settings: Settings, extensions: tuple[str, ...], make_runner: Call
         )
     if ours:
         return Recognised(state.version, f"version {state.version}, recorded by this toolkit", record=False)
-    seen = _comparable(dump(settings.url, settings, OPTIONS))
+    seen = _comparable(dump(pinned(settings).url, settings, OPTIONS))
     if state.version == NONE and not seen:
         return Recognised(NONE, "an empty schema: all migrations are pending", record=False)
     expected = _dumps(settings, extensions, make_runner)
@@ -60,9 +64,16 @@ def recognise(settings: Settings, extensions: tuple[str, ...], make_runner: Call
     raise _unlike(seen, {version: expected[version] for version in versions if version in expected}, state)
 
 
+def pinned(settings: Settings) -> Settings:
+    """Return the settings for sessions of a superuser in a database whose owner may have stored settings for it."""
+    given = str(conninfo_to_dict(settings.url).get("options") or "")
+    options = f"{given} {pins.options({**pins.EVERYWHERE, **pins.SUPERUSER})}".strip()
+    return replace(settings, url=make_conninfo(settings.url, options=options), schema=settings.schema or "public")
+
+
 def _recorded(settings: Settings) -> tuple[State, bool]:
     with locked(settings, lambda _seconds, _others: None) as session:
-        return session.ledger.state(), bool(session.ledger.records())
+        return session.ledger.peek()
 
 
 def _dumps(

@@ -84,6 +84,16 @@ class Runner:
             ledger.force(after, entries)
             return Report(ledger.database, before, after, adopted=len(entries))
 
+    def adopt(self, version: int) -> Report:
+        """Record a clean version as the superuser, in a database whose objects belong to others. Runs nothing."""
+        catalogue = self.directory.catalogue()
+        with locked(self.settings, self._waiting) as session, session.connection.transaction():
+            ledger = session.ledger
+            ledger.replace()
+            entries = drift.adoption(catalogue, {}, version, self.directory, "forced")
+            ledger.force(State(version, dirty=False), entries)
+            return Report(ledger.database, State(NONE, dirty=False), State(version, dirty=False), adopted=len(entries))
+
     def drop(self, schema: str | None = None) -> Report:
         """Drop every table of a schema, the version table and the history table, in one transaction.
 

@@ -19,7 +19,7 @@ import psycopg
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from provision.database import connect
+from provision.database import connect, connect_pinned
 from provision.errors import MigrationError
 from provision.host import scratch as scratches
 from provision.host.migrate.ledger import HISTORY_SUFFIX
@@ -75,7 +75,8 @@ def verify(settings: Settings, extensions: tuple[str, ...], make_runner: Callabl
 def scratch(url: str, extensions: tuple[str, ...]) -> Iterator[tuple[str, str]]:
     """Create an empty database with the available extensions, yield its name and URL, and drop it afterwards."""
     name = names.scratch("provision", "verify")
-    with connect(url, application="provision migrate verify") as administrator:
+    # The URL's own database may be one that is being adopted, with its owner's settings and functions.
+    with connect_pinned(url, application="provision migrate verify") as administrator:
         available = {
             str(row[0]) for row in administrator.execute("SELECT name FROM pg_available_extensions").fetchall()
         }

@@ -1,0 +1,80 @@
+"""Unfinished logins from the network at a prod host's own port: the host's operators and the pooler do not notice."""
+
+from __future__ import annotations
+
+import json
+import socket
+import struct
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+
+from tests.system.production import Production
+from tests.system.test_pgbouncer import connect, on_host
+
+BODY = b"user\0minion_app\0database\0minion\0\0"
+STARTUP = struct.pack("!ii", len(BODY) + 8, 196608) + BODY
+STRANGERS = 500
+
+
+@contextmanager
+def strangers(production: Production, port: int, number: int = STRANGERS) -> Iterator[int]:
+    """Begin logins from this machine and never send a password; yield how many the host accepted."""
+    with ExitStack() as stack:
+        accepted = 0
+        for _ in range(number):
+            with suppress(OSError):
+                client = stack.enter_context(socket.create_connection((production.database.address, port), 5))
+                client.sendall(STARTUP)
+                accepted += 1
+        yield accepted
+
+
+def findings(production: Production) -> dict[str, str]:
+    shown = production.database.run("provision doctor --json").stdout
+    return {each["id"]: each["seen"] for each in json.loads(shown)["findings"]}
+
+
+def test_operators_and_applications_log_in_while_500_logins_are_unfinished_on_both_ports(
+    production: Production,
+) -> None:
+    plan = json.loads(on_host(production, "cat /etc/provision/plan.json"))
+    limit = plan["server"]["address_connections"]
+    assert 0 < limit < plan["server"]["max_connections"] - plan["pooler"]["total"]
+    on_host(production, "rm -f /var/lib/provision-metrics/provision.prom")
+    with strangers(production, 5432) as direct, strangers(production, 6432) as pooled:
+        begun = time.monotonic()
+        assert (direct, pooled) == (limit, STRANGERS)
+        for login in ("", "-U minion_backup"):
+            assert on_host(production, f"runuser -u postgres -- psql -XAtq {login} -d minion -c 'SELECT 1'") == "1"
+        on_host(production, "runuser -u prometheus -- psql -XAtq -U minion_monitor -d minion -c 'SELECT 1'")
+        on_host(production, "systemctl start provision-metrics && grep -q pgbouncer_up /var/lib/provision-metrics/*")
+        connect(production).close()
+        assert time.monotonic() - begun < 10, "the first unfinished logins ended meanwhile"
+
+
+def test_the_doctor_finds_a_flushed_firewall_and_loads_it_again(production: Production) -> None:
+    assert "firewall" not in findings(production)
+    on_host(production, "nft flush ruleset")
+    assert findings(production)["firewall"] == "no table inet provision: connections to port 5432 are not limited"
+    on_host(production, "provision doctor --fix || true")
+    assert "firewall" not in findings(production)
+    # As the administrator's own rules do it.
+    on_host(production, "systemctl restart nftables && nft list table inet provision")
+    on_host(production, "systemctl reload nftables && nft list table inet provision")
+    on_host(production, "systemctl stop nftables")
+
+
+def test_a_frozen_pooler_is_a_critical_finding_and_a_metric(production: Production) -> None:
+    on_host(production, "systemctl kill --signal=SIGSTOP --kill-whom=main pgbouncer")
+    try:
+        shown = production.database.run("provision doctor --json").stdout
+        found = {each["id"]: each for each in json.loads(shown)["findings"]}["pooler"]
+        assert found["severity"] == "critical"
+        assert "the pooler runs but its console does not answer" in found["seen"]
+        assert found["fix"] == "systemctl restart pgbouncer.service"
+        assert "pgbouncer_up 0" in on_host(production, "runuser -u postgres -- provision metrics")
+    finally:
+        on_host(production, "systemctl kill --signal=SIGCONT --kill-whom=main pgbouncer")
+    connect(production).close()
+    assert "pooler" not in findings(production)
