@@ -259,6 +259,10 @@ def pooler(
     networks = [each for name in v["pgbouncer_allowed_networks"] for each in words.get(name, [name])]
     # A certificate of the user's own need not name the loopback: there the socket is the way, as it is without TLS.
     over_tls = tls.enabled and not tls.provided and server.address == addresses.LOOPBACK_IPV4
+    # The poolers of all members lead to one primary, so each has its part of the pools.
+    poolers = len(cluster.members) if cluster and cluster.member else 1
+    sizes = {role: max(1, size // poolers) for role, size in fitted.sizes.items()}
+    lookups = max(1, pools.LOOKUPS // poolers)
     return schema.Pooler(
         enabled=probe["systemd"],
         port=v["pgbouncer_port"],
@@ -270,9 +274,9 @@ def pooler(
         version=version,
         per_role_limits=key >= compatibility.version_key("1.23"),
         prepared_statements=v["pgbouncer_max_prepared_statements"] if key >= compatibility.version_key("1.21") else 0,
-        pools=dict(fitted.sizes),
-        total=fitted.total,
-        lookups=pools.LOOKUPS,
+        pools=sizes,
+        total=sum(sizes.values()) + lookups,
+        lookups=lookups,
         max_clients=v["pgbouncer_max_clients"],
         open_files=v["pgbouncer_max_clients"] + fitted.total + OTHER_FILES,
         query_wait_timeout_s=v["pgbouncer_query_wait_timeout_s"],

@@ -182,6 +182,13 @@ def test_pooler_of_a_member_leads_to_the_primary() -> None:
     assert "tcp_user_timeout = 10000\n" in render(template("pgbouncer/settings.ini.j2"), "prod", plan=member)
 
 
+def test_firewall_lets_the_other_members_in() -> None:
+    text = render(template("postgresql/firewall.nft.j2"), "prod", plan=of_member("prod")["plan"])
+    assert [line.strip() for line in text.splitlines() if "saddr 192" in line] == [
+        f"ip saddr 192.0.2.{number} accept" for number in (1, 2, 3)
+    ]
+
+
 def test_timer_without_a_schedule_never_starts() -> None:
     (off,) = [each for each in plans.plan("dev", GIVEN, probe=PROBE).timers if each.name == "provision-drill"]
     text = render(template("toolkit/provision-timer.timer.j2"), "dev", timer=vars(off))

@@ -53,6 +53,12 @@ def test_pooler_of_a_member_follows_the_primary() -> None:
     assert not plans.plan("prod", {**plans.SAMPLE, "balancer_enabled": True}).balancer.enabled
 
 
+def test_poolers_of_all_members_together_have_the_pools_of_one_host() -> None:
+    member, single = topologies.plan("db2").pooler, plans.plan("prod", plans.SAMPLE).pooler
+    assert (single.pools["minion_app"], member.pools["minion_app"]) == (25, 8)
+    assert member.total * 3 <= single.total
+
+
 def test_balancer_s_ports_are_judged() -> None:
     found = topologies.built("db2", {"balancer_enabled": True, "balancer_write_port": 6432})
     assert found.problems == ("balancer_write_port is 6432, as is pgbouncer_port: choose another port",)
