@@ -20,7 +20,7 @@ from provision.plan.cluster import Cluster, DcsMember, Member
 from provision.plan.context import Context, Listed, Verdict, repository_kind
 from provision.tuning import Tuning
 
-PUBLISHED = "minion_secret of development cluster"  # noqa: S105 - of inventories/dev, known so that it can be refused
+PUBLISHED = "minion_secret of development cluster"  # of inventories/dev
 PAIR = 2
 QUORUM = 3
 """etcd members that survive the loss of one."""
