@@ -24,7 +24,7 @@ def command() -> None:
 def apply(check: bool, as_json: bool) -> None:
     """Start etcd or join the running cluster; create its users from passwords on stdin (JSON)."""
     if check:
-        pending = dcs.pending()
+        pending = dcs.pending(load.load())
         text = "\n".join(pending) or "no change"
         echo(json.dumps({"changed": bool(pending), "pending": pending}) if as_json else text)
         return

@@ -50,6 +50,9 @@ class Done:
 
 def apply(plan: Plan, passwords: Mapping[str, str], say: Callable[[str], None] = lambda _text: None) -> Done:
     """Converge. `passwords` are those of root and of the users in GRANTS. Raises HostError."""
+    if not client.cluster(plan).dcs_member:
+        client.announce(plan)
+        return Done(False, False, (), False, ())
     active = _systemctl("is-active", UNIT) == "active"
     joined = False if active else _join(plan, passwords)
     started = _start()
@@ -68,6 +71,7 @@ def apply(plan: Plan, passwords: Mapping[str, str], say: Callable[[str], None] =
         say("restarting etcd for its new configuration, one member at a time")
         root = Etcd(plan, client.others(plan), "root", passwords["root"])
         root.run("lock", LOCK, "provision", "dcs", "restart")
+    client.announce(plan)
     return Done(started, joined, users, restarted, tuple(_strangers(plan, passwords)))
 
 
@@ -101,8 +105,10 @@ def _strangers(plan: Plan, passwords: Mapping[str, str]) -> Iterator[str]:
         )
 
 
-def pending() -> list[str]:
+def pending(plan: Plan) -> list[str]:
     """Return what `apply` would do to the unit."""
+    if not client.cluster(plan).dcs_member:
+        return []
     if _systemctl("is-active", UNIT) not in ("active", "activating", "reloading"):
         return [f"start {UNIT}"]
     return [f"restart {UNIT}"] if _stale() else []

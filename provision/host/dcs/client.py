@@ -96,15 +96,51 @@ def others(plan: Plan) -> tuple[str, ...]:
     return tuple(addresses.endpoint(each, found.client_port) for each in rest)
 
 
-def as_patroni(plan: Plan) -> Etcd:
-    """Return etcd as Patroni uses it, with the password that the role etcd placed. Raises HostError."""
+def as_user(plan: Plan, name: str) -> Etcd:
+    """Return etcd as its user patroni or pooler, with the password that the role etcd placed. Raises HostError."""
     try:
-        password = json.loads(PASSWORDS.read_text())["etcd"]["patroni"]
+        password = json.loads(PASSWORDS.read_text())["etcd"][name]
     except (OSError, ValueError, KeyError) as error:
         raise HostError(f"cannot read {PASSWORDS}", seen=str(error), run=plan.site("etcd")) from None
-    return Etcd(plan, cluster(plan).endpoints, "patroni", password)
+    return Etcd(plan, cluster(plan).endpoints, name, password)
 
 
 def initialised(plan: Plan) -> str:
     """Return the system identifier of the cluster's database, "" before there is one. Raises HostError."""
-    return as_patroni(plan).value(f"/service/{cluster(plan).scope}/initialize")
+    return as_user(plan, "patroni").value(f"/service/{cluster(plan).scope}/initialize")
+
+
+def announce(plan: Plan) -> None:
+    """Note in etcd whether this member has a database, before the cluster has one: see `brings`. Raises HostError."""
+    found = cluster(plan)
+    if not found.member or initialised(plan):
+        return
+    key = f"{_data(plan)}{found.member}"
+    if (plan.server.data / "PG_VERSION").exists():
+        as_user(plan, "pooler").run("put", key, "present")
+    else:
+        as_user(plan, "pooler").run("del", key)
+
+
+def brings(plan: Plan) -> str:
+    """Return the member whose database becomes the cluster's: the one that has a database, or the first.
+
+    Raises HostError if several have one: which of them to keep is not ours to decide.
+    """
+    found = cluster(plan)
+    told = as_user(plan, "pooler").run("get", "--prefix", "--keys-only", _data(plan)).stdout
+    names = [line.removeprefix(_data(plan)) for line in told.split()]
+    holders = [each.name for each in found.members if each.name in names]
+    if len(holders) > 1:
+        raise HostError(
+            "several members of a new cluster have a database",
+            where=found.scope,
+            seen=", ".join(holders),
+            allowed="one, which the others are cloned from",
+            run=f"move {plan.server.data_directory} away on the others, then run site.yml again",
+        )
+    return holders[0] if holders else found.members[0].name
+
+
+def _data(plan: Plan) -> str:
+    return f"/provision/{cluster(plan).scope}/data/"

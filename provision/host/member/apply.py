@@ -1,8 +1,9 @@
 """Converge Patroni on this host: take over a running server, clone a new one, load changed settings. Does IO, as root.
 
-The first member of the inventory brings the database: its server runs under systemd until Patroni takes it over, which
-is one restart. Every other member waits for that, and Patroni clones it. Decided by etcd, Patroni and the data
-directory on every run. Refuses a data directory of another database; never deletes one, never causes a failover.
+The member that has a database, or else the first of the inventory, brings it: its server runs under systemd until
+Patroni takes it over, which is one restart. Every other member waits for that, and Patroni clones it. Decided by etcd,
+Patroni and the data directory on every run. Refuses a data directory of another database; never deletes one, never
+causes a failover.
 """
 
 from __future__ import annotations
@@ -97,7 +98,8 @@ def _prepare(plan: Plan, say: Callable[[str], None]) -> tuple[bool, tuple[str, .
     cluster = client.cluster(plan)
     identifier, data = client.initialised(plan), plan.server.data
     has_data = (data / "PG_VERSION").exists()
-    if not identifier and cluster.members[0].name == cluster.member:
+    first = "" if identifier else client.brings(plan)
+    if first == cluster.member:
         if not has_data:
             raise HostError(
                 "the first member has no database", where=str(data), run=f"{plan.site('postgresql,patroni')}"
@@ -106,7 +108,7 @@ def _prepare(plan: Plan, say: Callable[[str], None]) -> tuple[bool, tuple[str, .
         say(f"Patroni takes over {data}: one restart")
         return True, made
     if not identifier:
-        say(f"waiting for the first member, {cluster.members[0].name}")
+        say(f"waiting for the database of {first}")
         deadline = time.monotonic() + FIRST_S
         while not (identifier := client.initialised(plan)):
             if time.monotonic() > deadline:
@@ -114,7 +116,7 @@ def _prepare(plan: Plan, say: Callable[[str], None]) -> tuple[bool, tuple[str, .
                     f"the cluster {cluster.scope} has no database yet",
                     where=", ".join(cluster.endpoints),
                     seen=f"no first member after {FIRST_S} s",
-                    allowed=f"{cluster.members[0].name} converged before the others",
+                    allowed=f"{first} converged before the others",
                     run="ansible-playbook site.yml, without --limit",
                 )
             time.sleep(POLL_S)
@@ -124,7 +126,7 @@ def _prepare(plan: Plan, say: Callable[[str], None]) -> tuple[bool, tuple[str, .
             where=str(data),
             seen=f"system identifier {own}; the cluster {cluster.scope} has {identifier}",
             allowed="an empty data directory, which Patroni fills from another member, or the same database",
-            run=f"to keep it, name this host first in the group database of a new cluster; else move {data} away",
+            run=f"move {data} away, then {plan.site()}",
         )
     return False, ()
 
@@ -180,7 +182,12 @@ def _roles(plan: Plan) -> tuple[str, ...]:
 
 
 def _dynamic(plan: Plan) -> dict[str, Any]:
-    status, found = rest.call(plan, client.cluster(plan).here, "/config")
+    deadline = time.monotonic() + SETTLE_S
+    while True:
+        status, found = rest.call(plan, client.cluster(plan).here, "/config")
+        if status == 200 or time.monotonic() > deadline:  # a new cluster has none for a moment
+            break
+        time.sleep(POLL_S)
     if status != 200 or not isinstance(found, dict):
         raise HostError("Patroni does not show its configuration", where="/config", seen=f"{status}: {found}")
     return found

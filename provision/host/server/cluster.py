@@ -93,9 +93,8 @@ def create(plan: Plan, say: Callable[[str], None] = lambda _text: None) -> bool:
 
 
 def _brings_database(plan: Plan) -> bool:
-    """Return whether this host makes the cluster's database: the first member, before there is one."""
-    found = client.cluster(plan)
-    return found.members[0].name == found.member and not client.initialised(plan)
+    """Return whether this host makes the cluster's database, before there is one."""
+    return not client.initialised(plan) and client.brings(plan) == client.cluster(plan).member
 
 
 def _move_aside(sources: Mapping[str, Path], say: Callable[[str], None]) -> None:
