@@ -37,6 +37,13 @@ QUORUM_SINCE = 4
 EQUAL = ("max_connections", "max_worker_processes")
 """Settings that a replica must have at least as high as the primary (manual, "Hot Standby"); Patroni passes them from
 its dynamic configuration and ignores the files."""
+NOTICED: Mapping[str, str] = {
+    "wal_retrieve_retry_interval": "500ms",  # after a switchover commits wait for a replica; the default is 5 s
+    "wal_receiver_timeout": "10s",  # a primary that vanished; the default is 60 s
+    "wal_sender_timeout": "10s",
+    "tcp_user_timeout": "10s",  # of sessions whose client or pooler vanished with its host
+}
+"""Settings with which members notice each other's loss; a reload applies them."""
 SENDERS = 10
 """WAL senders and replication slots: replicas, backups, and a clone of each."""
 SAME = ("postgresql_version", "postgresql_port", "plan_profile_name", "cluster_rest_port", "etcd_client_port",
@@ -166,6 +173,7 @@ def dynamic(profile: Mapping[str, Any], probe: Mapping[str, Any], tuning: Tuning
                 "max_locks_per_transaction": texts.get("max_locks_per_transaction", "64"),
                 "wal_log_hints": "on",
                 "hot_standby": "on",
+                **{name: text for name, text in NOTICED.items() if name not in texts},
             },
         },
     }
