@@ -17,6 +17,8 @@ from collections.abc import Callable, Iterator
 import psycopg
 import pytest
 
+from provision.checks import cluster as checks
+from provision.host.cluster import access
 from tests import ledger
 from tests.clusters import as_server_user
 from tests.ledger import Ledger
@@ -163,6 +165,22 @@ def test_killed_postmaster_is_replaced_within_seconds(members: Members) -> None:
     leader = members.leader()
     judged(members, leader.kill_server, within_s=20)
     assert members.leader() is not leader
+
+
+def test_doctor_names_the_problems_of_the_cluster(members: Members, monkeypatch: pytest.MonkeyPatch) -> None:
+    host, replica = members.hosts["db1"], members.replicas()[-1]
+    monkeypatch.setattr(access, "SECRETS", host.home / "cluster.json")
+    assert list(checks.unhealthy(host.plan)) == []
+    replica.kill("follow")
+    replica.kill("patroni", signal.SIGTERM)  # which stops the server
+    try:
+        wanted = f"{replica.name} is "
+        members.until(lambda: any(str(row).startswith(wanted) for row in checks.unhealthy(host.plan)), 60, "not named")
+    finally:
+        replica.start("patroni")
+        replica.start("follow")
+    members.until(members.healthy, 60, "the cluster is not healthy")
+    members.until(lambda: not list(checks.unhealthy(host.plan)), 30, "a problem stays")
 
 
 def test_follower_that_dies_is_named_and_stops_a_switchover(members: Members) -> None:
