@@ -1,6 +1,6 @@
 """Switchover and failover of a real cluster of three members, judged by a ledger of acknowledged rows.
 
-One cluster for all tests, each of which leaves it healthy. The test marked `faults` is the long campaign.
+One cluster for all tests, each of which leaves it healthy. Tests that take long are marked `faults`.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def test_switchover_fails_no_transaction_of_a_pooler(members: Members) -> None:
     pooler = members.hosts["db2"]
     place = ["-h", pooler.member.address, "-p", str(pooler.member.pooler_port), "-U", USER]
     subprocess.run(["pgbench", *place, "-i", "-q", "-s", "1", DATABASE], check=True, capture_output=True)
-    options = ["-n", "-c", str(CLIENTS), "-j", "2", "-T", "20", "--max-tries=1", "-r", "-P", "1"]
+    options = ["-n", "-c", str(CLIENTS), "-j", "2", "-T", "12", "--max-tries=1", "-r", "-P", "1"]
     bench = subprocess.Popen(
         ["pgbench", *place, *options, DATABASE], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
@@ -167,6 +167,7 @@ def test_killed_postmaster_is_replaced_within_seconds(members: Members) -> None:
     assert members.leader() is not leader
 
 
+@pytest.mark.faults
 def test_doctor_names_the_problems_of_the_cluster(members: Members, monkeypatch: pytest.MonkeyPatch) -> None:
     host, replica = members.hosts["db1"], members.replicas()[-1]
     monkeypatch.setattr(access, "SECRETS", host.home / "cluster.json")
@@ -183,6 +184,7 @@ def test_doctor_names_the_problems_of_the_cluster(members: Members, monkeypatch:
     members.until(lambda: not list(checks.unhealthy(host.plan)), 30, "a problem stays")
 
 
+@pytest.mark.faults
 def test_follower_that_dies_is_named_and_stops_a_switchover(members: Members) -> None:
     host, target = members.hosts["db2"], members.replicas()[0]
     host.kill("follow")
@@ -232,6 +234,7 @@ def test_maintenance_pause_stops_a_failover_and_is_named(members: Members) -> No
     assert host.provision("cluster", "status").returncode == 0
 
 
+@pytest.mark.faults
 def test_reinitialises_a_replica_and_refuses_the_primary(members: Members) -> None:
     leader, host = members.leader(), members.replicas()[0]
     done = members.hosts["db1"].provision("cluster", "reinitialise", leader.name, "--yes-destroy", leader.name)
