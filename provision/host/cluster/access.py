@@ -64,7 +64,7 @@ def of(plan: Plan, secrets: Path | None = None) -> Access:
             where=str(path),
             seen=f"{type(error).__name__}: {error}" if not isinstance(error, ValueError) else "not valid JSON",
             allowed="root or a member of the group postgres, on a host that site.yml has converged",
-            run=plan.site("patroni"),
+            run=plan.site("etcd"),
         ) from None
     etcd_client, member = plan.tls.certificate("etcd-client"), plan.tls.certificate("member")
     return Access(cluster, plan.tls.ca, etcd_client, member, etcd, (user, password))
