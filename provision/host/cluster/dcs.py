@@ -11,7 +11,7 @@ import base64
 import http.client
 import json
 import ssl
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -43,9 +43,17 @@ class Dcs:
     """A session with one of the etcd members."""
 
     def __init__(
-        self, endpoints: Sequence[str], context: ssl.SSLContext, user: str, password: str, timeout_s: float = TIMEOUT_S
+        self,
+        endpoints: Sequence[str],
+        context: Callable[[], ssl.SSLContext],
+        user: str,
+        password: str,
+        timeout_s: float = TIMEOUT_S,
     ) -> None:
-        """Store the parameters; the first request connects and authenticates."""
+        """Store the parameters; the first request connects and authenticates.
+
+        `context` is called for each connection, so that a process that runs for months uses renewed certificates.
+        """
         self._endpoints, self._context, self._timeout_s = list(endpoints), context, timeout_s
         self._user, self._password = user, password
         self._token = ""
@@ -54,7 +62,9 @@ class Dcs:
     @classmethod
     def of(cls, access: Access, user: str = POOLER_USER, timeout_s: float = TIMEOUT_S) -> Dcs:
         """Make a client for a user of etcd."""
-        return cls(access.cluster.endpoints, access.context(access.for_etcd), user, access.etcd[user], timeout_s)
+        return cls(
+            access.cluster.endpoints, lambda: access.context(access.for_etcd), user, access.etcd[user], timeout_s
+        )
 
     def read(self, *keys: str) -> dict[str, Value]:
         """Read several keys at one revision; a key that ends in / stands for all keys below it. Raises DcsError."""
@@ -153,7 +163,7 @@ class Dcs:
     def _post(self, what: str, body: Mapping[str, Any], headers: Mapping[str, str]) -> dict[str, Any]:
         if self._connection is None:
             self._connection = http.client.HTTPSConnection(
-                self._endpoints[0], timeout=self._timeout_s, context=self._context
+                self._endpoints[0], timeout=self._timeout_s, context=self._context()
             )
         text = json.dumps(body).encode()
         self._connection.request("POST", f"/v3/{what}", text, {"Content-Type": "application/json", **headers})

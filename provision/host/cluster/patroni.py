@@ -42,7 +42,6 @@ class Patroni:
     def __init__(self, access: Access, timeout_s: float = TIMEOUT_S) -> None:
         """Store the access; `timeout_s` is for reads."""
         self.access, self.timeout_s = access, timeout_s
-        self.context = access.context(access.for_rest)
 
     def ask(
         self, member: Member, path: str, *, method: str = "GET", body: Mapping[str, Any] | None = None,
@@ -53,7 +52,8 @@ class Patroni:
         headers = {"Content-Type": "application/json"}
         if method != "GET":
             headers["Authorization"] = "Basic " + base64.b64encode(":".join(self.access.rest).encode()).decode()
-        connection = http.client.HTTPSConnection(place, timeout=timeout_s or self.timeout_s, context=self.context)
+        context = self.access.context(self.access.for_rest)  # for each request: certificates are renewed
+        connection = http.client.HTTPSConnection(place, timeout=timeout_s or self.timeout_s, context=context)
         try:
             connection.request(method, path, json.dumps(body) if body is not None else None, headers)
             answer = connection.getresponse()
