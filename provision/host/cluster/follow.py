@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from provision import system
 from provision.errors import ProvisionError
 from provision.host.cluster import orders, primary
-from provision.host.cluster.dcs import Dcs, DcsError
+from provision.host.cluster.dcs import Dcs
 from provision.host.cluster.orders import PAUSE, PREPARE, Order, Report
 from provision.host.cluster.patroni import Patroni
 from provision.host.cluster.pooler import Pooler
@@ -67,7 +67,7 @@ class Follower:
         """Look once and act; return the seconds until the next look."""
         try:
             found = self.dcs.read(orders.leader_key(self.cluster.scope), orders.order_key(self.cluster.scope))
-        except DcsError as error:
+        except ProvisionError as error:  # etcd is silent, or a certificate cannot be read at this moment
             self._complain(str(error))
             self._guard(self._without_etcd)
             return SILENT_S
