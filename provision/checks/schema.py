@@ -136,7 +136,7 @@ query(
     "SELECT format('%s is set in %s line %s to %s and runs as %s', f.name, f.sourcefile, f.sourceline, f.setting,"
     " current_setting(f.name, true)) FROM pg_file_settings f JOIN pg_settings s ON s.name = lower(f.name)"
     " WHERE f.sourcefile LIKE '%/conf.d/50-provision.conf' AND NOT f.applied AND NOT s.pending_restart"
-    " AND EXISTS (SELECT FROM pg_file_settings o WHERE o.name = f.name AND o.applied"
+    " AND EXISTS (SELECT FROM pg_file_settings o WHERE o.name = f.name AND o.applied AND o.setting <> f.setting"
     " AND o.sourcefile NOT LIKE '%.auto.conf' AND o.sourcefile NOT LIKE '%/conf.d/50-provision.conf')",
     area="settings",
     expected="settings from conf.d/50-provision.conf",

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from provision import addresses
+from provision import addresses, compatibility
 from provision.distributions import by_codename
 from provision.plan import dns, names
 from provision.plan.cluster import Cluster, DcsMember, Member
@@ -194,6 +194,9 @@ def judge(
         *_addresses(host, context, scope),
     ]
     verdict.refusals += _differences(v, context, ours)
+    installed = host.get("package_versions") or {}
+    problem = compatibility.etcd_problem(installed.get("patroni", ""), installed.get("etcd-server", ""))
+    verdict.refusals += [problem] if problem else []
     if context.database and v["backup_physical"] and repository_kind(v) == "local":
         verdict.refusals.append(
             "backup_physical is true and the repository is local: every member archives to one repository; set "

@@ -11,6 +11,8 @@ from psycopg import sql
 from provision.database import Connection, ask
 from provision.plan.cluster import Cluster
 
+SENDERS, REWINDS = 10, 5
+"""Connections: WAL streams of the members and their clones; pg_rewind has one at a time."""
 FUNCTIONS = (
     "pg_ls_dir(text, boolean, boolean)",
     "pg_stat_file(text, boolean)",
@@ -22,15 +24,17 @@ FUNCTIONS = (
 def converge(session: Connection, cluster: Cluster) -> tuple[str, ...]:
     """Create the roles and grant what is missing; return what was done."""
     done = []
-    wanted = {cluster.replication_role: True, cluster.rewind_role: False}
-    rows = ask(session, "SELECT rolname, rolreplication FROM pg_roles WHERE rolname = ANY (%s)", [list(wanted)])
-    found = {str(name): bool(replicates) for name, replicates in rows}
-    for name, replication in wanted.items():
-        attributes = "LOGIN REPLICATION" if replication else "LOGIN NOREPLICATION"
+    wanted = {cluster.replication_role: (True, SENDERS + len(cluster.members)), cluster.rewind_role: (False, REWINDS)}
+    rows = ask(
+        session, "SELECT rolname, rolreplication, rolconnlimit FROM pg_roles WHERE rolname = ANY (%s)", [list(wanted)]
+    )
+    found = {str(name): (replicates, limit) for name, replicates, limit in rows}
+    for name, (replication, limit) in wanted.items():
+        attributes = f"LOGIN {'REPLICATION' if replication else 'NOREPLICATION'} CONNECTION LIMIT {limit}"
         if name not in found:
             session.execute(sql.SQL("CREATE ROLE {} " + attributes).format(sql.Identifier(name)))
             done.append(f"role {name}")
-        elif found[name] != replication:
+        elif found[name] != (replication, limit):
             session.execute(sql.SQL("ALTER ROLE {} " + attributes).format(sql.Identifier(name)))
             done.append(f"role {name}: {attributes}")
     for function in FUNCTIONS:
