@@ -191,5 +191,5 @@ class Follower:
     def _complain(self, text: str) -> None:
         """Print a failure once, not at each look."""
         if text and text != self._complaint:
-            self.narrate(text.replace("\n", " "))
+            self.narrate(" ".join(text.split()))
         self._complaint = text
