@@ -10,6 +10,7 @@ import click
 
 from provision.cli._echo import echo
 from provision.host.dcs import apply as dcs
+from provision.host.dcs import maintain
 from provision.plan import load
 
 
@@ -33,6 +34,13 @@ def apply(check: bool, as_json: bool) -> None:
         echo(json.dumps({"changed": done.changed, **asdict(done)}))
     else:
         echo("\n".join(["changed" if done.changed else "no change", *done.warnings]))
+
+
+@command.command("maintain")
+def maintain_command() -> None:
+    """Take a snapshot, defragment this member if needed; exit 3 if etcd reports an alarm."""
+    done = maintain.maintain(load.load())
+    echo(f"{done.snapshot}: {done.size} bytes, {done.in_use} in use{', defragmented' if done.defragmented else ''}")
 
 
 @command.command()

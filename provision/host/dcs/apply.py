@@ -77,7 +77,7 @@ def apply(plan: Plan, passwords: Mapping[str, str], say: Callable[[str], None] =
 
 def remove(plan: Plan, name: str) -> None:
     """Remove a member that is not in the plan. Raises UsageError for any other, HostError while one is down."""
-    found = {str(each.get("name") or url): each for url, each in _unknown(plan, _root_password()).items()}
+    found = {str(each.get("name") or url): each for url, each in _unknown(plan, root_password()).items()}
     if name not in found:
         raise UsageError(
             "not a member of etcd that has left the inventory", seen=name, allowed=", ".join(found) or "none is left"
@@ -85,7 +85,7 @@ def remove(plan: Plan, name: str) -> None:
     sick = [each for each in (client.own(plan), *client.others(plan)) if not Etcd(plan, (each,)).healthy()]
     if sick:
         raise HostError("another etcd member is down", seen=", ".join(sick), allowed="every member of the plan healthy")
-    root = Etcd(plan, (client.own(plan),), "root", _root_password())
+    root = Etcd(plan, (client.own(plan),), "root", root_password())
     root.run("member", "remove", f"{found[name]['ID']:x}")
 
 
@@ -122,7 +122,7 @@ def restart(plan: Plan) -> None:
             "another etcd member is down, so this one must go on", where=UNIT, seen=", ".join(sick),
             allowed="every other member healthy", run=f"journalctl -u {UNIT} -n 50, there",
         )  # fmt: skip
-    root = Etcd(plan, (client.own(plan),), "root", _root_password())
+    root = Etcd(plan, (client.own(plan),), "root", root_password())
     status = root.json("endpoint", "status")[0]["Status"]
     if status["leader"] == status["header"]["member_id"]:
         target = next(each for each in root.members() if each["ID"] != status["leader"] and each.get("name"))
@@ -184,7 +184,7 @@ def _users(plan: Plan, passwords: Mapping[str, str]) -> tuple[str, ...]:
     done = []
     root = Etcd(plan, here.endpoints, "root", passwords["root"])
     if not root.run("user", "list", check=False).ok:
-        root = Etcd(plan, here.endpoints, "root", _root_password())
+        root = Etcd(plan, here.endpoints, "root", root_password())
         root.run("user", "passwd", "root", "--interactive=false", input=f"{passwords['root']}\n")
         done.append("root")
         root = Etcd(plan, here.endpoints, "root", passwords["root"])
@@ -219,7 +219,8 @@ def _keep(password: str) -> None:
     write(client.ROOT_PASSWORD, text, mode=0o600, owner=(0, 0))
 
 
-def _root_password() -> str:
+def root_password() -> str:
+    """Return the administrator's password that the last run kept. Raises HostError."""
     try:
         return str(json.loads(client.ROOT_PASSWORD.read_text())["root"])
     except (OSError, ValueError, KeyError) as error:
