@@ -28,6 +28,11 @@ DATABASE = url=$${DATABASE_URL:-$$(provision sandbox url)} && [ -n "$$url" ]
 # The application's connection to the host of `make up`.
 CONNECT = provision connect $(INVENTORY) --password $(if $(HOST),--limit $(HOST))
 
+# Hosts of `make up`; three are a cluster (docs/cluster.md).
+NODES ?= 1
+NODE_NAMES = $(foreach number,$(wordlist 1,$(NODES),1 2 3 4 5 6 7 8 9),db$(number))
+CLUSTER = $(if $(filter-out 1,$(NODES)),-e cluster_enabled=true -e tls_enabled=true)
+
 .PHONY: help
 help: ## List every target
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -35,10 +40,10 @@ help: ## List every target
 ## The main job
 
 .PHONY: up
-up: .venv/.ready ## Create a disposable database host on this machine and converge it
+up: .venv/.ready ## Create a disposable database host on this machine and converge it; NODES=3 makes a cluster
 	$(call stage,install the psql client,$(call packages,postgresql-client))
-	$(call stage,create a host,provision sandbox up db1)
-	$(call stage,converge the host,ansible-playbook site.yml $(INVENTORY))
+	$(call stage,create a host,provision sandbox up $(NODE_NAMES))
+	$(call stage,converge the host,ansible-playbook site.yml $(INVENTORY) $(CLUSTER))
 	@printf '\nApplications: make env. Sessions: make psql-app, make psql.\n'
 
 .PHONY: setup
@@ -152,6 +157,10 @@ bench-backup: .venv/.ready ## Compare pgBackRest with pg_basebackup and pg_dump 
 .PHONY: bench-pool
 bench-pool: .venv/.ready ## Compare 500 clients through PgBouncer with 500 direct connections, with TLS (6 minutes)
 	$(BIN)/python -m benchmarks.pool
+
+.PHONY: bench-failover
+bench-failover: test-setup ## Compare gaps and lost rows of failovers with those of Patroni's defaults (12 minutes)
+	$(BIN)/python -m benchmarks.failover
 
 .PHONY: bench-audit
 bench-audit: .venv/.ready ## Compare audits of five hosts, of one host, and site.yml --check (dev sandboxes)

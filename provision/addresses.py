@@ -41,6 +41,12 @@ def endpoint(host: str, port: int | str) -> str:
     return f"{in_url(host)}:{port}"
 
 
+def single(text: str) -> str:
+    """Write an address as the network of this address alone (CIDR), for pg_hba.conf."""
+    found = ipaddress.ip_address(text)
+    return f"{found}/{found.max_prefixlen}"
+
+
 def known_host(host: str, port: int) -> str:
     """Return the first column of a line of known_hosts (sshd(8), "SSH_KNOWN_HOSTS FILE FORMAT")."""
     return host if port == SSH_PORT else f"[{host}]:{port}"
@@ -79,6 +85,11 @@ def advertised(
         return client
     others = [each for each in own if (address := parsed(each)) and not address.is_loopback and _covers(found, address)]
     return next((each for each in found if parsed(each) and not _unusable(each)), (others or [client])[0])
+
+
+def covers(listen: Sequence[str], address: str) -> bool:
+    """Return whether a service with these listen addresses, from `listened`, is reached at an IP address."""
+    return _covers(listen, ipaddress.ip_address(address))
 
 
 def _covers(listen: Sequence[str], address: Address) -> bool:

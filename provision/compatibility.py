@@ -267,6 +267,23 @@ def pooler_warnings(version: str, accepted: Collection[str] = ()) -> list[str]:
     return said
 
 
+PATRONI_OF_ETCD = ("3.5.28", "4.1.1")
+"""From this etcd on, authentication needs this Patroni or a newer one."""
+
+
+def etcd_problem(patroni: str, etcd: str) -> str:
+    """Return why these packages of Patroni and etcd cannot work together; "" if they can, or are not known."""
+    newer, needed = PATRONI_OF_ETCD
+    if not patroni or not etcd or not _at_least(version_key(etcd), version_key(newer)):
+        return ""
+    if _at_least(version_key(patroni), version_key(needed)):
+        return ""
+    return (
+        f"etcd {etcd} and Patroni {patroni}: Patroni cannot log in to etcd {newer} and newer before {needed}; install "
+        f"Patroni {needed}, or hold etcd-server below {newer}"
+    )
+
+
 def pgbouncer_version(package: str, codename: str) -> str:
     """Return the upstream version of a package, or the distribution's version if the package is unknown."""
     distribution = distributions.by_codename(codename)

@@ -172,6 +172,15 @@ def require_pooler(connection: Connection) -> None:
         )
 
 
+def is_standby(url: str) -> bool:
+    """Return whether a server is in recovery: a replica of a cluster, which only the primary changes.
+
+    Raises DatabaseError if it cannot be asked.
+    """
+    with connect(url, application="provision") as connection:
+        return ask(connection, "SELECT pg_is_in_recovery()") == [(True,)]
+
+
 def refuse_read_only(connection: Connection) -> None:
     """Raise DatabaseError on a standby, and if transactions are read-only by default."""
     row = connection.execute("SELECT pg_is_in_recovery(), current_setting('transaction_read_only')").fetchone()

@@ -19,7 +19,11 @@ from cryptography.hazmat.primitives.serialization import (
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 DAY = datetime.timedelta(days=1)
-USES = {"server": ExtendedKeyUsageOID.SERVER_AUTH, "client": ExtendedKeyUsageOID.CLIENT_AUTH}
+USES = {
+    "server": [ExtendedKeyUsageOID.SERVER_AUTH],
+    "client": [ExtendedKeyUsageOID.CLIENT_AUTH],
+    "peer": [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH],
+}
 
 
 @dataclass(frozen=True)
@@ -87,9 +91,9 @@ class Authority:
         """Issue a certificate for names and addresses; `begins` and `ends` are days from now."""
         now = datetime.datetime.now(datetime.UTC)
         key = ec.generate_private_key(ec.SECP256R1())
-        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
+        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)] if common_name else [])
         builder = self._builder(subject, key, now + begins * DAY, now + ends * DAY)
-        builder = builder.add_extension(x509.ExtendedKeyUsage([USES[use]]), critical=False)
+        builder = builder.add_extension(x509.ExtendedKeyUsage(USES[use]), critical=False)
         if names:
             builder = builder.add_extension(x509.SubjectAlternativeName([_name(name) for name in names]), False)
         plain = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()

@@ -18,7 +18,7 @@ from ..plugin_utils.project import ROOT
 from provision.controller import archive, inputs  # isort: skip - found by the line above
 from provision.errors import UsageError  # isort: skip
 from provision.plan import build, load, packages, ports, schedules, validate  # isort: skip
-from provision.plan.context import Peer  # isort: skip
+from provision.plan.context import Listed, Peer  # isort: skip
 
 PACKAGE = ROOT / "provision"
 NOTHING = "nothing was changed on this host"
@@ -59,6 +59,7 @@ class ActionModule(ActionBase):
             root=playbooks.resolve(),
             toolkit=digest,
             peers=self._peers(name, given, (playbooks, ROOT)) if inputs.shares(values) else [],
+            listed=self._listed(given, (playbooks, ROOT)) if values["cluster_enabled"] else [],
             selected=inputs.selected(
                 given.get("ansible_role_names") or (),
                 given.get("ansible_run_tags") or ("all",),
@@ -103,6 +104,17 @@ class ActionModule(ActionBase):
             return {**hosts.raw_get(other), "hostvars": hosts}
 
         return inputs.peers(name, groups, variables_of, defaults, self._evaluate, folders)
+
+    def _listed(self, given: dict[str, Any], folders: tuple[Path, ...]) -> list[Listed]:
+        """Return the hosts that may take part in a cluster with this one, whatever the run's limit."""
+        hosts = given["hostvars"]
+
+        def variables_of(other: str) -> dict[str, Any]:
+            return {**hosts.raw_get(other), "hostvars": hosts}
+
+        return inputs.listed(
+            given.get("groups") or {}, variables_of, inputs.defaults(self._load), self._evaluate, folders
+        )
 
     def _backup_connection(self, values: dict[str, Any], given: dict[str, Any]) -> str:
         """Return the connection plugin by which Ansible reaches the backup host."""

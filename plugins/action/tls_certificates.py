@@ -20,7 +20,7 @@ JUDGE, PLACE = "minion.provision.tls_certificates", "minion.provision.host_files
 KEPT = "nothing was placed; the old certificate is still served"
 LATER, LATER_KEY = "issued by the run\n", "a key issued by the run\n"
 """Stand for texts in check mode. Two, because a key's text is masked wherever it appears."""
-SETS = {"server": "tls", "pooler-client": "tls-pooler"}
+SETS = {"server": "tls", "pooler-client": "tls-pooler", "member": "tls-member", "etcd-client": "tls-etcd"}
 
 
 class ModuleFailedError(Exception):
@@ -69,7 +69,7 @@ class ActionModule(ActionBase):
             for name in issued:
                 row = described[name]
                 names = leaves[name]["names"]
-                texts[name] = ours.issue(row["common_name"] or names[0], names, row["purpose"], key_type, days)
+                texts[name] = ours.issue(self._common_name(row, names), names, row["purpose"], key_type, days)
             self._refuse(self._judge(plan, root, key_type, texts)[0])
         placed = [self._place(plan, name, root, texts[name]) for name in SETS if name in new]
         fate = "to be replaced" if check else "replaced"
@@ -84,6 +84,11 @@ class ActionModule(ActionBase):
             "diff": [part for each in placed for part in each.get("diff", [])],
             "warnings": [*warnings, *(f"{problem}; {fate}" for problem in dict.fromkeys(problems))],
         }
+
+    @staticmethod
+    def _common_name(row: dict[str, Any], names: list[str]) -> str:
+        """Return the common name; a server's is its first name, a client without one gets none."""
+        return str(row["common_name"] or (names[0] if row["purpose"] == "server" else ""))
 
     def _judge(
         self, plan: dict[str, Any], root: str, key_type: str, texts: dict[str, authority.Pair]

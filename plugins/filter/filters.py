@@ -52,6 +52,11 @@ def passwords(roles: dict[str, Any], credentials: dict[str, Any]) -> dict[str, s
     return {role: str(credentials[role]["password"]) for role in roles if role in credentials}
 
 
+def cluster_passwords(passphrase: str) -> dict[str, dict[str, str]]:
+    """Return the passwords inside a cluster, derived from its passphrase."""
+    return secrets.cluster(str(passphrase))
+
+
 def endpoint(host: str, port: int | str) -> str:
     """Write a host with its port, an IPv6 address in brackets."""
     return addresses.endpoint(host, port)
@@ -121,6 +126,7 @@ class FilterModule:
             "packages_failure": packages_failure,
             "passwords": passwords,
             "pinned": pinned,
+            "cluster_passwords": cluster_passwords,
             "pooled": pooled,
             "public_key": public_key,
             "quoted": quoted,

@@ -103,6 +103,7 @@ MANIFESTS = Path("/etc/provision/files.d")
 OLD_PLAN = Path("/etc/provision/host.json")
 """What version 1 of the plan was called."""
 EXPORTERS = Path("/etc/provision/exporters.yml")
+CLUSTER_PORTS = ("rest_port", "client_port", "peer_port")
 OLD_EXPORTER_PORTS = [9100, 9187]
 """Those of hosts whose description is still OLD_PLAN; there was no variable."""
 TOOLKIT = Path("/usr/local/bin/provision")
@@ -272,6 +273,7 @@ def earlier(major: int) -> dict[str, Any]:
         "old_layout": OLD_PLAN.exists(),
         "pooler_port": (plan.get("pooler") or old.get("pooler") or {}).get("port", 0),
         "exporter_ports": OLD_EXPORTER_PORTS if old and EXPORTERS.exists() else exporter_ports(monitoring),
+        "cluster_ports": [found[name] for name in CLUSTER_PORTS if (found := plan.get("cluster") or {})],
         "pgvector_build": stamp[0].strip() if stamp else "",
         "build_packages": [line.strip() for line in _lines(BUILD_PACKAGES)],
         "toolkit_sha256": _toolkit(),

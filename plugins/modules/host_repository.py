@@ -50,6 +50,10 @@ options:
       - Public key of the database host (ssh-ed25519). May be empty in check mode.
       - Without it, only O(reads) is applied.
     type: str
+  members:
+    description: How many hosts share the stanza, the members of a cluster. More keys than that are reported.
+    type: int
+    default: 1
   reads:
     description: Other stanzas that this one's account may read, to restore them. Others that it could read are revoked.
     default: []
@@ -384,6 +388,7 @@ def main() -> None:
             "user": {"type": "str", "required": True},
             "stanza": {"type": "str", "required": True},
             "public_key": {"type": "str", "no_log": False},
+            "members": {"type": "int", "default": 1},
             "reads": {"type": "list", "elements": "str", "default": []},
         },
         supports_check_mode=True,
@@ -397,7 +402,8 @@ def main() -> None:
             fcntl.flock(lock, fcntl.LOCK_EX)
             work(repository)
     others = strangers(read(repository.keys), repository.line) if repository.line else []
-    for key in others:
+    # The members of a cluster share a stanza, each with its own key.
+    for key in others if len(others) >= module.params["members"] else []:
         module.warn(
             f"{repository.keys} has another key of stanza {module.params['stanza']}: {key}; if its host is gone, "
             "remove that line (docs/the-host-is-gone.md)"

@@ -43,7 +43,7 @@ options:
       name: {description: Name in the result., required: true, type: str}
       certificate: {description: Path of the certificate., required: true, type: path}
       key: {description: Path of its key., required: true, type: path}
-      purpose: {description: Use of the certificate., choices: [server, client], default: server, type: str}
+      purpose: {description: Use of the certificate., choices: [server, client, peer], default: server, type: str}
       common_name: {description: Required common name; empty is any., default: "", type: str}
       names: {description: Names and addresses that it must include., default: [], type: list}
       keeper: {description: Required OWNER:GROUP of the key., default: "root:ssl-cert", type: str}
@@ -181,7 +181,7 @@ def main() -> None:
                     "name": {"type": "str", "required": True},
                     "certificate": path,
                     "key": {**path, "no_log": False},
-                    "purpose": {"type": "str", "default": "server", "choices": ["server", "client"]},
+                    "purpose": {"type": "str", "default": "server", "choices": ["server", "client", "peer"]},
                     "common_name": text,
                     "names": {"type": "list", "elements": "str", "default": []},
                     "keeper": {"type": "str", "default": "root:ssl-cert"},

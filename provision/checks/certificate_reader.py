@@ -32,7 +32,11 @@ WEAK_HASHES = ("md5", "sha1")
 PSS_HASHES = (hashes.SHA256(), hashes.SHA384(), hashes.SHA512())
 MAXIMUM_DEPTH = 8
 """Intermediate certificates in a chain; longer chains are loops."""
-PURPOSES = {"server": ExtendedKeyUsageOID.SERVER_AUTH, "client": ExtendedKeyUsageOID.CLIENT_AUTH}
+PURPOSES = {
+    "server": (ExtendedKeyUsageOID.SERVER_AUTH,),
+    "client": (ExtendedKeyUsageOID.CLIENT_AUTH,),
+    "peer": (ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH),
+}
 
 
 def inspect(
@@ -150,11 +154,11 @@ def _authority_end(roots: list[x509.Certificate]) -> float | str:
 def _unfit(certificate: x509.Certificate, purpose: str) -> str:
     """Explain why a certificate must not be used for a purpose; RFC 5280, sections 4.2.1.3 and 4.2.1.12."""
     uses = _extension(certificate, x509.ExtendedKeyUsage)
-    if uses and PURPOSES[purpose] not in uses:
+    if uses and not set(PURPOSES[purpose]) <= set(uses):
         return f"extended key usage excludes {purpose} authentication"
     usage = _extension(certificate, x509.KeyUsage)
     if usage:
-        encipherment = purpose == "server" and usage.key_encipherment
+        encipherment = purpose != "client" and usage.key_encipherment
         if not (usage.digital_signature or usage.key_agreement or encipherment):
             return f"key usage excludes {purpose} authentication"
     return ""
@@ -196,7 +200,7 @@ def _no_issuer(issuer: x509.Certificate, purpose: str, below: int) -> str:
     usage, uses = _extension(issuer, x509.KeyUsage), _extension(issuer, x509.ExtendedKeyUsage)
     if usage and not usage.key_cert_sign:
         return f"issuer {name} may not sign certificates (key usage)"
-    if uses and PURPOSES[purpose] not in uses:
+    if uses and not set(PURPOSES[purpose]) <= set(uses):
         return f"issuer {name} may not issue {purpose} certificates (extended key usage)"
     return ""
 

@@ -25,6 +25,8 @@ from provision.system import POSTGRES, as_user
 AREA = "pooler"
 RESTART = "-e pgbouncer_restart_allowed=true"
 """For settings that PgBouncer reads only at its start."""
+FOLLOWED = "follow"
+"""Directory in which provision-follow.service writes the primary's address, as postgres, who runs the pooler too."""
 
 
 @dataclass(frozen=True)
@@ -266,6 +268,7 @@ def look(place: console.Place) -> Seen:
         databases = [row for row in console.show(session, "DATABASES") if row["name"] != "pgbouncer"]
     pid = ask("systemctl", "show", "--property=MainPID", "--value", console.UNIT).strip()
     files = [CONFIGURATION, *sorted((CONFIGURATION.parent / "provision").glob("*"))]
+    files = [path for path in files if path.name != FOLLOWED]
     return Seen(
         settings=settings,
         servers={row["name"]: str(row["host"]) for row in databases},

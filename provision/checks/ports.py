@@ -73,6 +73,9 @@ def _expected(plan: Plan) -> Iterator[tuple[str, int, str]]:
     yield "postgresql_port", plan.server.port, plan.server.unit
     if plan.pooler.enabled:
         yield "pgbouncer_port", plan.pooler.port, ports.POOLER
+    if plan.balancer.enabled:
+        yield "balancer_write_port", plan.balancer.write_port, ports.BALANCER
+        yield "balancer_read_port", plan.balancer.read_port, ports.BALANCER
     if plan.monitoring.exporters:
         yield "monitoring_node_port", plan.monitoring.node_port, ports.NODE_EXPORTER
         yield "monitoring_postgres_port", plan.monitoring.postgres_port, ports.POSTGRES_EXPORTER

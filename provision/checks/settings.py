@@ -158,11 +158,11 @@ def archiving(session: Connection) -> Iterator[Row]:
     why="a later file overrides the inventory's value",
 )
 def overridden(session: Connection) -> Iterator[Row]:
-    """Report settings of ours that a later file sets again."""
+    """Report settings of ours that a later file sets to another value; Patroni repeats some."""
     rows = session.execute(
         "SELECT f.name, f.sourceline, f.setting, o.sourcefile, o.sourceline, current_setting(f.name, true)"
         " FROM pg_file_settings f JOIN pg_settings s ON s.name = lower(f.name)"
-        " JOIN pg_file_settings o ON o.name = f.name AND o.applied AND NOT f.applied"
+        " JOIN pg_file_settings o ON o.name = f.name AND o.applied AND NOT f.applied AND o.setting <> f.setting"
         " WHERE f.sourcefile LIKE '%%' || %s AND NOT s.pending_restart"
         " AND o.sourcefile NOT LIKE '%%' || %s AND o.sourcefile NOT LIKE '%%' || %s ORDER BY 1",
         (OURS, OURS, ALTER_SYSTEM),

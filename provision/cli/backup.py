@@ -11,8 +11,8 @@ import click
 from provision import system
 from provision.cli._echo import echo
 from provision.host.backup import drill as drills
-from provision.host.backup import dump, key, show, status, take
-from provision.plan import load
+from provision.host.backup import dump, key, primary, show, status, take
+from provision.plan import load, schema
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
@@ -36,8 +36,10 @@ def command(context: click.Context) -> None:
 )
 @as_json
 def take_command(kind: str, as_json: bool) -> None:
-    """Take a backup now."""
+    """Take a backup now; on a replica of a cluster, do nothing."""
     plan = load.load()
+    if _skipped(plan, as_json):
+        return
     result = dump.take(plan) if kind == "logical" else take.physical(plan, kind)
     _print(result, as_json, show.taken)
 
@@ -46,8 +48,10 @@ def take_command(kind: str, as_json: bool) -> None:
 @click.option("--take-over", default="", help="Continue this stanza although it holds backups of another cluster.")
 @as_json
 def prepare_command(take_over: str, as_json: bool) -> None:
-    """Create or upgrade the stanza and check that WAL is archived."""
-    _print(take.prepare(load.load(), take_over), as_json, show.prepared)
+    """Create or upgrade the stanza and check that WAL is archived; on a replica of a cluster, do nothing."""
+    plan = load.load()
+    if not _skipped(plan, as_json):
+        _print(take.prepare(plan, take_over), as_json, show.prepared)
 
 
 @command.command("status")
@@ -79,6 +83,8 @@ def verify_command(as_json: bool) -> None:
 @as_json
 def drill_command(label: str, kind: str | None, as_json: bool) -> None:
     """Run a restore test: restore the newest backup and dump into scratch clusters, compare, clean up."""
+    if not label and not kind and _skipped(load.load(), as_json):
+        return
     _print(
         drills.run(load.load(), label, kind or "", narrate=lambda text: echo(text, err=True)),
         as_json,
@@ -93,6 +99,14 @@ def key_command(as_json: bool) -> None:
     made = key.make(load.load().backup.stanza)
     version = system.run("pgbackrest", "version").stdout.strip()
     _print({**asdict(made), "version": version}, as_json, lambda result: [result["public_key"]])
+
+
+def _skipped(plan: schema.Plan, as_json: bool) -> bool:
+    """Say that the primary does it, on a replica of a cluster."""
+    if not primary.replica(plan):
+        return False
+    echo(json.dumps({"changed": False, "skipped": primary.SKIPPED}) if as_json else primary.SKIPPED)
+    return True
 
 
 def _print(result: dict[str, Any], as_json: bool, human: Any) -> None:

@@ -11,6 +11,7 @@ import sys
 import click
 
 from provision.cli._migrate import Call, destroys, options, with_extensions, without_backup
+from provision.database import is_standby
 from provision.errors import UsageError
 from provision.host.migrate import drift
 from provision.host.migrate import report as shown
@@ -32,9 +33,13 @@ def command() -> None:
 
 @command.command()
 @click.argument("limit", type=click.IntRange(0), required=False, metavar="[N]")
+@click.option("--skip-standby", is_flag=True, help="Do nothing on a replica of a cluster.")
 @options
-def up(call: Call, limit: int | None) -> None:
+def up(call: Call, limit: int | None, skip_standby: bool) -> None:
     """Apply all pending migrations, or the next N."""
+    if skip_standby and is_standby(call.settings.url):
+        call.result({"command": "up", "changed": False, "applied": []}, "a replica: nothing to do")
+        return
     _report(call, "up", _runner(call).up(limit))
 
 

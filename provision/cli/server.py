@@ -46,7 +46,7 @@ def apply(restart_allowed: bool | None, as_json: bool) -> None:
     kernel_done = kernel.apply(plan) if plan.server.kernel and kernel.FILE.exists() else None
     done = configuration.apply(plan, restart_allowed, _narrate)
     lines = [word for word in ("started", "reloaded", "restarted") if getattr(done, word)] or ["no change"]
-    warnings = [*configuration.warnings(done), *(kernel.warnings(kernel_done) if kernel_done else ())]
+    warnings = [*configuration.warnings(done, plan), *(kernel.warnings(kernel_done) if kernel_done else ())]
     changed = done.changed or bool(kernel_done and kernel_done.changed)
     _print({"changed": changed, **asdict(done), "warnings": warnings}, [*lines, *warnings], as_json)
 

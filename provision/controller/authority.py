@@ -42,6 +42,8 @@ RSA_BITS = 3072
 """As strong as P-256 (NIST SP 800-57, part 1, table 2)."""
 EARLY = datetime.timedelta(hours=1)
 """Certificates begin this long before they are made: a host's clock may be behind."""
+NAMELESS = x509.Name([x509.NameAttribute(NameOID.ORGANIZATIONAL_UNIT_NAME, "provision")])
+"""Subject of a certificate without a common name, which etcd would take for the name of a user."""
 COMMON_NAME_LIMIT = 64  # RFC 5280, ub-common-name
 CLIENT_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 
@@ -71,7 +73,8 @@ class Authority:
         key, begins = new_key(key_type), _now(now)
         ends = min(begins + datetime.timedelta(days=days), _now(validity(self.certificate)[1]))
         try:
-            builder = _builder(common_name, self.certificate.subject, key, begins - EARLY, ends)
+            subject = x509.Name([_common_name(common_name)]) if common_name else NAMELESS
+            builder = _builder(subject, self.certificate.subject, key, begins - EARLY, ends)
             if names:
                 builder = builder.add_extension(x509.SubjectAlternativeName([_name(each) for each in names]), False)
         except ValueError as error:
@@ -79,7 +82,7 @@ class Authority:
                 "a certificate cannot hold this name", where=common_name, seen=f"{', '.join(names)}: {error}"
             ) from None
         builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), True)
-        builder = builder.add_extension(x509.ExtendedKeyUsage([PURPOSES[purpose]]), False)
+        builder = builder.add_extension(x509.ExtendedKeyUsage(PURPOSES[purpose]), False)
         builder = builder.add_extension(self._identifier(), False)
         return Pair(_signed(builder, self.key), key_text(key))
 
@@ -114,8 +117,8 @@ def make(
                 )
             write(path, key_text(new_key(key_type), BestAvailableEncryption(passphrase.encode())), mode=0o600)
         key, begins = _unlock(path, passphrase), _now(now)
-        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, _common(f"provision {directory.parent.name}"))])
-        builder = _builder("", name, key, begins - EARLY, begins + datetime.timedelta(days=days))
+        name = x509.Name([_common_name(f"provision {directory.parent.name}")])
+        builder = _builder(name, name, key, begins - EARLY, begins + datetime.timedelta(days=days))
         builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), True)
         usage = x509.KeyUsage(
             digital_signature=False, content_commitment=False, key_encipherment=False, data_encipherment=False,
@@ -252,13 +255,12 @@ def _unlock(path: Path, passphrase: str) -> PrivateKey:
 
 
 def _builder(
-    common_name: str, issuer: x509.Name, key: PrivateKey, begins: datetime.datetime, ends: datetime.datetime
+    subject: x509.Name, issuer: x509.Name, key: PrivateKey, begins: datetime.datetime, ends: datetime.datetime
 ) -> x509.CertificateBuilder:
-    """Begin a certificate; without a common name it is the issuer's own."""
-    own = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, _common(common_name))]) if common_name else issuer
+    """Begin a certificate."""
     return (
         x509.CertificateBuilder()
-        .subject_name(own)
+        .subject_name(subject)
         .issuer_name(issuer)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
@@ -272,8 +274,8 @@ def _signed(builder: x509.CertificateBuilder, key: PrivateKey) -> str:
     return builder.sign(key, hashes.SHA256()).public_bytes(Encoding.PEM).decode()
 
 
-def _common(name: str) -> str:
-    return name[:COMMON_NAME_LIMIT]
+def _common_name(name: str) -> x509.NameAttribute[str]:
+    return x509.NameAttribute(NameOID.COMMON_NAME, name[:COMMON_NAME_LIMIT])
 
 
 def _name(text: str) -> x509.GeneralName:

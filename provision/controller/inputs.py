@@ -11,6 +11,7 @@ import difflib
 import functools
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,8 @@ import yaml
 from provision.controller import authority, varfiles, vault
 from provision.controller.bundle import verify
 from provision.errors import ProvisionError, UsageError
-from provision.plan import build, network, schema, variables
-from provision.plan.context import Peer, repository, repository_kind
+from provision.plan import build, network, schema, topology, variables
+from provision.plan.context import Listed, Peer, repository, repository_kind
 
 ROOT = Path(__file__).resolve().parents[2]
 """The project, or the installed collection: the folder with roles/ and profiles/."""
@@ -34,7 +35,7 @@ SHARED_OPTIONS = (
 """Options that decide whether hosts share a backup repository."""
 SSH = ("ssh", "paramiko", "paramiko_ssh", "smart")
 """Connection plugins of Ansible."""
-BESIDE = {"plan", "packages", "tls", "toolkit"}
+BESIDE = {"plan", "packages", "tls", "toolkit", "etcd"}
 """Roles of a play for hosts beside the databases, such as the backup host, unless the host has a database too."""
 
 
@@ -146,6 +147,7 @@ def context(
     root: Path,
     toolkit: str,
     peers: Iterable[Peer] = (),
+    listed: Iterable[Listed] = (),
     selected: frozenset[str] | None = None,
 ) -> build.Context:
     """Read what is judged besides variables: vault files, the bundle, the user's own certificate."""
@@ -162,9 +164,10 @@ def context(
         plain_vaults=tuple(vault.plain_vaults(list(sources))),
         credentials=next((relative(str(each), root) for each in varfiles.credentials(sources)), ""),
         groups=groups,
-        database=bool(names - BESIDE) or name in groups.get("database", ()),
+        database=name in groups.get("database", ()) or (bool(names - BESIDE) and name not in groups.get("dcs", ())),
         toolkit_sha256=toolkit,
         peers=tuple(peers),
+        listed=tuple(listed),
         absent=tuple(option for option in ("migrations_source",) if _absent(str(values.get(option, ".")))),
         selected=selected,
     )
@@ -204,6 +207,33 @@ def peers(
             continue
         if variables.judge({"backup_physical": {"type": "bool"}}, values)[0].get("backup_physical"):
             found.append(Peer(other, str(values["backup_stanza"]), repository(values)))
+    return found
+
+
+def listed(
+    groups: Mapping[str, Sequence[str]],
+    variables_of: Callable[[str], Mapping[str, Any]],
+    role_defaults: Mapping[str, Any],
+    template: Callable[[Mapping[str, Any], Any], Any],
+    folders: Sequence[Path],
+) -> list[Listed]:
+    """Return the hosts of the groups database and dcs with the options that members of a cluster share.
+
+    A host whose variables cannot be read has no options: its own plan names the problem.
+    """
+    database, dcs = groups.get("database", ()), groups.get("dcs", ())
+    specs = {name: spec for name, spec in specifications().items() if name in topology.OPTIONS}
+    found = []
+    for name in dict.fromkeys([*database, *dcs]):
+        try:
+            every = {**role_defaults, **variables_of(name)}
+            every["plan_profile"] = profile(str(variables.plain(template(every, every["plan_profile_name"]))), folders)
+            given = {option: template(every, every[option]) for option in topology.OPTIONS}
+            reached = str(variables.plain(template(every, every.get("ansible_host") or name)))
+            values = variables.judge(specs, given)[0]
+        except Exception:  # noqa: S112 - any error of a template
+            continue
+        found.append(Listed(name, topology.address(values, reached), name in database, name in dcs, values))
     return found
 
 
@@ -273,7 +303,10 @@ def _published(value: Any) -> Any:
     if is_dataclass(value) and not isinstance(value, type):
         fields = {name: _published(getattr(value, name)) for name in value.__dataclass_fields__}
         kinds = {name for name, each in vars(type(value)).items() if isinstance(each, property)}
-        return fields | {name: _published(getattr(value, name)) for name in kinds}
+        for name in kinds:
+            with suppress(KeyError):  # `here` of a cluster, on a host that is no member
+                fields[name] = _published(getattr(value, name))
+        return fields
     if isinstance(value, tuple):
         return [_published(each) for each in value]
     if isinstance(value, Path):

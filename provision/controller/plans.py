@@ -83,6 +83,7 @@ class Assumed:
             "charmap": None,
             "listeners": [],
             "exporter_ports": [],
+            "cluster_ports": [],
             "schedules": None,
             "package_lock": None,
             "packages": [],
@@ -222,6 +223,15 @@ def _outcome(
             (root,),
         )
         if inputs.shares(values)
+        else (),
+        listed=inputs.listed(
+            given["groups"],
+            lambda name: variables.get_vars(host=others[name]),
+            inputs.defaults(load),
+            template,
+            (root,),
+        )
+        if values["cluster_enabled"]
         else (),
     )
     probe = {**assumed.probe(), "schedules": timers.elapses(schedules.requested(values).values())}

@@ -39,7 +39,9 @@ OWNER = "minion"
 LOGIN_ROLES = names.with_passwords(OWNER)
 PASSWORD_KINDS = ("owner", "write", "read")
 """Kinds of database_extra_roles that log in with a password; the others log in over the socket."""
-PASSPHRASES = ("backup_repository_passphrase", "tls_ca_passphrase")
+PASSPHRASES = ("backup_repository_passphrase", "tls_ca_passphrase", "cluster_passphrase")
+OPTIONAL = ("cluster_passphrase",)
+"""Those that only some topologies need: `init` makes them, `check` does not miss them."""
 KEYRING = "provision"
 """Keyring service of the vault password; the user name is the name of the inventory's folder."""
 
@@ -224,7 +226,7 @@ def judge(secrets: Mapping[str, Any], roles: Sequence[str] = LOGIN_ROLES) -> lis
     found = [f"the rotation of {role} is unfinished" for role, each in credentials.items() if each.get(PREVIOUS)]
     for name, value in values.items():
         if not value:
-            found.append(f"{name} is missing")
+            found += [] if name in OPTIONAL else [f"{name} is missing"]
         elif value == DEVELOPMENT_PASSWORD:
             found.append(f"{name} is the published development password")
         elif len(str(value)) < MINIMUM_PASSWORD_LENGTH:

@@ -85,7 +85,8 @@ def _prove(connection: psycopg.Connection[Any]) -> Proof:
     if tables != TABLES:
         lacking = ", ".join(sorted(set(TABLES) - set(tables)))
         raise _failed(connection, f"missing tables: {lacking}", "provision migrate up")
-    _remember_and_find(connection)
+    standby = connection.execute("SELECT pg_is_in_recovery()").fetchone() == (True,)
+    (_find if standby else _remember_and_find)(connection)
     version = connection.execute("SELECT version FROM schema_migrations WHERE NOT dirty").fetchone()
     return Proof(
         server=connection.execute("SHOW server_version").fetchone()[0],  # type: ignore[index]
@@ -116,6 +117,12 @@ def _remember_and_find(connection: psycopg.Connection[Any]) -> None:
             "a new memory was not found by its vector",
             "psql -c 'REINDEX INDEX CONCURRENTLY memories_embedding_idx'",
         )
+
+
+def _find(connection: psycopg.Connection[Any]) -> None:
+    """Search by vector on a replica, which nothing can be written to."""
+    vector = "[" + ",".join(["1"] + ["0"] * (DIMENSIONS - 1)) + "]"
+    connection.execute("SELECT id FROM memories ORDER BY embedding <=> %s::vector LIMIT 1", (vector,)).fetchone()
 
 
 def _failed(connection: psycopg.Connection[Any], seen: str, run: str) -> DatabaseError:

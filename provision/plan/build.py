@@ -13,7 +13,7 @@ from typing import Any
 from provision import compatibility
 from provision.distributions import ARCHITECTURES
 from provision.errors import UsageError
-from provision.plan import names, network, packages, schema, sections, settings, shared, sources, validate
+from provision.plan import names, network, packages, schema, sections, settings, shared, sources, topology, validate
 from provision.plan.context import Context, Verdict
 from provision.tuning import Host as Machine
 from provision.tuning import Tuning, network_share, pools, shares, tune
@@ -138,10 +138,11 @@ def _plan(
         container=probe["container"],
         systemd=probe["systemd"],
     )
-    tls = sections.tls(v, context)
+    cluster = topology.build(v, probe, profile, context, tuning)
+    tls = sections.tls(v, context, cluster)
     access = sections.access(v, profile, version, shared_out.limits)
     backup = sections.backup(v, probe)
-    server = sections.server(v, probe, tuning, tls, access, backup, of_network)
+    server = sections.server(v, probe, tuning, tls, access, backup, of_network, cluster)
     return schema.Plan(
         schema=schema.SCHEMA,
         name=context.name,
@@ -161,12 +162,14 @@ def _plan(
         ),
         tls=tls,
         access=access,
-        pooler=sections.pooler(v, probe, fitted, server, tls),
+        pooler=sections.pooler(v, probe, fitted, server, tls, cluster),
+        balancer=sections.balancer(v, server, cluster),
         backup=backup,
         monitoring=sections.monitoring(v),
         maintenance=sections.maintenance(v),
         migrations=schema.Migrations(MIGRATIONS, v["migrations_lock_timeout"]),
         timers=tuple(sections.timers(v)),
+        cluster=cluster,
         warnings=warnings,
     )
 
@@ -217,7 +220,7 @@ def _state(plan: schema.Plan, probe: Mapping[str, Any], context: Context, verdic
     installed = set(probe["packages"])
     built = str(probe["pgvector_build"]) == stamp(plan)
     needed = packages.by_role(plan, built=built)
-    roles = [role for role in context.roles if context.database or role != "toolkit"]
+    roles = [role for role in context.roles if context.database or plan.cluster or role != "toolkit"]
     names = dict.fromkeys(name for role in roles for name in needed.get(role, ()))
     key = packages.KEY if plan.source.kind == "pgdg" and context.database else ()
     ours = [each for each in probe["clusters"] if (each["major"], each["name"]) == (str(plan.server.major), "main")]

@@ -21,7 +21,11 @@ _BARE = re.compile(r"[A-Za-z0-9_./:@%+,=~-]*")
 
 @dataclass(frozen=True)
 class Connection:
-    """One role at one host. `pool_port` is 0 without a pool of the role; `ca` is "" without TLS."""
+    """One role at one host. `pool_port` is 0 without a pool of the role; `ca` is "" without TLS.
+
+    `members` are address, port and pool port of every member of a cluster: URL and keywords list them, so that clients
+    of libpq find another one when theirs is gone. The variables name one host, because many drivers know only one.
+    """
 
     name: str
     role: str
@@ -34,6 +38,7 @@ class Connection:
     """The driver's prepared statements work on the port that applications use."""
     notes: tuple[str, ...]
     password: str = field(default="", repr=False)
+    members: tuple[tuple[str, int, int], ...] = ()
 
     @property
     def application_port(self) -> int:
@@ -43,14 +48,18 @@ class Connection:
     def url(self, port: int = 0) -> str:
         """Return the URL of the application's port, or of another one."""
         user = quoting.url(self.role) + (f":{quoting.url(self.password)}" if self.password else "")
-        place = addresses.endpoint(self.host, port or self.application_port)
-        query = "&".join(f"{key}={quoting.url_path(value)}" for key, value in self._tls().items())
+        place = ",".join(addresses.endpoint(*each) for each in self._places(port))
+        query = "&".join(
+            f"{key}={quoting.url_path(value)}" for key, value in {**self._tls(), **self._any(port)}.items()
+        )
         return f"postgresql://{user}@{place}/{quoting.url(self.database)}{f'?{query}' if query else ''}"
 
     def conninfo(self) -> str:
         """Return libpq's keywords and values."""
         secret = {"password": self.password} if self.password else {}
-        return quoting.conninfo({**self._place(), **secret, **self._tls()})
+        hosts, ports = zip(*self._places(), strict=True)
+        place = {"host": ",".join(hosts), "port": ",".join(map(str, ports)), "dbname": self.database, "user": self.role}
+        return quoting.conninfo({**place, **secret, **self._tls(), **self._any()})
 
     def env(self) -> str:
         """Return the lines of a .env file, which a shell, systemd, docker compose, python-dotenv and node can read."""
@@ -112,6 +121,19 @@ class Connection:
         place = {"host": self.host, "port": port or self.application_port}
         return {**place, "dbname": self.database, "user": self.role}
 
+    def _places(self, port: int = 0) -> list[tuple[str, int]]:
+        """Return address and port of each host that a client may try."""
+        direct = bool(port and port != self.pool_port) or not self.pool_port
+        found = [(host, own if direct else pool) for host, own, pool in self.members]
+        return found or [(self.host, port or self.application_port)]
+
+    def _any(self, port: int = 0) -> dict[str, str]:
+        """Return what a client needs that may try several hosts: only the primary accepts writes directly."""
+        if not self.members:
+            return {}
+        direct = bool(port and port != self.pool_port) or not self.pool_port
+        return {"connect_timeout": "3", **({"target_session_attrs": "read-write"} if direct else {})}
+
     def _tls(self) -> dict[str, str]:
         return {"sslmode": VERIFIED, "sslrootcert": self.ca} if self.ca else {}
 
@@ -154,6 +176,7 @@ def connection(
         prepared_statements=not pooled or plan.pooler.prepared_statements > 0,
         notes=tuple(_notes(plan, role, pooled=pooled)),
         password=password,
+        members=() if host else tuple((each.address, each.port, each.pooler_port) for each in plan.members),
     )
 
 

@@ -19,6 +19,17 @@ class Peer:
 
 
 @dataclass(frozen=True)
+class Listed:
+    """A host of the inventory that may take part in a cluster: its groups, its address for the others, its options."""
+
+    name: str
+    address: str
+    database: bool
+    dcs: bool
+    values: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
 class Context:
     """What is known of the run beside variables: the host's names, inventories, and what the controller read.
 
@@ -44,6 +55,8 @@ class Context:
     database: bool = True
     toolkit_sha256: str = ""
     peers: tuple[Peer, ...] = ()
+    listed: tuple[Listed, ...] = ()
+    """Hosts of the groups database and dcs, this one included; empty where `cluster_enabled` is false."""
     selected: frozenset[str] | None = None
 
     def runs(self, role: str) -> bool:

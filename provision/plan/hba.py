@@ -28,6 +28,10 @@ _ALTERNATIVES = re.compile(r"\^\(?([a-z_][a-z0-9_-]*(?:\|[a-z_][a-z0-9_-]*)*)\)?
 """A pattern that lists whole names, such as ^(root|postgres)$."""
 PATTERNS_SINCE = 16
 """The first major that reads /pattern as a database or a role."""
+MEMBERS = "members"
+"""User name map of the certificates of a cluster's members."""
+REPLICATION = "replication"
+"""Word for physical replication in the column of databases."""
 OPENS = ("0.0.0.0/0", "::/0", "all")
 
 
@@ -52,6 +56,8 @@ def rules(
     networks: Iterable[str],
     socket_logins: Iterable[Mapping[str, str]] = (),
     certificate_logins: Iterable[Mapping[str, Any]] = (),
+    members: Iterable[str] = (),
+    member_logins: Mapping[str, str] | None = None,
     extra: Iterable[Mapping[str, Any]] = (),
 ) -> list[Rule]:
     """Return all rules in order. With `tls`, connections from outside require TLS; without it, none does.
@@ -71,6 +77,11 @@ def rules(
         )
         for each in socket_logins
     ]
+    found += [
+        Rule("local", database, quoting.hba(role), "", f"peer map={quoting.hba(role)}")
+        for role, database in (member_logins or {}).items()
+        if database == REPLICATION
+    ]
     own = [_own(each, kind) for each in extra]
     found += [rule for group in own for rule in group if rule.kind == "local"]
     found += [
@@ -81,8 +92,14 @@ def rules(
         role = quoting.hba(each["role"])
         found += [Rule(kind, "all", role, address, "cert") for address in each["from"]]
         found.append(Rule("host", "all", role, "all", "reject"))
+    for role, database in (member_logins or {}).items():
+        found += [Rule(kind, database, quoting.hba(role), each, f"cert map={MEMBERS}") for each in members]
+        found.append(
+            Rule("host", "all" if database != REPLICATION else "all,replication", quoting.hba(role), "all", "reject")
+        )
     found += [rule for group in own for rule in group if rule.kind != "local"]
     found += [Rule("host", "all", "all", address, "scram-sha-256") for address in LOOPBACK]
+    found += [Rule(kind, "all", "all", each, "scram-sha-256") for each in members]
     found += [Rule("hostnossl", "all", "all", "all", "reject")] if tls else []
     return found + [Rule(kind, "all", "all", network, "scram-sha-256") for network in networks]
 

@@ -18,8 +18,8 @@ from provision import quoting
 
 LONGEST_BYTES = 63
 """NAMEDATALEN - 1: the server truncates longer names without an error."""
-OF_OWNER = ("app", "readonly", "backup", "monitor", "pooler")
-"""Login roles whose names are the owner's with a suffix."""
+OF_OWNER = ("app", "readonly", "backup", "monitor", "pooler", "replica", "rewind", "member")
+"""Login roles whose names are the owner's with a suffix; replica, rewind and member are for members of a cluster."""
 RESERVED = frozenset({"postgres", "template0", "template1", "public", "none", "pgbouncer", *quoting.HBA_WORDS})
 """Databases, roles and words of the server, its access rules and the pooler."""
 OF_ROLES = frozenset({"public", "none"})

@@ -19,6 +19,10 @@ FIREWALL = ("nftables",)
 KEY = ("postgresql-common",)
 """Carries the key of PGDG's archive, so it is installed before that source is set up."""
 POOLER = ("pgbouncer",)
+ETCD = ("etcd-server", "etcd-client")
+BALANCER = ("haproxy",)
+PATRONI = ("patroni", "python3-etcd", "etcd-client")
+"""Patroni's client of etcd 3 needs the library of etcd 2, which the package only suggests."""
 BACKUP, BACKUP_REMOTE, BACKUP_HOST = ("pgbackrest",), ("openssh-client",), ("pgbackrest", "openssh-server")
 LOGS = ("logrotate",)
 EXPORTERS = ("prometheus-node-exporter", "prometheus-postgres-exporter")
@@ -124,12 +128,16 @@ def by_role(plan: Plan, *, built: bool) -> dict[str, tuple[str, ...]]:
         "backup": (*BACKUP, *remote) if plan.backup.physical else (),
         "monitoring": (*LOGS, *(EXPORTERS if plan.monitoring.exporters else ())) if plan.host.systemd else (),
     }
+    if plan.cluster:
+        found |= {"etcd": ETCD if plan.cluster.dcs_member else (), "patroni": PATRONI if plan.cluster.member else ()}
+        found |= {"balancer": BALANCER if plan.balancer.enabled else ()}
     return {role: tuple(name.format(major=plan.server.major) for name in names) for role, names in found.items()}
 
 
 def bundled(major: int, pgvector_install_method: str) -> list[str]:
     """Name every package that a run with the default extensions may ask of apt."""
     vector = BUILD if pgvector_install_method == "source" else (EXTENSIONS["vector"].package,)
+    rows: tuple[tuple[str, ...], ...]
     rows = (
         ANSIBLE,
         TOOLKIT,
@@ -138,11 +146,13 @@ def bundled(major: int, pgvector_install_method: str) -> list[str]:
         FIREWALL,
         KEY,
         POOLER,
+        ETCD,
+        PATRONI,
+        BALANCER,
         BACKUP,
         BACKUP_REMOTE,
         BACKUP_HOST,
         LOGS,
-        EXPORTERS,
-        vector,
     )
+    rows = (*rows, EXPORTERS, vector)
     return sorted({name.format(major=major) for names in rows for name in names})

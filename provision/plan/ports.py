@@ -17,6 +17,8 @@ RANGE = (1024, 65535)
 LOOPBACKS = (*addresses.LOOPBACKS, addresses.LOCALHOST)
 NODE_EXPORTER, POSTGRES_EXPORTER = "prometheus-node-exporter.service", "prometheus-postgres-exporter.service"
 POOLER = "pgbouncer.service"
+BALANCER = "haproxy.service"
+PATRONI, ETCD = "patroni.service", "etcd.service"
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,17 @@ def bound(v: Mapping[str, Any]) -> list[Bound]:
         where = (v["monitoring_listen_address"],)
         found.append(Bound("monitoring_node_port", v["monitoring_node_port"], where, NODE_EXPORTER))
         found.append(Bound("monitoring_postgres_port", v["monitoring_postgres_port"], where, POSTGRES_EXPORTER))
+    if v["cluster_enabled"]:
+        where = (v["cluster_address"] or "*",)
+        found.append(Bound("cluster_rest_port", v["cluster_rest_port"], where, PATRONI))
+        found.append(Bound("etcd_client_port", v["etcd_client_port"], where, ETCD))
+        found.append(Bound("etcd_peer_port", v["etcd_peer_port"], where, ETCD))
+        if v["balancer_enabled"]:
+            listen = tuple(v["postgresql_listen_addresses"])
+            found.append(Bound("balancer_write_port", v["balancer_write_port"], listen, BALANCER))
+            found.append(Bound("balancer_read_port", v["balancer_read_port"], listen, BALANCER))
+            loopback = (addresses.LOOPBACK_IPV4,)
+            found.append(Bound("balancer_statistics_port", v["balancer_statistics_port"], loopback, BALANCER))
     return found
 
 
@@ -81,6 +94,8 @@ def _own(row: Mapping[str, Any], each: Bound, host: Mapping[str, Any]) -> bool:
     clusters = {cluster["running_port"] for cluster in host["clusters"]}
     if not each.unit:
         return row["port"] in clusters
+    if each.unit in (PATRONI, ETCD):
+        return row["port"] in host["cluster_ports"] and row["unit"] in ("", each.unit)
     if host["systemd"] and row["pid"] and row["unit"]:  # else the unit is the container's, on its own host
         return bool(row["unit"] == each.unit and host["ours"])
     return row["port"] in {host["pooler_port"], *host["exporter_ports"]} - clusters

@@ -16,9 +16,11 @@ from pathlib import Path
 
 from provision import addresses, quoting
 from provision.plan import names
+from provision.plan.cluster import Cluster, Member
 
 SCHEMA = 2
 """Version of plan.json. Version 1 was the three files host.json, backup.json and maintenance.json."""
+PATRONI = "patroni.service"
 
 
 @dataclass(frozen=True)
@@ -118,6 +120,8 @@ class Server:
     archive_command: str
     """Empty: archiving is off."""
     archive_timeout_s: int
+    patroni: bool
+    """Patroni starts and stops the server; systemd does so elsewhere."""
 
     @property
     def data(self) -> Path:
@@ -136,13 +140,13 @@ class Server:
 
     @property
     def unit(self) -> str:
-        """The server's systemd unit."""
-        return f"postgresql@{self.major}-main.service"
+        """The systemd unit that runs the server."""
+        return PATRONI if self.patroni else f"postgresql@{self.major}-main.service"
 
     @property
     def unit_file(self) -> str:
-        """The drop-in of that unit with its sandbox."""
-        return f"/etc/systemd/system/{self.unit}.d/50-provision.conf"
+        """The drop-in with its sandbox of the unit that starts the server where Patroni does not."""
+        return f"/etc/systemd/system/postgresql@{self.major}-main.service.d/50-provision.conf"
 
     @property
     def settings_file(self) -> str:
@@ -170,7 +174,7 @@ class Pgvector:
 
 @dataclass(frozen=True)
 class Certificate:
-    """One certificate on the host and its key. `purpose` is server or client; `names` must all be in it."""
+    """One certificate on the host and its key. `purpose` is server, client, or peer for both; it has all `names`."""
 
     name: str
     certificate: str
@@ -262,7 +266,7 @@ class Pooler:
     """Networks that may log in, written out (no samenet), the loopback first."""
     socket_directory: str
     server: str
-    """The server's address (then TLS with verify-full), or its socket directory."""
+    """The server's address (then TLS with verify-full), its socket directory, or on a member `cluster.PRIMARY`."""
     version: str
     per_role_limits: bool
     """PgBouncer 1.23 and newer limit server connections by role; older ones by database alone."""
@@ -281,6 +285,19 @@ class Pooler:
     client_login_timeout_s: int
     restart_allowed: bool
     accept_advisories: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Balancer:
+    """HAProxy on a member of a cluster."""
+
+    enabled: bool
+    listen_addresses: tuple[str, ...]
+    write_port: int
+    read_port: int
+    read_lag_mb: int
+    statistics_port: int
+    max_connections: int
 
 
 @dataclass(frozen=True)
@@ -410,11 +427,14 @@ class Plan:
     tls: Tls
     access: Access
     pooler: Pooler
+    balancer: Balancer
     backup: Backup
     monitoring: Monitoring
     maintenance: Maintenance
     migrations: Migrations
     timers: tuple[Timer, ...]
+    cluster: Cluster | None
+    """None on a single host."""
     warnings: tuple[str, ...]
 
     def site(self, tags: str = "", *, playbook: str = "site.yml", extra: str = "") -> str:
@@ -429,6 +449,11 @@ class Plan:
     def selection(self) -> str:
         """Return the options that select this host on the controller: inventories and limit."""
         return " ".join([*(f"-i {shlex.quote(path)}" for path in self.inventory), f"--limit {self.name}"])
+
+    @property
+    def members(self) -> tuple[Member, ...]:
+        """The members of the host's cluster, none on a single host."""
+        return self.cluster.members if self.cluster and self.cluster.member else ()
 
 
 @dataclass(frozen=True)

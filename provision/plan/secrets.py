@@ -57,3 +57,28 @@ def _mac(key: bytes, text: bytes) -> bytes:
 
 def _text(raw: bytes) -> str:
     return base64.b64encode(raw).decode()
+
+
+CLUSTER_LOGINS = ("root", "patroni", "pooler")
+"""Users of etcd: its administrator, Patroni, and the programs that follow the primary."""
+REST_USER = "provision"
+"""User of Patroni's REST API."""
+
+
+def cluster(passphrase: str) -> dict[str, dict[str, str]]:
+    """Derive every password inside a cluster from its passphrase: all members compute the same ones.
+
+    Each is HMAC-SHA256 of its purpose, keyed with the passphrase, so that none tells another (RFC 5869 does so).
+    """
+    return {
+        "etcd": {name: _derived(passphrase, f"etcd {name}") for name in CLUSTER_LOGINS},
+        "rest": {"username": REST_USER, "password": _derived(passphrase, "rest")},
+    }
+
+
+def _derived(passphrase: str, purpose: str) -> str:
+    raw = _mac(passphrase.encode(), f"provision cluster: {purpose}".encode())
+    return base64.urlsafe_b64encode(raw)[:PASSWORD_CHARACTERS].decode()
+
+
+PASSWORD_CHARACTERS = 32

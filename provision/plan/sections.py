@@ -12,6 +12,7 @@ from typing import Any
 from provision import addresses, compatibility
 from provision.plan import dns, hba, names, network, ports, schema
 from provision.plan.account import repository_user
+from provision.plan.cluster import PRIMARY, Cluster
 from provision.plan.context import Context, repository_kind
 from provision.tuning import Tuning, network_share, pools, vector
 
@@ -37,6 +38,7 @@ def server(
     access: schema.Access,
     backup: schema.Backup,
     share: network_share.NetworkShare,
+    cluster: Cluster | None,
 ) -> schema.Server:
     """Make the section server: settings, pg_hba.conf and pg_ident.conf."""
     major = v["postgresql_version"]
@@ -46,18 +48,23 @@ def server(
         {"role": access.monitor, "database": "all", "users": "^prometheus$"},
         {"role": access.pooler, "database": "all", "users": "^postgres$"},
     ]
+    others = [addresses.single(each.address) for each in cluster.members] if cluster else []
     rules = hba.rules(
         tls=tls.enabled,
         networks=v["postgresql_allowed_networks"],
         socket_logins=logins,
-        certificate_logins=[{"role": access.pooler, "from": list(LOOPBACK)}],
+        certificate_logins=[{"role": access.pooler, "from": [*LOOPBACK, *others]}],
+        members=others,
+        member_logins={cluster.replication_role: hba.REPLICATION, cluster.rewind_role: "postgres"} if cluster else {},
         extra=v["postgresql_extra_rules"],
     )
     settings = tuple(
         schema.Setting(each.name, each.text, each.line, each.reason, each.group, each.restart)
         for each in tuning.settings
     )
-    listen, resolved = v["postgresql_listen_addresses"], network.resolved(probe)
+    listen, resolved = list(v["postgresql_listen_addresses"]), network.resolved(probe)
+    if cluster and cluster.member and not addresses.covers(addresses.listened(listen, resolved), cluster.here.address):
+        listen.append(cluster.here.address)
     return schema.Server(
         major=major,
         port=v["postgresql_port"],
@@ -79,12 +86,25 @@ def server(
         hba=tuple(str(rule) for rule in rules),
         ident=(
             *(hba.ident(str(each["role"]), f"/{each['users']}", str(each["role"])) for each in logins),
+            *_member_logins(cluster),
             *(hba.ident(each["map"], each["system"], each["role"]) for each in v["postgresql_maps"]),
         ),
         peer_users=hba.peer_users(v["postgresql_local_users"], v["postgresql_extra_rules"], v["postgresql_maps"]),
         archive_command=f"pgbackrest --stanza={backup.stanza} archive-push %p" if backup.physical else "",
         archive_timeout_s=v["backup_archive_timeout_s"],
+        patroni=bool(cluster and cluster.member),
     )
+
+
+def _member_logins(cluster: Cluster | None) -> list[schema.Ident]:
+    """Return the user name maps of a cluster: its members' certificates, and Patroni over the socket."""
+    if not cluster:
+        return []
+    roles = (cluster.replication_role, cluster.rewind_role)
+    return [
+        *(hba.ident(hba.MEMBERS, cluster.common_name, role) for role in roles),
+        hba.ident(cluster.replication_role, "postgres", cluster.replication_role),
+    ]
 
 
 def source(v: Mapping[str, Any], codename: str, context: Context) -> schema.Source:
@@ -132,8 +152,8 @@ def source(v: Mapping[str, Any], codename: str, context: Context) -> schema.Sour
     return schema.Source(kind)
 
 
-def tls(v: Mapping[str, Any], context: Context) -> schema.Tls:
-    """Make the section tls: the certificates of the server and of the pooler."""
+def tls(v: Mapping[str, Any], context: Context, cluster: Cluster | None) -> schema.Tls:
+    """Make the section tls: the certificates of the server, of the pooler, and of a member of a cluster."""
     provided = bool(v["tls_provided_certificate"])
     own = [] if provided else [context.name, "localhost", "127.0.0.1", "::1"]
     server = schema.Certificate(
@@ -142,7 +162,7 @@ def tls(v: Mapping[str, Any], context: Context) -> schema.Tls:
         f"{TLS}/server.key",
         "server",
         "" if provided else context.name[:64],  # X.520: a common name has 64 characters at most; names count
-        dns.certificate_names([context.address, *v["tls_extra_names"], *own]),
+        dns.certificate_names([context.address, *_member_address(cluster, provided), *v["tls_extra_names"], *own]),
         own_names=not provided,
     )
     role = names.of_owner(v["database_owner"], "pooler")
@@ -155,10 +175,35 @@ def tls(v: Mapping[str, Any], context: Context) -> schema.Tls:
         name=dns.certificate_names([context.address])[0],
         provided=provided,
         ca=f"{TLS}/ca.crt",
-        certificates=(server, *([pooler] if context.database else [])) if v["tls_enabled"] else (),
+        certificates=(server, *([pooler] if context.database else []), *_member_certificates(cluster, context))
+        if v["tls_enabled"]
+        else (),
         client_ca=v["tls_provided_ca"] or f"{v['tls_directory']}/ca.crt",
         valid_days=v["tls_valid_days"],
     )
+
+
+def _member_address(cluster: Cluster | None, provided: bool) -> list[str]:
+    """Return the address that other members use; a certificate of the user's own need not have it."""
+    return [] if provided or not cluster or not cluster.member else [cluster.here.address]
+
+
+def _member_certificates(cluster: Cluster | None, context: Context) -> list[schema.Certificate]:
+    """Return the certificates of a member: for etcd, Patroni and replication. Always our authority's."""
+    if not cluster:
+        return []
+    known = {each.name: each.address for each in cluster.dcs} | {each.name: each.address for each in cluster.members}
+    own = known[context.name]
+    listed = dns.certificate_names([own, context.name, "localhost", "127.0.0.1"])
+    return [
+        schema.Certificate(
+            "member", f"{TLS}/member.crt", f"{TLS}/member.key", "peer", cluster.common_name, listed, own_names=False
+        ),
+        # Without a common name: etcd's gateway refuses a request without a token if the certificate has one.
+        schema.Certificate(
+            "etcd-client", f"{TLS}/etcd-client.crt", f"{TLS}/etcd-client.key", "client", "", listed, own_names=False
+        ),
+    ]
 
 
 def roles(v: Mapping[str, Any], version: str = "") -> list[dict[str, Any]]:
@@ -213,8 +258,9 @@ def access(v: Mapping[str, Any], profile: Mapping[str, Any], version: str, limit
 
 
 def pooler(
-    v: Mapping[str, Any], probe: Mapping[str, Any], fitted: pools.Pools, server: schema.Server, tls: schema.Tls
-) -> schema.Pooler:
+    v: Mapping[str, Any], probe: Mapping[str, Any], fitted: pools.Pools, server: schema.Server, tls: schema.Tls,
+    cluster: Cluster | None,
+) -> schema.Pooler:  # fmt: skip
     """Make the section pooler, as far as the version of PgBouncer allows."""
     version = compatibility.pgbouncer_version(probe["package_versions"]["pgbouncer"], probe["distribution_codename"])
     key = compatibility.version_key(version)
@@ -222,6 +268,10 @@ def pooler(
     networks = [each for name in v["pgbouncer_allowed_networks"] for each in words.get(name, [name])]
     # A certificate of the user's own need not name the loopback: there the socket is the way, as it is without TLS.
     over_tls = tls.enabled and not tls.provided and server.address == addresses.LOOPBACK_IPV4
+    # The poolers of all members lead to one primary, so each has its part of the pools.
+    poolers = len(cluster.members) if cluster and cluster.member else 1
+    sizes = {role: max(1, size // poolers) for role, size in fitted.sizes.items()}
+    lookups = max(1, pools.LOOKUPS // poolers)
     return schema.Pooler(
         enabled=probe["systemd"],
         port=v["pgbouncer_port"],
@@ -229,13 +279,13 @@ def pooler(
         listen_addresses=tuple(dict.fromkeys(v["pgbouncer_listen_addresses"])),
         networks=tuple(dict.fromkeys([*LOOPBACK, *networks])),
         socket_directory=SOCKETS,
-        server=server.address if over_tls else SOCKETS,
+        server=PRIMARY if cluster and cluster.member else server.address if over_tls else SOCKETS,
         version=version,
         per_role_limits=key >= compatibility.version_key("1.23"),
         prepared_statements=v["pgbouncer_max_prepared_statements"] if key >= compatibility.version_key("1.21") else 0,
-        pools=dict(fitted.sizes),
-        total=fitted.total,
-        lookups=pools.LOOKUPS,
+        pools=sizes,
+        total=sum(sizes.values()) + lookups,
+        lookups=lookups,
         max_clients=v["pgbouncer_max_clients"],
         clients=pools.clients(v["pgbouncer_max_clients"], fitted.sizes)
         if key >= compatibility.version_key("1.24")
@@ -324,6 +374,19 @@ def maintenance(v: Mapping[str, Any]) -> schema.Maintenance:
         bloat_percent=v["maintenance_bloat_percent"],
         bloat_mb=v["maintenance_bloat_mb"],
         age_limit_h=v["maintenance_age_limit_h"],
+    )
+
+
+def balancer(v: Mapping[str, Any], server: schema.Server, cluster: Cluster | None) -> schema.Balancer:
+    """Make the section balancer; only members of a cluster run it."""
+    return schema.Balancer(
+        enabled=bool(v["balancer_enabled"] and cluster and cluster.member),
+        listen_addresses=server.listen_addresses,
+        write_port=v["balancer_write_port"],
+        read_port=v["balancer_read_port"],
+        read_lag_mb=v["balancer_read_lag_mb"],
+        statistics_port=v["balancer_statistics_port"],
+        max_connections=2 * server.max_connections,
     )
 
 

@@ -96,7 +96,7 @@ def _add(selected: Collection[str], missing: Collection[str]) -> str:
 
 
 ROLES = (
-    "adopt", "tls", "postgresql", "pgvector", "database", "pgbouncer", "backup", "monitoring",
+    "adopt", "tls", "etcd", "postgresql", "patroni", "pgvector", "database", "pgbouncer", "backup", "monitoring",
     "migrations", "maintenance", "verify",
 )  # fmt: skip
 """Roles with a tag of their name; packages and toolkit come with each of them."""

@@ -24,6 +24,7 @@ from provision.plan import (
     sections,
     settings,
     sources,
+    topology,
     versions,
 )
 from provision.plan.context import Context, Verdict
@@ -72,6 +73,7 @@ def judge(
     credentials.certificates(v, context, verdict)
     credentials.backup(v, context, verdict)
     neighbours.judge(v, host, context, verdict)
+    topology.judge(v, host, profile, context, verdict)
     _monitoring(v, verdict)
     _maintenance(v, verdict)
     if context.runs("migrations"):
@@ -85,12 +87,13 @@ def judge(
 def judge_other(
     v: Mapping[str, Any], host: Mapping[str, Any], profile: Mapping[str, Any], context: Context, pgvector: str
 ) -> Verdict:
-    """Judge a host beside the databases, such as the one that keeps backups: it gets certificates only."""
-    del profile, pgvector
+    """Judge a host beside the databases: one that keeps backups gets certificates only, one of a cluster etcd too."""
+    del pgvector
     verdict = Verdict()
     _system(v, host, verdict)
     places.system(host, verdict)
     credentials.certificates(v, context, verdict)
+    topology.judge(v, host, profile, context, verdict)
     return verdict
 
 

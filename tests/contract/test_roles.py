@@ -17,16 +17,18 @@ NAMES = {role.name for role in ROLES}
 PLAYBOOKS = [path for path in sorted(ROOT.glob("*.yml")) if path.name != "galaxy.yml"]
 each_role = pytest.mark.parametrize("role", ROLES, ids=[role.name for role in ROLES])
 each_playbook = pytest.mark.parametrize("playbook", PLAYBOOKS, ids=[path.name for path in PLAYBOOKS])
-OWN_PREFIXES = {"operate": ("backup_type", "restore_")}
-"""Names that are typed with -e, named after the playbook rather than the role."""
+OWN_PREFIXES = {"operate": ("backup_type", "restore_", "switchover_"), "patroni": ("cluster_",)}
+"""Names that are typed with -e, named after the playbook, and those of the topology, which several roles serve."""
 SHARED = {
     "verify": {"database_credentials"},  # the owner's password, to log in as a client does: no plan holds a secret
     "pgbouncer": {"database_credentials"},  # passwords of the roles with a pool, to prove that each can log in
     "packages": {"postgresql_mirror_key"},  # a path on the controller, of which the plan keeps the host's copy alone
+    "adopt": {"cluster_name"},  # the server's setting of that name, not the variable
+    "etcd": {"cluster_passphrase"},  # passwords of etcd's users; no plan holds a secret
     "pgvector": {"packages_lock_timeout"},  # removes the packages of its build itself
 }
 """Variables of another role that a role reads, with the reason."""
-MOST_OPTIONS = 130
+MOST_OPTIONS = 140
 LONGEST_NAME = 70
 TASKS = ("block", "rescue", "always")
 KEYWORDS = {

@@ -502,6 +502,8 @@ UNTESTED = {
     "kernel": "containers share the kernel's settings, so a sandbox host places none",
     "migrations-differ": "the command shows the difference; whether to restore or to force a file is a decision",
     "migrations-unreadable": "the command shows the version table; which version is right is a decision",
+    "cluster": "its findings need several hosts; tests/integration/test_failover.py plays them",
+    "pgaudit": "a run of site.yml with a restart; tests/integration/test_doctor.py reports it",
     "pooler-user": "PgBouncer refuses to run as root; the check is for other builds of it",
     "pooler-version": "needs a package of a fixed version, which no archive of the tests has",
     "server-binary": "needs two minor versions of PostgreSQL, which no archive of the tests has",

@@ -20,7 +20,7 @@ from ansible.template import Templar, trust_as_template
 
 from provision.controller import inputs
 from provision.plan import connect
-from tests import plans
+from tests import plans, topologies
 from tests.contract.repository import ROOT
 
 GOLDEN = Path(__file__).with_name("golden")
@@ -83,7 +83,17 @@ def variables(profile: str, repository: str) -> dict[str, Any]:
     }
 
 
+@functools.cache
+def of_member(profile: str) -> dict[str, Any]:
+    """Give what differs for the templates of a cluster: the plan of a member, and the passphrase."""
+    found = topologies.built("db2", profile=profile)
+    assert found.plan, found.problems
+    return {"plan": inputs.published(found.plan, found.state), "cluster_passphrase": topologies.PASSPHRASE}
+
+
 def render(template: Path, profile: str, **changed: Any) -> str:
+    if template.parent.name in ("balancer", "etcd", "patroni"):
+        changed = {**of_member(profile), **changed}
     repository = "bundle" if template.name.startswith("bundle") else "mirror"
     # As the action host_files does: beside the template, then among the shared ones.
     places = [str(template.parent), str(ROOT / "templates/toolkit")]
@@ -158,6 +168,28 @@ def test_older_pooler_is_limited_by_database() -> None:
     plan = published({}, {"package_versions": {"pgbouncer": "1.18.0-1", "pgbackrest": "2.57.0-1"}})
     assert "max_db_connections=39" in render(template("pgbouncer/databases.ini.j2"), "prod", plan=plan)
     assert "max_prepared_statements" not in render(template("pgbouncer/settings.ini.j2"), "prod", plan=plan)
+
+
+def test_pooler_of_a_member_leads_to_the_primary() -> None:
+    member = of_member("prod")["plan"]
+    (line,) = [
+        line
+        for line in render(template("pgbouncer/databases.ini.j2"), "prod", plan=member).splitlines()
+        if line.startswith("minion =")
+    ]
+    assert line.startswith("minion = host=@primary@ port=5432 dbname=minion auth_user=minion_pooler")
+    assert "%include /etc/pgbouncer/provision/follow/databases.ini\n" in render(
+        template("pgbouncer/pgbouncer.ini.j2"), "prod", plan=member
+    )
+    assert "server_tls_sslmode = verify-full\n" in render(template("pgbouncer/tls.ini.j2"), "prod", plan=member)
+    assert "tcp_user_timeout = 10000\n" in render(template("pgbouncer/settings.ini.j2"), "prod", plan=member)
+
+
+def test_firewall_lets_the_other_members_in() -> None:
+    text = render(template("postgresql/firewall.nft.j2"), "prod", plan=of_member("prod")["plan"])
+    assert [line.strip() for line in text.splitlines() if "saddr 192" in line] == [
+        f"ip saddr 192.0.2.{number} accept" for number in (1, 2, 3)
+    ]
 
 
 def test_timer_without_a_schedule_never_starts() -> None:

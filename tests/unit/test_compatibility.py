@@ -195,3 +195,19 @@ def test_pgbackrest_comes_from_pgdg_only_where_the_distributions_is_too_old(
 )
 def test_repository_on_another_host_needs_a_newer_pgbackrest(major: int, remote: bool, expected: str) -> None:
     assert compatibility.minimum_pgbackrest(major, remote=remote) == expected
+
+
+@pytest.mark.parametrize(
+    ("patroni", "etcd", "works"),
+    [
+        ("4.0.7-1", "3.5.16-4", True),
+        ("4.0.7-1", "3.5.28-1", False),
+        ("4.1.0-1", "3.6.1-1", False),
+        ("4.1.1-1", "3.5.28-1", True),
+        ("", "3.5.28-1", True),
+    ],
+)
+def test_newer_etcd_needs_a_newer_patroni(patroni: str, etcd: str, works: bool) -> None:
+    found = compatibility.etcd_problem(patroni, etcd)
+    assert (found == "") == works
+    assert works or found.startswith(f"etcd {etcd} and Patroni {patroni}: Patroni cannot log in to etcd 3.5.28")

@@ -218,7 +218,13 @@ def test_nested_option_without_a_value_counts_as_left_out() -> None:
 def test_every_option_that_is_filled_from_the_vault_is_marked_as_a_secret() -> None:
     named = {name for name, spec in SPECS.items() if "vault" in spec["description"]}
     assert named == {name for name, spec in SPECS.items() if spec.get("no_log")}
-    assert {"database_credentials", "backup_repository_passphrase", "tls_ca_passphrase", "monitoring_users"} == named
+    assert {
+        "database_credentials",
+        "backup_repository_passphrase",
+        "tls_ca_passphrase",
+        "cluster_passphrase",
+        "monitoring_users",
+    } == named
 
 
 @pytest.mark.parametrize(

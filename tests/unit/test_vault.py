@@ -109,7 +109,7 @@ def secrets_file(*, label: str | None = None, password: str = PASSWORD, plain: s
         rows.append(f"  {role}:\n    salt: {SALT}\n    password: {value}")
     ours = "".join(
         f"{name}: {inline(name + 'p' * 24, label=label, password=password)}"
-        for name in ("backup_repository_passphrase", "tls_ca_passphrase")
+        for name in ("backup_repository_passphrase", "tls_ca_passphrase", "cluster_passphrase")
     )
     return "database_credentials:\n" + "".join(rows) + ours
 
@@ -223,8 +223,8 @@ def test_next_step_opens_the_file_as_it_is_encrypted(inventory: Path) -> None:
 def test_passphrases_are_made_beside_credentials_of_another_file(inventory: Path) -> None:
     put(inventory, "group_vars/all/secrets.yml", secrets_file().partition("backup_repository_passphrase")[0])
     vault = Vault(inventory, PASSWORD)
-    assert initialise(vault) == ["backup_repository_passphrase", "tls_ca_passphrase"]
-    assert set(vault.read()) == {"backup_repository_passphrase", "tls_ca_passphrase"}
+    assert initialise(vault) == ["backup_repository_passphrase", "tls_ca_passphrase", "cluster_passphrase"]
+    assert set(vault.read()) == {"backup_repository_passphrase", "tls_ca_passphrase", "cluster_passphrase"}
     check(vault)
 
 

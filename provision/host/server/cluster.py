@@ -15,6 +15,8 @@ from pathlib import Path
 from provision import secure_path
 from provision.database import ask, connect_pinned
 from provision.errors import HostError
+from provision.host.dcs import client
+from provision.host.server import patroni
 from provision.plan.schema import Plan
 from provision.system import POSTGRES, as_user, run
 
@@ -72,6 +74,7 @@ def create(plan: Plan, say: Callable[[str], None] = lambda _text: None) -> bool:
         _move_aside({"configuration": configuration, "data": data}, say)
     MARKER.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
     MARKER.touch()
+    clones = plan.cluster is not None and not _brings_database(plan)
     _run(
         "pg_createcluster",
         f"--port={plan.server.port}",
@@ -82,8 +85,16 @@ def create(plan: Plan, say: Callable[[str], None] = lambda _text: None) -> bool:
         "--",
         "--data-checksums",
     )
+    if clones:
+        # Only Debian's configuration is used: this database is a minute old, and Patroni needs an empty directory.
+        run("find", data, "-mindepth", "1", "-delete", user=POSTGRES, directory=Path("/"))
     MARKER.unlink()
     return True
+
+
+def _brings_database(plan: Plan) -> bool:
+    """Return whether this host makes the cluster's database, before there is one."""
+    return not client.initialised(plan) and client.brings(plan) == client.cluster(plan).member
 
 
 def _move_aside(sources: Mapping[str, Path], say: Callable[[str], None]) -> None:
@@ -102,13 +113,18 @@ def _move_aside(sources: Mapping[str, Path], say: Callable[[str], None]) -> None
 
 
 def start(plan: Plan) -> bool:
-    """Start the server now and, with systemd, at every boot; False if it is so already. Raises HostError."""
+    """Start the server now and, with systemd, at every boot; False if it is so already. Raises HostError.
+
+    One that Patroni runs is left to `provision member apply`.
+    """
+    if plan.server.patroni and (patroni.owns(plan) or not (plan.server.data / "PG_VERSION").exists()):
+        return False
     if not plan.host.systemd:
         if Postmaster.read(Path(plan.server.data_directory)):
             return False
         control(plan, "start")
         return True
-    unit, changed = plan.server.unit, False
+    unit, changed = f"postgresql@{plan.server.major}-main.service", False
     loaded = _output("systemctl", "show", "--property=NeedDaemonReload,DropInPaths", unit)
     if "NeedDaemonReload=yes" in loaded or (
         Path(plan.server.unit_file).exists() and plan.server.unit_file not in loaded
@@ -127,6 +143,8 @@ def start(plan: Plan) -> bool:
 def control(plan: Plan, action: str) -> None:
     """Run pg_ctlcluster (start, stop or restart). Raises HostError with the last words of the server."""
     words = ["pg_ctlcluster", str(plan.server.major), "main", action]
+    if plan.server.patroni and patroni.owns(plan):
+        words = ["systemctl", action, patroni.UNIT]
     try:
         _run(*words)
     except HostError as error:

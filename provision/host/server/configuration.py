@@ -15,7 +15,7 @@ from pathlib import Path
 from provision.database import Connection, ask, connect_pinned
 from provision.errors import HostError
 from provision.host.pooler import console
-from provision.host.server import cluster
+from provision.host.server import cluster, patroni
 from provision.plan.schema import Plan
 from provision.system import as_user
 
@@ -79,8 +79,12 @@ def apply(plan: Plan, restart_allowed: bool | None = None, say: Callable[[str], 
     `restart_allowed` None asks the plan. Raises HostError for errors in the files and for a failed start.
     """
     started = cluster.start(plan)
+    if plan.server.patroni and cluster.Postmaster.read(plan.server.data) is None:
+        return Applied(started, False, False, (), (), ())  # Patroni will start it, or has yet to clone it
     reloaded = _load(plan)
     found = _report(plan)
+    if plan.server.patroni and patroni.owns(plan):
+        return Applied(started, reloaded, False, **{**found, "overruled": ()})  # Patroni repeats what all members share
     allowed = plan.server.restart_allowed if restart_allowed is None else restart_allowed
     restarted = bool(found["pending"]) and allowed
     if restarted:
@@ -90,9 +94,14 @@ def apply(plan: Plan, restart_allowed: bool | None = None, say: Callable[[str], 
     return Applied(started, reloaded, restarted, **found)
 
 
-def warnings(done: Applied) -> Iterator[str]:
+def warnings(done: Applied, plan: Plan | None = None) -> Iterator[str]:
     """Return a warning for each setting that is not in force, with the remedy."""
-    if done.pending:
+    if done.pending and plan and plan.server.patroni:
+        yield (
+            f"these settings wait for a restart of {plan.name}: {', '.join(done.pending)}; provision cluster restart, "
+            "on a member, restarts the replicas first and the primary last"
+        )
+    elif done.pending:
         yield (
             f"these settings wait for a restart, which postgresql_restart_allowed forbids: {', '.join(done.pending)}; "
             "run again with -e postgresql_restart_allowed=true when connections may be cut"

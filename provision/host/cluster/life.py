@@ -1,0 +1,207 @@
+"""Life of a cluster between failovers: status, rolling restart, reinitialise, pause. Does IO."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from provision.errors import HostError
+from provision.host.cluster import orders, primary, switchover, view
+from provision.host.cluster.dcs import Dcs, DcsError
+from provision.host.cluster.patroni import Patroni, PatroniError
+from provision.host.cluster.pooler import Pooler
+from provision.plan.cluster import Member
+
+Narrate = Callable[[str], None]
+RETURN_S = 300
+"""Longest wait for a restarted member to stream again."""
+CLONE_S = 24 * 3600
+POLL_S = 0.5
+
+
+@dataclass(frozen=True)
+class Status:
+    """A cluster and its poolers. `problems` are sentences; empty when all is well."""
+
+    view: view.View
+    poolers: tuple[orders.Report, ...]
+    problems: tuple[str, ...]
+
+
+def status(patroni: Patroni, dcs: Dcs) -> Status:
+    """Ask Patroni and etcd. Raises PatroniError if no member answers; etcd's silence is a problem of the result."""
+    cluster = patroni.access.cluster
+    seen = patroni.view()
+    problems = []
+    try:
+        reports = orders.reports_of(dcs.read(orders.folder(cluster.scope)), cluster.scope)
+    except DcsError as error:
+        problems.append(f"etcd has no quorum or does not answer: {error.seen}")
+        reports = {}
+    else:
+        problems += [
+            f"the pooler of {each.name} has no running follower (systemctl status provision-follow)"
+            for each in cluster.members
+            if each.name not in reports
+        ]
+    leader = seen.leader
+    if leader is None:
+        problems.append("there is no primary")
+    else:
+        problems += [
+            f"{each.name} is {each.state} on timeline {each.timeline}, the primary on {leader.timeline}"
+            for each in seen.members
+            if each is not leader and (not each.alive or each.timeline != leader.timeline)
+        ]
+        problems += [
+            f"the pooler of {each.pooler} leads to {each.target}, not to the primary {leader.name}"
+            for each in reports.values()
+            if each.target != leader.name
+        ]
+    problems += [f"{each.name} is not running Patroni" for each in cluster.members if seen.member(each.name) is None]
+    if seen.paused:
+        problems.append("automatic failover is off (provision cluster resume)")
+    return Status(seen, tuple(reports[name] for name in sorted(reports)), tuple(problems))
+
+
+def lines(found: Status) -> list[str]:
+    """Format a status for a terminal."""
+    rows = [("member", "role", "state", "timeline", "lag", "restart")]
+    rows += [
+        (
+            each.name, each.role, each.state, str(each.timeline or "-"),
+            "-" if each.leader else f"{each.lag} B" if each.lag >= 0 else "unknown",
+            "pending" if each.pending_restart else "-",
+        )
+        for each in found.view.members
+    ]  # fmt: skip
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    table = ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    poolers = [f"pooler {each.pooler} -> {each.target or 'no primary'} ({each.state})" for each in found.poolers]
+    return [f"cluster {found.view.scope}", *table, *poolers, *(f"PROBLEM {text}" for text in found.problems)]
+
+
+def restart(
+    patroni: Patroni, dcs: Dcs, writable: primary.Writable, narrate: Narrate, *,
+    everything: bool = False, wait_s: float = 10, force: bool = False,
+) -> list[str]:  # fmt: skip
+    """Restart members one at a time, the primary last while the poolers pause; return their names.
+
+    Raises HostError where a member does not come back; the others are then untouched.
+    """
+    cluster = patroni.access.cluster
+    seen = patroni.view()
+    leader = seen.leader
+    if leader is None:
+        raise HostError("the cluster has no primary: nothing is restarted", seen=view.describe(seen))
+    due = [each for each in seen.members if everything or each.pending_restart]
+    done = []
+    for each in sorted(due, key=lambda one: one.leader):
+        member = primary.member(cluster, each.name)
+        if member is None:
+            continue
+        narrate(f"restarting {each.name}")
+        if each.leader:
+            _restart_primary(patroni, dcs, writable, narrate, member, wait_s, force=force)
+        else:
+            patroni.restart(member)
+        _returned(patroni, each.name, RETURN_S)
+        done.append(each.name)
+    return done
+
+
+def _restart_primary(
+    patroni: Patroni, dcs: Dcs, writable: primary.Writable, narrate: Narrate, member: Member, wait_s: float, *,
+    force: bool,
+) -> None:  # fmt: skip
+    poolers = switchover.pooler_names(patroni, dcs, force=force)
+    with orders.Held(dcs, patroni.access.cluster.scope, member.name, member.name, switchover.PAUSE_S) as held:
+        switchover.prepare(held, poolers, narrate)
+        switchover.pause(held, poolers, wait_s, narrate, force=force)
+        patroni.restart(member, timeout_s=switchover.PAUSE_S)
+        until = time.monotonic() + switchover.PAUSE_S
+        while not writable(member):
+            held.renew()
+            if time.monotonic() > until:
+                raise HostError(f"{member.name} does not accept writes after its restart; the poolers resume",
+                                run=f"on {member.name}: journalctl -u patroni -n 50")  # fmt: skip
+            time.sleep(0.05)
+
+
+def _returned(patroni: Patroni, name: str, within_s: float, narrate: Narrate | None = None) -> None:
+    """Wait until a member is the primary or streams from it."""
+    until, told = time.monotonic() + within_s, ""
+    state = "unknown"
+    while time.monotonic() < until:
+        try:
+            seen = patroni.view()
+        except PatroniError:
+            seen = None
+        member, leader = (seen.member(name), seen.leader) if seen else (None, None)
+        state = member.state if member else "unknown"
+        if narrate and state != told:
+            narrate(f"{name}: {state}")
+            told = state
+        if member and leader and (member.leader or (state == "streaming" and member.timeline == leader.timeline)):
+            return
+        time.sleep(POLL_S)
+    raise HostError(
+        f"{name} does not stream again",
+        seen=f"{state} after {within_s:g} s",
+        run=f"on {name}: journalctl -u patroni -n 50",
+    )
+
+
+def replica(patroni: Patroni, name: str) -> Member:
+    """Return a member that is not the primary. Raises HostError."""
+    seen = patroni.view()
+    found = primary.member(patroni.access.cluster, name)
+    others = [each.name for each in seen.members if not each.leader]
+    if found is None or seen.leader is None or name not in others:
+        raise HostError(
+            f"{name} is the primary, whose data is the cluster's" if seen.leader and name == seen.leader.name
+            else "only a replica of a cluster with a primary can be reinitialised",
+            where=patroni.access.cluster.scope,
+            seen=view.describe(seen),
+            allowed=", ".join(others),
+            run="to reinitialise the primary, first: provision cluster switchover",
+        )  # fmt: skip
+    return found
+
+
+def reinitialise(patroni: Patroni, member: Member, narrate: Narrate) -> None:
+    """Clone a replica again and wait until it streams. Raises HostError."""
+    patroni.reinitialise(member)
+    time.sleep(2)  # Patroni first marks the member; until then it still streams
+    _returned(patroni, member.name, CLONE_S, narrate)
+
+
+def set_pause(patroni: Patroni, paused: bool) -> bool:
+    """Turn automatic failover off or on; False if it is so already. Raises PatroniError."""
+    if patroni.view().paused == paused:
+        return False
+    cluster = patroni.access.cluster
+    problem: PatroniError | None = None
+    for member in sorted(cluster.members, key=lambda each: each.name != cluster.member):
+        try:
+            patroni.configure(member, {"pause": paused or None})
+            return True
+        except PatroniError as error:
+            problem = error
+    raise problem or PatroniError("the cluster has no members", where=cluster.scope)
+
+
+def route(patroni: Patroni, dcs: Dcs, pooler: Pooler) -> tuple[bool, str]:
+    """Write the pooler's file for the current leader; return whether it changed, and the member's name.
+
+    Without a leader the file stays, or names the first member where there is none. Raises HostError and OSError.
+    """
+    cluster = patroni.access.cluster
+    try:
+        found = dcs.read(orders.leader_key(cluster.scope))
+        name = next((value.text for value in found.values()), "")
+    except DcsError:
+        name = primary.by_rest(patroni)
+    member = primary.member(cluster, name) or primary.member(cluster, pooler.target) or cluster.members[0]
+    return pooler.write(member), member.name

@@ -1,0 +1,80 @@
+"""Find the primary of a cluster, and whether its server accepts writes. Does IO.
+
+Patroni's leader key names the primary before its promotion is complete, and `GET /primary` answers 200 by then. So the
+server itself is asked, with the pooler's login.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import psycopg
+
+from provision.database import connect
+from provision.errors import DatabaseError
+from provision.host.cluster.patroni import Patroni, PatroniError
+from provision.plan.cluster import Cluster, Member
+from provision.plan.schema import Plan
+from provision.quoting import conninfo
+
+CONNECT_TIMEOUT_S = 2
+"""The least that libpq allows."""
+Writable = Callable[[Member], bool]
+
+
+def member(cluster: Cluster, name: str) -> Member | None:
+    """Return a member by name."""
+    return next((each for each in cluster.members if each.name == name), None)
+
+
+def checker(plan: Plan) -> Writable:
+    """Return a function that logs in at a member as the pooler does and says whether it accepts writes."""
+    certificate = plan.tls.certificate("pooler-client")
+
+    def url(member: Member) -> str:
+        return conninfo(
+            {
+                "host": member.address, "port": member.port, "dbname": plan.access.database,
+                "user": plan.access.pooler, "sslmode": "verify-full", "sslrootcert": plan.tls.ca,
+                "sslcert": certificate.certificate, "sslkey": certificate.key,
+            }
+        )  # fmt: skip
+
+    return lambda member: writable(url(member))
+
+
+def writable(url: str) -> bool:
+    """Whether a server answers and is not in recovery."""
+    limits = {"connect_timeout": CONNECT_TIMEOUT_S, "tcp_user_timeout": 2000}
+    try:
+        with connect(f"{url} {conninfo(limits)}", application="provision follow") as session:
+            row = session.execute("SELECT NOT pg_is_in_recovery()").fetchone()
+    except (DatabaseError, psycopg.Error):
+        return False
+    return row == (True,)
+
+
+def by_rest(patroni: Patroni) -> str:
+    """Return the only member that calls itself primary, for use while etcd is silent; "" if none or several do."""
+    names = []
+    for each in patroni.access.cluster.members:
+        try:
+            if patroni.ask(each, "/primary", timeout_s=1).status == 200:
+                names.append(each.name)
+        except PatroniError:
+            continue
+    return names[0] if len(names) == 1 else ""
+
+
+def checkpoint(plan: Plan) -> None:
+    """Write a checkpoint on this host's server, so that the shutdown of a switchover has little left to write."""
+    checkpoint_at(plan.server.url("postgres"))
+
+
+def checkpoint_at(url: str) -> None:
+    """Write a checkpoint. Raises DatabaseError."""
+    with connect(url, application="provision follow") as session:
+        try:
+            session.execute("CHECKPOINT")
+        except psycopg.Error as error:
+            raise DatabaseError("cannot write a checkpoint", seen=str(error).strip()) from None

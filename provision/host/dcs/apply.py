@@ -1,0 +1,253 @@
+"""Converge etcd on this host: start or join, users and authentication, one restart at a time. Does IO, as root.
+
+Decided by what etcd and systemd say on every run, for a run may have been killed. Never stops a member while another is
+down, and never deletes a data directory.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from provision import addresses
+from provision.errors import HostError, UsageError
+from provision.host.dcs import client
+from provision.host.dcs.client import Etcd
+from provision.plan.schema import Plan
+from provision.system import run, write
+
+UNIT = "etcd.service"
+DATA = Path("/var/lib/etcd/provision")
+JOIN = Path("/run/provision/etcd-join.env")
+"""Read by the unit after its own file: how this start joins a running cluster. etcd ignores it once it has data."""
+FILES = (Path("/etc/default/etcd"), Path("/etc/systemd/system/etcd.service.d/50-provision.conf"))
+QUORUM_S, USERS_S, RESTART_S = 90, 60, 60
+POLL_S = 0.5
+LOCK = "/provision/etcd-restart"
+GRANTS = {"patroni": [("readwrite", "/service/")], "pooler": [("read", "/service/"), ("readwrite", "/provision/")]}
+"""Prefixes of each user beside root."""
+
+
+@dataclass(frozen=True)
+class Done:
+    """What `apply` did."""
+
+    started: bool
+    joined: bool
+    users: tuple[str, ...]
+    restarted: bool
+    warnings: tuple[str, ...]
+
+    @property
+    def changed(self) -> bool:
+        """Whether anything was done."""
+        return self.started or self.joined or bool(self.users) or self.restarted
+
+
+def apply(plan: Plan, passwords: Mapping[str, str], say: Callable[[str], None] = lambda _text: None) -> Done:
+    """Converge. `passwords` are those of root and of the users in GRANTS. Raises HostError."""
+    if not client.cluster(plan).dcs_member:
+        client.announce(plan)
+        return Done(False, False, (), False, ())
+    active = _systemctl("is-active", UNIT) == "active"
+    joined = False if active else _join(plan, passwords)
+    started = _start()
+    here = Etcd(plan, (client.own(plan),))
+    if not _wait(here.healthy, QUORUM_S):
+        raise HostError(
+            f"etcd has no quorum after {QUORUM_S} s",
+            where=client.own(plan),
+            seen=_last_words(),
+            allowed="a majority of its members running",
+            run=f"journalctl -u {UNIT} -n 50; a new cluster needs a run without --limit",
+        )
+    users = _users(plan, passwords)
+    restarted = active and _stale()
+    if restarted:
+        say("restarting etcd for its new configuration, one member at a time")
+        root = Etcd(plan, client.others(plan), "root", passwords["root"])
+        root.run("lock", LOCK, "provision", "dcs", "restart")
+    client.announce(plan)
+    return Done(started, joined, users, restarted, tuple(_strangers(plan, passwords)))
+
+
+def remove(plan: Plan, name: str) -> None:
+    """Remove a member that is not in the plan. Raises UsageError for any other, HostError while one is down."""
+    found = {str(each.get("name") or url): each for url, each in _unknown(plan, root_password()).items()}
+    if name not in found:
+        raise UsageError(
+            "not a member of etcd that has left the inventory", seen=name, allowed=", ".join(found) or "none is left"
+        )
+    sick = [each for each in (client.own(plan), *client.others(plan)) if not Etcd(plan, (each,)).healthy()]
+    if sick:
+        raise HostError("another etcd member is down", seen=", ".join(sick), allowed="every member of the plan healthy")
+    root = Etcd(plan, (client.own(plan),), "root", root_password())
+    root.run("member", "remove", f"{found[name]['ID']:x}")
+
+
+def _unknown(plan: Plan, password: str) -> dict[str, Mapping[str, Any]]:
+    """Return etcd's members that are not in the plan, by the URL of their peer port."""
+    cluster = client.cluster(plan)
+    known = {f"https://{addresses.endpoint(each.address, cluster.peer_port)}" for each in cluster.dcs}
+    members = Etcd(plan, (client.own(plan),), "root", password).members()
+    return {str(each["peerURLs"][0]): each for each in members if each["peerURLs"][0] not in known}
+
+
+def _strangers(plan: Plan, passwords: Mapping[str, str]) -> Iterator[str]:
+    for url, each in _unknown(plan, passwords["root"]).items():
+        yield (
+            f"etcd still has the member {each.get('name') or url} ({url}), which is not in the inventory and counts "
+            f"for the quorum: provision dcs remove {each.get('name') or url}, on this host"
+        )
+
+
+def pending(plan: Plan) -> list[str]:
+    """Return what `apply` would do to the unit."""
+    if not client.cluster(plan).dcs_member:
+        return []
+    if _systemctl("is-active", UNIT) not in ("active", "activating", "reloading"):
+        return [f"start {UNIT}"]
+    return [f"restart {UNIT}"] if _stale() else []
+
+
+def restart(plan: Plan) -> None:
+    """Restart this member: leadership moves away first, and the call ends when it is healthy. Raises HostError."""
+    sick = [each for each in client.others(plan) if not Etcd(plan, (each,)).healthy()]
+    if sick:
+        raise HostError(
+            "another etcd member is down, so this one must go on", where=UNIT, seen=", ".join(sick),
+            allowed="every other member healthy", run=f"journalctl -u {UNIT} -n 50, there",
+        )  # fmt: skip
+    root = Etcd(plan, (client.own(plan),), "root", root_password())
+    status = root.json("endpoint", "status")[0]["Status"]
+    if status["leader"] == status["header"]["member_id"]:
+        target = next(each for each in root.members() if each["ID"] != status["leader"] and each.get("name"))
+        root.run("move-leader", f"{target['ID']:x}")
+    run("systemctl", "restart", UNIT, timeout=RESTART_S)
+    if not _wait(Etcd(plan, (client.own(plan),)).healthy, RESTART_S):
+        raise HostError("etcd is not healthy after its restart", where=UNIT, seen=_last_words())
+
+
+def _join(plan: Plan, passwords: Mapping[str, str]) -> bool:
+    """Prepare the first start as a member of a cluster that runs already; False for a new cluster, or with data."""
+    if DATA.is_dir() and any(DATA.iterdir()):
+        return False
+    rest = Etcd(plan, client.others(plan))
+    if not rest.healthy():
+        return False
+    root = Etcd(plan, client.others(plan), "root", passwords["root"]) if rest.protected() else rest
+    cluster = client.cluster(plan)
+    urls = {f"https://{addresses.endpoint(each.address, cluster.peer_port)}": each.name for each in cluster.dcs}
+    mine = next(url for url, name in urls.items() if name == cluster.dcs_member)
+    listed = {each["peerURLs"][0]: each for each in root.members()}
+    if mine in listed and listed[mine].get("name"):
+        # It has run with data that are gone: as a new member it asks the others for them.
+        root.run("member", "remove", f"{listed[mine]['ID']:x}")
+        del listed[mine]
+    if mine not in listed:
+        root.run("member", "add", cluster.dcs_member, f"--peer-urls={mine}")
+    known = {url: each.get("name") or urls.get(url, "") for url, each in listed.items()} | {mine: cluster.dcs_member}
+    initial = ",".join(f"{name}={url}" for url, name in known.items())
+    JOIN.parent.mkdir(mode=0o755, exist_ok=True)
+    JOIN.write_text(f"ETCD_INITIAL_CLUSTER={initial}\nETCD_INITIAL_CLUSTER_STATE=existing\n")
+    return True
+
+
+def _start() -> bool:
+    """Start the unit now and at boot, without waiting for a quorum; False if it runs."""
+    changed = False
+    if _systemctl("is-enabled", UNIT) != "enabled":
+        run("systemctl", "enable", UNIT)
+        changed = True
+    if _systemctl("is-active", UNIT) not in ("active", "activating", "reloading"):
+        run("systemctl", "reset-failed", UNIT, check=False)
+        run("systemctl", "start", "--no-block", UNIT)
+        changed = True
+    return changed
+
+
+def _users(plan: Plan, passwords: Mapping[str, str]) -> tuple[str, ...]:
+    """Create users and turn authentication on, or change passwords; return what was done."""
+    here = Etcd(plan, (client.own(plan),))
+    cluster = client.cluster(plan)
+    if not here.protected():
+        if cluster.dcs[0].name != cluster.dcs_member and _wait(here.protected, USERS_S):
+            _keep(passwords["root"])
+            return ()
+        _protect(here, passwords)
+        _keep(passwords["root"])
+        return ("authentication", *passwords)
+    done = []
+    root = Etcd(plan, here.endpoints, "root", passwords["root"])
+    if not root.run("user", "list", check=False).ok:
+        root = Etcd(plan, here.endpoints, "root", root_password())
+        root.run("user", "passwd", "root", "--interactive=false", input=f"{passwords['root']}\n")
+        done.append("root")
+        root = Etcd(plan, here.endpoints, "root", passwords["root"])
+    _keep(passwords["root"])
+    for name in GRANTS:
+        as_user = Etcd(plan, here.endpoints, name, passwords[name])
+        if not as_user.run("get", GRANTS[name][0][1], check=False).ok:
+            root.run("user", "passwd", name, "--interactive=false", input=f"{passwords[name]}\n")
+            done.append(name)
+    return tuple(done)
+
+
+def _protect(here: Etcd, passwords: Mapping[str, str]) -> None:
+    """Make users and roles and turn authentication on. What an earlier, killed run made is not an error."""
+    for name in ("root", *GRANTS):
+        if not here.run("user", "add", name, "--interactive=false", input=f"{passwords[name]}\n", check=False).ok:
+            here.run("user", "passwd", name, "--interactive=false", input=f"{passwords[name]}\n")
+        here.run("role", "add", name, check=False)
+        for kind, prefix in GRANTS.get(name, ()):
+            here.run("role", "grant-permission", name, kind, prefix, "--prefix=true")
+        here.run("user", "grant-role", name, name)
+    here.run("auth", "enable")
+
+
+def _keep(password: str) -> None:
+    text = json.dumps({"root": password}) + "\n"
+    try:
+        if client.ROOT_PASSWORD.read_text() == text:
+            return
+    except OSError:
+        pass
+    write(client.ROOT_PASSWORD, text, mode=0o600, owner=(0, 0))
+
+
+def root_password() -> str:
+    """Return the administrator's password that the last run kept. Raises HostError."""
+    try:
+        return str(json.loads(client.ROOT_PASSWORD.read_text())["root"])
+    except (OSError, ValueError, KeyError) as error:
+        raise HostError(
+            "etcd refuses the administrator's password", where=str(client.ROOT_PASSWORD), seen=str(error),
+            allowed="the cluster_passphrase with which the cluster was made",
+        ) from None  # fmt: skip
+
+
+def _stale() -> bool:
+    """Return whether a file of the unit is newer than its start."""
+    since = _systemctl("show", "--timestamp=unix", "--property=ActiveEnterTimestamp", "--value", UNIT).lstrip("@")
+    newest = max((int(path.stat().st_mtime) for path in FILES if path.exists()), default=0)
+    return since.isdigit() and int(since) <= newest
+
+
+def _wait(condition: Callable[[], bool], seconds: float) -> bool:
+    """Ask until it is true or the time is over."""
+    deadline = time.monotonic() + seconds
+    while not (found := condition()) and time.monotonic() < deadline:
+        time.sleep(POLL_S)
+    return found
+
+
+def _systemctl(*words: str) -> str:
+    return run("systemctl", *words, check=False).stdout.strip()
+
+
+def _last_words() -> str:
+    return run("journalctl", "-u", UNIT, "-n", "3", "-o", "cat", "--no-pager", check=False).stdout.strip()[-600:]

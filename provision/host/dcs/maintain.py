@@ -1,0 +1,57 @@
+"""Look after etcd on this host: a snapshot each day, defragmentation, alarms. Does IO, as root.
+
+A snapshot restores the cluster's state (`etcdctl snapshot restore`) after the loss of every member. Defragmentation
+stops a member for less than a second at this size; each host does its own, at another time than the others.
+Source: etcd's documentation ("Maintenance", "Disaster recovery").
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from provision.errors import DriftError
+from provision.host.dcs import apply, client
+from provision.host.dcs.client import Etcd
+from provision.plan.schema import Plan
+from provision.system import compact
+
+SNAPSHOTS = Path("/var/lib/etcd/snapshots")
+KEPT = 7
+WASTE = 2
+"""Defragment a file of this many times the size of its content, and more than SMALL_BYTES."""
+SMALL_BYTES = 16 * 1024 * 1024
+
+
+@dataclass(frozen=True)
+class Maintained:
+    """What `maintain` did; sizes in bytes."""
+
+    snapshot: str
+    size: int
+    in_use: int
+    defragmented: bool
+    removed: tuple[str, ...]
+
+
+def maintain(plan: Plan) -> Maintained:
+    """Take a snapshot, remove old ones, defragment if needed. Raises HostError, and DriftError for an alarm of etcd."""
+    root = Etcd(plan, (client.own(plan),), "root", apply.root_password())
+    SNAPSHOTS.mkdir(mode=0o700, exist_ok=True)
+    path = SNAPSHOTS / f"etcd-{compact()}.db"
+    root.run("snapshot", "save", str(path))
+    path.chmod(0o600)
+    old = sorted(SNAPSHOTS.glob("etcd-*.db"))[:-KEPT]
+    for each in old:
+        each.unlink()
+    status = root.json("endpoint", "status")[0]["Status"]
+    size, in_use = int(status["dbSize"]), int(status.get("dbSizeInUse", status["dbSize"]))
+    wasteful = size > SMALL_BYTES and size > WASTE * in_use
+    if wasteful:
+        root.run("defrag")
+    if alarms := root.run("alarm", "list").stdout.strip():
+        raise DriftError(
+            "etcd reports an alarm", where=client.own(plan), seen=alarms.replace("\n", "; "), allowed="none",
+            run="free space, then etcdctl alarm disarm (docs/cluster.md)",
+        )  # fmt: skip
+    return Maintained(str(path), size, in_use, wasteful, tuple(each.name for each in old))

@@ -1,0 +1,79 @@
+"""Section cluster of the plan: members, etcd, ports and timers. Pure; standard library only, because hosts read it too.
+
+`plan.topology` makes and judges it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from provision import addresses
+
+PRIMARY = "@primary@"
+"""Stands for the primary's address in the pooler's configuration; the follower replaces it."""
+
+
+@dataclass(frozen=True)
+class Member:
+    """A database host of a cluster, as the others reach it. `name` is its name in the inventory and in Patroni."""
+
+    name: str
+    address: str
+    tls_name: str
+    """The name in its certificate: `address`, or the name behind it."""
+    port: int
+    pooler_port: int
+
+
+@dataclass(frozen=True)
+class DcsMember:
+    """A host that runs etcd for a cluster."""
+
+    name: str
+    address: str
+    tls_name: str
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A group of database hosts under Patroni, and the etcd members that they agree through.
+
+    Every member has the same section, but for `member`, `dcs_member` and `watchdog`.
+    """
+
+    scope: str
+    """Patroni's name of the cluster. An inventory may have several."""
+    member: str
+    """This host's name among `members`, "" on a host that only runs etcd."""
+    dcs_member: str
+    """This host's name among `dcs`, "" where it runs no etcd."""
+    members: tuple[Member, ...]
+    dcs: tuple[DcsMember, ...]
+    dcs_token: str
+    """Name of the etcd cluster: its members refuse others."""
+    rest_port: int
+    client_port: int
+    peer_port: int
+    synchronous: str
+    """quorum, on or off; on where Patroni has no quorum mode."""
+    replication_role: str
+    rewind_role: str
+    common_name: str
+    """Of the members' certificates, which log in as the two roles above."""
+    dynamic: Mapping[str, Any]
+    """Patroni's dynamic configuration: timers, synchronous mode, and settings that must be equal on all members."""
+    watchdog: bool
+    """Patroni uses /dev/watchdog of this host."""
+
+    @property
+    def here(self) -> Member:
+        """This host. Raises KeyError on a host that is no member."""
+        return {each.name: each for each in self.members}[self.member]
+
+    @property
+    def endpoints(self) -> tuple[str, ...]:
+        """Host and port of every etcd member, this host's own first."""
+        own = sorted(self.dcs, key=lambda each: each.name != self.dcs_member)
+        return tuple(addresses.endpoint(each.address, self.client_port) for each in own)

@@ -1,0 +1,180 @@
+"""The client of etcd against a real etcd with TLS, client certificates and passwords."""
+
+from __future__ import annotations
+
+import os
+import ssl
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from provision.errors import HostError
+from provision.host.cluster import orders
+from provision.host.cluster.dcs import Dcs, DcsError
+from tests.authority import Authority
+from tests.clusters import free_port
+
+PASSWORDS = {"root": "root of the test", "pooler": "pooler of the test"}
+
+
+@dataclass
+class Etcd:
+    """One member, whose files are in a folder."""
+
+    folder: Path
+    client: int
+    peer: int
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def endpoint(self) -> str:
+        return f"127.0.0.1:{self.client}"
+
+    def start(self) -> None:
+        client, peer = f"https://{self.endpoint}", f"http://127.0.0.1:{self.peer}"
+        options = {
+            "data-dir": self.folder / "data", "listen-client-urls": client, "advertise-client-urls": client,
+            "listen-peer-urls": peer, "initial-advertise-peer-urls": peer, "initial-cluster": f"default={peer}",
+            "cert-file": self.folder / "own.crt", "key-file": self.folder / "own.key",
+            "trusted-ca-file": self.folder / "ca.crt", "log-level": "error",
+        }  # fmt: skip
+        words = [f"--{name}={value}" for name, value in options.items()]
+        with (self.folder / "log").open("a") as log:
+            self.process = subprocess.Popen(["etcd", "--client-cert-auth", *words], stdout=log, stderr=log)
+        deadline = time.monotonic() + 20
+        while self.ctl("endpoint", "health", check=False) != 0:
+            assert time.monotonic() < deadline, (self.folder / "log").read_text()
+            time.sleep(0.1)
+
+    def stop(self) -> None:
+        assert self.process
+        self.process.kill()
+        self.process.wait(10)
+
+    def ctl(self, *words: str, check: bool = True) -> int:
+        files = [f"--cacert={self.folder}/ca.crt", f"--cert={self.folder}/own.crt", f"--key={self.folder}/own.key"]
+        command = ["etcdctl", f"--endpoints=https://{self.endpoint}", *files, *words]
+        done = subprocess.run(command, capture_output=True, check=check, env={**os.environ, "ETCDCTL_API": "3"})
+        return done.returncode
+
+    def context(self) -> ssl.SSLContext:
+        context = ssl.create_default_context(cafile=self.folder / "ca.crt")
+        context.load_cert_chain(self.folder / "own.crt", self.folder / "own.key")
+        return context
+
+    def dcs(self, *first: str, password: str = PASSWORDS["pooler"]) -> Dcs:
+        return Dcs([*first, self.endpoint], self.context, "pooler", password)
+
+
+@pytest.fixture(scope="module")
+def etcd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Etcd]:
+    found = Etcd(tmp_path_factory.mktemp("etcd"), free_port(), free_port())
+    authority = Authority()
+    (found.folder / "ca.crt").write_text(authority.text)
+    authority.issue("127.0.0.1", common_name="", use="peer").write(found.folder, "own")
+    try:
+        found.start()
+        for name, password in PASSWORDS.items():
+            found.ctl("user", "add", f"{name}:{password}")
+        found.ctl("role", "add", "pooler")
+        found.ctl("role", "grant-permission", "pooler", "--prefix=true", "readwrite", "/provision/")
+        found.ctl("user", "grant-role", "pooler", "pooler")
+        found.ctl("user", "grant-role", "root", "root")
+        found.ctl("auth", "enable")
+        yield found
+    finally:
+        found.stop()
+
+
+def test_reads_keys_and_prefixes_at_once(etcd: Etcd) -> None:
+    dcs = etcd.dcs()
+    dcs.put("/provision/a", "1")
+    dcs.put("/provision/b/x", "ä")
+    dcs.put("/provision/b/y", "")
+    dcs.put("/provision/bc", "no child of b")
+    found = dcs.read("/provision/a", "/provision/b/", "/provision/none")
+    assert {key: value.text for key, value in found.items()} == {
+        "/provision/a": "1", "/provision/b/x": "ä", "/provision/b/y": "",
+    }  # fmt: skip
+    dcs.delete("/provision/a")
+    assert dcs.read("/provision/a") == {}
+
+
+def test_replaces_only_the_version_that_was_read(etcd: Etcd) -> None:
+    dcs = etcd.dcs()
+    assert dcs.replace("/provision/once", "first", 0)
+    assert not dcs.replace("/provision/once", "second", 0)
+    revision = dcs.read("/provision/once")["/provision/once"].revision
+    assert dcs.replace("/provision/once", "third", revision)
+    assert dcs.read("/provision/once")["/provision/once"].text == "third"
+
+
+def test_lease_deletes_its_keys(etcd: Etcd) -> None:
+    dcs = etcd.dcs()
+    lease = dcs.lease(2)
+    dcs.put("/provision/leased", "x", lease)
+    for _ in range(3):
+        time.sleep(1)
+        assert dcs.keep_alive(lease)
+    assert dcs.read("/provision/leased")["/provision/leased"].lease == lease
+    dcs.revoke(lease)
+    assert dcs.read("/provision/leased") == {}
+    assert not dcs.keep_alive(lease)
+    dcs.put("/provision/leased", "x", dcs.lease(2))
+    deadline = time.monotonic() + 10
+    while dcs.read("/provision/leased"):
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+
+def test_authenticates_again_after_a_restart_of_etcd(etcd: Etcd) -> None:
+    dcs = etcd.dcs()
+    dcs.put("/provision/kept", "x")
+    etcd.stop()
+    with pytest.raises(DcsError, match="etcd does not answer"):
+        dcs.read("/provision/kept")
+    etcd.start()
+    assert dcs.read("/provision/kept")["/provision/kept"].text == "x"
+
+
+def test_tries_the_next_member(etcd: Etcd) -> None:
+    dcs = etcd.dcs(f"127.0.0.1:{free_port()}")
+    dcs.put("/provision/next", "x")
+    assert dcs.read("/provision/next")
+
+
+def test_wrong_password_and_missing_rights_are_refused_in_words(etcd: Etcd) -> None:
+    with pytest.raises(DcsError) as refused:
+        etcd.dcs(password="wrong").read("/provision/a")  # noqa: S106
+    assert "authentication failed" in refused.value.seen
+    assert "wrong" not in str(refused.value)
+    with pytest.raises(DcsError) as denied:
+        etcd.dcs().put("/service/minion/leader", "db1")
+    assert "permission denied" in denied.value.seen
+
+
+def test_no_certificate_no_answer(etcd: Etcd) -> None:
+    bare = Dcs(
+        [etcd.endpoint],
+        lambda: ssl.create_default_context(cafile=etcd.folder / "ca.crt"),
+        "pooler",
+        PASSWORDS["pooler"],
+    )
+    with pytest.raises(DcsError, match="etcd does not answer"):
+        bare.read("/provision/a")
+
+
+def test_one_order_at_a_time_and_its_end_resumes(etcd: Etcd) -> None:
+    dcs, other = etcd.dcs(), etcd.dcs()
+    with orders.Held(dcs, "minion", "db1", "db2", 30) as held:
+        assert orders.order_of(other.read(orders.order_key("minion")), "minion") == held.order
+        with pytest.raises(HostError, match="another switchover or restart"), orders.Held(other, "minion", "b", "c", 3):
+            pass
+        held.say(orders.PAUSE)
+        other.put(orders.report_key("minion", "db3"), orders.Report("db3", "db1", held.order.id, "resumed").text)
+        assert held.reports()["db3"].state == "resumed"
+    assert orders.order_of(other.read(orders.order_key("minion")), "minion") is None

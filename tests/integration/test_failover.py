@@ -1,0 +1,326 @@
+"""Switchover and failover of a real cluster of three members, judged by a ledger of acknowledged rows.
+
+One cluster for all tests, each of which leaves it healthy. Tests that take long are marked `faults`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+
+import psycopg
+import pytest
+
+from provision.checks import cluster as checks
+from provision.host.cluster import access
+from tests import ledger
+from tests.clusters import as_server_user
+from tests.ledger import Ledger
+from tests.members import DATABASE, FOLLOW, USER, Host, Members, running
+
+CLIENTS = 20
+GAP_S = 30
+"""More than ttl 20 and what follows it."""
+
+
+@pytest.fixture(scope="module")
+def members() -> Iterator[Members]:
+    with running() as found:
+        with found.superuser(found.leader(), DATABASE) as session:
+            session.execute(ledger.CREATE)
+            session.execute(f"ALTER TABLE ledger OWNER TO {USER}".encode())
+        yield found
+
+
+def routes(members: Members) -> dict[str, str]:
+    """The ways to the primary, by name: a pooler, several poolers, and the servers themselves."""
+    hosts = list(members.hosts.values())
+    everyone = ",".join(host.member.address for host in hosts)
+    rest = f"dbname={DATABASE} user={USER} connect_timeout=2 tcp_user_timeout=5000 keepalives_idle=5"
+    return {
+        "pooler of db3": hosts[2].url(hosts[2].member.pooler_port),
+        "poolers": f"host={everyone} port={hosts[0].member.pooler_port} {rest}",
+        "balancer": hosts[1].url(members.balancer_port),
+        "servers": f"host={everyone} port={hosts[0].member.port} target_session_attrs=read-write {rest}",
+    }
+
+
+def judged(members: Members, act: Callable[[], object], *, within_s: float = GAP_S) -> list[ledger.Account]:
+    """Write through all routes while something happens; nothing acknowledged may be lost or written twice."""
+    with members.superuser(members.leader(), DATABASE) as session:
+        session.execute(b"TRUNCATE ledger")
+    book = Ledger(routes(members))
+    with book.writing(settle_s=1):
+        begun = time.monotonic()
+        act()
+        members.until(lambda: book.resumed(begun + 1), within_s + 60, "a writer has no acknowledgement")
+    members.until(members.healthy, 120, "the cluster is not healthy")
+    leader = members.leader()
+    accounts = book.accounts(f"host={leader.home} port={leader.member.port} user=postgres dbname={DATABASE}")
+    print("\n".join(map(str, accounts)), file=sys.stderr)
+    for account in accounts:
+        assert account.lost == (), account
+        assert account.duplicates == 0, account
+        assert account.acknowledged > 100, account
+        assert account.gap_s < within_s, account
+    return accounts
+
+
+def switch(members: Members, to: Host, *words: str) -> subprocess.CompletedProcess[str]:
+    return members.hosts["db3"].provision("cluster", "switchover", "--to", to.name, "--json", *words)
+
+
+def test_switchover_fails_no_transaction_of_a_pooler(members: Members) -> None:
+    source, target = members.leader(), members.replicas()[0]
+    pooler = members.hosts["db2"]
+    place = ["-h", pooler.member.address, "-p", str(pooler.member.pooler_port), "-U", USER]
+    subprocess.run(["pgbench", *place, "-i", "-q", "-s", "1", DATABASE], check=True, capture_output=True)
+    options = ["-n", "-c", str(CLIENTS), "-j", "2", "-T", "12", "--max-tries=1", "-r", "-P", "1"]
+    bench = subprocess.Popen(
+        ["pgbench", *place, *options, DATABASE], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    time.sleep(3)
+    done = switch(members, target)
+    output, _ = bench.communicate(timeout=60)
+    assert done.returncode == 0, done.stderr
+    facts = json.loads(done.stdout)
+    assert (facts["source"], facts["target"], facts["streaming"]) == (source.name, target.name, True)
+    assert facts["poolers"] == ["db1", "db2", "db3"]
+    assert facts["paused_s"] < 15
+    assert bench.returncode == 0, output[-3000:]
+    assert "number of failed transactions: 0 (0.000%)" in output, output[-3000:]
+    assert int(re.findall(r"number of transactions actually processed: (\d+)", output)[0]) > 500
+    assert members.leader() is target
+
+
+def test_switchover_loses_no_row_and_breaks_no_pooler_session(members: Members) -> None:
+    target = members.replicas()[0]
+    accounts = judged(members, lambda: switch(members, target), within_s=20)
+    assert [account.errors for account in accounts if account.writer.startswith("pooler")] == [(), ()]
+    assert members.leader() is target
+
+
+def test_every_pooler_leads_to_the_primary(members: Members) -> None:
+    done = members.hosts["db2"].provision("cluster", "status", "--json")
+    facts = json.loads(done.stdout)
+    assert (done.returncode, facts["problems"]) == (0, [])
+    leader = members.leader().name
+    assert {each["pooler"]: each["target"] for each in facts["poolers"]} == dict.fromkeys(("db1", "db2", "db3"), leader)
+
+
+def test_refuses_a_switchover_before_the_pause(members: Members) -> None:
+    leader = members.leader()
+    for name, expected in {
+        leader.name: f"{leader.name} is the primary already",
+        "db9": "db9 is not a member of the cluster",
+    }.items():
+        done = members.hosts["db1"].provision("cluster", "switchover", "--to", name)
+        assert done.returncode == 1
+        assert expected in done.stderr
+        assert "pausing" not in done.stderr
+
+
+def test_long_transaction_stops_the_switchover_and_the_poolers_resume(members: Members) -> None:
+    leader, target = members.leader(), members.replicas()[0]
+    pooler = members.hosts["db1"]
+    with psycopg.connect(pooler.url(pooler.member.pooler_port)) as session:
+        session.execute("SELECT 1")
+        done = switch(members, target, "--wait", "1")
+        assert done.returncode == 1
+        assert "transactions did not end within 1 s; nothing was switched and the poolers resume" in done.stderr
+        assert "db1: 1 transactions run" in done.stderr
+        session.execute("SELECT 1")  # the transaction goes on
+    assert members.leader() is leader
+    assert all(members.reaches(host) for host in members.hosts.values())
+
+
+def test_killed_switchover_leaves_no_pooler_paused(members: Members) -> None:
+    leader, target = members.leader(), members.replicas()[0]
+    pooler = members.hosts["db1"]
+    with psycopg.connect(pooler.url(pooler.member.pooler_port)) as session:
+        session.execute("SELECT 1")  # holds the command in its pause
+        words = ["cluster", "switchover", "--to", target.name, "--wait", "60"]
+        command = as_server_user("/usr/bin/python3", "-S", "-c", FOLLOW, str(pooler.home), *words)
+        process = subprocess.Popen(command, cwd=pooler.home, env=pooler.environment, stderr=subprocess.PIPE, text=True)
+        assert process.stderr is not None
+        while "pausing" not in process.stderr.readline():
+            assert process.poll() is None
+        time.sleep(1)
+        process.send_signal(signal.SIGKILL)
+        process.wait(10)
+        process.stderr.close()
+        other = members.hosts["db2"]
+        took = members.until(lambda: members.reaches(other), 25, "the pooler of db2 is still paused")
+        assert took < 20
+    assert members.leader() is leader
+
+
+def test_killed_postmaster_is_replaced_within_seconds(members: Members) -> None:
+    leader = members.leader()
+    judged(members, leader.kill_server, within_s=20)
+    assert members.leader() is not leader
+
+
+@pytest.mark.faults
+def test_doctor_names_the_problems_of_the_cluster(members: Members, monkeypatch: pytest.MonkeyPatch) -> None:
+    host, replica = members.hosts["db1"], members.replicas()[-1]
+    monkeypatch.setattr(access, "SECRETS", host.home / "cluster.json")
+    assert list(checks.unhealthy(host.plan)) == []
+    replica.kill("follow")
+    replica.kill("patroni", signal.SIGTERM)  # which stops the server
+    try:
+        wanted = f"{replica.name} is "
+        members.until(lambda: any(str(row).startswith(wanted) for row in checks.unhealthy(host.plan)), 60, "not named")
+    finally:
+        replica.start("patroni")
+        replica.start("follow")
+    members.until(members.healthy, 60, "the cluster is not healthy")
+    members.until(lambda: not list(checks.unhealthy(host.plan)), 30, "a problem stays")
+
+
+@pytest.mark.faults
+def test_follower_that_dies_is_named_and_stops_a_switchover(members: Members) -> None:
+    host, target = members.hosts["db2"], members.replicas()[0]
+    host.kill("follow")
+    problem = "the pooler of db2 has no running follower"
+    try:
+        members.until(lambda: problem in host.provision("cluster", "status").stdout, 30, "status does not name it")
+        done = switch(members, target)
+        assert done.returncode == 1
+        assert "poolers have no running follower" in done.stderr
+        assert members.reaches(host)  # its pooler goes on
+    finally:
+        host.start("follow")
+    members.until(lambda: problem not in host.provision("cluster", "status").stdout, 30, "the follower is missing")
+
+
+def test_rolling_restart_breaks_no_pooler_session(members: Members) -> None:
+    leader = members.leader()
+    assert members.hosts["db1"].provision("cluster", "restart").stdout == "no pending restart\n"
+    members.patroni().configure(leader.member, {"postgresql": {"parameters": {"shared_buffers": "72MB"}}})
+
+    def pending() -> list[bool]:
+        return [each.pending_restart for each in members.view().members]
+
+    members.until(lambda: pending() == [True] * 3, 20, "no restart is pending")
+    others = sorted(host.name for host in members.replicas())
+
+    def restart() -> None:
+        done = members.hosts["db1"].provision("cluster", "restart", "--json")
+        assert done.returncode == 0, done.stderr
+        restarted = json.loads(done.stdout)["restarted"]
+        assert sorted(restarted[:2]) == others
+        assert restarted[2] == leader.name
+
+    accounts = judged(members, restart, within_s=20)
+    assert [account.errors for account in accounts if account.writer.startswith("pooler")] == [(), ()]
+    assert members.leader() is leader
+    assert pending() == [False] * 3
+
+
+def test_maintenance_pause_stops_a_failover_and_is_named(members: Members) -> None:
+    host = members.hosts["db1"]
+    assert host.provision("cluster", "pause").stdout == "automatic failover is off\n"
+    assert host.provision("cluster", "pause").stdout == "automatic failover was off already\n"
+    done = host.provision("cluster", "status")
+    assert (done.returncode, "automatic failover is off" in done.stdout) == (3, True)
+    assert host.provision("cluster", "resume").stdout == "automatic failover is on\n"
+    assert host.provision("cluster", "status").returncode == 0
+
+
+@pytest.mark.faults
+def test_reinitialises_a_replica_and_refuses_the_primary(members: Members) -> None:
+    leader, host = members.leader(), members.replicas()[0]
+    done = members.hosts["db1"].provision("cluster", "reinitialise", leader.name, "--yes-destroy", leader.name)
+    assert (done.returncode, f"{leader.name} is the primary" in done.stderr) == (1, True)
+    done = members.hosts["db1"].provision("cluster", "reinitialise", host.name, "--yes-destroy", "db9")
+    assert done.returncode != 0
+    before = (host.data / "PG_VERSION").stat().st_ino
+    done = members.hosts["db1"].provision("cluster", "reinitialise", host.name, "--yes-destroy", host.name)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"{host.name} streams\n"
+    assert (host.data / "PG_VERSION").stat().st_ino != before
+
+
+def test_etcd_gone_and_back_stops_no_client(members: Members) -> None:
+    leader = members.leader()
+
+    def all_etcd() -> None:
+        for host in members.hosts.values():
+            host.kill("etcd")
+        time.sleep(8)
+        for host in members.hosts.values():
+            host.start("etcd")
+
+    judged(members, all_etcd, within_s=10)
+    assert members.leader() is leader  # failsafe mode
+
+
+def paused_host(members: Members, seconds: float) -> Callable[[], None]:
+    """Return an act: stop every process of the primary's host for some seconds, then continue them."""
+
+    def act() -> None:
+        host = members.leader()
+        host.signal_all(signal.SIGSTOP)
+        time.sleep(seconds)
+        host.signal_all(signal.SIGCONT)
+
+    return act
+
+
+def killed_host(members: Members) -> None:
+    host = members.leader()
+    host.kill_all()
+    time.sleep(30)
+    host.start_all()
+
+
+def killed(members: Members, program: str, *, leader: bool) -> None:
+    """Kill one program of the primary's host, or of another, and start it again as systemd would."""
+    host = members.leader() if leader else members.replicas()[0]
+    host.kill(program)
+    time.sleep(2)
+    host.start(program)
+
+
+def frozen_patroni(members: Members) -> None:
+    """Stop Patroni alone: the primary goes on until its key expires, and nothing stops it."""
+    process = members.leader().running["patroni"]
+    process.send_signal(signal.SIGSTOP)
+    time.sleep(40)
+    process.send_signal(signal.SIGCONT)
+
+
+def lost_replica(members: Members) -> None:
+    host = members.replicas()[0]
+    host.kill_all()
+    time.sleep(10)
+    host.start_all()
+
+
+FAULTS: dict[str, Callable[[Members], object]] = {
+    "planned switchover": lambda members: switch(members, members.replicas()[0]),
+    "postmaster killed": lambda members: members.leader().kill_server(),
+    "Patroni killed": lambda members: killed(members, "patroni", leader=True),
+    "Patroni frozen for 40 s": frozen_patroni,
+    "etcd of the primary killed": lambda members: killed(members, "etcd", leader=True),
+    "etcd of a replica killed": lambda members: killed(members, "etcd", leader=False),
+    "replica lost": lost_replica,
+    "primary's host killed": killed_host,
+    "primary's host paused for 60 s": lambda members: paused_host(members, 60)(),
+}
+ROUNDS = int(os.environ.get("FAULT_ROUNDS", "5"))
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("fault", FAULTS)
+def test_no_acknowledged_row_is_lost(members: Members, fault: str) -> None:
+    for number in range(1, ROUNDS + 1):
+        print(f"{fault}, round {number}", file=sys.stderr)
+        judged(members, lambda: FAULTS[fault](members), within_s=90)

@@ -1,0 +1,196 @@
+"""A cluster of three real hosts: converged, converged again, attacked, switched over, killed. One set of hosts for all.
+
+The tests run in order on the same hosts, and each leaves a complete cluster behind.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import ssl
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from provision.plan.secrets import new_password
+from tests.ledger import CREATE, Ledger
+from tests.sandboxes import Host, Hosts, provision
+from tests.system.playbooks import ROOT, Run, play
+
+NAMES = ("db1", "db2", "db3")
+FAILOVER_S = 60
+"""A killed host is replaced after the ttl of 20 s and an election; this machine is busy."""
+
+
+@dataclass(frozen=True)
+class Members:
+    """Three members, and the environment of their own beside the inventory that the sandbox generates."""
+
+    hosts: dict[str, Host]
+    environment: Path
+    key: Path
+    password: str
+
+    def play(self, *arguments: str, playbook: str = "site.yml") -> Run:
+        inventory = self.hosts["db1"].inventory
+        options = ("--vault-password-file", str(self.key))
+        return play(playbook, inventory, *options, *arguments, environment=self.environment, timeout=900)
+
+    def view(self, name: str = "") -> list[dict[str, Any]]:
+        """Return Patroni's list of members as a host that answers shows it."""
+        for host in [self.hosts[name]] if name else self.hosts.values():
+            done = host.run("runuser -u postgres -- patronictl -c /etc/patroni/config.yml list -f json")
+            if done.returncode == 0 and done.stdout.strip():
+                found: list[dict[str, Any]] = json.loads(done.stdout)
+                return found
+        return []
+
+    def primary(self) -> str:
+        return next((str(each["Member"]) for each in self.view() if each["Role"] == "Leader"), "")
+
+    def complete(self) -> bool:
+        """Return whether all members run on one timeline, and the replicas stream."""
+        rows = self.view()
+        states = sorted(str(each["State"]) for each in rows)
+        return states == ["running", "streaming", "streaming"] and len({each["TL"] for each in rows}) == 1
+
+    def url(self, port: int, names: tuple[str, ...] = NAMES, role: str = "minion_app") -> str:
+        """Return a URL of several hosts, as an application uses it."""
+        places = ",".join(f"{self.hosts[name].address}:{port}" for name in names)
+        authority = self.environment / "tls/ca.crt"
+        return (
+            f"postgresql://{role}:{self.password}@{places}/minion?sslmode=verify-full&sslrootcert={authority}"
+            "&connect_timeout=3&target_session_attrs=read-write"
+        )
+
+    def sql(self, name: str, query: str) -> str:
+        done = self.hosts[name].run(f'runuser -u postgres -- psql -XAtd minion -c "{query}"')
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
+
+def until(condition: Callable[[], object], seconds: float) -> bool:
+    end = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.5)
+    return True
+
+
+@pytest.fixture(scope="module")
+def members(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Members]:
+    with Hosts.made(tmp_path_factory.mktemp("cluster")) as sandbox:
+        hosts = {name: sandbox.up(name) for name in NAMES}
+        environment = tmp_path_factory.mktemp("environment") / "dev"
+        (environment / "group_vars/all").mkdir(parents=True)
+        for name in ("hosts.yml", "group_vars/all/main.yml"):
+            (environment / name).write_text((ROOT / "inventories/dev" / name).read_text())
+        (environment / "group_vars/all/cluster.yml").write_text(
+            yaml.safe_dump({"cluster_enabled": True, "tls_enabled": True})
+        )
+        key = environment.parent / "password"
+        key.write_text(new_password())
+        made = provision("secrets", "init", environment, "--vault-password-file", key)
+        assert made.returncode == 0, made.stderr
+        from provision.controller.vault import Vault
+
+        password = Vault(environment, key.read_text()).read()["database_credentials"]["minion_app"]["password"]
+        found = Members(hosts, environment, key, password)
+        run = found.play()
+        assert run.code == 0, run.output
+        yield found
+
+
+def test_three_members_stream_and_have_the_same_rows(members: Members) -> None:
+    assert until(members.complete, 30), members.view()
+    assert members.primary() == "db1"
+    members.sql("db1", "INSERT INTO agents (name) SELECT 'agent ' || i FROM generate_series(1, 1000) i")
+    query = "SELECT count(*), md5(string_agg(id::text || name, ',' ORDER BY id)) FROM agents"
+    expected = members.sql("db1", query)
+    assert expected.startswith("1000|")
+    assert until(lambda: {members.sql(name, query) for name in NAMES} == {expected}, 10)
+
+
+def test_second_run_and_check_change_nothing(members: Members) -> None:
+    run = members.play()
+    assert run.code == 0, run.output
+    assert {name: row.changed for name, row in run.recap.items()} == dict.fromkeys(NAMES, 0), run.output
+    check = members.play("--check", "--diff")
+    assert check.code == 0, check.output
+    assert {name: row.changed for name, row in check.recap.items()} == dict.fromkeys(NAMES, 0), check.output
+
+
+@pytest.mark.parametrize("port", [2379, 2380, 8008])
+def test_ports_of_the_cluster_refuse_a_client_without_a_certificate(members: Members, port: int) -> None:
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    context.maximum_version = ssl.TLSVersion.TLSv1_2  # in 1.3 the refusal arrives with the first answer
+    with (
+        socket.create_connection((members.hosts["db2"].address, port), timeout=5) as plain,
+        pytest.raises(ssl.SSLError),
+    ):
+        context.wrap_socket(plain)
+
+
+def test_ordinary_user_of_a_member_reads_no_key_and_no_password(members: Members) -> None:
+    files = "/etc/provision/tls/member.key /etc/provision/tls/etcd-client.key /etc/provision/cluster.json " \
+            "/etc/provision/etcd.json /etc/patroni/config.yml"  # fmt: skip
+    for path in files.split():
+        seen = members.hosts["db1"].run(f"test -s {path} && ! runuser -u nobody -- cat {path}")
+        assert seen.returncode == 0, path
+
+
+def test_certificate_alone_opens_neither_etcd_nor_patroni_s_commands(members: Members) -> None:
+    tls = "/etc/provision/tls"
+    own = f"--cacert={tls}/ca.crt --cert={tls}/etcd-client.crt --key={tls}/etcd-client.key"
+    address = members.hosts["db1"].address
+    told = members.hosts["db1"].run(
+        f"ETCDCTL_API=3 etcdctl --endpoints=https://{address}:2379 {own} get /service/ --prefix"
+    )
+    assert told.returncode != 0, told.stdout
+    ask = (
+        "import http.client, ssl; c = ssl.create_default_context(cafile='/etc/provision/tls/ca.crt');"
+        "c.load_cert_chain('/etc/provision/tls/member.crt', '/etc/provision/tls/member.key');"
+        f"h = http.client.HTTPSConnection('{address}', 8008, context=c); h.request('POST', '/restart', '{{}}');"
+        "print(h.getresponse().status)"
+    )
+    assert members.hosts["db1"].run(f'python3 -c "{ask}"').stdout.strip() == "401"
+
+
+def test_planned_switchover_loses_nothing_and_no_client_of_a_pooler_fails(members: Members) -> None:
+    members.sql(members.primary(), CREATE + "; GRANT INSERT, SELECT ON ledger TO minion_app")
+    target = next(name for name in NAMES if name != members.primary())
+    ledger = Ledger({"pooler": members.url(6432)})
+    with ledger.writing():
+        run = members.play("-e", f"switchover_to={target}", playbook="switchover.yml")
+        assert run.code == 0, run.output
+    assert members.primary() == target
+    (account,) = ledger.accounts(members.url(5432, (target,)))
+    assert (account.lost, account.duplicates, account.errors) == ((), 0, ()), str(account)
+    assert account.acknowledged > 100
+    assert until(members.complete, 60), members.view()
+
+
+def test_killed_host_of_the_primary_is_replaced_and_returns(members: Members) -> None:
+    old = members.primary()
+    host = members.hosts[old]
+    podman = [*host.sandbox.machine.prefix, "podman"]
+    ledger = Ledger({"pooler": members.url(6432, tuple(name for name in NAMES if name != old))})
+    with ledger.writing():
+        subprocess.run([*podman, "kill", host.container.container], check=True, capture_output=True)
+        killed = time.monotonic()
+        assert until(lambda: ledger.resumed(killed + 1), FAILOVER_S), members.view()
+    new = members.primary()
+    assert new not in ("", old)
+    (account,) = ledger.accounts(members.url(5432, (new,)))
+    assert (account.lost, account.duplicates) == ((), 0), str(account)
+    subprocess.run([*podman, "start", host.container.container], check=True, capture_output=True)
+    assert until(members.complete, 90), members.view()

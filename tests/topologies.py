@@ -1,0 +1,66 @@
+"""Plans of the members of a cluster for tests: three database hosts, built as a run builds them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from provision.plan import build, schema, topology
+from provision.plan.context import Listed
+from tests import plans
+
+PASSPHRASE = "the cluster's secret of the test"  # noqa: S105
+GIVEN: dict[str, Any] = {
+    **plans.SAMPLE,
+    "tls_enabled": True,
+    "cluster_enabled": True,
+    "cluster_passphrase": PASSPHRASE,
+    "backup_repository_host": "192.0.2.7",
+    "backup_repository_inventory_name": "backup1",
+}
+"""Variables of a member."""
+ADDRESSES = {f"db{number}": f"192.0.2.{number}" for number in range(1, 6)}
+
+
+def listed(
+    given: Mapping[str, Any] | None = None, *, dcs: tuple[str, ...] = (), count: int = 3, profile: str = "prod"
+) -> tuple[Listed, ...]:
+    """Give the hosts of an inventory: `count` database hosts and those of the group dcs, which may be among them."""
+    values = plans.values(profile, {**GIVEN, **(given or {})}).values
+    shared = {option: values[option] for option in topology.OPTIONS}
+    database = [f"db{number}" for number in range(1, count + 1)]
+    names = dict.fromkeys([*database, *dcs])
+    return tuple(
+        Listed(name, ADDRESSES.get(name, f"192.0.2.{100 + number}"), name in database, name in dcs, shared)
+        for number, name in enumerate(names)
+    )
+
+
+def built(
+    name: str = "db1",
+    given: Mapping[str, Any] | None = None,
+    probe: Mapping[str, Any] | None = None,
+    *,
+    profile: str = "prod",
+    hosts: tuple[Listed, ...] = (),
+    **context: Any,
+) -> build.Built:
+    """Build the plan of one host of a cluster, or the reasons why it is refused."""
+    hosts = hosts or listed(given, profile=profile)
+    address = {each.name: each.address for each in hosts}[name]
+    groups = {
+        "all": [*(each.name for each in hosts), "backup1"],
+        "database": [each.name for each in hosts if each.database],
+        "dcs": [each.name for each in hosts if each.dcs],
+    }
+    own = {"addresses": [address], **(probe or {})}
+    return plans.built(
+        profile, {**GIVEN, **(given or {})}, own, name=name, address=address, listed=hosts, groups=groups, **context
+    )
+
+
+def plan(name: str = "db1", given: Mapping[str, Any] | None = None, **changed: Any) -> schema.Plan:
+    """Build a member's plan that must not be refused."""
+    found = built(name, given, **changed)
+    assert found.plan, found.problems
+    return found.plan
