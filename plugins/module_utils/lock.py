@@ -94,6 +94,7 @@ def take(run: dict[str, Any]) -> bool:
 
 
 def _hold(handle: int, tell: int, run: dict[str, Any], watched: int, started: str) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # how `release` ends it
     nothing = os.open(os.devnull, os.O_RDWR)
     for stream in (0, 1, 2):
         os.dup2(nothing, stream)

@@ -10,6 +10,8 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
@@ -72,9 +74,19 @@ def _hosts(playbook: list[str]) -> set[str]:
     return set(found[1].split())
 
 
-def _stopped(number: int, frame: object) -> NoReturn:
-    del frame
-    raise SystemExit(128 + number)  # which ends ansible-playbook too
+@contextmanager
+def _stoppable() -> Iterator[None]:
+    """End this process by SystemExit on SIGTERM, which ends ansible-playbook too."""
+
+    def stopped(number: int, frame: object) -> NoReturn:
+        del frame
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, stopped)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _vault(inventory: Path, password_file: Path | None, *, new: bool = False):  # type: ignore[no-untyped-def]
@@ -140,7 +152,6 @@ def rotate(
     from provision.controller.vault import held, settle
     from provision.controller.vault import rotate as replace
 
-    signal.signal(signal.SIGTERM, _stopped)
     refused = [option for option in playbook_options if _is_refused(option) or "database_credentials" in option]
     if refused:
         raise UsageError(
@@ -154,7 +165,7 @@ def rotate(
     some, every = _hosts([*words, *playbook_options]), _hosts([*words, *_unlimited(playbook_options)])
     vault = _vault(inventory, password_file)
     again = f"provision secrets rotate {inventory} {role}"
-    with held(vault):
+    with _stoppable(), held(vault):
         if not replace(vault, role, undo=undo):
             echo(f"continuing the unfinished rotation of {role}", err=True)
         words += [*playbook_options]

@@ -24,7 +24,7 @@ def command() -> None:
 @click.pass_context
 def completion(context: click.Context, name: str) -> None:
     """Print the completion script of a shell: bash, zsh or fish."""
-    click.echo(_completion(context, name), nl=False)
+    echo(_completion(context, name), nl=False)
 
 
 @command.command()

@@ -41,7 +41,7 @@ def test_urls_list_every_member() -> None:
     )
     application = connect.connection(topologies.plan("db2"))
     assert application.url() == (f"postgresql://minion_app@192.0.2.1:6432,192.0.2.2:6432,192.0.2.3:6432/minion?{tls}")
-    assert "host=192.0.2.1,192.0.2.2,192.0.2.3 port=6432,6432,6432 " in application.conninfo()
+    assert "host='192.0.2.1,192.0.2.2,192.0.2.3' port='6432,6432,6432' " in application.conninfo()
     assert "," not in connect.connection(plans.plan("prod", plans.SAMPLE)).url()
 
 
