@@ -82,6 +82,18 @@ def test_help_is_one_short_sentence_first(path: str, command: click.Command) -> 
 
 
 WITHOUT_JSON = {
+    **dict.fromkeys(
+        (
+            "provision cluster pause",
+            "provision cluster reinitialise",
+            "provision cluster resume",
+            "provision dcs remove",
+            "provision dcs restart",
+            "provision dcs maintain",
+        ),
+        "prints one sentence; provision cluster status has --json",
+    ),
+    "provision cluster follow": "is a service",
     "provision own": "prints nothing",
     "provision sandbox exec": "runs another program",
     "provision sandbox url": "prints one value",
