@@ -183,7 +183,7 @@ def test_killed_host_of_the_primary_is_replaced_and_returns(members: Members) ->
     old = members.primary()
     host = members.hosts[old]
     podman = [*host.sandbox.machine.prefix, "podman"]
-    ledger = Ledger({"pooler": members.url(6432, tuple(name for name in NAMES if name != old))})
+    ledger = Ledger({"poolers of the others": members.url(6432, tuple(name for name in NAMES if name != old))})
     with ledger.writing():
         subprocess.run([*podman, "kill", host.container.container], check=True, capture_output=True)
         killed = time.monotonic()
