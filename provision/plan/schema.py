@@ -222,6 +222,27 @@ class Role:
 
 
 @dataclass(frozen=True)
+class Tenant:
+    """A tenant of the inventory: its schema and owner have its name, other roles names derived from it."""
+
+    name: str
+    connections: int
+    """Most connections of its application role."""
+    size_mb: int
+    """Size that doctor warns beyond; 0 for none."""
+    roles: tuple[Role, ...]
+
+
+@dataclass(frozen=True)
+class TenantLimits:
+    """Limits of tenants that declare no others, and the settings of their roles."""
+
+    connections: int
+    size_mb: int
+    settings: Mapping[str, str]
+
+
+@dataclass(frozen=True)
 class Access:
     """Databases, login roles and extensions. `databases` is name -> owner, the main one first."""
 
@@ -232,6 +253,9 @@ class Access:
     extensions: tuple[str, ...]
     guard: bool
     """Destructive commands ask for the database's name and a recent restore test (profile key)."""
+    tenants: tuple[Tenant, ...]
+    """Tenants of the inventory; the database may have others (`provision tenant list`)."""
+    tenant_limits: TenantLimits
 
     @property
     def application(self) -> str:
