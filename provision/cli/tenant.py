@@ -38,19 +38,19 @@ def _plan() -> Plan:
 
 @command.command()
 @name_argument
-@click.option("--connections", type=click.IntRange(1), default=0, help="Limit of NAME_app [the profile's].")
+@click.option("--connections", type=click.IntRange(1), help="Limit of NAME_app [the profile's].")
 @click.option("--new-passwords", is_flag=True, help="Replace the passwords of a tenant that the inventory lacks.")
 @click.option("--adopt", is_flag=True, help="Give the objects of an existing schema NAME to the tenant.")
 @click.option("--no-migrate", is_flag=True, help="Leave the schema as it is.")
 @json_option
-def add(name: str, connections: int, new_passwords: bool, adopt: bool, no_migrate: bool, as_json: bool) -> None:
+def add(name: str, connections: int | None, new_passwords: bool, adopt: bool, no_migrate: bool, as_json: bool) -> None:
     """Create a tenant and migrate its schema, or repair one.
 
     Prints new passwords once; the server keeps only verifiers. A tenant of database_tenants gets its passwords from the
     vault and is created by site.yml.
     """
     plan = _plan()
-    made = manage.add(plan, name, connections=connections, new_passwords=new_passwords, adopt=adopt)
+    made = manage.add(plan, name, connections=connections or 0, new_passwords=new_passwords, adopt=adopt)
     failure: ProvisionError | None = None
     version, applied = "", 0
     if not no_migrate:
