@@ -383,3 +383,29 @@ def test_objects_of_a_restored_schema_are_given_to_the_tenant_on_request(fresh: 
     assert fresh.migrate("acme") == []
     with login.superuser(fresh.plan) as session:
         assert [each.state for each in statistics.read(session)] == ["sound"]
+
+
+def test_maintenance_runs_in_each_tenant_and_names_the_one_that_fails(fresh: Place, command: Command) -> None:
+    for name in ("acme", "beta"):
+        fresh.add(name)
+        fresh.remember(name, "old")
+        fresh.ask(f"{name}_app", "INSERT INTO activities (agent_id, activity_type, created_at) SELECT id, 'x',"
+                  " now() - interval '91 days' FROM agents")  # fmt: skip
+    fresh.add("empty", migrate=False)
+    fresh.ask("beta", "CREATE FUNCTION stop() RETURNS trigger LANGUAGE plpgsql AS"
+              " $$ BEGIN RAISE EXCEPTION 'kept by beta'; END $$; CREATE TRIGGER stop BEFORE DELETE ON activities"
+              " FOR EACH ROW EXECUTE FUNCTION stop()")  # fmt: skip
+    planned = command("maintain", "retention", "--dry-run")
+    assert planned[0]["tenants"]["acme"].startswith("would, 1 rows")
+    refused = command.result("maintain", "retention")
+    assert isinstance(refused.exception, ProvisionError)
+    assert "tenant beta: failed" in refused.exception.seen
+    assert "kept by beta" in refused.exception.seen
+    left = "SELECT count(*) FROM activities"
+    assert (fresh.ask("acme_app", left), fresh.ask("beta_app", left)) == ([(0,)], [(1,)])
+    fresh.ask("beta", "DROP FUNCTION stop() CASCADE")
+    (done,) = command("maintain", "retention")
+    assert done["outcome"] == "done"
+    assert done["tenants"]["beta"].startswith("done, 1 rows")
+    assert done["tenants"]["empty"].startswith("done, 0 rows")
+    assert fresh.ask("beta_app", left) == [(0,)]
