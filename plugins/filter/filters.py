@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -92,9 +92,9 @@ def pinned(parameters: dict[str, Any]) -> dict[str, Any]:
     return {**parameters, **pins.parameters()}
 
 
-def pooled(databases: dict[str, str]) -> list[str]:
-    """Return the databases that the pooler serves."""
-    return [name for name in databases if quoting.is_pgbouncer_key(name)]
+def pooled(names: Iterable[str]) -> list[str]:
+    """Return the databases, or the roles, whose names the pooler supports."""
+    return [name for name in names if quoting.is_pgbouncer_key(name)]
 
 
 def public_key(path: str) -> str:

@@ -33,6 +33,7 @@ def up_all(call: Call, jobs: int, *, skip_standby: bool) -> None:
     def progress(result: migrations.Result, done: int, every: int) -> None:
         nonlocal shown
         text = f"{done} of {every} tenants, {result.name} {result.outcome}"
+        text += f": {visible(result.why)}" if result.why and not sys.stderr.isatty() else ""
         if sys.stderr.isatty():
             width = 30
             bar = "#" * (width * done // every)

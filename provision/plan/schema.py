@@ -302,6 +302,8 @@ class Pooler:
     max_clients: int
     clients: Mapping[str, int]
     """Most clients of each role, which add up to max_clients; none where PgBouncer is older than 1.24."""
+    tenant_pool: int
+    """Server connections of each tenant's role, where PgBouncer limits them by role."""
     open_files: int
     query_wait_timeout_s: int
     server_connect_timeout_s: int

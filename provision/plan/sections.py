@@ -293,6 +293,7 @@ def pooler(
         clients=pools.clients(v["pgbouncer_max_clients"], fitted.sizes)
         if key >= compatibility.version_key("1.24")
         else {},
+        tenant_pool=v["pgbouncer_tenant_pool"],
         open_files=v["pgbouncer_max_clients"] + fitted.total + OTHER_FILES,
         query_wait_timeout_s=v["pgbouncer_query_wait_timeout_s"],
         server_connect_timeout_s=v["pgbouncer_server_connect_timeout_s"],
