@@ -14,13 +14,15 @@ import pytest
 from click.testing import CliRunner, Result
 
 from provision import system
+from provision.checks import drift
+from provision.checks import tenants as checks
 from provision.cli import root
 from provision.errors import ConfirmationError, DatabaseError, ProvisionError, UsageError
 from provision.host.backup import dump
 from provision.host.backup.tool import BackupError
 from provision.host.migrate.settings import Settings
 from provision.host.tenants import catalog, login, manage, migrations, statistics
-from provision.plan import load, tenants
+from provision.plan import load, schema, tenants
 from provision.plan.schema import Tenant
 from tests.plans import write
 from tests.tenants import MIGRATIONS, Place, place
@@ -409,3 +411,36 @@ def test_maintenance_runs_in_each_tenant_and_names_the_one_that_fails(fresh: Pla
     assert done["tenants"]["beta"].startswith("done, 1 rows")
     assert done["tenants"]["empty"].startswith("done, 0 rows")
     assert fresh.ask("beta_app", left) == [(0,)]
+
+
+def findings(here: Place, plan: schema.Plan | None = None) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    with login.superuser(here.plan) as session:
+        for look in (checks.schemas, checks.versions, checks.sizes, drift.access):
+            rows = list(look(plan or here.plan, session))
+            found |= {look.__name__: [each if isinstance(each, str) else each[0] for each in rows]} if rows else {}
+    return found
+
+
+def test_doctor_names_tenants_that_need_action(fresh: Place) -> None:
+    for name in ("acme", "beta", "gone", "dirty"):
+        fresh.add(name, migrate=name != "beta")
+    assert findings(fresh) == {"versions": ["1 tenants have pending migrations: beta"]}
+    fresh.ask("gone", "DROP SCHEMA gone CASCADE")
+    fresh.ask("dirty", "UPDATE schema_migrations SET dirty = true")
+    fresh.ask("acme", "GRANT SELECT ON memories TO PUBLIC")
+    limits = replace(fresh.plan.access.tenant_limits, size_mb=1)
+    small = replace(fresh.plan, access=replace(fresh.plan.access, tenant_limits=limits))
+    with fresh.session("acme_app") as session:
+        session.execute("INSERT INTO agents (name) VALUES ('one')")
+        session.execute("INSERT INTO memories (agent_id, content, embedding) SELECT agents.id, 'x', %s FROM agents,"
+                        " generate_series(1, 200)", ("[" + ",".join(["0.1"] * 1536) + "]",))  # fmt: skip
+    found = findings(fresh, small)
+    assert found["schemas"] == ["the schema of tenant gone does not exist"]
+    assert found["versions"] == [
+        "1 tenants have pending migrations: beta", "the version of tenant dirty is dirty",
+    ]  # fmt: skip
+    assert found["access"] == ["to apply: table acme.memories: REVOKE SELECT FROM PUBLIC"]
+    (size,) = found["sizes"]
+    assert size.startswith("tenant acme has ")
+    assert size.endswith("its limit is 1 MB")
