@@ -119,10 +119,11 @@ def status(call: Call, all_tenants: bool) -> None:
 
 
 @command.command()
+@click.option("--distributed", is_flag=True, help="Name statements that Citus refuses on a distributed schema.")
 @options
-def plan(call: Call) -> None:
+def plan(call: Call, distributed: bool) -> None:
     """Show the statements that `up` would run, with their locks; exit 3 if any is pending."""
-    made = make_plan(call.settings)
+    made = make_plan(call.settings, distributed=distributed)
     refused = drift.stopping(made.situation.problems, compatible=call.settings.compatible)
     call.result(plan_values(made), plan_text(made))
     sys.exit(1 if refused else 3 if made.files else 0)
