@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -148,14 +149,7 @@ def show(name: str, as_json: bool) -> None:
 def drop(name: str, yes_destroy: str, without_export: bool, as_json: bool) -> None:
     """Export a tenant, then drop its schema and roles; list the backups that still hold it."""
     plan = _plan()
-    try:
-        manage.confirm(plan, name, yes_destroy, "drop")
-    except ConfirmationError as error:
-        if yes_destroy or as_json or not sys.stdin.isatty():
-            raise
-        echo(f"{error.what} ({error.where})", err=True)
-        typed = click.prompt("Type the tenant's name to continue", default="", show_default=False, err=True)
-        manage.confirm(plan, name, typed.strip(), "drop")
+    _confirm(plan, name, yes_destroy, "drop", ask=not as_json)
     with manage.changing(plan) as session:
         sound = {each.name: each.sound for each in catalog.known(session)}.get(name)
         if sound is None:
@@ -181,11 +175,13 @@ def drop(name: str, yes_destroy: str, without_export: bool, as_json: bool) -> No
 @command.command()
 @name_argument
 @click.option("--to", "folder", type=click.Path(path_type=Path), help="New folder [one in the directory of dumps].")
+@click.option("--port", type=click.IntRange(1, 65535), help="Port of a copy restored beside [the server's].")
 @json_option
-def export(name: str, folder: Path | None, as_json: bool) -> None:
+def export(name: str, folder: Path | None, port: int | None, as_json: bool) -> None:
     """Write a tenant's schema and rows to a folder with checksums."""
     folder = folder.absolute() if folder else None
     plan = _plan()
+    plan = replace(plan, server=replace(plan.server, port=port or plan.server.port))
     with login.superuser(plan) as session:
         login.clean_up(session)
         done = transfer.export(plan, session, name, folder or transfer.place(plan, name))
@@ -195,17 +191,40 @@ def export(name: str, folder: Path | None, as_json: bool) -> None:
 @command.command("import")
 @name_argument
 @click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.option("--replace", "replaces", is_flag=True, help="Export the present contents, then drop them.")
+@click.option("--yes-destroy", default="", metavar="NAME", help="Confirm the destruction of this tenant's data.")
 @json_option
-def import_(name: str, folder: Path, as_json: bool) -> None:
+def import_(name: str, folder: Path, replaces: bool, yes_destroy: str, as_json: bool) -> None:
     """Load an export into a tenant with an empty schema, and compare the rows.
 
-    Create the tenant first: provision tenant add NAME --no-migrate.
+    Create the tenant first: provision tenant add NAME --no-migrate. With --replace its roles and passwords are kept.
     """
     folder = folder.absolute()
     plan = _plan()
+    if replaces:
+        _confirm(plan, name, yes_destroy, "import", ask=not as_json)
     with manage.changing(plan) as session:
-        done = transfer.load(plan, session, name, folder)
+        kept = None
+        if replaces:
+            transfer.check(folder, name)
+            kept = transfer.export(plan, session, name, transfer.place(plan, name))
+            manage.empty(session, name)
+        done = {**transfer.load(plan, session, name, folder), "replaced": kept and kept["folder"]}
     echo(json.dumps(done, indent=2) if as_json else _done(done, "imported from"))
+    if kept and not as_json:
+        echo(f"export of the contents before: {kept['folder']}")
+
+
+def _confirm(plan: Plan, name: str, given: str, what: str, *, ask: bool) -> None:
+    """Require the tenant's name, as an option or typed. Raises ConfirmationError."""
+    try:
+        manage.confirm(plan, name, given, what)
+    except ConfirmationError as error:
+        if given or not ask or not sys.stdin.isatty():
+            raise
+        echo(f"{error.what} ({error.where})", err=True)
+        typed = click.prompt("Type the tenant's name to continue", default="", show_default=False, err=True)
+        manage.confirm(plan, name, typed.strip(), what)
 
 
 def _done(done: dict[str, Any], verb: str) -> str:

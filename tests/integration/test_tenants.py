@@ -265,6 +265,22 @@ def test_export_and_import_move_a_tenant(fresh: Place, command: Command) -> None
     assert fresh.converge() == []
 
 
+def test_one_tenant_goes_back_to_an_export_and_keeps_its_passwords(fresh: Place, command: Command) -> None:
+    for name in ("acme", "beta"):
+        fresh.add(name)
+        fresh.remember(name, "before")
+    kept = command("tenant", "export", "acme", "--port", str(fresh.server.port))
+    for name in ("acme", "beta"):
+        fresh.remember(name, "after")
+    refused = command.result("tenant", "import", "acme", kept["folder"], "--replace")
+    assert isinstance(refused.exception, ConfirmationError)
+    done = command("tenant", "import", "acme", kept["folder"], "--replace", "--yes-destroy", "acme")
+    assert fresh.ask("acme_app", "SELECT content FROM memories", pooled=True) == [("before",)]
+    assert fresh.ask("beta_app", "SELECT count(*) FROM memories", pooled=True) == [(2,)]
+    assert dump.check(Path(done["replaced"]))["rows"]["acme.memories"] == 2
+    assert fresh.converge() == []
+
+
 def test_import_refuses_a_damaged_export_and_that_of_another_tenant(fresh: Place, command: Command) -> None:
     fresh.add("acme")
     folder = command("tenant", "export", "acme")["folder"]

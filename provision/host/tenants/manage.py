@@ -145,7 +145,7 @@ def confirm(plan: Plan, name: str, typed: str, what: str) -> None:
             kind="tenant",
             where=f"database {plan.access.database}",
             seen=f"confirmed: {typed or 'nothing'}",
-            run=f"provision tenant {what} {name} --yes-destroy {name}",
+            run=f"provision tenant {what} {name} ... --yes-destroy {name}",
         )
 
 
@@ -184,6 +184,23 @@ def _end(session: Connection, roles: Sequence[str]) -> None:
     session.execute(
         "SELECT pg_terminate_backend(pid, %s) FROM pg_stat_activity WHERE usename = ANY(%s)", (END_MS, list(roles))
     )
+
+
+def empty(session: Connection, name: str) -> None:
+    """Replace a tenant's schema by an empty one; its roles and their passwords stay. Raises DatabaseError."""
+    catalog.find(session, name)
+    mine = sql.Identifier(name)
+    access = Access(session)
+    try:
+        with session.transaction():
+            session.execute(sql.SQL("DROP SCHEMA {} CASCADE").format(mine))
+            converge.schema(access, name, converge.present(access, name))
+    except psycopg.Error as error:
+        raise DatabaseError(
+            f"the schema of tenant {name} could not be emptied; it is unchanged",
+            where=f"database {session.info.dbname}",
+            seen=str(error).strip(),
+        ) from None
 
 
 def still_held(plan: Plan, name: str) -> dict[str, Any]:
