@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from provision.checks.finding import Severity
@@ -16,6 +16,16 @@ from provision.plan import schema
 
 NAMED = 5
 """Tenants that one finding names."""
+NEARLY = 0.8
+"""Share of the lock table that one dump may take."""
+_TABLES = """
+SELECT n.nspname::text, count(*)::int FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE c.relkind IN ('r', 'p', 'S', 'v', 'm') AND n.nspname !~ '^(pg_|information_schema$)' GROUP BY 1 ORDER BY 2 DESC, 1
+"""
+_LOCKS = """
+SELECT current_setting('max_locks_per_transaction')::int
+    * (current_setting('max_connections')::int + current_setting('max_prepared_transactions')::int)
+"""
 
 
 @check(
@@ -81,6 +91,35 @@ def sizes(plan: schema.Plan, session: Connection) -> Iterator[Row]:
                 f"provision tenant show {each.name}  # shorten its retention, raise size_mb, or move it to another host"
             )
             yield f"tenant {each.name} has {show.size(each.size)}, its limit is {limit} MB", fix
+
+
+@check(
+    "tenant-locks",
+    scope=Scope.SERVER,
+    area="tenants",
+    expected="a lock table with room for every table of the database",
+    why="a dump locks all tables at once, and would fail with: out of shared memory",
+    tags="postgresql",
+)
+def locks(plan: schema.Plan, session: Connection) -> Iterator[Row]:
+    """Report more tables than a dump can lock (manual, max_locks_per_transaction)."""
+    del plan
+    if not catalog.known(session):
+        return
+    (capacity,) = session.execute(_LOCKS.encode()).fetchone() or (0,)
+    tables = {str(name): int(str(number)) for name, number in session.execute(_TABLES.encode())}
+    if seen := shortage(tables, int(str(capacity))):
+        settings = "{site}  # first raise max_locks_per_transaction in postgresql_settings, which needs a restart"
+        yield seen, settings
+
+
+def shortage(tables: Mapping[str, int], capacity: int) -> str:
+    """Describe a shortage of locks: `tables` by schema, the most first, and the locks that fit. Pure."""
+    total = sum(tables.values())
+    if total <= NEARLY * capacity:
+        return ""
+    first, number = next(iter(tables.items()))
+    return f"{total} tables, views and sequences, {capacity} locks; most are in schema {first}: {number}"
 
 
 def _named(names: list[str]) -> str:

@@ -365,7 +365,8 @@ class Access:
             " FROM aclexplode(c.relacl) x LEFT JOIN pg_roles r ON r.oid = x.grantee)"
             " FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
             " WHERE n.nspname = %s AND c.relkind IN ('r', 'p', 'v', 'm', 'S')"
-            " AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.objid = c.oid AND d.deptype IN ('e', 'i')) ORDER BY 1",
+            " AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid"
+            " AND d.deptype IN ('e', 'i')) ORDER BY 1",
             schema,
         )
         for name, is_sequence, entries in rows:

@@ -432,7 +432,7 @@ def test_maintenance_runs_in_each_tenant_and_names_the_one_that_fails(fresh: Pla
 def findings(here: Place, plan: schema.Plan | None = None) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     with login.superuser(here.plan) as session:
-        for look in (checks.schemas, checks.versions, checks.sizes, drift.access):
+        for look in (checks.schemas, checks.versions, checks.sizes, checks.locks, drift.access):
             rows = list(look(plan or here.plan, session))
             found |= {look.__name__: [each if isinstance(each, str) else each[0] for each in rows]} if rows else {}
     return found

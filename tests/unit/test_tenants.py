@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from provision.checks import tenants as checks
 from provision.host.tenants import transfer
 from provision.plan import schema, tenants
 from tests import plans
@@ -100,6 +101,13 @@ def test_warns_about_more_connections_than_the_server_has() -> None:
     assert built.plan
     (warning,) = [each for each in built.plan.warnings if each.startswith("database_tenants")]
     assert "40 tenants may open 800 connections together" in warning
+
+
+def test_names_the_schema_with_most_tables_when_a_dump_cannot_lock_all() -> None:
+    assert checks.shortage({"acme": 4000, "public": 1000}, 6400) == ""
+    assert checks.shortage({"acme": 4000, "public": 1200}, 6400) == (
+        "5200 tables, views and sequences, 6400 locks; most are in schema acme: 4000"
+    )
 
 
 def test_import_leaves_out_the_schema_and_default_privileges() -> None:

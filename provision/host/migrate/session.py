@@ -173,4 +173,4 @@ def _reset_message(connection: Connection, settings: Settings) -> sql.Composed:
     except psycopg.Error:  # not supported on every operating system
         pass
     sets = [sql.SQL("SET {} = {}").format(sql.Identifier(name), sql.Literal(v)) for name, v in values.items()]
-    return sql.SQL("; ").join([sql.SQL("RESET SESSION AUTHORIZATION; RESET ROLE; RESET ALL"), *sets])
+    return sql.SQL("; ").join([sql.SQL("RESET SESSION AUTHORIZATION; RESET ALL"), *sets])
