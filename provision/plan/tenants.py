@@ -24,8 +24,6 @@ SHARED = "public"
 """The schema of the extensions; every tenant's search_path ends with it."""
 JOB = re.compile(r".+_job_[0-9a-f]{12}")
 """Temporary logins of commands that act as a tenant."""
-CONNECTIONS, SIZE_MB = 10, 0
-"""Limits of a profile without these keys: connections of NAME_app; megabytes that doctor warns beyond, 0 for none."""
 FEWEST = 2
 """Connections of a tenant's owner and of its read-only role, where half of the application's are fewer."""
 
@@ -70,11 +68,10 @@ def collisions(name: str, taken: Collection[str]) -> list[str]:
 
 def limits(profile: Mapping[str, Any], timeouts: Mapping[str, Any], version: str) -> schema.TenantLimits:
     """Make the limits of tenants from the profile, and the settings of their roles."""
-    own = profile["database"]
     search = {setting.name: setting.text for setting in vector.role_settings(version)} if version else {}
     return schema.TenantLimits(
-        connections=int(own.get("tenant_connections", CONNECTIONS)),
-        size_mb=int(own.get("tenant_size_mb", SIZE_MB)),
+        connections=int(profile["database"]["tenant_connections"]),
+        size_mb=int(profile["database"]["tenant_size_mb"]),
         settings={**search, **{str(key): str(value) for key, value in timeouts.items()}},
     )
 
