@@ -19,6 +19,7 @@ from provision.checks import tenants as checks
 from provision.cli import root
 from provision.errors import ConfirmationError, DatabaseError, ProvisionError, UsageError
 from provision.host.backup import dump
+from provision.host.backup.load import load as restore
 from provision.host.backup.tool import BackupError
 from provision.host.migrate.settings import Settings
 from provision.host.tenants import catalog, login, manage, migrations, statistics
@@ -427,6 +428,31 @@ def test_maintenance_runs_in_each_tenant_and_names_the_one_that_fails(fresh: Pla
     assert done["tenants"]["beta"].startswith("done, 1 rows")
     assert done["tenants"]["empty"].startswith("done, 0 rows")
     assert fresh.ask("beta_app", left) == [(0,)]
+
+
+def test_restored_dump_gives_each_tenant_its_schema_again(fresh: Place) -> None:
+    for name in ("acme", "beta"):
+        fresh.add(name)
+        fresh.remember(name, f"only of {name}")
+    taken = dump.take(fresh.plan)
+    fresh.remember("acme", "after the dump")
+    done = restore(fresh.plan, taken["label"], "", "minion")
+    assert [line for line in done["next"] if "belonged to" in line] == []
+    for name in ("acme", "beta"):
+        assert fresh.ask(f"{name}_app", "SELECT content FROM memories") == [(f"only of {name}",)]
+        assert fresh.ask(name, "SELECT pg_get_userbyid(relowner)::text FROM pg_class WHERE relname = 'memories'"
+                         " AND relnamespace = %s::regnamespace", name) == [(name,)]  # fmt: skip
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            fresh.ask(f"{name}_app", "DELETE FROM schema_migrations")
+    with pytest.raises(psycopg.errors.InsufficientPrivilege):
+        fresh.ask("acme", "SELECT content FROM beta.memories")
+    assert fresh.converge() == []
+    assert findings(fresh) == {}
+    with login.superuser(fresh.plan) as session:
+        with pytest.raises(UsageError, match="tenant acme has objects in another database") as refused:
+            manage.drop(fresh.plan, session, "acme")
+        assert done["kept"] in refused.value.run
+    fresh.server.psql(f"DROP DATABASE {done['kept']}")
 
 
 def findings(here: Place, plan: schema.Plan | None = None) -> dict[str, list[str]]:

@@ -11,7 +11,7 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
-from provision.database import Connection, refuse_read_only
+from provision.database import Connection, identifier, refuse_read_only
 from provision.errors import ConfirmationError, DatabaseError, UsageError
 from provision.host import ownership
 from provision.host.access import Access, Role
@@ -158,6 +158,7 @@ def drop(plan: Plan, session: Connection, name: str) -> list[str]:
     if name not in catalog.marked(access.ask, plan.access.database):
         catalog.find(session, name)
     listed = catalog.roles(access.ask, [name])
+    _refuse_elsewhere(access, name, listed)
     try:
         for role in listed:
             access.change(f"role {role}: NOLOGIN", sql.SQL("ALTER ROLE {} NOLOGIN").format(sql.Identifier(role)))
@@ -178,6 +179,25 @@ def drop(plan: Plan, session: Connection, name: str) -> list[str]:
             run=f"provision tenant drop {name}; to keep it: provision tenant add {name}",
         ) from None
     return access.changes
+
+
+def _refuse_elsewhere(access: Access, name: str, roles: Sequence[str]) -> None:
+    """Raise UsageError for a tenant with objects in another database, such as one that a restore kept."""
+    found = access.ask(
+        "SELECT DISTINCT d.datname::text FROM pg_shdepend s JOIN pg_database d ON d.oid = s.dbid"
+        " JOIN pg_roles r ON r.oid = s.refobjid WHERE s.refclassid = 'pg_authid'::regclass AND r.rolname = ANY(%s)"
+        " AND d.datname <> current_database() ORDER BY 1",
+        list(roles),
+    )
+    if found:
+        other = identifier(str(found[0][0]))
+        raise UsageError(
+            f"tenant {name} has objects in another database; nothing was changed",
+            where=f"database {found[0][0]}",
+            seen="a restore keeps the database that it replaces",
+            allowed="a tenant of one database",
+            run=f"when it is no longer needed: runuser -u postgres -- psql -c 'DROP DATABASE {other}'",
+        )
 
 
 def _end(session: Connection, roles: Sequence[str]) -> None:
