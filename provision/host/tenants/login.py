@@ -59,11 +59,34 @@ def superuser(plan: Plan) -> Connection:
 def acting(plan: Plan, session: Connection, name: str) -> Iterator[Login]:
     """Make a login for a tenant and drop it at the end. `session` is the superuser's, in the tenants' database."""
     role, password = names.derived(name, f"_job_{secrets.token_hex(6)}"), secrets.token_urlsafe(24)
-    mine, owner = sql.Identifier(role), sql.Identifier(name)
+    mine = sql.Identifier(role)
     verifier = scram_verifier(password, new_salt())
+    try:
+        _create(session, mine, name, verifier)
+    except psycopg.Error as error:
+        raise DatabaseError(
+            f"cannot act as tenant {name}",
+            where=f"database {plan.access.database}",
+            seen=str(error).strip().partition("\n")[0],
+            allowed="a primary, whose superuser creates a temporary login",
+            run=f"provision tenant add {name}, which repairs its roles; on a cluster: provision cluster status",
+        ) from None
+    try:
+        yield Login(role, password, plan.server.url(plan.access.database, role))
+    finally:
+        # A server that is gone, or a role that owns something after all: the next command drops it.
+        with suppress(psycopg.Error, DatabaseError):
+            _drop(session, role, name)
+
+
+def _create(session: Connection, mine: sql.Identifier, name: str, verifier: str) -> None:
     with session.transaction():
+        until = session.execute("SELECT (now() + %s::interval)::text", (VALID,)).fetchone()
+        assert until is not None  # noqa: S101 - a SELECT without FROM gives a row
         for statement in (
-            sql.SQL("CREATE ROLE {} LOGIN PASSWORD {} IN ROLE {}").format(mine, sql.Literal(verifier), owner),
+            sql.SQL("CREATE ROLE {} LOGIN PASSWORD {} VALID UNTIL {} IN ROLE {}").format(
+                mine, sql.Literal(verifier), sql.Literal(until[0]), sql.Identifier(name)
+            ),
             sql.SQL("COMMENT ON ROLE {} IS {}").format(mine, sql.Literal(_MARK)),
             sql.SQL("ALTER ROLE {} SET role = {}").format(mine, sql.Literal(name)),
             sql.SQL("ALTER ROLE {} SET search_path = {}, {}").format(
@@ -71,15 +94,6 @@ def acting(plan: Plan, session: Connection, name: str) -> Iterator[Login]:
             ),
         ):
             session.execute(statement)
-        until = session.execute("SELECT (now() + %s::interval)::text", (VALID,)).fetchone()
-        assert until is not None  # noqa: S101 - a SELECT without FROM gives a row
-        session.execute(sql.SQL("ALTER ROLE {} VALID UNTIL {}").format(mine, sql.Literal(until[0])))
-    try:
-        yield Login(role, password, plan.server.url(plan.access.database, role))
-    finally:
-        # A server that is gone, or a role that owns something after all: the next command drops it.
-        with suppress(psycopg.Error, DatabaseError):
-            _drop(session, role, name)
 
 
 def clean_up(session: Connection) -> list[str]:

@@ -127,12 +127,17 @@ def slowest(session: Connection, name: str) -> list[dict[str, Any]]:
 
 
 def activity(plan: Plan, session: Connection, name: str) -> str | None:
-    """Return when the tenant's newest activity was recorded (UTC), as its own table says; None without one."""
+    """Return when the tenant's newest activity was recorded (UTC), as its own table says; None without one.
+
+    None on a replica too, where no temporary login can be created.
+    """
     query = "SELECT to_char(max(created_at) AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"') FROM activities"
-    with login.acting(plan, session, name) as acting:
-        try:
-            with connect(acting.url, application=login.APPLICATION, statement_timeout_ms=TIMEOUT_MS) as inside:
-                row = inside.execute(query.encode()).fetchone()
-        except psycopg.Error:  # no such table yet, or a slow one
-            return None
+    try:
+        with (
+            login.acting(plan, session, name) as acting,
+            connect(acting.url, application=login.APPLICATION, statement_timeout_ms=TIMEOUT_MS) as inside,
+        ):
+            row = inside.execute(query.encode()).fetchone()
+    except (psycopg.Error, DatabaseError):  # no such table yet, or a slow one
+        return None
     return str(row[0]) if row and row[0] else None
