@@ -22,7 +22,7 @@ SHOWN = 20
 """Failed tenants that the error names; all are in the result."""
 
 
-def up_all(call: Call, jobs: int, *, skip_standby: bool) -> None:
+def up_all(call: Call, jobs: int, limit_s: float, *, skip_standby: bool) -> None:
     """Migrate every tenant and report each. Raises MigrationError that names those that failed."""
     plan = load.load()
     if skip_standby and is_standby(plan.server.url(plan.access.database)):
@@ -43,7 +43,9 @@ def up_all(call: Call, jobs: int, *, skip_standby: bool) -> None:
         elif result.outcome == "failed" or done == every or done % 50 == 0:
             echo(text, err=True)
 
-    found = migrations.up(plan, call.settings, jobs=jobs, interrupted=lambda: call.signal, progress=progress)
+    found = migrations.up(
+        plan, call.settings, jobs=jobs, limit_s=limit_s, interrupted=lambda: call.signal, progress=progress
+    )
     bad = [each for each in found if each.outcome in ("failed", "not started")]
     counts = {outcome: sum(each.outcome == outcome for each in found) for outcome in ("migrated", "current")}
     values = {

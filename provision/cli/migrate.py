@@ -22,7 +22,7 @@ from provision.host.migrate.plan import make as make_plan
 from provision.host.migrate.plan import text as plan_text
 from provision.host.migrate.plan import values as plan_values
 from provision.host.migrate.runner import Report, Runner
-from provision.host.migrate.settings import from_url
+from provision.host.migrate.settings import from_url, seconds
 from provision.host.migrate.status import look
 from provision.host.migrate.status import version as read_version
 from provision.host.tenants.migrations import JOBS
@@ -38,8 +38,9 @@ def command() -> None:
 @click.option("--skip-standby", is_flag=True, help="Do nothing on a replica of a cluster.")
 @click.option("--all-tenants", is_flag=True, help="Migrate every tenant of this host's database.")
 @click.option("--jobs", type=click.IntRange(1, 32), default=JOBS, show_default=True, help="Tenants at the same time.")
+@click.option("--tenant-limit", default="1h", show_default=True, help="Longest time of one of all tenants; 0 for none.")
 @options
-def up(call: Call, limit: int | None, skip_standby: bool, all_tenants: bool, jobs: int) -> None:
+def up(call: Call, limit: int | None, skip_standby: bool, all_tenants: bool, jobs: int, tenant_limit: str) -> None:
     """Apply all pending migrations, or the next N.
 
     With --all-tenants, a tenant that fails does not stop the others and is listed; a repeated run continues.
@@ -47,7 +48,7 @@ def up(call: Call, limit: int | None, skip_standby: bool, all_tenants: bool, job
     if all_tenants:
         if limit is not None:
             raise UsageError("N and --all-tenants exclude each other", seen=f"up {limit} --all-tenants", allowed="one")
-        up_all(call, jobs, skip_standby=skip_standby)
+        up_all(call, jobs, seconds(tenant_limit), skip_standby=skip_standby)
         return
     if skip_standby and is_standby(call.settings.url):
         call.result({"command": "up", "changed": False, "applied": []}, "a replica: nothing to do")

@@ -21,6 +21,7 @@ from provision.errors import ConfirmationError, DatabaseError, ProvisionError, U
 from provision.host.backup import dump
 from provision.host.backup.load import load as restore
 from provision.host.backup.tool import BackupError
+from provision.host.maintain import tenants as maintain
 from provision.host.migrate.settings import Settings
 from provision.host.tenants import catalog, login, manage, migrations, statistics
 from provision.plan import load, schema, tenants
@@ -221,6 +222,43 @@ def test_application_works_while_half_of_the_tenants_have_the_new_version(fresh:
         for name in ("one", "two"):
             fresh.remember(name, "during the migration")
     assert [each.outcome for each in migrations.up(fresh.plan, Settings("", folder))] == ["current", "migrated"]
+
+
+TRAP = """
+CREATE FUNCTION stay() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(600); RETURN NEW; END $$;
+CREATE TRIGGER stay BEFORE INSERT ON schema_migrations FOR EACH ROW EXECUTE FUNCTION stay();
+"""
+SLOW_INDEX = """
+DROP FUNCTION stay() CASCADE;
+CREATE FUNCTION stay(t text) RETURNS text IMMUTABLE LANGUAGE plpgsql AS $$
+BEGIN PERFORM pg_sleep(600 * (session_user::text LIKE '%_job_%')::int); RETURN t; END $$;
+INSERT INTO agents (name) VALUES ('one');
+CREATE INDEX ON agents (stay(name));
+INSERT INTO agents (name) SELECT i::text FROM generate_series(1, 200) i;
+"""
+
+
+def test_trigger_that_never_returns_stops_neither_migrations_nor_maintenance(
+    fresh: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("evil", "good", "last"):
+        fresh.add(name)
+        fresh.ask(name, "DROP INDEX activities_created_at_idx, metrics_timestamp_idx, sessions_closed_idx,"
+                  " feedback_created_at_idx; UPDATE schema_migrations SET version = 1;"
+                  " DELETE FROM schema_migrations_history WHERE version = 2")  # fmt: skip
+    fresh.ask("evil", TRAP)
+    found = migrations.up(fresh.plan, Settings("", MIGRATIONS), jobs=1, limit_s=3)
+    assert [(each.name, each.outcome) for each in found] == [
+        ("evil", "failed"), ("good", "migrated"), ("last", "migrated"),
+    ]  # fmt: skip
+    assert found[0].why.startswith("took longer than 3 s; lost the connection to the server")
+    fresh.ask("evil", SLOW_INDEX)
+    monkeypatch.setattr(login, "LIMIT_S", 3)
+    done = maintain.run_all(fresh.plan, {"job": "retention", "outcome": "done"})
+    assert done["outcome"] == "failed"
+    assert done["tenants"]["evil"].startswith("failed")
+    assert done["tenants"]["last"].startswith("done")
+    assert fresh.server.psql("SELECT count(*) FROM pg_roles WHERE rolname ~ '_job_'") == "0"
 
 
 def test_signal_starts_no_further_tenant(fresh: Place) -> None:

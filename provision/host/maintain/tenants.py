@@ -1,6 +1,7 @@
 """Maintenance of every tenant: the same jobs in its schema, as the tenant. Does IO.
 
-Tenants are taken one after another. A tenant that fails does not stop the others; the job then fails and names it.
+Tenants are taken one after another. A tenant that fails, or takes longer than an hour, does not stop the others; the
+job then fails and names it.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ def run_all(
                 told[tenant.name] = "skipped, its schema cannot be used"
                 continue
             try:
-                with login.acting(plan, session, tenant.name) as acting:
+                with login.acting(plan, session, tenant.name, limit_s=login.LIMIT_S) as acting:
                     done = run.run(plan, facts["job"], dry=dry, url=acting.url)
             except ProvisionError as error:
                 done = {"outcome": "failed", "why": f"{error.what}: {error.seen}"}

@@ -9,6 +9,7 @@ name no other tenant's command uses again. RESET ROLE and RESET SESSION AUTHORIZ
 from __future__ import annotations
 
 import secrets
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -29,6 +30,10 @@ VALID = "1 day"
 """Time after which a login that was left behind is refused; a session that is open continues."""
 ABANDONED = "10 minutes"
 """Age at which a login without a session is dropped: its command was killed."""
+SESSIONS = 4
+"""Connections of a login beside the processes of a dump: a tenant's code can change its password meanwhile."""
+LIMIT_S = 3600
+"""Longest time that one tenant may take of a command for all of them."""
 _MARK = "provision: temporary login of a tenant"
 
 
@@ -56,13 +61,17 @@ def superuser(plan: Plan) -> Connection:
 
 
 @contextmanager
-def acting(plan: Plan, session: Connection, name: str) -> Iterator[Login]:
-    """Make a login for a tenant and drop it at the end. `session` is the superuser's, in the tenants' database."""
+def acting(plan: Plan, session: Connection, name: str, *, limit_s: float = 0) -> Iterator[Login]:
+    """Make a login for a tenant and drop it at the end. `session` is the superuser's, in the tenants' database.
+
+    After `limit_s` seconds its sessions are ended, for a tenant's trigger may never return; 0 is no limit. Raises
+    DatabaseError if the login cannot be created.
+    """
     role, password = names.derived(name, f"_job_{secrets.token_hex(6)}"), secrets.token_urlsafe(24)
     mine = sql.Identifier(role)
     verifier = scram_verifier(password, new_salt())
     try:
-        _create(session, mine, name, verifier)
+        _create(session, mine, name, verifier, plan.backup.processes + SESSIONS)
     except psycopg.Error as error:
         raise DatabaseError(
             f"cannot act as tenant {name}",
@@ -71,21 +80,33 @@ def acting(plan: Plan, session: Connection, name: str) -> Iterator[Login]:
             allowed="a primary, whose superuser creates a temporary login",
             run=f"provision tenant add {name}, which repairs its roles; on a cluster: provision cluster status",
         ) from None
+    clock = threading.Timer(limit_s, _end, (plan, role))
+    clock.daemon = True
+    if limit_s:
+        clock.start()
     try:
         yield Login(role, password, plan.server.url(plan.access.database, role))
     finally:
+        clock.cancel()
         # A server that is gone, or a role that owns something after all: the next command drops it.
         with suppress(psycopg.Error, DatabaseError):
             _drop(session, role, name)
 
 
-def _create(session: Connection, mine: sql.Identifier, name: str, verifier: str) -> None:
+def _end(plan: Plan, role: str) -> None:
+    """End the sessions of a login, from a thread of its own. The login stays refused until it is dropped."""
+    with suppress(psycopg.Error, DatabaseError), superuser(plan) as session:
+        session.execute(sql.SQL("ALTER ROLE {} NOLOGIN").format(sql.Identifier(role)))
+        session.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = %s", (role,))
+
+
+def _create(session: Connection, mine: sql.Identifier, name: str, verifier: str, sessions: int) -> None:
     with session.transaction():
         until = session.execute("SELECT (now() + %s::interval)::text", (VALID,)).fetchone()
         assert until is not None  # noqa: S101 - a SELECT without FROM gives a row
         for statement in (
-            sql.SQL("CREATE ROLE {} LOGIN PASSWORD {} VALID UNTIL {} IN ROLE {}").format(
-                mine, sql.Literal(verifier), sql.Literal(until[0]), sql.Identifier(name)
+            sql.SQL("CREATE ROLE {} LOGIN PASSWORD {} VALID UNTIL {} CONNECTION LIMIT {} IN ROLE {}").format(
+                mine, sql.Literal(verifier), sql.Literal(until[0]), sql.Literal(sessions), sql.Identifier(name)
             ),
             sql.SQL("COMMENT ON ROLE {} IS {}").format(mine, sql.Literal(_MARK)),
             sql.SQL("ALTER ROLE {} SET role = {}").format(mine, sql.Literal(name)),

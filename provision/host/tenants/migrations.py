@@ -75,13 +75,15 @@ def up(
     settings: Settings,
     *,
     jobs: int = JOBS,
+    limit_s: float = login.LIMIT_S,
     interrupted: Callable[[], str] = lambda: "",
     progress: Callable[[Result, int, int], None] = lambda _result, _done, _all: None,
 ) -> list[Result]:
     """Migrate every tenant that is not at the newest version, `jobs` at a time.
 
-    `progress` gets each result, the number of finished tenants and the number of all. After a signal no further tenant
-    starts; running ones end as a single migration does. Raises MigrationError without files.
+    `progress` gets each result, the number of finished tenants and the number of all. A tenant fails after `limit_s`
+    seconds. After a signal no further tenant starts; running ones end as a single migration does. Raises MigrationError
+    without files.
     """
     if not Directory(settings.path).catalogue().pairs:
         raise MigrationError(
@@ -97,7 +99,7 @@ def up(
     results = [Result(each.name, "current", str(each.state), (), 0.0) for each in found if each.settled]
     waiting = [each.name for each in found if not each.settled]
     done = len(results)
-    for result in _parallel(plan, settings, waiting, jobs, interrupted):
+    for result in _parallel(plan, settings, waiting, jobs, limit_s, interrupted):
         done += 1
         results.append(result)
         progress(result, done, len(found))
@@ -105,14 +107,19 @@ def up(
 
 
 def _parallel(
-    plan: Plan, settings: Settings, waiting: Sequence[str], jobs: int, interrupted: Callable[[], str]
+    plan: Plan,
+    settings: Settings,
+    waiting: Sequence[str],
+    jobs: int,
+    limit_s: float,
+    interrupted: Callable[[], str],
 ) -> Iterator[Result]:
     queue = list(reversed(waiting))
     with ThreadPoolExecutor(max_workers=jobs, thread_name_prefix="tenant") as pool:
         running: set[Future[Result]] = set()
         while queue or running:
             while queue and len(running) < jobs and not interrupted():
-                running.add(pool.submit(_one, plan, settings, queue.pop(), interrupted))
+                running.add(pool.submit(_one, plan, settings, queue.pop(), limit_s, interrupted))
             if not running:
                 break
             ended, running = wait(running, return_when=FIRST_COMPLETED)
@@ -122,13 +129,14 @@ def _parallel(
         yield Result(name, "not started", "", (), 0.0, f"interrupted by {interrupted()}")
 
 
-def _one(plan: Plan, settings: Settings, name: str, interrupted: Callable[[], str]) -> Result:
+def _one(plan: Plan, settings: Settings, name: str, limit_s: float, interrupted: Callable[[], str]) -> Result:
     begun = time.monotonic()
     try:
-        with login.superuser(plan) as session, login.acting(plan, session, name) as acting:
+        with login.superuser(plan) as session, login.acting(plan, session, name, limit_s=limit_s) as acting:
             report = Runner(replace(settings, url=acting.url), Narrator(), interrupted).up()
     except ProvisionError as error:
         why = "; ".join(line.strip() for line in str(error).splitlines())
+        why = f"took longer than {limit_s:g} s; {why}" if limit_s and time.monotonic() - begun > limit_s else why
         return Result(name, "failed", "", (), round(time.monotonic() - begun, 3), why)
     applied = tuple(step.version for step, _ in report.done)
     seconds = round(time.monotonic() - begun, 3)
