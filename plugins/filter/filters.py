@@ -36,6 +36,7 @@ def access(plan: dict[str, Any], credentials: dict[str, Any]) -> dict[str, Any]:
         "extra_databases": others,
         "roles": roles,
         "tenants": tenants,
+        "tenant_limits": plan["tenant_limits"],
     }
 
 

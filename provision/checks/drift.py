@@ -70,7 +70,12 @@ def access(plan: schema.Plan, session: Connection) -> Iterator[Row]:
     needed.schema(owner, roles, strangers=theirs)
     needed.large_objects(owner)
     lookup.align(needed, [role.name for role in present if role.kind == "pooler"])
+    declared = {
+        each.name: [_role(role, verifiers.get(role.name)) for role in each.roles] for each in plan.access.tenants
+    }
     for each in catalog.known(session):
+        limits = plan.access.tenant_limits
+        needed.roles(declared.get(each.name) or of_tenants.current(needed, each.name, limits))
         if each.sound:  # others are reported by tenant-schema
             of_tenants.schema(needed, each.name, of_tenants.present(needed, each.name))
     if tenants:

@@ -20,6 +20,7 @@ from provision.errors import DatabaseError, UsageError
 from provision.host import lookup, settings
 from provision.host.backup import exchange
 from provision.plan import names
+from provision.plan.schema import TenantLimits
 from provision.quoting import conninfo
 
 TABLE_PRIVILEGES: Mapping[str, frozenset[str]] = {
@@ -458,7 +459,8 @@ def converge(server: str, expected: Mapping[str, Any], *, plan: bool = False) ->
 
     `server` is a libpq string of the superuser without a database. `expected` has database, owner, guard (a boolean,
     see database.guarded), extensions, roles (see Role), extra_databases (name to owner) and tenants (name and roles).
-    Tenants that it does not list keep their roles, and their grants are converged. Raises DatabaseError and UsageError.
+    Tenants that it does not list keep their roles with the settings of tenant_limits; grants are converged. Raises
+    DatabaseError and UsageError.
     """
     from provision.host.tenants import catalog
     from provision.host.tenants import converge as tenants
@@ -468,6 +470,7 @@ def converge(server: str, expected: Mapping[str, Any], *, plan: bool = False) ->
     databases = {expected["database"]: expected["owner"], **expected.get("extra_databases", {})}
     main, given = expected["database"], {each["name"]: each["roles"] for each in expected.get("tenants", ())}
     declared = {name: [Role.of(each) for each in listed] for name, listed in given.items()}
+    limits = TenantLimits(**expected.get("tenant_limits") or {"connections": 0, "size_mb": 0, "settings": {}})
     try:
         changes = []
         for name in MAINTAINED:
@@ -485,6 +488,8 @@ def converge(server: str, expected: Mapping[str, Any], *, plan: bool = False) ->
             for name, listed in declared.items():
                 tenants.roles(access, main, name, listed)
             found = catalog.marked(access.ask, main)
+            for name in sorted(set(found) - set(declared)) if limits.connections else ():
+                access.roles(tenants.current(access, name, limits))
             theirs = catalog.roles(access.ask, found)
             for name in existing:
                 more = set(theirs) if name == main else set()

@@ -111,6 +111,17 @@ def test_second_call_changes_nothing(fresh: Place) -> None:
     assert fresh.converge() == []
 
 
+def test_settings_that_a_role_changed_for_itself_are_restored(fresh: Place) -> None:
+    fresh.add("acme")
+    fresh.ask("acme_app", "ALTER ROLE acme_app SET search_path = public")
+    fresh.ask("acme_app", "ALTER ROLE acme_app SET statement_timeout = 0")
+    assert findings(fresh)["access"] == [
+        "to apply: role acme_app: search_path = acme, public", "to apply: role acme_app: statement_timeout = 30s",
+    ]  # fmt: skip
+    assert fresh.converge() == ["role acme_app: search_path = acme, public", "role acme_app: statement_timeout = 30s"]
+    assert fresh.converge() == []
+
+
 def test_new_passwords_end_the_old_ones(fresh: Place) -> None:
     fresh.add("acme", migrate=False)
     old = fresh.url("acme_app")

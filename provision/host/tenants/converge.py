@@ -13,6 +13,7 @@ from provision.errors import DatabaseError
 from provision.host.access import Access, Role
 from provision.host.tenants import catalog
 from provision.plan import tenants
+from provision.plan.schema import TenantLimits
 
 STATISTICS = "pg_stat_statements"
 """Extension whose views show every role the number of calls and rows of all others."""
@@ -62,6 +63,20 @@ def schema(access: Access, name: str, wanted: Sequence[Role]) -> None:
             run=f"read its contents, then: provision tenant add {name} --adopt",
         )
     access.schema(name, wanted, name, open_=False)
+
+
+def current(access: Access, name: str, limits: TenantLimits) -> list[Role]:
+    """Return the roles of a tenant that the inventory does not declare: its own limits, and the plan's settings."""
+    rows = access.ask(
+        "SELECT rolname::text, rolpassword, rolconnlimit FROM pg_authid WHERE rolname = ANY(%s)",
+        list(tenants.role_names(name)),
+    )
+    found = {str(role): (verifier, int(limit)) for role, verifier, limit in rows}
+    return [
+        Role(each.name, each.kind, *found[each.name], None, each.settings)
+        for each in tenants.roles(name, limits)
+        if each.name in found
+    ]
 
 
 def present(access: Access, name: str) -> list[Role]:
