@@ -155,9 +155,10 @@ with_extensions = click.option(
 def host_path(given: Path) -> Path:
     """Become postgres and return the path of the migrations: as given, or the host's own directory."""
     context = click.get_current_context()
-    for name, option in (("url", "--database"),):
-        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
-            raise UsageError(f"{option} and tenants exclude each other", allowed="a tenant of this host's database")
+    if context.get_parameter_source("url") is ParameterSource.COMMANDLINE:
+        raise UsageError("--database and tenants exclude each other", allowed="tenants of this host's main database")
+    if context.params.get("tenant") and context.params.get("all_tenants"):
+        raise UsageError("--tenant and --all-tenants exclude each other", allowed="one of them")
     plan = load.load()
     own = context.get_parameter_source("path") is ParameterSource.DEFAULT
     path = Path(plan.migrations.directory) if own else given.absolute()

@@ -426,6 +426,20 @@ def test_unknown_tenant_is_refused_with_those_that_exist(fresh: Place, command: 
     assert (refused.exception.what, refused.exception.allowed) == ("no tenant acmee", "acme")
 
 
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (("--tenant", "acme", "--all-tenants"), "--tenant and --all-tenants exclude each other"),
+        (("--all-tenants", "--database", "postgresql:///minion"), "--database and tenants exclude each other"),
+        (("1", "--all-tenants"), "N and --all-tenants exclude each other"),
+    ],
+)
+def test_refuses_options_that_exclude_each_other(command: Command, words: tuple[str, ...], why: str) -> None:
+    refused = command.result("migrate", "up", *words)
+    assert isinstance(refused.exception, UsageError)
+    assert refused.exception.what == why
+
+
 def test_logins_of_killed_commands_are_dropped(fresh: Place) -> None:
     fresh.add("acme")
     with login.superuser(fresh.plan) as session:
