@@ -159,6 +159,16 @@ def test_longest_name_works(fresh: Place) -> None:
     assert fresh.ask(f"{name}_readonly", "SELECT count(*) FROM memories") == [(1,)]
 
 
+def test_interrupted_creation_is_completed_by_the_same_command(fresh: Place) -> None:
+    fresh.add("acme", migrate=False)
+    fresh.server.psql("DROP OWNED BY acme_app; DROP ROLE acme_app; DROP SCHEMA acme CASCADE", "minion")
+    fresh.server.psql("ALTER ROLE acme NOLOGIN")
+    made = fresh.add("acme")
+    assert sorted(made.passwords) == ["acme_app"]
+    fresh.remember("acme", "complete")
+    assert fresh.add("acme").changes == ()
+
+
 def test_refuses_a_role_that_belongs_to_no_tenant(fresh: Place) -> None:
     fresh.server.psql("CREATE ROLE taken_app LOGIN")
     try:
