@@ -193,6 +193,12 @@ def test_declared_tenant_is_converged_by_the_playbook(fresh: Place) -> None:
     fresh.migrate("acme")
     fresh.remember("acme", "declared")
     assert fresh.ask("acme_app_2", "SELECT content, current_user::text FROM memories") == [("declared", "acme_app")]
+    rotated = replace(
+        access, tenants=(Tenant("acme", 3, 0, tenants.roles("acme", access.tenant_limits, list(own)[:3], 3)),)
+    )
+    assert fresh.converge(replace(fresh.plan, access=rotated), own) == [
+        "role acme_app_2: dropped, with its privileges",
+    ]  # fmt: skip
     assert fresh.converge() == []  # no longer declared: kept as it is
     with pytest.raises(UsageError, match="declared in the inventory"):
         manage.add(replace(plan, access=replace(access, tenants=(Tenant("new", 3, 0, ()),))), "new")
