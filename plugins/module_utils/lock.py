@@ -26,7 +26,8 @@ QUEUE = Path("/run/provision/queue")
 ASKS_WITHIN_S = 30
 """A waiting run that did not ask for this long has ended, or lost its connection."""
 LEASE_S = 4 * 3600  # where no session can be watched (an unusual connection), no run is this long
-POLL_S = 0.5
+WATCH_S = 0.1
+"""Between two looks at a session: a command that began this shortly before its connection broke is not waited for."""
 KEEP_S = 600
 """Seconds for the end of a command whose connection broke, before the run gives up on this host."""
 
@@ -63,24 +64,34 @@ def take(run: dict[str, Any]) -> bool:
     return True
 
 
-def _hold(handle: int, tell: int, run: dict[str, Any], watched: session.Session) -> None:
+def _hold(handle: int, tell: int, run: dict[str, Any], watched: session.Process) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # how `release` ends it
     nothing = os.open(os.devnull, os.O_RDWR)
     for stream in (0, 1, 2):
         os.dup2(nothing, stream)
-    os.ftruncate(handle, 0)
     record = {**run, "holder": os.getpid(), "since": int(time.time()), "session": watched}
-    os.pwrite(handle, json.dumps(record).encode(), 0)
+    _write(handle, record)
     os.write(tell, b"1")
     os.close(tell)
     end = time.monotonic() + LEASE_S
-    while time.monotonic() < end and (_needed(watched)):
-        time.sleep(POLL_S)
+    running: list[session.Process] = []
+    while time.monotonic() < end:
+        seen = session.commands(watched, set()) if watched.pid else []
+        if not watched.pid or watched.alive:
+            running = seen
+        else:
+            running = [command for command in running if command.alive]
+            if not running:
+                break
+            if "unfinished" not in record:
+                record["unfinished"] = session.described(running)
+                _write(handle, record)
+        time.sleep(WATCH_S)
     os._exit(0)
 
 
-def _needed(watched: session.Session) -> bool:
-    return not watched.pid or watched.alive or bool(session.commands(watched.mark, set()))
+def _write(handle: int, record: dict[str, Any]) -> None:
+    os.ftruncate(handle, os.pwrite(handle, json.dumps(record).encode(), 0))
 
 
 def release(holder: int) -> None:
@@ -116,8 +127,9 @@ def acquire(run: dict[str, Any], take_from: int, waits: bool = False) -> dict[st
         return {"taken": True, "holder": holder, "unfinished": []}
     ahead, askers = _ahead(run)
     if take_from and take_from == holder.get("holder"):
-        unfinished = session.commands(session.of(holder).mark, askers)
-        if not unfinished:
+        unfinished = _unfinished(holder, askers)
+        # Without its session the lock's process ends by itself, after the last command.
+        if not unfinished and (session.of(holder).alive or not session.of(holder).pid):
             release(holder["holder"])
     if not ahead and take(run):
         _leave(run)
@@ -125,6 +137,13 @@ def acquire(run: dict[str, Any], take_from: int, waits: bool = False) -> dict[st
     if not waits:
         _leave(run)
     return {"taken": False, "holder": read() if held() or not ahead else ahead[0], "unfinished": unfinished}
+
+
+def _unfinished(holder: dict[str, Any], askers: set[int]) -> list[str]:
+    watched = session.of(holder)
+    if watched.alive:
+        return session.described(session.commands(watched, askers))
+    return [str(each) for each in holder.get("unfinished", [])]
 
 
 def keep(run: dict[str, Any]) -> str:
@@ -142,14 +161,14 @@ def keep(run: dict[str, Any]) -> str:
             if take(run):
                 return ""
         elif holder.get("id") == run.get("id"):
-            watched, mine = session.of(holder), session.current()
-            unfinished = session.commands(watched.mark, {os.getpid()}) if watched[:2] != mine[:2] else []
+            watched = session.of(holder)
+            unfinished = _unfinished(holder, {os.getpid()}) if watched != session.current() else []
             if not unfinished and (not watched.pid or watched.alive):
                 return ""
         elif holder:
             who = f"process {holder.get('pid')} of {holder.get('user')} on {holder.get('controller')}"
             return f"another run took the host lock when the connection of this one ended: {who}; run again"
-        time.sleep(POLL_S)
+        time.sleep(WATCH_S)
     why = f": {unfinished[0]} still runs" if unfinished else ""
     return f"the connection broke, and its command did not end within {KEEP_S} s{why}; run again when it has ended"
 

@@ -1,7 +1,8 @@
 """Find the connection through which a run reaches this host, and the commands that run through it. Only reads /proc.
 
 A command outlives a connection that breaks: sshd ends, the shell that it started goes on. So does a command of a local
-run whose ansible-playbook was killed. Both still have the connection's mark in their environment.
+run whose ansible-playbook was killed. Who they belong to is known only while their parents live: containers do not let
+root read another user's environment.
 """
 
 from __future__ import annotations
@@ -11,20 +12,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 PROC = Path("/proc")
-REMOTE, LOCAL = "SSH_CONNECTION", "PROVISION_RUN"
-"""Environment variables that mark a connection: sshd sets the first, the action plugin host_plan the second."""
 
 
-class Session(NamedTuple):
-    """The process that lives as long as a connection, when it started (clock ticks since boot), and its mark."""
+class Process(NamedTuple):
+    """A process: its pid, and when it started (clock ticks since boot)."""
 
     pid: int = 0
     started: str = ""
-    mark: str = ""
 
     @property
     def alive(self) -> bool:
-        """Whether the connection is there; a zombie's is not."""
+        """Whether it has not ended; a zombie has."""
         try:
             fields = _stat(self.pid)
         except OSError:
@@ -32,55 +30,72 @@ class Session(NamedTuple):
         return self.pid > 0 and fields[19] == self.started and fields[0] != "Z"
 
 
-def of(record: dict[str, Any]) -> Session:
-    """Return the session of a lock's record; an empty one if an older version wrote the record."""
+def of(record: dict[str, Any]) -> Process:
+    """Return the session of a lock's record; pid 0 if it is not known, or if an older version wrote the record."""
     found = record.get("session")
-    return Session(int(found[0]), str(found[1]), str(found[2])) if isinstance(found, list) else Session()
+    return Process(int(found[0]), str(found[1])) if isinstance(found, list) else Process()
 
 
-def current() -> Session:
-    """Return this process's session: the nearest sshd, or the ansible-playbook of a local run; or an empty one."""
+def current() -> Process:
+    """Return the process that lives as long as the run's connection, or pid 0.
+
+    That is the nearest sshd, or the ansible-playbook of a local run.
+    """
     pid = os.getppid()
-    below: list[int] = []
     while pid > 1:
         try:
             name = (PROC / str(pid) / "comm").read_text().strip()
             parent = int(_stat(pid)[1])
+            # A local run's commands are started by short-lived workers with the same command line: go up to the first.
+            local = _is_playbook(pid) and name != "sudo" and not _is_playbook(parent)
+            if name.startswith("sshd") or local:
+                return Process(pid, _stat(pid)[19])
         except OSError:
             break
-        remote = name.startswith("sshd")
-        # An action of a local run is started by a short-lived worker with the same command line: go up to the first.
-        local = _is_playbook(pid) and name != "sudo" and not _is_playbook(parent)
-        if remote or local:
-            wanted = f"{REMOTE if remote else LOCAL}="
-            marks = [mark for each in below for mark in _environment(each) if mark.startswith(wanted)]
-            return Session(pid, _stat(pid)[19], marks[-1] if marks else "")
-        below.append(pid)
         pid = parent
-    return Session()
+    return Process()
 
 
-def commands(mark: str, askers: set[int]) -> list[str]:
-    """Describe the commands that run through a connection, without those of `askers` (pids of modules)."""
-    if not mark:
-        return []
-    pids = sorted(int(path.name) for path in PROC.iterdir() if path.name.isdigit())
+def commands(session: Process, askers: set[int]) -> list[Process]:
+    """Return the commands that run through a living session, without those of `askers` (pids of modules).
+
+    Ansible starts each command with a shell, below sshd or below a worker of a local run. What a command left in the
+    background has another parent and is not waited for.
+    """
     ours = {pid for asker in askers for pid in _ancestors(asker)}
-    # Ansible starts every command with a shell; programs that a command left in the background are not waited for.
-    found = [
-        pid for pid in pids if pid not in ours and _words(pid, "cmdline")[1:2] == ["-c"] and mark in _environment(pid)
-    ]
-    return [f"process {pid} ({_program(pid, pids)})" for pid in found]
+    found: list[Process] = []
+    below = _children(session.pid)
+    while below:
+        pid = below.pop()
+        if _words(pid)[1:2] != ["-c"]:
+            below += _children(pid)
+        elif pid not in ours:
+            try:
+                found.append(Process(pid, _stat(pid)[19]))
+            except OSError:
+                continue
+    return sorted(found)
 
 
-def _program(pid: int, pids: list[int]) -> str:
-    """Name the program that a shell finally runs, below sudo and Python."""
-    parents = {each: _ancestors(each)[1:] for each in pids}
-    last = max((each for each in pids if pid in parents[each]), key=lambda each: len(parents[each]), default=pid)
+def described(processes: list[Process]) -> list[str]:
+    """Name the program that each shell finally runs, below sudo and Python."""
+    found = []
+    for process in processes:
+        last = process.pid
+        while below := _children(last):
+            last = max(below)
+        try:
+            found.append(f"process {last} ({(PROC / str(last) / 'comm').read_text().strip()})")
+        except OSError:
+            found.append(f"process {process.pid}")
+    return found
+
+
+def _children(pid: int) -> list[int]:
     try:
-        return (PROC / str(last) / "comm").read_text().strip()
+        return [int(word) for word in (PROC / f"{pid}/task/{pid}/children").read_text().split()]
     except OSError:
-        return "ended"
+        return []
 
 
 def _ancestors(pid: int) -> list[int]:
@@ -95,16 +110,12 @@ def _ancestors(pid: int) -> list[int]:
 
 
 def _is_playbook(pid: int) -> bool:
-    return "ansible-playbook" in " ".join(_words(pid, "cmdline"))
+    return "ansible-playbook" in " ".join(_words(pid))
 
 
-def _environment(pid: int) -> list[str]:
-    return _words(pid, "environ")
-
-
-def _words(pid: int, name: str) -> list[str]:
+def _words(pid: int) -> list[str]:
     try:
-        return (PROC / str(pid) / name).read_bytes().decode(errors="replace").split("\0")
+        return (PROC / str(pid) / "cmdline").read_bytes().decode(errors="replace").split("\0")
     except OSError:
         return []
 

@@ -13,10 +13,6 @@ import signal
 import sys
 from pathlib import Path
 
-from .lock import started
-
-MARK = "PROVISION_RUN"
-"""Marks the commands of a local run, as SSH_CONNECTION marks those of a connection (module_utils/session.py)."""
 PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
@@ -43,10 +39,7 @@ class Bond:
 
 
 def bind() -> None:
-    """Bind the workers that this process forks to it; only the first call in an Ansible program has an effect."""
-    mark = f"{os.getpid()}:{started(os.getpid())}"
-    if sys.platform != "linux" or not Path(sys.argv[0]).name.startswith("ansible") or os.environ.get(MARK) == mark:
-        return
-    os.environ[MARK] = mark
-    bond = Bond()
-    os.register_at_fork(before=bond.before, after_in_child=bond.in_child)
+    """Bind the workers that an Ansible program forks from now on; call it once, before it forks."""
+    if sys.platform == "linux" and Path(sys.argv[0]).name.startswith("ansible"):
+        bond = Bond()
+        os.register_at_fork(before=bond.before, after_in_child=bond.in_child)

@@ -22,7 +22,7 @@ def identity() -> dict[str, Any]:
         "pid": pid,
         "user": getpass.getuser(),
     }
-    return {**me, "id": f"{me['machine']}:{pid}:{started(pid)}"}
+    return {**me, "id": f"{me['machine']}:{pid}:{_started(pid)}"}
 
 
 def kept(action: ActionBase) -> dict[str, Any]:
@@ -81,7 +81,7 @@ class Holder:
 
 def _same_process(holder: dict[str, Any]) -> bool:
     pid = int(holder.get("pid", 0))
-    return str(holder.get("id", "")) == f"{holder.get('machine')}:{pid}:{started(pid)}"
+    return str(holder.get("id", "")) == f"{holder.get('machine')}:{pid}:{_started(pid)}"
 
 
 def _machine() -> str:
@@ -93,7 +93,7 @@ def _machine() -> str:
         return platform.node()
 
 
-def started(pid: int) -> str:
+def _started(pid: int) -> str:
     """Return a process's start time in clock ticks since boot, or "" when it has ended (or without Linux)."""
     try:
         with open(f"/proc/{pid}/stat", encoding="utf-8") as stream:  # noqa: PTH123 - as short as it gets
