@@ -10,7 +10,7 @@ from ..module_utils.lock import held, read, release
 DOCUMENTATION = r"""
 module: host_lock
 short_description: Release the host lock of this run
-description: M(minion.provision.host_plan) takes the lock. The end of the connection releases it as well.
+description: M(minion.provision.host_plan) takes the lock. The end of the connection and of its last command releases it as well.
 options:
   state:
     description: Requested state of the lock.
