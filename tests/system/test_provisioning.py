@@ -440,9 +440,9 @@ def test_second_run_at_once_waits_and_is_refused_with_the_holder(fleet: Fleet) -
 @pytest.mark.parametrize("connection", ["kept", "broken"])
 def test_next_run_waits_for_the_command_of_a_killed_one_and_no_longer(fleet: Fleet, connection: str) -> None:
     killed = _start(fleet.one, "--tags", "database")
-    _until(killed, "TASK [database :")
-    command = _await(fleet.one, "pgrep -of '^/usr/bin/python3 /usr/local/bin/provision access'").split()[0]
-    fleet.one.run(f"kill -STOP {command}")
+    command = "'^/usr/bin/python3 /usr/local/bin/provision access'"
+    stop = f"for try in $(seq 2000); do pkill -STOP -f {command} && break; sleep 0.02; done"
+    assert fleet.one.run(f"{stop}; pgrep -f {command}").stdout
     workers = subprocess.run(["pgrep", "-P", str(killed.pid), "ansible"], capture_output=True, text=True, check=True)
     killed.kill()
     killed.wait()
@@ -469,7 +469,8 @@ def test_run_whose_connection_ended_takes_the_lock_again_unless_another_has_it(f
     try:
         _until(first, "TASK [postgresql :")
         os.kill(first.pid, signal.SIGSTOP)
-        idle = "for each in $(pgrep -f '^sshd-session: provision@'); do pgrep -P $each; done | grep -q . || echo idle"
+        busy = "for each in $(pgrep -f '^sshd-session: provision@'); do pgrep -P $each; done | grep -q ."
+        idle = f"{busy} || {{ sleep 2; {busy} || echo idle; }}"  # the task may only be about to begin
         _await(fleet.one, idle)
         fleet.one.run("pkill -KILL -f '^sshd-session: provision@'")
         _await(fleet.one, free)
