@@ -15,6 +15,7 @@ from provision.host.backup import dump, key, primary, show, status, take
 from provision.plan import load, schema
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+repository = click.option("--repository", type=int, default=0, help="Number of the repository [default: each].")
 
 
 @click.group("backup")
@@ -34,13 +35,14 @@ def command(context: click.Context) -> None:
     show_default=True,
     help="Kind of backup.",
 )
+@repository
 @as_json
-def take_command(kind: str, as_json: bool) -> None:
+def take_command(kind: str, repository: int, as_json: bool) -> None:
     """Take a backup now; on a replica of a cluster, do nothing."""
     plan = load.load()
     if _skipped(plan, as_json):
         return
-    result = dump.take(plan) if kind == "logical" else take.physical(plan, kind)
+    result = dump.take(plan) if kind == "logical" else take.physical(plan, kind, repository)
     _print(result, as_json, show.taken)
 
 
@@ -67,10 +69,11 @@ def status_command(record: bool, as_json: bool) -> None:
 
 
 @command.command("verify")
+@repository
 @as_json
-def verify_command(as_json: bool) -> None:
-    """Read every file of the repository and of the dumps and compare checksums; exit 3 if any is damaged."""
-    seen = status.verify(load.load())
+def verify_command(repository: int, as_json: bool) -> None:
+    """Read every file of the repositories and of the dumps and compare checksums; exit 3 if any is damaged."""
+    seen = status.verify(load.load(), repository)
     _print(seen, as_json, show.verified)
     status.alarm(seen)
 
@@ -80,13 +83,14 @@ def verify_command(as_json: bool) -> None:
 @click.option(
     "--type", "kind", type=click.Choice(["physical", "logical"]), help="Test only the backup set or only the dump."
 )
+@repository
 @as_json
-def drill_command(label: str, kind: str | None, as_json: bool) -> None:
+def drill_command(label: str, kind: str | None, repository: int, as_json: bool) -> None:
     """Run a restore test: restore the newest backup and dump into scratch clusters, compare, clean up."""
     if not label and not kind and _skipped(load.load(), as_json):
         return
     _print(
-        drills.run(load.load(), label, kind or "", narrate=lambda text: echo(text, err=True)),
+        drills.run(load.load(), label, kind or "", repository, narrate=lambda text: echo(text, err=True)),
         as_json,
         show.drilled,
     )

@@ -28,6 +28,9 @@ def _request(function: Any) -> Any:
         ),
         click.option("--set", "set_", default="", help="Backup set to restore [default: the newest that fits]."),
         click.option("--stanza", default="", help="Stanza of another host [default: this host's]."),
+        click.option(
+            "--repository", type=int, default=0, help="Number of the repository [default: the first that fits]."
+        ),
         click.option("--timeline", type=int, default=0, help="Timeline to follow [default: the newest]."),
         click.option("--delta", is_flag=True, help="Overwrite the data directory; no copy is kept."),
         click.option("--beside", type=int, default=0, help="Port of a copy beside the original [default: in place]."),
