@@ -72,7 +72,7 @@ def status_command(record: bool, as_json: bool) -> None:
 @repository
 @as_json
 def verify_command(repository: int, as_json: bool) -> None:
-    """Read every file of the repositories and of the dumps and compare checksums; exit 3 if any is damaged."""
+    """Read every file of repositories and dumps and compare checksums; exit 3 if any is damaged."""
     seen = status.verify(load.load(), repository)
     _print(seen, as_json, show.verified)
     status.alarm(seen)
