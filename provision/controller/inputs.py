@@ -36,6 +36,8 @@ SHARED_OPTIONS = (
 """Options that decide whether hosts share a backup repository."""
 SSH = ("ssh", "paramiko", "paramiko_ssh", "smart")
 """Connection plugins of Ansible."""
+WITHOUT_VALUE = "_raw_params"
+"""Ansible's name for words of -e without a value, which it ignores."""
 BESIDE = {"plan", "packages", "tls", "toolkit", "etcd"}
 """Roles of a play for hosts beside the databases, such as the backup host, unless the host has a database too."""
 
@@ -115,6 +117,8 @@ def read(
     names = {*specs, *PUBLISHED, *variables.RENAMED}
     prefixes = {f"{option.partition('_')[0]}_" for option in names}
     problems += [*wrong, *variables.unknown(given, names, prefixes)]
+    if lost := given.get(WITHOUT_VALUE):
+        problems.append(f"-e {lost!r} sets no variable: expected NAME=VALUE, JSON, or @ and the name of a file")
     warnings = tuple(f"variable {name} is now called {new}; the old name is still read" for name, new in old.items())
     return Inputs(typed, values, tuple(problems), warnings)
 
