@@ -10,6 +10,7 @@ import click
 
 from provision import system
 from provision.cli._echo import echo
+from provision.cli._progress import working
 from provision.host.backup import drill as drills
 from provision.host.backup import dump, key, primary, show, status, take
 from provision.plan import load, schema
@@ -42,7 +43,8 @@ def take_command(kind: str, repository: int, as_json: bool) -> None:
     plan = load.load()
     if _skipped(plan, as_json):
         return
-    result = dump.take(plan) if kind == "logical" else take.physical(plan, kind, repository)
+    with working(f"taking a {kind} backup") as narrate:
+        result = dump.take(plan) if kind == "logical" else take.physical(plan, kind, repository, narrate=narrate)
     _print(result, as_json, show.taken)
 
 
@@ -53,7 +55,9 @@ def prepare_command(take_over: str, as_json: bool) -> None:
     """Create or upgrade the stanza and check that WAL is archived; on a replica of a cluster, do nothing."""
     plan = load.load()
     if not _skipped(plan, as_json):
-        _print(take.prepare(plan, take_over), as_json, show.prepared)
+        with working("preparing the stanza"):
+            result = take.prepare(plan, take_over)
+        _print(result, as_json, show.prepared)
 
 
 @command.command("status")
@@ -61,7 +65,8 @@ def prepare_command(take_over: str, as_json: bool) -> None:
 @as_json
 def status_command(record: bool, as_json: bool) -> None:
     """Show backup sets, ages, WAL and the last restore test; exit 3 if there are alarms."""
-    seen = status.look(load.load())
+    with working("reading the repository"):
+        seen = status.look(load.load())
     if record:
         status.keep(seen)
     _print(seen, as_json, show.status)
@@ -73,7 +78,8 @@ def status_command(record: bool, as_json: bool) -> None:
 @as_json
 def verify_command(repository: int, as_json: bool) -> None:
     """Read every file of repositories and dumps and compare checksums; exit 3 if any is damaged."""
-    seen = status.verify(load.load(), repository)
+    with working("verifying backups") as narrate:
+        seen = status.verify(load.load(), repository, narrate=narrate)
     _print(seen, as_json, show.verified)
     status.alarm(seen)
 
@@ -89,11 +95,9 @@ def drill_command(label: str, kind: str | None, repository: int, as_json: bool) 
     """Run a restore test: restore the newest backup and dump into scratch clusters, compare, clean up."""
     if not label and not kind and _skipped(load.load(), as_json):
         return
-    _print(
-        drills.run(load.load(), label, kind or "", repository, narrate=lambda text: echo(text, err=True)),
-        as_json,
-        show.drilled,
-    )
+    with working("preparing the restore test") as narrate:
+        result = drills.run(load.load(), label, kind or "", repository, narrate=narrate)
+    _print(result, as_json, show.drilled)
 
 
 @command.command("key")

@@ -95,7 +95,7 @@ def test_wrong_variables_of_a_playbook_are_one_paragraph(
     assert code == 2, said
     paragraph = said.partition("fatal: [db1]: ")[2].partition("\n\n")[0].split("\n")
     assert paragraph[0] == "nothing was changed on this host:"
-    assert [line.removeprefix("- ") for line in paragraph[1:]][: len(refusals)] == refusals
+    assert [line.removeprefix("  - ") for line in paragraph[1:]][: len(refusals)] == refusals
     assert not any(word in said for word in NOISE), said
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -313,7 +313,7 @@ def _grown(seen: dict[str, Any], past: dict[str, Any]) -> list[Any]:
     return sizes[::2] if len(sizes) > HISTORY else sizes
 
 
-def verify(plan: Plan, number: int = 0) -> dict[str, Any]:
+def verify(plan: Plan, number: int = 0, *, narrate: Callable[[str], None] = lambda _: None) -> dict[str, Any]:
     """Read every file of the repositories, or of the one of a number, and every dump; `alarms` name the damage.
 
     pgBackRest's verify exits 0 even if it finds damage, so its output is parsed. It does not report missing WAL; the
@@ -323,12 +323,14 @@ def verify(plan: Plan, number: int = 0) -> dict[str, Any]:
     seen = _head(plan, plan.backup.repository)
     if plan.backup.physical:
         for repository in plan.backup.chosen(number):
+            narrate(f"reading every file of {repository.place}")
             lines, told = _verify(plan, repository)
             seen["pgbackrest"] = [*seen.get("pgbackrest", []), *lines]
             alarms += [plan.backup.named(text, repository) for text in told]
         _repositories(plan, seen, alarms)
     checked = []
     for path in dump.find(plan):
+        narrate(f"reading dump {path.name}")
         try:
             dump.check(path)
             checked.append(path.name)

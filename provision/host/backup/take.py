@@ -7,6 +7,7 @@ stop no earlier than the end of its backup.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
@@ -22,7 +23,9 @@ SETS_KEPT = 60
 LOCKED = 50  # pgBackRest's exit code when another command holds the stanza's lock
 
 
-def physical(plan: Plan, kind: str, number: int = 0) -> dict[str, Any]:
+def physical(
+    plan: Plan, kind: str, number: int = 0, *, narrate: Callable[[str], None] = lambda _: None
+) -> dict[str, Any]:
     """Take a backup in each repository, or in the one of a number. Return the sets and the restore command.
 
     The result has the fields of the first new set, and each set with its repository in `sets`. A repository that fails
@@ -35,6 +38,7 @@ def physical(plan: Plan, kind: str, number: int = 0) -> dict[str, Any]:
     failures: list[BackupError] = []
     known: dict[str, Any] = {}
     for repository in plan.backup.chosen(number):
+        narrate(f"taking a {kind} backup into {repository.place}")
         try:
             stanza, newest = _take(plan, kind, repository)
         except BackupError as error:
@@ -43,7 +47,9 @@ def physical(plan: Plan, kind: str, number: int = 0) -> dict[str, Any]:
             taken.append((repository, newest))
             known[newest.label] = {"system": stanza.systems[newest.database]}
     if taken:
+        narrate("counting rows for the restore test")
         point = _count(plan, known)
+        narrate("removing expired backups")
         for repository, _ in taken:
             tool.program(plan.backup.stanza, f"--repo={repository.number}", "expire")
     if failures:
