@@ -8,6 +8,7 @@ import click
 
 from provision import system
 from provision.cli._echo import echo
+from provision.cli._progress import working
 from provision.host.maintain import run
 from provision.plan import load
 
@@ -27,7 +28,8 @@ def command(jobs: tuple[str, ...], dry: bool, as_json: bool) -> None:
     plan = load.load()
     done = []
     for job in jobs or run.JOBS:
-        facts = run.run(plan, job, dry=dry, say=lambda text: echo(text, err=True))
+        with working(f"maintenance {job}") as narrate:
+            facts = run.run(plan, job, dry=dry, say=narrate)
         done.append(facts)
         if not dry:
             run.keep(facts)
