@@ -18,7 +18,7 @@ from provision import compatibility, secure_path
 from provision.checks.finding import Severity
 from provision.checks.placed import ask, manifests
 from provision.checks.registry import Row, check
-from provision.host.backup import exchange
+from provision.host.backup import drill, exchange
 from provision.plan import load
 from provision.plan.schema import Plan
 from provision.system import evidence, moment
@@ -202,12 +202,12 @@ def backups(plan: Plan) -> Iterator[Row]:
             f"systemctl enable --now {WATCH}.timer && systemctl start {WATCH}.service",
         )
     limit = plan.backup.age_limit_h
-    stop = max((float(each["stop"]) for each in seen.get("sets", [])), default=None)
-    if stop is not None and limit and _hours_since(stop) > limit:
-        yield (
-            f"the newest backup is {_hours_since(stop):.1f} h old; the limit is {limit} h",
-            "systemctl start provision-backup@full.service",
-        )
+    for repository in plan.backup.repositories:
+        view = seen if repository.number == 1 else seen.get("second", {})
+        stop = max((float(each["stop"]) for each in view.get("sets", [])), default=None)
+        if stop is not None and limit and _hours_since(stop) > limit:
+            text = f"the newest backup is {_hours_since(stop):.1f} h old; the limit is {limit} h"
+            yield plan.backup.named(text, repository), "systemctl start provision-backup@full.service"
     for alarm in _alarms(seen):
         if not JUDGED_HERE.match(alarm):
             yield alarm, next((fix for start, fix in ALARM_FIXES if alarm.startswith(start)), SHOW_BACKUPS)
@@ -233,17 +233,19 @@ def _alarms(seen: Mapping[str, Any]) -> list[str]:
 )
 def drills(plan: Plan) -> Iterator[Row]:
     """Report a failed or overdue restore test."""
-    last = evidence("drill")
-    if not plan.backup.physical or not last:
-        return
-    fix = "systemctl start provision-drill.service"
+    for repository in plan.backup.repositories if plan.backup.physical else ():
+        last = evidence(drill.evidence(repository.number))
+        for text in _drill_faults(last, plan.backup.drill_age_limit_h) if last else ():
+            yield plan.backup.named(text, repository), "systemctl start provision-drill.service"
+
+
+def _drill_faults(last: Mapping[str, Any], limit: float) -> Iterator[str]:
     if not last.get("passed"):
-        yield f"the last restore test failed: {last.get('failure', '')}".splitlines()[0], fix
+        yield f"the last restore test failed: {last.get('failure', '')}".splitlines()[0]
         return
     age = _hours_since(moment((last.get("last_passed") or last)["when"]))
-    limit = plan.backup.drill_age_limit_h
     if limit and age > limit:
-        yield f"the last passed restore test is {age:.1f} h old; the limit is {limit} h", fix
+        yield f"the last passed restore test is {age:.1f} h old; the limit is {limit} h"
 
 
 @check(

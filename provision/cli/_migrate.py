@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-import shutil
 import signal
 import sys
 import time
@@ -21,6 +20,7 @@ from click.core import ParameterSource
 from provision import system
 from provision.cli._database import migration_database_option
 from provision.cli._echo import echo
+from provision.cli._progress import Line
 from provision.errors import ConfirmationError, ProvisionError, UsageError
 from provision.host.migrate import report
 from provision.host.migrate.files import Problem
@@ -86,13 +86,11 @@ class Stderr(Narrator):
         self.quiet = as_json
         self.steps: list[tuple[Step, float]] = []
         self.problems: list[Problem] = []
-        self._shown = 0
+        self._running = Line()
         self._spoken = 0.0
 
     def _line(self, text: str) -> None:
-        if self._shown:
-            click.echo("\r" + " " * self._shown + "\r", nl=False, err=True)
-            self._shown = 0
+        self._running.clear()
         echo(visible(text), err=True)
 
     def warn(self, problem: Problem) -> None:
@@ -110,9 +108,7 @@ class Stderr(Narrator):
         text = visible(f"{label}: {seconds:.0f} s{', ' if detail else ''}{detail}")
         if sys.stderr.isatty():
             if seconds >= 1:
-                text = text[: shutil.get_terminal_size().columns - 1]
-                click.echo("\r" + text.ljust(self._shown), nl=False, err=True)
-                self._shown = len(text)
+                self._running.show(text)
             return
         self._spoken = 0.0 if seconds < self._spoken else self._spoken
         due = next((at for at in SPEAK_AT_S if at > self._spoken), self._spoken + SPEAK_AT_S[-1])
@@ -123,9 +119,7 @@ class Stderr(Narrator):
     def done(self, step: Step, seconds: float) -> None:
         """Print a finished step on stdout, as part of the result."""
         self.steps.append((step, seconds))
-        if self._shown:
-            click.echo("\r" + " " * self._shown + "\r", nl=False, err=True)
-            self._shown = 0
+        self._running.clear()
         if not self.quiet:
             verb = "applied" if step.direction == "up" else "reverted"
             echo(visible(f"{verb} {step.label} in {seconds:.3f} s"))

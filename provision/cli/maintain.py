@@ -8,6 +8,7 @@ import click
 
 from provision import system
 from provision.cli._echo import echo
+from provision.cli._progress import working
 from provision.host.maintain import run, tenants
 from provision.plan import load
 
@@ -29,8 +30,9 @@ def command(jobs: tuple[str, ...], dry: bool, as_json: bool) -> None:
     plan = load.load()
     done = []
     for job in jobs or run.JOBS:
-        facts = run.run(plan, job, dry=dry, say=lambda text: echo(text, err=True))
-        facts = tenants.run_all(plan, facts, dry=dry, say=lambda text: echo(text, err=True))
+        with working(f"maintenance {job}") as narrate:
+            facts = run.run(plan, job, dry=dry, say=narrate)
+            facts = tenants.run_all(plan, facts, dry=dry, say=narrate)
         done.append(facts)
         if not dry:
             run.keep(facts)

@@ -233,11 +233,14 @@ def still_held(plan: Plan, name: str) -> dict[str, Any]:
             f"dumps expire when they are older than {plan.backup.dump_keep_days} days and {plan.backup.dump_keep} "
             "newer ones exist (backup_dump_keep_days, backup_dump_keep)"
         )
-    if plan.backup.physical:
-        held["sets"] = [each.label for each in tool.info(plan.backup.stanza).sets]
+    for repository in plan.backup.repositories if plan.backup.physical else ():
+        held["sets"] += [each.label for each in tool.info(plan.backup.stanza, repository.number).sets]
         held["until"].append(
-            f"physical backups and their WAL expire with the full backup after {plan.backup.retention_full} newer full "
-            "ones (backup_retention_full)"
+            f"physical backups and their WAL in {repository.place} expire with the full backup after "
+            f"{repository.retention_full} newer full ones (docs/a-second-repository.md)"
+            if repository.number > 1
+            else f"physical backups and their WAL expire with the full backup after {repository.retention_full} newer "
+            "full ones (backup_retention_full)"
         )
     held["until"].append(f"the export of the tenant is kept until you delete it; names of tenant {name} stay in logs")
     return held
