@@ -165,6 +165,10 @@ bench-pool: .venv/.tests ## Compare 500 clients through PgBouncer with 500 direc
 bench-failover: test-setup ## Compare gaps and lost rows of failovers with those of Patroni's defaults (12 minutes)
 	$(BIN)/python -m benchmarks.failover
 
+.PHONY: bench-tenants
+bench-tenants: test-setup ## Measure migrations, checks, dump and catalogue of N tenants (N=100)
+	$(BIN)/python -m benchmarks.tenants $(or $(N),100)
+
 .PHONY: bench-audit
 bench-audit: .venv/.tests ## Compare audits of five hosts, of one host, and site.yml --check (dev sandboxes)
 	$(BIN)/python -m benchmarks.audit

@@ -25,6 +25,8 @@ from provision.host.migrate import status
 from provision.host.migrate.explain import Ways
 from provision.host.migrate.settings import Settings
 from provision.host.server import configuration
+from provision.host.tenants import catalog
+from provision.host.tenants import converge as of_tenants
 from provision.plan import schema
 
 MIGRATE = "runuser -u postgres -- provision migrate"
@@ -61,11 +63,23 @@ def access(plan: schema.Plan, session: Connection) -> Iterator[Row]:
     needed = _Statements(session)
     needed.roles(present)
     needed.database(database, owner, plan.access.guard)
-    needed.connect_privileges(database, owner, {role.name for role in present} - {owner})
+    tenants = catalog.marked(needed.ask, database)
+    theirs = catalog.roles(needed.ask, tenants)
+    needed.connect_privileges(database, owner, {role.name for role in present} - {owner} | set(theirs))
     needed.extensions(plan.access.extensions)
-    needed.schema(owner, roles)
+    needed.schema(owner, roles, strangers=theirs)
     needed.large_objects(owner)
     lookup.align(needed, [role.name for role in present if role.kind == "pooler"])
+    declared = {
+        each.name: [_role(role, verifiers.get(role.name)) for role in each.roles] for each in plan.access.tenants
+    }
+    for each in catalog.known(session):
+        limits = plan.access.tenant_limits
+        needed.roles(declared.get(each.name) or of_tenants.current(needed, each.name, limits))
+        if each.sound:  # others are reported by tenant-schema
+            of_tenants.schema(needed, each.name, of_tenants.present(needed, each.name))
+    if tenants:
+        of_tenants.statistics(needed, [role.name for role in present])
     for what, statement in needed.statements:
         yield f"to apply: {what}", psql(database, statement)
 

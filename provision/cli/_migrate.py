@@ -15,16 +15,20 @@ from types import FrameType
 from typing import Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
+from provision import system
 from provision.cli._database import migration_database_option
 from provision.cli._echo import echo
 from provision.cli._progress import Line
-from provision.errors import ConfirmationError, ProvisionError
+from provision.errors import ConfirmationError, ProvisionError, UsageError
 from provision.host.migrate import report
 from provision.host.migrate.files import Problem
 from provision.host.migrate.narrate import Narrator
 from provision.host.migrate.settings import LOCK_TIMEOUT_S, WAIT_S, Settings, from_url, seconds
 from provision.host.migrate.steps import Step
+from provision.host.tenants import catalog, login
+from provision.plan import load
 from provision.quoting import visible
 
 T = TypeVar("T")
@@ -142,10 +146,39 @@ with_extensions = click.option(
 )
 
 
+def host_path(given: Path) -> Path:
+    """Become postgres and return the path of the migrations: as given, or the host's own directory."""
+    context = click.get_current_context()
+    if context.get_parameter_source("url") is ParameterSource.COMMANDLINE:
+        raise UsageError("--database and tenants exclude each other", allowed="tenants of this host's main database")
+    if context.params.get("tenant") and context.params.get("all_tenants"):
+        raise UsageError("--tenant and --all-tenants exclude each other", allowed="one of them")
+    plan = load.load()
+    own = context.get_parameter_source("path") is ParameterSource.DEFAULT
+    path = Path(plan.migrations.directory) if own else given.absolute()
+    system.become()
+    return path
+
+
+@contextmanager
+def as_tenant(call: Call, name: str) -> Iterator[None]:
+    """Act as a tenant of this host within a `with` block; without a name, use the given database."""
+    if not name:
+        yield
+        return
+    plan = load.load()
+    with login.superuser(plan) as session:
+        catalog.find(session, name)
+        with login.acting(plan, session, name) as acting:
+            call.settings = replace(call.settings, url=acting.url)
+            yield
+
+
 def options(function: Callable[..., None]) -> Callable[..., None]:
     """Add the common options to a command, which is called with a Call and its own arguments."""
 
     @migration_database_option
+    @click.option("--tenant", default="", help="Tenant of this host's database, instead of --database.")
     @click.option("--path", type=click.Path(path_type=Path), default=Path("migrations"), show_default=True,
                   help="Directory of the migration files.")  # fmt: skip
     @click.option("--table", default=None, help="Version table [schema_migrations].")
@@ -172,9 +205,12 @@ def options(function: Callable[..., None]) -> Callable[..., None]:
         retries: int,
         compatible: bool,
         as_json: bool,
+        tenant: str,
         **own: Any,
     ) -> None:
         started = time.monotonic()
+        tenants = bool(tenant or own.get("all_tenants"))
+        path = host_path(path) if tenants else path
         unguarded = bool(own.pop("without_backup", False))
         call = Call(Settings(url, path), as_json)
         try:
@@ -189,7 +225,7 @@ def options(function: Callable[..., None]) -> Callable[..., None]:
                 settings = replace(settings, statement_timeout_s=seconds(statement_timeout))
             call.settings = replace(settings, table=table or settings.table, schema=schema or settings.schema)
             call.schema = schema
-            with call.catching_signals():
+            with call.catching_signals(), as_tenant(call, tenant):
                 function(call, **own)
         except ProvisionError as error:
             if as_json:

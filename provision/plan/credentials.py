@@ -11,7 +11,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from provision.errors import UsageError
-from provision.plan import names, network, secrets
+from provision.plan import names, network, secrets, tenants
 from provision.plan.context import Context, Verdict, repositories, repository_kind
 
 DEVELOPMENT_PASSWORD = "minion_secret"  # noqa: S105 - the published one, known so that it can be refused
@@ -59,7 +59,8 @@ def passwords(v: Mapping[str, Any], profile: Mapping[str, Any], context: Context
     generate = "" if context.credentials else f"; provision secrets init {inventory} generates both"
     if strict:
         verdict.refusals += [f"{path} is not encrypted: ansible-vault encrypt {path}" for path in context.plain_vaults]
-    for role in names.with_passwords(owner):
+    needed = [role for each in v["database_tenants"] for role in tenants.role_names(each["name"])]
+    for role in (*names.with_passwords(owner), *needed):
         if role not in credentials:
             verdict.refusals.append(
                 f"database_credentials has no entry for {role}: set its password and its salt in {vault}{generate}"

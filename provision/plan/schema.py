@@ -223,6 +223,27 @@ class Role:
 
 
 @dataclass(frozen=True)
+class Tenant:
+    """A tenant of the inventory: its schema and owner have its name, other roles names derived from it."""
+
+    name: str
+    connections: int
+    """Most connections of its application role."""
+    size_mb: int
+    """Size that doctor warns beyond; 0 for none."""
+    roles: tuple[Role, ...]
+
+
+@dataclass(frozen=True)
+class TenantLimits:
+    """Limits of tenants that declare no others, and the settings of their roles."""
+
+    connections: int
+    size_mb: int
+    settings: Mapping[str, str]
+
+
+@dataclass(frozen=True)
 class Access:
     """Databases, login roles and extensions. `databases` is name -> owner, the main one first."""
 
@@ -233,6 +254,9 @@ class Access:
     extensions: tuple[str, ...]
     guard: bool
     """Destructive commands ask for the database's name and a recent restore test (profile key)."""
+    tenants: tuple[Tenant, ...]
+    """Tenants of the inventory; the database may have others (`provision tenant list`)."""
+    tenant_limits: TenantLimits
 
     @property
     def application(self) -> str:
@@ -279,6 +303,8 @@ class Pooler:
     max_clients: int
     clients: Mapping[str, int]
     """Most clients of each role, which add up to max_clients; none where PgBouncer is older than 1.24."""
+    tenant_pool: int
+    """Server connections of each tenant's role, where PgBouncer limits them by role."""
     open_files: int
     query_wait_timeout_s: int
     server_connect_timeout_s: int

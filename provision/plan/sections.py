@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from provision import addresses, compatibility
-from provision.plan import dns, hba, names, network, ports, schema
+from provision.plan import dns, hba, names, network, ports, schema, tenants
 from provision.plan.account import repository_user
 from provision.plan.cluster import PRIMARY, Cluster
 from provision.plan.context import SECOND_PATH, Context, repository_kind
@@ -235,7 +235,8 @@ def _second_logins(declared: list[dict[str, Any]], credentials: Mapping[str, Any
 
 
 def access(v: Mapping[str, Any], profile: Mapping[str, Any], version: str, limits: Mapping[str, int]) -> schema.Access:
-    """Make the section access: databases, login roles and extensions."""
+    """Make the section access: databases, login roles, extensions and tenants."""
+    given = tenants.limits(profile, v["database_timeouts"], version)
     return schema.Access(
         database=v["database_name"],
         owner=v["database_owner"],
@@ -254,6 +255,8 @@ def access(v: Mapping[str, Any], profile: Mapping[str, Any], version: str, limit
         ),
         extensions=tuple(v["database_extensions"]),
         guard=bool(profile["database"]["guard"]),
+        tenants=tenants.declared(v, given),
+        tenant_limits=given,
     )
 
 
@@ -290,6 +293,7 @@ def pooler(
         clients=pools.clients(v["pgbouncer_max_clients"], fitted.sizes)
         if key >= compatibility.version_key("1.24")
         else {},
+        tenant_pool=v["pgbouncer_tenant_pool"],
         open_files=v["pgbouncer_max_clients"] + fitted.total + OTHER_FILES,
         query_wait_timeout_s=v["pgbouncer_query_wait_timeout_s"],
         server_connect_timeout_s=v["pgbouncer_server_connect_timeout_s"],

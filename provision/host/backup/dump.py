@@ -69,7 +69,7 @@ def take(plan: Plan, database: str = "") -> dict[str, Any]:
         partial.mkdir(mode=0o700)
         with connect_pinned(plan.server.url(database), application="provision backup", autocommit=False) as session:
             facts = _dump(plan, session, database, partial)
-        _seal(partial, {"database": database, "taken": system.stamp(begun), **facts})
+        seal(partial, {"database": database, "taken": system.stamp(begun), **facts})
         partial.rename(folder / name)
         system.sync(folder)
     except BaseException:
@@ -134,7 +134,7 @@ def contents(session: Connection) -> dict[str, Any]:
     return {"rows": rows, "extensions": extensions}
 
 
-def _seal(folder: Path, facts: dict[str, Any]) -> None:
+def seal(folder: Path, facts: dict[str, Any]) -> None:
     """Checksum and sync every file. The last line of the manifest is its own checksum."""
     files = {}
     for path in sorted(folder.rglob("*")):
