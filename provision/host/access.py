@@ -510,7 +510,8 @@ def converge(server: str, expected: Mapping[str, Any], *, plan: bool = False) ->
             changes += access.changes
         with _session(server, "postgres") as connection:
             access = Access(connection, plan=plan)
-            access.roles([*(role for role in roles if not role.present), *access.unused_second_logins(roles)])
+            every = [*roles, *(role for listed in declared.values() for role in listed)]
+            access.roles([*(role for role in roles if not role.present), *access.unused_second_logins(every)])
     except psycopg.Error as error:
         raise DatabaseError(
             "the server rejected a change of roles or grants",

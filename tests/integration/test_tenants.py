@@ -159,6 +159,16 @@ def test_longest_name_works(fresh: Place) -> None:
     assert fresh.ask(f"{name}_readonly", "SELECT count(*) FROM memories") == [(1,)]
 
 
+def test_interrupted_creation_is_completed_by_the_same_command(fresh: Place) -> None:
+    fresh.add("acme", migrate=False)
+    fresh.server.psql("DROP OWNED BY acme_app; DROP ROLE acme_app; DROP SCHEMA acme CASCADE", "minion")
+    fresh.server.psql("ALTER ROLE acme NOLOGIN")
+    made = fresh.add("acme")
+    assert sorted(made.passwords) == ["acme_app"]
+    fresh.remember("acme", "complete")
+    assert fresh.add("acme").changes == ()
+
+
 def test_refuses_a_role_that_belongs_to_no_tenant(fresh: Place) -> None:
     fresh.server.psql("CREATE ROLE taken_app LOGIN")
     try:
@@ -183,6 +193,12 @@ def test_declared_tenant_is_converged_by_the_playbook(fresh: Place) -> None:
     fresh.migrate("acme")
     fresh.remember("acme", "declared")
     assert fresh.ask("acme_app_2", "SELECT content, current_user::text FROM memories") == [("declared", "acme_app")]
+    rotated = replace(
+        access, tenants=(Tenant("acme", 3, 0, tenants.roles("acme", access.tenant_limits, list(own)[:3], 3)),)
+    )
+    assert fresh.converge(replace(fresh.plan, access=rotated), own) == [
+        "role acme_app_2: dropped, with its privileges",
+    ]  # fmt: skip
     assert fresh.converge() == []  # no longer declared: kept as it is
     with pytest.raises(UsageError, match="declared in the inventory"):
         manage.add(replace(plan, access=replace(access, tenants=(Tenant("new", 3, 0, ()),))), "new")

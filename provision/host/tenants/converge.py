@@ -32,12 +32,11 @@ def roles(access: Access, database: str, name: str, wanted: Sequence[Role]) -> N
                 allowed="a name whose roles do not exist",
                 run=f"choose another name, or: DROP ROLE {taken[0][0]}",
             )
+        # One message, and so one transaction: a run that is killed leaves no role that belongs to no tenant.
+        mine = sql.Identifier(name)
+        statement = sql.SQL("CREATE ROLE {}; COMMENT ON ROLE {} IS {}")
+        access.change(f"tenant {name}", statement.format(mine, mine, sql.Literal(tenants.mark(database))))
     access.roles(wanted)
-    if name not in found:
-        statement = sql.SQL("COMMENT ON ROLE {} IS {}").format(
-            sql.Identifier(name), sql.Literal(tenants.mark(database))
-        )
-        access.change(f"tenant {name}", statement)
 
 
 def schema(access: Access, name: str, wanted: Sequence[Role]) -> None:
