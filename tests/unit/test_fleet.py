@@ -12,6 +12,7 @@ import pytest
 from provision.controller import audit, fleet
 from provision.controller.audit import Doctor, Placed
 from provision.errors import UsageError
+from provision.plan import load
 
 INVENTORY = """
 all:
@@ -95,7 +96,7 @@ def placed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     rows = [{"path": str(tmp_path / "pg_hba.conf"), "sha256": "0"}]
     (tmp_path / "files.d").mkdir()
     (tmp_path / "files.d/postgresql.json").write_text(json.dumps({"files": rows}, indent=2))
-    monkeypatch.setattr(audit.load, "PATH", tmp_path / "plan.json")
+    monkeypatch.setattr(load, "PATH", tmp_path / "plan.json")
     monkeypatch.setattr(audit, "VERIFIED", str(tmp_path / "verified.json"))
     return tmp_path
 
