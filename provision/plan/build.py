@@ -185,7 +185,7 @@ def _plan(
         ),
         tls=tls,
         access=access,
-        pooler=sections.pooler(v, probe, fitted, server, tls, cluster),
+        pooler=sections.pooler(v, probe, fitted, server, tls, cluster, access),
         balancer=sections.balancer(v, server, cluster),
         backup=backup,
         monitoring=sections.monitoring(v),

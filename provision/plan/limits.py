@@ -32,7 +32,6 @@ RANGES = {
     "monitoring_log_keep": (1, LARGEST),
     "monitoring_log_max_mb": (1, LARGEST),
     "pgbouncer_max_clients": (1, 1_000_000),
-    "pgbouncer_tenant_pool": (1, LARGEST),
     "postgresql_expected_vectors": (0, 10**12),
     "postgresql_network_connections": (-1, LARGEST),
     "postgresql_vector_dimensions": (1, 16_000),

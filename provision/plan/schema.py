@@ -304,7 +304,7 @@ class Pooler:
     clients: Mapping[str, int]
     """Most clients of each role, which add up to max_clients; none where PgBouncer is older than 1.24."""
     tenant_pool: int
-    """Server connections of each tenant's role, where PgBouncer limits them by role."""
+    """Server connections of each role of a tenant that the inventory does not declare, as for per_role_limits."""
     open_files: int
     query_wait_timeout_s: int
     server_connect_timeout_s: int

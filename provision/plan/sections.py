@@ -262,7 +262,7 @@ def access(v: Mapping[str, Any], profile: Mapping[str, Any], version: str, limit
 
 def pooler(
     v: Mapping[str, Any], probe: Mapping[str, Any], fitted: pools.Pools, server: schema.Server, tls: schema.Tls,
-    cluster: Cluster | None,
+    cluster: Cluster | None, access: schema.Access,
 ) -> schema.Pooler:  # fmt: skip
     """Make the section pooler, as far as the version of PgBouncer allows."""
     version = compatibility.pgbouncer_version(probe["package_versions"]["pgbouncer"], probe["distribution_codename"])
@@ -293,7 +293,7 @@ def pooler(
         clients=pools.clients(v["pgbouncer_max_clients"], fitted.sizes)
         if key >= compatibility.version_key("1.24")
         else {},
-        tenant_pool=v["pgbouncer_tenant_pool"],
+        tenant_pool=tenants.pool(access.tenant_limits),
         open_files=v["pgbouncer_max_clients"] + fitted.total + OTHER_FILES,
         query_wait_timeout_s=v["pgbouncer_query_wait_timeout_s"],
         server_connect_timeout_s=v["pgbouncer_server_connect_timeout_s"],

@@ -100,6 +100,14 @@ def roles(
     return tuple(found)
 
 
+def pool(given: schema.TenantLimits) -> int:
+    """Return the server connections of a tenant's role through the pooler: one fewer than its smallest role may have.
+
+    The one that is left is for direct connections, such as migrations.
+    """
+    return max(1, min(role.connection_limit for role in roles("a", given)) - 1)
+
+
 def declared(v: Mapping[str, Any], given: schema.TenantLimits) -> tuple[schema.Tenant, ...]:
     """Return the tenants of the inventory."""
     return tuple(

@@ -30,7 +30,7 @@ from tests.system.production import Production
 CLIENTS = 500
 WAIT_S = 15  # profiles/prod.yml: query_wait_timeout_s
 READONLY_POOL = 5  # profiles/prod.yml: readonly_pool
-TENANT_POOL = 5  # roles/pgbouncer: pgbouncer_tenant_pool
+TENANT_POOL = 4  # profiles/prod.yml: half of tenant_connections, less one for direct connections
 READONLY_CLIENTS = 142  # 1000 clients, of which the role has the share of its pool: 5 of 35
 PATIENCE_S = 5  # for a loaded machine, and for the pooler's own clock, which ticks three times a second
 REFUSED = r"authentication failed|no such user|login rejected|no authentication method|not allowed"

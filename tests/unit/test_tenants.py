@@ -81,7 +81,7 @@ def test_plan_has_the_tenants_and_the_limits_of_the_profile() -> None:
     ]  # fmt: skip
     assert {each.settings["search_path"] for each in acme.roles} == {"acme, public"}
     assert (plan.access.tenant_limits.connections, plan.access.tenant_limits.size_mb) == (10, 0)
-    assert plan.pooler.tenant_pool == 5
+    assert plan.pooler.tenant_pool == 4
 
 
 def test_owner_has_no_timeouts_but_limited_temporary_files() -> None:
