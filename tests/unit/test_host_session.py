@@ -35,7 +35,7 @@ class Connection:
         )
         assert self.process.stdout
         self.command = int(self.process.stdout.readline())
-        assert within(20, lambda: children(self.command))
+        assert within(20, lambda: [name(pid) for pid in children(self.command)] == ["sleep"])
         self.session = session.Process(self.process.pid, started(self.process.pid))
 
     def end(self) -> None:
@@ -49,6 +49,10 @@ class Connection:
 
 def started(pid: int) -> str:
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+
+
+def name(pid: int) -> str:
+    return Path(f"/proc/{pid}/comm").read_text().strip()
 
 
 def children(pid: int) -> list[int]:
@@ -174,10 +178,10 @@ time.sleep(60)
 """
 
 
-@pytest.mark.parametrize(("name", "ends"), [("ansible-playbook", True), ("pytest", False)])
-def test_worker_ends_with_a_killed_ansible_program(name: str, ends: bool) -> None:
-    program = [sys.executable, "-c", WORKER.format(name=name)]
-    with subprocess.Popen(program, cwd=ROOT, stdout=subprocess.PIPE, text=True) as main:
+@pytest.mark.parametrize(("program", "ends"), [("ansible-playbook", True), ("pytest", False)])
+def test_worker_ends_with_a_killed_ansible_program(program: str, ends: bool) -> None:
+    command = [sys.executable, "-c", WORKER.format(name=program)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as main:
         assert main.stdout
         worker = session.Process(pid := int(main.stdout.readline()), started(pid))
         main.kill()
