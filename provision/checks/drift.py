@@ -32,6 +32,8 @@ from provision.plan import schema
 MIGRATE = "runuser -u postgres -- provision migrate"
 COMMAND = re.compile(r"provision migrate (\w+(?: -?\d+)?)")
 ACCESS = "access-drift"
+LIMITS = "options='-c lock_timeout=5s -c statement_timeout=30s'"
+"""Of a look at the version table, which its owner may have locked against reading."""
 
 
 class _Statements(Access):
@@ -193,7 +195,7 @@ def _situation(plan: schema.Plan) -> status.Situation | None:
     directory = Path(plan.migrations.directory)
     if not directory.is_dir():
         return None
-    url = plan.server.url(plan.access.database, plan.access.owner)
+    url = f"{plan.server.url(plan.access.database, plan.access.owner)} {LIMITS}"
     return status.look(Settings(url=url, path=directory))
 
 

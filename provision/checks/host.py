@@ -19,12 +19,15 @@ from provision.checks.finding import Severity
 from provision.checks.placed import ask, manifests
 from provision.checks.registry import Row, check
 from provision.host.backup import drill, exchange
+from provision.host.maintain.run import JOBS
 from provision.plan import load
 from provision.plan.schema import Plan
 from provision.system import evidence, moment
 
 PACKAGES = ("postgresql-{major}", "postgresql-client-{major}", "postgresql-{major}-pgvector", "postgresql-common",
             "python3-psycopg", "pgbackrest", "pgbouncer")  # fmt: skip
+PACKAGE = re.compile(r"[a-z0-9][a-z0-9+.-]+")
+"""A name of a package (Debian policy, 5.6.7)."""
 KERNEL = Path("/etc/sysctl.d/60-provision-postgresql.conf")
 RESERVED = r"^vm\.nr_hugepages *= *([1-9]\d*)"
 TAKEN = r"^HugetlbPages:\s+(\d+) kB"
@@ -131,7 +134,9 @@ def huge_pages(plan: Plan) -> Iterator[Row]:
 )
 def packages(plan: Plan) -> Iterator[Row]:
     """Compare installed packages with those of the last verification."""
-    verified: dict[str, str] = evidence("verified").get("packages", {})
+    rows: dict[str, Any] = evidence("verified").get("packages", {})
+    # The group postgres can write the file: a name becomes an argument, and part of a command that is shown.
+    verified = {name: str(version) for name, version in rows.items() if PACKAGE.fullmatch(name)}
     now = installed(list(verified))
     for name, version in verified.items():
         if name not in now:
@@ -288,7 +293,8 @@ def dump_drills(plan: Plan) -> Iterator[Row]:
 )
 def maintenance(plan: Plan) -> Iterator[Row]:
     """Report a failed maintenance job, and overdue retention."""
-    jobs = evidence("maintain").get("jobs", {})
+    rows = evidence("maintain").get("jobs", {})
+    jobs = {job: last for job, last in rows.items() if job in JOBS}  # the job becomes part of a command that is shown
     for job, last in jobs.items():
         if last.get("outcome") == "failed":
             yield f"{job} failed: {last.get('why', '')}", f"systemctl start provision-maintain@{job}.service"

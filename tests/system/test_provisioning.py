@@ -541,8 +541,8 @@ KILLED_AT = [
 @pytest.mark.faults
 def test_run_killed_at_every_role_and_in_the_middle_converges_and_then_changes_nothing(sandbox: Hosts) -> None:
     _refuse, site, _beside = yaml.safe_load((ROOT / "site.yml").read_text())
-    # On this host nothing is adopted, TLS is off, and pgvector is a package.
-    silent = {"adopt", "tls", "pgvector"}
+    # On this host nothing is adopted, TLS is off, pgvector is a package, and there is no cluster.
+    silent = {"adopt", "tls", "pgvector", "etcd", "patroni", "balancer"}
     assert {role["role"] for role in site["roles"]} - silent <= {point.split()[1].strip("[") for point in KILLED_AT}
     _killed_at(sandbox, KILLED_AT, commands_too=True)
 
