@@ -14,6 +14,7 @@ from typing import Any
 import psycopg
 
 from plugins.filter.filters import access as access_filter
+from provision.controller import inputs
 from provision.host import lookup
 from provision.host.access import converge
 from provision.host.migrate.narrate import Narrator
@@ -24,6 +25,7 @@ from provision.plan.schema import Plan
 from provision.quoting import conninfo
 from tests import plans
 from tests.clusters import Cluster, as_server_user, free_port, run
+from tests.templates.test_render import render, template
 
 MIGRATIONS = Path(__file__).parents[1] / "migrations"
 HBA = """
@@ -95,13 +97,16 @@ class Place:
 
 
 @contextmanager
-def pooled(server: Cluster) -> Iterator[int]:
+def pooled(server: Cluster, plan: Plan) -> Iterator[int]:
     """Run PgBouncer in transaction mode, which looks passwords up on the server as on a host of ours."""
-    port, config = free_port(), server.root / "pooler.ini"
+    port, config, rules = free_port(), server.root / "pooler.ini", server.root / "hba.conf"
+    rules.write_text(render(template("pgbouncer/hba.conf.j2"), "prod", plan=inputs.published(plan, None)))
+    rules.chmod(0o644)
     config.write_text(
         f"[databases]\nminion = host={server.host} port={server.port} auth_user=minion_pooler\n"
         f"[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir = {server.host}\n"
-        f"auth_type = scram-sha-256\nauth_query = {lookup.QUERY}\npool_mode = transaction\nserver_login_retry = 1\n"
+        f"auth_type = hba\nauth_hba_file = {rules}\nauth_query = {lookup.QUERY}\n"
+        "pool_mode = transaction\nserver_login_retry = 1\n"
         "default_pool_size = 2\nignore_startup_parameters = extra_float_digits,options\n"
     )
     config.chmod(0o644)
@@ -139,7 +144,7 @@ def place(settings: dict[str, str] | None = None, connections: int = 4) -> Itera
         passwords = {role: each["password"] for role, each in plans.SECRETS["database_credentials"].items()}
         found = Place(server, plan, 0, passwords)
         found.converge()
-        with pooled(server) as port:
+        with pooled(server, plan) as port:
             found.pooler = port
             yield found
     finally:
