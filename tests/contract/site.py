@@ -83,6 +83,7 @@ def _front(text: str) -> str:
     """Rewrite a page of the root: links, and page names in running text, which become links."""
     text = re.sub(r"\]\(docs/README\.md\)", "](pages.md)", text)
     text = re.sub(r"\]\(docs/([\w.-]+)\)", r"](\1)", text)
+    text = re.sub(r'(src|srcset)="docs/', r'\1="', text)
     text = text.replace("](CONTRIBUTING.md)", "](contributing.md)").replace("](CHANGELOG.md)", "](changelog.md)")
     return re.sub(r"(?<=[\s(])docs/([\w-]+)\.md(?=[\s),:;.])", r"[\1](\1.md)", text)
 
@@ -98,7 +99,7 @@ def assemble() -> Path:
     PAGES.mkdir(parents=True)
     for name, text in pages().items():
         (PAGES / name).write_text(text)
-    for picture in (ROOT / "docs").glob("*.svg"):
+    for picture in [*(ROOT / "docs").glob("*.svg"), *(ROOT / "docs").glob("*.png")]:
         shutil.copy(picture, PAGES)
     configuration = yaml.safe_load((ROOT / "docs/mkdocs.yml").read_text())
     configuration |= {"nav": navigation(), "docs_dir": str(PAGES), "site_dir": str(SITE)}
