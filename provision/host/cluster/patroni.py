@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from provision import addresses
 from provision.errors import HostError
-from provision.host.cluster import view
+from provision.host.cluster import access, view
 from provision.host.cluster.access import Access
 from provision.plan.cluster import Member
 
@@ -39,9 +39,9 @@ class Answer:
 class Patroni:
     """The REST APIs of a cluster's members."""
 
-    def __init__(self, access: Access, timeout_s: float = TIMEOUT_S) -> None:
+    def __init__(self, reach: Access, timeout_s: float = TIMEOUT_S) -> None:
         """Store the access; `timeout_s` is for reads."""
-        self.access, self.timeout_s = access, timeout_s
+        self.access, self.timeout_s = reach, timeout_s
 
     def ask(
         self, member: Member, path: str, *, method: str = "GET", body: Mapping[str, Any] | None = None,
@@ -52,7 +52,7 @@ class Patroni:
         headers = {"Content-Type": "application/json"}
         if method != "GET":
             headers["Authorization"] = "Basic " + base64.b64encode(":".join(self.access.rest).encode()).decode()
-        context = self.access.context(self.access.for_rest)  # for each request: certificates are renewed
+        context = access.context(self.access.ca, self.access.for_rest)  # each time: certificates are renewed
         connection = http.client.HTTPSConnection(place, timeout=timeout_s or self.timeout_s, context=context)
         try:
             connection.request(method, path, json.dumps(body) if body is not None else None, headers)
