@@ -11,7 +11,7 @@ import click
 from provision import system
 from provision.cli._echo import echo
 from provision.host.backup import drill as drills
-from provision.host.backup import dump, key, primary, show, status, take
+from provision.host.backup import dump, key, primary, requeue, shared, show, status, take
 from provision.plan import load, schema
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -101,10 +101,25 @@ def key_command(as_json: bool) -> None:
     _print({**asdict(made), "version": version}, as_json, lambda result: [result["public_key"]])
 
 
+@command.command("requeue")
+@click.argument("event", nargs=-1)
+def requeue_command(event: tuple[str, ...]) -> None:
+    """Archive the WAL that a lost primary had not archived.
+
+    Patroni calls it with EVENT: action, role and cluster; nothing is done for another role than primary.
+    """
+    plan = load.load()
+    if not plan.backup.physical or (event and event[1:2] not in [(role,) for role in requeue.PRIMARY]):
+        return
+    for name in requeue.run(plan):
+        echo(f"{name} waits for the archiver")
+
+
 def _skipped(plan: schema.Plan, as_json: bool) -> bool:
     """Say that the primary does it, on a replica of a cluster."""
     if not primary.replica(plan):
         return False
+    shared.sync(plan)
     echo(json.dumps({"changed": False, "skipped": primary.SKIPPED}) if as_json else primary.SKIPPED)
     return True
 

@@ -13,12 +13,11 @@ from typing import Any
 from provision import system
 from provision.database import connect_pinned
 from provision.errors import HostError
-from provision.host.backup import counts, journal, tool
+from provision.host.backup import counts, journal, shared, tool
 from provision.host.backup.tool import BackupError
 from provision.plan.schema import Plan
 
 KINDS = ("full", "diff", "incr")
-SETS_KEPT = 60
 LOCKED = 50  # pgBackRest's exit code when another command holds the stanza's lock
 
 
@@ -60,9 +59,10 @@ def physical(plan: Plan, kind: str) -> dict[str, Any]:
     found = counts.take(plan.server.url(plan.access.database), point)
     with connect_pinned(plan.server.url("postgres"), application="provision backup") as connection:
         connection.execute("SELECT pg_switch_wal()")
-    known = system.evidence("backup-figures").get("sets", {})
+    known = system.evidence(shared.FIGURES).get("sets", {})
     known[newest.label] = {"taken": system.stamp(), "system": after.systems[newest.database], **found}
-    system.keep("backup-figures", {"sets": dict(sorted(known.items())[-SETS_KEPT:])})
+    system.keep(shared.FIGURES, {"sets": dict(sorted(known.items())[-shared.SETS_KEPT :])})
+    shared.sync(plan)
     tool.program(plan.backup.stanza, "expire")
     return {
         **asdict(newest),

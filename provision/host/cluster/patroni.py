@@ -73,6 +73,14 @@ class Patroni:
         """Return what a member says of itself (`GET /patroni`). Raises PatroniError."""
         return self.ask(member, "/patroni").facts
 
+    def answers(self, member: Member) -> bool:
+        """Return whether a member's Patroni answers."""
+        try:
+            self.status(member)
+        except PatroniError:
+            return False
+        return True
+
     def view(self) -> view.View:
         """Return the cluster as the first member that answers sees it, the host's own first. Raises PatroniError."""
         return self._first(lambda member: view.of(self.ask(member, "/cluster").facts))

@@ -43,7 +43,7 @@ def pooler_names(patroni: Patroni, dcs: Dcs, *, force: bool) -> list[str]:
     """Return the poolers whose followers live. Raises HostError if a member's is missing, unless `force`."""
     cluster = patroni.access.cluster
     known = orders.reports_of(dcs.read(orders.folder(cluster.scope)), cluster.scope)
-    missing = [each.name for each in cluster.members if each.name not in known and _alive(patroni, each)]
+    missing = [each.name for each in cluster.members if each.name not in known and patroni.answers(each)]
     if missing and not force:
         raise HostError(
             "poolers have no running follower, so their clients would get errors",
@@ -53,14 +53,6 @@ def pooler_names(patroni: Patroni, dcs: Dcs, *, force: bool) -> list[str]:
             run="systemctl start provision-follow on these hosts, or --force to go on without them",
         )
     return sorted(known)
-
-
-def _alive(patroni: Patroni, member: Member) -> bool:
-    try:
-        patroni.status(member)
-    except PatroniError:
-        return False
-    return True
 
 
 def switchover(
