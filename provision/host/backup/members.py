@@ -1,8 +1,8 @@
 """The cluster around a restore in place: who may start it, failover off meanwhile, members rebuilt. Does IO as root.
 
 The primary is restored while automatic failover is off and its Patroni is stopped: its key in etcd expires, and no
-other member takes over. After the promotion Patroni adopts the server, and the replicas follow it: by pg_rewind, or
-cloned anew where that fails. Every step can be repeated, for a run may have been killed.
+other member takes over. After the promotion Patroni adopts the server, and the replicas are cloned from it. Every step
+can be repeated, for a run may have been killed.
 """
 
 from __future__ import annotations
@@ -23,8 +23,6 @@ from provision.plan.cluster import Cluster
 from provision.plan.schema import Plan
 
 ADOPT_S = 120
-FOLLOW_S = 180
-"""How long members may take to rewind before they are cloned."""
 POLL_S = 1.0
 Narrate = Callable[[str], None]
 
@@ -145,23 +143,19 @@ def _hidden(plan: Plan) -> bool:
 
 
 def rebuild(api: Patroni, narrate: Narrate) -> None:
-    """Wait until every member follows the primary; clone those that do not. Raises HostError.
+    """Clone every member that does not follow the primary. Raises HostError.
 
-    A member that does not answer is named: Patroni rebuilds it when it returns.
+    All at once: a member is cloned from a running replica where there is one, which must not be on the old timeline.
+    Patroni 4.0 does not rewind a replica that is ahead of the point where the primary's timeline begins.
     """
     cluster = api.access.cluster
-    others = [each for each in cluster.members if each.name != cluster.member]
+    others = [each for each in cluster.members if each.name != cluster.member and not life.follows(api, each.name)]
     absent = [each.name for each in others if not api.answers(each)]
-    left = [each for each in others if each.name not in absent]
     if absent:
-        narrate(f"{', '.join(absent)} do not answer and follow when they are back: provision cluster status")
-    if left:
-        narrate(f"waiting for {', '.join(each.name for each in left)} to follow")
-    until = time.monotonic() + FOLLOW_S
-    while left and time.monotonic() < until:
-        time.sleep(POLL_S)
-        left = [each for each in left if not life.follows(api, each.name)]
-    for each in left:  # at once: none may be cloned from another one that is still on the old timeline
+        commands = ", ".join(f"provision cluster reinitialise {name}" for name in absent)
+        narrate(f"{', '.join(absent)} do not answer; when they are back: {commands}")
+    left = [each for each in others if each.name not in absent]
+    for each in left:
         narrate(f"cloning {each.name}")
         api.reinitialise(each)
     for each in left:

@@ -149,7 +149,7 @@ def _stages(plan: Plan, request: Request, target: Target, window: Window, data: 
     cluster = plan.cluster if plan.server.patroni and not request.beside else None
     if cluster and request.action == "promote":
         others = ", ".join(each.name for each in cluster.members if each.name != cluster.member)
-        ends.append(f"rebuild {others} from it, by pg_rewind or as clones, and turn automatic failover on")
+        ends.append(f"turn automatic failover on, and clone {others} from it")
     killed = resumed in (journal.RESTORING, journal.REPLAYING)
     reuse = f"{'resume the killed restore' if killed else 'reuse the data of an earlier restore'} in {data}"
     if request.beside:
