@@ -37,7 +37,7 @@ from provision.host.cluster import primary, view
 from provision.host.cluster.access import Access, of
 from provision.host.cluster.dcs import Dcs
 from provision.host.cluster.patroni import Patroni
-from provision.plan import load, schema
+from provision.plan import load, schema, topology
 from provision.plan.cluster import PRIMARY, Cluster, DcsMember, Member
 from provision.quoting import conninfo
 from tests.authority import Authority
@@ -50,8 +50,11 @@ SECRETS = {
     "etcd": {"root": "root of etcd", "patroni": "patroni of etcd", "pooler": "pooler of etcd"},
     "rest": {"username": "patroni", "password": "patroni of rest"},
 }
-FAST = {"ttl": 20, "loop_wait": 2, "retry_timeout": 5, "primary_start_timeout": 0, "failsafe_mode": True}
-OURS: dict[str, Any] = {**FAST, "synchronous_mode": "quorum", "synchronous_mode_strict": True}
+QUORUM = int(importlib.metadata.version("patroni").partition(".")[0]) >= topology.QUORUM_SINCE
+"""Whether the Patroni that the tests use has quorum commit: another one by PYTHONPATH, such as 3.0.2 of Debian 12."""
+FAST = {"ttl": 20, "loop_wait": 2, "retry_timeout": 5, "failsafe_mode": True,
+        "primary_start_timeout" if QUORUM else "master_start_timeout": 0}  # fmt: skip
+OURS: dict[str, Any] = {**FAST, "synchronous_mode": "quorum" if QUORUM else True, "synchronous_mode_strict": True}
 """The dynamic configuration of profile prod."""
 STOCK: dict[str, Any] = {"ttl": 30, "loop_wait": 10, "retry_timeout": 10, "maximum_lag_on_failover": 1048576}
 """What Patroni's own documentation shows, and most installations use."""
@@ -183,7 +186,8 @@ class Members:
             dcs=tuple(DcsMember(each.name, each.address, each.address) for each in members),
             dcs_token="tests",  # noqa: S106 - a name
             rest_port=rest, client_port=client, peer_port=peer,
-            synchronous=str(self.dynamic.get("synchronous_mode", "off")), replication_role="minion_replica",
+            synchronous={True: "on"}.get(mode := self.dynamic.get("synchronous_mode", "off"), mode),
+            replication_role="minion_replica",
             rewind_role="minion_rewind", common_name="minion_member", dynamic=self.dynamic, watchdog=False,
         )  # fmt: skip
         (root / "ca.crt").write_text(self.authority.text)
@@ -264,7 +268,8 @@ class Members:
                 "authentication": {"superuser": {"username": "postgres"},
                                    "replication": {"username": cluster.replication_role, **login},
                                    "rewind": {"username": cluster.rewind_role, **login}},
-                "basebackup": [{"checkpoint": "fast"}], "use_unix_socket": True, "use_unix_socket_repl": False,
+                "basebackup": [{"checkpoint": "fast"}, "no-slot"],
+                "use_unix_socket": True, "use_unix_socket_repl": False,
                 "pg_ident": [f"members {cluster.common_name} {cluster.replication_role}",
                              f"members {cluster.common_name} {cluster.rewind_role}"],
                 "pg_hba": ["local all postgres trust",
@@ -409,6 +414,11 @@ class Members:
     def replicas(self) -> list[Host]:
         leader = self.leader()
         return [host for host in self.hosts.values() if host is not leader]
+
+    def candidate(self) -> Host:
+        """Return a replica that a switchover may promote: with synchronous mode on, the synchronous one."""
+        plan = next(iter(self.hosts.values())).plan
+        return self.hosts[view.candidate(self.view(), _cluster(plan)).name]
 
     def writable(self, host: Host) -> bool:
         with suppress(psycopg.Error, OSError), self.superuser(host) as session:

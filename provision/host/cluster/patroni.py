@@ -10,6 +10,7 @@ import http.client
 import json
 import ssl
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -82,8 +83,17 @@ class Patroni:
         return True
 
     def view(self) -> view.View:
-        """Return the cluster as the first member that answers sees it, the host's own first. Raises PatroniError."""
-        return self._first(lambda member: view.of(self.ask(member, "/cluster").facts))
+        """Return the cluster as the first member that answers sees it, the host's own first. Raises PatroniError.
+
+        Of replicas that are said to run, the primary is asked which ones stream: Patroni before 3.1 does not say.
+        """
+        seen = self._first(lambda member: view.of(self.ask(member, "/cluster").facts))
+        names = {each.name: each for each in self.access.cluster.members}
+        if seen.leader and seen.leader.name in names and any(each.state == "running" for each in seen.replicas):
+            with suppress(PatroniError):
+                rows = self.status(names[seen.leader.name]).get("replication") or ()
+                return view.with_streams(seen, rows)
+        return seen
 
     def configuration(self) -> Mapping[str, Any]:
         """Return the dynamic configuration. Raises PatroniError."""
