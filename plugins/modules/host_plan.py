@@ -274,6 +274,7 @@ def earlier(major: int) -> dict[str, Any]:
         "pooler_port": (plan.get("pooler") or old.get("pooler") or {}).get("port", 0),
         "exporter_ports": OLD_EXPORTER_PORTS if old and EXPORTERS.exists() else exporter_ports(monitoring),
         "cluster_ports": [found[name] for name in CLUSTER_PORTS if (found := plan.get("cluster") or {})],
+        "manifests": sorted(path.stem for path in MANIFESTS.glob("*.json")),
         "pgvector_build": stamp[0].strip() if stamp else "",
         "build_packages": [line.strip() for line in _lines(BUILD_PACKAGES)],
         "toolkit_sha256": _toolkit(),

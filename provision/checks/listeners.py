@@ -120,24 +120,42 @@ def process(pid: int) -> dict[str, Any]:
 def found(ports: Collection[int]) -> list[dict[str, Any]]:
     """Describe every socket that listens on one of the ports: port, address, and its process.
 
-    The pid is 0 where the process keeps its open files from root, as in some containers.
+    The pid is 0 where the process keeps its open files from root, as in some containers. `units` then names the units
+    that may hold the socket: those of processes with its user whose open files are hidden too.
     """
-    sockets: dict[str, tuple[int, str]] = {}
+    sockets: dict[str, tuple[int, str, int]] = {}
     for name in ("tcp", "tcp6") if ports else ():
         with suppress(OSError):
             table = Path(PROC, "net", name).read_text()
-            sockets |= {row[9]: (port, _address(row[1])) for port in ports for row in rows(table, port)}
+            sockets |= {row[9]: (port, _address(row[1]), int(row[7])) for port in ports for row in rows(table, port)}
     holders: dict[str, int] = {}
     for link in PROC.glob("[0-9]*/fd/*") if sockets else ():
         with suppress(OSError):  # closed since
             inode = str(link.readlink()).removeprefix("socket:[").rstrip("]")
             if inode in sockets:
                 holders.setdefault(inode, int(link.parts[-3]))
-    unknown = {"pid": 0, "command": "unknown", "unit": ""}
+    unattributed = {user for inode, (_, _, user) in sockets.items() if inode not in holders}
+    units = _hidden_units(unattributed)
     return [
-        {"port": port, "address": address, **(process(holders[inode]) if inode in holders else unknown)}
-        for inode, (port, address) in sockets.items()
+        {
+            "port": port,
+            "address": address,
+            **(process(holders[inode]) if inode in holders else {"pid": 0, "command": "unknown", "unit": ""}),
+            "units": [] if inode in holders else units.get(user, []),
+        }
+        for inode, (port, address, user) in sockets.items()
     ]
+
+
+def _hidden_units(users: Collection[int]) -> dict[int, list[str]]:
+    """Return the units of the processes that hide their open files, by user id."""
+    units: dict[int, set[str]] = {}
+    for path in PROC.glob("[0-9]*") if users else ():
+        with suppress(OSError):  # ended since
+            user = path.stat().st_uid
+            if user in users and hidden(int(path.name)):
+                units.setdefault(user, set()).add(unit(int(path.name)))
+    return {user: sorted(names - {""}) for user, names in units.items()}
 
 
 def _address(column: str) -> str:

@@ -84,6 +84,7 @@ class Assumed:
             "listeners": [],
             "exporter_ports": [],
             "cluster_ports": [],
+            "manifests": [],
             "schedules": None,
             "package_lock": None,
             "packages": [],

@@ -19,6 +19,8 @@ NODE_EXPORTER, POSTGRES_EXPORTER = "prometheus-node-exporter.service", "promethe
 POOLER = "pgbouncer.service"
 BALANCER = "haproxy.service"
 PATRONI, ETCD = "patroni.service", "etcd.service"
+MANIFESTS = {PATRONI: "patroni", ETCD: "etcd"}
+"""Units that a host without our database may have had before: ours once this role has placed its files."""
 
 
 @dataclass(frozen=True)
@@ -88,17 +90,19 @@ def _own(row: Mapping[str, Any], each: Bound, host: Mapping[str, Any]) -> bool:
     """Return whether a listener is the service that this run manages.
 
     The server is recognized by its port, not its pid: a container may hide the processes of other users, and a cluster
-    that is not ours is refused by name. The other services are recognized by their unit or, if the process is hidden,
-    by the port that the last run recorded.
+    that is not ours is refused by name. The other services are recognized by their unit or, where the host shows
+    neither the process nor its unit, by the port that the last run recorded.
     """
     clusters = {cluster["running_port"] for cluster in host["clusters"]}
     if not each.unit:
         return row["port"] in clusters
-    if each.unit in (PATRONI, ETCD):
-        return row["port"] in host["cluster_ports"] and row["unit"] in ("", each.unit)
-    if host["systemd"] and row["pid"] and row["unit"]:  # else the unit is the container's, on its own host
-        return bool(row["unit"] == each.unit and host["ours"])
-    return row["port"] in {host["pooler_port"], *host["exporter_ports"]} - clusters
+    if row["port"] in clusters:
+        return False
+    units = [row["unit"]] if row["unit"] else row["units"]
+    if host["systemd"] and units:  # else the unit is the container's, on its own host
+        placed = MANIFESTS[each.unit] in host["manifests"] if each.unit in MANIFESTS else host["ours"]
+        return each.unit in units and bool(placed)
+    return row["port"] in {host["pooler_port"], *host["exporter_ports"], *host["cluster_ports"]}
 
 
 def _overlap(theirs: str, ours: Iterable[str]) -> bool:

@@ -259,7 +259,8 @@ DAMAGES = (
     ),
     Damage(
         "migration edited on the host",
-        f"echo '-- by hand' >> $(ls {MIGRATIONS}/*.up.sql | head -1)",
+        # Not the up file: while it is damaged, the fix of the dirty version would record its checksum.
+        f"echo '-- by hand' >> $(ls {MIGRATIONS}/*.down.sql | head -1)",
         "files-changed",
         f"{MIGRATIONS}/001",
     ),

@@ -329,15 +329,23 @@ def test_restore_that_cannot_work_is_refused_and_nothing_stops(
 
 
 def test_stanza_of_another_cluster_is_not_taken_over(site: Site) -> None:
-    files = "/etc/provision/plan.json /etc/pgbackrest/pgbackrest.conf"
+    files = "/etc/provision/plan.json /etc/pgbackrest/pgbackrest.conf /etc/ssh/ssh_config.d/50-provision-backup.conf"
     assert site.second.run(f"cp -a --parents {files} /root/; sed -i s/prod2/prod1/ {files}").returncode == 0
+    key = f"{KEYS}/pgbackrest-prod1"
     try:
+        # The backup host lets it in with its own stanza alone.
+        stranger = site.second.run("provision backup prepare")
+        assert stranger.returncode != 0
+        assert "Permission denied" in stranger.stderr
+        lend = f"cp -a {key} /root/key; sed s/prod2/prod1/g {KEYS}/pgbackrest-prod2 >> {key}"
+        assert site.peer.run(lend).returncode == 0
         refused = site.second.run("provision backup prepare")
         assert refused.returncode == 1
         assert "stanza prod1 holds backups of another cluster" in refused.stderr
         assert "provision backup prepare --take-over prod1" in refused.stderr
     finally:
         site.second.run("cp -a /root/etc/. /etc/")
+        site.peer.run(f"test ! -e /root/key || cp -a /root/key {key}")
     assert json.loads(site.one.run("provision backup prepare --json").stdout)["changed"] is False
 
 

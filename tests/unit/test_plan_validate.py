@@ -315,6 +315,10 @@ def test_refuses_a_taken_port_of_the_pooler_but_not_our_own_pooler() -> None:
     assert refusals({"listeners": [listener], "pooler_port": 6432, "ours": True}) == ()
     hidden = {**listener, "pid": 0, "unit": ""}
     assert refusals({"listeners": [hidden], "pooler_port": 6432}) == ()
+    guessed = {**hidden, "units": ["pgbouncer.service", "postgresql@17-main.service"]}
+    assert refusals({"listeners": [guessed], "ours": True}) == ()  # plan.json was removed
+    (told,) = refusals({"listeners": [guessed]})
+    assert told.startswith("port 6432 is taken by a process that the host does not show")
     (told,) = refusals({"listeners": [hidden]})
     assert told.startswith(
         "port 6432 is taken by a process that the host does not show: stop it, or set pgbouncer_port"
@@ -338,7 +342,7 @@ def test_refuses_a_pooler_that_could_not_work(given: dict[str, Any], expected: s
 
 
 def listening(port: int, unit: str, command: str = "x", address: str = "127.0.0.1") -> dict[str, Any]:
-    return {"port": port, "address": address, "pid": 31, "command": command, "unit": unit}
+    return {"port": port, "address": address, "pid": 31, "command": command, "unit": unit, "units": []}
 
 
 NODE = "prometheus-node-exporter.service"
