@@ -128,12 +128,12 @@ class Host:
         return 0
 
     def server_processes(self) -> list[int]:
-        """Return the processes that work in the data directory."""
-        found = []
-        for link in Path("/proc").glob("[0-9]*/cwd"):
+        """Return the processes that work in the data directory, and those that they left, such as pgBackRest's."""
+        found, home = [], f"HOME={self.home}".encode()
+        for process in Path("/proc").glob("[0-9]*"):
             with suppress(OSError):
-                if link.readlink() == self.data:
-                    found.append(int(link.parent.name))
+                if (process / "cwd").readlink() == self.data or home in (process / "environ").read_bytes().split(b"\0"):
+                    found.append(int(process.name))
         return found
 
     def kill_server(self) -> None:
