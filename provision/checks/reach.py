@@ -25,6 +25,8 @@ from provision.plan.schema import Plan
 PORTS = (5432, 6432)
 PROBE_S = 2.0
 JOURNAL = "journalctl -u 'postgresql@*'"
+LIMIT = r"too many connections for role|too many clients|remaining connection slots|too many connections for database"
+"""What the server says when every allowed connection is in use."""
 
 
 @dataclass(frozen=True)
@@ -214,7 +216,7 @@ _cause(
 )
 _cause(
     "reach-limit",
-    r"too many connections for role|too many clients|remaining connection slots|too many connections for database",
+    LIMIT,
     expected="fewer connections than the limit",
     why="every allowed connection is in use",
     fix=psql("postgres", "SELECT usename, state, count(*) FROM pg_stat_activity GROUP BY 1, 2 ORDER BY 3 DESC")

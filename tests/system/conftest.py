@@ -1,4 +1,4 @@
-"""Hosts for the tests: one sandbox for the session, removed at its end whatever happened."""
+"""Hosts for the tests: a sandbox for each file, removed at its end whatever happened."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.sandboxes import Hosts
 from tests.system.production import Production
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
     """Makes hosts on request: `host = sandbox.up("db1", os="debian12", shm_size="256m")`, then `host.run("id")`."""
     with Hosts.made(tmp_path_factory.mktemp("project")) as hosts:
