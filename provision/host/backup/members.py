@@ -101,7 +101,7 @@ def _paused(api: Patroni) -> dict[str, bool]:
 
 def attach(plan: Plan, narrate: Narrate) -> None:
     """Have Patroni adopt the promoted server as primary, turn failover on, rebuild the others. Raises HostError."""
-    api, cluster = Patroni(access.of(plan), ADOPT_S), access.required(plan)
+    api, cluster = Patroni(access.of(plan)), access.required(plan)
     if not service.active():
         narrate(f"starting {service.UNIT}")
         service.start()

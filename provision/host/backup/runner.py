@@ -76,6 +76,7 @@ class Detached:
         settings = {
             "config_file": f"{server.configuration_directory}/postgresql.conf", "listen_addresses": "",
             "port": server.port, "unix_socket_directories": server.socket_directory, "hot_standby": "on",
+            "primary_conninfo": "", "primary_slot_name": "",  # Patroni's, of the time when it was a replica
         }  # fmt: skip
         options = shlex.join(word for name, value in settings.items() for word in ("-c", f"{name}={value}"))
         tool.run(

@@ -16,7 +16,7 @@ from typing import Any
 from provision import addresses
 from provision.errors import HostError, UsageError
 from provision.host.cluster import access
-from provision.host.cluster.dcs import Dcs, RejectedError
+from provision.host.cluster.dcs import Dcs, DcsError, RejectedError
 from provision.host.dcs import admin
 from provision.host.member import origin
 from provision.plan.schema import Plan
@@ -177,7 +177,7 @@ def _users(plan: Plan, passwords: Mapping[str, str]) -> tuple[str, ...]:
     """Create users and turn authentication on, or change passwords; return what was done."""
     here, first = (admin.own(plan),), access.required(plan).dcs[0].name == access.required(plan).dcs_member
     if not admin.protected(plan, here):
-        if not first and _wait(lambda: admin.protected(plan, here), USERS_S):
+        if not first and _wait(lambda: _is_protected(plan, here), USERS_S):
             _keep(passwords["root"])
             return ()
         admin.protect(admin.client(plan, here), passwords, GRANTS)
@@ -191,6 +191,13 @@ def _users(plan: Plan, passwords: Mapping[str, str]) -> tuple[str, ...]:
         if name == "root":
             _keep(passwords["root"])
     return tuple(done)
+
+
+def _is_protected(plan: Plan, here: tuple[str, ...]) -> bool:
+    try:
+        return admin.protected(plan, here)
+    except DcsError:
+        return False
 
 
 def _may(user: Dcs, prefix: str) -> bool:
