@@ -11,7 +11,7 @@ import click
 from provision import system
 from provision.cli._echo import echo
 from provision.host.backup import drill as drills
-from provision.host.backup import dump, key, primary, requeue, shared, show, status, take
+from provision.host.backup import dump, key, members, primary, requeue, shared, show, status, take
 from provision.plan import load, schema
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -103,16 +103,17 @@ def key_command(as_json: bool) -> None:
 
 @command.command("requeue")
 @click.argument("event", nargs=-1)
-def requeue_command(event: tuple[str, ...]) -> None:
+@as_json
+def requeue_command(event: tuple[str, ...], as_json: bool) -> None:
     """Archive the WAL that a lost primary had not archived.
 
     Patroni calls it with EVENT: action, role and cluster; nothing is done for another role than primary.
     """
     plan = load.load()
-    if not plan.backup.physical or (event and event[1:2] not in [(role,) for role in requeue.PRIMARY]):
-        return
-    for name in requeue.run(plan):
-        echo(f"{name} waits for the archiver")
+    ours = not event or event[1:2] in [(role,) for role in members.PRIMARY]
+    names = requeue.run(plan) if plan.backup.physical and ours else []
+    facts = {"changed": bool(names), "segments": names}
+    _print(facts, as_json, lambda _facts: [f"{name} waits for the archiver" for name in names] or ["no change"])
 
 
 def _skipped(plan: schema.Plan, as_json: bool) -> bool:

@@ -23,6 +23,8 @@ from provision.plan.cluster import Cluster
 from provision.plan.schema import Plan
 
 ADOPT_S = 120
+PRIMARY = ("primary", "master")
+"""Patroni's words for the role, since 4.0 and before."""
 POLL_S = 1.0
 Narrate = Callable[[str], None]
 
@@ -120,12 +122,18 @@ def _await_leadership(api: Patroni, cluster: Cluster) -> None:
     seen = ""
     while time.monotonic() < until:
         try:
+            own = api.status(cluster.here)  # another member may still show what was before the restore
             leader = api.view().leader
         except PatroniError as error:
             seen = error.seen
         else:
-            seen = leader.name if leader else "no primary"
-            if leader and leader.name == cluster.member and leader.state == "running":
+            seen = f"{own.get('role')} {own.get('state')} here; primary {leader.name if leader else 'none'}"
+            if (
+                leader
+                and leader.name == cluster.member
+                and own.get("role") in PRIMARY
+                and own.get("state") == "running"
+            ):
                 return
         time.sleep(POLL_S)
     raise HostError(

@@ -16,9 +16,6 @@ from provision.host.backup import recovery, tool, wal
 from provision.host.backup.catalogue import Catalogue
 from provision.plan.schema import Plan
 
-PRIMARY = ("primary", "master")
-"""Patroni's words for the role, since 4.0 and before."""
-
 
 def missing(
     done: Iterable[wal.Segment], archived: Iterable[wal.Segment], history: wal.History, timeline: int

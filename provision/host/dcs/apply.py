@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ DATA = Path("/var/lib/etcd/provision")
 JOIN = Path("/run/provision/etcd-join.env")
 """Read by the unit after its own file: how this start joins a running cluster. etcd ignores it once it has data."""
 FILES = (Path("/etc/default/etcd"), Path("/etc/systemd/system/etcd.service.d/50-provision.conf"))
-QUORUM_S, USERS_S, RESTART_S = 90, 60, 60
+QUORUM_S, USERS_S, RESTART_S, ADD_S = 90, 60, 60, 30
 POLL_S = 0.5
 LOCK = "/provision/etcd-restart"
 GRANTS = {"patroni": [("READWRITE", "/service/")], "pooler": [("READ", "/service/"), ("READWRITE", "/provision/")]}
@@ -147,17 +148,27 @@ def _join(plan: Plan, passwords: Mapping[str, str]) -> bool:
     urls = {f"https://{addresses.endpoint(each.address, cluster.peer_port)}": each.name for each in cluster.dcs}
     mine = next(url for url, name in urls.items() if name == cluster.dcs_member)
     listed = {each["peerURLs"][0]: each for each in admin.members(dcs)}
-    if mine in listed and listed[mine]["name"]:
+    here = listed.get(mine, {})
+    if here.get("name") and not here.get("clientURLs"):
+        return False  # a member of the new cluster that has never started; the others have a quorum already
+    if here.get("name"):
         # It has run with data that are gone: as a new member it asks the others for them.
-        dcs.call("cluster/member/remove", {"ID": listed[mine]["ID"]})
+        dcs.call("cluster/member/remove", {"ID": here["ID"]})
         del listed[mine]
-    if mine not in listed:
+    if mine not in listed and not _wait(lambda: _added(dcs, mine), ADD_S):
         dcs.call("cluster/member/add", {"peerURLs": [mine]})
     known = {url: each["name"] or urls.get(url, "") for url, each in listed.items()} | {mine: cluster.dcs_member}
     initial = ",".join(f"{name}={url}" for url, name in known.items())
     JOIN.parent.mkdir(mode=0o755, exist_ok=True)
     JOIN.write_text(f"ETCD_INITIAL_CLUSTER={initial}\nETCD_INITIAL_CLUSTER_STATE=existing\n")
     return True
+
+
+def _added(dcs: Dcs, url: str) -> bool:
+    """Add a member; False while etcd refuses, which wants its members connected for 5 s before each change."""
+    with suppress(DcsError):
+        dcs.call("cluster/member/add", {"peerURLs": [url]})
+    return any(each["peerURLs"] == [url] for each in admin.members(dcs))
 
 
 def _start() -> bool:

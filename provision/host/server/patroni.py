@@ -7,7 +7,7 @@ whose inventory has no cluster any more gets its server back (`release`), unless
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from provision.database import ask, connect_pinned
@@ -69,7 +69,7 @@ def release(plan: Plan, say: Callable[[str], None] = lambda _text: None) -> bool
     return True
 
 
-def _judge(members: list[dict[str, object]]) -> None:
+def _judge(members: Sequence[Mapping[str, object]]) -> None:
     """Refuse to take the server from a cluster that still has another member."""
     others = [str(each["Member"]) for each in members if each["Role"] != "Leader"]
     if others:
