@@ -81,7 +81,7 @@ class Etcd:
         return admin.client(self.plan, [self.endpoint], "root", PASSWORDS["root"])
 
     def dcs(self, *first: str, password: str = PASSWORDS["pooler"]) -> Dcs:
-        return Dcs([*first, self.endpoint], self.context, "pooler", password)
+        return Dcs([*first, self.endpoint], self.context, "pooler", password, timeout_s=10)  # on a busy machine
 
 
 @pytest.fixture(scope="module")

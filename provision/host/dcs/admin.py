@@ -19,8 +19,8 @@ from provision.plan.schema import Plan
 
 ROOT_PASSWORD = Path("/etc/provision/etcd.json")
 """etcd's administrator, for root alone."""
-CALL_S = 5.0
-"""For each endpoint: changes of members and defragmentation take longer than reads."""
+CALL_S = 10.0
+"""For each endpoint: passwords (bcrypt), changes of members and defragmentation take longer than reads."""
 LOCK_TTL_S = 150
 """A lock outlives the restart of a member, during which its holder sends nothing."""
 POLL_S = 0.5
