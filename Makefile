@@ -19,6 +19,9 @@ packages = missing=(); for name in $(1); do dpkg-query -Wf '$${Status}' $$name 2
 	if [ $${\#missing[@]} -gt 0 ]; then $(SUDO) apt-get -q update >&2; \
 	$(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get -qy install --no-install-recommends "$${missing[@]}" >&2; fi
 
+# $(call pip,extra): installs this package with the extra of pyproject.toml into .venv.
+pip = $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(1)]'
+
 # Prevents packages from starting services: tests start their own servers on their own ports.
 quiet_services = [ -e /usr/sbin/policy-rc.d ] || { trap '$(SUDO) rm -f /usr/sbin/policy-rc.d' EXIT; \
 	printf '\#!/bin/sh\nexit 101\n' | $(SUDO) install -m 755 /dev/stdin /usr/sbin/policy-rc.d; }
@@ -47,7 +50,7 @@ up: .venv/.ready ## Create a disposable database host on this machine and conver
 	@printf '\nApplications: make env. Sessions: make psql-app, make psql.\n'
 
 .PHONY: setup
-setup: .venv/.ready ## Set up the tools in .venv
+setup: .venv/.ready ## Set up the tools in .venv, without those of the tests
 
 .PHONY: down
 down: ## Remove everything that `make up` created: containers, network, image, keys, .venv
@@ -99,14 +102,14 @@ test-fast: test-setup lint ## Run all tests that need no hosts (under 2 minutes)
 	$(call stage,run the fast tests,$(BIN)/pytest $(LANES) --ignore tests/system)
 
 .PHONY: test-setup
-test-setup: .venv/.ready
+test-setup: .venv/.tests
 	$(call stage,install packages for the tests,$(quiet_services); $(call packages,postgresql-common); \
 	  compgen -G "/etc/postgresql/*/*" >/dev/null || echo "create_main_cluster = false" | $(SUDO) tee /etc/postgresql-common/createcluster.d/50-provision-tests.conf >/dev/null; \
 	  $(call packages,$$(grep -vhE '^(#|$$)' tests/apt.txt)); \
 	  command -v npm >/dev/null || { $(call packages,npm); })
 
 .PHONY: lint
-lint: .venv/.ready ## Check style and types
+lint: .venv/.tests ## Check style and types
 	$(call stage,lint,ruff check .; ruff format --check .; mypy; bandit -q -c pyproject.toml -r provision plugins; yamllint --strict .; \
 	  sqlfluff lint --disable-progress-bar migrations; ansible-lint --offline -q)
 
@@ -115,7 +118,7 @@ test-faults: test-setup ## Run long fault-injection tests, before a release
 	$(call stage,run the fault-injection tests,$(BIN)/pytest -m faults)
 
 .PHONY: test-pg14
-test-pg14: .venv/.ready ## Test the default versions, PostgreSQL 14 and pgvector 0.5.1, from a mirror (docs/test-pg14.md)
+test-pg14: .venv/.tests ## Test the default versions, PostgreSQL 14 and pgvector 0.5.1, from a mirror (docs/test-pg14.md)
 	$(BIN)/pytest tests/pg14
 
 # Packages for a libvirt machine and for building its box. MINION_OS selects the release.
@@ -123,19 +126,19 @@ VAGRANT_LIBVIRT := vagrant vagrant-libvirt libvirt-daemon-system libvirt-clients
 	mmdebstrap extlinux fdisk syslinux-common openssh-client postgresql-client
 
 .PHONY: test-vagrant-libvirt
-test-vagrant-libvirt: .venv/.ready ## Test Vagrant with libvirt on an emulated CPU and a local box (docs/vagrant.md; half an hour)
+test-vagrant-libvirt: .venv/.tests ## Test Vagrant with libvirt on an emulated CPU and a local box (docs/vagrant.md; half an hour)
 	$(call stage,install packages for virtual machines,$(quiet_services); $(call packages,$(VAGRANT_LIBVIRT)))
 	$(SUDO) $(BIN)/pytest tests/vagrant_libvirt
 
 .PHONY: test-matrix
-test-matrix: .venv/.ready ## Converge dev and prod on each system with each available major; writes docs/tested.json
+test-matrix: .venv/.tests ## Converge dev and prod on each system with each available major; writes docs/tested.json
 	$(BIN)/python -m tests.matrix
 	@$(MAKE) docs
 
 ## Benchmarks: they print ratios and assert nothing
 
 .PHONY: bench-provision
-bench-provision: .venv/.ready ## Compare first and second site.yml with a bare apt-get install
+bench-provision: .venv/.tests ## Compare first and second site.yml with a bare apt-get install
 	$(BIN)/python -m benchmarks.provisioning
 
 .PHONY: bench-migrate
@@ -151,23 +154,28 @@ bench-db: test-setup ## Compare stock, recommended, reference and prod settings 
 	$(BIN)/python -m benchmarks.database
 
 .PHONY: bench-backup
-bench-backup: .venv/.ready ## Compare pgBackRest with pg_basebackup and pg_dump on 2 GB with vectors
+bench-backup: .venv/.tests ## Compare pgBackRest with pg_basebackup and pg_dump on 2 GB with vectors
 	$(BIN)/python -m benchmarks.backup
 
 .PHONY: bench-pool
-bench-pool: .venv/.ready ## Compare 500 clients through PgBouncer with 500 direct connections, with TLS (6 minutes)
+bench-pool: .venv/.tests ## Compare 500 clients through PgBouncer with 500 direct connections, with TLS (6 minutes)
 	$(BIN)/python -m benchmarks.pool
 
 .PHONY: bench-failover
 bench-failover: test-setup ## Compare gaps and lost rows of failovers with those of Patroni's defaults (12 minutes)
 	$(BIN)/python -m benchmarks.failover
 
+.PHONY: bench-tenants
+bench-tenants: test-setup ## Measure migrations, checks, dump and catalogue of N tenants (N=100)
+	$(BIN)/python -m benchmarks.tenants $(or $(N),100)
+
 .PHONY: bench-audit
-bench-audit: .venv/.ready ## Compare audits of five hosts, of one host, and site.yml --check (dev sandboxes)
+bench-audit: .venv/.tests ## Compare audits of five hosts, of one host, and site.yml --check (dev sandboxes)
 	$(BIN)/python -m benchmarks.audit
 
 ## Set-up
 
+# What converging and operating hosts needs.
 .venv/.ready: pyproject.toml constraints.txt
 	@[ -L collections/ansible_collections/minion/provision ] || { printf '%s\n' \
 	  'this clone has no symbolic links, which the collection and the templates of the roles need' \
@@ -175,15 +183,20 @@ bench-audit: .venv/.ready ## Compare audits of five hosts, of one host, and site
 	$(call stage,set up the virtual environment, \
 	  $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is required; set PYTHON=python3.x")'; \
 	  $(PYTHON) -c 'import ensurepip' 2>/dev/null || { $(call packages,python3-venv); }; \
-	  $(PYTHON) -m venv .venv; $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]')
+	  $(PYTHON) -m venv .venv; $(call pip,plan))
+	@touch $@
+
+# The rest: tests, lint, benchmarks, the site. Five times the size, and minutes where the network is slow.
+.venv/.tests: .venv/.ready
+	$(call stage,install the packages of the tests,$(call pip,test))
 	@touch $@
 
 .PHONY: site
-site: .venv/.ready ## Build the documentation site into .provision/site, offline, with search
+site: .venv/.tests ## Build the documentation site into .provision/site, offline, with search
 	$(BIN)/python -m tests.contract.site
 
 .PHONY: docs
-docs: .venv/.ready ## Generate tables and pictures of README.md, roles/*/README.md and docs/
+docs: .venv/.tests ## Generate tables and pictures of README.md, roles/*/README.md and docs/
 	$(BIN)/python -m tests.contract.repository
 	$(BIN)/python -m tests.contract.support
 	$(BIN)/python -m tests.contract.sizes

@@ -6,6 +6,9 @@
 -- Undo     002_index_retention_columns.up.sql
 BEGIN;
 
-DROP INDEX activities_created_at_idx, metrics_timestamp_idx, sessions_closed_idx, feedback_created_at_idx;
+DROP INDEX activities_created_at_idx;
+DROP INDEX metrics_timestamp_idx;
+DROP INDEX sessions_closed_idx;
+DROP INDEX feedback_created_at_idx;
 
 COMMIT;

@@ -34,11 +34,13 @@ class UsageError(ProvisionError):
 
 
 class ConfirmationError(UsageError):
-    """A request to destroy data of database `name` without the confirmation, which is that name."""
+    """A request to destroy data of database or tenant `name` without the confirmation, which is that name."""
 
-    def __init__(self, what: str, *, name: str, where: str = "", seen: str = "", run: str = "") -> None:
+    def __init__(
+        self, what: str, *, name: str, kind: str = "database", where: str = "", seen: str = "", run: str = ""
+    ) -> None:
         """Store the name to type."""
-        super().__init__(what, where=where, seen=seen, allowed=f"typing the database's name, {name}", run=run)
+        super().__init__(what, where=where, seen=seen, allowed=f"typing the {kind}'s name, {name}", run=run)
         self.name = name
 
 

@@ -23,6 +23,9 @@ NOT_PLAIN = "is a link, a directory or a device, not a plain file: move it away"
 LINKED = "is a file with a second name (hard link) in a directory of another user: remove it"
 MOST_LINKS = 40
 """As many as Linux follows in one path."""
+MOST_BYTES = 64 * 2**20
+"""Largest file that is read into memory: another user's sparse file may claim terabytes."""
+TOO_LARGE = f"is larger than {MOST_BYTES // 2**20} MiB, which no file that is read here is: move it away"
 SHARED = stat.S_IWGRP | stat.S_IWOTH
 
 
@@ -64,9 +67,12 @@ def about(path: Path) -> os.stat_result | None:
 
 
 def read(path: Path) -> tuple[bytes, os.stat_result]:
-    """Return the content of a plain file and what the file is. Raises OSError."""
+    """Return the content of a plain file of at most MOST_BYTES and what the file is. Raises OSError."""
     with os.fdopen(open_file(path), "rb") as stream:
-        return stream.read(), os.fstat(stream.fileno())
+        content = stream.read(MOST_BYTES + 1)
+        if len(content) > MOST_BYTES:
+            raise OSError(errno.EFBIG, TOO_LARGE, str(path))
+        return content, os.fstat(stream.fileno())
 
 
 def open_file(path: Path) -> int:

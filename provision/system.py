@@ -236,7 +236,7 @@ def evidence(name: str, *, of_root: bool = False) -> dict[str, Any]:
     try:
         content, about = secure_path.read(EVIDENCE / f"{name}.json")
         found = json.loads(content)
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):  # thousands of nested lists
         return {}
     if of_root and os.geteuid() == 0 and about.st_uid != 0:
         return {}

@@ -7,6 +7,7 @@ from typing import Any
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 
+from ..plugin_utils.lock import kept
 from ..plugin_utils.printable import printable
 
 
@@ -18,7 +19,9 @@ class ActionModule(ActionBase):
         super().run(tmp, task_vars)
         result: dict[str, Any] = printable(
             self._execute_module(
-                module_name="minion.provision.host_command", module_args=self._task.args, task_vars=task_vars
+                module_name="minion.provision.host_command",
+                module_args={**self._task.args, **kept(self)},
+                task_vars=task_vars,
             )
         )
         name = (task_vars or {}).get("inventory_hostname", "?")

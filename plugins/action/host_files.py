@@ -12,6 +12,7 @@ from typing import Any
 from ansible.plugins.action import ActionBase
 from ansible.template import trust_as_template
 
+from ..plugin_utils.lock import kept
 from ..plugin_utils.printable import printable
 
 MANAGED = "Ansible managed"
@@ -24,7 +25,7 @@ class ActionModule(ActionBase):
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         """Return the module's result. Raises AnsibleError for a template that is missing or cannot be rendered."""
         super().run(tmp, task_vars)
-        arguments = dict(self._task.args)
+        arguments = {**self._task.args, **kept(self)}
         if arguments.get("files"):
             arguments["files"] = [self._rendered(file, task_vars or {}) for file in arguments["files"]]
         result: dict[str, Any] = printable(

@@ -11,6 +11,7 @@ from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 from ansible.utils.vars import load_extra_vars
 
+from ..plugin_utils.lifetime import bind
 from ..plugin_utils.lock import Holder
 from ..plugin_utils.printable import printable, sentences
 from ..plugin_utils.project import ROOT
@@ -23,7 +24,9 @@ from provision.plan.context import Listed, Peer  # isort: skip
 PACKAGE = ROOT / "provision"
 NOTHING = "nothing was changed on this host"
 
-# Ansible imports this file before it forks a worker for each host: what is read here is read once for all of them.
+# Ansible imports this file before it forks a worker for each host: what is read here is read once for all of them,
+# and no worker of a task that changes a host outlives the run.
+bind()
 archive.content(PACKAGE)
 inputs.specifications()
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from ansible.plugins.action import ActionBase
 
+from ..plugin_utils.lock import kept
 from ..plugin_utils.project import ROOT  # noqa: F401 - makes the package importable
 
 # isort: split
@@ -124,6 +125,7 @@ class ActionModule(ActionBase):
                 "name": SETS[name],
                 "files": [*authorities, certificate, key],
                 "check": [verify] if name == "server" else [],
+                **kept(self),
             },
         )
 

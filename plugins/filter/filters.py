@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +20,10 @@ from provision.plan import secrets
 def access(plan: dict[str, Any], credentials: dict[str, Any]) -> dict[str, Any]:
     """Return what `provision access` reads: plan.access, with the SCRAM verifier of each role that has a password."""
     try:
-        roles = [
-            {
-                **{
-                    name: role[name]
-                    for name in ("name", "kind", "connection_limit", "valid_until", "settings", "state")
-                },
-                "verifier": _verifier(credentials.get(role["name"])),
-            }
-            for role in plan["roles"]
+        roles = [_role(role, credentials) for role in plan["roles"]]
+        tenants = [
+            {"name": tenant["name"], "roles": [_role(role, credentials) for role in tenant["roles"]]}
+            for tenant in plan["tenants"]
         ]
     except ProvisionError as error:
         raise AnsibleFilterError(str(error)) from None
@@ -40,7 +35,14 @@ def access(plan: dict[str, Any], credentials: dict[str, Any]) -> dict[str, Any]:
         "extensions": plan["extensions"],
         "extra_databases": others,
         "roles": roles,
+        "tenants": tenants,
+        "tenant_limits": plan["tenant_limits"],
     }
+
+
+def _role(role: dict[str, Any], credentials: dict[str, Any]) -> dict[str, Any]:
+    keys = ("name", "kind", "connection_limit", "valid_until", "settings", "state")
+    return {**{key: role[key] for key in keys}, "verifier": _verifier(credentials.get(role["name"]))}
 
 
 def _verifier(secret: dict[str, Any] | None) -> str | None:
@@ -91,9 +93,9 @@ def pinned(parameters: dict[str, Any]) -> dict[str, Any]:
     return {**parameters, **pins.parameters()}
 
 
-def pooled(databases: dict[str, str]) -> list[str]:
-    """Return the databases that the pooler serves."""
-    return [name for name in databases if quoting.is_pgbouncer_key(name)]
+def pooled(names: Iterable[str]) -> list[str]:
+    """Return the databases, or the roles, whose names the pooler supports."""
+    return [name for name in names if quoting.is_pgbouncer_key(name)]
 
 
 def public_key(path: str) -> str:

@@ -1,7 +1,8 @@
 """Hold a host for one run: further runs wait in the order of their arrival; a killed run leaves nothing held.
 
 A small process keeps an flock for as long as the run's own session with the host lives (the nearest sshd, or the
-ansible-playbook of a local run): when the connection ends, the kernel frees the lock.
+ansible-playbook of a local run) and a command of the run goes on: when both have ended, the kernel frees the lock.
+A run that goes on after its connection ended takes the lock again (`keep`), unless another run has it by then.
 
 A waiting run asks again every few seconds. A file lists the waiting runs; one that stops asking loses its place.
 """
@@ -18,47 +19,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from . import session
+
 LOCK = Path("/run/provision/lock")
 QUEUE = Path("/run/provision/queue")
 ASKS_WITHIN_S = 30
 """A waiting run that did not ask for this long has ended, or lost its connection."""
 LEASE_S = 4 * 3600  # where no session can be watched (an unusual connection), no run is this long
-
-
-def session() -> tuple[int, str]:
-    """Find the process that lives as long as the run's connection: its pid and start time, or (0, "")."""
-    pid = os.getppid()
-    while pid > 1:
-        try:
-            name = Path(f"/proc/{pid}/comm").read_text().strip()
-            command = Path(f"/proc/{pid}/cmdline").read_bytes()
-            parent = int(_stat(pid)[1])
-        except OSError:
-            break
-        # An action of a local run is started by a short-lived worker with the same command line: go up to the first.
-        local = b"ansible-playbook" in command and name != "sudo"
-        if name.startswith("sshd") or (local and not _is_playbook(parent)):
-            return pid, _stat(pid)[19]
-        pid = parent
-    return 0, ""
-
-
-def _is_playbook(pid: int) -> bool:
-    try:
-        return b"ansible-playbook" in Path(f"/proc/{pid}/cmdline").read_bytes()
-    except OSError:
-        return False
-
-
-def _stat(pid: int) -> list[str]:
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-
-
-def _alive(pid: int, started: str) -> bool:
-    try:
-        return _stat(pid)[19] == started
-    except OSError:
-        return False
+WATCH_S = 0.1
+"""Between two looks at a session: a command that began this shortly before its connection broke is not waited for."""
+KEEP_S = 600
+"""Seconds for the end of a command whose connection broke, before the run gives up on this host."""
 
 
 def read() -> dict[str, Any]:
@@ -79,12 +50,12 @@ def take(run: dict[str, Any]) -> bool:
     except BlockingIOError:
         os.close(handle)
         return False
-    watched, started = session()
+    watched = session.current()
     ready, tell = os.pipe()
     if os.fork() == 0:
         os.setsid()
         if os.fork() == 0:
-            _hold(handle, tell, run, watched, started)
+            _hold(handle, tell, run, watched)
         os._exit(0)
     os.close(tell)
     os.read(ready, 1)
@@ -93,19 +64,34 @@ def take(run: dict[str, Any]) -> bool:
     return True
 
 
-def _hold(handle: int, tell: int, run: dict[str, Any], watched: int, started: str) -> None:
+def _hold(handle: int, tell: int, run: dict[str, Any], watched: session.Process) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # how `release` ends it
     nothing = os.open(os.devnull, os.O_RDWR)
     for stream in (0, 1, 2):
         os.dup2(nothing, stream)
-    os.ftruncate(handle, 0)
-    os.pwrite(handle, json.dumps({**run, "holder": os.getpid(), "since": int(time.time())}).encode(), 0)
+    record = {**run, "holder": os.getpid(), "since": int(time.time()), "session": watched}
+    _write(handle, record)
     os.write(tell, b"1")
     os.close(tell)
     end = time.monotonic() + LEASE_S
-    while time.monotonic() < end and (not watched or _alive(watched, started)):
-        time.sleep(0.5)
+    running: list[session.Process] = []
+    while time.monotonic() < end:
+        seen = session.commands(watched, set()) if watched.pid else []
+        if not watched.pid or watched.alive:
+            running = seen
+        else:
+            running = [command for command in running if command.alive]
+            if not running:
+                break
+            if "unfinished" not in record:
+                record["unfinished"] = session.described(running)
+                _write(handle, record)
+        time.sleep(WATCH_S)
     os._exit(0)
+
+
+def _write(handle: int, record: dict[str, Any]) -> None:
+    os.ftruncate(handle, os.pwrite(handle, json.dumps(record).encode(), 0))
 
 
 def release(holder: int) -> None:
@@ -133,32 +119,70 @@ def held() -> bool:
 def acquire(run: dict[str, Any], take_from: int, waits: bool = False) -> dict[str, Any]:
     """Take the lock if it is free and no earlier run waits; return success and the run that is in the way.
 
-    `take_from` is the lock's process of a dead run. With `waits` the run keeps its place among the waiting ones.
+    `take_from` is the lock's process of a dead run, whose commands that have not ended are returned as `unfinished`.
+    With `waits` the run keeps its place among the waiting ones.
     """
-    holder = read()
+    holder, unfinished = read(), []
     if held() and holder.get("id") == run.get("id"):
-        return {"taken": True, "holder": holder}
+        return {"taken": True, "holder": holder, "unfinished": []}
+    ahead, askers = _ahead(run)
     if take_from and take_from == holder.get("holder"):
-        release(holder["holder"])
-    ahead = _ahead(run)
+        unfinished = _unfinished(holder, askers)
+        # Without its session the lock's process ends by itself, after the last command.
+        if not unfinished and (session.of(holder).alive or not session.of(holder).pid):
+            release(holder["holder"])
     if not ahead and take(run):
         _leave(run)
-        return {"taken": True, "holder": read()}
+        return {"taken": True, "holder": read(), "unfinished": []}
     if not waits:
         _leave(run)
-    return {"taken": False, "holder": read() if held() or not ahead else ahead[0]}
+    return {"taken": False, "holder": read() if held() or not ahead else ahead[0], "unfinished": unfinished}
 
 
-def _ahead(run: dict[str, Any]) -> list[dict[str, Any]]:
-    """Enter the run among the waiting ones, unless it is there, and return those before it."""
+def _unfinished(holder: dict[str, Any], askers: set[int]) -> list[str]:
+    watched = session.of(holder)
+    if watched.alive:
+        return session.described(session.commands(watched, askers))
+    return [str(each) for each in holder.get("unfinished", [])]
+
+
+def keep(run: dict[str, Any]) -> str:
+    """Take the lock again if it ended with the run's connection; return why this run must not go on, or "".
+
+    A command of the run whose connection broke is waited for. Does nothing without `run`, or if not called as root.
+    """
+    if not run or os.geteuid() != 0:
+        return ""
+    unfinished: list[str] = []
+    end = time.monotonic() + KEEP_S
+    while time.monotonic() < end:
+        holder = read()
+        if not held():
+            if take(run):
+                return ""
+        elif holder.get("id") == run.get("id"):
+            watched = session.of(holder)
+            unfinished = _unfinished(holder, {os.getpid()}) if watched != session.current() else []
+            if not unfinished and (not watched.pid or watched.alive):
+                return ""
+        elif holder:
+            who = f"process {holder.get('pid')} of {holder.get('user')} on {holder.get('controller')}"
+            return f"another run took the host lock when the connection of this one ended: {who}; run again"
+        time.sleep(WATCH_S)
+    why = f": {unfinished[0]} still runs" if unfinished else ""
+    return f"the connection broke, and its command did not end within {KEEP_S} s{why}; run again when it has ended"
+
+
+def _ahead(run: dict[str, Any]) -> tuple[list[dict[str, Any]], set[int]]:
+    """Enter the run among the waiting ones, unless it is there; return those before it, and all pids that ask."""
     now = time.time()
     with _waiting() as rows:
         rows[:] = [row for row in rows if now - row["asked"] < ASKS_WITHIN_S]
         place = next((at for at, row in enumerate(rows) if row.get("id") == run.get("id")), len(rows))
         if place == len(rows):
             rows.append({**run, "since": int(now)})
-        rows[place]["asked"] = now
-        return rows[:place]
+        rows[place].update(asked=now, asker=os.getpid())
+        return rows[:place], {int(row.get("asker", 0)) for row in rows}
 
 
 def _leave(run: dict[str, Any]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from ansible.module_utils.basic import AnsibleModule
 
+from ..module_utils import lock
 from ..module_utils.command import OPTIONS, run
 
 DOCUMENTATION = r"""
@@ -38,6 +39,10 @@ options:
     type: list
     elements: int
     default: []
+  run:
+    description: Identity of the run, which must still have the host lock (set by the action plugin).
+    type: dict
+    default: {}
 author: The provision developers
 """
 
@@ -54,7 +59,10 @@ rc: {description: Exit code., returned: when run, type: int}
 
 def main() -> None:
     """Run the module."""
-    module = AnsibleModule(argument_spec=OPTIONS, supports_check_mode=True)
+    options = {**OPTIONS, "run": {"type": "dict", "default": {}}}
+    module = AnsibleModule(argument_spec=options, supports_check_mode=True)
+    if not module.check_mode and (refusal := lock.keep(module.params["run"])):
+        module.fail_json(msg=f"{refusal}; {module.params['argv'][0]} was not run")
     module.exit_json(**run(module, module.params))
 
 

@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ..module_utils import apt_source, command, file_set, units
+from ..module_utils import apt_source, command, file_set, lock, units
 from ..module_utils.file_set import State
 from ..module_utils.quoting import visible
 
@@ -117,6 +117,10 @@ options:
       check_says: {description: Change to report in check mode without a command., default: "", type: str}
       stdin: {description: "Standard input, for secrets.", type: raw, no_log: true}
       pending_rc: {description: Exit codes of check mode for "would change"., default: [], type: list, elements: int}
+  run:
+    description: Identity of the run, which must still have the host lock (set by the action plugin).
+    type: dict
+    default: {}
 author: The provision developers
 """
 
@@ -336,6 +340,7 @@ def arguments() -> dict[str, Any]:
             },
         },
         "apply": {"type": "dict", "options": command.OPTIONS},
+        "run": {"type": "dict", "default": {}},
         "units": {
             "type": "list",
             "elements": "dict",
@@ -362,6 +367,8 @@ def main() -> None:
     module.no_log_values.update(
         row["content"] for row in module.params["files"] or [] if row["secret"] and row["content"]
     )
+    if not module.check_mode and (refusal := lock.keep(module.params["run"])):
+        module.fail_json(msg=f"{refusal}; nothing of this set was changed")
     try:
         files = Set(module)
     except OSError as error:

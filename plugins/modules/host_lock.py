@@ -10,7 +10,8 @@ from ..module_utils.lock import held, read, release
 DOCUMENTATION = r"""
 module: host_lock
 short_description: Release the host lock of this run
-description: M(minion.provision.host_plan) takes the lock. The end of the connection releases it as well.
+description:
+  - M(minion.provision.host_plan) takes the lock. It also ends with the run's connection and the last command of that.
 options:
   state:
     description: Requested state of the lock.

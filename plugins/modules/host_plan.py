@@ -162,6 +162,8 @@ LOCALE = (
     " FROM pg_database WHERE datname = 'template0'"
 )
 """New databases are made of template0, so its locale is the cluster's."""
+NUMBER = re.compile(r"[0-9]{1,10}")
+"""A process id or a port. postgres owns the file, so that it may hold any text."""
 PSQL_S = 10
 """Seconds for the answer of a server, which a lock on pg_database or a stopped process would delay without end."""
 
@@ -207,8 +209,7 @@ def strangers(known: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def _running(data: Path) -> tuple[int, int]:
     """Return the pid and the port of the server that runs on a data directory, or zeros."""
     words = _lines(data / "postmaster.pid")
-    pid = int(words[0]) if words and words[0].strip().isdigit() else 0
-    port = int(words[3]) if len(words) > 3 and words[3].strip().isdigit() else 0
+    pid, port = (int(words[at]) if len(words) > at and NUMBER.fullmatch(words[at].strip()) else 0 for at in (0, 3))
     return (pid, port) if pid and Path(f"/proc/{pid}").exists() else (0, 0)
 
 
@@ -232,7 +233,7 @@ def _json(path: Path) -> dict[str, Any]:
     """Read what an earlier run left on this host; {} where there is nothing to read."""
     try:
         found = json.loads(secure_path.text(path))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
 
@@ -285,7 +286,7 @@ def earlier(major: int) -> dict[str, Any]:
 def _lines(path: str | Path) -> list[str]:
     try:
         return secure_path.text(Path(path)).splitlines()  # postgres may have put a link or a pipe there
-    except OSError:
+    except (OSError, ValueError):  # a path with a NUL, which postgres can write into its configuration
         return []
 
 

@@ -8,6 +8,8 @@ import platform
 import time
 from typing import Any
 
+from ansible.plugins.action import ActionBase
+
 POLL_S = 2
 
 
@@ -21,6 +23,14 @@ def identity() -> dict[str, Any]:
         "user": getpass.getuser(),
     }
     return {**me, "id": f"{me['machine']}:{pid}:{_started(pid)}"}
+
+
+def kept(action: ActionBase) -> dict[str, Any]:
+    """Return the argument with which a module on the host makes sure that this run still has the host lock.
+
+    Without effect on a host that the task is delegated to: its lock belongs to the runs that converge that host.
+    """
+    return {} if action._task.delegate_to else {"run": identity()}
 
 
 class Holder:
@@ -47,19 +57,23 @@ class Holder:
         if result.get("taken", True):
             self.held = True
             return ""
-        if holder.get("machine") == self.me["machine"] and not _same_process(holder):
+        who = f"process {holder.get('pid')} of {holder.get('user')} on {holder.get('controller')}"
+        unfinished = [str(command) for command in result.get("unfinished") or ()]
+        if holder.get("machine") == self.me["machine"] and not _same_process(holder) and not unfinished:
             self._take_from = holder.get("holder", 0)
             return ""
-        since = time.strftime("%H:%M:%S UTC", time.gmtime(holder.get("since", 0)))
-        who = f"process {holder.get('pid')} of {holder.get('user')} on {holder.get('controller')}, since {since}"
-        if time.monotonic() >= self._deadline:
+        if unfinished:
+            before = f"a killed run ({who}) has not ended on {self.host}: {unfinished[0]} still runs"
+            after = "Wait until it has ended, or end it, then run again."
+        else:
             does = "is changing" if holder.get("holder") else "waits for"
-            return (
-                f"another run {does} {self.host}: {who}. Nothing was changed here after waiting {self.wait_s} s "
-                "(plan_lock_wait). Run again when it has ended; a killed run releases the host lock automatically."
-            )
+            who += time.strftime(", since %H:%M:%S UTC", time.gmtime(holder.get("since", 0)))
+            before = f"another run {does} {self.host}: {who}"
+            after = "Run again when it has ended; a killed run releases the host lock when its last command has ended."
+        if time.monotonic() >= self._deadline:
+            return f"{before}. Nothing was changed here after waiting {self.wait_s} s (plan_lock_wait). {after}"
         if not self._said:
-            self.waiting = f"{self.host}: waiting up to {self.wait_s} s for another run ({who})"
+            self.waiting = f"{self.host}: waiting up to {self.wait_s} s: {before}"
             self._said = True
         time.sleep(POLL_S)
         return ""

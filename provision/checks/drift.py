@@ -25,11 +25,15 @@ from provision.host.migrate import status
 from provision.host.migrate.explain import Ways
 from provision.host.migrate.settings import Settings
 from provision.host.server import configuration
+from provision.host.tenants import catalog
+from provision.host.tenants import converge as of_tenants
 from provision.plan import schema
 
 MIGRATE = "runuser -u postgres -- provision migrate"
 COMMAND = re.compile(r"provision migrate (\w+(?: -?\d+)?)")
 ACCESS = "access-drift"
+LIMITS = "options='-c lock_timeout=5s -c statement_timeout=30s'"
+"""Of a look at the version table, which its owner may have locked against reading."""
 
 
 class _Statements(Access):
@@ -61,11 +65,23 @@ def access(plan: schema.Plan, session: Connection) -> Iterator[Row]:
     needed = _Statements(session)
     needed.roles(present)
     needed.database(database, owner, plan.access.guard)
-    needed.connect_privileges(database, owner, {role.name for role in present} - {owner})
+    tenants = catalog.marked(needed.ask, database)
+    theirs = catalog.roles(needed.ask, tenants)
+    needed.connect_privileges(database, owner, {role.name for role in present} - {owner} | set(theirs))
     needed.extensions(plan.access.extensions)
-    needed.schema(owner, roles)
+    needed.schema(owner, roles, strangers=theirs)
     needed.large_objects(owner)
     lookup.align(needed, [role.name for role in present if role.kind == "pooler"])
+    declared = {
+        each.name: [_role(role, verifiers.get(role.name)) for role in each.roles] for each in plan.access.tenants
+    }
+    for each in catalog.known(session):
+        limits = plan.access.tenant_limits
+        needed.roles(declared.get(each.name) or of_tenants.current(needed, each.name, limits))
+        if each.sound:  # others are reported by tenant-schema
+            of_tenants.schema(needed, each.name, of_tenants.present(needed, each.name))
+    if tenants:
+        of_tenants.statistics(needed, [role.name for role in present])
     for what, statement in needed.statements:
         yield f"to apply: {what}", psql(database, statement)
 
@@ -179,7 +195,7 @@ def _situation(plan: schema.Plan) -> status.Situation | None:
     directory = Path(plan.migrations.directory)
     if not directory.is_dir():
         return None
-    url = plan.server.url(plan.access.database, plan.access.owner)
+    url = f"{plan.server.url(plan.access.database, plan.access.owner)} {LIMITS}"
     return status.look(Settings(url=url, path=directory))
 
 

@@ -57,8 +57,12 @@ class Finding:
         return "\n".join([*lines, *(f"  {label + ':':<10}{quoting.visible(text)}" for label, text in rows if text)])
 
 
-def psql(database: str, *statements: str) -> str:
-    """Return the command that runs statements on the host as the superuser."""
+def psql(database: str, *statements: str, user: str = "") -> str:
+    """Return the command that runs statements on the host as the superuser, or as the role `user`.
+
+    As the superuser only statements that call no function by name in a database of another owner, who could have a
+    function of that name, and that run no code of a table's owner.
+    """
     where = database if quoting.is_pgbouncer_key(database) else quoting.conninfo({"dbname": database})
-    words = ["runuser", "-u", "postgres", "--", "psql", "-d", where]
+    words = ["runuser", "-u", "postgres", "--", "psql", *(["-U", user] if user else []), "-d", where]
     return shlex.join([*words, *(word for each in statements for word in ("-c", each))])

@@ -18,13 +18,16 @@ from provision import compatibility, secure_path
 from provision.checks.finding import Severity
 from provision.checks.placed import ask, manifests
 from provision.checks.registry import Row, check
-from provision.host.backup import exchange
+from provision.host.backup import drill, exchange
+from provision.host.maintain.run import JOBS
 from provision.plan import load
 from provision.plan.schema import Plan
 from provision.system import evidence, moment
 
 PACKAGES = ("postgresql-{major}", "postgresql-client-{major}", "postgresql-{major}-pgvector", "postgresql-common",
             "python3-psycopg", "pgbackrest", "pgbouncer")  # fmt: skip
+PACKAGE = re.compile(r"[a-z0-9][a-z0-9+.-]+")
+"""A name of a package (Debian policy, 5.6.7)."""
 KERNEL = Path("/etc/sysctl.d/60-provision-postgresql.conf")
 RESERVED = r"^vm\.nr_hugepages *= *([1-9]\d*)"
 TAKEN = r"^HugetlbPages:\s+(\d+) kB"
@@ -131,7 +134,9 @@ def huge_pages(plan: Plan) -> Iterator[Row]:
 )
 def packages(plan: Plan) -> Iterator[Row]:
     """Compare installed packages with those of the last verification."""
-    verified: dict[str, str] = evidence("verified").get("packages", {})
+    rows: dict[str, Any] = evidence("verified").get("packages", {})
+    # The group postgres can write the file: a name becomes an argument, and part of a command that is shown.
+    verified = {name: str(version) for name, version in rows.items() if PACKAGE.fullmatch(name)}
     now = installed(list(verified))
     for name, version in verified.items():
         if name not in now:
@@ -202,12 +207,12 @@ def backups(plan: Plan) -> Iterator[Row]:
             f"systemctl enable --now {WATCH}.timer && systemctl start {WATCH}.service",
         )
     limit = plan.backup.age_limit_h
-    stop = max((float(each["stop"]) for each in seen.get("sets", [])), default=None)
-    if stop is not None and limit and _hours_since(stop) > limit:
-        yield (
-            f"the newest backup is {_hours_since(stop):.1f} h old; the limit is {limit} h",
-            "systemctl start provision-backup@full.service",
-        )
+    for repository in plan.backup.repositories:
+        view = seen if repository.number == 1 else seen.get("second", {})
+        stop = max((float(each["stop"]) for each in view.get("sets", [])), default=None)
+        if stop is not None and limit and _hours_since(stop) > limit:
+            text = f"the newest backup is {_hours_since(stop):.1f} h old; the limit is {limit} h"
+            yield plan.backup.named(text, repository), "systemctl start provision-backup@full.service"
     for alarm in _alarms(seen):
         if not JUDGED_HERE.match(alarm):
             yield alarm, next((fix for start, fix in ALARM_FIXES if alarm.startswith(start)), SHOW_BACKUPS)
@@ -233,17 +238,19 @@ def _alarms(seen: Mapping[str, Any]) -> list[str]:
 )
 def drills(plan: Plan) -> Iterator[Row]:
     """Report a failed or overdue restore test."""
-    last = evidence("drill")
-    if not plan.backup.physical or not last:
-        return
-    fix = "systemctl start provision-drill.service"
+    for repository in plan.backup.repositories if plan.backup.physical else ():
+        last = evidence(drill.evidence(repository.number))
+        for text in _drill_faults(last, plan.backup.drill_age_limit_h) if last else ():
+            yield plan.backup.named(text, repository), "systemctl start provision-drill.service"
+
+
+def _drill_faults(last: Mapping[str, Any], limit: float) -> Iterator[str]:
     if not last.get("passed"):
-        yield f"the last restore test failed: {last.get('failure', '')}".splitlines()[0], fix
+        yield f"the last restore test failed: {last.get('failure', '')}".splitlines()[0]
         return
     age = _hours_since(moment((last.get("last_passed") or last)["when"]))
-    limit = plan.backup.drill_age_limit_h
     if limit and age > limit:
-        yield f"the last passed restore test is {age:.1f} h old; the limit is {limit} h", fix
+        yield f"the last passed restore test is {age:.1f} h old; the limit is {limit} h"
 
 
 @check(
@@ -286,7 +293,8 @@ def dump_drills(plan: Plan) -> Iterator[Row]:
 )
 def maintenance(plan: Plan) -> Iterator[Row]:
     """Report a failed maintenance job, and overdue retention."""
-    jobs = evidence("maintain").get("jobs", {})
+    rows = evidence("maintain").get("jobs", {})
+    jobs = {job: last for job, last in rows.items() if job in JOBS}  # the job becomes part of a command that is shown
     for job, last in jobs.items():
         if last.get("outcome") == "failed":
             yield f"{job} failed: {last.get('why', '')}", f"systemctl start provision-maintain@{job}.service"

@@ -128,11 +128,12 @@ def query(id: str, sql: str, **about: Unpack[About]) -> None:  # noqa: A002
 def _ask(sql: str, session: Connection) -> Iterator[Row]:
     """Run a query; give its rows as one row with all statements, and one for those without a statement."""
     rows = [(str(row[0]), row[1] if len(row) > 1 else None) for row in session.execute(sql.encode()).fetchall()]
-    statements = [str(statement) for _, statement in rows if statement is not None]
+    statements, database = [str(statement) for _, statement in rows if statement is not None], session.info.dbname
     if any(each.startswith("ALTER SYSTEM") for each in statements):
-        statements.append("SELECT pg_reload_conf()")
+        # In the database that only superusers change: elsewhere the owner can substitute the function.
+        statements, database = [*statements, "SELECT pg_reload_conf()"], "postgres"
     for fix, texts in (
-        (psql(session.info.dbname, *statements), [text for text, statement in rows if statement is not None]),
+        (psql(database, *statements), [text for text, statement in rows if statement is not None]),
         ("", [text for text, statement in rows if statement is None]),
     ):
         if texts:
@@ -171,9 +172,9 @@ def examine(
 ) -> list[Finding]:
     """Run the checks of a scope and return their findings.
 
-    A check that the caller lacks the privilege for is UNSEEN; one that fails is a finding, for an object's owner must
-    not be able to hide it. `every_database` runs only the checks that apply to every database of a server. Raises
-    DatabaseError where the connection is lost.
+    A check that the caller lacks the privilege for is UNSEEN; one that fails is a finding: neither an object's owner
+    nor evidence, which the group postgres can write, may hide it or end the other checks. `every_database` runs only
+    the checks that apply to every database of a server. Raises DatabaseError where the connection is lost.
     """
     found = []
     for each, look in of(scope):
@@ -190,6 +191,8 @@ def examine(
             if any(isinstance(given, psycopg.Connection) and given.closed for given in arguments):
                 raise DatabaseError("the connection was lost", seen=str(error).strip()) from None
             rows = [f"the check failed: {_first_line(error)}"]
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+            rows = [f"the check failed on damaged evidence: {type(error).__name__}: {_first_line(error)}"]
         found += [each.finding(row, site, development=development) for row in rows]
     return found
 

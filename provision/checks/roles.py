@@ -13,6 +13,7 @@ from psycopg import sql
 from provision.checks.finding import psql
 from provision.checks.registry import Row, Scope, also
 from provision.database import Connection, identifier
+from provision.host.tenants import catalog
 from provision.plan.schema import Plan
 
 BY_PLAN = ("limits", "timeouts", "verifiers")
@@ -38,11 +39,10 @@ WHERE rolpassword IS NOT NULL AND rolpassword NOT LIKE 'SCRAM-SHA-256$%' ORDER B
 def limits(plan: Plan, session: Connection) -> Iterator[Row]:
     """Report login roles without a limit. The next run would reset one that only the server has."""
     found = [str(row[0]) for row in session.execute(_UNLIMITED).fetchall()]
-    strangers = _strangers(plan, found)
     declared = {each.name: each.connection_limit for each in plan.access.roles}
     for role in found:
         fix = psql(plan.access.database, f"ALTER ROLE {identifier(role)} CONNECTION LIMIT {LIMIT}")
-        if role not in strangers:
+        if role in declared:
             fix = plan.site("database")
             if declared[role] < 0:
                 fix += f"  # first set its connection_limit, such as {LIMIT}, in database_extra_roles"
@@ -53,7 +53,7 @@ def limits(plan: Plan, session: Connection) -> Iterator[Row]:
 def timeouts(plan: Plan, session: Connection) -> Iterator[Row]:
     """Report application roles without a timeout that are not in the plan; access-drift compares the others."""
     rows = session.execute(_TIMELESS, (list(TIMEOUTS),)).fetchall()
-    for role in _strangers(plan, list(dict.fromkeys(str(row[0]) for row in rows))):
+    for role in _strangers(plan, session, list(dict.fromkeys(str(row[0]) for row in rows))):
         missing = [str(name) for each, name in rows if each == role]
         statements = [
             sql.SQL("ALTER ROLE {} SET {} = {}")
@@ -74,6 +74,12 @@ def verifiers(plan: Plan, session: Connection) -> Iterator[Row]:
         yield f"role {role} has a password that is not SCRAM", fix
 
 
-def _strangers(plan: Plan, found: list[str]) -> list[str]:
+def _strangers(plan: Plan, session: Connection, found: list[str]) -> list[str]:
+    """Return the roles that neither the plan nor its tenants have, which access-drift does not compare."""
+
+    def ask(query: str, *given: object) -> list[tuple[object, ...]]:
+        return session.execute(query.encode(), given).fetchall()
+
     known = {each.name for each in plan.access.roles}
+    known |= set(catalog.roles(ask, catalog.marked(ask, plan.access.database)))
     return [name for name in found if name not in known]

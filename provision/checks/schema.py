@@ -10,13 +10,19 @@ from collections.abc import Iterator
 
 from psycopg import sql
 
-from provision.checks.finding import Severity
-from provision.checks.registry import Row, Scope, check, query
+from provision.checks.finding import Severity, psql
+from provision.checks.registry import ROWS_SHOWN, Row, Scope, check, query
 from provision.database import Connection
 from provision.host import plain
 from provision.host.verify import EXTENSIONS, TABLES
 
 HNSW = "CREATE INDEX CONCURRENTLY memories_embedding_idx ON memories USING hnsw (embedding vector_cosine_ops)"
+_UNCHECKED = b"""
+SELECT pg_get_userbyid(t.relowner), format('constraint %s of table %s is not validated', conname, conrelid::regclass),
+  format('ALTER TABLE %s VALIDATE CONSTRAINT %I', conrelid::regclass, conname)
+FROM pg_constraint c JOIN pg_class t ON t.oid = c.conrelid
+WHERE NOT convalidated AND connamespace = 'public'::regnamespace ORDER BY 1, 2
+"""
 # Only a table: the functions of a view of that name would run with the caller's rights, here the superuser's.
 _MIGRATED = "EXISTS (SELECT FROM pg_class WHERE oid = to_regclass('public.schema_migrations') AND relkind = 'r')"
 _NAMES = ", ".join(f"'{name}'" for name in TABLES)
@@ -119,12 +125,23 @@ query(
     safe=True,
 )
 
-query(
+
+@check(
     "constraints-unchecked",
-    "SELECT format('constraint %s of table %s is not validated', conname, conrelid::regclass),"
-    " format('ALTER TABLE %s VALIDATE CONSTRAINT %I', conrelid::regclass, conname)"
-    " FROM pg_constraint WHERE NOT convalidated AND connamespace = 'public'::regnamespace",
+    scope=Scope.DATABASE,
     area="schema",
     expected="validated constraints",
     why="existing rows may violate the constraint",
 )
+def unchecked(session: Connection) -> Iterator[Row]:
+    """Report constraints of a table's owner in one finding.
+
+    The command logs in as that owner: the functions of a CHECK run with the rights of the session that validates it.
+    """
+    found: dict[str, list[tuple[str, str]]] = {}
+    for owner, text, statement in session.execute(_UNCHECKED).fetchall():
+        found.setdefault(str(owner), []).append((str(text), str(statement)))
+    for owner, rows in found.items():
+        more = f" and {len(rows) - ROWS_SHOWN} more" if len(rows) > ROWS_SHOWN else ""
+        fix = psql(session.info.dbname, *(statement for _, statement in rows), user=owner)
+        yield "; ".join(text for text, _ in rows[:ROWS_SHOWN]) + more, fix

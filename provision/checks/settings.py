@@ -19,18 +19,23 @@ from provision.database import Connection, identifier
 OURS = "/conf.d/50-provision.conf"
 ALTER_SYSTEM = "/postgresql.auto.conf"
 RELOAD = "SELECT pg_reload_conf()"
+DATABASE = "postgres"
 RESTART = "-e postgresql_restart_allowed=true"
 
 
-def remove(name: str, file: str, line: int, database: str) -> str:
-    """Return the command that removes a value and reloads; "" where our own file or a default has it. Pure."""
+def remove(name: str, file: str, line: int) -> str:
+    """Return the command that removes a value and reloads; "" where our own file or a default has it. Pure.
+
+    It runs in the database postgres, which only superusers change: in another one, its owner can substitute the
+    function.
+    """
     if not file or file.endswith(OURS):
         return ""
     if file.endswith(ALTER_SYSTEM) and name:
-        return psql(database, f"ALTER SYSTEM RESET {identifier(name)}", RELOAD)
+        return psql(DATABASE, f"ALTER SYSTEM RESET {identifier(name)}", RELOAD)
     # As postgres: root would follow a link that replaced the file in the meantime.
     edit = ["runuser", "-u", "postgres", "--", "sed", "-i", f"{line}s/^/# /", file]
-    return f"{shlex.join(edit)} && {psql(database, RELOAD)}"
+    return f"{shlex.join(edit)} && {psql(DATABASE, RELOAD)}"
 
 
 def _look(wrong: str, session: Connection) -> Iterator[Row]:
@@ -41,7 +46,7 @@ def _look(wrong: str, session: Connection) -> Iterator[Row]:
     ).fetchall()
     fixes: dict[str, list[str]] = {}
     for name, value, file, line in rows:
-        fix = remove(str(name), str(file), int(str(line)), session.info.dbname)
+        fix = remove(str(name), str(file), int(str(line)))
         fixes.setdefault(fix, []).append(f"{name} = {value}")
     for fix, texts in fixes.items():
         yield "; ".join(texts), fix
@@ -143,7 +148,7 @@ def archiving(session: Connection) -> Iterator[Row]:
     ).fetchone()
     mode, file, line, failed, fails, none = row if row else ("on", "", 0, "", False, False)
     if mode == "off":
-        yield "archive_mode = off", remove("archive_mode", str(file), int(str(line)), session.info.dbname) or "{site}"
+        yield "archive_mode = off", remove("archive_mode", str(file), int(str(line))) or "{site}"
     elif fails:
         yield f"archiving fails since {failed}"
     elif none:
@@ -171,7 +176,7 @@ def overridden(session: Connection) -> Iterator[Row]:
         yield (
             f"{name} is set in conf.d/50-provision.conf line {line} to {expected}, again in {file} line {other}, and "
             f"runs as {now}",
-            remove(str(name), str(file), int(str(other)), session.info.dbname),
+            remove(str(name), str(file), int(str(other))),
         )
 
 
@@ -192,7 +197,7 @@ def not_read(session: Connection) -> Iterator[Row]:
     ).fetchall()
     for name, file, line, error in rows:
         known = str(name) if re.fullmatch(r"[\w.]+", str(name)) else ""
-        yield f"{file} line {line}: {error}", remove(known, str(file), int(str(line)), session.info.dbname)
+        yield f"{file} line {line}: {error}", remove(known, str(file), int(str(line)))
 
 
 setting(

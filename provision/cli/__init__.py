@@ -7,11 +7,13 @@ Hosts have only psycopg and click: modules import everything else inside functio
 import importlib
 import pkgutil
 import sys
+from typing import NoReturn
 
 import click
 
 from provision import __version__
 from provision.cli._echo import echo
+from provision.cli._usage import usage
 from provision.errors import ProvisionError
 
 
@@ -39,9 +41,22 @@ def root() -> None:
 
 
 def main() -> None:
-    """Run the command line; print a ProvisionError as a message, without a traceback."""
+    """Run the command line; print an error as one paragraph, without a traceback."""
     try:
-        root(prog_name="provision")
+        code = root.main(prog_name="provision", standalone_mode=False)
+    except click.UsageError as error:
+        if isinstance(error, getattr(click.exceptions, "NoArgsIsHelpError", ())):  # click 8.2: the help of a group
+            error.show()
+            sys.exit(error.exit_code)
+        _fail(usage(error))
+    except click.Abort:
+        echo("Aborted.", err=True)
+        sys.exit(1)
     except ProvisionError as error:
-        echo(f"Error: {error}", err=True)
-        sys.exit(error.exit_code)
+        _fail(error)
+    sys.exit(code if isinstance(code, int) else 0)  # the exit code of --help and --version; commands return nothing
+
+
+def _fail(error: ProvisionError) -> NoReturn:
+    echo(f"Error: {error}", err=True)
+    sys.exit(error.exit_code)

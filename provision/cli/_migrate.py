@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-import shutil
 import signal
 import sys
 import time
@@ -16,15 +15,20 @@ from types import FrameType
 from typing import Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
+from provision import system
 from provision.cli._database import migration_database_option
 from provision.cli._echo import echo
-from provision.errors import ConfirmationError, ProvisionError
+from provision.cli._progress import Line
+from provision.errors import ConfirmationError, ProvisionError, UsageError
 from provision.host.migrate import report
 from provision.host.migrate.files import Problem
 from provision.host.migrate.narrate import Narrator
 from provision.host.migrate.settings import LOCK_TIMEOUT_S, WAIT_S, Settings, from_url, seconds
 from provision.host.migrate.steps import Step
+from provision.host.tenants import catalog, login
+from provision.plan import load
 from provision.quoting import visible
 
 T = TypeVar("T")
@@ -82,13 +86,11 @@ class Stderr(Narrator):
         self.quiet = as_json
         self.steps: list[tuple[Step, float]] = []
         self.problems: list[Problem] = []
-        self._shown = 0
+        self._running = Line()
         self._spoken = 0.0
 
     def _line(self, text: str) -> None:
-        if self._shown:
-            click.echo("\r" + " " * self._shown + "\r", nl=False, err=True)
-            self._shown = 0
+        self._running.clear()
         echo(visible(text), err=True)
 
     def warn(self, problem: Problem) -> None:
@@ -106,9 +108,7 @@ class Stderr(Narrator):
         text = visible(f"{label}: {seconds:.0f} s{', ' if detail else ''}{detail}")
         if sys.stderr.isatty():
             if seconds >= 1:
-                text = text[: shutil.get_terminal_size().columns - 1]
-                click.echo("\r" + text.ljust(self._shown), nl=False, err=True)
-                self._shown = len(text)
+                self._running.show(text)
             return
         self._spoken = 0.0 if seconds < self._spoken else self._spoken
         due = next((at for at in SPEAK_AT_S if at > self._spoken), self._spoken + SPEAK_AT_S[-1])
@@ -119,9 +119,7 @@ class Stderr(Narrator):
     def done(self, step: Step, seconds: float) -> None:
         """Print a finished step on stdout, as part of the result."""
         self.steps.append((step, seconds))
-        if self._shown:
-            click.echo("\r" + " " * self._shown + "\r", nl=False, err=True)
-            self._shown = 0
+        self._running.clear()
         if not self.quiet:
             verb = "applied" if step.direction == "up" else "reverted"
             echo(visible(f"{verb} {step.label} in {seconds:.3f} s"))
@@ -148,10 +146,39 @@ with_extensions = click.option(
 )
 
 
+def host_path(given: Path) -> Path:
+    """Become postgres and return the path of the migrations: as given, or the host's own directory."""
+    context = click.get_current_context()
+    if context.get_parameter_source("url") is ParameterSource.COMMANDLINE:
+        raise UsageError("--database and tenants exclude each other", allowed="tenants of this host's main database")
+    if context.params.get("tenant") and context.params.get("all_tenants"):
+        raise UsageError("--tenant and --all-tenants exclude each other", allowed="one of them")
+    plan = load.load()
+    own = context.get_parameter_source("path") is ParameterSource.DEFAULT
+    path = Path(plan.migrations.directory) if own else given.absolute()
+    system.become()
+    return path
+
+
+@contextmanager
+def as_tenant(call: Call, name: str) -> Iterator[None]:
+    """Act as a tenant of this host within a `with` block; without a name, use the given database."""
+    if not name:
+        yield
+        return
+    plan = load.load()
+    with login.superuser(plan) as session:
+        catalog.find(session, name)
+        with login.acting(plan, session, name) as acting:
+            call.settings = replace(call.settings, url=acting.url)
+            yield
+
+
 def options(function: Callable[..., None]) -> Callable[..., None]:
     """Add the common options to a command, which is called with a Call and its own arguments."""
 
     @migration_database_option
+    @click.option("--tenant", default="", help="Tenant of this host's database, instead of --database.")
     @click.option("--path", type=click.Path(path_type=Path), default=Path("migrations"), show_default=True,
                   help="Directory of the migration files.")  # fmt: skip
     @click.option("--table", default=None, help="Version table [schema_migrations].")
@@ -178,9 +205,12 @@ def options(function: Callable[..., None]) -> Callable[..., None]:
         retries: int,
         compatible: bool,
         as_json: bool,
+        tenant: str,
         **own: Any,
     ) -> None:
         started = time.monotonic()
+        tenants = bool(tenant or own.get("all_tenants"))
+        path = host_path(path) if tenants else path
         unguarded = bool(own.pop("without_backup", False))
         call = Call(Settings(url, path), as_json)
         try:
@@ -195,7 +225,7 @@ def options(function: Callable[..., None]) -> Callable[..., None]:
                 settings = replace(settings, statement_timeout_s=seconds(statement_timeout))
             call.settings = replace(settings, table=table or settings.table, schema=schema or settings.schema)
             call.schema = schema
-            with call.catching_signals():
+            with call.catching_signals(), as_tenant(call, tenant):
                 function(call, **own)
         except ProvisionError as error:
             if as_json:

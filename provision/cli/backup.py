@@ -10,11 +10,13 @@ import click
 
 from provision import system
 from provision.cli._echo import echo
+from provision.cli._progress import working
 from provision.host.backup import drill as drills
 from provision.host.backup import dump, key, members, primary, requeue, shared, show, status, take
 from provision.plan import load, schema
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+repository = click.option("--repository", type=int, default=0, help="Number of the repository [default: each].")
 
 
 @click.group("backup")
@@ -34,13 +36,15 @@ def command(context: click.Context) -> None:
     show_default=True,
     help="Kind of backup.",
 )
+@repository
 @as_json
-def take_command(kind: str, as_json: bool) -> None:
+def take_command(kind: str, repository: int, as_json: bool) -> None:
     """Take a backup now; on a replica of a cluster, do nothing."""
     plan = load.load()
     if _skipped(plan, as_json):
         return
-    result = dump.take(plan) if kind == "logical" else take.physical(plan, kind)
+    with working(f"taking a {kind} backup") as narrate:
+        result = dump.take(plan) if kind == "logical" else take.physical(plan, kind, repository, narrate=narrate)
     _print(result, as_json, show.taken)
 
 
@@ -51,7 +55,9 @@ def prepare_command(take_over: str, as_json: bool) -> None:
     """Create or upgrade the stanza and check that WAL is archived; on a replica of a cluster, do nothing."""
     plan = load.load()
     if not _skipped(plan, as_json):
-        _print(take.prepare(plan, take_over), as_json, show.prepared)
+        with working("preparing the stanza"):
+            result = take.prepare(plan, take_over)
+        _print(result, as_json, show.prepared)
 
 
 @command.command("status")
@@ -59,7 +65,8 @@ def prepare_command(take_over: str, as_json: bool) -> None:
 @as_json
 def status_command(record: bool, as_json: bool) -> None:
     """Show backup sets, ages, WAL and the last restore test; exit 3 if there are alarms."""
-    seen = status.look(load.load())
+    with working("reading the repository"):
+        seen = status.look(load.load())
     if record:
         status.keep(seen)
     _print(seen, as_json, show.status)
@@ -67,10 +74,12 @@ def status_command(record: bool, as_json: bool) -> None:
 
 
 @command.command("verify")
+@repository
 @as_json
-def verify_command(as_json: bool) -> None:
-    """Read every file of the repository and of the dumps and compare checksums; exit 3 if any is damaged."""
-    seen = status.verify(load.load())
+def verify_command(repository: int, as_json: bool) -> None:
+    """Read every file of repositories and dumps and compare checksums; exit 3 if any is damaged."""
+    with working("verifying backups") as narrate:
+        seen = status.verify(load.load(), repository, narrate=narrate)
     _print(seen, as_json, show.verified)
     status.alarm(seen)
 
@@ -80,16 +89,15 @@ def verify_command(as_json: bool) -> None:
 @click.option(
     "--type", "kind", type=click.Choice(["physical", "logical"]), help="Test only the backup set or only the dump."
 )
+@repository
 @as_json
-def drill_command(label: str, kind: str | None, as_json: bool) -> None:
+def drill_command(label: str, kind: str | None, repository: int, as_json: bool) -> None:
     """Run a restore test: restore the newest backup and dump into scratch clusters, compare, clean up."""
     if not label and not kind and _skipped(load.load(), as_json):
         return
-    _print(
-        drills.run(load.load(), label, kind or "", narrate=lambda text: echo(text, err=True)),
-        as_json,
-        show.drilled,
-    )
+    with working("preparing the restore test") as narrate:
+        result = drills.run(load.load(), label, kind or "", repository, narrate=narrate)
+    _print(result, as_json, show.drilled)
 
 
 @command.command("key")

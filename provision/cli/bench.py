@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import sys
 from pathlib import Path
 
 import click
 
 from provision.cli._database import database_option
 from provision.cli._echo import echo
+from provision.errors import HostError
+
+
+def _packages() -> None:
+    """Raise HostError without the packages of the extra `bench`, which `make setup` leaves out."""
+    missing = [name for name in ("numpy", "plotly") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise HostError(
+            "packages of the benchmark are not installed",
+            seen=", ".join(missing),
+            run=f"{sys.executable} -m pip install -c constraints.txt -e '.[bench]', in the clone",
+        )
 
 
 @click.command("bench")
@@ -38,6 +52,7 @@ def command(
     from rich.console import Console
     from rich.progress import Progress, TaskID
 
+    _packages()
     from provision.controller.bench import Sizes, bench
     from provision.controller.bench.report import write
 

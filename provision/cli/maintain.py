@@ -8,7 +8,8 @@ import click
 
 from provision import system
 from provision.cli._echo import echo
-from provision.host.maintain import run
+from provision.cli._progress import working
+from provision.host.maintain import run, tenants
 from provision.plan import load
 
 
@@ -19,6 +20,8 @@ from provision.plan import load
 def command(jobs: tuple[str, ...], dry: bool, as_json: bool) -> None:
     """Apply retention, run ANALYZE, rebuild bloated indexes; on the host, as root or postgres.
 
+    Each job runs in the main database's own tables, then in those of every tenant.
+
     JOBS are sessions (delete expired ones), retention (the plan's rules, and ANALYZE) and index; default: all three.
     Results are kept in /var/lib/provision/maintain.json. Exit 3 if a job failed. A job is skipped, which is no failure,
     on a standby, during a migration and during another run.
@@ -27,7 +30,9 @@ def command(jobs: tuple[str, ...], dry: bool, as_json: bool) -> None:
     plan = load.load()
     done = []
     for job in jobs or run.JOBS:
-        facts = run.run(plan, job, dry=dry, say=lambda text: echo(text, err=True))
+        with working(f"maintenance {job}") as narrate:
+            facts = run.run(plan, job, dry=dry, say=narrate)
+            facts = tenants.run_all(plan, facts, dry=dry, say=narrate)
         done.append(facts)
         if not dry:
             run.keep(facts)

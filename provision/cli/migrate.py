@@ -11,6 +11,7 @@ import sys
 import click
 
 from provision.cli._migrate import Call, destroys, options, with_extensions, without_backup
+from provision.cli._migrate_tenants import status_all, up_all
 from provision.database import is_standby
 from provision.errors import UsageError
 from provision.host.migrate import drift
@@ -21,9 +22,10 @@ from provision.host.migrate.plan import make as make_plan
 from provision.host.migrate.plan import text as plan_text
 from provision.host.migrate.plan import values as plan_values
 from provision.host.migrate.runner import Report, Runner
-from provision.host.migrate.settings import from_url
+from provision.host.migrate.settings import from_url, seconds
 from provision.host.migrate.status import look
 from provision.host.migrate.status import version as read_version
+from provision.host.tenants.migrations import JOBS
 
 
 @click.group("migrate")
@@ -34,9 +36,20 @@ def command() -> None:
 @command.command()
 @click.argument("limit", type=click.IntRange(0), required=False, metavar="[N]")
 @click.option("--skip-standby", is_flag=True, help="Do nothing on a replica of a cluster.")
+@click.option("--all-tenants", is_flag=True, help="Migrate every tenant of this host's database.")
+@click.option("--jobs", type=click.IntRange(1, 32), default=JOBS, show_default=True, help="Tenants at the same time.")
+@click.option("--tenant-limit", default="1h", show_default=True, help="Longest time of one of all tenants; 0 for none.")
 @options
-def up(call: Call, limit: int | None, skip_standby: bool) -> None:
-    """Apply all pending migrations, or the next N."""
+def up(call: Call, limit: int | None, skip_standby: bool, all_tenants: bool, jobs: int, tenant_limit: str) -> None:
+    """Apply all pending migrations, or the next N.
+
+    With --all-tenants, a tenant that fails does not stop the others and is listed; a repeated run continues.
+    """
+    if all_tenants:
+        if limit is not None:
+            raise UsageError("N and --all-tenants exclude each other", seen=f"up {limit} --all-tenants", allowed="one")
+        up_all(call, jobs, seconds(tenant_limit), skip_standby=skip_standby)
+        return
     if skip_standby and is_standby(call.settings.url):
         call.result({"command": "up", "changed": False, "applied": []}, "a replica: nothing to do")
         return
@@ -94,19 +107,24 @@ def show_version(call: Call) -> None:
 
 
 @command.command()
+@click.option("--all-tenants", is_flag=True, help="Show the version of every tenant of this host's database.")
 @options
-def status(call: Call) -> None:
+def status(call: Call, all_tenants: bool) -> None:
     """Show every migration and its state; exit 3 if any is pending or faulty."""
+    if all_tenants:
+        status_all(call)
+        return
     situation = look(call.settings)
     call.result(shown.situation(situation), shown.table(situation))
     sys.exit(0 if situation.settled else 3)
 
 
 @command.command()
+@click.option("--distributed", is_flag=True, help="Name statements that Citus refuses on a distributed schema.")
 @options
-def plan(call: Call) -> None:
+def plan(call: Call, distributed: bool) -> None:
     """Show the statements that `up` would run, with their locks; exit 3 if any is pending."""
-    made = make_plan(call.settings)
+    made = make_plan(call.settings, distributed=distributed)
     refused = drift.stopping(made.situation.problems, compatible=call.settings.compatible)
     call.result(plan_values(made), plan_text(made))
     sys.exit(1 if refused else 3 if made.files else 0)

@@ -11,6 +11,7 @@ import click
 
 from provision import system
 from provision.cli._echo import echo
+from provision.cli._progress import working
 from provision.database import connect_pinned
 from provision.errors import HostError
 from provision.host.backup import exchange, members, restore, show
@@ -28,6 +29,9 @@ def _request(function: Any) -> Any:
         ),
         click.option("--set", "set_", default="", help="Backup set to restore [default: the newest that fits]."),
         click.option("--stanza", default="", help="Stanza of another host [default: this host's]."),
+        click.option(
+            "--repository", type=int, default=0, help="Number of the repository [default: the first that fits]."
+        ),
         click.option("--timeline", type=int, default=0, help="Timeline to follow [default: the newest]."),
         click.option("--delta", is_flag=True, help="Overwrite the data directory; no copy is kept."),
         click.option("--beside", type=int, default=0, help="Port of a copy beside the original [default: in place]."),
@@ -62,8 +66,9 @@ def command() -> None:
 def plan_command(as_json: bool, set_: str, **request: Any) -> None:
     """List the stages of a restore and the reachable window; change nothing."""
     plan, asked = load.load(), requests.Request(set=set_, **request)
-    members.judge(plan, asked)
-    found = requests.as_facts(requests.prepare(plan, asked))
+    with working("checking the request"):
+        members.judge(plan, asked)
+        found = requests.as_facts(requests.prepare(plan, asked))
     echo(json.dumps(found) if as_json else "\n".join(f"{n}. {text}" for n, text in enumerate(found["stages"], 1)))
 
 
@@ -75,8 +80,9 @@ def plan_command(as_json: bool, set_: str, **request: Any) -> None:
 def run_command(as_json: bool, set_: str, **request: Any) -> None:
     """Restore the cluster. Without --confirm, show the plan and exit 3."""
     plan = load.load()
-    members.judge(plan, requests.Request(set=set_, **request))
-    prepared = requests.prepare(plan, requests.Request(set=set_, **request))
+    with working("checking the request"):
+        members.judge(plan, requests.Request(set=set_, **request))
+        prepared = requests.prepare(plan, requests.Request(set=set_, **request))
     if not (prepared.request.beside or prepared.request.confirm):
         word = restore.confirmation(plan)
         start = prepared.request.confirming(word)
@@ -86,7 +92,9 @@ def run_command(as_json: bool, set_: str, **request: Any) -> None:
         sys.exit(3)
     for number, text in enumerate(prepared.stages, 1):
         echo(f"{number}. {text}", err=True)
-    _print(restore.run(plan, prepared, lambda text: echo(text, err=True)), as_json)
+    with working("starting the restore") as narrate:
+        result = restore.run(plan, prepared, narrate)
+    _print(result, as_json)
 
 
 @command.command("dump")
@@ -97,7 +105,9 @@ def run_command(as_json: bool, set_: str, **request: Any) -> None:
 def dump_command(name: str, into: str, confirm: str, as_json: bool) -> None:
     """Restore a dump after checking every file of it."""
     system.become()
-    _print(dumps.load(load.load(), name, into, confirm, lambda text: echo(text, err=True)), as_json)
+    with working("checking the dump") as narrate:
+        result = dumps.load(load.load(), name, into, confirm, narrate)
+    _print(result, as_json)
 
 
 @command.command("clean-up")
@@ -119,7 +129,9 @@ def clean_up_command(as_json: bool) -> None:
 @as_json
 def promote_command(beside: int, as_json: bool) -> None:
     """Promote a restore that was left read-only (--action pause) or was killed during promotion."""
-    _print(restore.promote(load.load(), beside, lambda text: echo(text, err=True)), as_json)
+    with working("promoting the server") as narrate:
+        result = restore.promote(load.load(), beside, narrate)
+    _print(result, as_json)
 
 
 @command.command("release")

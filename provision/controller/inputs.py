@@ -22,7 +22,7 @@ from provision.controller import authority, varfiles, vault
 from provision.controller.bundle import verify
 from provision.errors import ProvisionError, UsageError
 from provision.plan import build, network, schema, topology, variables
-from provision.plan.context import Listed, Peer, repository, repository_kind
+from provision.plan.context import Listed, Peer, repositories, repository_kind
 
 ROOT = Path(__file__).resolve().parents[2]
 """The project, or the installed collection: the folder with roles/ and profiles/."""
@@ -31,10 +31,13 @@ USES_ONLY = {"plan"}
 """Roles of a play that uses a converged host and changes nothing of what it should be."""
 SHARED_OPTIONS = (
     "backup_physical", "backup_stanza", "backup_s3", "backup_repository_host", "backup_repository_path",
+    "backup_second_s3",
 )  # fmt: skip
 """Options that decide whether hosts share a backup repository."""
 SSH = ("ssh", "paramiko", "paramiko_ssh", "smart")
 """Connection plugins of Ansible."""
+WITHOUT_VALUE = "_raw_params"
+"""Ansible's name for words of -e without a value, which it ignores."""
 BESIDE = {"plan", "packages", "tls", "toolkit", "etcd"}
 """Roles of a play for hosts beside the databases, such as the backup host, unless the host has a database too."""
 
@@ -114,6 +117,8 @@ def read(
     names = {*specs, *PUBLISHED, *variables.RENAMED}
     prefixes = {f"{option.partition('_')[0]}_" for option in names}
     problems += [*wrong, *variables.unknown(given, names, prefixes)]
+    if lost := given.get(WITHOUT_VALUE):
+        problems.append(f"-e {lost!r} sets no variable: expected NAME=VALUE, JSON, or @ and the name of a file")
     warnings = tuple(f"variable {name} is now called {new}; the old name is still read" for name, new in old.items())
     return Inputs(typed, values, tuple(problems), warnings)
 
@@ -180,7 +185,7 @@ def _absent(path: str) -> bool:
 
 def shares(values: Mapping[str, Any]) -> bool:
     """Return whether a host has a repository that its peers could share: only then are their stanzas judged."""
-    return bool(values["backup_physical"] and repository(values))
+    return bool(values["backup_physical"] and repositories(values))
 
 
 def peers(
@@ -206,7 +211,7 @@ def peers(
         except Exception:  # noqa: S112 - any error of a template
             continue
         if variables.judge({"backup_physical": {"type": "bool"}}, values)[0].get("backup_physical"):
-            found.append(Peer(other, str(values["backup_stanza"]), repository(values)))
+            found.append(Peer(other, str(values["backup_stanza"]), frozenset(repositories(values))))
     return found
 
 

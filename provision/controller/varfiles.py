@@ -17,9 +17,11 @@ from ansible.parsing.vault import EncryptedString, VaultHelper
 
 FILE = Path("group_vars/all/vault.yml")
 HEADER = b"$ANSIBLE_VAULT"
-NAMES = ("database_credentials", "backup_repository_passphrase", "tls_ca_passphrase", "cluster_passphrase", "backup_s3")
+NAMES = ("database_credentials", "backup_repository_passphrase", "tls_ca_passphrase", "cluster_passphrase", "backup_s3",
+         "backup_second_s3")  # fmt: skip
 """Variables that hold secrets."""
-PUBLIC = ("salt", "bucket", "endpoint", "region", "key", "port", "ca_file", "uri_style")
+PUBLIC = ("salt", "bucket", "endpoint", "region", "key", "port", "ca_file", "uri_style", "path",
+          "retention_full", "retention_diff")  # fmt: skip
 """Keys inside them that are not secret."""
 
 

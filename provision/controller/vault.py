@@ -29,7 +29,7 @@ from ansible.template import Templar
 from provision import system
 from provision.controller import varfiles
 from provision.errors import DriftError, UsageError
-from provision.plan import names, variables
+from provision.plan import names, tenants, variables
 from provision.plan.credentials import PAIR, PREVIOUS
 from provision.plan.secrets import new_password, new_salt
 
@@ -81,11 +81,12 @@ class Vault:
         return self._evaluated(varfiles.NAMES)
 
     def roles(self) -> tuple[str, ...]:
-        """Return the login roles of this inventory that need a password: ours, then those of database_extra_roles.
+        """Return the login roles of this inventory that need a password: ours, then those of database_extra_roles
+        and of database_tenants.
 
         Raises UsageError.
         """
-        found = self._evaluated(("database_owner", "database_extra_roles"))
+        found = self._evaluated(("database_owner", "database_extra_roles", "database_tenants"))
         extra = [each for each in found.get("database_extra_roles") or () if isinstance(each, Mapping)]
         own = names.with_passwords(str(found.get("database_owner") or OWNER))
         needed = [
@@ -93,7 +94,9 @@ class Vault:
             for each in extra
             if each.get("kind") in PASSWORD_KINDS and each.get("state", "present") == "present"
         ]
-        return tuple(dict.fromkeys([*own, *needed]))
+        named = [str(each.get("name")) for each in found.get("database_tenants") or () if isinstance(each, Mapping)]
+        of_tenants = [role for name in named for role in tenants.role_names(name)]
+        return tuple(dict.fromkeys([*own, *needed, *of_tenants]))
 
     def _evaluated(self, wanted: Sequence[str]) -> dict[str, Any]:
         """Return the evaluated variables of these names from all files."""

@@ -20,6 +20,7 @@ from provision.errors import DatabaseError, UsageError
 from provision.host import lookup, settings
 from provision.host.backup import exchange
 from provision.plan import names
+from provision.plan.schema import TenantLimits
 from provision.quoting import conninfo
 
 TABLE_PRIVILEGES: Mapping[str, frozenset[str]] = {
@@ -42,6 +43,8 @@ KINDS = ("owner", "write", "read", "backup", "monitor", "pooler", "second")
 MIGRATION_TABLES = ("schema_migrations", "schema_migrations_history")
 """Only the owner may write these, regardless of default privileges."""
 
+SHARED = "public"
+"""The schema of the extensions and of the tables that belong to no tenant."""
 MAINTAINED = ("postgres", "template1")
 """Databases of superusers and the template of new databases: every role may connect, none may create objects."""
 
@@ -322,35 +325,50 @@ class Access:
             expected = {(owner, "EXECUTE")} if owner else set()
             self.align(f"function {function}", sql.SQL("FUNCTION pg_catalog." + function), found, expected)
 
-    def schema(self, owner: str, roles: Sequence[Role]) -> None:
-        """Converge owner, grants and default privileges of schema public and its objects."""
+    def schema(
+        self,
+        owner: str,
+        roles: Sequence[Role],
+        name: str = SHARED,
+        strangers: Iterable[str] = (),
+        *,
+        open_: bool = True,
+    ) -> None:
+        """Converge owner, grants and default privileges of a schema and its objects.
+
+        `strangers` are roles that get no privilege in it. `open_` keeps USAGE of PUBLIC where it is granted.
+        """
         rows = self.ask("SELECT r.rolname FROM pg_namespace n JOIN pg_roles r ON r.oid = n.nspowner"
-                        " WHERE n.nspname = 'public'")  # fmt: skip
+                        " WHERE n.nspname = %s", name)  # fmt: skip
+        mine = sql.Identifier(name)
         if rows and rows[0][0] != owner:
-            self.change(
-                "schema public: owner", sql.SQL("ALTER SCHEMA public OWNER TO {}").format(sql.Identifier(owner))
-            )
+            statement = sql.SQL("ALTER SCHEMA {} OWNER TO {}").format(mine, sql.Identifier(owner))
+            self.change(f"schema {name}: owner", statement)
         users = [role for role in roles if role.kind in TABLE_PRIVILEGES and role.present and role.name != owner]
-        managed = {role.name for role in roles} - {owner} | {"PUBLIC"}
+        managed = {role.name for role in roles} - {owner} | {"PUBLIC", *strangers}
         rows = self.ask(
             "SELECT coalesce(r.rolname, 'PUBLIC'), x.privilege_type FROM pg_namespace n,"
             " aclexplode(coalesce(n.nspacl, acldefault('n', n.nspowner))) x LEFT JOIN pg_roles r ON r.oid = x.grantee"
-            " WHERE n.nspname = 'public'"
+            " WHERE n.nspname = %s",
+            name,
         )
         found = {(str(role), str(kind)) for role, kind in rows if role in managed}
-        expected = {(role.name, "USAGE") for role in users} | ({("PUBLIC", "USAGE")} & found)
-        self.align("schema public", sql.SQL("SCHEMA public"), found, expected)
-        self._finer(managed)
-        self._objects(users, managed)
-        self._future(owner, users, managed)
+        expected = {(role.name, "USAGE") for role in users} | ({("PUBLIC", "USAGE")} & found if open_ else set())
+        self.align(f"schema {name}", sql.SQL("SCHEMA {}").format(mine), found, expected)
+        self._finer(name, managed)
+        self._objects(name, users, managed)
+        self._future(name, owner, users, managed)
 
-    def _objects(self, users: Sequence[Role], managed: set[str]) -> None:
+    def _objects(self, schema: str, users: Sequence[Role], managed: set[str]) -> None:
         """Converge grants on tables, views and sequences, except those of extensions and identity columns."""
         rows = self.ask(
             "SELECT c.relname, c.relkind = 'S', ARRAY(SELECT coalesce(r.rolname, 'PUBLIC') || ' ' || x.privilege_type"
             " FROM aclexplode(c.relacl) x LEFT JOIN pg_roles r ON r.oid = x.grantee)"
-            " FROM pg_class c WHERE c.relnamespace = 'public'::regnamespace AND c.relkind IN ('r', 'p', 'v', 'm', 'S')"
-            " AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.objid = c.oid AND d.deptype IN ('e', 'i')) ORDER BY 1"
+            " FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
+            " WHERE n.nspname = %s AND c.relkind IN ('r', 'p', 'v', 'm', 'S')"
+            " AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid"
+            " AND d.deptype IN ('e', 'i')) ORDER BY 1",
+            schema,
         )
         for name, is_sequence, entries in rows:
             pairs = {(who, kind) for who, _, kind in (entry.rpartition(" ") for entry in entries)}
@@ -360,19 +378,20 @@ class Access:
             if name in MIGRATION_TABLES:
                 expected = {pair for pair in expected if pair[1] == "SELECT"}
             word = "SEQUENCE" if is_sequence else "TABLE"
-            object_ = sql.SQL(word + " {}").format(sql.Identifier("public", name))
-            self.align(f"{word.lower()} {name}", object_, found, expected)
+            object_ = sql.SQL(word + " {}").format(sql.Identifier(schema, name))
+            self.align(f"{word.lower()} {_shown(schema, name)}", object_, found, expected)
 
-    def _finer(self, managed: set[str]) -> None:
+    def _finer(self, schema: str, managed: set[str]) -> None:
         """Revoke grant options and column privileges, which the comparison of table grants does not cover."""
         rows = self.ask(
             "SELECT c.relname, c.relkind = 'S', NULL, coalesce(r.rolname, 'PUBLIC'), x.privilege_type FROM pg_class c,"
             " aclexplode(c.relacl) x LEFT JOIN pg_roles r ON r.oid = x.grantee WHERE x.is_grantable"
-            " AND x.grantee <> c.relowner AND c.relnamespace = 'public'::regnamespace"
+            " AND x.grantee <> c.relowner AND c.relnamespace = %s::regnamespace"
             " UNION ALL SELECT c.relname, false, a.attname, coalesce(r.rolname, 'PUBLIC'), x.privilege_type"
             " FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid, aclexplode(a.attacl) x"
-            " LEFT JOIN pg_roles r ON r.oid = x.grantee WHERE c.relnamespace = 'public'::regnamespace"
-            " ORDER BY 1, 3, 4, 5"
+            " LEFT JOIN pg_roles r ON r.oid = x.grantee WHERE c.relnamespace = %s::regnamespace"
+            " ORDER BY 1, 3, 4, 5",
+            *[identifier(schema)] * 2,
         )
         for name, is_sequence, column, who, kind in rows:
             if who not in managed:
@@ -384,24 +403,27 @@ class Access:
             parts = [sql.Identifier(column)] if column else []
             # CASCADE also revokes what the role granted to others: only the role itself could revoke that otherwise.
             statement = sql.SQL(f"{verb} ON {word} {{}} FROM {{}} CASCADE").format(
-                *parts, sql.Identifier("public", name), whom
+                *parts, sql.Identifier(schema, name), whom
             )
             label = f"REVOKE {kind} ({column})" if column else f"REVOKE GRANT OPTION FOR {kind}"
-            self.change(f"{word.lower()} {name}: {label} FROM {who}", statement)
+            self.change(f"{word.lower()} {_shown(schema, name)}: {label} FROM {who}", statement)
 
-    def _future(self, owner: str, users: Sequence[Role], managed: set[str]) -> None:
+    def _future(self, schema: str, owner: str, users: Sequence[Role], managed: set[str]) -> None:
         rows = self.ask(
             "SELECT d.defaclobjtype::text, coalesce(r.rolname, 'PUBLIC'), x.privilege_type FROM pg_default_acl d"
             " JOIN pg_roles o ON o.oid = d.defaclrole, aclexplode(d.defaclacl) x"
             " LEFT JOIN pg_roles r ON r.oid = x.grantee"
-            " WHERE d.defaclnamespace = 'public'::regnamespace AND o.rolname = %s",
+            " WHERE d.defaclnamespace = %s::regnamespace AND o.rolname = %s",
+            identifier(schema),
             owner,
         )
         for letter, word, kinds in (("r", "TABLES", TABLE_PRIVILEGES), ("S", "SEQUENCES", SEQUENCE_PRIVILEGES)):
             found = {(str(who), str(kind)) for kind_of, who, kind in rows if kind_of == letter and who in managed}
             expected = {(role.name, kind) for role in users for kind in kinds[role.kind]}
-            prefix = sql.SQL("ALTER DEFAULT PRIVILEGES FOR ROLE {} IN SCHEMA public ").format(sql.Identifier(owner))
-            self.align(f"future {word.lower()}", sql.SQL(word), found, expected, prefix)
+            prefix = sql.SQL("ALTER DEFAULT PRIVILEGES FOR ROLE {} IN SCHEMA {} ").format(
+                sql.Identifier(owner), sql.Identifier(schema)
+            )
+            self.align(f"future {word.lower()}{_of(schema)}", sql.SQL(word), found, expected, prefix)
 
     def align(
         self,
@@ -420,6 +442,14 @@ class Access:
                 self.change(f"{label}: {verb} {', '.join(kinds)} {word} {role}", statement)
 
 
+def _shown(schema: str, name: str) -> str:
+    return name if schema == SHARED else f"{schema}.{name}"
+
+
+def _of(schema: str) -> str:
+    return "" if schema == SHARED else f" of schema {schema}"
+
+
 def _session(server: str, database: str) -> Connection:
     return connect_pinned(f"{server} {conninfo({'dbname': database})}", application=APPLICATION)
 
@@ -428,12 +458,19 @@ def converge(server: str, expected: Mapping[str, Any], *, plan: bool = False) ->
     """Converge every database of `expected` and return the changes in order.
 
     `server` is a libpq string of the superuser without a database. `expected` has database, owner, guard (a boolean,
-    see database.guarded), extensions, roles (see Role) and extra_databases (name to owner). Raises DatabaseError and
-    UsageError.
+    see database.guarded), extensions, roles (see Role), extra_databases (name to owner) and tenants (name and roles).
+    Tenants that it does not list keep their roles with the settings of tenant_limits; grants are converged. Raises
+    DatabaseError and UsageError.
     """
+    from provision.host.tenants import catalog
+    from provision.host.tenants import converge as tenants
+
     roles = [Role.of(each) for each in expected["roles"]]
     users = [role.name for role in roles if role.present]
     databases = {expected["database"]: expected["owner"], **expected.get("extra_databases", {})}
+    main, given = expected["database"], {each["name"]: each["roles"] for each in expected.get("tenants", ())}
+    declared = {name: [Role.of(each) for each in listed] for name, listed in given.items()}
+    limits = TenantLimits(**expected.get("tenant_limits") or {"connections": 0, "size_mb": 0, "settings": {}})
     try:
         changes = []
         for name in MAINTAINED:
@@ -448,21 +485,33 @@ def converge(server: str, expected: Mapping[str, Any], *, plan: bool = False) ->
             access = Access(connection, plan=plan)
             access.roles([role for role in roles if role.present])
             existing = [name for name, owner in databases.items() if access.database(name, owner, expected["guard"])]
+            for name, listed in declared.items():
+                tenants.roles(access, main, name, listed)
+            found = catalog.marked(access.ask, main)
+            for name in sorted(set(found) - set(declared)) if limits.connections else ():
+                access.roles(tenants.current(access, name, limits))
+            theirs = catalog.roles(access.ask, found)
             for name in existing:
-                access.connect_privileges(name, databases[name], set(users) - {databases[name]})
+                more = set(theirs) if name == main else set()
+                access.connect_privileges(name, databases[name], set(users) - {databases[name]} | more)
         changes += access.changes
         for name in existing:
             with _session(server, name) as connection:
                 access = Access(connection, plan=plan)
                 access.extensions(expected["extensions"])
-                access.schema(databases[name], roles)
+                access.schema(databases[name], roles, strangers=theirs)
                 access.large_objects(databases[name])
                 with connection.transaction():  # logins look users up meanwhile, and a run may be killed
                     lookup.align(access, [role.name for role in roles if role.kind == "pooler" and role.present])
+                for tenant in sorted({*found, *declared}) if name == main else ():
+                    tenants.schema(access, tenant, declared.get(tenant) or tenants.present(access, tenant))
+                if found and name == main:
+                    tenants.statistics(access, users)
             changes += access.changes
         with _session(server, "postgres") as connection:
             access = Access(connection, plan=plan)
-            access.roles([*(role for role in roles if not role.present), *access.unused_second_logins(roles)])
+            every = [*roles, *(role for listed in declared.values() for role in listed)]
+            access.roles([*(role for role in roles if not role.present), *access.unused_second_logins(every)])
     except psycopg.Error as error:
         raise DatabaseError(
             "the server rejected a change of roles or grants",

@@ -69,11 +69,17 @@ def _application(plan: Plan) -> str:
     return plan.access.application if plan.access.application in with_password else plan.access.owner
 
 
+def _sets(view: dict[str, Any]) -> str:
+    return f"backups: {len(view['sets'])} sets, newest {view['sets'][-1]['label']}; {view['window']}"
+
+
 def _evidence(facts: dict[str, Any]) -> list[str]:
     shown = []
     backup, drill = facts["backup"], facts["drill"]
     if backup.get("sets"):
-        shown.append(f"backups: {len(backup['sets'])} sets, newest {backup['sets'][-1]['label']}; {backup['window']}")
+        shown.append(_sets(backup))
+    if (second := backup.get("second", {})).get("sets"):
+        shown.append(f"{_sets(second)}, in the second repository, {second['repository']['place']}")
     shown += [f"backup alarm: {text}" for text in backup.get("alarms", [])]
     if drill:
         shown.append(f"restore test {drill.get('when', '?')}: {'passed' if drill.get('passed') else 'FAILED'}")

@@ -13,10 +13,23 @@ from typing import Any
 from provision import compatibility
 from provision.distributions import ARCHITECTURES
 from provision.errors import UsageError
-from provision.plan import names, network, packages, schema, sections, settings, shared, sources, topology, validate
+from provision.plan import (
+    names,
+    network,
+    packages,
+    schema,
+    sections,
+    settings,
+    shared,
+    sources,
+    tenants,
+    topology,
+    validate,
+)
 from provision.plan.context import Context, Verdict
 from provision.tuning import Host as Machine
 from provision.tuning import Tuning, network_share, pools, shares, tune
+from provision.tuning.connections import SUPERUSER_RESERVED
 from provision.tuning.model import MINIMUM_MEMORY_MB, Choices
 
 __all__ = ["Built", "Context", "Judge", "build", "stamp"]
@@ -87,6 +100,7 @@ def build(
     warnings = (
         *verdict.warnings,
         *((*fitted.warnings, *shared_out.warnings, *tuning.warnings) if context.database else ()),
+        *(_tenants(v, profile, version, tuning, shared_out) if context.database else ()),
     )
     plan = _plan(v, probe, profile, context, tuning, fitted, shared_out, of_network, version, warnings)
     state = _state(plan, probe, context, verdict)
@@ -95,6 +109,15 @@ def build(
     if judged and (barred or partial):
         return Built(None, None, (*barred, *partial), ())
     return Built(plan, state, (), (*warnings, *verdict.notices))
+
+
+def _tenants(
+    v: Mapping[str, Any], profile: Mapping[str, Any], version: str, tuning: Tuning, shared_out: shares.Shares
+) -> list[str]:
+    """Return the warnings about the tenants' connections, which share what the roles of the database leave free."""
+    found = tenants.declared(v, tenants.limits(profile, v["database_timeouts"], version))
+    given = sum(limit for limit in shared_out.limits.values() if limit > 0)
+    return tenants.warnings(found, max(0, int(tuning["max_connections"].value) - SUPERUSER_RESERVED - given))
 
 
 def _sizes(
@@ -162,7 +185,7 @@ def _plan(
         ),
         tls=tls,
         access=access,
-        pooler=sections.pooler(v, probe, fitted, server, tls, cluster),
+        pooler=sections.pooler(v, probe, fitted, server, tls, cluster, access),
         balancer=sections.balancer(v, server, cluster),
         backup=backup,
         monitoring=sections.monitoring(v),

@@ -139,16 +139,19 @@ class Connection:
 
 
 def connection(
-    plan: Plan, role: str = "", *, database: str = "", ca: str = "", host: str = "", password: str = ""
-) -> Connection:
+    plan: Plan, role: str = "", *, database: str = "", ca: str = "", host: str = "", password: str = "",
+    tenant: bool = False,
+) -> Connection:  # fmt: skip
     """Return how a role reaches a database of a host.
 
     Defaults: the application's role, the main database, the controller's copy of the CA, and the address at which
-    clients reach the host. Raises UsageError for a role or a database that the plan does not have.
+    clients reach the host. `tenant` is for a role of a tenant that the inventory does not declare. Raises UsageError
+    for a role or a database that the plan does not have.
     """
     role, database = role or plan.access.application, database or plan.access.database
     known = {each.name: each for each in plan.access.roles if each.state == "present" and each.has_password}
-    if role not in known:
+    of_tenants = {each.name for listed in plan.access.tenants for each in listed.roles if each.has_password}
+    if role not in known and role not in of_tenants and not tenant:
         raise UsageError(
             "no such login role",
             where=plan.name,
@@ -164,7 +167,8 @@ def connection(
             allowed=", ".join(plan.access.databases),
             run="add it to database_extra_databases, then run site.yml",
         )
-    pooled = plan.pooler.enabled and role in plan.pooler.pools and quoting.is_pgbouncer_key(database)
+    served = tenant or role in of_tenants or role in plan.pooler.pools
+    pooled = plan.pooler.enabled and served and quoting.is_pgbouncer_key(database)
     return Connection(
         name=plan.name,
         role=role,

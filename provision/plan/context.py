@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import datetime
+import posixpath
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+SECOND_PATH = "/pgbackrest"
+"""Path of a second repository within its bucket, unless `backup_second_s3.path` is set."""
+
 
 @dataclass(frozen=True)
 class Peer:
-    """Another host of the group database: the stanza that it would use, and its repository."""
+    """Another host of the group database: the stanza that it would use, and its repositories."""
 
     name: str
     stanza: str
-    repository: tuple[str, ...]
-    """Kind and place: equal for hosts that share a repository."""
+    repositories: frozenset[tuple[str, ...]]
+    """Kind and place of each: equal for hosts that share a repository."""
 
 
 @dataclass(frozen=True)
@@ -76,15 +80,25 @@ class Verdict:
 
 
 def repository_kind(v: Mapping[str, Any]) -> str:
-    """Return the kind of the backup repository: s3, host or local."""
+    """Return the kind of the first backup repository: s3, host or local."""
     return "s3" if v["backup_s3"] else "host" if v["backup_repository_host"] else "local"
 
 
-def repository(v: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return kind and place of the backup repository, equal for hosts that share one; () where a host keeps its own."""
-    kind = repository_kind(v)
-    if kind == "local":
-        return ()
-    s3 = v["backup_s3"]
-    place = [s3.get("endpoint", ""), s3.get("bucket", "")] if kind == "s3" else [v["backup_repository_host"]]
-    return (kind, *map(str, place), str(v["backup_repository_path"]))
+def repositories(v: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """Return kind and place of each repository that hosts could share, in the order of their numbers.
+
+    Equal for hosts that share one. A repository on the database host itself is left out.
+    """
+    found, kind = [], repository_kind(v)
+    if kind == "s3":
+        found.append(_bucket(v["backup_s3"], v["backup_repository_path"]))
+    elif kind == "host":
+        found.append((kind, str(v["backup_repository_host"]), str(v["backup_repository_path"])))
+    if second := v["backup_second_s3"]:
+        found.append(_bucket(second, second.get("path") or SECOND_PATH))
+    return found
+
+
+def _bucket(s3: Mapping[str, Any], path: object) -> tuple[str, ...]:
+    endpoint = str(s3.get("endpoint", "")).removeprefix("https://").lower()
+    return ("s3", endpoint, str(s3.get("bucket", "")), posixpath.normpath(str(path)))

@@ -11,8 +11,8 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from provision.errors import UsageError
-from provision.plan import names, network, secrets
-from provision.plan.context import Context, Verdict, repository_kind
+from provision.plan import names, network, secrets, tenants
+from provision.plan.context import Context, Verdict, repositories, repository_kind
 
 DEVELOPMENT_PASSWORD = "minion_secret"  # noqa: S105 - the published one, known so that it can be refused
 MINIMUM_PASSWORD_LENGTH = 20
@@ -59,7 +59,8 @@ def passwords(v: Mapping[str, Any], profile: Mapping[str, Any], context: Context
     generate = "" if context.credentials else f"; provision secrets init {inventory} generates both"
     if strict:
         verdict.refusals += [f"{path} is not encrypted: ansible-vault encrypt {path}" for path in context.plain_vaults]
-    for role in names.with_passwords(owner):
+    needed = [role for each in v["database_tenants"] for role in tenants.role_names(each["name"])]
+    for role in (*names.with_passwords(owner), *needed):
         if role not in credentials:
             verdict.refusals.append(
                 f"database_credentials has no entry for {role}: set its password and its salt in {vault}{generate}"
@@ -120,7 +121,8 @@ def _weakness(password: str, credentials: Mapping[str, Any]) -> str:
 
 def backup(v: Mapping[str, Any], context: Context, verdict: Verdict) -> None:
     """Refuse a repository that cannot work or a retention that expires the last backup."""
-    local = v["backup_physical"] and repository_kind(v) == "local"
+    second = v["backup_second_s3"]
+    local = v["backup_physical"] and repository_kind(v) == "local" and not second
     if local and not v["backup_allow_local_only"]:
         verdict.refusals.append(
             "the only backup repository would be on the host that it protects: put a host into the group backup of the "
@@ -141,9 +143,12 @@ def backup(v: Mapping[str, Any], context: Context, verdict: Verdict) -> None:
     for name in ("backup_retention_full", "backup_retention_diff", "backup_dump_keep"):
         if v[name] < 1:
             verdict.refusals.append(f"{name} is {v[name]}: expected 1 or more, because the last backup never expires")
-    for name in ("bucket", "endpoint", "region", "key", "key_secret") if v["backup_s3"] else ():
-        if not v["backup_s3"].get(name):
-            verdict.refusals.append(f"backup_s3.{name} is empty: a bucket needs it")
+    for option in ("backup_s3", "backup_second_s3"):
+        for name in ("bucket", "endpoint", "region", "key", "key_secret") if v[option] else ():
+            if not v[option].get(name):
+                verdict.refusals.append(f"{option}.{name} is empty: a bucket needs it")
+    if second:
+        _second(v, verdict)
     name = v["backup_repository_inventory_name"]
     if repository_kind(v) == "host" and name not in context.groups.get("all", ()):
         verdict.refusals.append(
@@ -155,6 +160,33 @@ def backup(v: Mapping[str, Any], context: Context, verdict: Verdict) -> None:
         verdict.refusals.append(
             f"backup_repository_inventory_name is {name!r}, a host of the group database: put a host without a "
             "database into the group backup of the inventory, or set backup_s3"
+        )
+
+
+def _second(v: Mapping[str, Any], verdict: Verdict) -> None:
+    """Refuse a second repository without a first one, or in the same place."""
+    second = v["backup_second_s3"]
+    if not v["backup_physical"]:
+        verdict.refusals.append(
+            "backup_second_s3 is set and backup_physical is false: a second repository copies the first one's backups; "
+            "set backup_physical to true, or remove backup_second_s3"
+        )
+    first, *others = repositories(v)
+    if first in others:
+        verdict.refusals.append(
+            f"backup_second_s3 is bucket {first[2]} at {first[1]}, path {first[3]}, where the first repository is: "
+            "set another bucket, or another backup_second_s3.path"
+        )
+    for name in ("retention_full", "retention_diff"):
+        if second.get(name) is not None and second[name] < 1:
+            verdict.refusals.append(
+                f"backup_second_s3.{name} is {second[name]}: expected 1 or more, because the last backup never expires"
+            )
+    length = len(second.get("passphrase") or "")
+    if 0 < length < MINIMUM_PASSWORD_LENGTH:
+        verdict.refusals.append(
+            f"backup_second_s3.passphrase has {length} characters: expected at least {MINIMUM_PASSWORD_LENGTH}; leave "
+            "it out to use backup_repository_passphrase"
         )
 
 

@@ -17,8 +17,10 @@ RANGES = {
     "backup_queue_max_mb": (-1, LARGEST),
     "backup_repository_port": (1, 65535),
     "backup_s3.port": (1, 65535),
+    "backup_second_s3.port": (1, 65535),
     "database_extra_roles.connection_limit": (-1, LARGEST),
     "database_roles.connection_limit": (-1, LARGEST),
+    "database_tenants.connection_limit": (1, LARGEST),
     "maintenance_activities_days": (0, CENTURY_D),
     "maintenance_batch_rows": (1, LARGEST),
     "maintenance_bloat_percent": (1, 100),
@@ -40,15 +42,17 @@ RANGES = {
 _URI = (r"[a-z][a-z0-9+.-]*:/\S+", "a URI with its scheme, such as https://apt.example.com/debian, without spaces")
 _WORD = (r"\S+", "one word")
 
+_BUCKET = (
+    r"[A-Za-z0-9_-]{1,63}",
+    "1 to 63 letters, digits, _ and -; pgBackRest accepts no dots, because the certificate would not match",
+)
+_ENDPOINT = (r"(https://)?[A-Za-z0-9.:\[\]-]+", "a host name, or https:// and a host name, without a path")
+
 PATTERNS = {
-    "backup_s3.bucket": (
-        r"[A-Za-z0-9_-]{1,63}",
-        "1 to 63 letters, digits, _ and -; pgBackRest accepts no dots, because the certificate would not match",
-    ),
-    "backup_s3.endpoint": (
-        r"(https://)?[A-Za-z0-9.:\[\]-]+",
-        "a host name, or https:// and a host name, without a path",
-    ),
+    "backup_s3.bucket": _BUCKET,
+    "backup_s3.endpoint": _ENDPOINT,
+    "backup_second_s3.bucket": _BUCKET,
+    "backup_second_s3.endpoint": _ENDPOINT,
     "pgvector_source_sha256": (r"[0-9a-fA-F]{64}", "64 hexadecimal digits"),
     "pgvector_source_url": _URI,
     "postgresql_mirror_component": _WORD,

@@ -8,7 +8,7 @@ from typing import Any
 
 from provision import addresses
 from provision.plan import network, topology
-from provision.plan.context import Context, Verdict, repository, repository_kind
+from provision.plan.context import Context, Verdict, repositories, repository_kind
 
 STANZA = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 RESERVED = ("global", "all")
@@ -31,14 +31,14 @@ def _stanza(v: Mapping[str, Any], host: Mapping[str, Any], context: Context, ver
         )
     if not v["backup_physical"]:
         return
-    shared = repository(v)
+    shared = set(repositories(v))
     # Members of a cluster have one series of backups.
     together = {each.name for each in topology.members(context, str(v["cluster_name"]))} if v["cluster_enabled"] else ()
     verdict.refusals += [
         f"backup_stanza is {stanza!r} on {context.name} and on {peer.name}, which share a repository: set "
         "backup_stanza to another name on the host that has no backups yet"
         for peer in context.peers
-        if peer.name not in together and shared and (peer.stanza, peer.repository) == (stanza, shared)
+        if peer.name not in together and peer.stanza == stanza and shared & peer.repositories
     ]
     known = ((host.get("applied") or {}).get("backup") or {}).get("stanza", "")
     if known not in ("", stanza):

@@ -56,9 +56,11 @@ def _paths(v: Mapping[str, Any], verdict: Verdict) -> None:
     for name, used, (form, expected) in (
         ("backup_dump_directory", v["backup_logical"], (PATH, "an absolute path")),
         ("backup_repository_path", v["backup_physical"], remote if kind == "host" else (PATH, "an absolute path")),
+        ("backup_second_s3.path", v["backup_second_s3"].get("path"), (PATH, "an absolute path")),
     ):
-        path = v[name]
-        bucket = name == "backup_repository_path" and kind == "s3"
+        option, _, key = name.partition(".")
+        path = (v[option].get(key) or "") if key else v[option]
+        bucket = (name == "backup_repository_path" and kind == "s3") or name == "backup_second_s3.path"
         if not used or (bucket and path == "/"):
             continue
         plain = posixpath.normpath(path)

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from provision import addresses, quoting
+from provision.errors import UsageError
 from provision.plan import names
 from provision.plan.cluster import Cluster, Member
 
@@ -222,6 +223,27 @@ class Role:
 
 
 @dataclass(frozen=True)
+class Tenant:
+    """A tenant of the inventory: its schema and owner have its name, other roles names derived from it."""
+
+    name: str
+    connections: int
+    """Most connections of its application role."""
+    size_mb: int
+    """Size that doctor warns beyond; 0 for none."""
+    roles: tuple[Role, ...]
+
+
+@dataclass(frozen=True)
+class TenantLimits:
+    """Limits of tenants that declare no others, and the settings of their roles."""
+
+    connections: int
+    size_mb: int
+    settings: Mapping[str, str]
+
+
+@dataclass(frozen=True)
 class Access:
     """Databases, login roles and extensions. `databases` is name -> owner, the main one first."""
 
@@ -232,6 +254,9 @@ class Access:
     extensions: tuple[str, ...]
     guard: bool
     """Destructive commands ask for the database's name and a recent restore test (profile key)."""
+    tenants: tuple[Tenant, ...]
+    """Tenants of the inventory; the database may have others (`provision tenant list`)."""
+    tenant_limits: TenantLimits
 
     @property
     def application(self) -> str:
@@ -278,6 +303,8 @@ class Pooler:
     max_clients: int
     clients: Mapping[str, int]
     """Most clients of each role, which add up to max_clients; none where PgBouncer is older than 1.24."""
+    tenant_pool: int
+    """Server connections of each role of a tenant that the inventory does not declare, as for per_role_limits."""
     open_files: int
     query_wait_timeout_s: int
     server_connect_timeout_s: int
@@ -302,8 +329,12 @@ class Balancer:
 
 @dataclass(frozen=True)
 class Repository:
-    """Where pgBackRest keeps backups. `kind` is local, host or s3; `host`, `port` and `inventory_name` for host."""
+    """Where pgBackRest keeps backups. `kind` is local, host or s3; `host`, `port` and `inventory_name` for host.
 
+    `number` is that of pgBackRest's options: 1 for repo1-*. Retentions are numbers of backups.
+    """
+
+    number: int
     kind: str
     path: str
     host: str
@@ -312,6 +343,8 @@ class Repository:
     user: str
     s3: Mapping[str, str]
     """bucket, endpoint, region, uri_style, port, ca_file; never the keys."""
+    retention_full: int
+    retention_diff: int
 
     @property
     def known_host(self) -> str:
@@ -321,6 +354,8 @@ class Repository:
     @property
     def place(self) -> str:
         """The repository's location, for messages."""
+        if self.kind == "s3":
+            return f"s3://{self.s3.get('bucket', '')}{self.path}"
         return f"{addresses.in_url(self.host) if self.kind == 'host' else self.kind}:{self.path}"
 
 
@@ -331,9 +366,8 @@ class Backup:
     physical: bool
     logical: bool
     stanza: str
-    repository: Repository
-    retention_full: int
-    retention_diff: int
+    repositories: tuple[Repository, ...]
+    """The first, and the second of `backup_second_s3` where it is set. WAL and backups go to each."""
     compress_level: int
     processes: int
     archive_timeout_s: int
@@ -344,6 +378,32 @@ class Backup:
     dump_keep: int
     dump_keep_days: int
     minimum_pgbackrest: str
+
+    @property
+    def repository(self) -> Repository:
+        """The first repository."""
+        return self.repositories[0]
+
+    def chosen(self, number: int) -> tuple[Repository, ...]:
+        """Return the repository of a number; 0 is all, in order. Raises UsageError."""
+        found = tuple(each for each in self.repositories if number in (0, each.number))
+        if not found:
+            raise UsageError(
+                "this host has no such repository",
+                seen=str(number),
+                allowed=", ".join(f"{each.number} ({each.place})" for each in self.repositories),
+            )
+        return found
+
+    def named(self, text: str, repository: Repository) -> str:
+        """Add the repository to a message, where there is more than one."""
+        several = len(self.repositories) > 1
+        return f"{text} (repository {repository.number}, {repository.place})" if several else text
+
+    @property
+    def remote(self) -> bool:
+        """Whether backups leave this host."""
+        return any(each.kind != "local" for each in self.repositories)
 
 
 @dataclass(frozen=True)

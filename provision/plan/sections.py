@@ -10,10 +10,10 @@ from dataclasses import replace
 from typing import Any
 
 from provision import addresses, compatibility
-from provision.plan import dns, hba, names, network, ports, schema
+from provision.plan import dns, hba, names, network, ports, schema, tenants
 from provision.plan.account import repository_user
 from provision.plan.cluster import PRIMARY, Cluster
-from provision.plan.context import Context, repository_kind
+from provision.plan.context import SECOND_PATH, Context, repository_kind
 from provision.tuning import Tuning, network_share, pools, vector
 
 LOOPBACK = ("127.0.0.1/32", "::1/128")
@@ -235,7 +235,8 @@ def _second_logins(declared: list[dict[str, Any]], credentials: Mapping[str, Any
 
 
 def access(v: Mapping[str, Any], profile: Mapping[str, Any], version: str, limits: Mapping[str, int]) -> schema.Access:
-    """Make the section access: databases, login roles and extensions."""
+    """Make the section access: databases, login roles, extensions and tenants."""
+    given = tenants.limits(profile, v["database_timeouts"], version)
     return schema.Access(
         database=v["database_name"],
         owner=v["database_owner"],
@@ -254,12 +255,14 @@ def access(v: Mapping[str, Any], profile: Mapping[str, Any], version: str, limit
         ),
         extensions=tuple(v["database_extensions"]),
         guard=bool(profile["database"]["guard"]),
+        tenants=tenants.declared(v, given),
+        tenant_limits=given,
     )
 
 
 def pooler(
     v: Mapping[str, Any], probe: Mapping[str, Any], fitted: pools.Pools, server: schema.Server, tls: schema.Tls,
-    cluster: Cluster | None,
+    cluster: Cluster | None, access: schema.Access,
 ) -> schema.Pooler:  # fmt: skip
     """Make the section pooler, as far as the version of PgBouncer allows."""
     version = compatibility.pgbouncer_version(probe["package_versions"]["pgbouncer"], probe["distribution_codename"])
@@ -290,6 +293,7 @@ def pooler(
         clients=pools.clients(v["pgbouncer_max_clients"], fitted.sizes)
         if key >= compatibility.version_key("1.24")
         else {},
+        tenant_pool=tenants.pool(access.tenant_limits),
         open_files=v["pgbouncer_max_clients"] + fitted.total + OTHER_FILES,
         query_wait_timeout_s=v["pgbouncer_query_wait_timeout_s"],
         server_connect_timeout_s=v["pgbouncer_server_connect_timeout_s"],
@@ -302,24 +306,12 @@ def pooler(
 
 def backup(v: Mapping[str, Any], probe: Mapping[str, Any]) -> schema.Backup:
     """Make the section backup."""
-    kind = repository_kind(v)
-    s3 = {key: str(value) for key, value in v["backup_s3"].items() if key not in ("key", "key_secret")}
     cpus, queue = probe["cpus"], v["backup_queue_max_mb"]
     return schema.Backup(
         physical=v["backup_physical"],
         logical=v["backup_logical"],
         stanza=v["backup_stanza"],
-        repository=schema.Repository(
-            kind,
-            v["backup_repository_path"],
-            v["backup_repository_host"] if kind == "host" else "",
-            v["backup_repository_port"] if kind == "host" else 0,
-            v["backup_repository_inventory_name"] if kind == "host" else "",
-            repository_user(v["backup_stanza"]) if kind == "host" else "",
-            {"uri_style": "host", **s3} if s3 else {},
-        ),
-        retention_full=v["backup_retention_full"],
-        retention_diff=v["backup_retention_diff"],
+        repositories=tuple(_repositories(v)),
         compress_level=v["backup_compress_level"],
         processes=v["backup_processes"] or min(max(cpus // 2, 2), cpus),
         archive_timeout_s=v["backup_archive_timeout_s"],
@@ -329,8 +321,34 @@ def backup(v: Mapping[str, Any], probe: Mapping[str, Any]) -> schema.Backup:
         dump_directory=v["backup_dump_directory"],
         dump_keep=v["backup_dump_keep"],
         dump_keep_days=v["backup_dump_keep_days"],
-        minimum_pgbackrest=compatibility.minimum_pgbackrest(v["postgresql_version"], remote=kind == "host"),
+        minimum_pgbackrest=compatibility.minimum_pgbackrest(
+            v["postgresql_version"], remote=repository_kind(v) == "host"
+        ),
     )
+
+
+def _repositories(v: Mapping[str, Any]) -> Iterator[schema.Repository]:
+    kind, keep = repository_kind(v), (v["backup_retention_full"], v["backup_retention_diff"])
+    yield schema.Repository(
+        1,
+        kind,
+        v["backup_repository_path"],
+        v["backup_repository_host"] if kind == "host" else "",
+        v["backup_repository_port"] if kind == "host" else 0,
+        v["backup_repository_inventory_name"] if kind == "host" else "",
+        repository_user(v["backup_stanza"]) if kind == "host" else "",
+        _bucket(v["backup_s3"]),
+        *keep,
+    )
+    if second := v["backup_second_s3"]:
+        full, diff = second.get("retention_full") or keep[0], second.get("retention_diff") or keep[1]
+        yield schema.Repository(2, "s3", second.get("path") or SECOND_PATH, "", 0, "", "", _bucket(second), full, diff)
+
+
+def _bucket(s3: Mapping[str, Any]) -> dict[str, str]:
+    """Return what the plan keeps of a bucket: no secrets."""
+    kept = {key: str(s3[key]) for key in ("bucket", "endpoint", "region", "port", "ca_file") if s3.get(key)}
+    return {"uri_style": str(s3.get("uri_style") or "host"), **kept} if s3 else {}
 
 
 def monitoring(v: Mapping[str, Any]) -> schema.Monitoring:

@@ -200,7 +200,7 @@ def judge(
     if context.database and v["backup_physical"] and repository_kind(v) == "local":
         verdict.refusals.append(
             "backup_physical is true and the repository is local: every member archives to one repository; set "
-            "backup_repository_host or backup_s3"
+            "backup_repository_host or backup_s3 (backup_second_s3 is an addition to it)"
         )
     if verdict.refusals:
         return

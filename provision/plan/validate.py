@@ -24,6 +24,7 @@ from provision.plan import (
     sections,
     settings,
     sources,
+    tenants,
     topology,
     versions,
 )
@@ -113,7 +114,7 @@ def shipped(codename: str) -> tuple[int, str]:
 
 def _names(v: Mapping[str, Any], verdict: Verdict) -> None:
     """Refuse unsupported names, and settings that a role owns."""
-    verdict.refusals += names.refusals(v)
+    verdict.refusals += [*names.refusals(v), *tenants.refusals(v)]
     verdict.warnings += names.warnings(v)
     for setting in sorted(set(v["postgresql_settings"]) & set(OWNED)):
         verdict.refusals.append(f"postgresql_settings.{setting}: set {OWNED[setting]} instead")

@@ -7,7 +7,7 @@ import re
 import pytest
 import yaml
 
-from provision.plan import packages
+from provision.plan import packages, schema
 from tests.contract.repository import ROOT
 from tests.plans import sample
 
@@ -18,9 +18,7 @@ def test_bundle_has_the_packages_of_every_role(method: str) -> None:
         tls={"enabled": True},
         pgvector={"install_method": method},
         monitoring={"exporters": True},
-        backup={
-            "repository": sample().backup.repository.__class__("host", "/r", "backup", 22, "backup", "pgbackrest", {})
-        },
+        backup={"repositories": (schema.Repository(1, "host", "/r", "backup", 22, "backup", "pgbackrest", {}, 2, 7),)},
     )
     needed = {name for names in packages.by_role(plan, built=False).values() for name in names}
     assert needed <= set(packages.bundled(17, method))

@@ -92,3 +92,14 @@ def test_a_fix_is_a_command_or_a_comment(check: registry.Check) -> None:
 @pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=lambda page: page.name)
 def test_no_page_starts_a_unit_of_another_major(page: Path) -> None:
     assert re.findall(r"systemctl [\w-]+ postgresql@\d+", page.read_text()) == []
+
+
+def test_no_page_runs_a_superuser_s_query_in_the_application_s_database() -> None:
+    """A function of the owner with better matching arguments, or first in a stored search_path, would run with a
+    superuser's rights (CVE-2018-1058). Shared catalogues are in the database postgres too; the rest is the owner's."""
+    pages = [*(ROOT / "docs").glob("*.md"), ROOT / "README.md", *(ROOT / "roles").glob("*/README.md")]
+    command = re.compile(r"(?:runuser|sudo) -u postgres (?:-- )?psql (?:(?!-U )[^\n|`;])*?(?:-d |-[XAtqc]* )minion\b")
+    found = [f"{page.name}: {match[0]}" for page in pages for match in command.finditer(page.read_text())]
+    assert found == []
+    assert command.search("runuser -u postgres -- psql -d minion -c 'SELECT 1'")
+    assert not command.search("runuser -u postgres -- psql -U minion -d minion -c 'SELECT 1'")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -93,6 +94,24 @@ def test_a_host_without_tls_needs_no_cryptography(path: Path) -> None:
     if path.name != "certificate_reader.py":
         assert not any(name.startswith(("cryptography", "provision.checks.certificate_reader"))
                        for name in imports(path, everywhere=False))  # fmt: skip
+
+
+def test_make_setup_installs_every_package_that_the_controller_imports() -> None:
+    """The names that packages are imported by; .venv/.tests alone installs the extra `test`."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    needed = [*project["dependencies"], *project["optional-dependencies"]["plan"]]
+    names = {re.split(r"[^\w-]", each)[0].replace("-", "_").removeprefix("py") for each in needed}
+    names |= {"ansible", "pyinfra"}  # of ansible-core; pyinfra keeps its prefix
+    optional = dict.fromkeys(("numpy", "plotly"), PACKAGE / "controller/bench")  # `provision bench` names its extra
+    for path in [*MODULES, *(ROOT / "plugins").rglob("*.py")]:
+        found = {name.partition(".")[0] for name in imports(path, everywhere=True)}
+        found -= {*sys.stdlib_module_names, "provision", "plugins", "ansible_collections"}
+        found = {name for name in found if name not in optional or optional[name] not in path.parents}
+        assert found <= names, path
+    rules = (ROOT / "Makefile").read_text()
+    assert "$(call pip,plan)" in rules.partition("\n.venv/.ready:")[2].partition("\n\n")[0]
+    assert "$(call pip,test)" in rules.partition("\n.venv/.tests:")[2].partition("\n\n")[0]
+    assert "\nup: .venv/.ready " in rules
 
 
 def test_errors_import_nothing() -> None:

@@ -7,7 +7,7 @@ import threading
 import psycopg
 import pytest
 
-from provision.database import connect
+from provision.database import Connection, connect
 from provision.errors import DatabaseError
 from provision.host.backup import counts, dump
 from tests.clusters import Cluster
@@ -108,3 +108,24 @@ def test_columns_named_as_the_query_s_own_names_change_no_count(cluster: Cluster
     # The other column counts too: with a composite column of that name, only this one did.
     changed = counts.differences(before, counts.take(cluster.url(database), "two"))
     assert {text.partition(":")[0] for text in changed} == tables
+
+
+def test_owner_who_locks_a_table_against_reading_cannot_hold_a_backup_for_ever(
+    cluster: Cluster, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Attack: the lock is taken after the snapshot, when no wait for writers is limited any more."""
+    cluster.psql("CREATE TABLE closed (n int)", database)
+    monkeypatch.setattr(counts, "READ_WAIT_MS", 500)
+    freeze = counts._freeze
+    with psycopg.connect(cluster.url(database)) as owner:
+
+        def then_lock(locker: Connection, reader: Connection, point: str) -> str:
+            lsn = freeze(locker, reader, point)
+            owner.execute("LOCK TABLE closed IN ACCESS EXCLUSIVE MODE")
+            return lsn
+
+        monkeypatch.setattr(counts, "_freeze", then_lock)
+        with pytest.raises(DatabaseError, match="a table cannot be read") as refused:
+            counts.take(cluster.url(database), "one")
+    assert "lock timeout" in refused.value.seen
+    assert refused.value.where == "public.closed"

@@ -123,7 +123,7 @@ def test_fix_of_a_certificate_names_inventory_and_host_of_the_plan(tmp_path: Pat
     found = [each for each in examine(Scope.LOCAL, plan, site=plan.site) if each.id == "certificate"]
     assert f"{tmp_path}/server.crt: cannot be read: No such file or directory" in {each.seen for each in found}
     assert {each.fix for each in found} == {
-        "ansible-playbook site.yml -i inventories/prod --limit db1 --tags tls (docs/the-certificate-expired.md)"
+        "ansible-playbook site.yml -i inventories/prod --limit db1 --tags tls  # docs/the-certificate-expired.md"
     }
 
 

@@ -118,7 +118,7 @@ def test_hosts_whose_names_begin_alike_are_refused_together(inventory: Path) -> 
         "pg1.asia": [],
         "pg1.old": [],
     }
-    repository = found["pg2.eu"]["plan"]["backup"]["repository"]
+    repository = found["pg2.eu"]["plan"]["backup"]["repositories"][0]
     assert (repository["host"], repository["port"]) == ("fd00::9", 2222)
 
 

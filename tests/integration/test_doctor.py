@@ -109,6 +109,76 @@ def test_definer_s_function_without_pg_temp_is_reported_and_its_fix_ends_the_att
         cluster.psql("DROP OWNED BY caller; DROP ROLE caller; DROP FUNCTION may; DROP TABLE allowed", NAME)
 
 
+KING = "SELECT rolsuper FROM pg_roles WHERE rolname = 'plotter'"
+
+
+@pytest.fixture
+def plotter(cluster: Cluster, patient: str) -> Iterator[str]:
+    """The owner of the database, with functions that make it a superuser where a superuser calls them."""
+    cluster.psql(
+        "CREATE ROLE plotter LOGIN CONNECTION LIMIT 9;"
+        f" ALTER DATABASE {NAME} OWNER TO plotter; ALTER SCHEMA public OWNER TO plotter; SET ROLE plotter;"
+        " CREATE FUNCTION plot() RETURNS bool LANGUAGE plpgsql AS $$ BEGIN"
+        " IF current_setting('is_superuser') = 'on' THEN EXECUTE 'ALTER ROLE plotter SUPERUSER'; END IF;"
+        " RETURN true; END $$",
+        NAME,
+    )
+    yield patient
+    cluster.psql(f"ALTER ROLE plotter NOSUPERUSER; ALTER DATABASE {NAME} OWNER TO postgres")
+    cluster.psql("REASSIGN OWNED BY plotter TO postgres; DROP OWNED BY plotter; DROP ROLE plotter", NAME)
+
+
+def pasted(cluster: Cluster, finding: Finding) -> None:
+    """Run the psql of a fix against this cluster, with its database and its role."""
+    words = shlex.split(finding.fix)
+    words = words[words.index("psql") + 1 :]
+    options = {key: words[words.index(key) + 1] for key in ("-U", "-d") if key in words}
+    with psycopg.connect(cluster.url(options["-d"], options.get("-U", "postgres")), autocommit=True) as session:
+        for at, word in enumerate(words):
+            if word == "-c":
+                session.execute(words[at + 1].encode())
+
+
+def test_validating_a_constraint_gives_its_owner_no_rights_of_a_superuser(cluster: Cluster, plotter: str) -> None:
+    """Attack: the functions of a CHECK run with the rights of the session that validates it."""
+    statement = "CREATE TABLE t AS SELECT 1 AS i; ALTER TABLE t ADD CONSTRAINT c CHECK (plot()) NOT VALID"
+    cluster.psql(f"SET ROLE plotter; {statement}", NAME)
+    pasted(cluster, next(each for each in findings(plotter) if each.id == "constraints-unchecked"))
+    assert "constraints-unchecked" not in found(plotter)
+    assert cluster.psql(KING).strip() == "f"
+    # The attack is real: a superuser's session runs the function.
+    cluster.psql("ALTER TABLE t DROP CONSTRAINT c, ADD CONSTRAINT c CHECK (plot()) NOT VALID", NAME)
+    cluster.psql("ALTER TABLE t VALIDATE CONSTRAINT c", NAME)
+    assert cluster.psql(KING).strip() == "t"
+
+
+@pytest.mark.parametrize("setting", ["work_mem = '5MB'", "log_statement = 'all'"])
+def test_reload_in_a_fix_calls_no_function_of_the_database_s_owner(
+    cluster: Cluster, plotter: str, setting: str
+) -> None:
+    """Attack: a function of the owner comes first in the search_path that the owner stored in the database."""
+    cluster.psql(
+        "SET ROLE plotter; CREATE FUNCTION pg_reload_conf() RETURNS bool LANGUAGE sql AS 'SELECT public.plot()';"
+        f" ALTER DATABASE {NAME} SET search_path = public, pg_catalog",
+        NAME,
+    )
+    cluster.psql(f"ALTER SYSTEM SET {setting}")
+    cluster.psql("SELECT pg_reload_conf(), pg_sleep(0.3)")
+    name = setting.partition(" ")[0]
+    try:
+        fixes = [each for each in findings(plotter) if f"ALTER SYSTEM RESET {name}" in each.fix.replace('"', "")]
+        assert fixes
+        for each in fixes:
+            pasted(cluster, each)
+        assert cluster.psql(KING).strip() == "f"
+    finally:
+        cluster.psql(f"ALTER SYSTEM RESET {name}")
+        cluster.psql("SELECT pg_reload_conf(), pg_sleep(0.3)")
+    with psycopg.connect(plotter, autocommit=True) as session:
+        session.execute("SELECT pg_reload_conf()")
+    assert cluster.psql(KING).strip() == "t"
+
+
 def test_stored_search_path_is_not_part_of_the_fix(cluster: Cluster, patient: str) -> None:
     """Attack: SQL in a name of the path, without spaces, which an administrator would paste with the fix."""
     evil = "x;ALTER/**/ROLE/**/minion/**/SUPERUSER;--"

@@ -14,6 +14,7 @@ import psycopg
 import pytest
 from click.testing import CliRunner
 
+from provision.checks import drift
 from provision.checks.doctor import look_at
 from provision.checks.finding import Finding, Severity
 from provision.cli import root
@@ -125,6 +126,14 @@ def test_reports_an_unreadable_version_table(cluster: Cluster, plan: Plan) -> No
     (query,) = found(plan, "migrations-dirty")
     assert query.seen == 'the check failed: column "version" of relation "schema_migrations" does not exist'
     assert query.counts
+
+
+def test_version_table_that_its_owner_has_locked_is_a_finding(cluster: Cluster, plan: Plan) -> None:
+    """Attack: without a limit, the doctor of root waits as long as the owner keeps the lock."""
+    with psycopg.connect(cluster.url(plan.access.database)) as owner:
+        owner.execute("LOCK TABLE schema_migrations IN ACCESS EXCLUSIVE MODE")
+        (row,) = drift.unreadable(plan, owner)
+    assert "lock timeout" in row[0]
 
 
 def test_a_dirty_version_of_unknown_content_gets_both_ways_out(cluster: Cluster, plan: Plan) -> None:

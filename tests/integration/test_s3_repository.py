@@ -6,52 +6,25 @@ this test. Paths of another host are replaced on the command line.
 
 from __future__ import annotations
 
-import http.client
-import re
 import shutil
-import ssl
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from provision.controller import inputs
-from tests import plans
+from tests import buckets, plans
+from tests.buckets import Store
 from tests.clusters import Cluster, as_server_user, free_port, run
 from tests.contract.repository import ROOT
 from tests.templates.test_render import GIVEN, PROBE, render
 
-BUCKET, SECRET = "backups", "a row that nobody else may read"
-CREDENTIAL = "AWS4-HMAC-SHA256 Credential=id/20260101/us-east-1/s3/aws4_request"
-"""moto looks at the name in it, not at a signature."""
+ROW = "a row that no one else may read"
 PASSPHRASE = plans.SECRETS["backup_repository_passphrase"]
-
-
-@dataclass(frozen=True)
-class Store:
-    """The endpoint, and the authority that its certificate is checked with."""
-
-    port: int
-    authority: Path
-
-    def ask(self, path: str, method: str = "GET") -> bytes:
-        context = ssl.create_default_context(cafile=str(self.authority))
-        with closing(http.client.HTTPSConnection("localhost", self.port, timeout=10, context=context)) as connection:
-            connection.request(method, f"/{path}", headers={"Authorization": CREDENTIAL})
-            answer = connection.getresponse()
-            body = answer.read()
-        assert answer.status == 200, (path, body[:300])
-        return body
-
-    def objects(self) -> dict[str, bytes]:
-        names = re.findall("<Key>(.*?)</Key>", self.ask(f"{BUCKET}?list-type=2").decode())
-        return {name: self.ask(f"{BUCKET}/{name}") for name in names}
 
 
 def directory() -> Path:
@@ -71,40 +44,18 @@ def folder() -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def store(folder: Path) -> Iterator[Store]:
-    key, authority, port = folder / "s3.key", folder / "s3.crt", free_port()
-    run(
-        "openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2",
-        "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost", "-keyout", key, "-out", authority,
-    )  # fmt: skip
-    authority.chmod(0o644)
-    words = [sys.executable, "-m", "tests.s3", str(port), str(authority), str(key)]
-    with (folder / "moto.log").open("w") as log, subprocess.Popen(words, cwd=ROOT, stdout=log, stderr=log) as server:
-        try:
-            made, deadline = Store(port, authority), time.monotonic() + 30
-            while True:
-                try:
-                    made.ask(BUCKET, "PUT")
-                    break
-                except ConnectionRefusedError:
-                    assert server.poll() is None, (folder / "moto.log").read_text()
-                    assert time.monotonic() < deadline
-                    time.sleep(0.1)
-            yield made
-        finally:
-            server.terminate()
+    with buckets.served(folder) as made:
+        yield made
 
 
 @pytest.fixture(scope="module")
 def configuration(folder: Path, store: Store) -> Path:
     """The two files of role backup for this bucket, as one."""
-    s3 = {
-        "bucket": BUCKET, "endpoint": "localhost", "region": "us-east-1", "uri_style": "path", "port": store.port,
-        "ca_file": str(store.authority), "key": "id", "key_secret": "secret",
-    }  # fmt: skip
+    s3 = store.variables()
     given = {**GIVEN, "backup_s3": s3, "backup_repository_path": "/prod"}
     made = plans.built("prod", given, PROBE)
     assert made.plan, made.problems
-    assert made.plan.backup.repository.place == "s3:/prod"
+    assert made.plan.backup.repository.place == "s3://backups/prod"
     texts = [
         render(ROOT / f"templates/backup/{name}.j2", "prod", plan=inputs.published(made.plan, made.state), backup_s3=s3)
         for name in ("pgbackrest.conf", "secrets.conf")
@@ -146,7 +97,7 @@ def test_backups_and_wal_travel_through_tls_and_restore(configuration: Path, sto
     with archiving(configuration) as (cluster, tool):
         run(*as_server_user(*tool, "stanza-create"))
         run(*as_server_user(*tool, "check"))
-        cluster.psql(f"CREATE TABLE kept AS SELECT '{SECRET}'::text AS text")
+        cluster.psql(f"CREATE TABLE kept AS SELECT '{ROW}'::text AS text")
         run(*as_server_user(*tool, "--type=full", "backup"))
         cluster.psql("INSERT INTO kept VALUES ('after the backup'); SELECT pg_switch_wal()")
         run(*as_server_user(*tool, "check"))  # waits until the segment is archived
@@ -154,7 +105,7 @@ def test_backups_and_wal_travel_through_tls_and_restore(configuration: Path, sto
         held = store.objects()
         assert any(name.startswith("prod/backup/db1/") for name in held)
         assert any(name.startswith("prod/archive/db1/") for name in held)
-        assert not any(SECRET.encode() in body for body in held.values())
+        assert not any(ROW.encode() in body for body in held.values())
         assert PASSPHRASE not in configuration.read_text().partition("[db1]")[2]
         copy = Cluster(cluster.bin, directory(), free_port())
         try:

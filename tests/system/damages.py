@@ -509,6 +509,10 @@ UNTESTED = {
     "pooler-version": "needs a package of a fixed version, which no archive of the tests has",
     "server-binary": "needs two minor versions of PostgreSQL, which no archive of the tests has",
     "tables-missing": "a comment: the data is lost, the page leads to the backup",
+    **dict.fromkeys(
+        ("tenant-locks", "tenant-migrations", "tenant-schema", "tenant-size"),
+        "no tenant in that host's inventory; tests/integration/test_tenants.py reports each and runs the commands",
+    ),
     "vector": "dropping it drops the data; tests/integration/test_doctor.py reports it",
     **dict.fromkeys(
         (

@@ -63,6 +63,21 @@ def terminal() -> dict[str, str]:
     return {**os.environ, "ANSIBLE_NOCOLOR": "1", "ANSIBLE_FORCE_COLOR": "0", "COLUMNS": "200"}
 
 
+def watched() -> dict[str, str]:
+    """Give the environment of a run whose output is read while it runs: each task's name comes before its work.
+
+    Where skipped tasks are hidden (ansible.cfg), Ansible prints a name together with the first result.
+    """
+    return {**terminal(), "PYTHONUNBUFFERED": "1", "ANSIBLE_DISPLAY_SKIPPED_HOSTS": "1"}
+
+
+def kill_commands(host: Host) -> None:
+    """Kill everything that runs on a host through Ansible's connections, with the connections, at one moment."""
+    tree = "tree() { echo $1; for child in $(pgrep -P $1); do tree $child; done; }"
+    sessions = "$(pgrep -f '^sshd(-session)?: provision@')"
+    host.run(f"{tree}; kill -KILL $(for session in {sessions}; do tree $session; done); true")
+
+
 def play(playbook: str, inventory: Path, *arguments: str, environment: Path = DEV, timeout: int = 600) -> Run:
     """Run a playbook to its end."""
     done = subprocess.run(

@@ -184,7 +184,7 @@ def test_statements_are_ranked_compared_planned_and_exported(production: Product
 
 
 def test_the_monitor_sees_statistics_and_no_row(production: Production) -> None:
-    ask = "runuser -u prometheus -- psql -XAt -U minion_monitor -d minion -c"
+    ask = "runuser -u prometheus -- psql -XAt -h /var/run/postgresql -U minion_monitor -d minion -c"
     assert production.database.run(f"{ask} 'SELECT count(*) > 0 FROM pg_stat_activity'").stdout == "t\n"
     assert "permission denied" in production.database.run(f"{ask} 'SELECT * FROM memories'").stderr
 
@@ -274,7 +274,7 @@ def empty_panels(production: Production, ask: Prometheus) -> set[str]:
         "user": "minion_app",
         "sslmode": "require",
     }
-    with psycopg.connect(**place, sslmode="require", password=production.passwords["minion_app"]) as session:
+    with psycopg.connect(**place, password=production.passwords["minion_app"]) as session:
         for _ in range(20):
             session.execute("SELECT count(*) FROM agents")
             session.commit()

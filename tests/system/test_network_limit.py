@@ -47,7 +47,8 @@ def test_operators_and_applications_log_in_while_500_logins_are_unfinished_on_bo
         assert (direct, pooled) == (limit, STRANGERS)
         for login in ("", "-U minion_backup"):
             assert on_host(production, f"runuser -u postgres -- psql -XAtq {login} -d minion -c 'SELECT 1'") == "1"
-        on_host(production, "runuser -u prometheus -- psql -XAtq -U minion_monitor -d minion -c 'SELECT 1'")
+        as_monitor = "runuser -u prometheus -- psql -XAtq -h /var/run/postgresql -U minion_monitor -d minion"
+        on_host(production, f"{as_monitor} -c 'SELECT 1'")
         on_host(production, "systemctl start provision-metrics && grep -q pgbouncer_up /var/lib/provision-metrics/*")
         connect(production).close()
         assert time.monotonic() - begun < 10, "the first unfinished logins ended meanwhile"

@@ -30,6 +30,7 @@ from tests.system.production import Production
 CLIENTS = 500
 WAIT_S = 15  # profiles/prod.yml: query_wait_timeout_s
 READONLY_POOL = 5  # profiles/prod.yml: readonly_pool
+TENANT_POOL = 4  # profiles/prod.yml: half of tenant_connections, less one for direct connections
 READONLY_CLIENTS = 142  # 1000 clients, of which the role has the share of its pool: 5 of 35
 PATIENCE_S = 5  # for a loaded machine, and for the pooler's own clock, which ticks three times a second
 REFUSED = r"authentication failed|no such user|login rejected|no authentication method|not allowed"
@@ -132,6 +133,54 @@ def prepared(production: Production) -> int:
     titles, *rows = console(production, "SHOW STATS_TOTALS", headers=True).splitlines()
     column = titles.split("|").index("client_parse_count")
     return sum(int(row.split("|")[column]) for row in rows)
+
+
+def test_tenants_share_the_pooler_and_see_nothing_of_each_other(production: Production) -> None:
+    names, passwords = ("acme", "globex"), dict[str, str]()
+    for name in names:
+        made = json.loads(on_host(production, f"provision tenant add {name} --json"))
+        passwords |= {each["role"]: each["password"] for each in made["logins"]}
+        assert made["version"] == "2"
+
+    def application(name: str, port: int = 6432) -> Connection:
+        return connect(production, f"{name}_app", port, password=passwords[f"{name}_app"])
+
+    try:
+        for name in names:
+            with application(name) as session:
+                session.execute("INSERT INTO agents (name) VALUES (%s)", (f"only of {name}",))
+        # A run knows the tenants that the inventory does not declare, and keeps their rights.
+        run = production.play("--limit", "prod1", "--tags", "database")
+        assert run.code == 0, run.text()
+        for name in names:
+            for port in (5432, 6432):
+                with application(name, port) as session:
+                    assert session.execute("SELECT name FROM agents").fetchall() == [(f"only of {name}",)]
+        with application("acme") as session, pytest.raises(psycopg.errors.InsufficientPrivilege):
+            session.execute("SELECT name FROM globex.agents")
+        holders = [application("acme") for _ in range(TENANT_POOL + 1)]
+        for each in holders[:-1]:
+            each.execute("BEGIN; SELECT 1")
+        with ThreadPoolExecutor() as pool:
+            waits = pool.submit(holders[-1].execute, "SELECT 1")
+            time.sleep(1)
+            assert not waits.done()
+            with application("globex") as session:
+                assert session.execute("SELECT 1").fetchone() == (1,)
+            holders[0].execute("COMMIT")
+            assert waits.result(PATIENCE_S).fetchone() == (1,)
+        for each in holders:
+            each.close()
+        (job,) = json.loads(on_host(production, "provision maintain sessions --json"))
+        assert {name: told.partition(",")[0] for name, told in job["tenants"].items()} == dict.fromkeys(names, "done")
+        folder = json.loads(on_host(production, "provision tenant export acme --json"))["folder"]
+        done = on_host(production, f"provision tenant import acme {folder} --replace --yes-destroy acme --json")
+        assert json.loads(done)["rows"]["acme.agents"] == 1
+        with application("acme") as session:
+            assert session.execute("SELECT name FROM agents").fetchall() == [("only of acme",)]
+    finally:
+        for name in names:
+            on_host(production, f"provision tenant drop {name} --yes-destroy {name} --without-export")
 
 
 def test_idle_clients_of_one_role_do_not_shut_out_another(production: Production) -> None:

@@ -13,6 +13,7 @@ import signal
 import subprocess
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -22,7 +23,7 @@ import yaml
 from tests import snippets
 from tests.sandboxes import Host, Hosts
 from tests.system.checkouts import clone
-from tests.system.playbooks import ROOT, Run, play, terminal, url, words
+from tests.system.playbooks import ROOT, Run, kill_commands, play, url, watched, words
 
 BOOKKEEPING = {"schema_migrations", "schema_migrations_history"}
 TABLES = {"activities", "agent_tools", "agents", "evaluations", "feedback", "memories", "metrics", "sessions", "tools"}
@@ -436,13 +437,62 @@ def test_second_run_at_once_waits_and_is_refused_with_the_holder(fleet: Fleet) -
     assert first.returncode == 0, output
 
 
-def test_killed_run_leaves_no_lock_behind(fleet: Fleet) -> None:
+@pytest.mark.parametrize("connection", ["kept", "broken"])
+def test_next_run_waits_for_the_command_of_a_killed_one_and_no_longer(fleet: Fleet, connection: str) -> None:
     killed = _start(fleet.one, "--tags", "database")
-    _until(killed, "TASK [database :")
+    command = "'^/usr/bin/python3 /usr/local/bin/provision access'"
+    stop = f"for try in $(seq 2000); do pkill -STOP -f {command} && break; sleep 0.02; done"
+    assert fleet.one.run(f"{stop}; pgrep -f {command}").stdout
+    workers = subprocess.run(["pgrep", "-P", str(killed.pid), "ansible"], capture_output=True, text=True, check=True)
     killed.kill()
     killed.wait()
-    run = fleet.play("--tags", "database", "-e", "plan_lock_wait=0")
-    assert run.code == 0, run.output
+    if connection == "broken":
+        fleet.one.run("pkill -KILL -f '^sshd-session: provision@'")
+    try:
+        refused = fleet.play("--tags", "database", "-e", "plan_lock_wait=3")
+    finally:
+        fleet.one.run("pkill -CONT -f 'provision access'")  # runuser stops itself with its child
+    who = rf"a killed run \(process {killed.pid} of \S+ on \S+\) has not ended on db1: process \d+ \(\S+\) still runs"
+    assert re.search(who, refused.text()), refused.output
+    assert refused.recap["db1"].changed == 0
+    states = [Path(f"/proc/{pid}/stat") for pid in workers.stdout.split()]
+    assert [path for path in states if path.exists() and path.read_text().split()[2] != "Z"] == [], "workers go on"
+    done = fleet.play("--tags", "database", "-e", "plan_lock_wait=60")
+    assert done.code == 0, done.output
+
+
+@pytest.mark.parametrize("other", [False, True])
+def test_run_whose_connection_ended_takes_the_lock_again_unless_another_has_it(fleet: Fleet, other: bool) -> None:
+    free = "flock --nonblock /run/provision/lock true && echo free"
+    first = _start(fleet.one)
+    second = None
+    try:
+        _until(first, "TASK [postgresql :")
+        os.kill(first.pid, signal.SIGSTOP)
+        busy = "for each in $(pgrep -f '^sshd-session: provision@'); do pgrep -P $each; done | grep -q ."
+        idle = f"{busy} || {{ sleep 2; {busy} || echo idle; }}"  # the task may only be about to begin
+        _await(fleet.one, idle)
+        fleet.one.run("pkill -KILL -f '^sshd-session: provision@'")
+        _await(fleet.one, free)
+        if other:
+            second = _start(fleet.one)
+            _until(second, "TASK [postgresql :")
+            os.kill(second.pid, signal.SIGSTOP)
+        else:
+            os.kill(first.pid, signal.SIGCONT)
+            _until(first, "TASK [verify :")
+            assert fleet.one.run(free).stdout == ""
+    finally:
+        os.kill(first.pid, signal.SIGCONT)
+        output = first.communicate(timeout=300)[0]
+        if second:
+            os.kill(second.pid, signal.SIGCONT)
+            completed = second.communicate(timeout=300)[0]
+    if second:
+        taken = rf"another run took the host lock when the connection of this one ended: process {second.pid} of \S+ on"
+        assert re.search(taken, re.sub(r"\s+", " ", output)), output
+        assert second.returncode == 0, completed
+    assert (first.returncode == 0) is not other, output
 
 
 def test_bad_hosts_are_named_and_the_others_go_on(fleet: Fleet, tmp_path: Any) -> None:
@@ -491,27 +541,34 @@ KILLED_AT = [
 @pytest.mark.faults
 def test_run_killed_at_every_role_and_in_the_middle_converges_and_then_changes_nothing(sandbox: Hosts) -> None:
     _refuse, site, _beside = yaml.safe_load((ROOT / "site.yml").read_text())
-    # On this host nothing is adopted, TLS is off, and pgvector is a package.
-    silent = {"adopt", "tls", "pgvector"}
+    # On this host nothing is adopted, TLS is off, pgvector is a package, and there is no cluster.
+    silent = {"adopt", "tls", "pgvector", "etcd", "patroni", "balancer"}
     assert {role["role"] for role in site["roles"]} - silent <= {point.split()[1].strip("[") for point in KILLED_AT}
-    _killed_at(sandbox, KILLED_AT)
+    _killed_at(sandbox, KILLED_AT, commands_too=True)
 
 
 def test_run_killed_where_most_is_half_done_converges_and_then_changes_nothing(sandbox: Hosts) -> None:
     worst = ("Install the missing", "Create the cluster", "Converge", "[pgbouncer : Place", "[migrations")
-    _killed_at(sandbox, [point for point in KILLED_AT if any(words in point for words in worst)])
+    points = [point for point in KILLED_AT if any(words in point for words in worst)]
+    _killed_at(sandbox, points, commands_too=False)
 
 
-def _killed_at(sandbox: Hosts, points: list[str]) -> None:
+def _killed_at(sandbox: Hosts, points: list[str], *, commands_too: bool) -> None:
     host = sandbox.up("killed", os="debian13")
+    midway = []
     for point in points:
         run = _start(host)
         _until(run, point)
-        time.sleep(1.5 if "missing packages" in point else 0.2)  # in the middle of apt and of dpkg
+        if "missing packages" in point:
+            _await(host, "pgrep -x dpkg")
+        time.sleep(0.2)
         run.kill()
+        if commands_too:  # as when the host loses power
+            kill_commands(host)
+        rest = run.stdout.read() if run.stdout else ""
         run.wait()
-        # What it had started on the host dies with its connection, as when the controller loses power.
-        host.run("pkill -KILL -f 'sshd-session: provision|AnsiballZ'; true")
+        midway += [point] if "[killed]" not in rest else []
+    assert len(midway) >= len(points) - 2, midway  # a short task may end before the kill
     final = play("site.yml", host.inventory, "--limit", "killed")
     assert final.code == 0, final.output
     again = play("site.yml", host.inventory, "--limit", "killed")
@@ -560,11 +617,20 @@ def _start(host: Host, *arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         words("site.yml", host.inventory, "--limit", host.name, *arguments),
         cwd=ROOT,
-        env={**terminal(), "PYTHONUNBUFFERED": "1"},
+        env=watched(),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
     )
+
+
+def _await(host: Host, command: str) -> str:
+    """Run a command on a host until it prints something, for at most a minute."""
+    end = time.monotonic() + 60
+    while time.monotonic() < end:
+        if said := host.run(command).stdout.strip():
+            return said
+    raise AssertionError(f"{command} never printed anything")
 
 
 def _until(run: subprocess.Popen[str], text: str) -> None:

@@ -18,7 +18,7 @@ from cryptography.x509 import load_pem_x509_certificate
 
 from tests.authority import Authority, Pair
 from tests.sandboxes import Host
-from tests.system.playbooks import ROOT, Run, terminal, words
+from tests.system.playbooks import ROOT, Run, kill_commands, watched, words
 from tests.system.production import Production
 
 Session = psycopg.Connection[tuple[object, ...]]
@@ -354,12 +354,11 @@ def test_a_killed_run_is_completed_by_the_next_and_makes_no_second_authority(
     on_host(production.database, f"rm {TLS}/server.crt")
     options = ["--vault-password-file", str(production.key), "--limit", "prod1", "--tags", "tls"]
     command = words("site.yml", production.database.inventory, *options, environment=production.inventory)
-    environment = {**terminal(), "PYTHONUNBUFFERED": "1"}
-    with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True) as killed:
+    with subprocess.Popen(command, cwd=ROOT, env=watched(), stdout=subprocess.PIPE, text=True) as killed:
         assert killed.stdout is not None
         assert any(f"TASK [tls : {point}" in line for line in killed.stdout)
         killed.kill()
-    production.database.run("pkill -KILL -f 'sshd-session: provision|AnsiballZ'; true")
+    kill_commands(production.database)
     mended = play(production)
     assert mended.code == 0, mended.output
     assert play(production).recap["prod1"].changed == 0

@@ -170,6 +170,23 @@ def test_older_pooler_is_limited_by_database() -> None:
     assert "max_prepared_statements" not in render(template("pgbouncer/settings.ini.j2"), "prod", plan=plan)
 
 
+def test_pooler_limits_the_roles_of_tenants_and_keeps_those_of_your_own() -> None:
+    roles = ("acme", "acme_app", "acme_readonly", "reports")
+    secrets = {role: {"password": f"a secret of the test for {role}", "salt": plans.SALT} for role in roles}
+    plan = published({
+        "database_credentials": {**plans.SECRETS["database_credentials"], **secrets},
+        "database_tenants": [{"name": "acme", "connection_limit": 8}],
+        "database_extra_roles": [{"name": "reports", "kind": "read", "connection_limit": 3}],
+    })  # fmt: skip
+    lines = render(template("pgbouncer/users.ini.j2"), "prod", plan=plan).splitlines()
+    assert [line for line in lines if line.startswith(("acme", "reports"))] == [
+        "reports = max_user_connections=25",
+        "acme = max_user_connections=2",
+        "acme_app = max_user_connections=4",
+        "acme_readonly = max_user_connections=2",
+    ]
+
+
 def test_pooler_of_a_member_leads_to_the_primary() -> None:
     member = of_member("prod")["plan"]
     (line,) = [

@@ -40,7 +40,7 @@ def drilled(host: Plan, changed: dict[str, Any]) -> tuple[dict[str, Any], list[s
     system.keep("drill", {**PROOF, "passed": True, "last_passed": PROOF, **changed})
     seen: dict[str, Any] = {"system": 7, "sets": SETS}
     alarms: list[str] = []
-    status._drill(host, seen, alarms)
+    status._drill(host, host.backup.repository, seen, alarms)
     return seen["drill"], alarms
 
 

@@ -125,3 +125,6 @@ def test_failure_that_most_waiting_segments_met_is_the_reason(tmp_path: Path, mo
     gone = "[UnknownError] remote-0 process on '10.0.0.9' terminated unexpectedly [255]: Permission denied (publickey)."
     (folder / "global.error").write_text(f"103\nunable to find a valid repository:\nrepo1: {gone}")
     assert tool.not_archived("db1") == gone
+    # With two repositories, the message names each that fails.
+    (folder / "global.error").write_text(f"103\nerrors:\nrepo1: {gone}\nrepo2: [HostConnectError] refused")
+    assert tool.not_archived("db1", several=True) == f"repository 1: {gone}; repository 2: [HostConnectError] refused"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -16,7 +17,7 @@ TLS = {"enabled": True, "client_ca": "/etc/minion/ca.crt"}
 OPEN = {"listen_addresses": ("*",)}
 
 
-def prod(**options: str) -> connect.Connection:
+def prod(**options: Any) -> connect.Connection:
     return connect.connection(sample(server=HOST, tls=TLS, pooler=OPEN), **options)
 
 

@@ -108,6 +108,43 @@ def test_reports_a_package_that_is_gone_since_the_verification() -> None:
     assert finding.seen == "package provision-no-such-package is gone; 1.0 was verified"
 
 
+HOSTILE = "x; touch /tmp/owned #"
+
+
+def test_names_in_evidence_cannot_become_a_command() -> None:
+    """Attack: the group postgres writes the evidence, and an administrator pastes what the doctor prints as root."""
+    system.keep("verified", {"packages": {HOSTILE: "1", "--admindir=/tmp": "1", "no-such-package": "1.0"}})
+    system.keep("maintain", {"jobs": {HOSTILE: {"outcome": "failed"}, "index": {"outcome": "failed"}}})
+    (package,) = found("packages")
+    assert package.fix == "apt-get install -y no-such-package"
+    (job,) = found("maintenance")
+    assert job.fix == "systemctl start provision-maintain@index.service"
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "check"),
+    [
+        ("verified", '{"packages": [1]}', "packages"),
+        ("verified", '{"extensions": []}', "advisories"),
+        ("backup", '{"when": "yesterday"}', "backup"),
+        ("backup", '{"alarms": []}', "backup"),
+        ("drill", '{"passed": true, "when": 5}', "drill"),
+        ("maintain", '{"jobs": []}', "maintenance"),
+    ],
+)
+def test_evidence_of_another_form_does_not_end_the_other_checks(host: Path, name: str, text: str, check: str) -> None:
+    (host / f"{name}.json").write_text(text)
+    assert "the check failed on damaged evidence" in " ".join(seen(check))
+
+
+def test_evidence_without_an_end_is_no_evidence(host: Path) -> None:
+    """Attack: a sparse file of a terabyte, and nested lists beyond the parser's depth."""
+    with (host / "backup.json").open("wb") as stream:
+        stream.truncate(2**40)
+    (host / "drill.json").write_text("[" * 200_000)
+    assert system.evidence("backup") == system.evidence("drill") == {}
+
+
 def test_last_lines_of_a_failed_unit_are_shown_without_those_of_systemd() -> None:
     texts = ["pg_dump: error: connection lost", "error: the dump failed", "provision-backup@logical.service: Failed",
              "Failed to start provision-backup@logical.service", ""]  # fmt: skip

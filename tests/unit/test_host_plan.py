@@ -92,3 +92,13 @@ def test_exporters_of_the_old_layout_are_ours(tmp_path: Path, monkeypatch: pytes
     plan = {"monitoring": {"exporters": True, "node_port": 9101, "postgres_port": 9187}}
     (tmp_path / "plan.json").write_text(json.dumps(plan))
     assert host_plan.earlier(17)["exporter_ports"] == [9101, 9187]
+
+
+@pytest.mark.parametrize("text", ["\u00b2\n", "9" * 5000 + "\n", "1" * 300 + "\n", "-1\n", "x\n", ""])
+def test_process_ids_that_postgres_made_up_do_not_end_the_probe(text: str, tmp_path: Path) -> None:
+    (tmp_path / "postmaster.pid").write_text(text)
+    assert host_plan._running(tmp_path) == (0, 0)
+
+
+def test_path_with_a_nul_is_a_missing_file() -> None:
+    assert host_plan._lines(Path("/var/lib/\0") / "PG_VERSION") == []

@@ -79,6 +79,22 @@ def test_backups_become_moments_and_bytes() -> None:
     }
 
 
+def test_samples_of_the_second_repository_name_it() -> None:
+    view = {"when": BACKUP["when"], "repository": {"bytes": 40}, "sets": [FULL], "gap": "0" * 24}
+    drill = {"when": "1970-01-02T00:00:00+00:00", "passed": False, "last_passed": None}
+    found = {each.name: each.samples for each in backup.metrics(PLAN, {**BACKUP, "second": view}, {}, drill)}
+    second = {"repository": "2"}
+    assert found["provision_backup_last_completed_timestamp_seconds"][-1] == ({"kind": "full", **second}, 1000.0)
+    assert found["provision_backup_sets"] == (({}, 2), (second, 1))
+    assert found["provision_backup_wal_gap"] == (({}, False), (second, True))
+    assert found["provision_backup_repository_bytes"] == (({}, 75), (second, 40))
+    assert found["provision_drill_last_success"] == ((second, False),)
+    # One watch, one report.
+    assert found["provision_backup_evidence_timestamp_seconds"] == (({}, 3600.0),)
+    assert found["provision_backup_alarms"] == (({}, 1),)
+    render(backup.metrics(PLAN, {**BACKUP, "second": view}, {}, drill))
+
+
 def test_damaged_pages_and_gaps_are_counted() -> None:
     seen = {**BACKUP, "sets": [{**FULL, "damaged": True}, INCR], "gap": "0" * 24}
     found = values(backup.metrics(PLAN, seen, {}))

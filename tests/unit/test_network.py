@@ -188,14 +188,25 @@ HERE = ("host", "192.0.2.7", "/var/lib/pgbackrest")
 
 
 def test_hosts_that_share_a_repository_need_stanzas_of_their_own() -> None:
-    peers = (Peer("pg1.us", "pg1", HERE), Peer("pg10.us", "pg10", HERE))
+    peers = (Peer("pg1.us", "pg1", frozenset({HERE})), Peer("pg10.us", "pg10", frozenset({HERE})))
     assert told({"backup_stanza": "pg1"}, name="pg1.eu", peers=peers) == [
         "backup_stanza is 'pg1' on pg1.eu and on pg1.us, which share a repository: set backup_stanza to another name "
         "on the host that has no backups yet"
     ]
     assert told({"backup_stanza": "pg2"}, name="pg1.eu", peers=peers) == []
-    elsewhere = (Peer("pg1.us", "pg1", ("host", "192.0.2.8", "/var/lib/pgbackrest")),)
+    elsewhere = (Peer("pg1.us", "pg1", frozenset({("host", "192.0.2.8", "/var/lib/pgbackrest")})),)
     assert told({"backup_stanza": "pg1"}, name="pg1.eu", peers=elsewhere) == []
+
+
+def test_hosts_that_share_the_second_repository_need_stanzas_of_their_own() -> None:
+    s3 = {"bucket": "copies", "endpoint": "https://S3.example.com", "region": "r", "key": "k", "key_secret": "s"}
+    shared = ("s3", "s3.example.com", "copies", "/pgbackrest")
+    other = ("host", "192.0.2.8", "/var/lib/pgbackrest")
+    (found,) = told(
+        {"backup_stanza": "pg1", "backup_second_s3": s3}, name="pg1.eu",
+        peers=(Peer("pg1.us", "pg1", frozenset({other, shared})),),
+    )  # fmt: skip
+    assert found.startswith("backup_stanza is 'pg1' on pg1.eu and on pg1.us, which share a repository: ")
 
 
 @pytest.mark.parametrize("stanza", ["global", "all", "-a", "a b", "fd00::5", ""])

@@ -233,8 +233,9 @@ def test_pgvector_version_is_the_one_that_the_host_will_have(given: dict[str, An
 def test_backup_of_prod_goes_to_the_backup_host(prod: schema.Plan) -> None:
     assert prod.backup.stanza == "db1"
     assert prod.backup.repository == schema.Repository(
-        "host", "/var/lib/pgbackrest", "192.0.2.7", 22, "backup1", "pgbackrest-db1", {}
+        1, "host", "/var/lib/pgbackrest", "192.0.2.7", 22, "backup1", "pgbackrest-db1", {}, 2, 7
     )
+    assert prod.backup.repositories == (prod.backup.repository,)
     assert prod.server.archive_command == "pgbackrest --stanza=db1 archive-push %p"
     assert (prod.backup.processes, prod.backup.queue_max_mb) == (2, 1024)
     assert plans.plan("prod", REMOTE, probe={"disk_mb": 200000}).backup.queue_max_mb == 40000
@@ -259,6 +260,24 @@ def test_bucket_wins_over_a_host_and_keeps_its_keys_out_of_the_plan() -> None:
     assert found.backup.repository.host == ""
     assert "the-key" not in load.text(found)
     assert "the-secret" not in load.text(found)
+
+
+def test_second_repository_has_its_own_path_and_retention_and_no_secret_in_the_plan() -> None:
+    s3 = {
+        "bucket": "copies", "endpoint": "s3.example.com", "region": "eu", "key": "the-key", "key_secret": "the-secret",
+        "passphrase": "the passphrase of the second", "retention_full": 5, "port": None,
+    }  # fmt: skip
+    found = plans.plan("prod", {**REMOTE, "backup_second_s3": s3})
+    first, second = found.backup.repositories
+    assert (first.number, first.kind, first.retention_full, first.retention_diff) == (1, "host", 2, 7)
+    assert (second.number, second.kind, second.path) == (2, "s3", "/pgbackrest")
+    assert (second.retention_full, second.retention_diff) == (5, 7)
+    assert second.s3 == {
+        "uri_style": "host", "bucket": "copies", "endpoint": "s3.example.com", "region": "eu",
+    }  # fmt: skip
+    assert second.place == "s3://copies/pgbackrest"
+    assert load.of(json.loads(load.text(found))) == found
+    assert not any(secret in load.text(found) for secret in ("the-key", "the-secret", "the passphrase"))
 
 
 def test_dev_archives_nothing(dev: schema.Plan) -> None:

@@ -538,6 +538,9 @@ def test_refuses_files_of_the_user_s_own_certificate_that_the_controller_named()
     assert built("prod", {**SAMPLE, **TLS}, provided=(problem,)).problems == (problem,)
 
 
+BUCKET = {"bucket": "b", "endpoint": "s3.example.com", "region": "r", "key": "k", "key_secret": "s"}
+
+
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
@@ -550,6 +553,18 @@ def test_refuses_files_of_the_user_s_own_certificate_that_the_controller_named()
         ({"backup_dump_keep": 0}, "backup_dump_keep is 0: expected 1 or more"),
         ({"backup_s3": {"bucket": "b", "endpoint": "e", "region": "r", "key": "k"}},
          "backup_s3.key_secret is empty: a bucket needs it"),
+        ({"backup_second_s3": {**BUCKET, "key": ""}}, "backup_second_s3.key is empty: a bucket needs it"),
+        ({"backup_s3": BUCKET, "backup_second_s3": {**BUCKET, "endpoint": "https://S3.example.com",
+                                                    "path": "/var/lib/pgbackrest"}},
+         "backup_second_s3 is bucket b at s3.example.com, path /var/lib/pgbackrest, where the first repository is: "),
+        ({"backup_physical": False, "backup_second_s3": BUCKET},
+         "backup_second_s3 is set and backup_physical is false: a second repository copies the first one's backups; "),
+        ({"backup_second_s3": {**BUCKET, "retention_full": 0}},
+         "backup_second_s3.retention_full is 0: expected 1 or more"),
+        ({"backup_second_s3": {**BUCKET, "passphrase": "short"}},
+         "backup_second_s3.passphrase has 5 characters: expected at least 20"),
+        ({"backup_second_s3": {**BUCKET, "path": "copies"}},
+         "backup_second_s3.path is 'copies': expected an absolute path"),
         ({"backup_stanza": "../x"}, "backup_stanza is '../x': expected letters, digits, _ . and -"),
         ({"backup_repository_host": "192.0.2.9", "backup_repository_inventory_name": "nowhere"},
          "backup_repository_inventory_name is 'nowhere': expected the name of 192.0.2.9 in the inventory"),
@@ -564,8 +579,15 @@ def test_refuses_backups_that_would_not_protect(given: dict[str, Any], expected:
 
 def test_a_local_repository_that_was_accepted_is_still_warned_of() -> None:
     assert any(text.startswith("the backup repository is on the host that it protects") for text in warnings())
-    s3 = {"bucket": "b", "endpoint": "s3.example.com", "region": "r", "key": "k", "key_secret": "s"}
-    assert not any("repository" in text for text in warnings(backup_s3=s3))
+    assert not any("repository" in text for text in warnings(backup_s3=BUCKET))
+
+
+def test_a_bucket_beside_a_local_repository_needs_no_acceptance() -> None:
+    given: dict[str, Any] = {"backup_allow_local_only": False, "backup_second_s3": BUCKET}
+    assert refusals(**given) == ()
+    assert not any("repository" in text for text in warnings(**given))
+    # The same bucket with another path is another place.
+    assert refusals(backup_s3=BUCKET, backup_second_s3=BUCKET) == ()
 
 
 @pytest.mark.parametrize(

@@ -463,6 +463,19 @@ def test_extra_roles_with_a_login_get_passwords_and_are_missed_without_one(inven
     assert initialise(vault) == []
 
 
+def test_each_tenant_gets_the_passwords_of_its_three_roles(inventory: Path) -> None:
+    vault = Vault(inventory, "x")
+    initialise(vault)
+    extra_roles(inventory, "database_tenants: [{name: acme}]\n")
+    with pytest.raises(DriftError, match="secret") as error:
+        check(vault)
+    assert "database_credentials.acme_app is missing" in error.value.seen
+    needed = ["database_credentials.acme", "database_credentials.acme_app", "database_credentials.acme_readonly"]
+    assert initialise(vault) == needed
+    check(vault)
+    assert rotate(vault, "acme_app")
+
+
 def test_rotate_creates_the_password_of_an_extra_role(inventory: Path) -> None:
     vault = Vault(inventory, "x")
     initialise(vault)

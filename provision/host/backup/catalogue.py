@@ -1,4 +1,4 @@
-"""The backup sets of a stanza and the recovery window of each. Reads the repository."""
+"""The backup sets of a stanza in one repository and the recovery window of each. Reads the repository."""
 
 from __future__ import annotations
 
@@ -22,12 +22,11 @@ class Catalogue:
     timeline: int = 0
 
     @classmethod
-    def read(cls, plan: Plan, stanza: str = "", timeline: int = 0) -> Catalogue:
-        """Read the repository. Raises BackupError if it cannot be read."""
-        repository = tool.info(stanza or plan.backup.stanza)
-        rows = tool.listing(
-            repository.stanza, f"archive/{repository.stanza}/{repository.archive_id(repository.current)}"
-        )
+    def read(cls, plan: Plan, stanza: str = "", timeline: int = 0, number: int = 1) -> Catalogue:
+        """Read the repository `number`. Raises BackupError if it cannot be read."""
+        repository = tool.info(stanza or plan.backup.stanza, number)
+        folder = f"archive/{repository.stanza}/{repository.archive_id(repository.current)}"
+        rows = tool.listing(repository.stanza, folder, number)
         times = {Path(name).name[:24]: int(row["time"]) for name, row in rows.items() if row["type"] == "file"}
         return cls(repository, tool.archive(repository, repository.current, rows), times, timeline)
 

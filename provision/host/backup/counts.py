@@ -15,6 +15,8 @@ from provision.host import plain
 
 LOCK_TIMEOUT_MS = 3000  # how long writers may queue behind the lock request if a long transaction holds a table
 LOCK_TRIES = 5
+READ_WAIT_MS = 60_000
+"""How long a table may stay locked against reading, as for pg_dump: its owner could otherwise stop every backup."""
 FORM = "copy"
 """How checksums are made (plain.digests). Of figures without it, from version 0.3 and older, only rows are compared."""
 
@@ -25,7 +27,7 @@ def take(url: str, point: str) -> dict[str, Any]:
         connect_pinned(
             url, application="provision backup", autocommit=False, lock_timeout_ms=LOCK_TIMEOUT_MS
         ) as locker,
-        connect_pinned(url, application="provision backup") as reader,
+        connect_pinned(url, application="provision backup", lock_timeout_ms=READ_WAIT_MS) as reader,
     ):
         locker.commit()
         for left in reversed(range(LOCK_TRIES)):

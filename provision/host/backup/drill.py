@@ -3,7 +3,8 @@
 Does IO as postgres. The scratch cluster runs beside the real one: socket only, no archiving, little memory, in its own
 directory, which is always removed. Recovery pauses at the restore point of the reference counts, the tables are
 compared, the remaining WAL is replayed, the cluster is promoted, and pg_amcheck and vector searches check it. The
-result, passed or failed, is kept in /var/lib/provision/drill.json. Then the newest dump is tested (dumptest).
+result, passed or failed, is kept in /var/lib/provision/drill.json, that of the second repository in drill-2.json. Then
+the newest dump is tested (dumptest).
 """
 
 from __future__ import annotations
@@ -37,17 +38,18 @@ from provision.host.backup.catalogue import Catalogue
 from provision.host.backup.scratch_cluster import KILLED, PORT, SCRATCH, SOCKET, Scratch
 from provision.host.backup.targets import Target
 from provision.host.backup.tool import BackupError
-from provision.plan.schema import Plan
+from provision.plan.schema import Plan, Repository
 
 LOCK = "drill"
 
 
 def run(
-    plan: Plan, label: str = "", kind: str = "", *, narrate: Callable[[str], None] = lambda _: None
+    plan: Plan, label: str = "", kind: str = "", number: int = 0, *, narrate: Callable[[str], None] = lambda _: None
 ) -> dict[str, Any]:
     """Run a restore test of the set `label` ('' is the newest) and of the newest dump; return their evidence.
 
-    `kind` is physical or logical to test only one of them. A failure of one does not prevent the test of the other.
+    Each repository is tested, unless `number` names one or `label` a set of one; that of the second is in `second`.
+    `kind` is physical or logical to test only one of them. A failure of one does not prevent the test of the others.
     Raises BackupError for the first check that fails. Raises HostError, without new evidence, if another restore test
     or a restore in place has not finished.
     """
@@ -58,11 +60,13 @@ def run(
     failures: list[ProvisionError] = []
     with journal.held(LOCK, "another restore test is running on this host"):
         signal.signal(signal.SIGTERM, _stopped)
-        if plan.backup.physical and kind != "logical":
+        for repository in _tested(plan, label, number) if plan.backup.physical and kind != "logical" else ():
             try:
-                facts |= _run(plan, label, narrate)
+                found = _run(plan, label, repository, narrate)
             except ProvisionError as error:
                 failures.append(error)
+            else:
+                facts |= {"second": found} if "set" in facts else found
         # A set that was asked for by name is not about dumps.
         if kind == "logical" or (plan.backup.logical and not kind and not label and dump.find(plan)):
             try:
@@ -71,23 +75,41 @@ def run(
                 failures.append(error)
     shared.sync(plan)
     if len(failures) > 1:
-        raise BackupError("both restore tests failed", seen="; ".join(f"{each.what}: {each.seen}" for each in failures))
+        raise BackupError(
+            "several restore tests failed", seen="; ".join(f"{each.what}: {each.seen}" for each in failures)
+        )
     if failures:
         raise failures[0]
     return facts
 
 
-def _run(plan: Plan, label: str, narrate: Callable[[str], None]) -> dict[str, Any]:
-    begun = time.time()
+def evidence(number: int) -> str:
+    """Return the name of the evidence of a repository's restore test."""
+    return LOCK if number == 1 else f"{LOCK}-{number}"
+
+
+def _tested(plan: Plan, label: str, number: int) -> tuple[Repository, ...]:
+    """Return the repositories to test; with a set's label, the one that holds it."""
+    chosen = plan.backup.chosen(number)
+    for each in chosen if label else ():
+        with suppress(ProvisionError):
+            if label in {one.label for one in tool.info(plan.backup.stanza, each.number).sets}:
+                return (each,)
+    return chosen[:1] if label else chosen
+
+
+def _run(plan: Plan, label: str, repository: Repository, narrate: Callable[[str], None]) -> dict[str, Any]:
+    begun, name = time.time(), evidence(repository.number)
     facts: dict[str, Any] = {"when": system.stamp(begun), "host": os.uname().nodename, "stanza": plan.backup.stanza}
+    facts |= {"repository": repository.number, "place": repository.place}
     # Written first: a killed restore test must not leave the evidence of the one before.
-    last = system.evidence("drill").get("last_passed")
-    system.keep("drill", {**facts, "passed": False, "failure": KILLED, "last_passed": last})
+    last = system.evidence(name).get("last_passed")
+    system.keep(name, {**facts, "passed": False, "failure": KILLED, "last_passed": last})
     effect = Effect(plan.server.url("postgres"))
     facts["passed"] = False
     try:
         effect.start()
-        _drill(plan, label, begun, narrate, effect, facts)
+        _drill(plan, label, repository, begun, narrate, effect, facts)
         facts["passed"] = True
     except BaseException as error:
         facts["failure"] = str(error) or type(error).__name__
@@ -98,7 +120,7 @@ def _run(plan: Plan, label: str, narrate: Callable[[str], None]) -> dict[str, An
         newest = facts["passed"] and facts["newest"]
         keys = ("when", "set", "host", "stanza", "system", "rto_s", "rpo_s")
         facts["last_passed"] = {key: facts[key] for key in keys} if newest else last
-        system.keep("drill", facts)
+        system.keep(name, facts)
         scratch_cluster.clear(plan)
     return facts
 
@@ -108,12 +130,13 @@ def _stopped(signum: int, _frame: object) -> None:
 
 
 def _drill(
-    plan: Plan, label: str, begun: float, narrate: Callable[[str], None], effect: Effect, facts: dict[str, Any]
-) -> None:
+    plan: Plan, label: str, repository: Repository, begun: float, narrate: Callable[[str], None], effect: Effect,
+    facts: dict[str, Any],
+) -> None:  # fmt: skip
     """Run the stages and add results to `facts`, so that the evidence of a failure names its set."""
     shared.sync(plan)
     known = system.evidence(shared.FIGURES).get("sets", {})
-    catalogue = Catalogue.read(plan)
+    catalogue = Catalogue.read(plan, number=repository.number)
     facts["system"] = catalogue.repository.systems[catalogue.repository.current]
     provable = catalogue.provable({name: wal.position(row["lsn"]) for name, row in known.items()})
     if not provable or label not in ("", *provable):
@@ -131,11 +154,11 @@ def _drill(
     scratch_cluster.clear(plan)
     scratch_cluster.room(chosen.set.size)
     effect.during()
-    narrate(f"restoring {chosen.set.label} into {SCRATCH}")
+    narrate(f"restoring {chosen.set.label} from {repository.place} into {SCRATCH}")
     data = SCRATCH / "data"
     scratch_cluster.make(data, SCRATCH / "tablespaces")
     restore(
-        plan.backup.stanza, chosen.set.label, data, Target("name", expected["point"]),
+        plan.backup.stanza, repository.number, chosen.set.label, data, Target("name", expected["point"]),
         *chosen.options,
         f"--tablespace-map-all={SCRATCH / 'tablespaces'}",
     )  # fmt: skip
@@ -173,13 +196,13 @@ def _drill(
         server.stop()
 
 
-def restore(stanza: str, label: str, data: Path, target: Target, *extra: str) -> None:
-    """Restore a set into another directory, as a standby that archives nothing."""
+def restore(stanza: str, number: int, label: str, data: Path, target: Target, *extra: str) -> None:
+    """Restore a set of the repository `number` into another directory, as a standby that archives nothing."""
     # Not asynchronous: the lock and the spool belong to the real server, which continues to archive.
-    command = f'pgbackrest --stanza={stanza} --pg1-path={data} --no-archive-async archive-get %f "%p"'
+    command = f'pgbackrest --stanza={stanza} --repo={number} --pg1-path={data} --no-archive-async archive-get %f "%p"'
     options = {"restore_command": command, **target.options}
     tool.program(
-        stanza, f"--pg1-path={data}", f"--set={label}", "--type=standby", "--archive-mode=off",
+        stanza, f"--repo={number}", f"--pg1-path={data}", f"--set={label}", "--type=standby", "--archive-mode=off",
         *(f"--recovery-option={name}={value}" for name, value in options.items()), *extra, "restore",
     )  # fmt: skip
 

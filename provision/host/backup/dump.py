@@ -28,6 +28,8 @@ from provision.quoting import extra_vars
 
 MANIFEST = "manifest.json"
 PARTIAL = ".part"
+LOCK_WAIT_MS = 60_000
+"""How long pg_dump, and the count of rows after it, wait for a table that its owner has locked against reading."""
 ZSTD_SINCE = 16  # the first major whose pg_dump supports zstd
 _VECTOR_INDEXES = """
 SELECT n.nspname::text, c.relname::text FROM pg_class c JOIN pg_am a ON a.oid = c.relam
@@ -68,9 +70,12 @@ def take(plan: Plan, database: str = "") -> dict[str, Any]:
     _room(plan, folder, database)
     try:
         partial.mkdir(mode=0o700)
-        with connect_pinned(plan.server.url(database), application="provision backup", autocommit=False) as session:
+        with connect_pinned(
+            plan.server.url(database), application="provision backup", autocommit=False, lock_timeout_ms=LOCK_WAIT_MS
+        ) as session:
+            session.commit()  # the limit of the wait began a transaction
             facts = _dump(plan, session, database, partial)
-        _seal(partial, {"database": database, "taken": system.stamp(begun), **facts})
+        seal(partial, {"database": database, "taken": system.stamp(begun), **facts})
         partial.rename(folder / name)
         system.sync(folder)
     except BaseException:
@@ -95,8 +100,8 @@ def _dump(plan: Plan, session: Connection, database: str, partial: Path) -> dict
     pack = "zstd:3" if plan.server.major >= ZSTD_SINCE else "3"
     tool.run(
         f"{plan.server.programs}/pg_dump", "--format=directory", f"--jobs={plan.backup.processes}",
-        f"--compress={pack}", f"--snapshot={snapshot[0]}", "--lock-wait-timeout=60000", f"--file={partial / 'data'}",
-        f"--dbname={plan.server.url(database)}",
+        f"--compress={pack}", f"--snapshot={snapshot[0]}", f"--lock-wait-timeout={LOCK_WAIT_MS}",
+        f"--file={partial / 'data'}", f"--dbname={plan.server.url(database)}",
     )  # fmt: skip
     tool.run(
         f"{plan.server.programs}/pg_dumpall", "--roles-only", "--no-role-passwords", f"--file={partial / 'roles.sql'}",
@@ -137,7 +142,7 @@ def contents(session: Connection) -> dict[str, Any]:
     return {"rows": rows, "extensions": extensions}
 
 
-def _seal(folder: Path, facts: dict[str, Any]) -> None:
+def seal(folder: Path, facts: dict[str, Any]) -> None:
     """Checksum and sync every file. The last line of the manifest is its own checksum."""
     files = {}
     for path in sorted(folder.rglob("*")):

@@ -17,11 +17,12 @@ from psycopg import sql
 from provision import system
 from provision.database import Connection, connect_pinned, identifier
 from provision.errors import DriftError, HostError, ProvisionError, UsageError
-from provision.host import lookup, scratch
+from provision.host import lookup, ownership, scratch
 from provision.host.access import Access
 from provision.host.backup import dump, exchange, loader, show, state, tool
 from provision.host.backup.tool import BackupError
 from provision.host.scratch import Scratch
+from provision.host.tenants import catalog, converge
 from provision.plan import names
 from provision.plan.schema import Plan
 from provision.quoting import extra_vars
@@ -79,6 +80,7 @@ def load(
         compare(work.admin, facts)
         work.finish(folder, folder.parent, owner)
         _complete(plan, session, work, owner)
+        theirs = _tenants(plan, session, work, target)
         if original:
             apply(session, fresh, original)
         narrate(f"renaming {fresh} to {target}")
@@ -89,7 +91,7 @@ def load(
         "seconds": round(time.time() - begun, 1),
         "next": [
             *([f"DROP DATABASE {identifier(kept)} when it is no longer needed"] if kept else []),
-            *work.left_out, *loader.others(facts, owner),
+            *work.left_out, *loader.others(facts, owner, known=theirs),
         ],
     }  # fmt: skip
 
@@ -115,6 +117,21 @@ def _complete(plan: Plan, session: Connection, work: loader.Loader, owner: str) 
         access.large_objects(owner)
         if work.contents.has_lookup:
             lookup.align(access, [str(row[0]) for row in rows])
+
+
+def _tenants(plan: Plan, session: Connection, work: loader.Loader, database: str) -> list[str]:
+    """Give tenants of the database their schemas again, which the load gave to the database's owner. Return them."""
+    found = catalog.marked(Access(session).ask, database)
+    if not found:
+        return []
+    with connect_pinned(work.admin, application="provision restore") as inside:
+        access = Access(inside)
+        rows = access.ask("SELECT nspname::text FROM pg_namespace WHERE nspname = ANY(%s) ORDER BY 1", found)
+        for (name,) in rows:
+            ownership.give(inside, str(name))
+            converge.schema(access, str(name), converge.present(access, str(name)))
+        converge.statistics(access, [each.name for each in plan.access.roles if each.state == "present"])
+    return [str(row[0]) for row in rows]
 
 
 def create(

@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 import secrets
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -217,9 +217,10 @@ def content_owner(plan: Plan, session: Connection, owner: str) -> str:
     return plan.access.owner if row is None or row[0] else owner
 
 
-def others(facts: Mapping[str, Any], owner: str) -> list[str]:
-    """Return a line for each object that another role owned when the dump was taken."""
-    return [f"{what} belonged to {who} and belongs to {owner} now" for what, who in facts.get("others") or ()]
+def others(facts: Mapping[str, Any], owner: str, *, known: Collection[str] = ()) -> list[str]:
+    """Return a line for each object that another role owned when the dump was taken, but for `known` roles."""
+    found = [(what, who) for what, who in facts.get("others") or () if who not in known]
+    return [f"{what} belonged to {who} and belongs to {owner} now" for what, who in found]
 
 
 _MISSING = re.compile(r"(?:relation|function|type|operator|schema|table|collation|text search \w+) .*does not exist")

@@ -17,7 +17,7 @@ from provision.errors import HostError, ProvisionError, UsageError
 from provision.host.backup import copies, journal, show, targets, tool, wal
 from provision.host.backup.catalogue import Catalogue
 from provision.host.backup.targets import Target, Window
-from provision.plan.schema import Plan
+from provision.plan.schema import Plan, Repository
 
 ARCHIVE_WAIT_S = 60
 SPARE = 1.1  # the set's size plus some WAL
@@ -25,11 +25,15 @@ SPARE = 1.1  # the set's size plus some WAL
 
 @dataclass(frozen=True)
 class Request:
-    """A requested restore. `beside` is the port of a copy (0: in place), `stanza` another host's ('': our own)."""
+    """A requested restore. `beside` is the port of a copy (0: in place), `stanza` another host's ('': our own).
+
+    `repository` is its number (0: the first that reaches the target).
+    """
 
     target: str = "latest"
     set: str = ""
     stanza: str = ""
+    repository: int = 0
     timeline: int = 0
     delta: bool = False
     beside: int = 0
@@ -50,9 +54,13 @@ class Request:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A checked restore: the window, and a description of each stage. `resumed` is the state of a killed restore."""
+    """A checked restore: the repository, the window, and a description of each stage.
+
+    `resumed` is the state of a killed restore.
+    """
 
     request: Request
+    repository: Repository
     target: Target
     window: Window
     stages: tuple[str, ...]
@@ -93,24 +101,9 @@ def prepare(plan: Plan, request: Request) -> Prepared:
     elif not request.delta and not resumed:
         _movable(data)
     flushed = "" if request.stanza else _flush(plan)
-    catalogue = Catalogue.read(plan, request.stanza, request.timeline)
-    stanza = catalogue.repository.stanza
-    version = catalogue.repository.majors[catalogue.repository.current]
-    if version != str(plan.server.major):
-        raise HostError(
-            "this backup is from another major of PostgreSQL",
-            where=f"stanza {stanza}", seen=f"the backup is from {version}, this host has {plan.server.major}",
-            allowed=f"a host with PostgreSQL {version}", run="docs/move-to-another-major.md",
-        )  # fmt: skip
-    window = catalogue.choose(target, request.set)
-    if target.kind == "latest" and flushed and not request.timeline and not catalogue.holds(flushed):
-        raise UsageError(
-            "the latest state cannot be reached: WAL is missing from the archive",
-            where=flushed, seen="the server reports it as archived, but the repository lacks it", allowed=str(window),
-            run=f"provision backup take --type full; or restore to --target lsn:{wal.text(window.reached.end)}",
-        )  # fmt: skip
+    repository, window, passed = _reaching(plan, request, target, flushed)
     if not (request.beside or request.delta or resumed):
-        _tablespaces_free(stanza, window.set.label)
+        _tablespaces_free(request.stanza or plan.backup.stanza, window.set.label, repository.number)
     need = 0 if request.delta or resumed else int(window.set.size * SPARE)
     # The original keeps running beside a copy and needs space for its own WAL.
     spare = tool.reserve(data) if request.beside else 0
@@ -121,7 +114,56 @@ def prepare(plan: Plan, request: Request) -> Prepared:
             allowed=f"{show.size(need)}" + (f" plus a reserve of {show.size(spare)} for the original" if spare else ""),
             run="free space" + ("" if request.beside else ", or -e restore_mode=delta, which keeps no copy"),
         )  # fmt: skip
-    return Prepared(request, target, window, tuple(_stages(plan, request, target, window, data, resumed)), resumed)
+    stages = [*passed, *_stages(plan, request, repository, target, window, data, resumed)]
+    return Prepared(request, repository, target, window, tuple(stages), resumed)
+
+
+def _reaching(plan: Plan, request: Request, target: Target, flushed: str) -> tuple[Repository, Window, list[str]]:
+    """Return the first repository that reaches the target, its window, and a sentence for each that is passed over.
+
+    Raises UsageError, HostError or BackupError of the only repository, BackupError that names the reasons of all.
+    """
+    failures = []
+    for repository in plan.backup.chosen(request.repository):
+        try:
+            window = _window(plan, request, repository, target, flushed)
+        except ProvisionError as error:
+            failures.append((repository, error))
+        else:
+            return repository, window, [f"pass over {each.place}: {error.what}" for each, error in failures]
+    if len(failures) == 1:
+        raise failures[0][1]
+    raise tool.BackupError(
+        "no repository reaches this target",
+        where=str(target),
+        seen="; ".join(
+            f"repository {each.number}, {each.place}: {error.what}{f' ({error.seen})' if error.seen else ''}"
+            for each, error in failures
+        ),
+        allowed="; ".join(dict.fromkeys(error.allowed for _, error in failures if error.allowed)),
+        run="provision backup status",
+    )
+
+
+def _window(plan: Plan, request: Request, repository: Repository, target: Target, flushed: str) -> Window:
+    """Choose the set of a repository. Raises UsageError, HostError, BackupError."""
+    catalogue = Catalogue.read(plan, request.stanza, request.timeline, repository.number)
+    version = catalogue.repository.majors[catalogue.repository.current]
+    if version != str(plan.server.major):
+        raise HostError(
+            "this backup is from another major of PostgreSQL",
+            where=f"stanza {catalogue.repository.stanza}",
+            seen=f"the backup is from {version}, this host has {plan.server.major}",
+            allowed=f"a host with PostgreSQL {version}", run="docs/move-to-another-major.md",
+        )  # fmt: skip
+    window = catalogue.choose(target, request.set)
+    if target.kind == "latest" and flushed and not request.timeline and not catalogue.holds(flushed):
+        raise UsageError(
+            "the latest state cannot be reached: WAL is missing from the archive",
+            where=flushed, seen="the server reports it as archived, but the repository lacks it", allowed=str(window),
+            run=f"provision backup take --type full; or restore to --target lsn:{wal.text(window.reached.end)}",
+        )  # fmt: skip
+    return window
 
 
 def _movable(data: Path) -> None:
@@ -134,9 +176,9 @@ def _movable(data: Path) -> None:
         )  # fmt: skip
 
 
-def _tablespaces_free(stanza: str, label: str) -> None:
+def _tablespaces_free(stanza: str, label: str, number: int) -> None:
     """Raise HostError if a tablespace directory of the set is not empty: tablespaces are not moved aside."""
-    for name, place in tool.tablespaces(stanza, label).items():
+    for name, place in tool.tablespaces(stanza, label, number).items():
         if Path(place).is_dir() and any(Path(place).iterdir()):
             raise HostError(
                 "a tablespace directory is not empty; tablespaces are not moved aside", where=f"{name}: {place}",
@@ -144,7 +186,9 @@ def _tablespaces_free(stanza: str, label: str) -> None:
             )  # fmt: skip
 
 
-def _stages(plan: Plan, request: Request, target: Target, window: Window, data: Path, resumed: str) -> list[str]:
+def _stages(
+    plan: Plan, request: Request, repository: Repository, target: Target, window: Window, data: Path, resumed: str
+) -> list[str]:
     ends = ["promote it to a new timeline" if request.action == "promote" else "leave it paused, read-only"]
     cluster = plan.cluster if plan.server.patroni and not request.beside else None
     if cluster and request.action == "promote":
@@ -166,7 +210,7 @@ def _stages(plan: Plan, request: Request, target: Target, window: Window, data: 
         ]
     return [
         *begin,
-        f"restore set {window.set.label} ({show.size(window.set.size)}) from {plan.backup.repository.place}",
+        f"restore set {window.set.label} ({show.size(window.set.size)}) from {repository.place}",
         f"replay WAL to {target}; reachable: {window}",
         *ends,
         "compare the end of recovery with the end of the archive, and query the database",
@@ -211,5 +255,5 @@ def as_facts(prepared: Prepared) -> dict[str, Any]:
     """Return the stages, set, window and request as plain values."""
     return {
         "stages": list(prepared.stages), "set": prepared.window.set.label, "reachable": str(prepared.window),
-        "request": asdict(prepared.request),
+        "repository": prepared.repository.place, "request": asdict(prepared.request),
     }  # fmt: skip

@@ -68,21 +68,22 @@ def _run(plan: Plan, prepared: Prepared, narrate: Callable[[str], None]) -> dict
     data = copies.data(request.beside) if request.beside else plan.server.data
     aside = _clear(plan, request, data, prepared.resumed, narrate)
     facts: dict[str, Any] = {
-        "when": system.stamp(begun), "stanza": stanza, "set": window.set.label, "target": str(target), "aside": aside,
+        "when": system.stamp(begun), "stanza": stanza, "repository": prepared.repository.place, "set": window.set.label,
+        "target": str(target), "aside": aside,
         "beside": request.beside, "raised": [],
     }  # fmt: skip
     journal.write(prepared.journal, {**facts, "state": journal.RESTORING}, data)
-    narrate(f"restoring {window.set.label} into {data}")
+    narrate(f"restoring {window.set.label} from {prepared.repository.place} into {data}")
     extra = window.options + (["--delta"] if prepared.resumed or request.delta else [])
     if request.beside:
         extra.append(f"--tablespace-map-all={copies.tablespaces(request.beside)}")
     if request.beside or request.stanza:
         # Also for another host's stanza: its archive is read by name and never written.
-        restore_beside(stanza, window.set.label, data, target, *extra)
+        restore_beside(stanza, prepared.repository.number, window.set.label, data, target, *extra)
     else:
         options = {**target.options, "wal_retrieve_retry_interval": "500ms"}
         tool.program(
-            stanza, f"--set={window.set.label}", "--type=standby",
+            stanza, f"--repo={prepared.repository.number}", f"--set={window.set.label}", "--type=standby",
             *(f"--recovery-option={name}={value}" for name, value in options.items()), *extra, "restore",
         )  # fmt: skip
     restored = time.time()

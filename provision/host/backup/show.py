@@ -23,15 +23,19 @@ def moment(at: float) -> str:
 
 
 def taken(result: dict[str, Any]) -> list[str]:
-    """Format a new backup."""
-    lines = [f"{result['kind']} backup {result['label']}: {size(result['size'])} in {result['seconds']} s"]
+    """Format a new backup, in one repository or two."""
     if result["kind"] == "logical":
+        lines = [f"logical backup {result['label']}: {size(result['size'])} in {result['seconds']} s"]
         lines += [f"removed {name}" for name in result["expired"]]
         lines.append(f"not tested yet: the next restore test includes it; to test now: {TEST_DUMP}")
     else:
-        lines.append(
-            f"in the repository {size(result['repository_size'])}; WAL {result['wal_start']} to {result['wal_stop']}"
-        )
+        lines = []
+        for each in result["sets"]:
+            lines += [
+                f"{each['kind']} backup {each['label']}: {size(each['size'])}",
+                f"in {each['place']} {size(each['repository_size'])}; WAL {each['wal_start']} to {each['wal_stop']}",
+            ]
+        lines.append(f"took {result['seconds']} s")
         lines.append(f"restore point {result['point']}, with reference counts for the restore test")
     return [*lines, f"restore with: {result['restore']}"]
 
@@ -43,6 +47,23 @@ def prepared(result: dict[str, Any]) -> list[str]:
 
 def status(seen: dict[str, Any]) -> list[str]:
     """Format the state of backups."""
+    lines = _repository(seen)
+    if "wal" in seen:
+        lines.append(f"WAL: last archived {seen['wal'].get('last_archived')}, {seen['wal']['waiting_mb']} MB waiting")
+    if "second" in seen:
+        lines += ["", *_repository(seen["second"]), ""]
+    lines += [f"  dump {row['name']:<40} {size(row['bytes']):>9}" for row in seen.get("dumps", [])]
+    tested = seen.get("dump_drill") or {}
+    if seen.get("dumps"):
+        outcome = "none" if not tested.get("when") else "passed" if tested["passed"] else "FAILED"
+        lines.append(f"last restore test of a dump: {outcome} {tested.get('dump') or ''}".rstrip())
+    if tested.get("untested"):
+        lines.append(f"the newest dump has not passed a restore test: {tested['untested']}; to test now: {TEST_DUMP}")
+    return lines + [f"ALARM: {text}" for text in seen["alarms"]]
+
+
+def _repository(seen: dict[str, Any]) -> list[str]:
+    """Format the sets, the windows and the restore test of one repository."""
     lines = [f"stanza {seen['stanza']} in {seen['repository']['place']}"]
     if "bytes" in seen["repository"]:
         more = seen["repository"]
@@ -55,20 +76,11 @@ def status(seen: dict[str, Any]) -> list[str]:
         )
     if "window" in seen:
         lines += [f"reachable: {each}" for each in seen["windows"] or [seen["window"]]]
-    if "wal" in seen:
-        lines.append(f"WAL: last archived {seen['wal'].get('last_archived')}, {seen['wal']['waiting_mb']} MB waiting")
     drill = seen.get("drill") or {}
     if drill.get("when"):
         outcome = "passed" if drill["passed"] else "running" if drill["running"] else "FAILED"
         lines.append(f"last restore test {drill['when']}: {outcome}, set {drill['set']}, RTO {drill['rto_s']} s")
-    lines += [f"  dump {row['name']:<40} {size(row['bytes']):>9}" for row in seen.get("dumps", [])]
-    tested = seen.get("dump_drill") or {}
-    if seen.get("dumps"):
-        outcome = "none" if not tested.get("when") else "passed" if tested["passed"] else "FAILED"
-        lines.append(f"last restore test of a dump: {outcome} {tested.get('dump') or ''}".rstrip())
-    if tested.get("untested"):
-        lines.append(f"the newest dump has not passed a restore test: {tested['untested']}; to test now: {TEST_DUMP}")
-    return lines + [f"ALARM: {text}" for text in seen["alarms"]]
+    return lines
 
 
 def verified(seen: dict[str, Any]) -> list[str]:
@@ -90,13 +102,15 @@ def drilled(facts: dict[str, Any]) -> list[str]:
     if "set" not in facts:
         return lines
     rows = sum(facts["tables"].values())
+    second = drilled(facts["second"]) if "second" in facts else []
     return [
         *lines,
-        f"restore test of {facts['set']} passed in {facts['seconds']} s",
+        f"restore test of {facts['set']} in {facts['place']} passed in {facts['seconds']} s",
         f"{len(facts['tables'])} tables with {rows} rows match the backup",
         f"replayed to {facts['replayed_to']}; RTO {facts['rto_s']} s, RPO {facts['rpo_s']} s",
         f"pg_amcheck: no damage; vector indexes used: {', '.join(facts['vector_indexes']) or 'none'}",
         f"effect on production: {facts['effect']}",
+        *second,
     ]
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from provision.host import timers
 from provision.host.backup import drill, dump, dumptest, journal, scratch_cluster, shared, show, tool, wal
 from provision.host.backup.catalogue import Catalogue
 from provision.plan import load
-from provision.plan.schema import Plan
+from provision.plan.schema import Plan, Repository
 
 QUEUE_ALARM_SHARE = 4  # alarm at a quarter of the allowed WAL queue
 DISK_ALARM_DAYS = 7  # alarm if the repository is full in fewer days at its present growth
@@ -39,14 +39,15 @@ def look(plan: Plan) -> dict[str, Any]:
     """Return everything that `provision backup status` shows; `alarms` is [] if nothing is wrong."""
     alarms: list[str] = []
     shared.sync(plan)
-    seen = _head(plan)
+    seen = _head(plan, plan.backup.repository)
     if plan.backup.physical:
         archiver = _archiver(
             plan, alarms
-        )  # before the repository is listed: what it reports as archived must be listed
-        catalogue = _repository(plan, seen, alarms)
-        _archiving(plan, archiver, catalogue, seen, alarms)
-        _drill(plan, seen, alarms)
+        )  # before the repositories are listed: what it reports as archived must be listed
+        catalogues = _repositories(plan, seen, alarms)
+        _archiving(plan, archiver, catalogues, seen, alarms)
+        for repository in plan.backup.repositories:
+            _drill(plan, repository, seen if repository.number == 1 else seen["second"], alarms)
         unfinished = journal.unfinished(plan.server.data)
         alarms += [unfinished] if unfinished else []
     if plan.backup.logical:
@@ -57,9 +58,23 @@ def look(plan: Plan) -> dict[str, Any]:
     return seen
 
 
-def _repository(plan: Plan, seen: dict[str, Any], alarms: list[str]) -> Catalogue | None:
+def _repositories(plan: Plan, seen: dict[str, Any], alarms: list[str]) -> list[tuple[Repository, Catalogue]]:
+    """Describe the first repository in `seen`, the second in its `second`; return those that can be read."""
+    found = []
+    for repository in plan.backup.repositories:
+        view, told = (seen if repository.number == 1 else _head(plan, repository)), list[str]()
+        catalogue = _repository(plan, repository, view, told)
+        alarms += [plan.backup.named(text, repository) for text in told]
+        if repository.number > 1:
+            seen["second"] = view
+        if catalogue:
+            found.append((repository, catalogue))
+    return found
+
+
+def _repository(plan: Plan, repository: Repository, seen: dict[str, Any], alarms: list[str]) -> Catalogue | None:
     try:
-        catalogue = Catalogue.read(plan)
+        catalogue = Catalogue.read(plan, number=repository.number)
     except ProvisionError as error:
         alarms.append(f"{error.what}: {error.seen or error.where}")
         return None
@@ -77,11 +92,11 @@ def _repository(plan: Plan, seen: dict[str, Any], alarms: list[str]) -> Catalogu
         "last_wal": newest.reached.name if newest else "",
         "system": catalogue.repository.systems.get(catalogue.repository.current),
     }
-    space = _space(plan)
+    space = _space(plan, repository)
     seen["repository"] |= {"encrypted": catalogue.repository.encrypted, "sets": len(sets), **space}
     if "free_bytes" in space:
         fulls = [each["repository_size"] for each in sets if each["kind"] == "full"]
-        days, more = filling(space, fulls, system.evidence("backup").get("sizes", []), time.time())
+        days, more = filling(space, fulls, _sizes(repository), time.time())
         seen["repository"] |= {} if days is None else {"days_until_full": days}
         alarms += more
     if not sets:
@@ -104,18 +119,25 @@ def _first_runs(plan: Plan) -> bool:
     return plan.host.systemd and system.run("systemctl", "is-active", unit, check=False).stdout.strip() == "activating"
 
 
-def _space(plan: Plan) -> dict[str, int]:
-    """Return the size of the stanza in the repository, and the free space of its file system if that is known."""
+def _sizes(repository: Repository) -> list[Any]:
+    """Return the past sizes of a repository, oldest first: pairs of Unix time and bytes."""
+    past = system.evidence("backup")
+    found: list[Any] = (past if repository.number == 1 else past.get("second", {})).get("sizes", [])
+    return found
+
+
+def _space(plan: Plan, repository: Repository) -> dict[str, int]:
+    """Return the size of the stanza in a repository, and the free space of its file system if that is known."""
     stanza = plan.backup.stanza
     try:
-        rows = [tool.listing(stanza, f"{kind}/{stanza}") for kind in ("archive", "backup")]
+        rows = [tool.listing(stanza, f"{kind}/{stanza}", repository.number) for kind in ("archive", "backup")]
         found = {"bytes": sum(int(row.get("size", 0)) for each in rows for row in each.values())}
     except ProvisionError:
         return {}
-    if plan.backup.repository.kind == "local":
-        found["free_bytes"] = tool.free_bytes(Path(plan.backup.repository.path))
-    elif plan.backup.repository.kind == "host":
-        where = f"{plan.backup.repository.user}@{plan.backup.repository.host}"
+    if repository.kind == "local":
+        found["free_bytes"] = tool.free_bytes(Path(repository.path))
+    elif repository.kind == "host":
+        where = f"{repository.user}@{repository.host}"
         # The only command that the key allows beside pgBackRest.
         done = tool.run("ssh", where, "space", timeout=SPACE_TIMEOUT_S, quiet=True)
         words = done.stdout.split()  # df's heading, then the number
@@ -147,12 +169,12 @@ def filling(
     return days, alarms
 
 
-def _head(plan: Plan) -> dict[str, Any]:
+def _head(plan: Plan, repository: Repository) -> dict[str, Any]:
     """Return the time, the stanza and the repository of a report."""
     return {
         "when": system.stamp(),
         "stanza": plan.backup.stanza,
-        "repository": {"place": plan.backup.repository.place},
+        "repository": {"number": repository.number, "place": repository.place},
     }
 
 
@@ -171,8 +193,9 @@ def _archiver(plan: Plan, alarms: list[str]) -> tuple[object, ...]:
 
 
 def _archiving(
-    plan: Plan, archiver: tuple[object, ...], catalogue: Catalogue | None, seen: dict[str, Any], alarms: list[str]
-) -> None:
+    plan: Plan, archiver: tuple[object, ...], catalogues: Sequence[tuple[Repository, Catalogue]], seen: dict[str, Any],
+    alarms: list[str],
+) -> None:  # fmt: skip
     ready = list((plan.server.data / "pg_wal/archive_status").glob("*.ready"))
     waiting = len(ready) * wal.SEGMENT_BYTES // 2**20
     free = tool.free_bytes(plan.server.data)
@@ -200,16 +223,18 @@ def _archiving(
     if mode != "on":
         alarms.append("archive_mode is off until the server is restarted")
     elif failing:
-        why = tool.not_archived(plan.backup.stanza)
+        why = tool.not_archived(plan.backup.stanza, several=len(plan.backup.repositories) > 1)
         alarms.append(
             f"archiving has failed since {system.stamp(int(str(failed_time)))} at {failed} ({waiting} MB waiting)"
             f"{f', {why}' if why else ''}: {choice}"
         )
-    if catalogue and wal.is_segment(str(last)) and not catalogue.holds(str(last)):
-        alarms.append(
-            f"WAL was dropped: the server reports {last} as archived, but the repository lacks it (backup_queue_max_mb "
-            "exceeded?): provision backup take --type full; docs/the-disk-is-full-of-wal.md"
-        )
+    for repository, catalogue in catalogues if wal.is_segment(str(last)) else ():
+        if not catalogue.holds(str(last)):
+            text = (
+                f"WAL was dropped: the server reports {last} as archived, but the repository lacks it "
+                "(backup_queue_max_mb exceeded?): provision backup take --type full; docs/the-disk-is-full-of-wal.md"
+            )
+            alarms.append(plan.backup.named(text, repository))
 
 
 def old(what: str, age_h: float, limit_h: float) -> list[str]:
@@ -219,21 +244,23 @@ def old(what: str, age_h: float, limit_h: float) -> list[str]:
     return [f"{what} is {age_h:.1f} h old, {limit_h} h are allowed"] if limit_h and age_h > limit_h else []
 
 
-def _drill(plan: Plan, seen: dict[str, Any], alarms: list[str]) -> None:
-    last = _own(system.evidence("drill"), plan, seen)
+def _drill(plan: Plan, repository: Repository, seen: dict[str, Any], alarms: list[str]) -> None:
+    last = _own(system.evidence(drill.evidence(repository.number)), plan, seen)
     proof = _own(last.get("last_passed") or {}, plan, seen)
     running = last.get("failure") == scratch_cluster.KILLED and journal.is_held(drill.LOCK)
     seen["drill"] = {key: last.get(key) for key in ("when", "set", "passed", "rto_s", "rpo_s", "failure")}
     seen["drill"] |= {"last_passed": proof or None, "running": running}
+    told = []
     if last and not last.get("passed") and not running:
-        alarms.append(f"the last restore test failed: {str(last.get('failure')).splitlines()[0]}")
+        told.append(f"the last restore test failed: {str(last.get('failure')).splitlines()[0]}")
     if proof:
         age = (time.time() - system.moment(proof["when"])) / HOUR_S
-        alarms += old("the last passed restore test", age, plan.backup.drill_age_limit_h)
+        told += old("the last passed restore test", age, plan.backup.drill_age_limit_h)
     elif plan.backup.drill_age_limit_h:
         first = min((each["stop"] for each in seen.get("sets", [])), default=time.time())
         if time.time() - first > HOUR_S * plan.backup.drill_age_limit_h:
-            alarms.append("no restore test has ever passed")
+            told.append("no restore test has ever passed")
+    alarms += [plan.backup.named(text, repository) for text in told]
 
 
 def _own(evidence: dict[str, Any], plan: Plan, seen: dict[str, Any]) -> dict[str, Any]:
@@ -282,43 +309,57 @@ def _dump_drill(plan: Plan, found: Sequence[Path], seen: dict[str, Any], alarms:
 
 def keep(seen: dict[str, Any]) -> None:
     """Keep the result as evidence; `verified` is the last restore test that passed."""
-    past = system.evidence("backup").get("sizes", [])
-    size = seen["repository"].get("bytes")
-    sizes = [*past, [int(time.time()), size]] if size is not None else past
-    if len(sizes) > HISTORY:
-        sizes = sizes[::2]
-    system.keep("backup", {**seen, "verified": seen.get("drill", {}).get("last_passed"), "sizes": sizes})
+    past = system.evidence("backup")
+    kept = {**seen, "verified": seen.get("drill", {}).get("last_passed"), "sizes": _grown(seen, past)}
+    if "second" in seen:
+        kept["second"] = {**seen["second"], "sizes": _grown(seen["second"], past.get("second", {}))}
+    system.keep("backup", kept)
 
 
-def verify(plan: Plan) -> dict[str, Any]:
-    """Read every file of the repository and every dump; `alarms` name the damage.
+def _grown(seen: dict[str, Any], past: dict[str, Any]) -> list[Any]:
+    """Return the kept sizes of a repository with its present one."""
+    sizes, size = past.get("sizes", []), seen["repository"].get("bytes")
+    sizes = [*sizes, [int(time.time()), size]] if size is not None else sizes
+    return sizes[::2] if len(sizes) > HISTORY else sizes
+
+
+def verify(plan: Plan, number: int = 0, *, narrate: Callable[[str], None] = lambda _: None) -> dict[str, Any]:
+    """Read every file of the repositories, or of the one of a number, and every dump; `alarms` name the damage.
 
     pgBackRest's verify exits 0 even if it finds damage, so its output is parsed. It does not report missing WAL; the
     listing of the archive does.
     """
     alarms: list[str] = []
-    seen = _head(plan)
+    seen = _head(plan, plan.backup.repository)
     if plan.backup.physical:
-        # The report has counts; only the log has file names.
-        done = tool.program(
-            plan.backup.stanza, "--output=text", "--verbose", "--log-level-stderr=info", "verify", quiet=True
-        )  # fmt: skip
-        lines = [line.strip() for line in done.stdout.splitlines()]
-        seen["pgbackrest"] = lines
-        if done.returncode != 0:
-            alarms.append(f"pgbackrest verify: {tool.reason(done)}")
-        named = list(dict.fromkeys(NAMED.findall(done.stderr)))  # a bundle is named once for each file in it
-        more = [f"and {len(named) - NAMES_SHOWN} more files"] if len(named) > NAMES_SHOWN else []
-        alarms += [f"the repository is damaged: {text}" for text in [*damage(lines), *named[:NAMES_SHOWN], *more]]
-        _repository(plan, seen, alarms)
+        for repository in plan.backup.chosen(number):
+            narrate(f"reading every file of {repository.place}")
+            lines, told = _verify(plan, repository)
+            seen["pgbackrest"] = [*seen.get("pgbackrest", []), *lines]
+            alarms += [plan.backup.named(text, repository) for text in told]
+        _repositories(plan, seen, alarms)
     checked = []
     for path in dump.find(plan):
+        narrate(f"reading dump {path.name}")
         try:
             dump.check(path)
             checked.append(path.name)
         except ProvisionError as error:
             alarms.append(f"dump {path.name}: {error.seen}")
     return seen | {"dumps_sound": checked, "alarms": alarms}
+
+
+def _verify(plan: Plan, repository: Repository) -> tuple[list[str], list[str]]:
+    """Return the lines of pgBackRest's verify of a repository, and the alarms in them."""
+    # The report has counts; only the log has file names.
+    words = (f"--repo={repository.number}", "--output=text", "--verbose", "--log-level-stderr=info")
+    done = tool.program(plan.backup.stanza, *words, "verify", quiet=True)
+    lines = [line.strip() for line in done.stdout.splitlines()]
+    alarms = [f"pgbackrest verify: {tool.reason(done)}"] if done.returncode != 0 else []
+    named = list(dict.fromkeys(NAMED.findall(done.stderr)))  # a bundle is named once for each file in it
+    more = [f"and {len(named) - NAMES_SHOWN} more files"] if len(named) > NAMES_SHOWN else []
+    alarms += [f"the repository is damaged: {text}" for text in [*damage(lines), *named[:NAMES_SHOWN], *more]]
+    return lines, alarms
 
 
 def damage(lines: Sequence[str]) -> list[str]:

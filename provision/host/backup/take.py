@@ -7,6 +7,7 @@ stop no earlier than the end of its backup.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
@@ -14,37 +15,75 @@ from provision import system
 from provision.database import connect_pinned
 from provision.errors import HostError
 from provision.host.backup import counts, journal, shared, tool
-from provision.host.backup.tool import BackupError
-from provision.plan.schema import Plan
+from provision.host.backup.tool import BackupError, Set
+from provision.plan.schema import Plan, Repository
 
 KINDS = ("full", "diff", "incr")
 LOCKED = 50  # pgBackRest's exit code when another command holds the stanza's lock
 
 
-def physical(plan: Plan, kind: str) -> dict[str, Any]:
-    """Take a backup. Return its set, size, duration, WAL range and restore command. Raises BackupError, HostError."""
+def physical(
+    plan: Plan, kind: str, number: int = 0, *, narrate: Callable[[str], None] = lambda _: None
+) -> dict[str, Any]:
+    """Take a backup in each repository, or in the one of a number. Return the sets and the restore command.
+
+    The result has the fields of the first new set, and each set with its repository in `sets`. A repository that fails
+    does not prevent the backup in the other. Raises BackupError, HostError.
+    """
     tool.need_physical(plan)
     journal.refuse_unfinished(plan.server.data)
     begun = time.time()
+    taken: list[tuple[Repository, Set]] = []
+    failures: list[BackupError] = []
+    known: dict[str, Any] = {}
+    for repository in plan.backup.chosen(number):
+        narrate(f"taking a {kind} backup into {repository.place}")
+        try:
+            stanza, newest = _take(plan, kind, repository)
+        except BackupError as error:
+            failures.append(error)
+        else:
+            taken.append((repository, newest))
+            known[newest.label] = {"system": stanza.systems[newest.database]}
+    if taken:
+        narrate("counting rows for the restore test")
+        point = _count(plan, known)
+        narrate("removing expired backups")
+        for repository, _ in taken:
+            tool.program(plan.backup.stanza, f"--repo={repository.number}", "expire")
+    if failures:
+        raise _failure(plan, failures, taken)
+    return {
+        **asdict(taken[0][1]),
+        "sets": [{"repository": each.number, "place": each.place, **asdict(new)} for each, new in taken],
+        "seconds": round(time.time() - begun, 1),
+        "point": point,
+        "restore": plan.site(playbook="restore.yml", extra=f"-e restore_set={taken[0][1].label}"),
+    }
+
+
+def _take(plan: Plan, kind: str, repository: Repository) -> tuple[tool.Repository, Set]:
+    """Take a backup in one repository and check that it has a new, sound set. Raises BackupError."""
+    stanza, number = plan.backup.stanza, repository.number
     # Compare labels, not times: clocks jump.
-    before = {each.label for each in tool.info(plan.backup.stanza).sets}
+    before = {each.label for each in tool.info(stanza, number).sets}
     # Expire only after the new set has been checked: a damaged set must not push out the last good one.
-    done = tool.program(plan.backup.stanza, f"--type={kind}", "--no-expire-auto", "backup", quiet=True)
+    done = tool.program(stanza, f"--repo={number}", f"--type={kind}", "--no-expire-auto", "backup", quiet=True)
     if done.returncode == LOCKED:
         raise BackupError(
             "another backup of this host is running", seen=tool.reason(done), run="provision backup status"
         )
     if done.returncode != 0:
         # pgBackRest reports that WAL did not arrive, but not why.
-        why = tool.not_archived(plan.backup.stanza)
+        why = tool.not_archived(stanza, several=len(plan.backup.repositories) > 1)
         raise BackupError(
             f"the {kind} backup failed",
-            where=f"stanza {plan.backup.stanza}, {plan.backup.repository.place}",
+            where=f"stanza {stanza}, {repository.place}",
             seen=tool.reason(done) + (f"; WAL is not archived: {why}" if why else ""),
             allowed="older sets are unchanged; the next backup resumes this one",
             run="provision backup status",
         )
-    after = tool.info(plan.backup.stanza)
+    after = tool.info(stanza, number)
     newest = after.sets[-1]
     if newest.label in before:
         raise BackupError("pgBackRest reported success but the repository has no new set", seen=newest.label)
@@ -55,21 +94,34 @@ def physical(plan: Plan, kind: str) -> dict[str, Any]:
             allowed="older sets, which do not expire until a good backup is taken",
             run="docs/the-repository-is-damaged.md",
         )
+    return after, newest
+
+
+def _count(plan: Plan, new: dict[str, Any]) -> str:
+    """Keep reference counts for new sets, by label; return their restore point, which follows the end of every set."""
     point = f"provision-{system.compact()}"
     found = counts.take(plan.server.url(plan.access.database), point)
     with connect_pinned(plan.server.url("postgres"), application="provision backup") as connection:
         connection.execute("SELECT pg_switch_wal()")
     known = system.evidence(shared.FIGURES).get("sets", {})
-    known[newest.label] = {"taken": system.stamp(), "system": after.systems[newest.database], **found}
+    known |= {label: {"taken": system.stamp(), **about, **found} for label, about in new.items()}
     system.keep(shared.FIGURES, {"sets": dict(sorted(known.items())[-shared.SETS_KEPT :])})
     shared.sync(plan)
-    tool.program(plan.backup.stanza, "expire")
-    return {
-        **asdict(newest),
-        "seconds": round(time.time() - begun, 1),
-        "point": point,
-        "restore": plan.site(playbook="restore.yml", extra=f"-e restore_set={newest.label}"),
-    }
+    return point
+
+
+def _failure(plan: Plan, failures: list[BackupError], taken: list[tuple[Repository, Set]]) -> BackupError:
+    """Return one error for all repositories that failed, with the sets that the others have."""
+    if len(failures) == 1 and not taken:
+        return failures[0]
+    have = "; ".join(f"repository {each.number} has the new set {new.label}" for each, new in taken)
+    return BackupError(
+        f"the backup failed in {len(failures)} of {len(failures) + len(taken)} repositories",
+        where=f"stanza {plan.backup.stanza}",
+        seen="; ".join(f"{each.where}: {each.what}: {each.seen}" for each in failures),
+        allowed=have,
+        run="provision backup status",
+    )
 
 
 def prepare(plan: Plan, take_over: str = "") -> dict[str, Any]:
@@ -79,10 +131,7 @@ def prepare(plan: Plan, take_over: str = "") -> dict[str, Any]:
     although it holds backups of another cluster.
     """
     tool.need_physical(plan)
-    try:
-        known = tool.info(plan.backup.stanza)
-    except BackupError:
-        known = None
+    stanzas = [_known(plan, each) for each in plan.backup.repositories]
     changed = False
     with connect_pinned(plan.server.url("postgres"), application="provision backup") as connection:
         row = connection.execute(
@@ -92,10 +141,12 @@ def prepare(plan: Plan, take_over: str = "") -> dict[str, Any]:
         ).fetchone()
     assert row is not None  # noqa: S101 - the query gives a row or raises
     mode, command, identifier, healthy = row
-    if known is None or known.systems.get(known.current) != identifier:
-        if known and known.majors:
-            _ours(plan, known, int(str(identifier)), take_over)
-        tool.program(plan.backup.stanza, "stanza-upgrade" if known and known.majors else "stanza-create")
+    foreign = [each for each in stanzas if each and each.majors and each.systems.get(each.current) != identifier]
+    for each in foreign:
+        _ours(plan, each, int(str(identifier)), take_over)
+    if foreign or not all(each and each.majors for each in stanzas):
+        # Both commands prepare every repository, and leave alone the one that is ready.
+        tool.program(plan.backup.stanza, "stanza-upgrade" if foreign else "stanza-create")
         changed = True
     if mode != "on" or "archive-push" not in str(command):
         raise HostError(
@@ -107,8 +158,18 @@ def prepare(plan: Plan, take_over: str = "") -> dict[str, Any]:
         )
     if changed or not healthy:
         tool.program(plan.backup.stanza, "--archive-timeout=60", "check")
-    sets = 0 if known is None or changed else len(known.sets)
-    return {"changed": changed, "stanza": plan.backup.stanza, "repository": plan.backup.repository.place, "sets": sets}
+    # The fewest: the first backup goes to every repository.
+    sets = min(0 if each is None or changed else len(each.sets) for each in stanzas)
+    places = " and ".join(each.place for each in plan.backup.repositories)
+    return {"changed": changed, "stanza": plan.backup.stanza, "repository": places, "sets": sets}
+
+
+def _known(plan: Plan, repository: Repository) -> tool.Repository | None:
+    """Return the stanza in a repository; None where it cannot be read, which the check of archiving explains."""
+    try:
+        return tool.info(plan.backup.stanza, repository.number)
+    except BackupError:
+        return None
 
 
 def _ours(plan: Plan, known: tool.Repository, identifier: int, take_over: str) -> None:
@@ -126,7 +187,7 @@ def _ours(plan: Plan, known: tool.Repository, identifier: int, take_over: str) -
         return
     raise HostError(
         f"stanza {plan.backup.stanza} holds backups of another cluster",
-        where=plan.backup.repository.place,
+        where=plan.backup.chosen(known.number)[0].place,
         seen=f"system identifier {known.systems[known.current]}, this server has {identifier}; {len(known.sets)} sets",
         allowed="the cluster of these backups (restore it with `restore.yml -e restore_confirm=HOST`); "
         "or another stanza name (backup_stanza)",

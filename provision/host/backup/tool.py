@@ -108,9 +108,13 @@ class Set:
 
 @dataclass(frozen=True)
 class Repository:
-    """A stanza in `pgbackrest info`: sets, oldest first, and by archive id the first and last WAL segment."""
+    """A stanza in `pgbackrest info`: sets, oldest first, and by archive id the first and last WAL segment.
+
+    `number` is that of the repository.
+    """
 
     stanza: str
+    number: int
     status: int
     message: str
     majors: dict[int, str]
@@ -134,13 +138,15 @@ def program(stanza: str, *words: str, **options: Any) -> Finished:
     return run("pgbackrest", f"--stanza={stanza}", "--log-level-console=warn", *words, **options)
 
 
-def info(stanza: str) -> Repository:
-    """Read the stanza's info. Raises BackupError if the repository cannot be read or does not know the stanza.
+def info(stanza: str, number: int = 1) -> Repository:
+    """Read the stanza's info in the repository `number`.
+
+    Raises BackupError if the repository cannot be read or does not know the stanza.
 
     `info` exits 0 for a missing stanza, a missing info file and a wrong passphrase. Its status decides: 0 is good, 2 no
     valid backup yet, 99 another problem that the message describes.
     """
-    done = program(stanza, "--output=json", "info", timeout=INFO_TIMEOUT_S)
+    done = program(stanza, f"--repo={number}", "--output=json", "info", timeout=INFO_TIMEOUT_S)
     try:
         rows = [row for row in json.loads(done.stdout, strict=False) if row["name"] == stanza]
     except ValueError:
@@ -160,7 +166,7 @@ def info(stanza: str) -> Repository:
             run="docs/the-repository-is-damaged.md",
         )
     return Repository(
-        stanza=stanza, status=status["code"], message=status["message"],
+        stanza=stanza, number=number, status=status["code"], message=status["message"],
         majors={each["id"]: each["version"] for each in row.get("db", [])},
         systems={each["id"]: each["system-id"] for each in row.get("db", [])},
         sets=tuple(Set.of(each) for each in row.get("backup", [])),
@@ -169,30 +175,42 @@ def info(stanza: str) -> Repository:
     )  # fmt: skip
 
 
-def not_archived(stanza: str) -> str:
+def not_archived(stanza: str, *, several: bool = False) -> str:
     """Return pgBackRest's message why WAL is not archived, '' if it is.
 
-    The spool has an error file for each waiting segment; the most frequent message is returned.
+    The spool has an error file for each waiting segment; the most frequent message is returned. With `several`
+    repositories it names the one that fails: WAL still reaches the other.
     """
     told: list[str] = []
     for path in sorted((SPOOL / stanza / "out").glob("*.error")):
         with suppress(OSError):  # archived in the meantime
             text = " ".join(path.read_text(errors="replace").splitlines()[1:])  # after the exit code
-            text = text.partition("[CommandError] on retry")[0].partition("repo1: ")[2] or text
-            told.append(re.sub(r" '/[^']*'", "", text).strip()[:300])
+            told.append(re.sub(r" '/[^']*'", "", _message(text.partition("[CommandError] on retry")[0], several)))
     return max(told, key=told.count, default="")
 
 
-def tablespaces(stanza: str, label: str) -> dict[str, str]:
+def _message(text: str, several: bool) -> str:
+    """Return the messages of an error file, each cut to 300 characters, with the number of its repository."""
+    told = re.split(r"\brepo(\d+): ", text)[1:]
+    pairs = list(zip(told[::2], told[1::2], strict=True))
+    if not pairs:
+        return text.strip()[:300]
+    failed = [f"{f'repository {number}: ' if several else ''}{why.strip()[:300]}" for number, why in pairs]
+    return "; ".join(failed)
+
+
+def tablespaces(stanza: str, label: str, number: int = 1) -> dict[str, str]:
     """Return the tablespaces of a set: name to directory."""
-    done = program(stanza, "--output=json", f"--set={label}", "info", timeout=INFO_TIMEOUT_S)
+    words = (f"--repo={number}", "--output=json", f"--set={label}")
+    done = program(stanza, *words, "info", timeout=INFO_TIMEOUT_S)
     rows = [row for each in json.loads(done.stdout, strict=False) for row in each.get("backup", [])]
     return {one["name"]: one["destination"] for row in rows for one in row.get("tablespace") or []}
 
 
-def listing(stanza: str, path: str, *words: str) -> dict[str, dict[str, Any]]:
-    """List a path of the repository that belongs to a stanza recursively: name to type, size and time."""
-    done = program(stanza, "--output=json", "--recurse", *words, "repo-ls", path, timeout=INFO_TIMEOUT_S)
+def listing(stanza: str, path: str, number: int = 1) -> dict[str, dict[str, Any]]:
+    """List a path of a repository that belongs to a stanza recursively: name to type, size and time."""
+    words = (f"--repo={number}", "--output=json", "--recurse")
+    done = program(stanza, *words, "repo-ls", path, timeout=INFO_TIMEOUT_S)
     found: dict[str, dict[str, Any]] = json.loads(done.stdout or "{}")
     return found
 
@@ -212,8 +230,8 @@ def archive(repository: Repository, database: int, rows: dict[str, dict[str, Any
     history = {}
     for name in sorted(name for name in names if name.endswith(".history")):
         read = run(
-            "pgbackrest", "--log-level-console=warn", f"--stanza={repository.stanza}", "repo-get", f"{folder}/{name}",
-            timeout=INFO_TIMEOUT_S,
+            "pgbackrest", "--log-level-console=warn", f"--stanza={repository.stanza}", f"--repo={repository.number}",
+            "repo-get", f"{folder}/{name}", timeout=INFO_TIMEOUT_S,
         )  # fmt: skip
         if (parsed := wal.parse_history(read.stdout)) is not None:
             history[int(name[:8], 16)] = parsed

@@ -61,14 +61,14 @@ SELECT i.oid::regclass::text, t.oid::regclass::text, a.amname, pg_relation_size(
         WHERE s.schemaname = n.nspname AND s.tablename = t.relname AND s.attname = c.attname), 0)::float8
 FROM pg_index x JOIN pg_class i ON i.oid = x.indexrelid JOIN pg_class t ON t.oid = x.indrelid
 JOIN pg_namespace n ON n.oid = t.relnamespace JOIN pg_am a ON a.oid = i.relam
-WHERE n.nspname = 'public' AND x.indisvalid AND t.relkind = 'r' AND a.amname IN ('btree', 'hnsw')
+WHERE n.nspname = current_schema() AND x.indisvalid AND t.relkind = 'r' AND a.amname IN ('btree', 'hnsw')
     AND pg_has_role(t.relowner, 'USAGE')
 ORDER BY 1
 """
 
 
 def look(connection: Connection) -> list[Index]:
-    """Measure every B-tree and HNSW index of schema public whose table this role owns."""
+    """Measure every B-tree and HNSW index of the session's schema whose table this role owns."""
     exact = connection.execute(
         "SELECT 1 FROM pg_proc WHERE proname = 'pgstatindex' AND proargtypes[0] = 'regclass'::regtype"
         " AND has_function_privilege(oid, 'EXECUTE')"
@@ -137,7 +137,7 @@ def stale(connection: Connection) -> list[str]:
     """List the tables with more than 1 % of their rows changed since the last ANALYZE."""
     rows = connection.execute(
         "SELECT s.relid::regclass::text FROM pg_stat_user_tables s JOIN pg_class c ON c.oid = s.relid"
-        " WHERE s.schemaname = 'public' AND pg_has_role(c.relowner, 'USAGE')"
+        " WHERE s.schemaname = current_schema() AND pg_has_role(c.relowner, 'USAGE')"
         " AND (s.n_mod_since_analyze > greatest(100, s.n_live_tup / 100)"
         " OR (s.n_live_tup > 0 AND coalesce(s.last_analyze, s.last_autoanalyze) IS NULL)) ORDER BY 1"
     ).fetchall()

@@ -37,12 +37,15 @@ class _BlockedError(Exception):
     """A migration has been running for longer than maintenance waits."""
 
 
-def run(plan: Plan, job: str, *, dry: bool = False, say: Say = lambda _text: None) -> dict[str, Any]:
-    """Run a job, or with `dry` only count rows. `outcome` is done, would, skipped or failed. Raises DatabaseError."""
+def run(plan: Plan, job: str, *, dry: bool = False, say: Say = lambda _text: None, url: str = "") -> dict[str, Any]:
+    """Run a job, or with `dry` only count rows. `outcome` is done, would, skipped or failed. Raises DatabaseError.
+
+    `url` is the session's connection string [that of the database's owner].
+    """
     begun = time.time()
     facts: dict[str, Any] = {"job": job, "when": system.stamp(begun), "outcome": "would" if dry else "done"}
     maintenance = plan.maintenance
-    url = plan.server.url(plan.access.database, plan.access.owner)
+    url = url or plan.server.url(plan.access.database, plan.access.owner)
     with connect(url, application=APPLICATION, lock_timeout_ms=maintenance.lock_timeout_ms) as connection:
         row = connection.execute("SELECT pg_is_in_recovery()").fetchone()
         if row is None or row[0]:
@@ -85,6 +88,9 @@ def alarm(facts: dict[str, Any]) -> None:
 
 def sentences(facts: dict[str, Any]) -> list[str]:
     """Format a run as text."""
+    if "tenants" in facts:
+        return [*sentences({key: value for key, value in facts.items() if key != "tenants"}),
+                *(f"  tenant {name}: {told}" for name, told in facts["tenants"].items())]  # fmt: skip
     lines = [_sentence(step) for step in facts.get("steps", [])] or ["nothing to do"]
     return [f"{facts['job']}: {facts['outcome']}" + (f", {facts['why']}" if facts.get("why") else ""),
             *(f"  {line}" for line in lines if facts.get("steps") is not None)]  # fmt: skip
@@ -96,7 +102,9 @@ def _sentence(step: dict[str, Any]) -> str:
 
 
 def _there(connection: Connection, table: str) -> bool:
-    row = connection.execute("SELECT to_regclass(quote_ident(%s)) IS NOT NULL", (table,)).fetchone()
+    # The shared tables are in the search_path of a tenant too, which may not read them.
+    query = "SELECT has_table_privilege(to_regclass(quote_ident(%s)), 'SELECT')"
+    row = connection.execute(query, (table,)).fetchone()
     return bool(row and row[0])
 
 

@@ -1,5 +1,6 @@
 """Metrics of backups, archiving and restore tests, from the plan and the evidence of `provision backup`. Pure.
 
+Samples of the second repository have the label `repository`; those of the first have none.
 Times are exported as timestamps, not ages: an alert compares them with Prometheus' clock and also fires if the evidence
 is no longer updated.
 """
@@ -7,6 +8,7 @@ is no longer updated.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from provision.host.backup.scratch_cluster import KILLED
@@ -19,10 +21,22 @@ HOUR_S, DAY_S = 3600, 86400
 _TAKEN = "provision_backup_last_completed_timestamp_seconds"
 
 
-def metrics(plan: Backup, backup: Mapping[str, Any], drill: Mapping[str, Any]) -> list[Metric]:
-    """Convert the plan and the evidence files `backup` and `drill` ({} if there is none)."""
-    return [*_limits(plan), *_backups(plan, backup), *_archiving(plan, backup), *_drill(drill),
-            *_dump_drill(backup.get("dump_drill") or {})]  # fmt: skip
+def metrics(
+    plan: Backup, backup: Mapping[str, Any], drill: Mapping[str, Any], second: Mapping[str, Any] | None = None
+) -> list[Metric]:
+    """Convert the plan and the evidence files `backup`, `drill` and `drill-2`, `second` ({} if there is none)."""
+    sets, tests = _backups(plan, backup), _drill(drill)
+    if view := backup.get("second"):
+        sets, tests = _with(sets, _backups(plan, view)), _with(tests, _drill(second or {}))
+    return [*_limits(plan), *sets, *_archiving(plan, backup), *tests, *_dump_drill(backup.get("dump_drill") or {})]
+
+
+def _with(first: list[Metric], second: list[Metric]) -> list[Metric]:
+    """Add the second repository's samples to the metrics of the first."""
+    return [
+        replace(one, samples=(*one.samples, *(({**labels, "repository": "2"}, value) for labels, value in two.samples)))
+        for one, two in zip(first, second, strict=True)
+    ]
 
 
 def _limits(plan: Backup) -> list[Metric]:
@@ -39,13 +53,13 @@ def _backups(plan: Backup, backup: Mapping[str, Any]) -> list[Metric]:
     newest: dict[str, float] = {}
     for each in sets:
         newest[each["kind"]] = max(float(each["stop"]), newest.get(each["kind"], 0.0))
-    if dumps:
+    if dumps:  # only in the first repository's evidence
         newest["logical"] = max(moment(each["taken"]) for each in dumps)
     physical = plan.physical and "sets" in backup
     damaged = [each["label"] for each in sets if each["damaged"]]
     return [
         single("provision_backup_evidence_timestamp_seconds", "When `provision backup status` last ran.",
-               moment(backup["when"]) if "when" in backup else None),
+               moment(backup["when"]) if "alarms" in backup else None),
         Metric(_TAKEN, "When the newest backup of a kind ended.",
                tuple(({"kind": kind}, at) for kind, at in sorted(newest.items()))),
         # The age of the last restore test counts from here if none has ever passed.

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from provision import system
 from provision.database import Connection, connect_pinned
 from provision.errors import ProvisionError
+from provision.host.backup import drill
 from provision.host.metrics import backup, certificates, database, pooler, statements
 from provision.host.metrics.exposition import Metric, render
 from provision.host.pooler import console
@@ -46,7 +47,9 @@ def collect() -> Collected:
     """Read backups, certificates, database and pooler. Raises HostError on a host without a plan."""
     plan = load.load()
     sources: dict[str, Callable[[], list[Metric]]] = {
-        "backup": lambda: backup.metrics(plan.backup, system.evidence("backup"), system.evidence("drill")),
+        "backup": lambda: backup.metrics(
+            plan.backup, system.evidence("backup"), system.evidence("drill"), system.evidence(drill.evidence(2))
+        ),
         "certificates": certificates.metrics,
         "database": lambda: _catalogue(plan),
         "tables": lambda: _tables(plan),

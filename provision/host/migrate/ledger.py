@@ -165,7 +165,10 @@ class Ledger:
             self._refuse_moved()
 
     def _refuse_moved(self) -> None:
-        """Refuse a first run if another schema, outside search_path, has a version table: all files would run twice."""
+        """Refuse a first run if another schema, outside search_path, has a version table: all files would run twice.
+
+        Only a table of this session's role counts: those of tenants belong to other roles.
+        """
         if self._schema_given:
             return
         row = self.connection.execute(
@@ -173,7 +176,8 @@ class Ledger:
             " JOIN pg_namespace n ON n.oid = v.relnamespace"
             " JOIN pg_class h ON h.relnamespace = v.relnamespace AND h.relname = %s"
             " JOIN pg_settings s ON s.name = 'search_path'"
-            " WHERE v.relname = %s AND n.nspname <> %s AND s.source NOT IN ('client', 'session') ORDER BY 1 LIMIT 1",
+            " WHERE v.relname = %s AND n.nspname <> %s AND s.source NOT IN ('client', 'session')"
+            " AND pg_has_role(v.relowner, 'USAGE') ORDER BY 1 LIMIT 1",
             (self.history_table, self.table, self.schema),
         ).fetchone()
         if row is None:

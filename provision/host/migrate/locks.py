@@ -86,6 +86,18 @@ def available() -> bool:
     return _parser() is not None
 
 
+def parsed(text: str) -> Any:
+    """Return the syntax tree of one statement; None without the parser, and for a text that is not one statement."""
+    pglast = _parser()
+    if pglast is None:
+        return None
+    try:
+        (found,) = pglast.parse_sql(text)
+    except (pglast.parser.ParseError, ValueError):
+        return None
+    return found.stmt
+
+
 def judge(text: str) -> Verdict:
     """Determine the locks of one statement."""
     pglast = _parser()

@@ -7,6 +7,7 @@ from typing import Any
 
 from provision.host.migrate import report, sql
 from provision.host.migrate.directory import Directory
+from provision.host.migrate.distributed import refusals
 from provision.host.migrate.locks import MAYBE, YES, Verdict, available, judge
 from provision.host.migrate.settings import Settings
 from provision.host.migrate.status import Situation, look
@@ -27,6 +28,8 @@ class Planned:
     line: int
     text: str
     verdict: Verdict
+    refused: tuple[str, ...] = ()
+    """Why Citus would refuse it on a distributed schema; only if asked."""
 
 
 @dataclass(frozen=True)
@@ -37,17 +40,18 @@ class Plan:
     files: tuple[tuple[Step, tuple[Planned, ...]], ...]
 
 
-def make(settings: Settings) -> Plan:
-    """Plan all pending migrations."""
+def make(settings: Settings, *, distributed: bool = False) -> Plan:
+    """Plan all pending migrations; `distributed` also judges them for a schema that Citus distributes."""
     situation = look(settings)
     directory = Directory(settings.path)
     files = tuple(
-        (step, tuple(_statements(directory.body(step.file)) if step.file else ())) for step in situation.route.steps
+        (step, tuple(_statements(directory.body(step.file), distributed=distributed) if step.file else ()))
+        for step in situation.route.steps
     )
     return Plan(situation, files)
 
 
-def _statements(body: bytes) -> list[Planned]:
+def _statements(body: bytes, *, distributed: bool) -> list[Planned]:
     planned = []
     for number, statement in enumerate(sql.statements(body)):
         if number == MOST_STATEMENTS:
@@ -60,7 +64,8 @@ def _statements(body: bytes) -> list[Planned]:
         long = statement.end - statement.start > LONGEST_STATEMENT
         text = body[statement.start : statement.end].decode("utf-8", "replace") if not long else ""
         verdict = Verdict(unknown="statement too long to analyse") if long else judge(text)
-        planned.append(Planned(line, sql.first_line(body, statement.start, statement.end), verdict))
+        refused = refusals(text) if distributed and text else ()
+        planned.append(Planned(line, sql.first_line(body, statement.start, statement.end), verdict, refused))
     return planned
 
 
@@ -89,6 +94,7 @@ def _values(planned: Planned) -> dict[str, Any]:
         "text": planned.text,
         "creates": list(planned.verdict.creates),
         "unknown": planned.verdict.unknown or None,
+        "distributed": list(planned.refused),
         "locks": [
             {"table": lock.table, "mode": lock.mode, "blocks": lock.blocks or None, "rewrites": lock.rewrites,
              "why": lock.why or None}
@@ -109,6 +115,7 @@ def text(plan: Plan) -> str:
         for planned in statements:
             lines.append(f"  line {planned.line}: {planned.text}")
             lines += [f"      {line}" for line in _verdict(planned.verdict, created)]
+            lines += [f"      refused on a distributed schema: {why}" for why in planned.refused]
             created.update(planned.verdict.creates)
     lines += report.notes(situation.problems)
     return "\n".join(lines)

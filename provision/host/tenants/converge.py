@@ -1,0 +1,116 @@
+"""Converge the roles, the schema and the grants of tenants. Changes the database as the superuser.
+
+Runs statements about objects of a tenant (GRANT, REVOKE, ALTER ... OWNER), which call no function of their owner.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from psycopg import sql
+
+from provision.errors import DatabaseError
+from provision.host.access import Access, Role
+from provision.host.tenants import catalog
+from provision.plan import tenants
+from provision.plan.schema import TenantLimits
+
+STATISTICS = "pg_stat_statements"
+"""Extension whose views show every role the number of calls and rows of all others."""
+
+
+def roles(access: Access, database: str, name: str, wanted: Sequence[Role]) -> None:
+    """Converge a tenant's login roles and mark its owner. Raises DatabaseError for a role that is not a tenant's."""
+    found = catalog.marked(access.ask, database)
+    if name not in found:
+        taken = access.ask("SELECT rolname::text FROM pg_roles WHERE rolname = ANY(%s)", [each.name for each in wanted])
+        if taken:
+            raise DatabaseError(
+                f"tenant {name} cannot be created",
+                where=f"database {database}",
+                seen=f"role {taken[0][0]} exists and belongs to no tenant",
+                allowed="a name whose roles do not exist",
+                run=f"choose another name, or: DROP ROLE {taken[0][0]}",
+            )
+        # One message, and so one transaction: a run that is killed leaves no role that belongs to no tenant.
+        mine = sql.Identifier(name)
+        statement = sql.SQL("CREATE ROLE {}; COMMENT ON ROLE {} IS {}")
+        access.change(f"tenant {name}", statement.format(mine, mine, sql.Literal(tenants.mark(database))))
+    access.roles(wanted)
+
+
+def schema(access: Access, name: str, wanted: Sequence[Role]) -> None:
+    """Converge a tenant's schema and the grants in it, in a session of its database.
+
+    Raises DatabaseError for a schema of another role, whose contents are not the tenant's.
+    """
+    rows = access.ask(
+        "SELECT pg_get_userbyid(nspowner)::text FROM pg_namespace WHERE nspname = %s",
+        name,
+    )
+    mine = sql.Identifier(name)
+    if not rows:
+        access.change(f"schema {name}", sql.SQL("CREATE SCHEMA {} AUTHORIZATION {}").format(mine, mine))
+        if access.plan:
+            return
+    elif rows[0][0] != name:
+        raise DatabaseError(
+            f"schema {name} does not belong to tenant {name}",
+            where=f"database {access.connection.info.dbname}",
+            seen=f"owner {rows[0][0]}",
+            allowed=f"owner {name}",
+            run=f"read its contents, then: provision tenant add {name} --adopt",
+        )
+    access.schema(name, wanted, name, open_=False)
+
+
+def current(access: Access, name: str, limits: TenantLimits) -> list[Role]:
+    """Return the roles of a tenant that the inventory does not declare: its own limits, and the plan's settings."""
+    rows = access.ask(
+        "SELECT rolname::text, rolpassword, rolconnlimit FROM pg_authid WHERE rolname = ANY(%s)",
+        list(tenants.role_names(name)),
+    )
+    found = {str(role): (verifier, int(limit)) for role, verifier, limit in rows}
+    return [
+        Role(each.name, each.kind, *found[each.name], None, each.settings)
+        for each in tenants.roles(name, limits)
+        if each.name in found
+    ]
+
+
+def present(access: Access, name: str) -> list[Role]:
+    """Return the roles of a tenant as the server has them, by kind, for the comparison of grants alone."""
+    kinds = dict(zip(tenants.role_names(name), ("owner", *tenants.SUFFIXES.values()), strict=True))
+    return [Role(role, kinds.get(role, "second")) for role in catalog.roles(access.ask, [name])]
+
+
+def statistics(access: Access, strangers: Iterable[str]) -> None:
+    """Close the statistics of statements to everyone but the roles that have them by name.
+
+    Without this, each role reads how often the others run which statement, though not its text. `strangers` are the
+    roles outside tenants that keep the privilege.
+    """
+    rows = access.ask(
+        "SELECT format('%%I.%%I', n.nspname, c.relname), 'TABLE',"
+        " EXISTS (SELECT FROM aclexplode(coalesce(c.relacl, acldefault('r', c.relowner))) x WHERE x.grantee = 0)"
+        " FROM pg_depend d JOIN pg_extension e ON e.oid = d.refobjid AND e.extname = %s"
+        " JOIN pg_class c ON d.classid = 'pg_class'::regclass AND c.oid = d.objid AND c.relkind = 'v'"
+        " JOIN pg_namespace n ON n.oid = c.relnamespace UNION ALL"
+        " SELECT p.oid::regprocedure::text, 'FUNCTION',"
+        " EXISTS (SELECT FROM aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) x WHERE x.grantee = 0)"
+        " FROM pg_depend d JOIN pg_extension e ON e.oid = d.refobjid AND e.extname = %s"
+        " JOIN pg_proc p ON d.classid = 'pg_proc'::regclass AND p.oid = d.objid ORDER BY 1",
+        STATISTICS,
+        STATISTICS,
+    )
+    kept = sorted(set(strangers))
+    for what, word, public in rows:
+        if not public:
+            continue
+        right = "SELECT" if word == "TABLE" else "EXECUTE"
+        object_ = sql.SQL(f"{word} {what}")  # quoted by the server
+        grants = [sql.SQL("REVOKE ALL ON {} FROM PUBLIC").format(object_)]
+        if kept:
+            whom = sql.SQL(", ").join(map(sql.Identifier, kept))
+            grants.append(sql.SQL(f"GRANT {right} ON {{}} TO {{}}").format(object_, whom))
+        access.change(f"{word.lower()} {what}: REVOKE ALL FROM PUBLIC", sql.SQL("; ").join(grants))

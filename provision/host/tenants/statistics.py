@@ -1,0 +1,143 @@
+"""Size, rows, vectors, last use and slowest statements of tenants. Reads the server's statistics as the superuser.
+
+Runs no query on a table of a tenant: rows and vectors are the server's estimates. `activity` alone asks the tenant's
+own tables, as the tenant.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import psycopg
+
+from provision.database import Connection, connect
+from provision.errors import DatabaseError, MigrationError
+from provision.host.migrate.directory import Directory
+from provision.host.migrate.ledger import Ledger
+from provision.host.queries import statements
+from provision.host.tenants import catalog, login
+from provision.plan import tenants
+from provision.plan.schema import Plan
+
+LAST_SCAN_SINCE = 160000
+"""The first server that records when an index was last read."""
+USED_INDEXES = ("agents_pkey", "memories_agent_id_idx", "memories_embedding_idx", "sessions_agent_id_idx")
+"""Indexes that applications read, and that maintenance and dumps do not."""
+SLOWEST = 5
+TIMEOUT_MS = 10_000
+_SIZES = """
+SELECT n.nspname::text,
+    coalesce(sum(pg_total_relation_size(c.oid)) FILTER (WHERE c.relkind IN ('r', 'm')), 0)::bigint,
+    count(*) FILTER (WHERE c.relkind IN ('r', 'p'))::int,
+    coalesce(sum(pg_stat_get_live_tuples(c.oid)) FILTER (WHERE c.relkind = 'r'), 0)::bigint,
+    coalesce(max(pg_stat_get_live_tuples(c.oid)) FILTER (WHERE c.relkind = 'r' AND c.relname = 'memories'), 0)::bigint
+FROM pg_namespace n LEFT JOIN pg_class c ON c.relnamespace = n.oid WHERE n.nspname = ANY(%s) GROUP BY 1
+"""
+_NULLS = """
+SELECT n.nspname::text, s.stanullfrac::float8 FROM pg_statistic s
+JOIN pg_class c ON c.oid = s.starelid JOIN pg_namespace n ON n.oid = c.relnamespace
+JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = s.staattnum
+WHERE c.relname = 'memories' AND a.attname = 'embedding' AND n.nspname = ANY(%s)
+"""
+_LAST = """
+SELECT schemaname::text, to_char(max(last_idx_scan) AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"')
+FROM pg_stat_all_indexes WHERE schemaname = ANY(%s) AND indexrelname = ANY(%s) GROUP BY 1
+"""
+_SESSIONS = """
+SELECT usename::text, count(*)::int FROM pg_stat_activity WHERE usename = ANY(%s) GROUP BY 1
+"""
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """One tenant. `rows` and `vectors` are estimates; `last_use` is null before PostgreSQL 16 and where unknown."""
+
+    name: str
+    state: str
+    """sound, no schema, or foreign schema."""
+    version: str
+    size: int
+    tables: int
+    rows: int
+    vectors: int
+    sessions: int
+    last_use: str | None
+
+    def values(self) -> dict[str, Any]:
+        """Return plain values, for JSON."""
+        return asdict(self)
+
+
+def read(session: Connection) -> list[Statistics]:
+    """Return the statistics of every tenant of the session's database, by name."""
+    found = catalog.known(session)
+    every = [each.name for each in found]
+    sizes = {str(row[0]): row[1:] for row in session.execute(_SIZES, (every,)).fetchall()}
+    nulls: dict[str, float] = {str(name): float(str(part)) for name, part in session.execute(_NULLS, (every,))}
+    last: dict[str, str | None] = {}
+    if session.info.server_version >= LAST_SCAN_SINCE:
+        last = {str(name): at for name, at in session.execute(_LAST, (every, list(USED_INDEXES)))}  # type: ignore[misc]
+    roles = {role: each for each in every for role in tenants.role_names(each)}
+    used: dict[str, int] = {}
+    for role, number in session.execute(_SESSIONS, (list(roles),)).fetchall():
+        used[roles[str(role)]] = used.get(roles[str(role)], 0) + int(str(number))
+    result = []
+    for each in found:
+        size, tables, rows, memories = (int(str(value)) for value in sizes.get(each.name, (0, 0, 0, 0)))
+        vectors = round(memories * (1 - nulls.get(each.name, 0.0)))
+        state = "sound" if each.sound else "foreign schema" if each.schema else "no schema"
+        version = _version(session, each.name) if each.sound else ""
+        result.append(
+            Statistics(
+                each.name, state, version, size, tables, rows, vectors, used.get(each.name, 0), last.get(each.name)
+            )
+        )
+    return result
+
+
+def _version(session: Connection, name: str) -> str:
+    try:
+        return str(Ledger(session, name).peek()[0])
+    except DatabaseError as error:
+        return error.what
+
+
+def newest(plan: Plan) -> int | None:
+    """Return the newest version of the host's migration files, None without files."""
+    try:
+        return max(Directory(Path(plan.migrations.directory)).catalogue().versions, default=None)
+    except MigrationError:
+        return None
+
+
+def slowest(session: Connection, name: str) -> list[dict[str, Any]]:
+    """Return the statements of a tenant with most of the execution time; [] without pg_stat_statements."""
+    try:
+        reading = statements.read(session)
+    except DatabaseError:
+        return []
+    roles = tenants.role_names(name)
+    own = sorted((each for each in reading.statements if each.role in roles), key=lambda each: -each.counters.total_ms)
+    return [
+        {"role": each.role, "text": " ".join(each.text.split()), **statements.described(each.counters)}
+        for each in own[:SLOWEST]
+    ]
+
+
+def activity(plan: Plan, session: Connection, name: str) -> str | None:
+    """Return when the tenant's newest activity was recorded (UTC), as its own table says; None without one.
+
+    None on a replica too, where no temporary login can be created.
+    """
+    query = "SELECT to_char(max(created_at) AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"') FROM activities"
+    try:
+        with (
+            login.acting(plan, session, name) as acting,
+            connect(acting.url, application=login.APPLICATION, statement_timeout_ms=TIMEOUT_MS) as inside,
+        ):
+            row = inside.execute(query.encode()).fetchone()
+    except (psycopg.Error, DatabaseError):  # no such table yet, or a slow one
+        return None
+    return str(row[0]) if row and row[0] else None

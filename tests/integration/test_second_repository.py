@@ -1,0 +1,297 @@
+"""Two repositories, a directory and a bucket: backups and WAL go to both, and each is enough for a restore.
+
+The real server, the real pgBackRest with the files that role backup places, moto's bucket behind TLS, and the functions
+behind `provision backup` and `provision restore`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from provision.controller import inputs
+from provision.plan.schema import Plan
+from tests import buckets, plans
+from tests.buckets import Store
+from tests.clusters import Cluster, as_server_user, free_port, run
+from tests.contract.repository import ROOT
+from tests.templates.test_render import render
+
+SYSTEM = Path("/usr/lib/postgresql")
+MAJOR = max((int(path.name) for path in SYSTEM.glob("[0-9]*")), default=0)
+SECOND = {"passphrase": "another passphrase, of the second", "retention_full": 1, "path": "/copies"}
+DEADLINE_S = 90
+SCRIPT = """
+import _strptime, json, sys
+from pathlib import Path
+from provision import system
+folder = Path(sys.argv[1])
+system.EVIDENCE = folder / "evidence"
+from provision.host.backup import scratch_cluster, tool
+scratch_cluster.SCRATCH, scratch_cluster.SOCKET = folder / "scratch", folder / "scratch/socket"
+tool.SPOOL = folder / "spool/archive"
+from provision.errors import ProvisionError
+from provision.host.backup import drill, request, status, take
+from provision.host.backup.targets import parse
+from provision.plan import load
+system.become()
+load.PATH = folder / "plan.json"
+plan = load.load()
+
+def look():
+    seen = status.look(plan)
+    status.keep(seen)
+    return seen
+
+def restore(number, label, data):
+    asked = request.Request(set=label, repository=int(number))
+    repository, window, passed = request._reaching(plan, asked, parse("latest"), "")
+    drill.restore(plan.backup.stanza, repository.number, window.set.label, Path(data), parse("latest"))
+    return {"from": repository.place, "set": window.set.label, "passed": passed}
+
+work = {
+    "prepare": lambda: take.prepare(plan),
+    "take": lambda kind, number: take.physical(plan, kind, int(number)),
+    "status": look,
+    "verify": lambda number: status.verify(plan, int(number)),
+    "drill": lambda number: drill.run(plan, kind="physical", number=int(number)),
+    "restore": restore,
+}
+try:
+    print(json.dumps(work[sys.argv[2]](*sys.argv[3:]), default=str))
+except ProvisionError as error:
+    print(json.dumps({"error": error.what, "seen": error.seen, "allowed": error.allowed}))
+"""
+
+
+@dataclass
+class Host:
+    """A server that archives into both repositories, with its plan and evidence in `folder`."""
+
+    cluster: Cluster
+    folder: Path
+    plan: Plan
+
+    @property
+    def configuration(self) -> Path:
+        return self.folder / "pgbackrest.conf"
+
+    @property
+    def first(self) -> Path:
+        return self.folder / "first"
+
+    def run(self, *words: str) -> dict[str, Any]:
+        """Run a function as postgres in a process of its own; return its result or its error."""
+        settings = {**os.environ, "PYTHONPATH": str(ROOT), "PGBACKREST_CONFIG": str(self.configuration)}
+        done = subprocess.run(
+            [sys.executable, "-c", SCRIPT, str(self.folder), *words],
+            capture_output=True, text=True, check=False, env=settings, cwd="/",
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        found: dict[str, Any] = json.loads(done.stdout)
+        return found
+
+    def archived(self) -> list[str]:
+        """Return the files of the first repository's archive."""
+        return [path.name for path in self.first.rglob("0000*")]
+
+
+@pytest.fixture(scope="module")
+def folder() -> Iterator[Path]:
+    made = Path(tempfile.mkdtemp(prefix="provision-two-", dir="/tmp"))
+    shutil.chown(made, "postgres", "postgres")
+    for name in ("first", "spool", "lock", "log", "evidence"):
+        (made / name).mkdir()
+        shutil.chown(made / name, "postgres", "postgres")
+    yield made
+    shutil.rmtree(made)
+
+
+@pytest.fixture(scope="module")
+def store(folder: Path) -> Iterator[Store]:
+    with buckets.served(folder) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def host(folder: Path, store: Store) -> Iterator[Host]:
+    settings = {"archive_mode": "on", "wal_level": "replica", "max_wal_size": "256MB"}
+    cluster = Cluster.create(settings, SYSTEM / str(MAJOR) / "bin")
+    try:
+        s3 = store.variables(**SECOND)
+        given = {**plans.SAMPLE, "backup_repository_path": str(folder / "first"), "backup_second_s3": s3}
+        built = plans.plan("prod", {**given, "backup_logical": False, "backup_allow_local_only": False})
+        server: dict[str, Any] = {
+            "major": MAJOR, "port": cluster.port, "socket_directory": cluster.host, "settings": (),
+            "data_directory": str(cluster.data),
+        }  # fmt: skip
+        plan = replace(built, server=replace(built.server, **server))
+        plans.write(folder / "plan.json", plan).chmod(0o644)
+        host = Host(cluster, folder, plan)
+        secret, main = (
+            render(ROOT / f"templates/backup/{name}.j2", "prod", plan=inputs.published(plan, None), backup_second_s3=s3)
+            for name in ("secrets.conf", "pgbackrest.conf")
+        )
+        here = "\n".join(f"{name}-path={folder / name}" for name in ("spool", "lock", "log"))
+        main = main.replace("spool-path=/var/spool/pgbackrest", here)
+        main = main.replace("lock-path=/var/spool/pgbackrest/lock\n", "")
+        host.configuration.write_text(f"{secret}\n{main}pg1-socket-path={cluster.host}\n")
+        shutil.chown(host.configuration, "postgres", "postgres")
+        host.configuration.chmod(0o600)
+        cluster.psql("CREATE ROLE minion LOGIN")
+        cluster.psql("CREATE DATABASE minion OWNER minion TEMPLATE template0")
+        push = f"pgbackrest --config={host.configuration} --stanza=db1 archive-push %p"
+        cluster.psql(f"ALTER SYSTEM SET archive_command = '{push}'")
+        cluster.psql("SELECT pg_reload_conf()")
+        yield host
+    finally:
+        cluster.remove()
+
+
+def switch(host: Host) -> str:
+    """Write a row and end its WAL segment; return the segment's name."""
+    host.cluster.psql("INSERT INTO kept VALUES (DEFAULT)", "minion")
+    return host.cluster.psql("SELECT pg_walfile_name(pg_switch_wal() - 1)")
+
+
+def await_in(host: Host, names: Any, segment: str) -> None:
+    """Wait until a repository has a segment; a reload wakes the archiver, which pauses for a minute after failures."""
+    until = time.monotonic() + DEADLINE_S
+    while not any(segment in name for name in names()):
+        assert time.monotonic() < until, segment
+        host.cluster.psql("SELECT pg_reload_conf()")
+        time.sleep(0.5)
+
+
+def restored(host: Host, number: int, label: str = "") -> tuple[dict[str, Any], str]:
+    """Restore into a copy and recover it to the end of the archive. Return the choice and the copy's rows."""
+    made = Path(tempfile.mkdtemp(prefix="provision-copy-", dir="/tmp"))
+    shutil.chown(made, "postgres", "postgres")
+    copy = Cluster(host.cluster.bin, made, free_port())
+    try:
+        run(*as_server_user("mkdir", "-m", "0700", copy.data))
+        choice = host.run("restore", str(number), label, str(copy.data))
+        assert "error" not in choice, choice
+        with (copy.data / "postgresql.auto.conf").open("a") as config:
+            config.write(f"port = {copy.port}\nunix_socket_directories = '{copy.host}'\n")
+        (copy.data / "standby.signal").rename(copy.data / "recovery.signal")  # end recovery with the archive
+        text = (copy.data / "postgresql.auto.conf").read_text()
+        path = f"--config={host.configuration} "
+        (copy.data / "postgresql.auto.conf").write_text(
+            text.replace("pgbackrest --stanza", f"pgbackrest {path}--stanza")
+        )
+        copy.start()
+        until = time.monotonic() + DEADLINE_S
+        while copy.psql("SELECT pg_is_in_recovery()") == "t":
+            assert time.monotonic() < until, copy.log.read_text()
+            time.sleep(0.2)
+        return choice, copy.psql("SELECT count(*), max(n) FROM kept", "minion")
+    finally:
+        copy.remove()
+
+
+def test_each_of_two_repositories_is_enough(host: Host, store: Store) -> None:
+    prepared = host.run("prepare")
+    assert (prepared.get("changed"), prepared.get("sets")) == (True, 0), prepared
+    assert host.run("prepare")["changed"] is False
+    host.cluster.psql("CREATE TABLE kept (n serial PRIMARY KEY)", "minion")
+
+    taken = host.run("take", "full", "0")
+    places = [str(host.first), "s3://backups/copies"]
+    assert [each["place"].removeprefix("local:") for each in taken["sets"]] == places, taken
+    assert [each["kind"] for each in taken["sets"]] == ["full", "full"]
+    segment = switch(host)
+    await_in(host, host.archived, segment)
+    await_in(host, store.names, segment)
+    assert host.run("status")["alarms"] == []
+
+    # One passphrase for each: the first's does not read the second.
+    text = host.configuration.read_text()
+    assert text.count("another passphrase, of the second") == 1
+    assert text.count(plans.SECRETS["backup_repository_passphrase"]) == 1
+
+    # Each repository is tested.
+    tested = host.run("drill", "0")
+    assert "error" not in tested, tested
+    assert (tested["passed"], tested["repository"]) == (True, 1)
+    assert (tested["second"]["passed"], tested["second"]["place"]) == (True, "s3://backups/copies")
+    seen = host.run("status")
+    assert seen["drill"]["set"] == taken["sets"][0]["label"]
+    assert seen["second"]["drill"]["set"] == taken["sets"][1]["label"]
+
+    # A restore asks for the repository by number, or by the label of a set that only one has.
+    rows = host.cluster.psql("SELECT count(*), max(n) FROM kept", "minion")
+    assert restored(host, 2)[1] == rows
+    choice, found = restored(host, 0, taken["sets"][1]["label"])
+    assert (choice["from"], found) == ("s3://backups/copies", rows)
+    assert host.run("restore", "3", "", "/nowhere") == {
+        "error": "this host has no such repository", "seen": "3",
+        "allowed": f"1 (local:{host.first}), 2 (s3://backups/copies)",
+    }  # fmt: skip
+
+    # Each keeps as many full backups as it should.
+    assert "error" not in host.run("take", "full", "0")
+    seen = host.run("status")
+    assert (len(seen["sets"]), len(seen["second"]["sets"])) == (2, 1)
+
+    # The first is lost: its alarm names it, and WAL and backups reach the other.
+    host.first.rename(host.first.with_name("lost"))
+    host.first.write_text("")
+    segments = [switch(host) for _ in range(3)]
+    await_in(host, store.names, segments[-1])
+    alarms = host.run("status")["alarms"]
+    named = f"(repository 1, local:{host.first})"
+    assert any(each.startswith("the repository cannot be read") and each.endswith(named) for each in alarms), alarms
+    (failing,) = [each for each in alarms if each.startswith("archiving has failed since")]
+    assert "repository 1: [FileOpenError] unable to load info file" in failing
+    assert "repository 2" not in "".join(alarms)
+    failed = host.run("take", "incr", "0")
+    assert failed["error"] == "the backup failed in 1 of 2 repositories"
+    assert failed["allowed"].startswith("repository 2 has the new set ")
+    assert str(host.first) in failed["seen"]
+    rows = host.cluster.psql("SELECT count(*), max(n) FROM kept", "minion")
+    choice, found = restored(host, 0)
+    assert (choice["from"], found) == ("s3://backups/copies", rows)
+    assert choice["passed"] == [f"pass over local:{host.first}: the repository cannot be read"]
+
+    # It is back: waiting WAL arrives.
+    host.first.unlink()
+    host.first.with_name("lost").rename(host.first)
+    await_in(host, host.archived, segments[-1])
+    until = time.monotonic() + DEADLINE_S
+    while alarms := host.run("status")["alarms"]:
+        assert time.monotonic() < until, alarms
+        host.cluster.psql("SELECT pg_reload_conf()")
+        time.sleep(1)
+
+    # The second is lost.
+    store.empty()
+    switch(host)
+    seen = host.run("status")
+    assert "(repository 2, s3://backups/copies)" in "".join(seen["alarms"])
+    assert seen["sets"]
+    rows = host.cluster.psql("SELECT count(*), max(n) FROM kept", "minion")
+    await_in(host, host.archived, switch(host))
+    choice, found = restored(host, 0)
+    assert choice["from"] == f"local:{host.first}"
+    assert int(found.split("|")[0]) == int(rows.split("|")[0]) + 1
+
+    # An empty place becomes a repository again, beside the one that is ready.
+    assert host.run("prepare")["changed"] is True
+    assert "error" not in host.run("take", "full", "2")
+    until = time.monotonic() + DEADLINE_S
+    while alarms := [each for each in host.run("status")["alarms"] if "restore test" not in each]:
+        assert time.monotonic() < until, alarms
+        host.cluster.psql("SELECT pg_reload_conf()")
+        time.sleep(1)
