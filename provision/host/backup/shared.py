@@ -19,7 +19,7 @@ from provision.host.cluster.dcs import Dcs
 from provision.plan.schema import Plan
 
 DUMP = "dump"
-NAMES = ("drill", "drill2", "dump-drill", DUMP)
+NAMES = ("drill", "drill-2", "dump-drill", DUMP)
 """Evidence of which the newest counts."""
 FIGURES = "backup-figures"
 """Reference counts, one key for each set."""
