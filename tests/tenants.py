@@ -120,8 +120,8 @@ def pooled(server: Cluster) -> Iterator[int]:
 
 
 @contextmanager
-def place(settings: dict[str, str] | None = None) -> Iterator[Place]:
-    """Run a server with the roles of a plan, its database `minion`, and a pooler."""
+def place(settings: dict[str, str] | None = None, connections: int = 4) -> Iterator[Place]:
+    """Run a server with the roles of a plan, its database `minion`, and a pooler; `connections` limits each tenant."""
     server = Cluster.create(PRELOAD | (settings or {}))
     try:
         (server.data / "pg_hba.conf").write_text(HBA)
@@ -131,7 +131,7 @@ def place(settings: dict[str, str] | None = None) -> Iterator[Place]:
         plan = replace(
             base,
             server=replace(base.server, socket_directory=server.host, port=server.port, major=major),
-            access=replace(base.access, tenant_limits=replace(base.access.tenant_limits, connections=4)),
+            access=replace(base.access, tenant_limits=replace(base.access.tenant_limits, connections=connections)),
             backup=replace(base.backup, physical=False, dump_directory=str(server.root / "dumps"), processes=1),
             migrations=replace(base.migrations, directory=str(MIGRATIONS)),
         )

@@ -61,9 +61,9 @@ def _unlimited(options: tuple[str, ...]) -> list[str]:
 
 
 def _hosts(playbook: list[str]) -> set[str]:
-    """Return the hosts in the play of group database. Raises UsageError if there is none: the run would then exit 0."""
+    """Return the hosts in the play of database and dcs. Raises UsageError if there is none: the run would exit 0."""
     listed = system.run(*playbook, "--list-hosts", check=False)
-    found = re.search(r"pattern: \['database'\]\s+hosts \(\d+\):\n((?: +\S+\n?)+)", listed.stdout)
+    found = re.search(r"pattern: \['[^'\n]*database[^'\n]*'\]\s+hosts \(\d+\):\n((?: +\S+\n?)+)", listed.stdout)
     if listed.returncode or not found:
         raise UsageError(
             "no database host matches",

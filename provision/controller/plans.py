@@ -171,6 +171,8 @@ def plans(
         return {host.name: _outcome(host, others, variables, loader, names, assumed, root) for host in hosts}
     except AnsibleError as error:
         said = str(error).splitlines()[0]
+        if limit and "Could not match supplied host pattern" in said:  # an error by our ansible.cfg alone
+            raise UsageError(f"no host in group {GROUP}", where=", ".join(names), seen=f"--limit {limit}") from None
         vault = vault_problem(str(error))
         hint = "--vault-password-file FILE with the password of the vault" if vault else ""
         raise UsageError(

@@ -97,9 +97,13 @@ def _ready(server: subprocess.Popen[bytes], data: Path) -> bool:
     return False
 
 
+USUAL = ("starting PostgreSQL", "listening on", "extension initialized", "database system is")
+"""What every start logs."""
+
+
 def _reason(log: str) -> str:
     errors = [
         line for line in log.splitlines() if any(word in line for word in ("FATAL:", "ERROR:", "HINT:", "CONTEXT:"))
     ]
-    causes = [line for line in log.splitlines() if "LOG:" in line and "starting PostgreSQL" not in line]
+    causes = [line for line in log.splitlines() if "LOG:" in line and not any(word in line for word in USUAL)]
     return "; ".join((errors + causes)[:4]) or log.strip()[-500:] or f"not ready after {START_TIMEOUT_S} s"

@@ -26,6 +26,7 @@ def pages() -> dict[str, str]:
     found["pages.md"] = found.pop("README.md").replace("README.md", "index.md")
     found["index.md"] = _front((ROOT / "README.md").read_text())
     found["contributing.md"] = _front((ROOT / "CONTRIBUTING.md").read_text())
+    found["security-policy.md"] = _front((ROOT / "SECURITY.md").read_text())
     found["changelog.md"] = _front((ROOT / "CHANGELOG.md").read_text())
     found[ON_CALL] = on_call()
     return found | {f"role-{role.name}.md": _role((role.path / "README.md").read_text()) for role in roles()}
@@ -61,7 +62,7 @@ def navigation() -> list[dict[str, object]]:
     found: list[dict[str, object]] = [{"Start": "index.md"}, {"On call": ON_CALL}]
     found += [{title: [{_title(page): page} for _, page in rows]} for title, rows in sections().items()]
     found.append({"Roles": [{role.name: f"role-{role.name}.md"} for role in roles()]})
-    found.append({"Project": ["pages.md", "contributing.md", "changelog.md"]})
+    found.append({"Project": ["pages.md", "contributing.md", "security-policy.md", "changelog.md"]})
     return found
 
 
@@ -70,15 +71,19 @@ def _title(page: str) -> str:
 
 
 def _docs(text: str) -> str:
-    """Rewrite links out of docs/: to the front page and to the roles."""
+    """Rewrite links out of docs/: to pages of the root and to the roles; source files become their names."""
     text = re.sub(r"\]\(\.\./roles/(\w+)/README\.md", r"](role-\1.md", text)
-    return text.replace("](../README.md", "](index.md").replace("](../CONTRIBUTING.md", "](contributing.md")
+    text = re.sub(r"\[(`[^`]+`)\]\(\.\./provision/[^)]+\)", r"\1", text)
+    for page, name in {"README": "index", "CONTRIBUTING": "contributing", "SECURITY": "security-policy"}.items():
+        text = text.replace(f"](../{page}.md", f"]({name}.md")
+    return text
 
 
 def _front(text: str) -> str:
     """Rewrite a page of the root: links, and page names in running text, which become links."""
     text = re.sub(r"\]\(docs/README\.md\)", "](pages.md)", text)
     text = re.sub(r"\]\(docs/([\w.-]+)\)", r"](\1)", text)
+    text = re.sub(r'(src|srcset)="docs/', r'\1="', text)
     text = text.replace("](CONTRIBUTING.md)", "](contributing.md)").replace("](CHANGELOG.md)", "](changelog.md)")
     return re.sub(r"(?<=[\s(])docs/([\w-]+)\.md(?=[\s),:;.])", r"[\1](\1.md)", text)
 
@@ -94,7 +99,7 @@ def assemble() -> Path:
     PAGES.mkdir(parents=True)
     for name, text in pages().items():
         (PAGES / name).write_text(text)
-    for picture in (ROOT / "docs").glob("*.svg"):
+    for picture in [*(ROOT / "docs").glob("*.svg"), *(ROOT / "docs").glob("*.png")]:
         shutil.copy(picture, PAGES)
     configuration = yaml.safe_load((ROOT / "docs/mkdocs.yml").read_text())
     configuration |= {"nav": navigation(), "docs_dir": str(PAGES), "site_dir": str(SITE)}

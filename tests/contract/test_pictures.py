@@ -10,6 +10,7 @@ from xml.etree import ElementTree
 import pytest
 
 from tests.contract.pictures import PICTURES, SCHEMA, tables
+from tests.contract.repository import ROOT
 
 NAMES = {"activities", "agent_tools", "agents", "evaluations", "feedback", "memories", "metrics", "sessions", "tools"}
 SVG = "{http://www.w3.org/2000/svg}"
@@ -57,3 +58,15 @@ def test_schema_shows_every_table_column_and_foreign_key() -> None:
     assert "agents (cascade)" in texts
     assert "tools (restrict), key" in texts
     assert "vector(1536)" in texts
+
+
+def test_screenshots_are_small_and_exist_in_light_and_dark() -> None:
+    shots = {path.name: path.stat().st_size for path in Path(ROOT / "docs").glob("*.png")}
+    assert {name.rpartition("-")[2] for name in shots} == {"light.png", "dark.png"}
+    assert {name: size for name, size in shots.items() if size > 150_000} == {}
+    pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
+    shown = [
+        path.parent / name for path in pages for name in re.findall(r'(?:src|srcset)="([^":]+)"', path.read_text())
+    ]
+    assert shown
+    assert [path for path in shown if not path.is_file()] == []

@@ -65,6 +65,7 @@ def configuration(folder: Path, store: Store) -> Path:
         shutil.chown(folder / name, "postgres", "postgres")
     path = folder / "pgbackrest.conf"
     here = "\n".join(f"{name}-path={folder / name}" for name in ("spool", "lock", "log"))
+    texts[0] = texts[0].replace("lock-path=/var/spool/pgbackrest/lock\n", "")
     texts[0] = texts[0].replace("spool-path=/var/spool/pgbackrest", here)
     assert here in texts[0]
     path.write_text("\n".join(texts[::-1]))

@@ -28,7 +28,7 @@ ATTACKERS = pytest.mark.parametrize("role", ["evil", "evil_app", "evil_readonly"
 def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     kept, system.EVIDENCE = system.EVIDENCE, tmp_path_factory.mktemp("evidence")
     try:
-        with place() as found:
+        with place(connections=20) as found:
             found.add("victim")
             found.add("evil")
             found.remember("victim", TEXT)

@@ -80,7 +80,7 @@ def test_difference_of_a_file_is_printable(tmp_path: Path) -> None:
 
 
 def test_process_on_our_port_forges_no_line_of_a_refusal() -> None:
-    row = {"port": 6432, "address": "127.0.0.1", "pid": 7, "command": f"nc {EVIL}", "unit": ""}
+    row = {"port": 6432, "address": "127.0.0.1", "pid": 7, "command": f"nc {EVIL}", "unit": "", "units": []}
     probe = {**plans.PROBE, "listeners": [row]}
     found = plans.built("prod", {}, probe)
     refusals = [text for text in found.problems if "6432 is taken" in text]
