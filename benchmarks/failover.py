@@ -26,7 +26,7 @@ PATIENCE_S = 180
 
 def planned(members: Members) -> None:
     """Switch over, ours with a pause of the poolers."""
-    source, target = members.leader(), members.replicas()[0]
+    source, target = members.leader(), members.candidate()
     if members.dynamic is STOCK:
         members.patroni().switchover(source.member, target.name)
     else:

@@ -157,6 +157,14 @@ ADVISORIES = (
         "an empty option name hangs PgBouncer if ignore_startup_parameters is set without 'options'",
         "add options to ignore_startup_parameters, or use PgBouncer 1.26.1", covered=True,
     ),
+    # No release up to 4.1.1 has the change.
+    Advisory(
+        "patroni-3435", "patroni", "1.3", "4.1.2",
+        "in strict mode without a replica, any WAL receiver confirms commits (synchronous_standby_names = '*'), also "
+        "pg_receivewal and an unfinished clone, which cannot become primary",
+        "clone without a slot, so that a clone confirms nothing (ours do), and run no pg_receivewal --synchronous",
+        covered=True,
+    ),
 )  # fmt: skip
 
 

@@ -13,6 +13,7 @@ import json
 import os
 import random
 import re
+import shlex
 import shutil
 import signal
 import socket
@@ -37,7 +38,7 @@ from provision.host.cluster import primary, view
 from provision.host.cluster.access import Access, of
 from provision.host.cluster.dcs import Dcs
 from provision.host.cluster.patroni import Patroni
-from provision.plan import load, schema
+from provision.plan import load, schema, topology
 from provision.plan.cluster import PRIMARY, Cluster, DcsMember, Member
 from provision.quoting import conninfo
 from tests.authority import Authority
@@ -50,8 +51,11 @@ SECRETS = {
     "etcd": {"root": "root of etcd", "patroni": "patroni of etcd", "pooler": "pooler of etcd"},
     "rest": {"username": "patroni", "password": "patroni of rest"},
 }
-FAST = {"ttl": 20, "loop_wait": 2, "retry_timeout": 5, "primary_start_timeout": 0, "failsafe_mode": True}
-OURS: dict[str, Any] = {**FAST, "synchronous_mode": "quorum", "synchronous_mode_strict": True}
+QUORUM = int(importlib.metadata.version("patroni").partition(".")[0]) >= topology.QUORUM_SINCE
+"""Whether the Patroni that the tests use has quorum commit: another one by PYTHONPATH, such as 3.0.2 of Debian 12."""
+FAST = {"ttl": 20, "loop_wait": 2, "retry_timeout": 5, "failsafe_mode": True,
+        "primary_start_timeout" if QUORUM else "master_start_timeout": 0}  # fmt: skip
+OURS: dict[str, Any] = {**FAST, "synchronous_mode": "quorum" if QUORUM else True, "synchronous_mode_strict": True}
 """The dynamic configuration of profile prod."""
 STOCK: dict[str, Any] = {"ttl": 30, "loop_wait": 10, "retry_timeout": 10, "maximum_lag_on_failover": 1048576}
 """What Patroni's own documentation shows, and most installations use."""
@@ -63,10 +67,15 @@ SETTINGS = {
     "checkpoint_timeout": "15min", "wal_retrieve_retry_interval": "500ms",
     "wal_receiver_timeout": "10s", "wal_sender_timeout": "10s", "fsync": "off",
 }  # fmt: skip
+STANZA = "minion"
 FOLLOW = """
 import sys
 from pathlib import Path
 from provision import system
+from provision.host.backup import scratch_cluster, tool
+drill = Path(sys.argv[1]) / "drill"
+scratch_cluster.SCRATCH, scratch_cluster.SOCKET = drill, drill / "socket"
+tool.SPOOL = Path(sys.argv[1]) / "backup/spool/archive"
 from provision.cli import main
 from provision.host.cluster import access, pooler
 from provision.plan import load
@@ -119,12 +128,12 @@ class Host:
         return 0
 
     def server_processes(self) -> list[int]:
-        """Return the processes that work in the data directory."""
-        found = []
-        for link in Path("/proc").glob("[0-9]*/cwd"):
+        """Return the processes that work in the data directory, and those that they left, such as pgBackRest's."""
+        found, home = [], f"HOME={self.home}".encode()
+        for process in Path("/proc").glob("[0-9]*"):
             with suppress(OSError):
-                if link.readlink() == self.data:
-                    found.append(int(link.parent.name))
+                if (process / "cwd").readlink() == self.data or home in (process / "environ").read_bytes().split(b"\0"):
+                    found.append(int(process.name))
         return found
 
     def kill_server(self) -> None:
@@ -167,9 +176,11 @@ class Host:
 class Members:
     """The cluster. `hosts` are by name."""
 
-    def __init__(self, root: Path, dynamic: dict[str, Any] | None = None, *, poolers: bool = True) -> None:
-        """Write all files; `start` runs the programs."""
-        self.root, self.dynamic, self.poolers = root, dynamic or OURS, poolers
+    def __init__(
+        self, root: Path, dynamic: dict[str, Any] | None = None, *, poolers: bool = True, archive: bool = False
+    ) -> None:
+        """Write all files; `start` runs the programs. With `archive`, pgBackRest archives to one repository."""
+        self.root, self.dynamic, self.poolers, self.archive = root, dynamic or OURS, poolers, archive
         self.authority = Authority("authority of the members")
         self.packages = root / "packages"
         _copy_packages(self.packages)
@@ -183,7 +194,8 @@ class Members:
             dcs=tuple(DcsMember(each.name, each.address, each.address) for each in members),
             dcs_token="tests",  # noqa: S106 - a name
             rest_port=rest, client_port=client, peer_port=peer,
-            synchronous=str(self.dynamic.get("synchronous_mode", "off")), replication_role="minion_replica",
+            synchronous={True: "on"}.get(mode := self.dynamic.get("synchronous_mode", "off"), mode),
+            replication_role="minion_replica",
             rewind_role="minion_rewind", common_name="minion_member", dynamic=self.dynamic, watchdog=False,
         )  # fmt: skip
         (root / "ca.crt").write_text(self.authority.text)
@@ -207,7 +219,9 @@ class Members:
             tls={"enabled": True, "ca": str(self.root / "ca.crt"), "certificates": tuple(rows)},
             pooler={"enabled": True, "port": member.pooler_port, "socket_directory": str(home / "pooler")},
             server={"port": member.port, "socket_directory": str(home), "patroni": True,
-                    "data_directory": str(home / "data")},
+                    "data_directory": str(home / "data"), "major": int(_server_bin().parts[4])},
+            backup={"physical": self.archive, "logical": False, "stanza": STANZA,
+                    "dump_directory": str(home / "dumps")},
             access={"database": DATABASE, "owner": "minion"},
             balancer={"enabled": True, "listen_addresses": (member.address,), "write_port": self.balancer_port,
                       "read_port": self.read_port, "statistics_port": next(self.statistics)},
@@ -218,6 +232,8 @@ class Members:
         host = Host(member, home, plan)
         host.environment = {"PATH": f"{_server_bin()}:/usr/sbin:/usr/bin:/bin", "PYTHONPATH": str(self.packages),
                             "HOME": str(home), "LC_ALL": "C.UTF-8", "PYTHONDONTWRITEBYTECODE": "1"}  # fmt: skip
+        if self.archive:
+            host.environment["PGBACKREST_CONFIG"] = str(self._pgbackrest(host))
         host.commands = {"etcd": self._etcd(host, plan), "patroni": self._patroni(host, plan)}
         if self.poolers:
             host.commands |= {"pgbouncer": self._pgbouncer(host), "follow": self._follow(host)}
@@ -264,7 +280,8 @@ class Members:
                 "authentication": {"superuser": {"username": "postgres"},
                                    "replication": {"username": cluster.replication_role, **login},
                                    "rewind": {"username": cluster.rewind_role, **login}},
-                "basebackup": [{"checkpoint": "fast"}], "use_unix_socket": True, "use_unix_socket_repl": False,
+                "basebackup": [{"checkpoint": "fast"}, "no-slot"],
+                "use_unix_socket": True, "use_unix_socket_repl": False,
                 "pg_ident": [f"members {cluster.common_name} {cluster.replication_role}",
                              f"members {cluster.common_name} {cluster.rewind_role}"],
                 "pg_hba": ["local all postgres trust",
@@ -273,9 +290,28 @@ class Members:
                            "hostssl all minion_pooler 127.0.0.0/8 cert", "host all minion_app 127.0.0.0/8 trust"],
             },
         }  # fmt: skip
+        if self.archive:
+            server: dict[str, Any] = document["postgresql"]  # type: ignore[assignment]
+            push = f"pgbackrest --stanza={STANZA} archive-push %p"
+            server["parameters"] |= {"archive_mode": "on", "archive_command": push}
+            server["recovery_conf"] = {"restore_command": f'pgbackrest --stanza={STANZA} archive-get %f "%p"'}
+            requeue = [_python(), "-S", "-c", FOLLOW, str(host.home), "backup", "requeue"]
+            server["callbacks"] = {"on_role_change": shlex.join(requeue)}
         path = host.home / "patroni.yml"
         path.write_text(yaml.safe_dump(document))
         return [_python(), "-S", "-m", "patroni", str(path)]
+
+    def _pgbackrest(self, host: Host) -> Path:
+        """Write the configuration of a member, whose stanza all members share."""
+        folder = host.home / "backup"
+        folder.mkdir()
+        (self.root / "repository").mkdir(exist_ok=True)
+        (folder / "pgbackrest.conf").write_text(
+            f"[global]\nrepo1-path={self.root}/repository\nrepo1-retention-full=2\nstart-fast=y\narchive-async=y\n"
+            f"spool-path={folder}/spool\nlock-path={folder}/lock\nlog-level-file=off\ncompress-type=lz4\n"
+            f"[{STANZA}]\npg1-path={host.data}\npg1-port={host.member.port}\npg1-socket-path={host.home}\n"
+        )
+        return folder / "pgbackrest.conf"
 
     def _pgbouncer(self, host: Host) -> list[str]:
         folder, member, plan = host.home / "pooler", host.member, host.plan
@@ -410,6 +446,11 @@ class Members:
         leader = self.leader()
         return [host for host in self.hosts.values() if host is not leader]
 
+    def candidate(self) -> Host:
+        """Return a replica that a switchover may promote: with synchronous mode on, the synchronous one."""
+        plan = next(iter(self.hosts.values())).plan
+        return self.hosts[view.candidate(self.view(), _cluster(plan)).name]
+
     def writable(self, host: Host) -> bool:
         with suppress(psycopg.Error, OSError), self.superuser(host) as session:
             return session.execute("SELECT NOT pg_is_in_recovery()").fetchone() == (True,)
@@ -440,13 +481,13 @@ class Members:
 
 
 @contextlib.contextmanager
-def running(dynamic: dict[str, Any] | None = None, *, poolers: bool = True) -> Iterator[Members]:
+def running(dynamic: dict[str, Any] | None = None, *, poolers: bool = True, archive: bool = False) -> Iterator[Members]:
     """Make a cluster, yield it, remove it."""
     root = Path(tempfile.mkdtemp(prefix="provision-members-", dir="/tmp"))  # a socket's path must be short
     root.chmod(0o755)
     members = None
     try:
-        members = Members(root, dynamic, poolers=poolers)
+        members = Members(root, dynamic, poolers=poolers, archive=archive)
         members.start()
         yield members
     finally:

@@ -12,7 +12,7 @@ from provision import system
 from provision.cli._echo import echo
 from provision.cli._progress import working
 from provision.host.backup import drill as drills
-from provision.host.backup import dump, key, primary, show, status, take
+from provision.host.backup import dump, key, members, primary, requeue, shared, show, status, take
 from provision.plan import load, schema
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -109,10 +109,26 @@ def key_command(as_json: bool) -> None:
     _print({**asdict(made), "version": version}, as_json, lambda result: [result["public_key"]])
 
 
+@command.command("requeue")
+@click.argument("event", nargs=-1)
+@as_json
+def requeue_command(event: tuple[str, ...], as_json: bool) -> None:
+    """Archive the WAL that a lost primary had not archived.
+
+    Patroni calls it with EVENT: action, role and cluster; nothing is done for another role than primary.
+    """
+    plan = load.load()
+    ours = not event or event[1:2] in [(role,) for role in members.PRIMARY]
+    names = requeue.run(plan) if plan.backup.physical and ours else []
+    facts = {"changed": bool(names), "segments": names}
+    _print(facts, as_json, lambda _facts: [f"{name} waits for the archiver" for name in names] or ["no change"])
+
+
 def _skipped(plan: schema.Plan, as_json: bool) -> bool:
     """Say that the primary does it, on a replica of a cluster."""
     if not primary.replica(plan):
         return False
+    shared.sync(plan)
     echo(json.dumps({"changed": False, "skipped": primary.SKIPPED}) if as_json else primary.SKIPPED)
     return True
 

@@ -14,7 +14,7 @@ from provision.cli._echo import echo
 from provision.cli._progress import working
 from provision.database import connect_pinned
 from provision.errors import HostError
-from provision.host.backup import exchange, restore, show
+from provision.host.backup import exchange, members, restore, show
 from provision.host.backup import load as dumps
 from provision.host.backup import request as requests
 from provision.plan import load
@@ -65,26 +65,29 @@ def command() -> None:
 @as_json
 def plan_command(as_json: bool, set_: str, **request: Any) -> None:
     """List the stages of a restore and the reachable window; change nothing."""
+    plan, asked = load.load(), requests.Request(set=set_, **request)
     with working("checking the request"):
-        found = requests.as_facts(requests.prepare(load.load(), requests.Request(set=set_, **request)))
+        members.judge(plan, asked)
+        found = requests.as_facts(requests.prepare(plan, asked))
     echo(json.dumps(found) if as_json else "\n".join(f"{n}. {text}" for n, text in enumerate(found["stages"], 1)))
 
 
 @command.command("run")
 @_request
-@click.option("--confirm", default="", help="This host's name, to confirm that its data is replaced.")
+@click.option("--confirm", default="", help="This host's name, or its cluster's, to confirm that the data is replaced.")
 @click.option("--confirm-delta", default="", help='Type "overwrite" to confirm; no copy is kept.')
 @as_json
 def run_command(as_json: bool, set_: str, **request: Any) -> None:
     """Restore the cluster. Without --confirm, show the plan and exit 3."""
     plan = load.load()
     with working("checking the request"):
+        members.judge(plan, requests.Request(set=set_, **request))
         prepared = requests.prepare(plan, requests.Request(set=set_, **request))
     if not (prepared.request.beside or prepared.request.confirm):
-        host = os.uname().nodename
-        start = prepared.request.confirming(host)
+        word = restore.confirmation(plan)
+        start = prepared.request.confirming(word)
         lines = [f"{number}. {text}" for number, text in enumerate(prepared.stages, 1)]
-        lines.append(f"nothing was changed; to start: {start}; or restore.yml with -e restore_confirm={host}")
+        lines.append(f"nothing was changed; to start: {start}; or restore.yml with -e restore_confirm={word}")
         echo(json.dumps({**requests.as_facts(prepared), "start": start}) if as_json else "\n".join(lines))
         sys.exit(3)
     for number, text in enumerate(prepared.stages, 1):

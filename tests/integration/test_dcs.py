@@ -14,9 +14,12 @@ import pytest
 
 from provision.errors import HostError
 from provision.host.cluster import orders
-from provision.host.cluster.dcs import Dcs, DcsError
+from provision.host.cluster.dcs import Dcs, DcsError, RejectedError
+from provision.host.dcs import admin
+from provision.plan import schema
 from tests.authority import Authority
 from tests.clusters import free_port
+from tests.plans import sample
 
 PASSWORDS = {"root": "root of the test", "pooler": "pooler of the test"}
 
@@ -66,8 +69,19 @@ class Etcd:
         context.load_cert_chain(self.folder / "own.crt", self.folder / "own.key")
         return context
 
+    @property
+    def plan(self) -> schema.Plan:
+        """A plan whose only certificate is that of the test."""
+        pair = schema.Certificate(
+            "etcd-client", f"{self.folder}/own.crt", f"{self.folder}/own.key", "peer", "", (), False
+        )
+        return sample(tls={"enabled": True, "ca": f"{self.folder}/ca.crt", "certificates": (pair,)})
+
+    def root(self) -> Dcs:
+        return admin.client(self.plan, [self.endpoint], "root", PASSWORDS["root"])
+
     def dcs(self, *first: str, password: str = PASSWORDS["pooler"]) -> Dcs:
-        return Dcs([*first, self.endpoint], self.context, "pooler", password)
+        return Dcs([*first, self.endpoint], self.context, "pooler", password, timeout_s=10)  # on a busy machine
 
 
 @pytest.fixture(scope="module")
@@ -78,13 +92,12 @@ def etcd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Etcd]:
     authority.issue("127.0.0.1", common_name="", use="peer").write(found.folder, "own")
     try:
         found.start()
-        for name, password in PASSWORDS.items():
-            found.ctl("user", "add", f"{name}:{password}")
-        found.ctl("role", "add", "pooler")
-        found.ctl("role", "grant-permission", "pooler", "--prefix=true", "readwrite", "/provision/")
-        found.ctl("user", "grant-role", "pooler", "pooler")
-        found.ctl("user", "grant-role", "root", "root")
-        found.ctl("auth", "enable")
+        bare = admin.client(found.plan, [found.endpoint])
+        assert admin.healthy(found.plan, found.endpoint)
+        assert not admin.protected(found.plan, [found.endpoint])
+        bare.call("auth/user/add", {"name": "pooler", "password": "of a killed run"})
+        bare.call("auth/role/add", {"name": "root"})
+        admin.protect(bare, PASSWORDS, {"pooler": [("READWRITE", "/provision/")]})
         yield found
     finally:
         found.stop()
@@ -178,3 +191,61 @@ def test_one_order_at_a_time_and_its_end_resumes(etcd: Etcd) -> None:
         other.put(orders.report_key("minion", "db3"), orders.Report("db3", "db1", held.order.id, "resumed").text)
         assert held.reports()["db3"].state == "resumed"
     assert orders.order_of(other.read(orders.order_key("minion")), "minion") is None
+
+
+def test_authentication_hides_users_and_counts_as_healthy(etcd: Etcd) -> None:
+    assert admin.protected(etcd.plan, [etcd.endpoint])
+    assert admin.healthy(etcd.plan, etcd.endpoint)
+    nowhere = f"127.0.0.1:{free_port()}"
+    assert not admin.healthy(etcd.plan, nowhere)
+    with pytest.raises(DcsError, match="etcd does not answer"):
+        admin.protected(etcd.plan, [nowhere])
+    with pytest.raises(RejectedError):
+        etcd.dcs().call("auth/user/list", {})
+    assert etcd.root().call("auth/user/list", {})["users"] == ["pooler", "root"]
+
+
+def test_changes_a_password(etcd: Etcd) -> None:
+    changed = "another one"
+    etcd.root().call("auth/user/changepw", {"name": "pooler", "password": changed})
+    with pytest.raises(RejectedError, match="rejected"):
+        etcd.dcs().read("/provision/a")
+    etcd.dcs(password=changed).read("/provision/a")
+    etcd.root().call("auth/user/changepw", {"name": "pooler", "password": PASSWORDS["pooler"]})
+    etcd.dcs().read("/provision/a")
+
+
+def test_snapshot_is_one_that_etcdctl_restores(etcd: Etcd, tmp_path: Path) -> None:
+    etcd.dcs().put("/provision/large", "x" * 300_000)  # several parts
+    path = tmp_path / "snapshot.db"
+    with path.open("wb") as stream:
+        etcd.root().snapshot(stream.write)
+    assert path.stat().st_size > 300_000
+    restore = ["etcdctl", "snapshot", "restore", str(path), "--data-dir", str(tmp_path / "restored")]
+    done = subprocess.run(
+        restore, capture_output=True, text=True, check=False, env={**os.environ, "ETCDCTL_API": "3"}
+    )  # refuses a file with another checksum
+    assert done.returncode == 0, done.stderr
+    with pytest.raises(RejectedError):
+        etcd.dcs().snapshot(lambda _part: None)
+
+
+def test_members_and_status_have_the_fields_that_a_restart_reads(etcd: Etcd) -> None:
+    root = etcd.root()
+    (member,) = admin.members(root)
+    assert (member["name"], member["peerURLs"]) == ("default", [f"http://127.0.0.1:{etcd.peer}"])
+    status = root.call("maintenance/status", {})
+    assert status["leader"] == status["header"]["member_id"] == member["ID"]
+    assert int(status["dbSize"]) > 0
+    assert root.call("maintenance/alarm", {"action": "GET"}).get("alarms", []) == []
+    root.call("maintenance/defragment", {})
+
+
+def test_lock_has_one_holder_and_ends_with_its_block(etcd: Etcd) -> None:
+    key = "/provision/etcd-restart"
+    with admin.lock(etcd.root(), key, "db1"):
+        assert etcd.root().read(key)[key].text == "db1"
+        assert not etcd.root().replace(key, "db2", 0)
+    with admin.lock(etcd.root(), key, "db2"):
+        assert etcd.root().read(key)[key].text == "db2"
+    assert etcd.root().read(key) == {}

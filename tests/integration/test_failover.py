@@ -77,7 +77,7 @@ def switch(members: Members, to: Host, *words: str) -> subprocess.CompletedProce
 
 
 def test_switchover_fails_no_transaction_of_a_pooler(members: Members) -> None:
-    source, target = members.leader(), members.replicas()[0]
+    source, target = members.leader(), members.candidate()
     pooler = members.hosts["db2"]
     place = ["-h", pooler.member.address, "-p", str(pooler.member.pooler_port), "-U", USER]
     subprocess.run(["pgbench", *place, "-i", "-q", "-s", "1", DATABASE], check=True, capture_output=True)
@@ -100,7 +100,7 @@ def test_switchover_fails_no_transaction_of_a_pooler(members: Members) -> None:
 
 
 def test_switchover_loses_no_row_and_breaks_no_pooler_session(members: Members) -> None:
-    target = members.replicas()[0]
+    target = members.candidate()
     accounts = judged(members, lambda: switch(members, target), within_s=20)
     assert [account.errors for account in accounts if account.writer.startswith("pooler")] == [(), ()]
     assert members.leader() is target
@@ -127,7 +127,7 @@ def test_refuses_a_switchover_before_the_pause(members: Members) -> None:
 
 
 def test_long_transaction_stops_the_switchover_and_the_poolers_resume(members: Members) -> None:
-    leader, target = members.leader(), members.replicas()[0]
+    leader, target = members.leader(), members.candidate()
     pooler = members.hosts["db1"]
     with psycopg.connect(pooler.url(pooler.member.pooler_port)) as session:
         session.execute("SELECT 1")
@@ -141,7 +141,7 @@ def test_long_transaction_stops_the_switchover_and_the_poolers_resume(members: M
 
 
 def test_killed_switchover_leaves_no_pooler_paused(members: Members) -> None:
-    leader, target = members.leader(), members.replicas()[0]
+    leader, target = members.leader(), members.candidate()
     pooler = members.hosts["db1"]
     with psycopg.connect(pooler.url(pooler.member.pooler_port)) as session:
         session.execute("SELECT 1")  # holds the command in its pause
@@ -186,7 +186,7 @@ def test_doctor_names_the_problems_of_the_cluster(members: Members, monkeypatch:
 
 @pytest.mark.faults
 def test_follower_that_dies_is_named_and_stops_a_switchover(members: Members) -> None:
-    host, target = members.hosts["db2"], members.replicas()[0]
+    host, target = members.hosts["db2"], members.candidate()
     host.kill("follow")
     problem = "the pooler of db2 has no running follower"
     try:
@@ -305,7 +305,7 @@ def lost_replica(members: Members) -> None:
 
 
 FAULTS: dict[str, Callable[[Members], object]] = {
-    "planned switchover": lambda members: switch(members, members.replicas()[0]),
+    "planned switchover": lambda members: switch(members, members.candidate()),
     "postmaster killed": lambda members: members.leader().kill_server(),
     "Patroni killed": lambda members: killed(members, "patroni", leader=True),
     "Patroni frozen for 40 s": frozen_patroni,

@@ -1,4 +1,4 @@
-"""A cluster of three real hosts: converged, converged again, attacked, switched over, killed. One set of hosts for all.
+"""A cluster of three real hosts and a backup host: converged, attacked, switched over, restored, killed.
 
 The tests run in order on the same hosts, and each leaves a complete cluster behind.
 """
@@ -24,6 +24,7 @@ from tests.sandboxes import Host, Hosts, provision
 from tests.system.playbooks import ROOT, Run, play
 
 NAMES = ("db1", "db2", "db3")
+EVERY = (*NAMES, "keeper")
 FAILOVER_S = 60
 """A killed host is replaced after the ttl of 20 s and an election; this machine is busy."""
 
@@ -88,12 +89,13 @@ def until(condition: Callable[[], object], seconds: float) -> bool:
 def members(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Members]:
     with Hosts.made(tmp_path_factory.mktemp("cluster")) as sandbox:
         hosts = {name: sandbox.up(name) for name in NAMES}
+        sandbox.up(EVERY[-1], group="backup")
         environment = tmp_path_factory.mktemp("environment") / "dev"
         (environment / "group_vars/all").mkdir(parents=True)
         for name in ("hosts.yml", "group_vars/all/main.yml"):
             (environment / name).write_text((ROOT / "inventories/dev" / name).read_text())
         (environment / "group_vars/all/cluster.yml").write_text(
-            yaml.safe_dump({"cluster_enabled": True, "tls_enabled": True})
+            yaml.safe_dump({"cluster_enabled": True, "tls_enabled": True, "backup_physical": True})
         )
         key = environment.parent / "password"
         key.write_text(new_password())
@@ -121,10 +123,10 @@ def test_three_members_stream_and_have_the_same_rows(members: Members) -> None:
 def test_second_run_and_check_change_nothing(members: Members) -> None:
     run = members.play()
     assert run.code == 0, run.output
-    assert {name: row.changed for name, row in run.recap.items()} == dict.fromkeys(NAMES, 0), run.output
+    assert {name: row.changed for name, row in run.recap.items()} == dict.fromkeys(EVERY, 0), run.output
     check = members.play("--check", "--diff")
     assert check.code == 0, check.output
-    assert {name: row.changed for name, row in check.recap.items()} == dict.fromkeys(NAMES, 0), check.output
+    assert {name: row.changed for name, row in check.recap.items()} == dict.fromkeys(EVERY, 0), check.output
 
 
 @pytest.mark.parametrize("port", [2379, 2380, 8008])
@@ -177,6 +179,42 @@ def test_planned_switchover_loses_nothing_and_no_client_of_a_pooler_fails(member
     assert (account.lost, account.duplicates, account.errors) == ((), 0, ()), str(account)
     assert account.acknowledged > 100
     assert until(members.complete, 60), members.view()
+
+
+def test_restores_to_a_moment_after_a_switchover_with_the_same_rows_on_every_member(members: Members) -> None:
+    table = "CREATE TABLE moments AS SELECT i, md5(i::text) AS text FROM generate_series(1, 1000) i"
+    more = "INSERT INTO moments SELECT i, md5(i::text) FROM generate_series({}, {}) i"
+    rows = "SELECT count(*), md5(string_agg(text, ',' ORDER BY i)) FROM moments"
+    first = members.primary()
+    members.sql(first, table)
+    assert members.play("-e", "backup_type=full", playbook="backup.yml").code == 0
+    run = members.play(playbook="switchover.yml")
+    assert run.code == 0, run.output
+    primary = members.primary()
+    assert primary != first
+    members.sql(primary, more.format(1001, 2000))
+    taken = members.hosts[primary].run("provision backup take --type incr --json")
+    assert taken.returncode == 0, taken.stderr
+    expected, moment = members.sql(primary, rows), members.sql(primary, "SELECT clock_timestamp()")
+    time.sleep(1)
+    members.sql(primary, more.format(2001, 3000))
+    replica = next(name for name in NAMES if name != primary)
+    proved = members.hosts[replica].run("provision backup drill --type physical --json")
+    assert proved.returncode == 0, proved.stderr
+    assert json.loads(proved.stdout)["set"] == json.loads(taken.stdout)["label"]
+
+    target = json.dumps({"restore_target": f"time:{moment}"})
+    shown = members.play("-e", target, playbook="restore.yml")
+    assert shown.code == 0, shown.output
+    assert "restore_confirm=minion" in shown.output
+    assert members.sql(primary, "SELECT count(*) FROM moments") == "3000"
+    run = members.play("-e", target, "-e", "restore_confirm=minion", playbook="restore.yml")
+    assert run.code == 0, run.output
+    assert expected.startswith("2000|")
+    assert until(members.complete, 60), members.view()
+    assert until(lambda: {members.sql(name, rows) for name in NAMES} == {expected}, 10)
+    status = members.hosts[primary].run("provision cluster status")
+    assert status.returncode == 0, status.stdout
 
 
 def test_killed_host_of_the_primary_is_replaced_and_returns(members: Members) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from provision.errors import UsageError
-from provision.host.backup import wal
+from provision.host.backup import requeue, wal
 
 
 def segments(*names: str) -> list[wal.Segment]:
@@ -82,3 +82,34 @@ def test_history_file_tells_parent_and_position() -> None:
     text = "1\t0/5000000\tno recovery target specified\n\n2\t0/A0002C0\tbefore 2026-11-24 02:58:13+00\n"
     assert wal.parse_history(text) == (2, 0xA0002C0)
     assert wal.parse_history("") is None
+
+
+HISTORY = {2: (1, wal.position("0/6000150")), 3: (2, wal.position("0/9000028"))}
+
+
+def test_segments_that_a_lost_primary_did_not_archive_are_missing() -> None:
+    archived = segments("000000010000000000000003", "000000010000000000000004", "000000020000000000000006")
+    done = segments(
+        "000000010000000000000004", "000000010000000000000005", "000000010000000000000006", "000000020000000000000006"
+    )
+    assert requeue.missing(done, archived, {2: HISTORY[2]}, 2) == segments("000000010000000000000005")
+    assert requeue.missing(done, segments(*(each.name for each in done)), {2: HISTORY[2]}, 2) == []
+
+
+def test_segments_that_retention_removed_are_not_missing() -> None:
+    done = segments("000000010000000000000001", "000000010000000000000002")
+    assert requeue.missing(done, segments("000000010000000000000004"), {2: HISTORY[2]}, 2) == []
+    assert requeue.missing(done, segments("000000020000000000000006"), {2: HISTORY[2]}, 2) == []
+
+
+def test_missing_segments_of_two_lost_primaries_are_found() -> None:
+    archived = segments("000000010000000000000004")
+    done = segments("000000010000000000000005", "000000020000000000000006", "000000020000000000000008",
+                    "000000020000000000000009", "000000030000000000000009")  # fmt: skip
+    expected = segments("000000010000000000000005", "000000020000000000000006", "000000020000000000000008")
+    assert requeue.missing(done, archived, HISTORY, 3) == expected
+
+
+def test_segments_of_a_line_that_was_left_are_not_archived() -> None:
+    done = segments("000000020000000000000007", "000000020000000000000008")
+    assert requeue.missing(done, segments("000000010000000000000004"), {3: (1, wal.position("0/6000150"))}, 3) == []

@@ -42,6 +42,14 @@ def test_reads_patroni_4_and_3() -> None:
     assert old.members[1].lag == -1
 
 
+def test_running_replica_streams_if_the_primary_says_so() -> None:
+    old = seen(PRIMARY, row("db2", "replica", "running"), row("db3", "replica", "running"))
+    rows = [{"application_name": "db2", "state": "streaming"}, {"application_name": "db3", "state": "backup"}]
+    assert [each.state for each in view.with_streams(old, rows).members] == ["running", "streaming", "running"]
+    stopped = seen(PRIMARY, row("db2", "replica", "stopped"))
+    assert view.with_streams(stopped, rows) == stopped
+
+
 def test_healthy_means_one_timeline_and_no_member_down() -> None:
     assert seen(PRIMARY, row("db2", "replica", lag=0)).healthy
     assert not seen(PRIMARY, row("db2", "replica", lag=0, timeline=3)).healthy

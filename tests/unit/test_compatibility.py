@@ -2,6 +2,7 @@
 
 import subprocess
 from datetime import date
+from pathlib import Path
 
 import pytest
 
@@ -9,6 +10,7 @@ from provision import compatibility
 from provision.compatibility import Finding, Level
 from provision.errors import UsageError
 
+ROOT = Path(__file__).parents[2]
 AUTUMN_2026 = date(2026, 11, 23)
 SUMMER_2024 = date(2024, 7, 1)
 
@@ -211,3 +213,12 @@ def test_newer_etcd_needs_a_newer_patroni(patroni: str, etcd: str, works: bool) 
     found = compatibility.etcd_problem(patroni, etcd)
     assert (found == "") == works
     assert works or found.startswith(f"etcd {etcd} and Patroni {patroni}: Patroni cannot log in to etcd 3.5.28")
+
+
+@pytest.mark.parametrize(("version", "applies"), [("4.0.7", True), ("3.0.2", True), ("4.2.0", False)])
+def test_strict_mode_s_star_is_known_and_prevented(version: str, applies: bool) -> None:
+    found = [row for row in compatibility.ADVISORIES if row.product == "patroni"]
+    assert [row.id for row in found if compatibility.applies(row, version)] == (["patroni-3435"] if applies else [])
+    assert all(row.covered for row in found)
+    template = (ROOT / "templates/patroni/config.yml.j2").read_text()
+    assert "- no-slot\n" in template  # a clone with a slot would confirm commits

@@ -22,7 +22,18 @@ from typing import Any
 from provision import system
 from provision.database import connect_pinned
 from provision.errors import ProvisionError
-from provision.host.backup import counts, dump, dumptest, journal, recovery, scratch_cluster, searches, tool, wal
+from provision.host.backup import (
+    counts,
+    dump,
+    dumptest,
+    journal,
+    recovery,
+    scratch_cluster,
+    searches,
+    shared,
+    tool,
+    wal,
+)
 from provision.host.backup.catalogue import Catalogue
 from provision.host.backup.scratch_cluster import KILLED, PORT, SCRATCH, SOCKET, Scratch
 from provision.host.backup.targets import Target
@@ -62,6 +73,7 @@ def run(
                 facts["dump_test"] = dumptest.run(plan, narrate)
             except ProvisionError as error:
                 failures.append(error)
+    shared.sync(plan)
     if len(failures) > 1:
         raise BackupError(
             "several restore tests failed", seen="; ".join(f"{each.what}: {each.seen}" for each in failures)
@@ -122,7 +134,8 @@ def _drill(
     facts: dict[str, Any],
 ) -> None:  # fmt: skip
     """Run the stages and add results to `facts`, so that the evidence of a failure names its set."""
-    known = system.evidence("backup-figures").get("sets", {})
+    shared.sync(plan)
+    known = system.evidence(shared.FIGURES).get("sets", {})
     catalogue = Catalogue.read(plan, number=repository.number)
     facts["system"] = catalogue.repository.systems[catalogue.repository.current]
     provable = catalogue.provable({name: wal.position(row["lsn"]) for name, row in known.items()})
@@ -195,7 +208,7 @@ def restore(stanza: str, number: int, label: str, data: Path, target: Target, *e
 
 
 def _rpo(plan: Plan) -> float | None:
-    """Return the seconds of work that would be lost if the host failed now (RPO); None if the primary does not answer.
+    """Return the seconds of work that would be lost if the host failed now (RPO); None where that is unknown.
 
     While archiving works, archive_timeout bounds it: an older last segment means that nothing was written.
     """
@@ -205,9 +218,9 @@ def _rpo(plan: Plan) -> float | None:
     ):
         row = session.execute(
             "SELECT extract(epoch FROM now() - last_archived_time),"
-            " last_archived_time > coalesce(last_failed_time, '-infinity') FROM pg_stat_archiver"
+            " last_archived_time > coalesce(last_failed_time, '-infinity'), pg_is_in_recovery() FROM pg_stat_archiver"
         ).fetchone()
-        if row is not None and row[0] is not None:
+        if row is not None and row[0] is not None and not row[2]:  # a replica archives nothing
             age = float(str(row[0]))
             return round(min(age, plan.backup.archive_timeout_s or age) if row[1] else age, 1)
     return None

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import time
 from datetime import UTC, datetime
@@ -20,7 +21,7 @@ from provision import system
 from provision.database import Connection, connect_pinned
 from provision.errors import UsageError
 from provision.host import lookup, plain
-from provision.host.backup import exchange, journal, show, state, tool
+from provision.host.backup import exchange, journal, shared, show, state, tool
 from provision.host.backup.tool import BackupError
 from provision.plan.schema import Plan
 from provision.quoting import extra_vars
@@ -81,6 +82,8 @@ def take(plan: Plan, database: str = "") -> dict[str, Any]:
         shutil.rmtree(partial, ignore_errors=True)
         raise
     expired = expire(plan, database)
+    system.keep(shared.DUMP, {"when": system.stamp(begun), "host": os.uname().nodename, "dump": name})
+    shared.sync(plan)
     return {
         "label": name, "kind": "logical", "database": database, "size": tool.folder_size(folder / name),
         "seconds": round(time.time() - begun, 1), "start": int(begun), "expired": expired,

@@ -214,6 +214,16 @@ def identity(url: str) -> tuple[int, int]:
     return int(str(row[0])), int(str(row[1]))
 
 
+def await_answer(url: str) -> None:
+    """Wait until a started server accepts connections. Raises BackupError."""
+    until = time.monotonic() + SILENT_S
+    while (session := _try(url)) is None:
+        if time.monotonic() > until:
+            raise BackupError(f"the server does not answer within {SILENT_S} s", where=url)
+        time.sleep(POLL_S)
+    session.close()
+
+
 def await_position(url: str, lsn: str) -> None:
     """Wait until a restarted server has replayed up to `lsn` again. Raises BackupError."""
     for _ in range(int(SILENT_S / POLL_S)):

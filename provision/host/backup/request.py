@@ -189,24 +189,30 @@ def _tablespaces_free(stanza: str, label: str, number: int) -> None:
 def _stages(
     plan: Plan, request: Request, repository: Repository, target: Target, window: Window, data: Path, resumed: str
 ) -> list[str]:
-    ends = "promote it to a new timeline" if request.action == "promote" else "leave it paused, read-only"
+    ends = ["promote it to a new timeline" if request.action == "promote" else "leave it paused, read-only"]
+    cluster = plan.cluster if plan.server.patroni and not request.beside else None
+    if cluster and request.action == "promote":
+        others = ", ".join(each.name for each in cluster.members if each.name != cluster.member)
+        ends.append(f"turn automatic failover on, and clone {others} from it")
     killed = resumed in (journal.RESTORING, journal.REPLAYING)
     reuse = f"{'resume the killed restore' if killed else 'reuse the data of an earlier restore'} in {data}"
     if request.beside:
-        cluster = f"{plan.server.major}/{copies.name(request.beside)}"
-        made = f"create cluster {cluster} on port {request.beside} in {data}, without archiving"
+        copy = f"{plan.server.major}/{copies.name(request.beside)}"
+        made = f"create cluster {copy} on port {request.beside} in {data}, without archiving"
         begin = [reuse if resumed else made]
     else:
         aside = "overwrite" if request.delta else "move aside and keep"
         begin = [
-            f"stop {plan.server.unit} (ends all connections) and any running backup or restore test",
+            *(["turn automatic failover off and stop Patroni"] if cluster else []),
+            f"stop {'the server' if cluster else plan.server.unit} (ends all connections) and any running backup or "
+            "restore test",
             reuse if resumed else f"{aside} {data}",
         ]
     return [
         *begin,
         f"restore set {window.set.label} ({show.size(window.set.size)}) from {repository.place}",
         f"replay WAL to {target}; reachable: {window}",
-        ends,
+        *ends,
         "compare the end of recovery with the end of the archive, and query the database",
     ]
 

@@ -19,7 +19,7 @@ from typing import Any
 from provision import secure_path, system
 from provision.database import connect_pinned
 from provision.errors import HostError, ProvisionError, UsageError
-from provision.host.backup import copies, journal, recovery, tool, wal
+from provision.host.backup import copies, journal, members, recovery, runner, tool, wal
 from provision.host.backup.drill import restore as restore_beside
 from provision.host.backup.recovery import systemctl
 from provision.host.backup.request import Prepared, Request
@@ -36,7 +36,7 @@ def run(plan: Plan, prepared: Prepared, narrate: Callable[[str], None]) -> dict[
 
     In place, the host's pooler is paused meanwhile, so that clients wait instead of reaching a server in recovery.
     """
-    _confirm(prepared.request)
+    _confirm(plan, prepared.request)
     with journal.held(prepared.journal, "another restore is running on this host"):
         try:
             with nullcontext() if prepared.request.beside else _pooler_paused(narrate):
@@ -93,12 +93,10 @@ def _run(plan: Plan, prepared: Prepared, narrate: Callable[[str], None]) -> dict
         facts["raised"] = recovery.raise_limits(plan.server.programs, plan.server.configuration, data)
     facts = journal.write(prepared.journal, {**facts, "state": journal.REPLAYING}, data)
     narrate(f"replaying to {target}")
-    port, unit = (
-        (request.beside, copies.unit(plan, request.beside)) if request.beside else (plan.server.port, plan.server.unit)
-    )
-    log = recovery.Log(Path(f"/var/log/postgresql/{unit.removeprefix('postgresql@').removesuffix('.service')}.log"))
+    server, port = runner.of(plan, request.beside), request.beside or plan.server.port
+    log = recovery.Log(server.log)
     url = plan.server.url("postgres", port=port)
-    systemctl("start", "--no-block", unit)
+    server.start()
     end = recovery.await_target(url, target, window.reached, log, narrate)
     facts |= {
         "state": journal.PAUSED if end.paused else journal.CAUGHT_UP, "timeline": end.timeline,
@@ -127,10 +125,7 @@ def promote(plan: Plan, beside: int, narrate: Callable[[str], None]) -> dict[str
                 allowed="a restore that was left read-only (-e restore_action=pause)", run="provision restore plan",
             )  # fmt: skip
         facts = journal.read(name)
-        if beside:
-            systemctl("start", copies.unit(plan, beside))
-        else:
-            systemctl("start", plan.server.unit)
+        runner.of(plan, beside).start()
         facts |= _promote(plan, name, facts, data, narrate)
         facts |= {"checked": _check(plan, int(facts["port"])), "finished": system.stamp()}
         facts["next"] = _next(plan, Request(beside=beside, stanza=_foreign(plan, facts)), str(facts.get("aside") or ""))
@@ -146,7 +141,7 @@ def _promote(
 ) -> dict[str, Any]:
     """End recovery; can be repeated after a kill. Return the new state and timeline."""
     beside, port = bool(facts["beside"]), int(facts["port"])
-    unit = copies.unit(plan, port) if beside else plan.server.unit
+    server = runner.of(plan, port if beside else 0)
     url = plan.server.url("postgres", port=port)
     facts = journal.write(name, {**facts, "state": journal.PROMOTING}, data)
     if recovery.recovering(url):
@@ -155,14 +150,20 @@ def _promote(
             # promotion, so its target is reset; the timeline setting stays, or it would follow a newer timeline.
             narrate("all archived WAL is replayed")
             recovery.forget(url, recovery.POINTS)
-            systemctl("restart", unit)
+            server.stop()
+            server.start()
             recovery.await_position(url, str(facts["replayed_to"]))
         recovery.promote(url)
     # These settings need a restart; without it every later reload would report them as pending. A cluster from another
     # host's stanza archives into this host's own stanza again, which refuses it until `provision backup prepare`.
     archive = () if beside or not _foreign(plan, facts) else ("archive_mode",)
     recovery.forget(url, (*recovery.TARGETS, "restore_command", *facts.get("raised", []), *archive))
-    systemctl("restart", unit)
+    if members.cluster_of(plan, Request(beside=int(facts["beside"]))):
+        members.attach(plan, narrate)  # which restarts it, too
+    else:
+        server.stop()
+        server.start()
+        recovery.await_answer(url)
     timeline, identifier = recovery.identity(url)
     ended = {"state": journal.PROMOTED, "timeline": timeline, "system": identifier}
     journal.write(name, {**facts, **ended}, data)  # before the backup starts, which checks the journal
@@ -172,14 +173,20 @@ def _promote(
     return ended
 
 
-def _confirm(request: Request) -> None:
+def confirmation(plan: Plan) -> str:
+    """Return the word that confirms a restore in place: the cluster's name, or this host's."""
+    return plan.cluster.scope if plan.cluster and plan.server.patroni else os.uname().nodename
+
+
+def _confirm(plan: Plan, request: Request) -> None:
     if request.beside:
         return
-    host = os.uname().nodename
-    if request.confirm != host:
+    host, word = os.uname().nodename, confirmation(plan)
+    if request.confirm != word:
         raise UsageError(
-            "a restore in place replaces this host's data and must be confirmed",
-            where=host, seen=repr(request.confirm), allowed=f"-e restore_confirm={host}",
+            f"a restore in place replaces {'every member' if plan.server.patroni else 'this host'}'s data and must be "
+            "confirmed",
+            where=host, seen=repr(request.confirm), allowed=f"-e restore_confirm={word}",
         )  # fmt: skip
     if request.delta and request.confirm_delta != "overwrite":
         raise UsageError(
@@ -193,13 +200,15 @@ def _clear(plan: Plan, request: Request, data: Path, resumed: str, narrate: Call
     """Stop the server and prepare the directory. Return the path of the old data, '' if there is none."""
     if request.beside:
         if resumed:
-            systemctl("stop", copies.unit(plan, request.beside))
+            runner.of(plan, request.beside).stop()
         _own(data)
         _own(copies.tablespaces(request.beside))
         return ""
-    narrate(f"stopping {plan.server.unit}")
     systemctl("stop", *HELPERS)
-    systemctl("stop", plan.server.unit)
+    if plan.server.patroni:
+        members.detach(plan, narrate)
+    narrate("stopping the server")
+    runner.of(plan).stop()
     if (data / "postmaster.pid").exists() and _alive(data):
         raise BackupError("the server did not stop", where=str(data / "postmaster.pid"))
     if resumed:

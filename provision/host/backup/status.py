@@ -17,7 +17,7 @@ from provision import system
 from provision.database import connect_pinned
 from provision.errors import DriftError, ProvisionError
 from provision.host import timers
-from provision.host.backup import drill, dump, dumptest, journal, scratch_cluster, show, tool, wal
+from provision.host.backup import drill, dump, dumptest, journal, scratch_cluster, shared, show, tool, wal
 from provision.host.backup.catalogue import Catalogue
 from provision.plan import load
 from provision.plan.schema import Plan, Repository
@@ -38,6 +38,7 @@ HISTORY = 400  # sizes kept to compute the repository's growth
 def look(plan: Plan) -> dict[str, Any]:
     """Return everything that `provision backup status` shows; `alarms` is [] if nothing is wrong."""
     alarms: list[str] = []
+    shared.sync(plan)
     seen = _head(plan, plan.backup.repository)
     if plan.backup.physical:
         archiver = _archiver(
@@ -180,10 +181,12 @@ def _head(plan: Plan, repository: Repository) -> dict[str, Any]:
 def _archiver(plan: Plan, alarms: list[str]) -> tuple[object, ...]:
     try:
         with connect_pinned(plan.server.url("postgres"), application="provision backup") as session:
-            return session.execute(
+            row = session.execute(
                 "SELECT last_archived_wal, extract(epoch FROM last_archived_time)::bigint, last_failed_wal,"
-                " extract(epoch FROM last_failed_time)::bigint, current_setting('archive_mode') FROM pg_stat_archiver"
+                " extract(epoch FROM last_failed_time)::bigint, current_setting('archive_mode'), pg_is_in_recovery()"
+                " FROM pg_stat_archiver"
             ).fetchall()[0]
+            return () if row[-1] else row[:-1]  # of a replica: what it archived when it was the primary
     except ProvisionError as error:
         alarms.append(f"the state of archiving is unknown: {error.what}")
         return ()
@@ -261,8 +264,12 @@ def _drill(plan: Plan, repository: Repository, seen: dict[str, Any], alarms: lis
 
 
 def _own(evidence: dict[str, Any], plan: Plan, seen: dict[str, Any]) -> dict[str, Any]:
-    """Return the evidence if it is of this host and cluster, else {}: a copied disk carries another host's evidence."""
-    now = (os.uname().nodename, plan.backup.stanza, seen.get("system", evidence.get("system")))
+    """Return the evidence if it is of this host and cluster, else {}: a copied disk carries another host's evidence.
+
+    Members of a cluster share theirs.
+    """
+    host = evidence.get("host") if plan.server.patroni else os.uname().nodename
+    now = (host, plan.backup.stanza, seen.get("system", evidence.get("system")))
     return evidence if (evidence.get("host"), evidence.get("stanza"), evidence.get("system", now[2])) == now else {}
 
 
@@ -273,15 +280,18 @@ def _dumps(plan: Plan, seen: dict[str, Any], alarms: list[str]) -> None:
         for path in found
     ]
     _dump_drill(plan, found, seen, alarms)
-    begun = dump.taken_at(found[-1]) if found else load.PATH.stat().st_mtime
-    what = "the newest dump" if found else "there is no dump yet; the plan for dumps"
+    times = [dump.taken_at(path) for path in found[-1:]]
+    if plan.server.patroni and (last := system.evidence(shared.DUMP)):  # on the disk of the primary of that time
+        times.append(system.moment(last["when"]))
+    begun = max(times, default=load.PATH.stat().st_mtime)
+    what = "the newest dump" if times else "there is no dump yet; the plan for dumps"
     alarms += old(what, (time.time() - begun) / HOUR_S, plan.backup.age_limit_h)
 
 
 def _dump_drill(plan: Plan, found: Sequence[Path], seen: dict[str, Any], alarms: list[str]) -> None:
     """Report the last restore test of a dump: a dump counts when one has passed."""
     last = system.evidence(dumptest.EVIDENCE)
-    if last.get("host") != os.uname().nodename:  # a copied disk carries another host's evidence
+    if not plan.server.patroni and last.get("host") != os.uname().nodename:  # a copied disk carries another host's
         last = {}
     running = last.get("failure") == scratch_cluster.KILLED and journal.is_held(drill.LOCK)
     proof = last.get("last_passed") or {}

@@ -14,12 +14,11 @@ from typing import Any
 from provision import system
 from provision.database import connect_pinned
 from provision.errors import HostError
-from provision.host.backup import counts, journal, tool
+from provision.host.backup import counts, journal, shared, tool
 from provision.host.backup.tool import BackupError, Set
 from provision.plan.schema import Plan, Repository
 
 KINDS = ("full", "diff", "incr")
-SETS_KEPT = 60
 LOCKED = 50  # pgBackRest's exit code when another command holds the stanza's lock
 
 
@@ -104,9 +103,10 @@ def _count(plan: Plan, new: dict[str, Any]) -> str:
     found = counts.take(plan.server.url(plan.access.database), point)
     with connect_pinned(plan.server.url("postgres"), application="provision backup") as connection:
         connection.execute("SELECT pg_switch_wal()")
-    known = system.evidence("backup-figures").get("sets", {})
+    known = system.evidence(shared.FIGURES).get("sets", {})
     known |= {label: {"taken": system.stamp(), **about, **found} for label, about in new.items()}
-    system.keep("backup-figures", {"sets": dict(sorted(known.items())[-SETS_KEPT:])})
+    system.keep(shared.FIGURES, {"sets": dict(sorted(known.items())[-shared.SETS_KEPT :])})
+    shared.sync(plan)
     return point
 
 

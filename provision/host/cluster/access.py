@@ -35,19 +35,20 @@ class Access:
     etcd: Mapping[str, str]
     rest: tuple[str, str]
 
-    def context(self, own: Certificate) -> ssl.SSLContext:
-        """Return a TLS context that verifies the other side and presents a certificate. Raises HostError."""
-        try:
-            context = ssl.create_default_context(cafile=self.ca)
-            context.load_cert_chain(own.certificate, own.key)
-        except OSError as error:
-            raise HostError(
-                "cannot load the certificates for the cluster",
-                where=f"{self.ca}, {own.certificate}, {own.key}",
-                seen=str(error),
-                run="provision doctor",
-            ) from None
-        return context
+
+def context(ca: str, own: Certificate) -> ssl.SSLContext:
+    """Return a TLS context that verifies the other side and presents a certificate. Raises HostError."""
+    try:
+        made = ssl.create_default_context(cafile=ca)
+        made.load_cert_chain(own.certificate, own.key)
+    except OSError as error:
+        raise HostError(
+            "cannot load the certificates for the cluster",
+            where=f"{ca}, {own.certificate}, {own.key}",
+            seen=str(error),
+            run="provision doctor",
+        ) from None
+    return made
 
 
 def of(plan: Plan, secrets: Path | None = None) -> Access:

@@ -106,7 +106,7 @@ def restart(
             _restart_primary(patroni, dcs, writable, narrate, member, wait_s, force=force)
         else:
             patroni.restart(member)
-        _returned(patroni, each.name, RETURN_S)
+        returned(patroni, each.name, RETURN_S)
         done.append(each.name)
     return done
 
@@ -129,21 +129,38 @@ def _restart_primary(
             time.sleep(0.05)
 
 
-def _returned(patroni: Patroni, name: str, within_s: float, narrate: Narrate | None = None) -> None:
-    """Wait until a member is the primary or streams from it."""
+def follows(patroni: Patroni, name: str) -> bool:
+    """Return whether a member is the primary or streams from it, on its timeline."""
+    return _follows(_seen(patroni), name)
+
+
+def _seen(patroni: Patroni) -> view.View | None:
+    try:
+        return patroni.view()
+    except PatroniError:
+        return None
+
+
+def _follows(seen: view.View | None, name: str) -> bool:
+    member, leader = (seen.member(name), seen.leader) if seen else (None, None)
+    return bool(
+        member and leader
+        and (member.leader or (member.state == "streaming" and member.timeline == leader.timeline))
+    )  # fmt: skip
+
+
+def returned(patroni: Patroni, name: str, within_s: float, narrate: Narrate | None = None) -> None:
+    """Wait until a member is the primary or streams from it. Raises HostError."""
     until, told = time.monotonic() + within_s, ""
     state = "unknown"
     while time.monotonic() < until:
-        try:
-            seen = patroni.view()
-        except PatroniError:
-            seen = None
-        member, leader = (seen.member(name), seen.leader) if seen else (None, None)
+        seen = _seen(patroni)
+        member = seen.member(name) if seen else None
         state = member.state if member else "unknown"
         if narrate and state != told:
             narrate(f"{name}: {state}")
             told = state
-        if member and leader and (member.leader or (state == "streaming" and member.timeline == leader.timeline)):
+        if _follows(seen, name):
             return
         time.sleep(POLL_S)
     raise HostError(
@@ -174,7 +191,7 @@ def reinitialise(patroni: Patroni, member: Member, narrate: Narrate) -> None:
     """Clone a replica again and wait until it streams. Raises HostError."""
     patroni.reinitialise(member)
     time.sleep(2)  # Patroni first marks the member; until then it still streams
-    _returned(patroni, member.name, CLONE_S, narrate)
+    returned(patroni, member.name, CLONE_S, narrate)
 
 
 def set_pause(patroni: Patroni, paused: bool) -> bool:

@@ -10,12 +10,13 @@ import http.client
 import json
 import ssl
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from provision import addresses
 from provision.errors import HostError
-from provision.host.cluster import view
+from provision.host.cluster import access, view
 from provision.host.cluster.access import Access
 from provision.plan.cluster import Member
 
@@ -39,9 +40,9 @@ class Answer:
 class Patroni:
     """The REST APIs of a cluster's members."""
 
-    def __init__(self, access: Access, timeout_s: float = TIMEOUT_S) -> None:
+    def __init__(self, reach: Access, timeout_s: float = TIMEOUT_S) -> None:
         """Store the access; `timeout_s` is for reads."""
-        self.access, self.timeout_s = access, timeout_s
+        self.access, self.timeout_s = reach, timeout_s
 
     def ask(
         self, member: Member, path: str, *, method: str = "GET", body: Mapping[str, Any] | None = None,
@@ -52,7 +53,7 @@ class Patroni:
         headers = {"Content-Type": "application/json"}
         if method != "GET":
             headers["Authorization"] = "Basic " + base64.b64encode(":".join(self.access.rest).encode()).decode()
-        context = self.access.context(self.access.for_rest)  # for each request: certificates are renewed
+        context = access.context(self.access.ca, self.access.for_rest)  # each time: certificates are renewed
         connection = http.client.HTTPSConnection(place, timeout=timeout_s or self.timeout_s, context=context)
         try:
             connection.request(method, path, json.dumps(body) if body is not None else None, headers)
@@ -73,9 +74,26 @@ class Patroni:
         """Return what a member says of itself (`GET /patroni`). Raises PatroniError."""
         return self.ask(member, "/patroni").facts
 
+    def answers(self, member: Member) -> bool:
+        """Return whether a member's Patroni answers."""
+        try:
+            self.status(member)
+        except PatroniError:
+            return False
+        return True
+
     def view(self) -> view.View:
-        """Return the cluster as the first member that answers sees it, the host's own first. Raises PatroniError."""
-        return self._first(lambda member: view.of(self.ask(member, "/cluster").facts))
+        """Return the cluster as the first member that answers sees it, the host's own first. Raises PatroniError.
+
+        Of replicas that are said to run, the primary is asked which ones stream: Patroni before 3.1 does not say.
+        """
+        seen = self._first(lambda member: view.of(self.ask(member, "/cluster").facts))
+        names = {each.name: each for each in self.access.cluster.members}
+        if seen.leader and seen.leader.name in names and any(each.state == "running" for each in seen.replicas):
+            with suppress(PatroniError):
+                rows = self.status(names[seen.leader.name]).get("replication") or ()
+                return view.with_streams(seen, rows)
+        return seen
 
     def configuration(self) -> Mapping[str, Any]:
         """Return the dynamic configuration. Raises PatroniError."""

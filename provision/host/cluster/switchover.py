@@ -28,13 +28,18 @@ Narrate = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Switched:
-    """A finished switchover. Seconds: the whole pause, and how long the pause waited for transactions."""
+    """A finished switchover. Seconds: the whole pause, and its parts, from the one before to each event."""
 
     source: str
     target: str
     poolers: tuple[str, ...]
     paused_s: float
     drained_s: float
+    """All transactions ended."""
+    promoted_s: float
+    """The new primary accepts writes."""
+    resumed_s: float
+    """Every pooler resumed."""
     streaming: bool
     """The old primary streams from the new one."""
 
@@ -43,7 +48,7 @@ def pooler_names(patroni: Patroni, dcs: Dcs, *, force: bool) -> list[str]:
     """Return the poolers whose followers live. Raises HostError if a member's is missing, unless `force`."""
     cluster = patroni.access.cluster
     known = orders.reports_of(dcs.read(orders.folder(cluster.scope)), cluster.scope)
-    missing = [each.name for each in cluster.members if each.name not in known and _alive(patroni, each)]
+    missing = [each.name for each in cluster.members if each.name not in known and patroni.answers(each)]
     if missing and not force:
         raise HostError(
             "poolers have no running follower, so their clients would get errors",
@@ -53,14 +58,6 @@ def pooler_names(patroni: Patroni, dcs: Dcs, *, force: bool) -> list[str]:
             run="systemctl start provision-follow on these hosts, or --force to go on without them",
         )
     return sorted(known)
-
-
-def _alive(patroni: Patroni, member: Member) -> bool:
-    try:
-        patroni.status(member)
-    except PatroniError:
-        return False
-    return True
 
 
 def switchover(
@@ -81,16 +78,20 @@ def switchover(
         prepare(held, poolers, narrate)
         begun = time.monotonic()
         drained = pause(held, poolers, wait_s, narrate, force=force)
-        with ThreadPoolExecutor(1) as thread:
-            asked = thread.submit(patroni.switchover, source, target.name)
-            _promoted(held, asked, lambda: writable(target), target)
+        thread = ThreadPoolExecutor(1)
+        asked = thread.submit(patroni.switchover, source, target.name)
+        thread.shutdown(wait=False)  # Patroni answers up to a second after the new primary accepts writes
+        _promoted(held, asked, lambda: writable(target), target)
+        promoted_s = time.monotonic() - begun - drained
         held.say(orders.RESUME)
         resumed = held.wait(lambda reports: _all(reports, poolers, "resumed"), PAUSE_S)
         paused_s = time.monotonic() - begun
         if not resumed:
             narrate("not every pooler has reported that it resumed: provision cluster status")
     narrate(f"{target.name} is the primary; clients waited {paused_s:.1f} s; waiting for {source.name} to stream")
-    return Switched(source.name, target.name, tuple(poolers), paused_s, drained, _streams(patroni, source.name))
+    resumed_s = paused_s - drained - promoted_s
+    streaming = _streams(patroni, source.name)
+    return Switched(source.name, target.name, tuple(poolers), paused_s, drained, promoted_s, resumed_s, streaming)
 
 
 def prepare(held: orders.Held, poolers: list[str], narrate: Narrate) -> None:

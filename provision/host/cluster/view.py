@@ -5,8 +5,8 @@ Reads the answer of `GET /cluster` of Patroni 3.0 to 4.1 (https://patroni.readth
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from provision.errors import HostError
@@ -57,6 +57,11 @@ class View:
         """The member that holds the leader key."""
         return next((each for each in self.members if each.leader), None)
 
+    @property
+    def replicas(self) -> tuple[Member, ...]:
+        """The other members."""
+        return tuple(each for each in self.members if not each.leader)
+
     def member(self, name: str) -> Member | None:
         """Return a member by name."""
         return next((each for each in self.members if each.name == name), None)
@@ -65,12 +70,7 @@ class View:
     def healthy(self) -> bool:
         """Whether there is a leader, and every other member streams from it on its timeline."""
         leader = self.leader
-        return leader is not None and all(
-            each.alive
-            and each.timeline == leader.timeline
-            and (each is leader or each.state != "running" or not each.lag)
-            for each in self.members
-        )  # Patroni before 4.0 calls a streaming replica running in some answers
+        return leader is not None and all(each.alive and each.timeline == leader.timeline for each in self.members)
 
 
 def of(answer: Mapping[str, Any]) -> View:
@@ -93,6 +93,18 @@ def of(answer: Mapping[str, Any]) -> View:
     except (KeyError, TypeError) as error:
         raise ValueError(f"not a cluster: {error}") from None
     return View(str(answer.get("scope", "")), tuple(members), bool(answer.get("pause", False)))
+
+
+def with_streams(view: View, rows: Sequence[Mapping[str, Any]]) -> View:
+    """Return a view whose running replicas are streaming if the primary says so: `rows` are of pg_stat_replication."""
+    streams = {str(row.get("application_name")) for row in rows if row.get("state") == "streaming"}
+    members = [
+        replace(each, state="streaming")
+        if not each.leader and each.state == "running" and each.name in streams
+        else each
+        for each in view.members
+    ]
+    return replace(view, members=tuple(members))
 
 
 def _number(value: object, otherwise: int) -> int:

@@ -9,14 +9,17 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from provision import addresses
 from provision.errors import HostError, UsageError
-from provision.host.dcs import client
-from provision.host.dcs.client import Etcd
+from provision.host.cluster import access
+from provision.host.cluster.dcs import Dcs, DcsError, RejectedError
+from provision.host.dcs import admin
+from provision.host.member import origin
 from provision.plan.schema import Plan
 from provision.system import run, write
 
@@ -25,10 +28,10 @@ DATA = Path("/var/lib/etcd/provision")
 JOIN = Path("/run/provision/etcd-join.env")
 """Read by the unit after its own file: how this start joins a running cluster. etcd ignores it once it has data."""
 FILES = (Path("/etc/default/etcd"), Path("/etc/systemd/system/etcd.service.d/50-provision.conf"))
-QUORUM_S, USERS_S, RESTART_S = 90, 60, 60
+QUORUM_S, USERS_S, RESTART_S, ADD_S = 90, 60, 60, 30
 POLL_S = 0.5
 LOCK = "/provision/etcd-restart"
-GRANTS = {"patroni": [("readwrite", "/service/")], "pooler": [("read", "/service/"), ("readwrite", "/provision/")]}
+GRANTS = {"patroni": [("READWRITE", "/service/")], "pooler": [("READ", "/service/"), ("READWRITE", "/provision/")]}
 """Prefixes of each user beside root."""
 
 
@@ -50,17 +53,16 @@ class Done:
 
 def apply(plan: Plan, passwords: Mapping[str, str], say: Callable[[str], None] = lambda _text: None) -> Done:
     """Converge. `passwords` are those of root and of the users in GRANTS. Raises HostError."""
-    if not client.cluster(plan).dcs_member:
-        client.announce(plan)
+    if not access.required(plan).dcs_member:
+        origin.announce(plan)
         return Done(False, False, (), False, ())
     active = _systemctl("is-active", UNIT) == "active"
     joined = False if active else _join(plan, passwords)
     started = _start()
-    here = Etcd(plan, (client.own(plan),))
-    if not _wait(here.healthy, QUORUM_S):
+    if not _wait(lambda: admin.healthy(plan, admin.own(plan)), QUORUM_S):
         raise HostError(
             f"etcd has no quorum after {QUORUM_S} s",
-            where=client.own(plan),
+            where=admin.own(plan),
             seen=_last_words(),
             allowed="a majority of its members running",
             run=f"journalctl -u {UNIT} -n 50; a new cluster needs a run without --limit",
@@ -69,45 +71,47 @@ def apply(plan: Plan, passwords: Mapping[str, str], say: Callable[[str], None] =
     restarted = active and _stale()
     if restarted:
         say("restarting etcd for its new configuration, one member at a time")
-        root = Etcd(plan, client.others(plan), "root", passwords["root"])
-        root.run("lock", LOCK, "provision", "dcs", "restart")
-    client.announce(plan)
-    return Done(started, joined, users, restarted, tuple(_strangers(plan, passwords)))
+        restart(plan)
+    origin.announce(plan)
+    return Done(started, joined, users, restarted, tuple(_strangers(plan)))
 
 
 def remove(plan: Plan, name: str) -> None:
     """Remove a member that is not in the plan. Raises UsageError for any other, HostError while one is down."""
-    found = {str(each.get("name") or url): each for url, each in _unknown(plan, root_password()).items()}
+    found = {str(each["name"] or url): each for url, each in _unknown(plan).items()}
     if name not in found:
         raise UsageError(
             "not a member of etcd that has left the inventory", seen=name, allowed=", ".join(found) or "none is left"
         )
-    sick = [each for each in (client.own(plan), *client.others(plan)) if not Etcd(plan, (each,)).healthy()]
+    sick = [each for each in (admin.own(plan), *admin.others(plan)) if not admin.healthy(plan, each)]
     if sick:
         raise HostError("another etcd member is down", seen=", ".join(sick), allowed="every member of the plan healthy")
-    root = Etcd(plan, (client.own(plan),), "root", root_password())
-    root.run("member", "remove", f"{found[name]['ID']:x}")
+    root(plan).call("cluster/member/remove", {"ID": found[name]["ID"]})
 
 
-def _unknown(plan: Plan, password: str) -> dict[str, Mapping[str, Any]]:
+def root(plan: Plan, *endpoints: str) -> Dcs:
+    """Return a client of etcd as its administrator, of this host's member by default. Raises HostError."""
+    return admin.client(plan, endpoints or (admin.own(plan),), "root", root_password())
+
+
+def _unknown(plan: Plan) -> dict[str, Mapping[str, Any]]:
     """Return etcd's members that are not in the plan, by the URL of their peer port."""
-    cluster = client.cluster(plan)
+    cluster = access.required(plan)
     known = {f"https://{addresses.endpoint(each.address, cluster.peer_port)}" for each in cluster.dcs}
-    members = Etcd(plan, (client.own(plan),), "root", password).members()
-    return {str(each["peerURLs"][0]): each for each in members if each["peerURLs"][0] not in known}
+    return {str(each["peerURLs"][0]): each for each in admin.members(root(plan)) if each["peerURLs"][0] not in known}
 
 
-def _strangers(plan: Plan, passwords: Mapping[str, str]) -> Iterator[str]:
-    for url, each in _unknown(plan, passwords["root"]).items():
+def _strangers(plan: Plan) -> Iterator[str]:
+    for url, each in _unknown(plan).items():
         yield (
-            f"etcd still has the member {each.get('name') or url} ({url}), which is not in the inventory and counts "
-            f"for the quorum: provision dcs remove {each.get('name') or url}, on this host"
+            f"etcd still has the member {each['name'] or url} ({url}), which is not in the inventory and counts "
+            f"for the quorum: provision dcs remove {each['name'] or url}, on this host"
         )
 
 
 def pending(plan: Plan) -> list[str]:
     """Return what `apply` would do to the unit."""
-    if not client.cluster(plan).dcs_member:
+    if not access.required(plan).dcs_member:
         return []
     if _systemctl("is-active", UNIT) not in ("active", "activating", "reloading"):
         return [f"start {UNIT}"]
@@ -115,46 +119,56 @@ def pending(plan: Plan) -> list[str]:
 
 
 def restart(plan: Plan) -> None:
-    """Restart this member: leadership moves away first, and the call ends when it is healthy. Raises HostError."""
-    sick = [each for each in client.others(plan) if not Etcd(plan, (each,)).healthy()]
-    if sick:
-        raise HostError(
-            "another etcd member is down, so this one must go on", where=UNIT, seen=", ".join(sick),
-            allowed="every other member healthy", run=f"journalctl -u {UNIT} -n 50, there",
-        )  # fmt: skip
-    root = Etcd(plan, (client.own(plan),), "root", root_password())
-    status = root.json("endpoint", "status")[0]["Status"]
-    if status["leader"] == status["header"]["member_id"]:
-        target = next(each for each in root.members() if each["ID"] != status["leader"] and each.get("name"))
-        root.run("move-leader", f"{target['ID']:x}")
-    run("systemctl", "restart", UNIT, timeout=RESTART_S)
-    if not _wait(Etcd(plan, (client.own(plan),)).healthy, RESTART_S):
-        raise HostError("etcd is not healthy after its restart", where=UNIT, seen=_last_words())
+    """Restart this member, after every restart of another one, and wait until it is healthy. Raises HostError.
+
+    Leadership moves away first.
+    """
+    with admin.lock(root(plan, *admin.others(plan)), LOCK, plan.name):
+        sick = [each for each in admin.others(plan) if not admin.healthy(plan, each)]
+        if sick:
+            raise HostError(
+                "another etcd member is down, so this one must go on", where=UNIT, seen=", ".join(sick),
+                allowed="every other member healthy", run=f"journalctl -u {UNIT} -n 50, there",
+            )  # fmt: skip
+        admin.move_leadership(root(plan))
+        run("systemctl", "restart", UNIT, timeout=RESTART_S)
+        if not _wait(lambda: admin.healthy(plan, admin.own(plan)), RESTART_S):
+            raise HostError("etcd is not healthy after its restart", where=UNIT, seen=_last_words())
 
 
 def _join(plan: Plan, passwords: Mapping[str, str]) -> bool:
     """Prepare the first start as a member of a cluster that runs already; False for a new cluster, or with data."""
     if DATA.is_dir() and any(DATA.iterdir()):
         return False
-    rest = Etcd(plan, client.others(plan))
-    if not rest.healthy():
+    running = [each for each in admin.others(plan) if admin.healthy(plan, each)]
+    if not running:
         return False
-    root = Etcd(plan, client.others(plan), "root", passwords["root"]) if rest.protected() else rest
-    cluster = client.cluster(plan)
+    user = ("root", passwords["root"]) if admin.protected(plan, running) else ()
+    dcs, cluster = admin.client(plan, running, *user), access.required(plan)
     urls = {f"https://{addresses.endpoint(each.address, cluster.peer_port)}": each.name for each in cluster.dcs}
     mine = next(url for url, name in urls.items() if name == cluster.dcs_member)
-    listed = {each["peerURLs"][0]: each for each in root.members()}
-    if mine in listed and listed[mine].get("name"):
+    listed = {each["peerURLs"][0]: each for each in admin.members(dcs)}
+    here = listed.get(mine, {})
+    if here.get("name") and not here.get("clientURLs"):
+        return False  # a member of the new cluster that has never started; the others have a quorum already
+    if here.get("name"):
         # It has run with data that are gone: as a new member it asks the others for them.
-        root.run("member", "remove", f"{listed[mine]['ID']:x}")
+        dcs.call("cluster/member/remove", {"ID": here["ID"]})
         del listed[mine]
-    if mine not in listed:
-        root.run("member", "add", cluster.dcs_member, f"--peer-urls={mine}")
-    known = {url: each.get("name") or urls.get(url, "") for url, each in listed.items()} | {mine: cluster.dcs_member}
+    if mine not in listed and not _wait(lambda: _added(dcs, mine), ADD_S):
+        dcs.call("cluster/member/add", {"peerURLs": [mine]})
+    known = {url: each["name"] or urls.get(url, "") for url, each in listed.items()} | {mine: cluster.dcs_member}
     initial = ",".join(f"{name}={url}" for url, name in known.items())
     JOIN.parent.mkdir(mode=0o755, exist_ok=True)
     JOIN.write_text(f"ETCD_INITIAL_CLUSTER={initial}\nETCD_INITIAL_CLUSTER_STATE=existing\n")
     return True
+
+
+def _added(dcs: Dcs, url: str) -> bool:
+    """Add a member; False while etcd refuses, which wants its members connected for 5 s before each change."""
+    with suppress(DcsError):
+        dcs.call("cluster/member/add", {"peerURLs": [url]})
+    return any(each["peerURLs"] == [url] for each in admin.members(dcs))
 
 
 def _start() -> bool:
@@ -172,60 +186,57 @@ def _start() -> bool:
 
 def _users(plan: Plan, passwords: Mapping[str, str]) -> tuple[str, ...]:
     """Create users and turn authentication on, or change passwords; return what was done."""
-    here = Etcd(plan, (client.own(plan),))
-    cluster = client.cluster(plan)
-    if not here.protected():
-        if cluster.dcs[0].name != cluster.dcs_member and _wait(here.protected, USERS_S):
+    here, first = (admin.own(plan),), access.required(plan).dcs[0].name == access.required(plan).dcs_member
+    if not admin.protected(plan, here):
+        if not first and _wait(lambda: _is_protected(plan, here), USERS_S):
             _keep(passwords["root"])
             return ()
-        _protect(here, passwords)
+        admin.protect(admin.client(plan, here), passwords, GRANTS)
         _keep(passwords["root"])
         return ("authentication", *passwords)
     done = []
-    root = Etcd(plan, here.endpoints, "root", passwords["root"])
-    if not root.run("user", "list", check=False).ok:
-        root = Etcd(plan, here.endpoints, "root", root_password())
-        root.run("user", "passwd", "root", "--interactive=false", input=f"{passwords['root']}\n")
-        done.append("root")
-        root = Etcd(plan, here.endpoints, "root", passwords["root"])
-    _keep(passwords["root"])
-    for name in GRANTS:
-        as_user = Etcd(plan, here.endpoints, name, passwords[name])
-        if not as_user.run("get", GRANTS[name][0][1], check=False).ok:
-            root.run("user", "passwd", name, "--interactive=false", input=f"{passwords[name]}\n")
+    for name, probe in {"root": "", **{name: rights[0][1] for name, rights in GRANTS.items()}}.items():
+        if not _may(admin.client(plan, here, name, passwords[name]), probe):
+            root(plan).call("auth/user/changepw", {"name": name, "password": passwords[name]})
             done.append(name)
+        if name == "root":
+            _keep(passwords["root"])
     return tuple(done)
 
 
-def _protect(here: Etcd, passwords: Mapping[str, str]) -> None:
-    """Make users and roles and turn authentication on. What an earlier, killed run made is not an error."""
-    for name in ("root", *GRANTS):
-        if not here.run("user", "add", name, "--interactive=false", input=f"{passwords[name]}\n", check=False).ok:
-            here.run("user", "passwd", name, "--interactive=false", input=f"{passwords[name]}\n")
-        here.run("role", "add", name, check=False)
-        for kind, prefix in GRANTS.get(name, ()):
-            here.run("role", "grant-permission", name, kind, prefix, "--prefix=true")
-        here.run("user", "grant-role", name, name)
-    here.run("auth", "enable")
+def _is_protected(plan: Plan, here: tuple[str, ...]) -> bool:
+    try:
+        return admin.protected(plan, here)
+    except DcsError:
+        return False
+
+
+def _may(user: Dcs, prefix: str) -> bool:
+    """Return whether a user's password and rights are in force: for root, to list users. Raises DcsError."""
+    try:
+        user.read(prefix) if prefix else user.call("auth/user/list", {})
+    except RejectedError:
+        return False
+    return True
 
 
 def _keep(password: str) -> None:
     text = json.dumps({"root": password}) + "\n"
     try:
-        if client.ROOT_PASSWORD.read_text() == text:
+        if admin.ROOT_PASSWORD.read_text() == text:
             return
     except OSError:
         pass
-    write(client.ROOT_PASSWORD, text, mode=0o600, owner=(0, 0))
+    write(admin.ROOT_PASSWORD, text, mode=0o600, owner=(0, 0))
 
 
 def root_password() -> str:
     """Return the administrator's password that the last run kept. Raises HostError."""
     try:
-        return str(json.loads(client.ROOT_PASSWORD.read_text())["root"])
+        return str(json.loads(admin.ROOT_PASSWORD.read_text())["root"])
     except (OSError, ValueError, KeyError) as error:
         raise HostError(
-            "etcd refuses the administrator's password", where=str(client.ROOT_PASSWORD), seen=str(error),
+            "etcd refuses the administrator's password", where=str(admin.ROOT_PASSWORD), seen=str(error),
             allowed="the cluster_passphrase with which the cluster was made",
         ) from None  # fmt: skip
 

@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from provision.errors import DriftError
-from provision.host.dcs import apply, client
-from provision.host.dcs.client import Etcd
+from provision.host.dcs import admin, apply
 from provision.plan.schema import Plan
 from provision.system import compact
 
@@ -36,22 +35,28 @@ class Maintained:
 
 def maintain(plan: Plan) -> Maintained:
     """Take a snapshot, remove old ones, defragment if needed. Raises HostError, and DriftError for an alarm of etcd."""
-    root = Etcd(plan, (client.own(plan),), "root", apply.root_password())
+    root = apply.root(plan)
     SNAPSHOTS.mkdir(mode=0o700, exist_ok=True)
+    for each in SNAPSHOTS.glob("*.part"):  # of a killed run
+        each.unlink()
     path = SNAPSHOTS / f"etcd-{compact()}.db"
-    root.run("snapshot", "save", str(path))
-    path.chmod(0o600)
+    part = path.with_suffix(".part")
+    with part.open("wb") as stream:
+        part.chmod(0o600)
+        root.snapshot(stream.write)
+    part.rename(path)
     old = sorted(SNAPSHOTS.glob("etcd-*.db"))[:-KEPT]
     for each in old:
         each.unlink()
-    status = root.json("endpoint", "status")[0]["Status"]
+    status = root.call("maintenance/status", {})
     size, in_use = int(status["dbSize"]), int(status.get("dbSizeInUse", status["dbSize"]))
     wasteful = size > SMALL_BYTES and size > WASTE * in_use
     if wasteful:
-        root.run("defrag")
-    if alarms := root.run("alarm", "list").stdout.strip():
+        root.call("maintenance/defragment", {})
+    if alarms := root.call("maintenance/alarm", {"action": "GET"}).get("alarms"):
         raise DriftError(
-            "etcd reports an alarm", where=client.own(plan), seen=alarms.replace("\n", "; "), allowed="none",
+            "etcd reports an alarm", where=admin.own(plan), allowed="none",
+            seen=", ".join(sorted({str(each.get("alarm")) for each in alarms})),
             run="free space, then etcdctl alarm disarm (docs/cluster.md)",
         )  # fmt: skip
     return Maintained(str(path), size, in_use, wasteful, tuple(each.name for each in old))

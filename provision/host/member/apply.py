@@ -10,15 +10,16 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from provision.database import ask, connect_pinned
 from provision.errors import HostError
-from provision.host.dcs import client
-from provision.host.member import rest, roles
+from provision.host.cluster import access
+from provision.host.cluster.patroni import Patroni, PatroniError
+from provision.host.member import origin, roles
 from provision.host.server import cluster as server
 from provision.host.server import patroni
 from provision.plan.schema import Plan
@@ -29,6 +30,7 @@ LOADED = Path("/run/provision/patroni-loaded")
 """Touched when Patroni has loaded its file: a reload leaves no other trace."""
 FIRST_S, START_S, SETTLE_S = 300, 120, 30
 POLL_S = 1.0
+CALL_S = 10.0
 RUNNING = ("running", "streaming", "in archive recovery")
 
 
@@ -73,7 +75,7 @@ def apply(plan: Plan, say: Callable[[str], None] = lambda _text: None) -> Done:
         configured = _configure(plan)
         if configured:
             time.sleep(POLL_S)
-            found = rest.status(plan)
+            found = _status(plan)
     return Done(adopted, started, reloaded, configured, made, primary, bool(found.get("pending_restart")))
 
 
@@ -88,17 +90,17 @@ def pending(plan: Plan) -> list[str]:
     if not patroni.active():
         return [f"start {patroni.UNIT}"]
     found = [f"reload {patroni.UNIT}"] if _stale(plan) else []
-    if rest.status(plan).get("role") in ("primary", "master"):
-        found += [f"set {name}" for name in changes(client.cluster(plan).dynamic, _dynamic(plan))]
+    if _status(plan).get("role") in ("primary", "master"):
+        found += [f"set {name}" for name in changes(access.required(plan).dynamic, _dynamic(plan))]
     return found
 
 
 def _prepare(plan: Plan, say: Callable[[str], None]) -> tuple[bool, tuple[str, ...]]:
     """Judge this host's data and, on the first member of a new cluster, stop its server for Patroni."""
-    cluster = client.cluster(plan)
-    identifier, data = client.initialised(plan), plan.server.data
+    cluster = access.required(plan)
+    identifier, data = origin.initialised(plan), plan.server.data
     has_data = (data / "PG_VERSION").exists()
-    first = "" if identifier else client.brings(plan)
+    first = "" if identifier else origin.brings(plan)
     if first == cluster.member:
         if not has_data:
             raise HostError(
@@ -110,7 +112,7 @@ def _prepare(plan: Plan, say: Callable[[str], None]) -> tuple[bool, tuple[str, .
     if not identifier:
         say(f"waiting for the database of {first}")
         deadline = time.monotonic() + FIRST_S
-        while not (identifier := client.initialised(plan)):
+        while not (identifier := origin.initialised(plan)):
             if time.monotonic() > deadline:
                 raise HostError(
                     f"the cluster {cluster.scope} has no database yet",
@@ -138,11 +140,11 @@ def system_identifier(plan: Plan) -> str:
     return match[1] if match else ""
 
 
-def _settled(plan: Plan, say: Callable[[str], None]) -> dict[str, Any]:
+def _settled(plan: Plan, say: Callable[[str], None]) -> Mapping[str, Any]:
     """Wait until this member runs; a clone takes as long as it takes. Raises HostError."""
     said, deadline = "", time.monotonic() + START_S
     while True:
-        found = rest.status(plan)
+        found = _status(plan)
         state = str(found.get("state", ""))
         if state in RUNNING and (found.get("role") in ("primary", "master") or _streams(found)):
             return found
@@ -159,7 +161,7 @@ def _settled(plan: Plan, say: Callable[[str], None]) -> dict[str, Any]:
         time.sleep(POLL_S)
 
 
-def _streams(found: dict[str, Any]) -> bool:
+def _streams(found: Mapping[str, Any]) -> bool:
     """Return whether a replica receives WAL; Patroni 3.0 does not say, and a running one counts."""
     return found.get("replication_state", "streaming") in ("streaming", "in archive recovery")
 
@@ -178,30 +180,40 @@ def _roles(plan: Plan) -> tuple[str, ...]:
     with session:
         if ask(session, "SELECT pg_is_in_recovery()") == [(True,)]:
             return ()
-        return roles.converge(session, client.cluster(plan))
+        return roles.converge(session, access.required(plan))
 
 
-def _dynamic(plan: Plan) -> dict[str, Any]:
+def _status(plan: Plan) -> Mapping[str, Any]:
+    """Return what this host's Patroni says of itself, {} while it does not answer."""
+    try:
+        return _patroni(plan).status(access.required(plan).here)
+    except PatroniError:
+        return {}
+
+
+def _patroni(plan: Plan) -> Patroni:
+    return Patroni(access.of(plan), CALL_S)
+
+
+def _dynamic(plan: Plan) -> Mapping[str, Any]:
     deadline = time.monotonic() + SETTLE_S
     while True:
-        status, found = rest.call(plan, client.cluster(plan).here, "/config")
-        if status == 200 or time.monotonic() > deadline:  # a new cluster has none for a moment
-            break
+        answer = _patroni(plan).ask(access.required(plan).here, "/config")
+        if answer.status == 200:
+            return answer.facts
+        if time.monotonic() > deadline:  # a new cluster has none for a moment
+            raise HostError(
+                "Patroni does not show its configuration", where="/config", seen=f"{answer.status}: {answer.text}"
+            )
         time.sleep(POLL_S)
-    if status != 200 or not isinstance(found, dict):
-        raise HostError("Patroni does not show its configuration", where="/config", seen=f"{status}: {found}")
-    return found
 
 
 def _configure(plan: Plan) -> tuple[str, ...]:
     """Change the dynamic configuration where it differs; return the names. Raises HostError."""
-    wanted = client.cluster(plan).dynamic
-    patch = changes(wanted, _dynamic(plan))
-    if not patch:
-        return ()
-    status, said = rest.call(plan, client.cluster(plan).here, "/config", method="PATCH", body=patch)
-    if status != 200:
-        raise HostError("Patroni refuses its configuration", where="/config", seen=f"{status}: {said}")
+    cluster = access.required(plan)
+    patch = changes(cluster.dynamic, _dynamic(plan))
+    if patch:
+        _patroni(plan).configure(cluster.here, patch)
     return tuple(sorted(patch))
 
 

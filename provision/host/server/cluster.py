@@ -15,7 +15,8 @@ from pathlib import Path
 from provision import secure_path
 from provision.database import ask, connect_pinned
 from provision.errors import HostError
-from provision.host.dcs import client
+from provision.host.cluster import access
+from provision.host.member import origin
 from provision.host.server import patroni
 from provision.plan.schema import Plan
 from provision.system import POSTGRES, as_user, run
@@ -94,7 +95,7 @@ def create(plan: Plan, say: Callable[[str], None] = lambda _text: None) -> bool:
 
 def _brings_database(plan: Plan) -> bool:
     """Return whether this host makes the cluster's database, before there is one."""
-    return not client.initialised(plan) and client.brings(plan) == client.cluster(plan).member
+    return not origin.initialised(plan) and origin.brings(plan) == access.required(plan).member
 
 
 def _move_aside(sources: Mapping[str, Path], say: Callable[[str], None]) -> None:

@@ -78,7 +78,10 @@ def apply(plan: Plan, restart_allowed: bool | None = None, say: Callable[[str], 
 
     `restart_allowed` None asks the plan. Raises HostError for errors in the files and for a failed start.
     """
+    released = not plan.server.patroni and patroni.release(plan, say)
     started = cluster.start(plan)
+    if released and (slots := patroni.drop_slots(plan)):
+        say(f"dropped the replication slots {', '.join(slots)}")
     if plan.server.patroni and cluster.Postmaster.read(plan.server.data) is None:
         return Applied(started, False, False, (), (), ())  # Patroni will start it, or has yet to clone it
     reloaded = _load(plan)

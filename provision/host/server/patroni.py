@@ -1,17 +1,25 @@
 """Who runs the server of this host: systemd, or Patroni. Does IO, as root.
 
-start.conf of Debian's cluster is the mark: `disabled` means that Patroni runs it, and pg_ctlcluster refuses to.
+start.conf of Debian's cluster is the mark: `disabled` means that Patroni runs it, and pg_ctlcluster refuses to. A host
+whose inventory has no cluster any more gets its server back (`release`), unless another member could be primary.
 """
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from provision.database import ask, connect_pinned
+from provision.errors import HostError
 from provision.plan.schema import PATRONI, Plan
-from provision.system import run, write
+from provision.system import POSTGRES, as_user, run, write
 
 UNIT = PATRONI
-DISABLED = "disabled"
+DISABLED, AUTO = "disabled", "auto"
+CONFIGURATION = Path("/etc/patroni/config.yml")
+LEFT = ("provision-follow.service", "haproxy.service", "provision-dcs.timer", "etcd.service")
+"""Units of a member beside Patroni, which a single host does not have."""
 
 
 def owns(plan: Plan) -> bool:
@@ -27,14 +35,88 @@ def own(plan: Plan) -> bool:
     """Stop the server's own unit for good, so that Patroni alone starts it; False if it is so already."""
     if owns(plan):
         return False
-    unit = f"postgresql@{plan.server.major}-main.service"
-    run("systemctl", "disable", unit, check=False)
-    run("systemctl", "stop", unit)
+    run("systemctl", "disable", _own_unit(plan), check=False)
+    run("systemctl", "stop", _own_unit(plan))
+    _write_mark(plan, f"# Patroni runs this cluster: systemctl start {UNIT}\n{DISABLED}\n")
+    return True
+
+
+def release(plan: Plan, say: Callable[[str], None] = lambda _text: None) -> bool:
+    """Give the server of the last member back to systemd, stopped; False if Patroni does not own it.
+
+    Can be repeated. Raises HostError, before anything changes, for a replica and while another member runs.
+    """
+    if not owns(plan):
+        return False
+    if active():
+        _judge(json.loads(_patronictl("list", "--format=json")))
+        say(f"stopping {UNIT}: systemd runs the server again, after one restart")
+        _patronictl("pause", "--wait")  # Patroni then leaves the server alone when it stops
+        run("systemctl", "stop", UNIT)
+    _refuse_replica(plan)
+    run("systemctl", "disable", UNIT, check=False)
+    for unit in LEFT:
+        if _systemctl("is-enabled", unit) == "enabled":
+            run("systemctl", "disable", "--now", unit)
+    programs, data = plan.server.programs, plan.server.data_directory
+    if run(f"{programs}/pg_ctl", "status", "-D", data, user=POSTGRES, check=False).ok:
+        run(f"{programs}/pg_ctl", "stop", "--mode=fast", "--wait", "-D", data, user=POSTGRES)
+    original = plan.server.configuration / "postgresql.base.conf"
+    if original.exists():  # Patroni had renamed it
+        run("mv", original, plan.server.configuration / "postgresql.conf", user=POSTGRES)
+    _write_mark(plan, f"{AUTO}\n")
+    run("systemctl", "enable", _own_unit(plan))
+    return True
+
+
+def _judge(members: Sequence[Mapping[str, object]]) -> None:
+    """Refuse to take the server from a cluster that still has another member."""
+    others = [str(each["Member"]) for each in members if each["Role"] != "Leader"]
+    if others:
+        raise HostError(
+            "cluster_enabled is false, and the cluster has other members",
+            seen=", ".join(others), allowed="the primary as its last member",
+            run="on each of the others: systemctl disable --now patroni; then again after the ttl (docs/cluster.md)",
+        )  # fmt: skip
+    if not members:
+        raise HostError("cluster_enabled is false, and the cluster has no primary", run="journalctl -u patroni -n 50")
+
+
+def _refuse_replica(plan: Plan) -> None:
+    shown = run(f"{plan.server.programs}/pg_controldata", "-D", plan.server.data, environment={"LC_ALL": "C"}).stdout
+    state = next(line.partition(":")[2].strip() for line in shown.splitlines() if line.startswith("Database cluster"))
+    if "recovery" in state:
+        raise HostError(
+            "cluster_enabled is false on a replica", where=plan.server.data_directory, seen=state,
+            allowed="the primary as the last member",
+            run="keep the primary in the inventory; on this host: systemctl disable --now patroni",
+        )  # fmt: skip
+
+
+def drop_slots(plan: Plan) -> list[str]:
+    """Drop the slots of former members, which keep WAL for ever; return their names. Raises DatabaseError."""
+    with as_user(), connect_pinned(plan.server.url("postgres"), application="provision server") as session:
+        rows = ask(
+            session,
+            "SELECT slot_name::text, pg_drop_replication_slot(slot_name)::text FROM pg_replication_slots"
+            " WHERE slot_type = 'physical' AND NOT active",
+        )
+    return [str(name) for name, _ in rows]
+
+
+def _patronictl(*words: str) -> str:
+    return run("patronictl", "-c", CONFIGURATION, *words, timeout=60).stdout
+
+
+def _own_unit(plan: Plan) -> str:
+    return f"postgresql@{plan.server.major}-main.service"
+
+
+def _write_mark(plan: Plan, text: str) -> None:
     about = _mark(plan).stat() if _mark(plan).exists() else None
     owner = (about.st_uid, about.st_gid) if about else (0, 0)
-    write(_mark(plan), f"# Patroni runs this cluster: systemctl start {UNIT}\n{DISABLED}\n", mode=0o644, owner=owner)
+    write(_mark(plan), text, mode=0o644, owner=owner)
     run("systemctl", "daemon-reload")  # the generator of postgresql-common reads the mark
-    return True
 
 
 def active() -> bool:
