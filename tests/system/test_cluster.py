@@ -6,6 +6,7 @@ The tests run in order on the same hosts, and each leaves a complete cluster beh
 from __future__ import annotations
 
 import json
+import re
 import socket
 import ssl
 import subprocess
@@ -165,6 +166,16 @@ def test_certificate_alone_opens_neither_etcd_nor_patroni_s_commands(members: Me
         "print(h.getresponse().status)"
     )
     assert members.hosts["db1"].run(f'python3 -c "{ask}"').stdout.strip() == "401"
+
+
+@pytest.mark.parametrize("unit", ["provision-dcs.service", "provision-follow.service"])
+def test_unit_of_a_member_works_in_its_sandbox(members: Members, unit: str) -> None:
+    host = members.hosts["db1"]
+    done = host.run(f"systemctl start {unit} && systemd-analyze security --no-pager {unit} | tail -1")
+    assert done.returncode == 0, host.run(f"journalctl -n 20 -u {unit}").stdout
+    found = re.search(rf"exposure level for {re.escape(unit)}: ([0-9.]+) ", done.stdout)
+    assert found, done.stdout
+    assert float(found[1]) <= 4.0, done.stdout
 
 
 def test_planned_switchover_loses_nothing_and_no_client_of_a_pooler_fails(members: Members) -> None:

@@ -9,6 +9,8 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 
+import pytest
+
 from tests.system.production import Production
 from tests.system.test_pgbouncer import connect, on_host
 
@@ -59,6 +61,12 @@ def test_the_doctor_finds_a_flushed_firewall_and_loads_it_again(production: Prod
     on_host(production, "nft flush ruleset")
     assert findings(production)["firewall"] == "no table inet provision: connections to port 5432 are not limited"
     on_host(production, "provision doctor --fix || true")
+    assert "firewall" not in findings(production)
+
+
+@pytest.mark.parametrize("command", ["restart nftables", "stop nftables && systemctl start nftables"])
+def test_nftables_service_flushes_the_limits_and_loads_them_again(production: Production, command: str) -> None:
+    on_host(production, f"systemctl {command}")
     assert "firewall" not in findings(production)
 
 

@@ -40,10 +40,10 @@ def others(plan: Plan) -> tuple[str, ...]:
     return tuple(addresses.endpoint(each, found.client_port) for each in rest)
 
 
-def client(plan: Plan, endpoints: Sequence[str], user: str = "", password: str = "") -> Dcs:
+def client(plan: Plan, endpoints: Sequence[str], user: str = "", password: str | None = None) -> Dcs:
     """Return a client for some endpoints, as a user of etcd or, with none, by the certificate alone."""
     certificate = plan.tls.certificate("etcd-client")
-    return Dcs(endpoints, lambda: access.context(plan.tls.ca, certificate), user, password, CALL_S)
+    return Dcs(endpoints, lambda: access.context(plan.tls.ca, certificate), user, password or "", CALL_S)
 
 
 def healthy(plan: Plan, endpoint: str) -> bool:
