@@ -160,9 +160,10 @@ ADVISORIES = (
     # No release up to 4.1.1 has the change.
     Advisory(
         "patroni-3435", "patroni", "1.3", "4.1.2",
-        "in strict mode without a replica, any WAL receiver confirms commits (synchronous_standby_names = '*'), also "
-        "pg_receivewal and an unfinished clone, which cannot become primary",
-        "clone without a slot, so that a clone confirms nothing (ours do), and run no pg_receivewal --synchronous",
+        "in strict mode without a replica, any WAL receiver confirms commits (synchronous_standby_names = '*'), even "
+        "pg_receivewal or an unfinished clone, which cannot become primary",
+        "clone without a slot, as provision does, so that a clone confirms nothing; "
+        "do not run pg_receivewal --synchronous",
         covered=True,
     ),
 )  # fmt: skip

@@ -18,14 +18,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-PLANTED = "is a link that another user than root can exchange: remove it"
+PLANTED = "is a link that a user other than root can replace: remove it"
 NOT_PLAIN = "is a link, a directory or a device, not a plain file: move it away"
 LINKED = "is a file with a second name (hard link) in a directory of another user: remove it"
 MOST_LINKS = 40
 """As many as Linux follows in one path."""
 MOST_BYTES = 64 * 2**20
 """Largest file that is read into memory: another user's sparse file may claim terabytes."""
-TOO_LARGE = f"is larger than {MOST_BYTES // 2**20} MiB, which no file that is read here is: move it away"
+TOO_LARGE = f"is larger than {MOST_BYTES // 2**20} MiB, the limit for files that are read here: move it away"
 SHARED = stat.S_IWGRP | stat.S_IWOTH
 
 

@@ -11,7 +11,8 @@ DOCUMENTATION = r"""
 module: host_lock
 short_description: Release the host lock of this run
 description:
-  - M(minion.provision.host_plan) takes the lock. It also ends with the run's connection and the last command of that.
+  - M(minion.provision.host_plan) takes the lock. It is also released when the run's connection and
+    the last command on it have ended.
 options:
   state:
     description: Requested state of the lock.

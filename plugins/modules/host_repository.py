@@ -40,7 +40,7 @@ module: host_repository
 short_description: Prepare a backup host for one database host
 description:
   - Installs pgBackRest and creates the user of the stanza and the directory of the repository.
-  - Allows the database host's key to run pgBackRest's commands for this stanza alone.
+  - Allows the database host's key to run pgBackRest's commands for this stanza only.
 options:
   path: {description: Directory of the repository., required: true, type: path}
   user: {description: System user of the stanza., required: true, type: str}
@@ -257,7 +257,7 @@ class Repository:
             denied = [value for name, value in rows if name == f"deny{kind}"]
             if (allowed and not _matches(names, allowed)) or _matches(names, denied):
                 self.fail(
-                    f"sshd does not let {self.user} in (Allow{kind.title()} {' '.join(allowed) or '-'}, "
+                    f"sshd does not admit {self.user} (Allow{kind.title()} {' '.join(allowed) or '-'}, "
                     f"Deny{kind.title()} {' '.join(denied) or '-'}): allow users {OLD_USER}-* or group {MEMBERS}"
                 )
 

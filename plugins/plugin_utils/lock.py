@@ -64,7 +64,7 @@ class Holder:
             return ""
         if unfinished:
             before = f"a killed run ({who}) has not ended on {self.host}: {unfinished[0]} still runs"
-            after = "Wait until it has ended, or end it, then run again."
+            after = "Wait until it has ended, or kill it, then run again."
         else:
             does = "is changing" if holder.get("holder") else "waits for"
             who += time.strftime(", since %H:%M:%S UTC", time.gmtime(holder.get("since", 0)))

@@ -60,7 +60,7 @@ def _in_database(plan: Plan, session: Connection) -> Iterator[Row]:
     database, expected = session.info.dbname, VERSIONS.get(plan.server.major, str(plan.server.major))
     rows = session.execute("SELECT extversion::text FROM pg_extension WHERE extname = %s", (EXTENSION,)).fetchall()
     if not rows:
-        yield f"database {database} lacks the extension: entries of DDL do not name their objects"
+        yield f"database {database} lacks the extension: log entries of DDL do not name the objects"
     elif not f"{rows[0][0]}.".startswith(f"{expected}."):
         update = psql(database, "ALTER EXTENSION pgaudit UPDATE")
         yield (

@@ -144,7 +144,7 @@ _cause(
     r"|bouncer config error",
     expected="a pooler with a working server",
     why="the pooler answers, but its server does not",
-    fix="provision doctor; systemctl status pgbouncer 'postgresql@*'  # on the host; port 5432 leads past the pooler",
+    fix="provision doctor; systemctl status pgbouncer 'postgresql@*'  # on the host; port 5432 bypasses the pooler",
 )
 _cause(
     "reach-tls-required",

@@ -150,9 +150,9 @@ def archiving(session: Connection) -> Iterator[Row]:
     if mode == "off":
         yield "archive_mode = off", remove("archive_mode", str(file), int(str(line))) or "{site}"
     elif fails:
-        yield f"archiving fails since {failed}"
+        yield f"archiving has failed since {failed}"
     elif none:
-        yield "no WAL was archived yet"
+        yield "no WAL has been archived yet"
 
 
 @check(

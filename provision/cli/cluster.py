@@ -19,9 +19,11 @@ from provision.host.pooler import console
 from provision.plan import load
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-wait = click.option("--wait", default=10.0, show_default=True, help="Seconds to wait for running transactions.")
+wait = click.option("--wait", default=10.0, show_default=True, help="Seconds to wait until running transactions end.")
 force = click.option(
-    "--force", is_flag=True, help="Terminate transactions that exceed --wait; go on without poolers that do not answer."
+    "--force",
+    is_flag=True,
+    help="Terminate transactions that exceed --wait; continue without poolers that do not answer.",
 )
 
 
@@ -41,7 +43,7 @@ def status(as_json: bool) -> None:
 
 
 @command.command()
-@click.option("--to", default="", help="Member to promote [the replica with the least lag].")
+@click.option("--to", default="", help="Member to promote [default: the replica with the least lag].")
 @wait
 @force
 @as_json
@@ -76,7 +78,7 @@ def restart(everything: bool, wait: float, force: bool, as_json: bool) -> None:
 
 @command.command()
 @click.argument("name")
-@click.option("--yes-destroy", default="", help="The member's name, to confirm without a question.")
+@click.option("--yes-destroy", default="", help="The member's name, to confirm without a prompt.")
 def reinitialise(name: str, yes_destroy: str) -> None:
     """Delete the data directory of the replica NAME and clone it again."""
     patroni, _ = _clients()
@@ -101,7 +103,7 @@ def pause() -> None:
 def resume() -> None:
     """Turn on automatic failover."""
     changed = life.set_pause(_clients()[0], False)
-    echo("automatic failover is on" if changed else "automatic failover was on already")
+    echo("automatic failover is on" if changed else "automatic failover was already on")
 
 
 @command.command()

@@ -26,7 +26,7 @@ MODE = 0o600
 @click.option("--limit", default="", help="Host of the inventory [default: all].")
 @click.option("--role", default="", help="Login role [default: the application's role, such as minion_app].")
 @click.option("--dbname", default="", help="Database [default: the main database].")
-@click.option("--host", default="", help="Another name of the host for clients; a certificate must have it.")
+@click.option("--host", default="", help="Host name for clients; the certificate must contain it.")
 @click.option("--ca", default="", help="Path of the CA file on the application's machine [default: the controller's].")
 @click.option("--password", "with_password", is_flag=True, help="Include the role's password from the vault.")
 @click.option(
@@ -178,7 +178,7 @@ def _write(folder: Path, found: Connection, authority: Path) -> None:
                 "cannot read the CA",
                 where=str(authority),
                 seen=error.strerror or str(error),
-                allowed="the file that the first run of site.yml makes",
+                allowed="the file that the first run of site.yml creates",
                 run="run site.yml, or give --ca FILE and --show env",
             ) from None
     contents |= {"env": found.env(), "service": found.service()}

@@ -20,7 +20,7 @@ def command() -> None:
 
 
 @command.command()
-@click.option("--check", is_flag=True, help="Change nothing; report whether etcd runs with its present files.")
+@click.option("--check", is_flag=True, help="Change nothing; report whether etcd runs with its current files.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def apply(check: bool, as_json: bool) -> None:
     """Start etcd or join the running cluster; create its users from passwords on stdin (JSON)."""

@@ -37,8 +37,12 @@ def command() -> None:
 @click.argument("limit", type=click.IntRange(0), required=False, metavar="[N]")
 @click.option("--skip-standby", is_flag=True, help="Do nothing on a replica of a cluster.")
 @click.option("--all-tenants", is_flag=True, help="Migrate every tenant of this host's database.")
-@click.option("--jobs", type=click.IntRange(1, 32), default=JOBS, show_default=True, help="Tenants at the same time.")
-@click.option("--tenant-limit", default="1h", show_default=True, help="Longest time of one of all tenants; 0 for none.")
+@click.option(
+    "--jobs", type=click.IntRange(1, 32), default=JOBS, show_default=True, help="Tenants to migrate at the same time."
+)
+@click.option(
+    "--tenant-limit", default="1h", show_default=True, help="Time limit for each tenant with --all-tenants; 0 for none."
+)
 @options
 def up(call: Call, limit: int | None, skip_standby: bool, all_tenants: bool, jobs: int, tenant_limit: str) -> None:
     """Apply all pending migrations, or the next N.

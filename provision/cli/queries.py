@@ -31,7 +31,7 @@ CUT = 200  # characters of a statement; --full shows all
 @click.option("--since", default="reset", show_default=True, help="Start: reset, or an age such as 30m, 1h, 2d.")
 @click.option("--limit", default=10, show_default=True, type=click.IntRange(1), help="Statements to print.")
 @click.option("--plan", "query_id", default="", metavar="ID", help="Print the generic plan of a statement instead.")
-@click.option("--full", is_flag=True, help="Do not cut long statements.")
+@click.option("--full", is_flag=True, help="Do not truncate long statements.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(by: str, since: str, limit: int, query_id: str, full: bool, as_json: bool) -> None:
     """Show the statements that use most time, I/O, temporary files or WAL; as root or postgres.
@@ -50,20 +50,18 @@ def command(by: str, since: str, limit: int, query_id: str, full: bool, as_json:
     earlier = snapshots.before(reading.at - age) if age else None
     snapshots.keep(reading)
     if age and earlier is None:
-        echo(
-            "no snapshot yet: showing everything since the reset; the next one can be compared in ten minutes", err=True
-        )
+        echo("no snapshot yet: showing everything since the reset; repeat in ten minutes for a comparison", err=True)
     found = snapshots.difference(reading, earlier) if earlier else None
     begin = found.since if found else reading.reset
     if age and found and abs(begin - (reading.at - age)) > snapshots.INTERVAL_S + snapshots.MARGIN_S:
-        echo(f"the nearest moment that can be compared is {_moment(begin)}", err=True)
+        echo(f"the nearest snapshot is of {_moment(begin)}", err=True)
     rows = ranked(found.statements if found else reading.statements, by, limit)
     if as_json:
         echo(json.dumps(_facts(reading, begin, by, rows), indent=2))
         return
     _show(reading, begin, rows, sys.maxsize if full else CUT)
     if found and found.unknown:
-        echo(f"{found.unknown} rare statements are left out: the snapshot did not have them", err=True)
+        echo(f"{found.unknown} rare statements are left out, because the snapshot lacks them", err=True)
 
 
 def _url(plan: Plan, role: str) -> str:
@@ -119,7 +117,7 @@ def _show(reading: Reading, begin: float, rows: list[Ranked], cut: int) -> None:
         text = text if len(text) <= cut else f"{text[: cut - 3]}..."
         echo(textwrap.indent(textwrap.fill(text, width - 4), "    "))
     if not rows:
-        echo("no statement used any of it")
+        echo("no statement used any")
 
 
 def _who(statement: Statement) -> str:

@@ -39,10 +39,12 @@ def _plan() -> Plan:
 
 @command.command()
 @name_argument
-@click.option("--connections", type=click.IntRange(1), help="Limit of NAME_app [the profile's].")
-@click.option("--new-passwords", is_flag=True, help="Replace the passwords of a tenant that the inventory lacks.")
+@click.option("--connections", type=click.IntRange(1), help="Connection limit of NAME_app [default: the profile's].")
+@click.option(
+    "--new-passwords", is_flag=True, help="Replace the passwords of a tenant that the inventory does not declare."
+)
 @click.option("--adopt", is_flag=True, help="Give the objects of an existing schema NAME to the tenant.")
-@click.option("--no-migrate", is_flag=True, help="Leave the schema as it is.")
+@click.option("--no-migrate", is_flag=True, help="Do not apply migrations.")
 @json_option
 def add(name: str, connections: int | None, new_passwords: bool, adopt: bool, no_migrate: bool, as_json: bool) -> None:
     """Create a tenant and migrate its schema, or repair one.
@@ -144,7 +146,7 @@ def show(name: str, as_json: bool) -> None:
 @command.command()
 @name_argument
 @click.option("--yes-destroy", default="", metavar="NAME", help="Confirm the destruction of this tenant's data.")
-@click.option("--without-export", is_flag=True, help="Keep no export of the data.")
+@click.option("--without-export", is_flag=True, help="Do not export the data first.")
 @json_option
 def drop(name: str, yes_destroy: str, without_export: bool, as_json: bool) -> None:
     """Export a tenant, then drop its schema and roles; list the backups that still hold it."""
@@ -164,18 +166,24 @@ def drop(name: str, yes_destroy: str, without_export: bool, as_json: bool) -> No
         echo(json.dumps({"tenant": name, "changes": changes, "export": kept, "declared": declared, **held}, indent=2))
         return
     echo("\n".join(changes))
-    echo(f"export: {kept['folder']}" if kept else "no export was kept")
+    echo(f"export: {kept['folder']}" if kept else "no export was made")
     for key in ("dumps", "sets"):
         echo(f"{key} that hold it: {', '.join(held[key]) or 'none'}")
     echo("\n".join(held["until"]))
     if declared:
-        echo(f"remove {name} from database_tenants: the next run of site.yml creates it again", err=True)
+        echo(f"remove {name} from database_tenants, or the next run of site.yml creates it again", err=True)
 
 
 @command.command()
 @name_argument
-@click.option("--to", "folder", type=click.Path(path_type=Path), help="New folder [one in the directory of dumps].")
-@click.option("--port", type=click.IntRange(1, 65535), help="Port of a copy restored beside [the server's].")
+@click.option(
+    "--to", "folder", type=click.Path(path_type=Path), help="New folder [default: one in the directory of dumps]."
+)
+@click.option(
+    "--port",
+    type=click.IntRange(1, 65535),
+    help="Port of a copy that was restored beside the server [default: the server's].",
+)
 @json_option
 def export(name: str, folder: Path | None, port: int | None, as_json: bool) -> None:
     """Write a tenant's schema and rows to a folder with checksums."""
@@ -191,7 +199,7 @@ def export(name: str, folder: Path | None, port: int | None, as_json: bool) -> N
 @command.command("import")
 @name_argument
 @click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
-@click.option("--replace", "replaces", is_flag=True, help="Export the present contents, then drop them.")
+@click.option("--replace", "replaces", is_flag=True, help="Export the present contents, then replace them.")
 @click.option("--yes-destroy", default="", metavar="NAME", help="Confirm the destruction of this tenant's data.")
 @json_option
 def import_(name: str, folder: Path, replaces: bool, yes_destroy: str, as_json: bool) -> None:
@@ -212,7 +220,7 @@ def import_(name: str, folder: Path, replaces: bool, yes_destroy: str, as_json: 
         done = {**transfer.load(plan, session, name, folder), "replaced": kept and kept["folder"]}
     echo(json.dumps(done, indent=2) if as_json else _done(done, "imported from"))
     if kept and not as_json:
-        echo(f"export of the contents before: {kept['folder']}")
+        echo(f"export of the replaced contents: {kept['folder']}")
 
 
 def _confirm(plan: Plan, name: str, given: str, what: str, *, ask: bool) -> None:

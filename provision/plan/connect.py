@@ -220,7 +220,7 @@ def _env(value: str) -> str:
             "the .env file cannot hold this value",
             seen="a single quote or a line break in the password, a name or a path",
             allowed="values without them",
-            run="use --show url or --show pgpass, which have escapes",
+            run="use --show url or --show pgpass, which escape them",
         )
     return f"'{value}'"
 

@@ -144,6 +144,6 @@ def warnings(found: Collection[schema.Tenant], free: int) -> list[str]:
     if total <= free or not found:
         return []
     return [
-        f"database_tenants: {len(found)} tenants may open {total} connections together, and {free} are free beside the "
-        "roles of database_roles: reduce connection_limit of tenants, or raise postgresql_settings.max_connections"
+        f"database_tenants: {len(found)} tenants may open {total} connections together, but the roles of "
+        f"database_roles leave {free}: reduce connection_limit of tenants, or raise postgresql_settings.max_connections"
     ]

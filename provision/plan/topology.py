@@ -218,7 +218,7 @@ def judge(
     if mode != "off" and profile["cluster"]["strict"] and len(ours) == PAIR:
         verdict.warnings.append(
             "the cluster has two members and cluster.strict of the profile is true: writes wait while either member is "
-            "down; add a member, or set it to false"
+            "down; add a member, or set cluster.strict to false"
         )
     if context.database and not host.get("watchdog"):
         verdict.warnings.append(
@@ -269,7 +269,7 @@ def _sizes(context: Context, scope: str) -> list[str]:
     if not group and len(scopes) > 1:
         return [
             f"the inventory has {len(scopes)} clusters ({', '.join(sorted(scopes))}) and no group dcs: put three hosts "
-            "into the group dcs, whose etcd serves them all"
+            "into the group dcs; their etcd serves all clusters"
         ]
     if len(dcs) >= QUORUM and len(dcs) % 2:
         return []

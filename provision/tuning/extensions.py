@@ -39,9 +39,9 @@ def settings(request: Request) -> list[Setting]:
     if "pgaudit" in libraries:
         found += group(
             title,
-            ("pgaudit.log", ",".join(choices.audit), "", "from the profile: the statements that leave an audit entry"),
+            ("pgaudit.log", ",".join(choices.audit), "", "from the profile: the classes of statements to log"),
             ("pgaudit.log_parameter", False, "", "parameters hold what agents remember about people"),
-            ("pgaudit.log_catalog", False, "", "psql and exporters read the catalogues all the time"),
-            ("pgaudit.log_statement_once", True, "", "a statement's text once, not with each object it names"),
+            ("pgaudit.log_catalog", False, "", "psql and exporters read the system catalogues all the time"),
+            ("pgaudit.log_statement_once", True, "", "log a statement's text once, not for each object"),
         )
     return found

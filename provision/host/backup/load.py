@@ -48,7 +48,7 @@ def load(
         )  # fmt: skip
     if not into and not confirm:
         raise DriftError(
-            f"the restore of {folder.name} would replace database {database}, and rename and keep the old one; "
+            f"the restore of {folder.name} would replace database {database}, and keep the old one under another name; "
             "nothing was changed",
             run=f"{shlex.join(['provision', 'restore', 'dump', '--name', folder.name, '--confirm', database])}; or "
             f"restore.yml with {extra_vars(restore_confirm=database)}, or with -e restore_into=NEW_NAME",

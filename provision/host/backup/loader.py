@@ -93,7 +93,7 @@ def refuse(plan: Plan, session: Connection, extensions: Mapping[str, str]) -> No
             raise HostError(
                 f"the dump needs extension {name}, which only a superuser can create",
                 seen=f"database_extensions: {', '.join(plan.access.extensions)}",
-                allowed="extensions of database_extensions, and those that the server trusts an owner with",
+                allowed="extensions of database_extensions, and trusted extensions",
                 run=f"add {name} to database_extensions, then {plan.site('database')}",
             )
 
@@ -246,8 +246,8 @@ def cure(said: str, folder: Path) -> str:
         )
     if _DENIED.search(said):
         return (
-            "the contents of a dump are restored without a superuser's rights; what needs them is listed by pg_restore "
-            "--list: docs/a-dump-cannot-be-restored.md"
+            "the contents of a dump are restored without a superuser's rights; pg_restore --list shows the objects "
+            "that need them: docs/a-dump-cannot-be-restored.md"
         )
     if not _MISSING.search(said):
         return ""

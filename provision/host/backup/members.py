@@ -137,7 +137,7 @@ def _await_leadership(api: Patroni, cluster: Cluster) -> None:
                 return
         time.sleep(POLL_S)
     raise HostError(
-        "Patroni does not take the restored server as primary", where=service.UNIT, seen=seen,
+        "Patroni does not make the restored server the primary", where=service.UNIT, seen=seen,
         run=f"journalctl -u {service.UNIT} -n 50; then provision restore promote",
     )  # fmt: skip
 

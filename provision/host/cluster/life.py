@@ -55,7 +55,7 @@ def status(patroni: Patroni, dcs: Dcs) -> Status:
             if each is not leader and (not each.alive or each.timeline != leader.timeline)
         ]
         problems += [
-            f"the pooler of {each.pooler} leads to {each.target}, not to the primary {leader.name}"
+            f"the pooler of {each.pooler} connects to {each.target}, not to the primary {leader.name}"
             for each in reports.values()
             if each.target != leader.name
         ]
@@ -164,7 +164,7 @@ def returned(patroni: Patroni, name: str, within_s: float, narrate: Narrate | No
             return
         time.sleep(POLL_S)
     raise HostError(
-        f"{name} does not stream again",
+        f"{name} does not stream again yet",
         seen=f"{state} after {within_s:g} s",
         run=f"on {name}: journalctl -u patroni -n 50",
     )
@@ -177,7 +177,7 @@ def replica(patroni: Patroni, name: str) -> Member:
     others = [each.name for each in seen.members if not each.leader]
     if found is None or seen.leader is None or name not in others:
         raise HostError(
-            f"{name} is the primary, whose data is the cluster's" if seen.leader and name == seen.leader.name
+            f"{name} is the primary, which holds the cluster's data" if seen.leader and name == seen.leader.name
             else "only a replica of a cluster with a primary can be reinitialised",
             where=patroni.access.cluster.scope,
             seen=view.describe(seen),

@@ -55,7 +55,7 @@ def pooler_names(patroni: Patroni, dcs: Dcs, *, force: bool) -> list[str]:
             where=cluster.scope,
             seen=", ".join(missing),
             allowed="a follower on each member",
-            run="systemctl start provision-follow on these hosts, or --force to go on without them",
+            run="systemctl start provision-follow on these hosts, or --force to continue without them",
         )
     return sorted(known)
 
@@ -100,7 +100,7 @@ def prepare(held: orders.Held, poolers: list[str], narrate: Narrate) -> None:
         return
     narrate(f"writing a checkpoint on {held.order.source}")
     if not held.wait(lambda reports: _is(reports, held.order.source, "prepared"), PREPARE_S):
-        narrate(f"the checkpoint is not complete after {PREPARE_S} s: going on without it")
+        narrate(f"the checkpoint is not complete after {PREPARE_S} s: continuing without it")
 
 
 def pause(held: orders.Held, poolers: list[str], wait_s: float, narrate: Narrate, *, force: bool) -> float:

@@ -122,7 +122,7 @@ def candidate(view: View, cluster: Cluster, to: str = "") -> Member:
             "the cluster has no leader, so there is nothing to switch over",
             where=view.scope,
             seen=describe(view),
-            run="journalctl -u patroni -n 50 on each member; Patroni elects a leader on its own",
+            run="journalctl -u patroni -n 50 on each member; Patroni elects a leader by itself",
         )
     if to == leader.name:
         raise HostError(f"{to} is the primary already", where=view.scope, seen=describe(view))

@@ -106,7 +106,9 @@ def lock(dcs: Dcs, key: str, owner: str) -> Iterator[None]:
     while not dcs.replace(key, owner, 0, lease):
         if time.monotonic() > until:
             holder = next((each.text for each in dcs.read(key).values()), "none")
-            raise HostError("the lock of etcd's restarts is held", where=key, seen=holder, run="provision dcs restart")
+            raise HostError(
+                "the lock for restarts of etcd is held", where=key, seen=holder, run="provision dcs restart"
+            )
         dcs.keep_alive(lease)
         time.sleep(POLL_S)
     try:

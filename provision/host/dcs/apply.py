@@ -81,7 +81,9 @@ def remove(plan: Plan, name: str) -> None:
     found = {str(each["name"] or url): each for url, each in _unknown(plan).items()}
     if name not in found:
         raise UsageError(
-            "not a member of etcd that has left the inventory", seen=name, allowed=", ".join(found) or "none is left"
+            "only an etcd member that has left the inventory can be removed",
+            seen=name,
+            allowed=", ".join(found) or "none is left",
         )
     sick = [each for each in (admin.own(plan), *admin.others(plan)) if not admin.healthy(plan, each)]
     if sick:
@@ -105,7 +107,7 @@ def _strangers(plan: Plan) -> Iterator[str]:
     for url, each in _unknown(plan).items():
         yield (
             f"etcd still has the member {each['name'] or url} ({url}), which is not in the inventory and counts "
-            f"for the quorum: provision dcs remove {each['name'] or url}, on this host"
+            f"towards the quorum: provision dcs remove {each['name'] or url}, on this host"
         )
 
 
@@ -127,7 +129,7 @@ def restart(plan: Plan) -> None:
         sick = [each for each in admin.others(plan) if not admin.healthy(plan, each)]
         if sick:
             raise HostError(
-                "another etcd member is down, so this one must go on", where=UNIT, seen=", ".join(sick),
+                "another etcd member is down, so this one must not restart", where=UNIT, seen=", ".join(sick),
                 allowed="every other member healthy", run=f"journalctl -u {UNIT} -n 50, there",
             )  # fmt: skip
         admin.move_leadership(root(plan))

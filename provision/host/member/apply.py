@@ -82,7 +82,7 @@ def apply(plan: Plan, say: Callable[[str], None] = lambda _text: None) -> Done:
 def warnings(plan: Plan, done: Done) -> Iterator[str]:
     """Return a warning for what `apply` leaves to the operator."""
     if done.pending:
-        yield f"settings wait for a restart of {plan.name}: provision cluster restart, on a member"
+        yield f"settings have a pending restart on {plan.name}: provision cluster restart, on a member"
 
 
 def pending(plan: Plan) -> list[str]:

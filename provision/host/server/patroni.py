@@ -50,7 +50,7 @@ def release(plan: Plan, say: Callable[[str], None] = lambda _text: None) -> bool
         return False
     if active():
         _judge(json.loads(_patronictl("list", "--format=json")))
-        say(f"stopping {UNIT}: systemd runs the server again, after one restart")
+        say(f"stopping {UNIT}: systemd manages the server again, after one restart")
         _patronictl("pause", "--wait")  # Patroni then leaves the server alone when it stops
         run("systemctl", "stop", UNIT)
     _refuse_replica(plan)
@@ -76,7 +76,7 @@ def _judge(members: Sequence[Mapping[str, object]]) -> None:
         raise HostError(
             "cluster_enabled is false, and the cluster has other members",
             seen=", ".join(others), allowed="the primary as its last member",
-            run="on each of the others: systemctl disable --now patroni; then again after the ttl (docs/cluster.md)",
+            run="on the others: systemctl disable --now patroni; after the ttl, repeat the run (docs/cluster.md)",
         )  # fmt: skip
     if not members:
         raise HostError("cluster_enabled is false, and the cluster has no primary", run="journalctl -u patroni -n 50")

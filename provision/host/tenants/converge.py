@@ -59,7 +59,7 @@ def schema(access: Access, name: str, wanted: Sequence[Role]) -> None:
             where=f"database {access.connection.info.dbname}",
             seen=f"owner {rows[0][0]}",
             allowed=f"owner {name}",
-            run=f"read its contents, then: provision tenant add {name} --adopt",
+            run=f"review its contents, then: provision tenant add {name} --adopt",
         )
     access.schema(name, wanted, name, open_=False)
 

@@ -40,7 +40,7 @@ def changing(plan: Plan) -> Iterator[Connection]:
     """Hold the host's lock for tenants and yield a superuser session on a primary. Raises DatabaseError, HostError."""
     until = time.monotonic() + WAIT_S
     while True:
-        lock = journal.held(LOCK, "another command changes the tenants of this host")
+        lock = journal.held(LOCK, "another command is changing the tenants of this host")
         try:
             lock.__enter__()
             break
@@ -90,9 +90,9 @@ def _add(plan: Plan, session: Connection, name: str, *, connections: int, renew:
     exists = name in catalog.marked(access.ask, database)
     if declared and not exists:
         raise UsageError(
-            f"tenant {name} is declared in the inventory, which has its passwords",
+            f"tenant {name} is declared in the inventory, so its passwords come from the vault",
             where="database_tenants",
-            allowed="a run of the playbook, which creates it",
+            allowed="a run of site.yml, which creates it",
             run=plan.site("database,migrations"),
         )
     wanted, passwords = _roles(plan, access, name, declared, connections, renew=renew)

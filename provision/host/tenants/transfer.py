@@ -43,7 +43,9 @@ def export(plan: Plan, session: Connection, name: str, folder: Path) -> dict[str
     """
     catalog.find(session, name)
     if folder.exists():
-        raise UsageError("the folder of the export exists", seen=str(folder), allowed="a path that does not exist")
+        raise UsageError(
+            "the folder for the export already exists", seen=str(folder), allowed="a path that does not exist"
+        )
     begun, partial = time.time(), folder.with_name(folder.name + dump.PARTIAL)
     try:
         partial.mkdir(mode=0o700, parents=True)
@@ -107,7 +109,7 @@ def check(folder: Path, name: str) -> dict[str, Any]:
             "this export is of another tenant",
             where=str(folder),
             seen=str(facts.get("tenant") or "a dump of a whole database"),
-            allowed=f"an export of tenant {name}: an export keeps the name of its schema",
+            allowed=f"an export of tenant {name}, because an import keeps the schema's name",
             run=f"provision tenant import {facts['tenant']} {folder}" if facts.get("tenant") else "",
         )
     return facts
@@ -141,7 +143,7 @@ def load(plan: Plan, session: Connection, name: str, folder: Path) -> dict[str, 
             "the imported tenant differs from its export",
             where=str(folder),
             seen="; ".join(f"{key}: {rows.get(key)} rows instead of {facts['rows'].get(key)}" for key in different),
-            run=f"provision tenant drop {name}, then import it again",
+            run=f"provision tenant drop {name}, then repeat the import",
         )
     return {
         "tenant": name, "folder": str(folder), "version": facts["version"], "rows": rows,
