@@ -73,7 +73,7 @@ def missing(plan: Plan) -> Iterator[Row]:
     area="files",
     severity=Severity.CRITICAL,
     expected="files and directories where they were placed",
-    why="root would read or change the target of the link; once the link is gone, the file is reported as missing",
+    why="root would read or change the target of the link; after the link is removed, the file is reported as missing",
 )
 def planted(plan: Plan) -> Iterator[Row]:
     """Report links in the path of a file that do not belong to root: a fix of the file would change the target."""

@@ -23,7 +23,7 @@ query(
     area="storage",
     severity=Severity.CRITICAL,
     expected="no page with a wrong checksum",
-    why="the storage damages data, and backups of today hold the damage",
+    why="the storage damages data, and new backups contain the damage",
     fix="# see docs/the-repository-is-damaged.md; after the repair: SELECT pg_stat_reset() in that database",
 )
 

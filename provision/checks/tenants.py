@@ -33,7 +33,7 @@ SELECT current_setting('max_locks_per_transaction')::int
     scope=Scope.SERVER,
     area="tenants",
     severity=Severity.CRITICAL,
-    expected="a schema of its name that each tenant owns",
+    expected="a schema with the name of each tenant, owned by it",
     why="the tenant's application finds no tables",
 )
 def schemas(plan: schema.Plan, session: Connection) -> Iterator[Row]:
