@@ -187,7 +187,8 @@ def test_playbook_takes_a_backup_and_says_what_it_took(site: Site) -> None:
     )
     taken = site.play("backup.yml", "-e", "backup_type=incr")
     assert taken.code == 0, taken.output
-    assert re.search(r"incr backup \d{8}-\d{6}F_\d{8}-\d{6}I: [\d.]+ MB in [\d.]+ s", taken.text())
+    assert re.search(r"incr backup \d{8}-\d{6}F_\d{8}-\d{6}I: [\d.]+ [kM]B", taken.text())
+    assert re.search(r"took [\d.]+ s", taken.text())
     assert re.search(r"WAL [0-9A-F]{24} to [0-9A-F]{24}", taken.text())
     assert re.search(r"restore.yml -i \S+/prod -i \S+ --limit prod1 -e restore_set=\d{8}-\d{6}F_", taken.text())
 
