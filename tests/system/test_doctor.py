@@ -266,6 +266,10 @@ def test_a_killed_server_comes_back_by_itself(production: Production) -> None:
     while host.run("runuser -u postgres -- psql -XAtqc 'SELECT 1' minion").stdout.strip() != "1":
         assert time.monotonic() < deadline, host.run(f"systemctl status {unit}").stdout
         time.sleep(0.5)
+    # The server answers before pg_ctlcluster, whose end makes the unit active, notices it.
+    while host.run(f"systemctl is-active {unit}").returncode:
+        assert time.monotonic() < deadline, host.run(f"systemctl status {unit}").stdout
+        time.sleep(0.5)
     assert host.run(f"systemctl show -P NRestarts {unit}").stdout.strip() == "1"
     assert host.run(f"systemctl show -P MainPID {unit}").stdout.strip() not in ("0", pid)
     # A stop that an administrator asks for stays one.
