@@ -345,7 +345,8 @@ def hold_locks(
 
 def identifier(*parts: str) -> str:
     """Return a quoted SQL identifier as text, for messages; statements are composed with psycopg.sql."""
-    return sql.Identifier(*parts).as_string(None)
+    # Not psycopg.sql, whose 3.1.7 (Debian 12) needs a connection for this.
+    return ".".join('"{}"'.format(part.replace('"', '""')) for part in parts)
 
 
 def environment(url: str) -> dict[str, str]:
