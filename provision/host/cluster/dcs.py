@@ -26,7 +26,13 @@ TIMEOUT_S = 2.0
 """For each endpoint. An etcd member answers within milliseconds, also when its disk takes 100 ms for an fsync."""
 TOKEN_ERRORS = ("invalid auth token", "revision in header is old", "user name is empty")
 """Errors of a token that expired, or that an etcd member forgot in a restart: authenticate again."""
-REJECTIONS = ("permission denied", "invalid auth token", "user name is empty", "authentication is not enabled")
+REJECTIONS = (
+    "permission denied",
+    "invalid auth token",
+    "user name is empty",
+    "user name not found",
+    "authentication is not enabled",
+)
 """Errors that no other endpoint would answer differently."""
 DIGEST = hashlib.sha256().digest_size
 
@@ -213,8 +219,8 @@ class Dcs:
 
 
 def _message(answer: Mapping[str, Any]) -> str:
-    """Return the error of an answer: a text, or in a stream an object."""
-    error = answer.get("error", "")
+    """Return the error of an answer: a text, in a stream an object, and in Debian 13's etcd a message with a code."""
+    error = answer.get("error") or (answer.get("message", "") if "code" in answer else "")
     return str(error.get("message", error) if isinstance(error, dict) else error)
 
 
