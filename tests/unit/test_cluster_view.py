@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from provision.errors import HostError
-from provision.host.cluster import orders, view
+from provision.host.cluster import dcs, orders, view
 from provision.host.cluster.dcs import Value
 from provision.plan.cluster import Cluster, DcsMember, Member
 
@@ -122,3 +122,16 @@ def test_damaged_keys_are_no_orders() -> None:
     found = {key: Value(key, "{}", 1, 0), other: Value(other, "no JSON", 1, 0)}
     assert orders.order_of(found, "minion") is None
     assert orders.reports_of(found, "minion") == {}
+
+
+@pytest.mark.parametrize(
+    ("answer", "error"),
+    [
+        ({"error": "etcdserver: permission denied", "code": 7}, "etcdserver: permission denied"),
+        ({"error": {"message": "etcdserver: no leader"}}, "etcdserver: no leader"),
+        ({"code": 9, "message": "etcdserver: user name not found", "details": []}, "etcdserver: user name not found"),
+        ({"header": {"revision": "3"}, "succeeded": True}, ""),
+    ],
+)
+def test_errors_of_every_etcd_are_recognised(answer: dict[str, Any], error: str) -> None:
+    assert dcs._message(answer) == error
