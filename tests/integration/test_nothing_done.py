@@ -62,4 +62,4 @@ def test_an_inventory_without_the_group_backup_is_accepted(tmp_path: Path) -> No
     (tmp_path / "hosts.yml").write_text(HOSTS)
     code, said = play("site.yml", "-i", tmp_path / "hosts.yml", "--list-hosts")
     assert code == 0, said
-    assert "pattern: ['database'] hosts (1): db1" in said
+    assert "pattern: ['~^(database|dcs)$'] hosts (1): db1" in said
