@@ -20,6 +20,7 @@ from psycopg.pq import ExecStatus
 
 from provision import pins, urls
 from provision.errors import DatabaseError
+from provision.quoting import double
 
 Connection = psycopg.Connection[tuple[object, ...]]
 
@@ -346,7 +347,7 @@ def hold_locks(
 def identifier(*parts: str) -> str:
     """Return a quoted SQL identifier as text, for messages; statements are composed with psycopg.sql."""
     # Not psycopg.sql, whose 3.1.7 (Debian 12) needs a connection for this.
-    return ".".join('"{}"'.format(part.replace('"', '""')) for part in parts)
+    return ".".join(map(double, parts))
 
 
 def environment(url: str) -> dict[str, str]:

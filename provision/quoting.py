@@ -60,16 +60,17 @@ def hba(text: str) -> str:
         return "+" + hba_name(text[1:])
     if text.startswith("/") and not re.search(r'[\s,"#]', text):
         return text
-    return _double(text)
+    return double(text)
 
 
 def hba_name(text: str) -> str:
     """Return a name for these files that is never a keyword, a group or a pattern to PostgreSQL 15 and older."""
     _refuse_control(text, "pg_hba.conf")
-    return text if _HBA_BARE.fullmatch(text) and text not in HBA_WORDS else _double(text)
+    return text if _HBA_BARE.fullmatch(text) and text not in HBA_WORDS else double(text)
 
 
-def _double(text: str) -> str:
+def double(text: str) -> str:
+    """Return a name in double quotes, as pg_hba.conf and SQL read it."""
     return '"' + text.replace('"', '""') + '"'
 
 
@@ -95,7 +96,7 @@ def pgbouncer_value(text: object) -> str:
 def pgbouncer_auth(text: str) -> str:
     """Return a user or a verifier for PgBouncer's auth_file."""
     _refuse_control(text, "PgBouncer's auth_file")
-    return _double(text)
+    return double(text)
 
 
 def pgbackrest(text: object) -> str:

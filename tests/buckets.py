@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import http.client
 import re
+import shutil
 import ssl
 import subprocess
 import sys
@@ -22,6 +23,22 @@ from tests.contract.repository import ROOT
 BUCKET = "backups"
 CREDENTIAL = "AWS4-HMAC-SHA256 Credential=id/20260101/us-east-1/s3/aws4_request"
 """moto looks at the name in it, not at a signature."""
+
+
+def configured(folder: Path, secrets: str, main: str, more: str = "") -> Path:
+    """Write the two rendered files of role backup as one, with pgBackRest's own paths below a folder of the server."""
+    for name in ("spool", "lock", "log"):
+        (folder / name).mkdir()
+        shutil.chown(folder / name, "postgres", "postgres")
+    here = "\n".join(f"{name}-path={folder / name}" for name in ("spool", "lock", "log"))
+    main = main.replace("lock-path=/var/spool/pgbackrest/lock\n", "")
+    main = main.replace("spool-path=/var/spool/pgbackrest", here)
+    assert here in main
+    path = folder / "pgbackrest.conf"
+    path.write_text(f"{secrets}\n{main}{more}")
+    shutil.chown(path, "postgres", "postgres")
+    path.chmod(0o600)
+    return path
 
 
 @dataclass(frozen=True)

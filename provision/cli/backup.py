@@ -12,7 +12,8 @@ from provision import system
 from provision.cli._echo import echo
 from provision.cli._progress import working
 from provision.host.backup import drill as drills
-from provision.host.backup import dump, key, members, primary, requeue, shared, show, status, take
+from provision.host.backup import dump, key, primary, requeue, shared, show, status, take
+from provision.host.cluster.patroni import PRIMARY_ROLES
 from provision.plan import load, schema
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -118,7 +119,7 @@ def requeue_command(event: tuple[str, ...], as_json: bool) -> None:
     Patroni calls it with EVENT: action, role and cluster; nothing is done for another role than primary.
     """
     plan = load.load()
-    ours = not event or event[1:2] in [(role,) for role in members.PRIMARY]
+    ours = not event or event[1:2] in [(role,) for role in PRIMARY_ROLES]
     names = requeue.run(plan) if plan.backup.physical and ours else []
     facts = {"changed": bool(names), "segments": names}
     _print(facts, as_json, lambda _facts: [f"{name} waits for the archiver" for name in names] or ["no change"])

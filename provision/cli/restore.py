@@ -79,10 +79,10 @@ def plan_command(as_json: bool, set_: str, **request: Any) -> None:
 @as_json
 def run_command(as_json: bool, set_: str, **request: Any) -> None:
     """Restore the cluster. Without --confirm, show the plan and exit 3."""
-    plan = load.load()
+    plan, asked = load.load(), requests.Request(set=set_, **request)
     with working("checking the request"):
-        members.judge(plan, requests.Request(set=set_, **request))
-        prepared = requests.prepare(plan, requests.Request(set=set_, **request))
+        members.judge(plan, asked)
+        prepared = requests.prepare(plan, asked)
     if not (prepared.request.beside or prepared.request.confirm):
         word = restore.confirmation(plan)
         start = prepared.request.confirming(word)

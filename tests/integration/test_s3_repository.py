@@ -56,22 +56,11 @@ def configuration(folder: Path, store: Store) -> Path:
     made = plans.built("prod", given, PROBE)
     assert made.plan, made.problems
     assert made.plan.backup.repository.place == "s3://backups/prod"
-    texts = [
+    secrets, main = (
         render(ROOT / f"templates/backup/{name}.j2", "prod", plan=inputs.published(made.plan, made.state), backup_s3=s3)
-        for name in ("pgbackrest.conf", "secrets.conf")
-    ]
-    for name in ("spool", "lock", "log"):
-        (folder / name).mkdir()
-        shutil.chown(folder / name, "postgres", "postgres")
-    path = folder / "pgbackrest.conf"
-    here = "\n".join(f"{name}-path={folder / name}" for name in ("spool", "lock", "log"))
-    texts[0] = texts[0].replace("lock-path=/var/spool/pgbackrest/lock\n", "")
-    texts[0] = texts[0].replace("spool-path=/var/spool/pgbackrest", here)
-    assert here in texts[0]
-    path.write_text("\n".join(texts[::-1]))
-    shutil.chown(path, "postgres", "postgres")
-    path.chmod(0o600)
-    return path
+        for name in ("secrets.conf", "pgbackrest.conf")
+    )
+    return buckets.configured(folder, secrets, main)
 
 
 def words(configuration: Path, data: Path, port: int = 0) -> list[str]:

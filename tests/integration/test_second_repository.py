@@ -111,7 +111,7 @@ class Host:
 def folder() -> Iterator[Path]:
     made = Path(tempfile.mkdtemp(prefix="provision-two-", dir="/tmp"))
     shutil.chown(made, "postgres", "postgres")
-    for name in ("first", "spool", "lock", "log", "evidence"):
+    for name in ("first", "evidence"):
         (made / name).mkdir()
         shutil.chown(made / name, "postgres", "postgres")
     yield made
@@ -143,12 +143,7 @@ def host(folder: Path, store: Store) -> Iterator[Host]:
             render(ROOT / f"templates/backup/{name}.j2", "prod", plan=inputs.published(plan, None), backup_second_s3=s3)
             for name in ("secrets.conf", "pgbackrest.conf")
         )
-        here = "\n".join(f"{name}-path={folder / name}" for name in ("spool", "lock", "log"))
-        main = main.replace("spool-path=/var/spool/pgbackrest", here)
-        main = main.replace("lock-path=/var/spool/pgbackrest/lock\n", "")
-        host.configuration.write_text(f"{secret}\n{main}pg1-socket-path={cluster.host}\n")
-        shutil.chown(host.configuration, "postgres", "postgres")
-        host.configuration.chmod(0o600)
+        buckets.configured(folder, secret, main, f"pg1-socket-path={cluster.host}\n")
         cluster.psql("CREATE ROLE minion LOGIN")
         cluster.psql("CREATE DATABASE minion OWNER minion TEMPLATE template0")
         push = f"pgbackrest --config={host.configuration} --stanza=db1 archive-push %p"

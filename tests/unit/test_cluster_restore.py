@@ -8,7 +8,7 @@ import pytest
 
 from provision.errors import HostError, UsageError
 from provision.host.backup import members, restore, runner
-from provision.host.backup.request import Request
+from provision.host.backup.request import Request, cluster_of
 from provision.host.server import patroni
 from tests import plans, topologies
 
@@ -27,7 +27,7 @@ def test_a_cluster_is_confirmed_with_its_name() -> None:
 def test_a_cluster_does_not_take_another_stanza_in_place() -> None:
     with pytest.raises(UsageError, match="restores its own stanza"):
         members.judge(MEMBER, Request(stanza="other"))
-    assert members.cluster_of(MEMBER, Request(beside=5499)) is None
+    assert cluster_of(MEMBER, beside=5499) is None
 
 
 def test_server_of_a_member_runs_without_patroni_and_the_network() -> None:

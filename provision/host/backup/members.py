@@ -14,29 +14,22 @@ from collections.abc import Callable
 from provision import system
 from provision.database import ask, connect_pinned
 from provision.errors import HostError, UsageError
-from provision.host.backup.request import Request
+from provision.host.backup.request import Request, cluster_of
 from provision.host.cluster import access, life
 from provision.host.cluster.dcs import Dcs
-from provision.host.cluster.patroni import Patroni, PatroniError
+from provision.host.cluster.patroni import PRIMARY_ROLES, Patroni, PatroniError
 from provision.host.server import patroni as service
 from provision.plan.cluster import Cluster
 from provision.plan.schema import Plan
 
 ADOPT_S = 120
-PRIMARY = ("primary", "master")
-"""Patroni's words for the role, since 4.0 and before."""
 POLL_S = 1.0
 Narrate = Callable[[str], None]
 
 
-def cluster_of(plan: Plan, request: Request) -> Cluster | None:
-    """Return the cluster whose data a restore in place replaces; None for a single host or a copy."""
-    return plan.cluster if plan.server.patroni and not request.beside else None
-
-
 def judge(plan: Plan, request: Request) -> None:
     """Refuse a restore in place on a replica, or of another stanza. Raises HostError, UsageError."""
-    cluster = cluster_of(plan, request)
+    cluster = cluster_of(plan, request.beside)
     if cluster is None:
         return
     if request.stanza not in ("", plan.backup.stanza):
@@ -131,7 +124,7 @@ def _await_leadership(api: Patroni, cluster: Cluster) -> None:
             if (
                 leader
                 and leader.name == cluster.member
-                and own.get("role") in PRIMARY
+                and own.get("role") in PRIMARY_ROLES
                 and own.get("state") == "running"
             ):
                 return

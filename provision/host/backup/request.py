@@ -17,6 +17,7 @@ from provision.errors import HostError, ProvisionError, UsageError
 from provision.host.backup import copies, journal, show, targets, tool, wal
 from provision.host.backup.catalogue import Catalogue
 from provision.host.backup.targets import Target, Window
+from provision.plan.cluster import Cluster
 from provision.plan.schema import Plan, Repository
 
 ARCHIVE_WAIT_S = 60
@@ -186,11 +187,16 @@ def _tablespaces_free(stanza: str, label: str, number: int) -> None:
             )  # fmt: skip
 
 
+def cluster_of(plan: Plan, beside: int = 0) -> Cluster | None:
+    """Return the cluster whose data a restore in place replaces; None for a single host or a copy on a port."""
+    return plan.cluster if plan.server.patroni and not beside else None
+
+
 def _stages(
     plan: Plan, request: Request, repository: Repository, target: Target, window: Window, data: Path, resumed: str
 ) -> list[str]:
     ends = ["promote it to a new timeline" if request.action == "promote" else "leave it paused, read-only"]
-    cluster = plan.cluster if plan.server.patroni and not request.beside else None
+    cluster = cluster_of(plan, request.beside)
     if cluster and request.action == "promote":
         others = ", ".join(each.name for each in cluster.members if each.name != cluster.member)
         ends.append(f"turn automatic failover on, and clone {others} from it")

@@ -22,7 +22,7 @@ from provision.errors import HostError, ProvisionError, UsageError
 from provision.host.backup import copies, journal, members, recovery, runner, tool, wal
 from provision.host.backup.drill import restore as restore_beside
 from provision.host.backup.recovery import systemctl
-from provision.host.backup.request import Prepared, Request
+from provision.host.backup.request import Prepared, Request, cluster_of
 from provision.host.backup.tool import BackupError
 from provision.host.pooler import console
 from provision.plan.schema import Plan
@@ -158,7 +158,7 @@ def _promote(
     # host's stanza archives into this host's own stanza again, which refuses it until `provision backup prepare`.
     archive = () if beside or not _foreign(plan, facts) else ("archive_mode",)
     recovery.forget(url, (*recovery.TARGETS, "restore_command", *facts.get("raised", []), *archive))
-    if members.cluster_of(plan, Request(beside=int(facts["beside"]))):
+    if cluster_of(plan, int(facts["beside"])):
         members.attach(plan, narrate)  # which restarts it, too
     else:
         server.stop()

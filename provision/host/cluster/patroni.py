@@ -21,6 +21,8 @@ from provision.host.cluster.access import Access
 from provision.plan.cluster import Member
 
 TIMEOUT_S = 3.0
+PRIMARY_ROLES = ("primary", "master")
+"""Patroni's words for the role, since 4.0 and before."""
 T = TypeVar("T")
 
 

@@ -18,7 +18,7 @@ from typing import Any
 from provision.database import ask, connect_pinned
 from provision.errors import HostError
 from provision.host.cluster import access
-from provision.host.cluster.patroni import Patroni, PatroniError
+from provision.host.cluster.patroni import PRIMARY_ROLES, Patroni, PatroniError
 from provision.host.member import origin, roles
 from provision.host.server import cluster as server
 from provision.host.server import patroni
@@ -68,7 +68,7 @@ def apply(plan: Plan, say: Callable[[str], None] = lambda _text: None) -> Done:
     if reloaded:
         run("systemctl", "reload", patroni.UNIT)
         LOADED.touch()
-    primary = found.get("role") in ("primary", "master")
+    primary = found.get("role") in PRIMARY_ROLES
     configured: tuple[str, ...] = ()
     if primary:
         made = (*made, *_roles(plan))
@@ -90,7 +90,7 @@ def pending(plan: Plan) -> list[str]:
     if not patroni.active():
         return [f"start {patroni.UNIT}"]
     found = [f"reload {patroni.UNIT}"] if _stale(plan) else []
-    if _status(plan).get("role") in ("primary", "master"):
+    if _status(plan).get("role") in PRIMARY_ROLES:
         found += [f"set {name}" for name in changes(access.required(plan).dynamic, _dynamic(plan))]
     return found
 
@@ -146,7 +146,7 @@ def _settled(plan: Plan, say: Callable[[str], None]) -> Mapping[str, Any]:
     while True:
         found = _status(plan)
         state = str(found.get("state", ""))
-        if state in RUNNING and (found.get("role") in ("primary", "master") or _streams(found)):
+        if state in RUNNING and (found.get("role") in PRIMARY_ROLES or _streams(found)):
             return found
         if state and state != said:
             say(f"{plan.name}: {state}")
