@@ -131,7 +131,7 @@ def _reaching(plan: Plan, request: Request, target: Target, flushed: str) -> tup
         except ProvisionError as error:
             failures.append((repository, error))
         else:
-            return repository, window, [f"skip {each.place}: {error.what}" for each, error in failures]
+            return repository, window, [f"pass over {each.place}: {error.what}" for each, error in failures]
     if len(failures) == 1:
         raise failures[0][1]
     raise tool.BackupError(
