@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-PLANTED = "is a link that a user other than root can replace: remove it"
+PLANTED = "is a link that another user than root can exchange: remove it"
 NOT_PLAIN = "is a link, a directory or a device, not a plain file: move it away"
 LINKED = "is a file with a second name (hard link) in a directory of another user: remove it"
 MOST_LINKS = 40
