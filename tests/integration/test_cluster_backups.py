@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -13,16 +15,42 @@ import pytest
 from tests.clusters import as_server_user
 from tests.members import DATABASE, FOLLOW, STANZA, Host, Members, running
 
+HOLD = """
+import fcntl, os, pathlib, sys, time
+path = pathlib.Path(sys.argv[1])
+path.parent.mkdir(parents=True, exist_ok=True)
+while True:
+    file = path.open("a")
+    fcntl.flock(file, fcntl.LOCK_EX)
+    if path.exists() and os.fstat(file.fileno()).st_ino == path.stat().st_ino:
+        break  # pgBackRest removes the file when it releases the lock
+print("held", flush=True)
+time.sleep(float(sys.argv[2]))
+path.unlink()
+"""
+
 
 @pytest.fixture(scope="module")
 def members() -> Iterator[Members]:
     with running(archive=True) as found:
         with found.superuser(found.leader(), DATABASE) as session:
             session.execute("CREATE TABLE kept (id int PRIMARY KEY, at timestamptz DEFAULT now())")
-        backup(found.leader(), "prepare")
+        with archiving(found.leader(), seconds=3):
+            backup(found.leader(), "prepare")
         taken = backup(found.leader(), "take", "--type", "full")
         assert taken["kind"] == "full"
         yield found
+
+
+@contextlib.contextmanager
+def archiving(host: Host, seconds: float) -> Iterator[None]:
+    """Hold the stanza's lock, as asynchronous archiving does while it pushes WAL; the block must outlast it."""
+    program = [sys.executable, "-c", HOLD, str(host.home / "backup" / "lock" / f"{STANZA}-archive.lock"), str(seconds)]
+    with subprocess.Popen(as_server_user(*program), stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        yield
+        assert holder.poll() == 0, "the command did not wait for the lock"
 
 
 def backup(host: Host, *words: str) -> Any:

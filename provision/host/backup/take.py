@@ -19,7 +19,6 @@ from provision.host.backup.tool import BackupError, Set
 from provision.plan.schema import Plan, Repository
 
 KINDS = ("full", "diff", "incr")
-LOCKED = 50  # pgBackRest's exit code when another command holds the stanza's lock
 
 
 def physical(
@@ -50,7 +49,7 @@ def physical(
         point = _count(plan, known)
         narrate("removing expired backups")
         for repository, _ in taken:
-            tool.program(plan.backup.stanza, f"--repo={repository.number}", "expire")
+            tool.program_with_lock(plan.backup.stanza, f"--repo={repository.number}", "expire")
     if failures:
         raise _failure(plan, failures, taken)
     return {
@@ -69,7 +68,7 @@ def _take(plan: Plan, kind: str, repository: Repository) -> tuple[tool.Repositor
     before = {each.label for each in tool.info(stanza, number).sets}
     # Expire only after the new set has been checked: a damaged set must not push out the last good one.
     done = tool.program(stanza, f"--repo={number}", f"--type={kind}", "--no-expire-auto", "backup", quiet=True)
-    if done.returncode == LOCKED:
+    if done.returncode == tool.LOCKED:
         raise BackupError(
             "another backup of this host is running", seen=tool.reason(done), run="provision backup status"
         )
@@ -146,7 +145,7 @@ def prepare(plan: Plan, take_over: str = "") -> dict[str, Any]:
         _ours(plan, each, int(str(identifier)), take_over)
     if foreign or not all(each and each.majors for each in stanzas):
         # Both commands prepare every repository, and leave alone the one that is ready.
-        tool.program(plan.backup.stanza, "stanza-upgrade" if foreign else "stanza-create")
+        tool.program_with_lock(plan.backup.stanza, "stanza-upgrade" if foreign else "stanza-create")
         changed = True
     if mode != "on" or "archive-push" not in str(command):
         raise HostError(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -25,6 +26,9 @@ from provision.system import Finished
 RESERVE_SHARE, RESERVE_MAX = 10, 20 * 2**30  # a tenth of the disk, 20 GB at most
 SPOOL = Path("/var/spool/pgbackrest/archive")
 INFO_TIMEOUT_S = 120  # an unreachable repository must not block the watch
+LOCKED = 50  # pgBackRest's exit code when another command holds the stanza's lock
+LOCK_WAIT_S = 60
+"""How long a short command waits for the lock, which asynchronous archiving holds while it pushes WAL."""
 
 
 class BackupError(ProvisionError):
@@ -136,6 +140,16 @@ class Repository:
 def program(stanza: str, *words: str, **options: Any) -> Finished:
     """Run pgbackrest for a stanza."""
     return run("pgbackrest", f"--stanza={stanza}", "--log-level-console=warn", *words, **options)
+
+
+def program_with_lock(stanza: str, *words: str) -> Finished:
+    """Run a short pgbackrest command that needs the stanza's lock; wait for it `LOCK_WAIT_S`. Raises BackupError."""
+    end = time.monotonic() + LOCK_WAIT_S
+    while (done := program(stanza, *words, quiet=True)).returncode == LOCKED and time.monotonic() < end:
+        time.sleep(0.5)
+    if not done.ok:
+        raise system.failure(done, BackupError, seen=reason(done))
+    return done
 
 
 def info(stanza: str, number: int = 1) -> Repository:
