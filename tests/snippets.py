@@ -49,6 +49,9 @@ def _node_modules() -> Path:
     place = ROOT / ".provision/cache/node-postgres"
     if not (place / "node_modules/pg/package.json").exists():
         place.mkdir(parents=True, exist_ok=True)
-        words = ["npm", "install", "--silent", "--no-fund", "--no-audit", "--prefix", str(place), NODE_POSTGRES]
+        # npm's own pauses are 70 seconds for each package if the registry refuses it, before it uses its cache.
+        patience = ["--prefer-offline", "--fetch-retry-mintimeout=1000", "--fetch-retry-maxtimeout=5000"]
+        quiet = ["--silent", "--no-fund", "--no-audit"]
+        words = ["npm", "install", *quiet, *patience, "--prefix", str(place), NODE_POSTGRES]
         subprocess.run(words, check=True, capture_output=True)
     return place / "node_modules"

@@ -347,6 +347,15 @@ def test_one_tenant_goes_back_to_an_export_and_keeps_its_passwords(fresh: Place,
     assert fresh.converge() == []
 
 
+def test_exports_of_the_same_second_have_folders_of_their_own(
+    fresh: Place, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(system, "compact", lambda: "20261128T120000Z")
+    fresh.add("acme")
+    folders = [Path(command("tenant", "export", "acme")["folder"]).name for _ in range(3)]
+    assert folders == ["acme-20261128T120000Z", "acme-20261128T120000Z-2", "acme-20261128T120000Z-3"]
+
+
 def test_import_refuses_a_damaged_export_and_that_of_another_tenant(fresh: Place, command: Command) -> None:
     fresh.add("acme")
     folder = command("tenant", "export", "acme")["folder"]

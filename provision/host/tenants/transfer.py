@@ -7,6 +7,7 @@ pg_restore run as the tenant, so that an export can do nothing that the tenant c
 
 from __future__ import annotations
 
+import itertools
 import re
 import shutil
 import tempfile
@@ -32,8 +33,10 @@ _ENTRY = re.compile(r"\d+; \d+ \d+ (?P<rest>.*)")
 
 
 def place(plan: Plan, name: str) -> Path:
-    """Return the folder of a new export of a tenant."""
-    return Path(plan.backup.dump_directory) / FOLDER / f"{name}-{system.compact()}"
+    """Return the folder of a new export of a tenant, which another export of the same second does not have."""
+    first = Path(plan.backup.dump_directory) / FOLDER / f"{name}-{system.compact()}"
+    numbered = (first.with_name(f"{first.name}-{number}") for number in itertools.count(2))
+    return next(folder for folder in itertools.chain([first], numbered) if not folder.exists())
 
 
 def export(plan: Plan, session: Connection, name: str, folder: Path) -> dict[str, Any]:
