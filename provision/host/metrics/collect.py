@@ -7,11 +7,14 @@ their owner: a query of a table can run code of its owner (a cast, an operator, 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 
 from provision import system
-from provision.database import Connection, connect_pinned
+from provision.database import Connection, ask, connect_pinned
 from provision.errors import ProvisionError
 from provision.host.backup import drill
 from provision.host.metrics import backup, certificates, database, pooler, statements
@@ -23,7 +26,8 @@ from provision.plan import load
 from provision.plan.schema import Plan
 
 APPLICATION = "provision metrics"
-STATEMENT_TIMEOUT_MS = 10_000
+OWNER_S = 15
+"""Longest time for the owner's tables in seconds: the owner's code can catch a statement_timeout, and run on."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +55,7 @@ def collect() -> Collected:
             plan.backup, system.evidence("backup"), system.evidence("drill"), system.evidence(drill.evidence(2))
         ),
         "certificates": certificates.metrics,
-        "database": lambda: _catalogue(plan),
+        **{name: partial(_catalogue, plan, read) for name, read in database.CATALOGUE.items()},
         "tables": lambda: _tables(plan),
     }
     if queries.EXTENSION in plan.access.extensions:
@@ -72,15 +76,31 @@ def collect() -> Collected:
     return Collected(tuple(found), render(found), tuple(failures))
 
 
-def _catalogue(plan: Plan) -> list[Metric]:
+def _catalogue(plan: Plan, read: Callable[[Connection], list[Metric]]) -> list[Metric]:
     with _session(plan, plan.access.backup) as session:
-        return database.catalogue(session)
+        return read(session)
 
 
 def _tables(plan: Plan) -> list[Metric]:
-    with _session(plan, plan.access.owner) as session:
+    with _session(plan, plan.access.owner) as session, _ended(plan, session, OWNER_S):
         session.execute("SET default_transaction_read_only = on")
         return database.tables(session, plan.maintenance)
+
+
+@contextmanager
+def _ended(plan: Plan, session: Connection, seconds: float) -> Iterator[None]:
+    """End a session of the owner from another one if it lasts longer; no code of the owner can catch that."""
+
+    def end() -> None:
+        with suppress(ProvisionError), _session(plan, plan.access.owner) as other:
+            ask(other, "SELECT pg_terminate_backend(%s)", (session.info.backend_pid,))
+
+    timer = threading.Timer(seconds, end)
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def _statements(plan: Plan) -> list[Metric]:
@@ -93,4 +113,9 @@ def _statements(plan: Plan) -> list[Metric]:
 
 def _session(plan: Plan, role: str) -> Connection:
     url = plan.server.url(plan.access.database, role)
-    return connect_pinned(url, application=APPLICATION, statement_timeout_ms=STATEMENT_TIMEOUT_MS)
+    return connect_pinned(
+        url,
+        application=APPLICATION,
+        statement_timeout_ms=database.STATEMENT_TIMEOUT_MS,
+        lock_timeout_ms=database.LOCK_TIMEOUT_MS,
+    )
