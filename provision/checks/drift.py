@@ -18,6 +18,7 @@ from provision.checks.finding import Severity, psql
 from provision.checks.placed import ask
 from provision.checks.registry import Row, Scope, also, check
 from provision.database import Connection, connect_pinned
+from provision.deadline import ended
 from provision.errors import ProvisionError
 from provision.host import lookup
 from provision.host.access import Access, Role
@@ -34,6 +35,8 @@ COMMAND = re.compile(r"provision migrate (\w+(?: -?\d+)?)")
 ACCESS = "access-drift"
 LIMITS = "options='-c lock_timeout=5s -c statement_timeout=30s'"
 """Of a look at the version table, which its owner may have locked against reading."""
+OWNER_S = 20
+"""Longest look at it in seconds: a policy of the owner could catch statement_timeout, and run on."""
 
 
 class _Statements(Access):
@@ -196,7 +199,8 @@ def _situation(plan: schema.Plan) -> status.Situation | None:
     if not directory.is_dir():
         return None
     url = f"{plan.server.url(plan.access.database, plan.access.owner)} {LIMITS}"
-    return status.look(Settings(url=url, path=directory))
+    settings = Settings(url=url, path=directory)
+    return status.look(settings, lambda session: ended(url, session, OWNER_S, application="provision doctor"))
 
 
 def _where(plan: schema.Plan) -> str:

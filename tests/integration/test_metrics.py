@@ -11,14 +11,16 @@ import psycopg
 import pytest
 
 from provision import system
+from provision.checks import drift
 from provision.database import connect_pinned
-from provision.errors import DatabaseError
+from provision.errors import DatabaseError, ProvisionError
 from provision.host.metrics import collect as metrics_of_host
 from provision.host.metrics import database
 from provision.host.metrics.collect import Collected, collect
 from provision.plan import load
 from provision.plan.schema import Maintenance, Retention
 from tests.clusters import Cluster
+from tests.contract.repository import ROOT
 from tests.integration.conftest import copy_of
 from tests.plans import sample, write
 
@@ -317,3 +319,26 @@ def test_code_of_the_owner_that_catches_time_limits_is_ended_and_hides_its_own_t
     assert "provision_shared_buffers_bytes " in found.text
     running = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%schema_migrations%' AND pid <> pg_backend_pid()"
     assert cluster.psql(running) == "0"
+
+
+def test_policy_of_the_owner_that_never_ends_does_not_hold_the_doctor(
+    cluster: Cluster, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Attack: the doctor reads the version table as its owner, whose policy catches every time limit."""
+    cluster.psql(
+        "CREATE TABLE schema_migrations (version bigint NOT NULL PRIMARY KEY, dirty boolean NOT NULL);"
+        "INSERT INTO schema_migrations VALUES (2, false);"
+        "CREATE FUNCTION never() RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN LOOP BEGIN PERFORM pg_sleep(3600);"
+        " EXCEPTION WHEN query_canceled THEN NULL; END; END LOOP; END $$;"
+        "ALTER TABLE schema_migrations ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;"
+        "CREATE POLICY wait ON schema_migrations USING (never())",
+        name, "minion",
+    )  # fmt: skip
+    server = {"socket_directory": cluster.host, "port": cluster.port}
+    plan = sample(server=server, access={"database": name}, migrations={"directory": str(ROOT / "migrations")})
+    monkeypatch.setattr(drift, "OWNER_S", 2)
+    monkeypatch.setattr(drift, "LIMITS", "options='-c statement_timeout=1s'")
+    begun = time.monotonic()
+    with pytest.raises(ProvisionError, match="connection"):
+        drift._situation(plan)
+    assert 1 < time.monotonic() - begun < 20

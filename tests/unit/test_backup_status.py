@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from provision.host.backup import tool
-from provision.host.backup.status import damage, filling, old, uncounted
+from provision.host.backup.counts import uncounted
+from provision.host.backup.status import damage, filling, old
 
 DAY = 86400
 MB, GB = 2**20, 2**30

@@ -7,6 +7,7 @@ takes a snapshot, and the lock is released. Recovery to the restore point restor
 
 from __future__ import annotations
 
+from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
 import psycopg
@@ -116,3 +117,20 @@ def differences(expected: dict[str, Any], seen: dict[str, Any]) -> list[str]:
 
 def _rows_alone(figures: dict[str, Any]) -> dict[str, Any]:
     return {**figures, "tables": {name: {"rows": row["rows"]} for name, row in figures["tables"].items()}}
+
+
+def uncounted(sets: Sequence[Mapping[str, Any]], known: Container[str], now: float, limit_h: float) -> list[str]:
+    """Return the alarm if the newest set with reference counts is older than a limit in hours, 0 for none. Pure.
+
+    Every role that may write can prevent the counts; then restore tests compare an older set, or nothing.
+    """
+    if not limit_h or not sets or sets[-1]["label"] in known:
+        return []
+    counted = [each["stop"] for each in sets if each["label"] in known]
+    age = (now - max(counted, default=sets[0]["stop"])) / 3600
+    if age <= limit_h:
+        return []
+    return [
+        f"backups have had no reference counts for {age:.1f} h, {limit_h} h are allowed: a transaction stays open; "
+        "`provision backup take --type incr` names it; docs/backups-are-old.md"
+    ]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from provision import system
 from provision.database import connect_pinned
 from provision.errors import DriftError, ProvisionError
 from provision.host import timers
-from provision.host.backup import drill, dump, dumptest, journal, scratch_cluster, shared, show, tool, wal
+from provision.host.backup import counts, drill, dump, dumptest, journal, scratch_cluster, shared, show, tool, wal
 from provision.host.backup.catalogue import Catalogue
 from provision.plan import load
 from provision.plan.schema import Plan, Repository
@@ -103,7 +103,9 @@ def _repository(plan: Plan, repository: Repository, seen: dict[str, Any], alarms
         alarms += [] if _first_runs(plan) else ["there is no backup yet"]
     elif age is not None:
         alarms += old("the newest backup", age, plan.backup.age_limit_h)
-    alarms += uncounted(sets, system.evidence(shared.FIGURES).get("sets", {}), time.time(), plan.backup.age_limit_h)
+    alarms += counts.uncounted(
+        sets, system.evidence(shared.FIGURES).get("sets", {}), time.time(), plan.backup.age_limit_h
+    )
     alarms += [f"set {label} cannot be restored: WAL is missing" for label in catalogue.broken]
     alarms += (
         [f"WAL segment {seen['gap']} is missing from the archive: nothing after it can be restored"]
@@ -112,23 +114,6 @@ def _repository(plan: Plan, repository: Repository, seen: dict[str, Any], alarms
     )
     alarms += [f"set {each['label']} contains damaged pages" for each in sets if each["damaged"]]
     return catalogue
-
-
-def uncounted(sets: Sequence[Mapping[str, Any]], known: Container[str], now: float, limit_h: float) -> list[str]:
-    """Return the alarm if the newest set with reference counts is older than a limit in hours, 0 for none. Pure.
-
-    Every role that may write can prevent the counts; then restore tests compare an older set, or nothing.
-    """
-    if not limit_h or not sets or sets[-1]["label"] in known:
-        return []
-    counted = [each["stop"] for each in sets if each["label"] in known]
-    age = (now - max(counted, default=sets[0]["stop"])) / HOUR_S
-    if age <= limit_h:
-        return []
-    return [
-        f"backups have had no reference counts for {age:.1f} h, {limit_h} h are allowed: a transaction stays open; "
-        "`provision backup take --type incr` names it; docs/backups-are-old.md"
-    ]
 
 
 def _first_runs(plan: Plan) -> bool:
@@ -395,9 +380,9 @@ def damage(lines: Sequence[str]) -> list[str]:
                 found.append(f"{part} is {status[1]}")
         elif status and status[1] != "ok":
             whole = line
-        counts = [text for text, count in COUNTS.findall(line) if int(count)]
-        if counts:
-            found.append(f"{part}, {', '.join(counts)}")
+        wrong = [text for text, count in COUNTS.findall(line) if int(count)]
+        if wrong:
+            found.append(f"{part}, {', '.join(wrong)}")
     return found or ([whole] if whole else [])
 
 

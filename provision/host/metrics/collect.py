@@ -7,14 +7,13 @@ their owner: a query of a table can run code of its owner (a cast, an operator, 
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
 from provision import system
-from provision.database import Connection, ask, connect_pinned
+from provision.database import Connection, connect_pinned
+from provision.deadline import ended
 from provision.errors import ProvisionError
 from provision.host.backup import drill
 from provision.host.metrics import backup, certificates, database, pooler, statements
@@ -82,25 +81,10 @@ def _catalogue(plan: Plan, read: Callable[[Connection], list[Metric]]) -> list[M
 
 
 def _tables(plan: Plan) -> list[Metric]:
-    with _session(plan, plan.access.owner) as session, _ended(plan, session, OWNER_S):
+    url = plan.server.url(plan.access.database, plan.access.owner)
+    with _session(plan, plan.access.owner) as session, ended(url, session, OWNER_S, application=APPLICATION):
         session.execute("SET default_transaction_read_only = on")
         return database.tables(session, plan.maintenance)
-
-
-@contextmanager
-def _ended(plan: Plan, session: Connection, seconds: float) -> Iterator[None]:
-    """End a session of the owner from another one if it lasts longer; no code of the owner can catch that."""
-
-    def end() -> None:
-        with suppress(ProvisionError), _session(plan, plan.access.owner) as other:
-            ask(other, "SELECT pg_terminate_backend(%s)", (session.info.backend_pid,))
-
-    timer = threading.Timer(seconds, end)
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
 
 
 def _statements(plan: Plan) -> list[Metric]:
