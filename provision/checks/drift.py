@@ -18,10 +18,10 @@ from provision.checks.finding import Severity, psql
 from provision.checks.placed import ask
 from provision.checks.registry import Row, Scope, also, check
 from provision.database import Connection, connect_pinned
-from provision.deadline import ended
 from provision.errors import ProvisionError
 from provision.host import lookup
 from provision.host.access import Access, Role
+from provision.host.deadline import ended
 from provision.host.migrate import status
 from provision.host.migrate.explain import Ways
 from provision.host.migrate.settings import Settings

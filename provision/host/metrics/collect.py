@@ -13,9 +13,9 @@ from functools import partial
 
 from provision import system
 from provision.database import Connection, connect_pinned
-from provision.deadline import ended
 from provision.errors import ProvisionError
 from provision.host.backup import drill
+from provision.host.deadline import ended
 from provision.host.metrics import backup, certificates, database, pooler, statements
 from provision.host.metrics.exposition import Metric, render
 from provision.host.pooler import console
