@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
-import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,7 +13,6 @@ from provision.plan.schema import Plan
 
 UNIT = "provision-firewall.service"
 TABLE = ("inet", "provision")
-_LIMIT = re.compile(r'"ct count": \{"val": (\d+)|"limit": \{"rate": (\d+), "burst": (\d+)')
 
 
 @check(
@@ -40,7 +39,7 @@ def limits(plan: Plan) -> Iterator[Row]:
             yield f"port {port}: limits {found or 'none'} instead of {numbers}"
         elif jumps.get(chain) != port:
             yield f"the limits of chain {chain} apply to port {jumps.get(chain, 'none')}, not to {port}"
-    if "pgbouncer" in guarded and (admitted := networks(seen)) != sorted(plan.pooler.networks[2:]):
+    if "pgbouncer" in guarded and (admitted := networks(seen)) != admitting(plan):
         yield f"port {plan.pooler.port} admits {', '.join(admitted) or 'no network'}"
 
 
@@ -55,10 +54,14 @@ def expected(plan: Plan) -> dict[str, tuple[int, list[int]]]:
     return found
 
 
+def admitting(plan: Plan) -> list[str]:
+    """Return the networks that may reach the pooler, as nft writes addresses, sorted. Pure."""
+    return sorted({str(ipaddress.ip_network(each)) for each in plan.pooler.networks[2:]})
+
+
 def counts(listing: str, chain: str = "postgresql") -> list[int]:
     """Return the limits of the rules of a chain, in order; a rate is followed by its burst. Pure."""
-    found = _LIMIT.findall(json.dumps(_rules(listing).get(chain, [])))
-    return [int(number) for each in found for number in each if number]
+    return list(_numbers(_rules(listing).get(chain, [])))
 
 
 def entries(listing: str) -> dict[str, int]:
@@ -73,15 +76,28 @@ def entries(listing: str) -> dict[str, int]:
 
 def networks(listing: str) -> list[str]:
     """Return the networks whose connections reach the pooler, sorted. Pure."""
-    found = []
+    found = set()
     for rule in _rules(listing).get("pgbouncer", []):
         for each in rule:
             right = each.get("match", {}).get("right")
             if isinstance(right, dict) and "prefix" in right:
-                found.append(f"{right['prefix']['addr']}/{right['prefix']['len']}")
+                found.add(f"{right['prefix']['addr']}/{right['prefix']['len']}")
             elif isinstance(right, str) and right != "tcp":
-                found.append(f"{right}/{128 if ':' in right else 32}")
+                found.add(f"{right}/{128 if ':' in right else 32}")
     return sorted(found)
+
+
+def _numbers(part: Any) -> Iterator[int]:
+    """Yield the limits in a part of a listing, at any depth: a statement may be within one of a set."""
+    if isinstance(part, dict):
+        if "ct count" in part:
+            yield part["ct count"]["val"]
+        if "limit" in part:
+            yield from (part["limit"]["rate"], part["limit"].get("burst", 0))
+        part = list(part.values())
+    if isinstance(part, list):
+        for each in part:
+            yield from _numbers(each)
 
 
 def _jump(rule: list[dict[str, Any]]) -> tuple[str, int]:

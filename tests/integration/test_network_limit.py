@@ -30,7 +30,7 @@ STRANGERS = [f"192.0.2.{n}" for n in range(2, 7)]
 EACH = 100
 POOLER = {
     "pgbouncer_listen_addresses": [SERVER, "2001:db8::1"],
-    "pgbouncer_allowed_networks": ["192.0.2.0/29", "2001:db8:0:1::2/128"],
+    "pgbouncer_allowed_networks": ["192.0.2.0/29", "2001:0db8:0:1::2/128"],
     "pgbouncer_max_clients": 40,
     "pgbouncer_address_rate": 50,
 }
@@ -145,7 +145,7 @@ def test_the_doctor_compares_the_kernel_with_the_plan(lan: Network, tmp_path: Pa
     assert firewall.counts(listing) == [5, 5, 7]
     assert firewall.counts(listing, "clients") == [50, 30, 50, 30, 30, 30, 40]
     assert firewall.entries(listing) == {"postgresql": 5432, "clients": 6432}
-    assert firewall.networks(listing) == ["192.0.2.0/29", "2001:db8:0:1::2/128"]
+    assert firewall.networks(listing) == ["192.0.2.0/29", "2001:db8:0:1::2/128"] == firewall.admitting(plan)
     assert firewall.expected(plan) == {
         "postgresql": (5432, [5, 5, 7]),
         "clients": (6432, [50, 30, 50, 30, 30, 30, 40]),
