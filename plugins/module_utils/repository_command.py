@@ -31,7 +31,7 @@ COMMAND = rf"""#!/bin/sh
 # shellcheck disable=SC2194  # a constant word: whether a list has an element
 set -fu
 path=$1 own=$2 lock={LOCKS}/$(id -un) stanza="" verb=""
-refuse() {{ echo "refused: $1" >&2; exit 1; }}
+refuse() {{ printf 'refused: %s\n' "$1" | tr -c '[:print:]\n' '?' >&2; exit 1; }}
 [ "${{SSH_ORIGINAL_COMMAND:-}}" != space ] || exec df -B1 --output=avail "$path"
 # shellcheck disable=SC2086  # words, without patterns (set -f)
 set -- ${{SSH_ORIGINAL_COMMAND:-}}
@@ -39,6 +39,8 @@ set -- ${{SSH_ORIGINAL_COMMAND:-}}
 [ "$1" = pgbackrest ] || [ "$1" = /usr/bin/pgbackrest ] || refuse "$1"
 shift
 for word do
+  # pgBackRest sends plain words: no path that leads upwards, no character of a shell, nothing that does not print.
+  case $word in *..* | *[!A-Za-z0-9_.,:/=@+-]*) refuse "$word" ;; esac
   case $word in
     --stanza=*) [ -z "$stanza" ] || refuse "$word"; stanza=${{word#*=}} ;;
     --repo1-path=*) [ "${{word#*=}}" = "$path" ] || refuse "$word" ;;

@@ -21,6 +21,7 @@ from provision.database import Connection, connect_pinned
 from provision.errors import ProvisionError
 from provision.host import lookup
 from provision.host.access import Access, Role
+from provision.host.deadline import ended
 from provision.host.migrate import status
 from provision.host.migrate.explain import Ways
 from provision.host.migrate.settings import Settings
@@ -34,6 +35,8 @@ COMMAND = re.compile(r"provision migrate (\w+(?: -?\d+)?)")
 ACCESS = "access-drift"
 LIMITS = "options='-c lock_timeout=5s -c statement_timeout=30s'"
 """Of a look at the version table, which its owner may have locked against reading."""
+OWNER_S = 20
+"""Longest look at it in seconds: a policy of the owner could catch statement_timeout, and run on."""
 
 
 class _Statements(Access):
@@ -196,7 +199,8 @@ def _situation(plan: schema.Plan) -> status.Situation | None:
     if not directory.is_dir():
         return None
     url = f"{plan.server.url(plan.access.database, plan.access.owner)} {LIMITS}"
-    return status.look(Settings(url=url, path=directory))
+    settings = Settings(url=url, path=directory)
+    return status.look(settings, lambda session: ended(url, session, OWNER_S, application="provision doctor"))
 
 
 def _where(plan: schema.Plan) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from provision import compatibility
+from provision import compatibility, secure_path
 from provision.checks.finding import Finding, Severity
 from provision.checks.placed import ask
 from provision.checks.registry import Row, Scope, check, examine, get
@@ -292,7 +292,7 @@ def _open(path: Path) -> str:
 def _secrets(auth_file: str, databases: list[str]) -> list[str]:
     found = [f"{line.partition('=')[0].strip()} has a password" for line in databases if " password=" in line]
     with as_user():  # the user that runs the pooler names the file
-        text = Path(auth_file).read_text() if auth_file and Path(auth_file).is_file() else ""
+        text = secure_path.text(Path(auth_file)) if auth_file and Path(auth_file).is_file() else ""
     names = [line.split('"')[1] for line in text.splitlines() if line.startswith('"')]
     found += [f"{auth_file} has {name}" for name in names]
     return found

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from datetime import UTC, datetime
+from pathlib import Path
 
 import click
 
@@ -32,7 +34,12 @@ def command(slow: bool, locks: bool, errors: bool, after: str, full: bool, as_js
     found = 0
     server = load.load().server
     place = logs.zone(server.configuration, server.data)
-    for entry in logs.read(logs.files(server.major, begin), begin, place):
+    skipped = Counter[tuple[Path, str]]()
+
+    def skip(path: Path, why: str) -> None:
+        skipped[path, why] += 1
+
+    for entry in logs.read(logs.files(server.major, begin), begin, place, skip):
         if not entry.kinds & kinds:
             continue
         found += 1
@@ -45,4 +52,6 @@ def command(slow: bool, locks: bool, errors: bool, after: str, full: bool, as_js
         who = visible(entry.who) or "-"
         echo(f"{entry.at:%Y-%m-%d %H:%M:%S%z} [{entry.pid}] {who} {visible(entry.level)}: {lines[0]}")
         echo("".join(f"    {line}\n" for line in lines[1:]), nl=False)
+    for (path, why), times in skipped.items():
+        echo(f"skipped: {path}: {why}{f' ({times} times)' if times > 1 else ''}", err=True)
     echo(f"{found} found since {begin:%Y-%m-%d %H:%M:%S%z}", err=True)

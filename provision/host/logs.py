@@ -10,16 +10,16 @@ from __future__ import annotations
 
 import csv
 import gzip
-import io
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta, timezone, tzinfo
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 from zoneinfo import ZoneInfo
 
 from provision import secure_path
@@ -36,8 +36,10 @@ COLUMNS = (
 )  # fmt: skip
 """The columns of csvlog (manual, "Using CSV-Format Log Output") under the keys of jsonlog; later ones are not read."""
 MORE = {"detail": "DETAIL", "hint": "HINT", "internal_query": "QUERY", "context": "CONTEXT", "statement": "STATEMENT"}
-LONGEST = 2**27
-"""Characters of a field; the default of the module csv is shorter than a statement may be."""
+LONGEST = 2**24
+"""Bytes of a record: a role can log a statement of a gigabyte. A longer record is skipped and reported."""
+PIECE = 2**20
+TOO_LONG = f"has a record longer than {LONGEST // 2**20} MiB"
 SLOW = re.compile(r"(?:\w+: )?duration: (?P<ms>[\d.]+) ms  (?:statement|execute|parse|bind|plan)")
 LOCKS = re.compile(
     r"(?:\w+: )?(?:process \d+ (?:still waiting for|acquired|avoided deadlock|detected deadlock)"
@@ -119,29 +121,71 @@ def zone(configuration: Path, data: Path) -> tzinfo:
     return UTC
 
 
-def read(paths: Iterable[Path], after: datetime, place: tzinfo) -> Iterator[Entry]:
-    """Yield the messages after a time, in the order of the files. `place` is the zone of log_timezone."""
+def read(
+    paths: Iterable[Path],
+    after: datetime,
+    place: tzinfo,
+    skipped: Callable[[Path, str], None] = lambda _path, _why: None,
+) -> Iterator[Entry]:
+    """Yield the messages after a time, in the order of the files. `place` is the zone of log_timezone.
+
+    `skipped` is called with each file that cannot be read, such as a pipe, and with the file of a record that is longer
+    than LONGEST.
+    """
     for path in paths:
-        with _open(path) as stream:
-            records = _from_csv(stream) if ".csv" in path.suffixes else _from_json(stream)
-            yield from (entry for entry in entries(records, place) if entry.at >= after)
+        csvlog = ".csv" in path.suffixes
+        try:
+            with _open(path) as stream:
+                texts = pieces(stream, lambda: skipped(path, TOO_LONG), quoted=csvlog)  # noqa: B023 - used in this round
+                records = _from_csv(texts) if csvlog else _from_json(texts)
+                yield from (entry for entry in entries(records, place) if entry.at >= after)
+        except (OSError, EOFError, zlib.error) as error:
+            skipped(path, str(error) or "ends within a compressed block")
 
 
-def _from_json(lines: Iterable[str]) -> Iterator[Mapping[str, Any]]:
+def pieces(stream: IO[bytes], too_long: Callable[[], None], *, quoted: bool) -> Iterator[str]:
+    """Yield the text of each record, with at most LONGEST bytes of the stream in memory.
+
+    A record ends with a line; with `quoted` (csvlog), with the first line that ends outside double quotes. Those of a
+    record that is too long are counted too: otherwise its text could continue as records of its own.
+    """
+    text = bytearray()
+    size = quotes = 0
+    while piece := stream.readline(PIECE):
+        size += len(piece)
+        quotes += piece.count(b'"') if quoted else 0
+        if size <= LONGEST:
+            text += piece
+        if piece.endswith(b"\n") and quotes % 2 == 0:
+            if size <= LONGEST:
+                yield text.decode(errors="replace")
+            else:
+                too_long()
+            text, size, quotes = bytearray(), 0, 0
+    if size > LONGEST:
+        too_long()
+    elif size:
+        yield text.decode(errors="replace")
+
+
+def _from_json(texts: Iterable[str]) -> Iterator[Mapping[str, Any]]:
     """Parse one record a line. A rotation may have torn the first or the last one."""
-    for line in lines:
-        with suppress(ValueError):
-            record = json.loads(line)
+    for text in texts:
+        with suppress(ValueError, RecursionError):
+            record = json.loads(text)
             if isinstance(record, dict):
                 yield record
 
 
-def _from_csv(lines: Iterable[str]) -> Iterator[Mapping[str, Any]]:
+def _from_csv(texts: Iterable[str]) -> Iterator[Mapping[str, Any]]:
     csv.field_size_limit(LONGEST)
-    for row in csv.reader(line.replace("\0", "") for line in lines):
-        if len(row) >= len(COLUMNS):
-            record = dict(zip(COLUMNS, row, strict=False))
-            yield {**record, "remote_host": record["connection_from"].rpartition(":")[0] or record["connection_from"]}
+    for text in texts:
+        with suppress(csv.Error):
+            for row in csv.reader([text.replace("\0", "")]):
+                if len(row) >= len(COLUMNS):
+                    record = dict(zip(COLUMNS, row, strict=False))
+                    host = record["connection_from"].rpartition(":")[0] or record["connection_from"]
+                    yield {**record, "remote_host": host}
 
 
 def entries(records: Iterable[Mapping[str, Any]], place: tzinfo = UTC) -> Iterator[Entry]:
@@ -185,8 +229,6 @@ def _moment(head: re.Match[str], place: tzinfo) -> datetime:
     return at.replace(tzinfo=place)
 
 
-def _open(path: Path) -> IO[str]:
+def _open(path: Path) -> IO[bytes]:
     stream = os.fdopen(secure_path.open_file(path), "rb")  # postgres may put a link to any file into its directory
-    if path.suffix == ".gz":
-        return gzip.open(stream, "rt", errors="replace", newline="")
-    return io.TextIOWrapper(stream, errors="replace", newline="")
+    return cast("IO[bytes]", gzip.open(stream, "rb")) if path.suffix == ".gz" else stream

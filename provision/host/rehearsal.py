@@ -73,7 +73,7 @@ def _start(programs: Path, configuration: Path, scratch: Path, data: Path, memor
         # The server starts with an invalid pg_ident.conf and only logs the error, so the log decides.
         ready = _ready(server, data)
         with as_user():
-            said = log.read_text(errors="replace")
+            said = secure_path.text(log)
         if not ready or "of configuration file" in said:
             raise DatabaseError(
                 "the server does not start with this configuration",

@@ -31,6 +31,7 @@ RANGES = {
     "monitoring_journal_max_mb": (16, LARGEST),
     "monitoring_log_keep": (1, LARGEST),
     "monitoring_log_max_mb": (1, LARGEST),
+    "pgbouncer_address_clients": (-1, 1_000_000),
     "pgbouncer_max_clients": (1, 1_000_000),
     "postgresql_expected_vectors": (0, 10**12),
     "postgresql_network_connections": (-1, LARGEST),

@@ -45,6 +45,18 @@ def judge(v: Mapping[str, Any], host: Mapping[str, Any], verdict: Verdict) -> No
             f"logins from the network can take every connection of port {v['postgresql_port']}: set "
             "postgresql_listen_addresses: [localhost] and let applications use the pooler (pgbouncer_listen_addresses)"
         )
+    guarded = v["pgbouncer_address_clients"] and exposed(v["pgbouncer_listen_addresses"], host)
+    if guarded and not can_limit(host):
+        verdict.warnings.append(
+            "pgbouncer_address_clients: this host lacks systemd or CAP_NET_ADMIN (a container), so unfinished logins "
+            f"from one address can take every client of port {v['pgbouncer_port']}: admit only "
+            "pgbouncer_allowed_networks in the firewall of the machine that runs the container"
+        )
+    if v["pgbouncer_address_clients"] > v["pgbouncer_max_clients"]:
+        verdict.refusals.append(
+            f"pgbouncer_address_clients is {v['pgbouncer_address_clients']}: expected at most pgbouncer_max_clients, "
+            f"{v['pgbouncer_max_clients']}, or -1 for three quarters of it"
+        )
     if v["monitoring_exporters"] and v["monitoring_listen_address"] not in ("", *WILDCARDS):  # refused by their own
         verdict.refusals += listen_problems("monitoring_listen_address", [v["monitoring_listen_address"]], host)
     verdict.refusals += hba.problems(v["postgresql_extra_rules"], tls=v["tls_enabled"], major=v["postgresql_version"])
@@ -93,6 +105,13 @@ def share(
     if not exposed(v["postgresql_listen_addresses"], host) or not can_limit(host):
         return network_share.NetworkShare()
     return network_share.share(max_connections, pools, v["postgresql_network_connections"])
+
+
+def pooler_share(v: Mapping[str, Any], host: Mapping[str, Any]) -> int:
+    """Choose how many clients of the pooler one address may hold; 0 where the firewall has nothing to do."""
+    if not exposed(v["pgbouncer_listen_addresses"], host) or not can_limit(host):
+        return 0
+    return network_share.of_pooler(v["pgbouncer_max_clients"], v["pgbouncer_address_clients"])
 
 
 def can_limit(host: Mapping[str, Any]) -> bool:

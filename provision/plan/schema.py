@@ -301,6 +301,10 @@ class Pooler:
     total: int
     lookups: int
     max_clients: int
+    address_clients: int
+    """Most clients from one address of the network, which the firewall enforces; 0: it does not guard the pooler."""
+    address_rate: int
+    """New connections per second from one address after a burst of address_clients; 0 is no limit."""
     clients: Mapping[str, int]
     """Most clients of each role, which add up to max_clients; none where PgBouncer is older than 1.24."""
     tenant_pool: int
@@ -509,6 +513,11 @@ class Plan:
     def selection(self) -> str:
         """Return the options that select this host on the controller: inventories and limit."""
         return " ".join([*(f"-i {shlex.quote(path)}" for path in self.inventory), f"--limit {self.name}"])
+
+    @property
+    def firewall(self) -> bool:
+        """Whether the host limits connections from the network, to the server or to the pooler."""
+        return bool(self.server.network_connections or self.pooler.address_clients)
 
     @property
     def members(self) -> tuple[Member, ...]:

@@ -290,6 +290,8 @@ def pooler(
         total=sum(sizes.values()) + lookups,
         lookups=lookups,
         max_clients=v["pgbouncer_max_clients"],
+        address_clients=network.pooler_share(v, probe),
+        address_rate=v["pgbouncer_address_rate"],
         clients=pools.clients(v["pgbouncer_max_clients"], fitted.sizes)
         if key >= compatibility.version_key("1.24")
         else {},

@@ -30,6 +30,11 @@ class NetworkShare:
     refusals: tuple[str, ...] = ()
 
 
+def of_pooler(max_clients: int, requested: int) -> int:
+    """Choose the pooler's clients from one address; `requested` may be COMPUTED, or 0 for no limit."""
+    return max(1, int(max_clients * ADDRESS_PART)) if requested == COMPUTED else requested
+
+
 def share(max_connections: int, pools: int, requested: int) -> NetworkShare:
     """Choose the share. `pools` is the most server connections of the pooler; `requested` may be COMPUTED or 0."""
     if requested == 0:

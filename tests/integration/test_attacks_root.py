@@ -10,6 +10,7 @@ import json
 import os
 import pwd
 import shutil
+import signal
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
@@ -27,8 +28,13 @@ from provision.checks import files as file_checks
 from provision.cli import own
 from provision.errors import HostError
 from provision.host import logs
-from provision.host.backup import journal, recovery, restore
+from provision.host.backup import dump, journal, recovery, restore, tool
+from provision.host.backup.tool import BackupError
+from provision.host.migrate import evidence
+from provision.host.pooler import configuration
+from provision.host.server import patroni
 from provision.host.server.cluster import Postmaster
+from tests.plans import sample
 
 pytestmark = pytest.mark.usefixtures("root")
 SHADOW = "root:$y$j9T$verifier:20000:0:99999:7:::\n"
@@ -220,7 +226,7 @@ def test_messages_show_nothing_of_files_that_postgres_linked(host: Path) -> None
     assert Postmaster.read(host / "main") is None
     log = recovery.Log(host / "main/log")
     log.offset = 0
-    with pytest.raises(PermissionError):
+    with pytest.raises(OSError, match="not a plain file"):
         log()
     attack("rm log; mkfifo log postmaster.fifo; mv postmaster.fifo postmaster.pid", host / "main")
     assert Postmaster.read(host / "main") is None  # and root does not wait for a writer
@@ -237,8 +243,34 @@ def test_logs_are_read_without_links(host: Path) -> None:
     found = logs.files(17, datetime(2026, 1, 1, tzinfo=UTC), host / "main")
     said = [entry.lines[0] for entry in logs.read(found, datetime(2026, 1, 1, tzinfo=UTC), UTC)]
     assert said == ["in the log"] * 2
+    skipped: list[str] = []
+    link = [host / "main/postgresql-17-main.json.1"]
+    assert list(logs.read(link, datetime(2026, 1, 1, tzinfo=UTC), UTC, lambda _path, why: skipped.append(why))) == []
+    assert "not a plain file" in skipped[0]
+
+
+def test_pipes_in_place_of_files_are_refused_at_once(host: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Attack: every file of postgres that a command reads becomes a pipe without a writer."""
+    attack(
+        "mkdir -p dump stanza/out; for f in backup.json start.conf log dump/manifest.json stanza/out/1.error; do "
+        "mkfifo $f; done; mkfifo key.pub; touch key; printf '%%include pgbouncer.ini\n' > pgbouncer.ini",
+        host / "main",
+    )
+    main = host / "main"
+    monkeypatch.setattr(tool, "SPOOL", main)
+    plan = sample(server={"configuration_directory": str(main), "data_directory": str(main)})
+    log = recovery.Log(main / "log")
+    signal.alarm(30)  # a command that waits for a writer ends the test
+    assert "not a plain file" in evidence.doubt("localhost", main / "backup.json")
+    assert patroni.owns(plan) is False
+    assert tool.not_archived("stanza") == ""
+    with pytest.raises(BackupError) as damaged:
+        dump.check(main / "dump")
+    assert "not a plain file" in damaged.value.seen
     with pytest.raises(OSError, match="not a plain file"):
-        list(logs.read([host / "main/postgresql-17-main.json.1"], datetime(2026, 1, 1, tzinfo=UTC), UTC))
+        log()
+    assert configuration.settings(main / "pgbouncer.ini") == {}
+    signal.alarm(0)
 
 
 def test_log_of_a_program_is_opened_as_its_user(host: Path) -> None:

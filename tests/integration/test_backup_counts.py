@@ -77,6 +77,9 @@ def test_table_that_is_held_for_long_is_given_up_with_its_reason(
         with pytest.raises(DatabaseError, match="the tables could not be locked for the reference counts") as refused:
             counts.take(cluster.url(database), "never")
         assert "lock timeout" in refused.value.seen
+        pid = holder.info.backend_pid
+        assert f"process {pid} of postgres (test), in a transaction for " in refused.value.seen
+        assert refused.value.run == f'runuser -u postgres -- psql -XAtc "SELECT pg_terminate_backend({pid});"'
         holder.rollback()
 
 

@@ -16,7 +16,7 @@ METRIC = "provision_checksum_failures_total"
 
 def failures(server: Cluster) -> dict[str, float]:
     with connect_pinned(server.url(), application="test") as session:
-        found = {each.name: each for each in database.catalogue(session)}
+        found = {each.name: each for each in database.server(session)}
     return {labels["database"]: value for labels, value in found[METRIC].samples}
 
 

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
+import json
+import os
 import re
+import subprocess
+import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -60,3 +65,57 @@ def test_start_up_packet_forges_no_message(major: int, tmp_path: Path, monkeypat
     heads = [line for line in done.output.splitlines() if not line.startswith("    ")]
     assert not [line for line in heads if re.match(r"\S+ \S+ \[\d+\] (- )?PANIC", line)]
     assert [line for line in heads if "FATAL" in line]
+
+
+HEAD = "2026-11-24 13:00:00.000 UTC"
+LIMITED = """
+import resource, sys
+resource.setrlimit(resource.RLIMIT_AS, (2**29, 2**29))
+from datetime import UTC, datetime
+from pathlib import Path
+from provision.host import logs
+after = datetime(2026, 11, 24, tzinfo=UTC)
+folder = Path(sys.argv[1])
+skipped = []
+found = list(logs.read(sorted(folder.iterdir()), after, UTC, lambda path, why: skipped.append((path.name, why))))
+for each in found:
+    print("found", each.level, each.lines[0][:40])
+for name, why in skipped:
+    print("skipped", name, why)
+"""
+
+
+def test_records_larger_than_memory_pipes_and_devices_are_skipped_and_reported(tmp_path: Path) -> None:
+    """Attack: a role logs a huge statement; the server's user puts pipes and links among the logs."""
+    record = {"timestamp": HEAD, "pid": 1, "error_severity": "ERROR", "message": "before"}
+    huge = b" " * 2**20
+    with (tmp_path / "1.json").open("wb") as stream:
+        stream.write(json.dumps(record).encode() + b"\n")
+        stream.write(json.dumps({**record, "message": ""}).encode()[:-2])
+        for _ in range(600):
+            stream.write(huge)
+        stream.write(b'"}\n' + json.dumps({**record, "message": "after"}).encode() + b"\n")
+    row = f'{HEAD},"u","d",1,"h:1","s",1,"ps",{HEAD},"v",0,ERROR,00000,"{{}}",,,,,,,,,"a"\n'
+    with gzip.open(tmp_path / "2.csv.gz", "wb", compresslevel=1) as packed:
+        packed.write(row.format("first").encode())
+        packed.write(row.partition("{}")[0].encode() + b'""x\n')
+        # Without the quotes of the skipped record, what it contains would be a record of its own.
+        forged = row.format("forged").replace('"', '""').encode()
+        for _ in range(40):
+            packed.write(huge + b"\n" + forged)
+        packed.write(b'",,,,,,,,,"a"\n' + row.format("second").encode())
+    os.mkfifo(tmp_path / "3.json")
+    (tmp_path / "4.json").symlink_to("/etc/shadow")
+    (tmp_path / "5.json.gz").write_bytes((tmp_path / "2.csv.gz").read_bytes()[:5000])
+    done = subprocess.run(
+        [sys.executable, "-c", LIMITED, str(tmp_path)], capture_output=True, text=True, check=False, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert [line for line in lines if line.startswith("found")] == [
+        "found ERROR before", "found ERROR after", "found ERROR first", "found ERROR second",
+    ]  # fmt: skip
+    skipped = dict(line.split(" ", 2)[1:] for line in lines if line.startswith("skipped"))
+    assert set(skipped) == {"1.json", "2.csv.gz", "3.json", "4.json", "5.json.gz"}
+    assert skipped["1.json"] == skipped["2.csv.gz"] == "has a record longer than 16 MiB"
+    assert "not a plain file" in skipped["3.json"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -10,13 +11,16 @@ import psycopg
 import pytest
 
 from provision import system
+from provision.checks import drift
 from provision.database import connect_pinned
-from provision.errors import DatabaseError
+from provision.errors import DatabaseError, ProvisionError
+from provision.host.metrics import collect as metrics_of_host
 from provision.host.metrics import database
-from provision.host.metrics.collect import collect
+from provision.host.metrics.collect import Collected, collect
 from provision.plan import load
 from provision.plan.schema import Maintenance, Retention
 from tests.clusters import Cluster
+from tests.contract.repository import ROOT
 from tests.integration.conftest import copy_of
 from tests.plans import sample, write
 
@@ -36,7 +40,7 @@ def name(cluster: Cluster, migrated: str) -> Iterator[str]:
 def told(cluster: Cluster, name: str, maintenance: Maintenance = MAINTENANCE) -> dict[str, dict[str, float]]:
     """Samples by metric and by the value of their only label ("" without one)."""
     with connect_pinned(cluster.url(name, ROLE), application="test") as session:
-        found = database.catalogue(session)
+        found = [each for read in database.CATALOGUE.values() for each in read(session)]
     with connect_pinned(cluster.url(name), application="test") as session:  # as the owner of these tables
         found += database.tables(session, maintenance)
     return {each.name: {"".join(labels.values()): value for labels, value in each.samples} for each in found}
@@ -195,7 +199,9 @@ def test_source_that_fails_hides_no_other(
         assert 'provision_collector_success{collector="backup"} 1\n' in found.text
         assert ("provision_shared_buffers_bytes " in found.text) == bool(success)
         assert "provision_backup_age_limit_seconds 93600\n" in found.text
-        assert [text.partition(":")[0] for text in found.failures] == ([] if success else ["database", "tables"])
+        assert [text.partition(":")[0] for text in found.failures] == (
+            [] if success else [*database.CATALOGUE, "tables"]
+        )
 
 
 def test_missing_statement_statistics_are_told_and_hide_nothing(
@@ -243,3 +249,96 @@ def test_a_cast_of_the_owner_runs_with_the_owner_s_rights_and_hides_no_catalogue
     assert failure.startswith("tables: ")
     assert "harmless minion" in failure
     assert "provision_shared_buffers_bytes " in found.text
+
+
+def collected(cluster: Cluster, name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Collected:
+    """Run `provision metrics` for this database."""
+    monkeypatch.setattr(system, "EVIDENCE", folder)
+    server = {"socket_directory": cluster.host, "port": cluster.port}
+    access = {"database": name, "extensions": ("vector", "uuid-ossp")}
+    plan = sample(server=server, access=access, pooler={"enabled": False})
+    monkeypatch.setattr(load.load, "__defaults__", (write(folder / "plan.json", plan),))
+    return collect()
+
+
+def test_a_held_lock_hides_the_locked_relations_alone_and_says_so(
+    cluster: Cluster, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Attack: a tenant locks a table, an index or a sequence, to blind the monitoring of the whole server."""
+    cluster.psql("CREATE TABLE schema_migrations (version bigint, dirty boolean)", name, "minion")
+    cluster.psql("CREATE SEQUENCE kept; SELECT nextval('kept'); CREATE SEQUENCE hidden; SELECT nextval('hidden')", name)
+    with psycopg.connect(cluster.url(name)) as tenant:
+        tenant.execute("LOCK TABLE memories, activities, schema_migrations IN ACCESS EXCLUSIVE MODE")
+        tenant.execute("REINDEX INDEX memories_embedding_idx")
+        tenant.execute("ALTER SEQUENCE hidden MAXVALUE 7")
+        begun = time.monotonic()
+        found = collected(cluster, name, tmp_path, monkeypatch)
+        assert time.monotonic() - begun < 20
+    assert found.failures == ()
+    samples = {each.name: {"".join(labels.values()): value for labels, value in each.samples} for each in found.metrics}
+    unread = {"public.memories", "public.activities", "public.schema_migrations", "public.hidden"}
+    unread |= {"public.memories_embedding_idx"}
+    assert unread <= set(samples["provision_relation_unread"])
+    assert "public.memories" not in samples["provision_table_bytes"]
+    assert samples["provision_table_bytes"]["public.agents"] == 0
+    assert set(samples["provision_sequence_used_ratio"]) >= {"public.kept"}
+    assert "public.hidden" not in samples["provision_sequence_used_ratio"]
+    assert samples["provision_migration_version"] == {}
+    assert "activities" not in samples["provision_retention_oldest_seconds"]
+    assert "metrics" in samples["provision_retention_oldest_seconds"]
+    assert collected(cluster, name, tmp_path, monkeypatch).text.count("provision_relation_unread{") == 0
+
+
+ENDLESS = """
+CREATE TYPE trap AS (n bigint);
+CREATE FUNCTION spring(trap) RETURNS float8 LANGUAGE plpgsql AS $$
+BEGIN
+  PERFORM set_config('statement_timeout', '0', false);
+  LOOP
+    BEGIN PERFORM pg_sleep(3600); EXCEPTION WHEN query_canceled THEN NULL; END;
+  END LOOP;
+END $$;
+CREATE CAST (trap AS float8) WITH FUNCTION spring(trap);
+CREATE TABLE schema_migrations (version trap, dirty boolean);
+INSERT INTO schema_migrations VALUES (ROW(1), false);
+"""
+
+
+def test_code_of_the_owner_that_catches_time_limits_is_ended_and_hides_its_own_tables_alone(
+    cluster: Cluster, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Attack: a cast catches the statement timeout and runs on, so that no metrics are ever written again."""
+    cluster.psql(ENDLESS, name, "minion")
+    monkeypatch.setattr(metrics_of_host, "OWNER_S", 7)
+    begun = time.monotonic()
+    found = collected(cluster, name, tmp_path, monkeypatch)
+    assert 5 < time.monotonic() - begun < 40
+    (failure,) = found.failures
+    assert failure.startswith("tables: ")
+    assert "terminating connection" in failure
+    assert "provision_shared_buffers_bytes " in found.text
+    running = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%schema_migrations%' AND pid <> pg_backend_pid()"
+    assert cluster.psql(running) == "0"
+
+
+def test_policy_of_the_owner_that_never_ends_does_not_hold_the_doctor(
+    cluster: Cluster, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Attack: the doctor reads the version table as its owner, whose policy catches every time limit."""
+    cluster.psql(
+        "CREATE TABLE schema_migrations (version bigint NOT NULL PRIMARY KEY, dirty boolean NOT NULL);"
+        "INSERT INTO schema_migrations VALUES (2, false);"
+        "CREATE FUNCTION never() RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN LOOP BEGIN PERFORM pg_sleep(3600);"
+        " EXCEPTION WHEN query_canceled THEN NULL; END; END LOOP; END $$;"
+        "ALTER TABLE schema_migrations ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;"
+        "CREATE POLICY wait ON schema_migrations USING (never())",
+        name, "minion",
+    )  # fmt: skip
+    server = {"socket_directory": cluster.host, "port": cluster.port}
+    plan = sample(server=server, access={"database": name}, migrations={"directory": str(ROOT / "migrations")})
+    monkeypatch.setattr(drift, "OWNER_S", 2)
+    monkeypatch.setattr(drift, "LIMITS", "options='-c statement_timeout=1s'")
+    begun = time.monotonic()
+    with pytest.raises(ProvisionError, match="connection"):
+        drift._situation(plan)
+    assert 1 < time.monotonic() - begun < 20

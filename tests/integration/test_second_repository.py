@@ -18,9 +18,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 
 from provision.controller import inputs
+from provision.host.backup import show
 from provision.plan.schema import Plan
 from tests import buckets, plans
 from tests.buckets import Store
@@ -290,3 +292,35 @@ def test_each_of_two_repositories_is_enough(host: Host, store: Store) -> None:
         assert time.monotonic() < until, alarms
         host.cluster.psql("SELECT pg_reload_conf()")
         time.sleep(1)
+
+
+def test_open_transaction_of_an_application_prevents_the_counts_of_a_set_but_no_backup(host: Host) -> None:
+    """Attack: a transaction of a role that may write stays open, so that no table can be locked for the counts."""
+    assert "error" not in host.run("prepare")
+    host.cluster.psql("CREATE ROLE minion_app LOGIN")
+    host.cluster.psql("CREATE TABLE IF NOT EXISTS kept (n serial PRIMARY KEY)", "minion")
+    assert "error" not in host.run("take", "full", "1")
+    before = len(host.run("status")["sets"])
+    host.cluster.psql("GRANT INSERT ON kept TO minion_app; GRANT USAGE ON kept_n_seq TO minion_app", "minion")
+    with psycopg.connect(host.cluster.url("minion", "minion_app")) as session:
+        session.execute("INSERT INTO kept VALUES (DEFAULT)")
+        taken = host.run("take", "incr", "1")
+        assert "error" not in taken, taken
+        pid = session.info.backend_pid
+        assert f"process {pid} of minion_app" in taken["uncounted"]
+        assert f"SELECT pg_terminate_backend({pid});" in taken["uncounted"]
+        assert (taken["point"], len(host.run("status")["sets"])) == ("", before + 1), taken
+
+        # An older set has counts, and is compared.
+        tested = host.run("drill", "1")
+        assert "error" not in tested, tested
+        assert tested["set"] < taken["label"]
+        assert (tested["uncounted"], bool(tested["tables"])) == ([taken["label"]], True)
+        session.rollback()
+
+    # No set has counts: the newest is restored and checked, and the result does not claim a comparison.
+    (host.folder / "evidence/backup-figures.json").unlink()
+    tested = host.run("drill", "1")
+    assert "error" not in tested, tested
+    assert (tested["set"], tested["tables"], tested["passed"]) == (taken["label"], {}, True)
+    assert "WARNING: not compared with the backup, because no set has reference counts" in show.drilled(tested)

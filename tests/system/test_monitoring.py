@@ -43,6 +43,7 @@ CONDITIONAL = {
     "provision_drill_last_success": "no drill has run on a host that was just made",
     "provision_drill_last_passed_timestamp_seconds": "the same",
     "provision_drill_recovery_seconds": "the same",
+    "provision_relation_unread": "only while a session locks a table",
     "provision_backup_repository_full_seconds": "only a repository that has grown for an hour",
 }
 """Metrics that a host of this age does not export, each with its reason."""
@@ -118,7 +119,9 @@ def test_the_collector_can_ask_every_source(production: Production) -> None:
     text = figures(production)
     found = dict(re.findall(r'^provision_collector_success\{collector="(\w+)"\} (\d)$', text, re.M))
     assert set(found.values()) == {"1"}
-    assert set(found) == {"backup", "certificates", "database", "pooler", "statements", "tables"}
+    assert set(found) == {
+        "backup", "certificates", "database", "indexes", "pooler", "sequences", "sizes", "statements", "tables",
+    }  # fmt: skip
     assert value(text, "node_textfile_scrape_error") == 0
     assert value(scrape(production, 9187), "pg_up") == 1
 
@@ -138,6 +141,18 @@ def test_evidence_becomes_figures(production: Production) -> None:
             f"cat > /var/lib/provision/drill.json <<'EOF'\n{kept}\nEOF" if kept else "rm /var/lib/provision/drill.json"
         )
         figures(production)  # or the next test's Prometheus would see the failed drill until the timer looks again
+
+
+def test_pipe_of_the_server_s_user_at_the_metrics_file_stops_no_scrape(production: Production) -> None:
+    host, path = production.database, "/var/lib/provision-metrics/provision.prom"
+    before = figures(production)
+    made = host.run(f"runuser -u postgres -- sh -ec 'rm {path}; mkfifo {path}'")
+    assert made.returncode == 0, made.stderr
+    assert value(scrape(production, 9100), "provision_shared_buffers_bytes") == value(
+        before, "provision_shared_buffers_bytes"
+    )
+    assert value(figures(production), "node_textfile_scrape_error") == 0
+    assert host.run(f"stat --format=%F {path}").stdout == "regular file\n"
 
 
 def test_a_source_that_fails_hides_nothing_else_and_is_told(production: Production) -> None:

@@ -59,6 +59,8 @@ def test_operators_and_applications_log_in_while_500_logins_are_unfinished_on_bo
         as_monitor = "runuser -u prometheus -- psql -XAtq -h /var/run/postgresql -U minion_monitor -d minion"
         on_host(production, f"{as_monitor} -c 'SELECT 1'")
         connect(production).close()
+    # An application host is no flood.
+    assert STRANGERS < plan["pooler"]["address_clients"] < plan["pooler"]["max_clients"]
     with strangers(production, 5432), strangers(production, 6432), unfinished():
         on_host(production, "systemctl start provision-metrics && grep -q pgbouncer_up /var/lib/provision-metrics/*")
 
@@ -66,7 +68,9 @@ def test_operators_and_applications_log_in_while_500_logins_are_unfinished_on_bo
 def test_the_doctor_finds_a_flushed_firewall_and_loads_it_again(production: Production) -> None:
     assert "firewall" not in findings(production)
     on_host(production, "nft flush ruleset")
-    assert findings(production)["firewall"] == "no table inet provision: connections to port 5432 are not limited"
+    assert findings(production)["firewall"] == (
+        "no table inet provision: connections to port 5432 and 6432 are not limited"
+    )
     on_host(production, "provision doctor --fix || true")
     assert "firewall" not in findings(production)
 

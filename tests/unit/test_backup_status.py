@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from provision.host.backup import tool
+from provision.host.backup.counts import uncounted
 from provision.host.backup.status import damage, filling, old
 
 DAY = 86400
@@ -128,3 +129,25 @@ def test_failure_that_most_waiting_segments_met_is_the_reason(tmp_path: Path, mo
     # With two repositories, the message names each that fails.
     (folder / "global.error").write_text(f"103\nerrors:\nrepo1: {gone}\nrepo2: [HostConnectError] refused")
     assert tool.not_archived("db1", several=True) == f"repository 1: {gone}; repository 2: [HostConnectError] refused"
+
+
+SETS = [{"label": "A", "stop": 1000.0}, {"label": "B", "stop": 1000.0 + 4 * 3600}]
+
+
+@pytest.mark.parametrize(
+    ("known", "hours", "limit", "alarm"),
+    [
+        ({"A", "B"}, 40, 26, ""),
+        ({"B"}, 40, 26, ""),
+        ({"A"}, 26, 26, ""),
+        ({"A"}, 27, 26, "backups have had no reference counts for 27.0 h, 26 h are allowed: a transaction stays open"),
+        (set(), 27, 26, "backups have had no reference counts for 27.0 h"),
+        (set(), 25, 26, ""),
+        ({"A"}, 400, 0, ""),
+    ],
+)
+def test_missing_reference_counts_raise_an_alarm_in_time(known: set[str], hours: int, limit: int, alarm: str) -> None:
+    found = uncounted(SETS, known, 1000.0 + hours * 3600, limit)
+    assert len(found) == (alarm != "")
+    assert "".join(found).startswith(alarm)
+    assert uncounted([], known, 1000.0, limit) == []

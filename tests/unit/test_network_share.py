@@ -73,3 +73,49 @@ def test_number_that_does_not_fit_is_refused_before_a_run() -> None:
     assert built.plan is None
     (problem,) = built.problems
     assert problem.startswith("postgresql_network_connections is 90: max_connections 100")
+
+
+POOLED = {
+    **plans.SAMPLE,
+    "pgbouncer_listen_addresses": ["192.0.2.1"],
+    "pgbouncer_allowed_networks": ["10.0.1.0/24", "samenet"],
+}
+
+
+def test_prod_guards_the_pooler_s_port_also_where_the_server_s_is_closed() -> None:
+    plan = limits(POOLED, {"networks": ["10.0.2.0/24"]})
+    assert plan.server.network_connections == 0
+    assert (plan.pooler.address_clients, plan.pooler.address_rate) == (750, 200)
+    assert plan.pooler.networks[2:] == ("10.0.1.0/24", "10.0.2.0/24")
+    assert plan.firewall
+    assert "nftables" in packages.by_role(plan, built=False)["postgresql"]
+    assert limits({**POOLED, "pgbouncer_max_clients": 100}).pooler.address_clients == 75
+
+
+@pytest.mark.parametrize(
+    ("given", "profile"),
+    [
+        ({"pgbouncer_listen_addresses": ["127.0.0.1"]}, "prod"),
+        ({"pgbouncer_address_clients": 0}, "prod"),
+        ({}, "dev"),
+    ],
+)
+def test_pooler_of_the_loopback_or_without_a_limit_is_not_guarded(given: dict[str, Any], profile: str) -> None:
+    plan = limits({**POOLED, **given}, profile=profile)
+    assert plan.pooler.address_clients == 0
+    assert not plan.firewall
+
+
+def test_more_clients_of_one_address_than_the_pooler_takes_are_refused() -> None:
+    built = plans.built("prod", {**POOLED, "pgbouncer_address_clients": 1001}, {"addresses": ["192.0.2.1"]})
+    assert built.problems == (
+        "pgbouncer_address_clients is 1001: expected at most pgbouncer_max_clients, 1000, or -1 for three quarters of "
+        "it",
+    )
+
+
+def test_host_that_cannot_guard_the_pooler_is_warned_about() -> None:
+    plan = limits(POOLED, {"network_administration": False})
+    assert plan.pooler.address_clients == 0
+    (warning,) = [each for each in plan.warnings if "pgbouncer_address_clients" in each]
+    assert "unfinished logins from one address can take every client of port 6432" in warning

@@ -7,7 +7,10 @@ takes a snapshot, and the lock is released. Recovery to the restore point restor
 
 from __future__ import annotations
 
+from collections.abc import Container, Mapping, Sequence
 from typing import Any
+
+import psycopg
 
 from provision.database import Connection, connect_pinned
 from provision.errors import DatabaseError
@@ -19,10 +22,34 @@ READ_WAIT_MS = 60_000
 """How long a table may stay locked against reading, as for pg_dump: its owner could otherwise stop every backup."""
 FORM = "copy"
 """How checksums are made (plain.digests). Of figures without it, from version 0.3 and older, only rows are compared."""
+_BLOCKERS = """
+SELECT format('process %s of %s (%s), in a transaction for %s s', a.pid, a.usename,
+    coalesce(nullif(a.application_name, ''), 'no application name'), extract(epoch FROM now() - a.xact_start)::bigint),
+    a.pid
+FROM pg_stat_activity a
+WHERE a.pid <> pg_backend_pid() AND a.backend_type = 'client backend' AND EXISTS (SELECT FROM pg_locks l
+    WHERE l.pid = a.pid AND l.granted AND l.locktype = 'relation' AND l.relation >= 16384
+    AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+    AND l.mode NOT IN ('AccessShareLock', 'RowShareLock', 'ShareLock'))
+ORDER BY a.xact_start LIMIT 5
+"""
+"""Sessions that hold locks on tables that a SHARE lock waits for, the oldest transaction first."""
 
 
 def take(url: str, point: str) -> dict[str, Any]:
-    """Create the restore point `point` and return the reference counts of that moment. Raises DatabaseError."""
+    """Create the restore point `point` and return the reference counts of that moment.
+
+    Raises DatabaseError, with the sessions in the way: every role that may write can hold a transaction open.
+    """
+    try:
+        return _take(url, point)
+    except psycopg.Error as error:
+        raise DatabaseError(
+            "the tables could not be read for the reference counts", where=url, seen=str(error).strip()
+        ) from None
+
+
+def _take(url: str, point: str) -> dict[str, Any]:
     with (
         connect_pinned(
             url, application="provision backup", autocommit=False, lock_timeout_ms=LOCK_TIMEOUT_MS
@@ -38,12 +65,15 @@ def take(url: str, point: str) -> dict[str, Any]:
                 locker.rollback()
                 reader.execute("ROLLBACK")
                 if not left:
+                    holders = reader.execute(_BLOCKERS.encode()).fetchall()
+                    ends = " ".join(f"SELECT pg_terminate_backend({pid});" for _, pid in holders)
                     raise DatabaseError(
                         "the tables could not be locked for the reference counts",
-                        where=url, seen=str(error).strip(),
+                        where=url,
+                        seen="; ".join([str(error).strip().partition("\n")[0], *(str(text) for text, _ in holders)]),
                         allowed=f"SHARE locks within {LOCK_TRIES} attempts of {LOCK_TIMEOUT_MS} ms",
-                        run="SELECT pid, query FROM pg_stat_activity WHERE xact_start < now() - interval '1 minute'",
-                    ) from None  # fmt: skip
+                        run=f'runuser -u postgres -- psql -XAtc "{ends}"' if ends else "docs/statements-wait.md",
+                    ) from None
         found = {"point": point, "lsn": lsn, **read(reader)}
         reader.execute("COMMIT")
         return found
@@ -87,3 +117,20 @@ def differences(expected: dict[str, Any], seen: dict[str, Any]) -> list[str]:
 
 def _rows_alone(figures: dict[str, Any]) -> dict[str, Any]:
     return {**figures, "tables": {name: {"rows": row["rows"]} for name, row in figures["tables"].items()}}
+
+
+def uncounted(sets: Sequence[Mapping[str, Any]], known: Container[str], now: float, limit_h: float) -> list[str]:
+    """Return the alarm if the newest set with reference counts is older than a limit in hours, 0 for none. Pure.
+
+    Every role that may write can prevent the counts; then restore tests compare an older set, or nothing.
+    """
+    if not limit_h or not sets or sets[-1]["label"] in known:
+        return []
+    counted = [each["stop"] for each in sets if each["label"] in known]
+    age = (now - max(counted, default=sets[0]["stop"])) / 3600
+    if age <= limit_h:
+        return []
+    return [
+        f"backups have had no reference counts for {age:.1f} h, {limit_h} h are allowed: a transaction stays open; "
+        "`provision backup take --type incr` names it; docs/backups-are-old.md"
+    ]

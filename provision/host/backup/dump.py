@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
 
-from provision import system
+from provision import secure_path, system
 from provision.database import Connection, connect_pinned
 from provision.errors import UsageError
 from provision.host import lookup, plain
@@ -164,8 +164,8 @@ def check(folder: Path) -> dict[str, Any]:
     if not folder.is_dir() or folder.name.endswith(PARTIAL):
         raise BackupError("no such dump", where=str(folder), run="provision backup status")
     try:
-        body, _, total = (folder / MANIFEST).read_text().rstrip("\n").rpartition("\n")
-    except (OSError, UnicodeDecodeError) as error:
+        body, _, total = secure_path.text((folder / MANIFEST).absolute()).rstrip("\n").rpartition("\n")
+    except OSError as error:
         raise _damaged(folder, f"{MANIFEST} cannot be read: {error}") from None
     if hashlib.sha256(body.encode()).hexdigest() != total:
         raise _damaged(folder, f"{MANIFEST} does not match its checksum")
@@ -238,5 +238,5 @@ def expire(plan: Plan, database: str) -> list[str]:
 
 
 def _sum(path: Path) -> str:
-    with path.open("rb") as stream:
+    with os.fdopen(secure_path.open_file(path.absolute()), "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

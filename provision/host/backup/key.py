@@ -44,7 +44,7 @@ def make(stanza: str, path: Path | None = None) -> PublicKey:
         path.unlink(missing_ok=True)
         words = ("-q", "-t", "ed25519", "-N", "", "-C", f"postgres@{stanza}", "-f")
         system.run("ssh-keygen", *words, path, input="")
-    text = public.read_text()
+    text = secure_path.text(public)
     if not PUBLIC.fullmatch(text):
         raise HostError(
             "not a public key",

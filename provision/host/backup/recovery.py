@@ -6,6 +6,7 @@ end of WAL would promote itself at the first segment it cannot read and report s
 
 from __future__ import annotations
 
+import os
 import re
 import time
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from provision import system
+from provision import secure_path, system
 from provision.database import Connection, connect_pinned
 from provision.errors import DatabaseError
 from provision.host.backup import tool, wal
@@ -276,6 +277,6 @@ class Log:
         with system.as_user():
             if not self.path.exists():
                 return ""
-            with self.path.open(errors="replace") as stream:
+            with os.fdopen(secure_path.open_file(self.path), "rb") as stream:
                 stream.seek(self.offset)
-                return stream.read()
+                return stream.read(secure_path.MOST_BYTES).decode(errors="replace")

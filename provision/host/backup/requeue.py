@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from provision import system
+from provision import secure_path, system
 from provision.host.backup import recovery, tool, wal
 from provision.host.backup.catalogue import Catalogue
 from provision.plan.schema import Plan
@@ -48,7 +48,7 @@ def run(plan: Plan) -> list[str]:
     history = {
         int(path.stem, 16): branch
         for path in folder.glob("*.history")
-        if (branch := wal.parse_history(path.read_text())) is not None
+        if (branch := wal.parse_history(secure_path.text(path))) is not None
     }
     timeline, _ = recovery.identity(plan.server.url("postgres"))
     done = [

@@ -36,7 +36,13 @@ def taken(result: dict[str, Any]) -> list[str]:
                 f"in {each['place']} {size(each['repository_size'])}; WAL {each['wal_start']} to {each['wal_stop']}",
             ]
         lines.append(f"took {result['seconds']} s")
-        lines.append(f"restore point {result['point']}, with reference counts for the restore test")
+        if result["uncounted"]:
+            lines += [
+                "WARNING: these sets have no reference counts: restore tests use an older set",
+                result["uncounted"],
+            ]
+        else:
+            lines.append(f"restore point {result['point']}, with reference counts for the restore test")
     return [*lines, f"restore with: {result['restore']}"]
 
 
@@ -106,7 +112,14 @@ def drilled(facts: dict[str, Any]) -> list[str]:
     return [
         *lines,
         f"restore test of {facts['set']} in {facts['place']} passed in {facts['seconds']} s",
-        f"{len(facts['tables'])} tables with {rows} rows match the backup",
+        f"{len(facts['tables'])} tables with {rows} rows match the backup"
+        if facts["point"]
+        else "WARNING: not compared with the backup, because no set has reference counts",
+        *(
+            [f"these sets have no reference counts: {', '.join(facts['uncounted'])}; provision backup status explains"]
+            if facts["uncounted"]
+            else []
+        ),
         f"replayed to {facts['replayed_to']}; RTO {facts['rto_s']} s, RPO {facts['rpo_s']} s",
         f"pg_amcheck: no damage; vector indexes used: {', '.join(facts['vector_indexes']) or 'none'}",
         f"effect on production: {facts['effect']}",

@@ -17,7 +17,7 @@ from provision import system
 from provision.database import connect_pinned
 from provision.errors import DriftError, ProvisionError
 from provision.host import timers
-from provision.host.backup import drill, dump, dumptest, journal, scratch_cluster, shared, show, tool, wal
+from provision.host.backup import counts, drill, dump, dumptest, journal, scratch_cluster, shared, show, tool, wal
 from provision.host.backup.catalogue import Catalogue
 from provision.plan import load
 from provision.plan.schema import Plan, Repository
@@ -103,6 +103,9 @@ def _repository(plan: Plan, repository: Repository, seen: dict[str, Any], alarms
         alarms += [] if _first_runs(plan) else ["there is no backup yet"]
     elif age is not None:
         alarms += old("the newest backup", age, plan.backup.age_limit_h)
+    alarms += counts.uncounted(
+        sets, system.evidence(shared.FIGURES).get("sets", {}), time.time(), plan.backup.age_limit_h
+    )
     alarms += [f"set {label} cannot be restored: WAL is missing" for label in catalogue.broken]
     alarms += (
         [f"WAL segment {seen['gap']} is missing from the archive: nothing after it can be restored"]
@@ -377,9 +380,9 @@ def damage(lines: Sequence[str]) -> list[str]:
                 found.append(f"{part} is {status[1]}")
         elif status and status[1] != "ok":
             whole = line
-        counts = [text for text, count in COUNTS.findall(line) if int(count)]
-        if counts:
-            found.append(f"{part}, {', '.join(counts)}")
+        wrong = [text for text, count in COUNTS.findall(line) if int(count)]
+        if wrong:
+            found.append(f"{part}, {', '.join(wrong)}")
     return found or ([whole] if whole else [])
 
 

@@ -1,7 +1,8 @@
 """Take a physical backup with reference counts for its restore test; prepare a stanza.
 
 Does IO as postgres. The counts are taken at a restore point after the backup has ended, because recovery of a set can
-stop no earlier than the end of its backup.
+stop no earlier than the end of its backup. A role of the database can prevent the counts with an open transaction, but
+not the backup: the set then has none, the result says so, and `provision backup status` raises an alarm in time.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any
 
 from provision import system
 from provision.database import connect_pinned
-from provision.errors import HostError
+from provision.errors import DatabaseError, HostError
 from provision.host.backup import counts, journal, shared, tool
 from provision.host.backup.tool import BackupError, Set
 from provision.plan.schema import Plan, Repository
@@ -26,8 +27,9 @@ def physical(
 ) -> dict[str, Any]:
     """Take a backup in each repository, or in the one of a number. Return the sets and the restore command.
 
-    The result has the fields of the first new set, and each set with its repository in `sets`. A repository that fails
-    does not prevent the backup in the other. Raises BackupError, HostError.
+    The result has the fields of the first new set, and each set with its repository in `sets`; `uncounted` is why the
+    sets have no reference counts, "" if they have. A repository that fails does not prevent the backup in the other.
+    Raises BackupError, HostError.
     """
     tool.need_physical(plan)
     journal.refuse_unfinished(plan.server.data)
@@ -35,6 +37,7 @@ def physical(
     taken: list[tuple[Repository, Set]] = []
     failures: list[BackupError] = []
     known: dict[str, Any] = {}
+    point, uncounted = "", ""
     for repository in plan.backup.chosen(number):
         narrate(f"taking a {kind} backup into {repository.place}")
         try:
@@ -46,7 +49,10 @@ def physical(
             known[newest.label] = {"system": stanza.systems[newest.database]}
     if taken:
         narrate("counting rows for the restore test")
-        point = _count(plan, known)
+        try:
+            point = _count(plan, known)
+        except DatabaseError as error:
+            uncounted = str(error)
         narrate("removing expired backups")
         for repository, _ in taken:
             tool.program_with_lock(plan.backup.stanza, f"--repo={repository.number}", "expire")
@@ -57,6 +63,7 @@ def physical(
         "sets": [{"repository": each.number, "place": each.place, **asdict(new)} for each, new in taken],
         "seconds": round(time.time() - begun, 1),
         "point": point,
+        "uncounted": uncounted,
         "restore": plan.site(playbook="restore.yml", extra=f"-e restore_set={taken[0][1].label}"),
     }
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from provision import pins, system
+from provision import pins, secure_path, system
 from provision.errors import HostError, ProvisionError
 from provision.host.backup import wal
 from provision.plan import load
@@ -198,7 +198,7 @@ def not_archived(stanza: str, *, several: bool = False) -> str:
     told: list[str] = []
     for path in sorted((SPOOL / stanza / "out").glob("*.error")):
         with suppress(OSError):  # archived in the meantime
-            text = " ".join(path.read_text(errors="replace").splitlines()[1:])  # after the exit code
+            text = " ".join(secure_path.text(path).splitlines()[1:])  # after the exit code
             told.append(re.sub(r" '/[^']*'", "", _message(text.partition("[CommandError] on retry")[0], several)))
     return max(told, key=told.count, default="")
 

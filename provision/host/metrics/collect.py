@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from provision import system
 from provision.database import Connection, connect_pinned
 from provision.errors import ProvisionError
 from provision.host.backup import drill
+from provision.host.deadline import ended
 from provision.host.metrics import backup, certificates, database, pooler, statements
 from provision.host.metrics.exposition import Metric, render
 from provision.host.pooler import console
@@ -23,7 +25,8 @@ from provision.plan import load
 from provision.plan.schema import Plan
 
 APPLICATION = "provision metrics"
-STATEMENT_TIMEOUT_MS = 10_000
+OWNER_S = 15
+"""Longest time for the owner's tables in seconds: the owner's code can catch a statement_timeout, and run on."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,7 @@ def collect() -> Collected:
             plan.backup, system.evidence("backup"), system.evidence("drill"), system.evidence(drill.evidence(2))
         ),
         "certificates": certificates.metrics,
-        "database": lambda: _catalogue(plan),
+        **{name: partial(_catalogue, plan, read) for name, read in database.CATALOGUE.items()},
         "tables": lambda: _tables(plan),
     }
     if queries.EXTENSION in plan.access.extensions:
@@ -72,13 +75,14 @@ def collect() -> Collected:
     return Collected(tuple(found), render(found), tuple(failures))
 
 
-def _catalogue(plan: Plan) -> list[Metric]:
+def _catalogue(plan: Plan, read: Callable[[Connection], list[Metric]]) -> list[Metric]:
     with _session(plan, plan.access.backup) as session:
-        return database.catalogue(session)
+        return read(session)
 
 
 def _tables(plan: Plan) -> list[Metric]:
-    with _session(plan, plan.access.owner) as session:
+    url = plan.server.url(plan.access.database, plan.access.owner)
+    with _session(plan, plan.access.owner) as session, ended(url, session, OWNER_S, application=APPLICATION):
         session.execute("SET default_transaction_read_only = on")
         return database.tables(session, plan.maintenance)
 
@@ -93,4 +97,9 @@ def _statements(plan: Plan) -> list[Metric]:
 
 def _session(plan: Plan, role: str) -> Connection:
     url = plan.server.url(plan.access.database, role)
-    return connect_pinned(url, application=APPLICATION, statement_timeout_ms=STATEMENT_TIMEOUT_MS)
+    return connect_pinned(
+        url,
+        application=APPLICATION,
+        statement_timeout_ms=database.STATEMENT_TIMEOUT_MS,
+        lock_timeout_ms=database.LOCK_TIMEOUT_MS,
+    )

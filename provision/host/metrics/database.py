@@ -3,6 +3,9 @@
 Queries read catalogues, statistics or the end of an index, never a whole table. A missing object (a table before its
 migration) has no sample. `tables` belongs in a session of the owner: its queries can run the owner's code.
 
+Every role that may write can lock a table. A locked relation is left out, because its size would wait for the lock, and
+is listed in provision_relation_unread. Each query has time limits, also for a lock that is taken meanwhile.
+
 Bloat is an estimate from the planner's statistics: rows of average width in pages filled to the fillfactor. A table
 that was never analyzed has no estimate. Padding is ignored, so up to 10 % is noise.
 """
@@ -20,26 +23,49 @@ from provision.host.metrics.exposition import Metric, single
 from provision.plan.schema import Maintenance, Retention
 
 DAY_S = 86400
+STATEMENT_TIMEOUT_MS = 5_000
+LOCK_TIMEOUT_MS = 1_000
+LIMITS = f"SET statement_timeout = {STATEMENT_TIMEOUT_MS}; SET lock_timeout = {LOCK_TIMEOUT_MS}"
+"""Set before each query: the owner's code in the one before may have changed them."""
 SCHEMAS = "n.nspname NOT LIKE ALL (ARRAY['pg\\_%', 'information\\_schema'])"
 
+# Modes that the functions of the queries below wait for: ACCESS SHARE of a size, ROW EXCLUSIVE of a sequence.
+_HELD = """
+WITH held AS MATERIALIZED (SELECT DISTINCT relation FROM pg_locks WHERE locktype = 'relation'
+    AND database = (SELECT oid FROM pg_database WHERE datname = current_database()) AND pid <> pg_backend_pid()
+    AND (mode = 'AccessExclusiveLock' OR (mode IN ('ShareLock', 'ShareRowExclusiveLock', 'ExclusiveLock')
+        AND EXISTS (SELECT FROM pg_class WHERE oid = relation AND relkind = 'S'))))
+"""
+_UNREAD = f"""
+{_HELD} SELECT format('%I.%I', n.nspname, c.relname), 1::float8
+FROM held JOIN pg_class c ON c.oid = held.relation JOIN pg_namespace n ON n.oid = c.relnamespace WHERE {SCHEMAS}
+"""  # noqa: S608 - constants of this module
+_LOCKED = f"""
+{_HELD} SELECT EXISTS (SELECT FROM held WHERE relation = to_regclass('public.' || quote_ident(%s)))
+"""  # noqa: S608 - constants of this module
 _ARCHIVER = """
 SELECT (coalesce(last_failed_time > coalesce(last_archived_time, '-infinity'), false))::int
 FROM pg_stat_archiver WHERE current_setting('archive_mode') <> 'off'
 """
 # Both counters have 32 bits; the server stops about three million before half of them is used.
 _COUNTERS = "SELECT datname, age(datfrozenxid)::float8 / 2^31, mxid_age(datminmxid)::float8 / 2^31 FROM pg_database"
-_SEQUENCES = """
-SELECT format('%I.%I', schemaname, sequencename),
-    ((last_value - min_value)::numeric / nullif(max_value::numeric - min_value, 0))::float8
-FROM pg_sequences WHERE NOT cycle AND increment_by > 0 AND last_value IS NOT NULL
-"""
+_SEQUENCES = f"""
+{_HELD} SELECT format('%I.%I', n.nspname, c.relname),
+    CASE WHEN c.oid NOT IN (SELECT relation FROM held) AND has_sequence_privilege(c.oid, 'SELECT, USAGE')
+        AND NOT pg_is_other_temp_schema(n.oid)
+        THEN ((pg_sequence_last_value(c.oid) - s.seqmin)::numeric
+            / nullif(s.seqmax::numeric - s.seqmin, 0))::float8 END
+FROM pg_sequence s JOIN pg_class c ON c.oid = s.seqrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE NOT s.seqcycle AND s.seqincrement > 0
+"""  # noqa: S608 - constants of this module
 # 28 bytes are the row header and line pointer, 24 the page header; a page holds only whole rows.
 _TABLES = f"""
-SELECT table_name, bytes::float8,
+{_HELD} SELECT table_name, bytes::float8,
     CASE WHEN analyzed THEN greatest(bytes - 8192 * ceil(rows / greatest(floor(room / width), 1)), 0)::float8 END,
     pg_stat_get_dead_tuples(oid)::float8
 FROM (
-    SELECT c.oid, format('%I.%I', n.nspname, c.relname) AS table_name, pg_relation_size(c.oid) AS bytes,
+    SELECT c.oid, format('%I.%I', n.nspname, c.relname) AS table_name,
+        CASE WHEN c.oid NOT IN (SELECT relation FROM held) THEN pg_relation_size(c.oid) END AS bytes,
         greatest(c.reltuples, 0) AS rows, c.reltuples >= 0 AND s.width IS NOT NULL AS analyzed,
         28 + coalesce(s.width, 0) AS width,
         8168 * coalesce((SELECT split_part(o, '=', 2)::float8 / 100 FROM unnest(c.reloptions) o
@@ -50,10 +76,11 @@ FROM (
     WHERE c.relkind IN ('r', 'm') AND {SCHEMAS}
 ) t
 """  # noqa: S608 - constants of this module
-_HNSW = """
-SELECT format('%I.%I', n.nspname, c.relname), pg_relation_size(c.oid)::float8
+_HNSW = f"""
+{_HELD} SELECT format('%I.%I', n.nspname, c.relname),
+    CASE WHEN c.oid NOT IN (SELECT relation FROM held) THEN pg_relation_size(c.oid)::float8 END
 FROM pg_class c JOIN pg_am a ON a.oid = c.relam JOIN pg_namespace n ON n.oid = c.relnamespace WHERE a.amname = 'hnsw'
-"""
+"""  # noqa: S608 - constants of this module
 _SLOTS = """
 SELECT coalesce(max(pg_wal_lsn_diff(CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn()
     ELSE pg_current_wal_lsn() END, restart_lsn)), 0)::float8
@@ -72,9 +99,8 @@ _DUE = re.compile(r"(?:(?P<rows>.+) AND )?(?P<column>\w+) < \{(?P<limit>cutoff|n
 """The form of a retention rule's condition: a filter, and the column whose age decides."""
 
 
-def catalogue(connection: Connection) -> list[Metric]:
-    """Query catalogues and statistics of the session's database, for a role that may read all statistics."""
-    found = ask(connection, _TABLES)
+def server(connection: Connection) -> list[Metric]:
+    """Query the server's statistics and counters, which no lock on a table delays."""
     counters = ask(connection, _COUNTERS)
     return [
         single("provision_wal_archiving_failing",
@@ -82,24 +108,45 @@ def catalogue(connection: Connection) -> list[Metric]:
                _number(ask(connection, _ARCHIVER))),
         single("provision_inactive_slot_wal_bytes", "WAL kept for replication slots without a consumer.",
                _number(ask(connection, _SLOTS))),
-        Metric("provision_sequence_used_ratio", "Used share of a sequence.",
-               _by("sequence", ask(connection, _SEQUENCES))),
         Metric("provision_transaction_ids_used_ratio", "Used share of transaction ids before wraparound.",
                _by("database", counters)),
         Metric("provision_multixact_ids_used_ratio", "Used share of multixact ids before wraparound.",
                _by("database", [(row[0], row[2]) for row in counters])),
+        Metric("provision_checksum_failures_total", "Pages of a database whose checksum was wrong.",
+               _by("database", ask(connection, _CHECKSUMS)), kind="counter"),
+        single("provision_shared_buffers_bytes", "Size of shared_buffers.", _number(ask(connection, _SHARED_BUFFERS))),
+        Metric("provision_relation_unread", "1 for a table, index or sequence that a lock kept from being measured.",
+               _by("relation", ask(connection, _UNREAD))),
+    ]  # fmt: skip
+
+
+def sizes(connection: Connection) -> list[Metric]:
+    """Query the size and bloat of tables, for a role that may read all statistics."""
+    found = ask(connection, _TABLES)
+    return [
         Metric("provision_table_bytes", "Size of a table without its indexes.", _by("table", found)),
         Metric("provision_table_bloat_bytes", "Estimated bloat of a table.",
                _by("table", [(row[0], row[2]) for row in found])),
         # Debian 12's exporter lacks it.
         Metric("provision_table_dead_rows", "Dead rows that VACUUM has not removed yet.",
                _by("table", [(row[0], row[3]) for row in found])),
-        Metric("provision_hnsw_index_bytes", "Size of an HNSW index; searches use all of it.",
-               _by("index", ask(connection, _HNSW))),
-        Metric("provision_checksum_failures_total", "Pages of a database whose checksum was wrong.",
-               _by("database", ask(connection, _CHECKSUMS)), kind="counter"),
-        single("provision_shared_buffers_bytes", "Size of shared_buffers.", _number(ask(connection, _SHARED_BUFFERS))),
     ]  # fmt: skip
+
+
+def indexes(connection: Connection) -> list[Metric]:
+    """Query the size of vector indexes."""
+    found = _by("index", ask(connection, _HNSW))
+    return [Metric("provision_hnsw_index_bytes", "Size of an HNSW index; searches use all of it.", found)]
+
+
+def sequences(connection: Connection) -> list[Metric]:
+    """Query how much of each sequence is used."""
+    found = _by("sequence", ask(connection, _SEQUENCES))
+    return [Metric("provision_sequence_used_ratio", "Used share of a sequence.", found)]
+
+
+CATALOGUE = {"database": server, "sizes": sizes, "indexes": indexes, "sequences": sequences}
+"""Collectors that read the catalogues; one that fails does not stop the others."""
 
 
 def tables(connection: Connection, maintenance: Maintenance) -> list[Metric]:
@@ -108,7 +155,7 @@ def tables(connection: Connection, maintenance: Maintenance) -> list[Metric]:
 
 
 def _migrations(connection: Connection) -> list[Metric]:
-    rows = ask(connection, _MIGRATION) if _there(connection, "schema_migrations") else []
+    rows = _ask(connection, _MIGRATION) if _there(connection, "schema_migrations") else []
     return [
         single("provision_migration_version", "Version of the schema.", _number(rows)),
         single("provision_migration_dirty", "1 if the last migration failed.", _number(rows, 1)),
@@ -121,7 +168,7 @@ def _retention(connection: Connection, maintenance: Maintenance) -> list[Metric]
     for rule, days in [*kept, *([(EXPIRED, 0)] if maintenance.cleanup else [])]:
         if not _there(connection, rule.table):
             continue
-        ages.append((rule.name, ask(connection, _oldest(rule).as_string(connection))[0][0]))
+        ages.append((rule.name, _ask(connection, _oldest(rule).as_string(connection))[0][0]))
         limits.append((rule.name, float(days * DAY_S)))
     return [
         Metric("provision_retention_oldest_seconds", "Age of the oldest row that a retention rule applies to.",
@@ -146,7 +193,14 @@ def _oldest(rule: Retention) -> sql.Composed:
 
 
 def _there(connection: Connection, table: str) -> bool:
-    return bool(ask(connection, _IS_TABLE, (table,))[0][0])
+    """Return whether a table of the owner exists and can be read now: a locked one is in provision_relation_unread."""
+    found = _ask(connection, _IS_TABLE, (table,))[0][0]
+    return bool(found) and not _ask(connection, _LOCKED, (table,))[0][0]
+
+
+def _ask(connection: Connection, query: str, parameters: Sequence[object] = ()) -> list[tuple[object, ...]]:
+    connection.execute(LIMITS.encode())
+    return ask(connection, query, parameters)
 
 
 def _by(label: str, rows: Sequence[tuple[object, ...]]) -> tuple[tuple[dict[str, str], float], ...]:

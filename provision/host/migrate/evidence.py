@@ -9,6 +9,8 @@ import datetime
 import json
 from pathlib import Path
 
+from provision import secure_path
+
 BACKUP = Path("/var/lib/provision/backup.json")
 FRESH_H = 24.0
 """Hours for which a restore test counts: later changes are in the archived WAL."""
@@ -29,7 +31,7 @@ def doubt(host: str, path: Path = BACKUP, now: datetime.datetime | None = None) 
     if not is_here(host):
         return f"the database is on {host}, and so is the evidence of its backups"
     try:
-        verified = json.loads(path.read_text()).get("verified")
+        verified = json.loads(secure_path.text(path)).get("verified")
     except FileNotFoundError:
         return f"{path} does not exist: this host makes no backups"
     except (OSError, ValueError, AttributeError) as error:

@@ -5,9 +5,11 @@ Works on a standby, through a pooler, and for a read-only role.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
-from provision.database import connect, guarded
+from provision.database import Connection, connect, guarded
 from provision.errors import MigrationError
 from provision.host.migrate import drift, explain, steps
 from provision.host.migrate.directory import Directory
@@ -67,11 +69,20 @@ def version(settings: Settings) -> State:
         return ledger.state()
 
 
-def look(settings: Settings) -> Situation:
-    """Compare files, version table and history. `route` is what `up` would run; empty if it would be refused."""
+def look(
+    settings: Settings, within: Callable[[Connection], AbstractContextManager[None]] = lambda _connection: nullcontext()
+) -> Situation:
+    """Compare files, version table and history. `route` is what `up` would run; empty if it would be refused.
+
+    `within` is entered with the session while it reads the version table, to bound its time.
+    """
     directory = Directory(settings.path)
     catalogue = directory.catalogue()
-    with connect(settings.url, application="provision migrate") as connection, explaining(connection, settings.url):
+    with (
+        connect(settings.url, application="provision migrate") as connection,
+        explaining(connection, settings.url),
+        within(connection),
+    ):
         ledger = Ledger(connection, settings.schema, settings.table)
         ledger.check(write=False)
         guard = guarded(connection)

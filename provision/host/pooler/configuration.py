@@ -11,6 +11,8 @@ from pathlib import Path
 from provision import secure_path
 
 SECTION = "pgbouncer"
+MOST_INCLUDES = 10
+"""Depth of `%include`: the server's user can write a file that includes itself."""
 
 
 def settings(path: Path) -> dict[str, str]:
@@ -42,10 +44,13 @@ def databases_text(path: Path) -> list[str]:
     return found
 
 
-def _lines(path: Path) -> Iterator[str]:
+def _lines(path: Path, depth: int = 0) -> Iterator[str]:
+    """Yield the lines of a file and of those that it includes."""
+    if depth > MOST_INCLUDES:
+        return
     for line in secure_path.text(path).splitlines():
         text = line.strip()
         if text.startswith("%include"):
-            yield from _lines(path.parent / text.split(maxsplit=1)[1])
+            yield from _lines(path.parent / text.split(maxsplit=1)[1], depth + 1)
         elif text and text[0] not in ";#":
             yield text

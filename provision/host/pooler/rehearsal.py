@@ -14,6 +14,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from provision import secure_path
 from provision.database import connect
 from provision.errors import DatabaseError, HostError
 from provision.host.pooler import configuration
@@ -92,7 +93,7 @@ def _look_up(scratch: Path, database: str, log: Path, path: Path) -> None:
 
 def _read(log: Path) -> str:
     with as_user():
-        return log.read_text(errors="replace")
+        return secure_path.text(log)
 
 
 def _complaints(log: str) -> str:

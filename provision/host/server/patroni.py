@@ -10,6 +10,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from provision import secure_path
 from provision.database import ask, connect_pinned
 from provision.errors import HostError
 from provision.plan.schema import PATRONI, Plan
@@ -25,7 +26,7 @@ LEFT = ("provision-follow.service", "haproxy.service", "provision-dcs.timer", "e
 def owns(plan: Plan) -> bool:
     """Return whether Patroni runs the server, also while it is stopped."""
     try:
-        lines = _mark(plan).read_text().splitlines()
+        lines = secure_path.text(_mark(plan)).splitlines()
     except OSError:
         return False
     return DISABLED in [line.split("#")[0].strip() for line in lines]
