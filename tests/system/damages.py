@@ -542,11 +542,12 @@ where the command depends on it, and part of what the command prints."""
 
 UNTESTED = {
     "advisories": "a comment: the remedy is a version or a decision in the inventory",
+    "certificate-age": "tests/system/test_tls.py renews a certificate that is due; the command is the same",
     "checksum-failures": "a comment: damaged storage has no command, the page leads through it",
     "command-differs": "tests/system/test_audit.py pastes it",
     "doctor-failed": "tests/system/test_audit.py pastes it",
     "not-converged": "tests/system/test_audit.py pastes it",
-    "unreachable": "the command shows the cause, which is outside of the host",
+    "unreachable": "tests/system/test_audit.py pastes it: it shows the cause, which is outside of the host",
     "huge-pages": "containers share the kernel's huge pages, so a sandbox host has none",
     "kernel": "containers share the kernel's settings, so a sandbox host places none",
     "migrations-differ": "the command shows the difference; whether to restore or to force a file is a decision",

@@ -61,7 +61,7 @@ def ask(production: Production, url: str = "") -> Findings:
 
 def run(production: Production, command: str, answers: str = "") -> subprocess.CompletedProcess[str]:
     """Run a printed command where it belongs: on the controller, or as root on the host."""
-    if command.startswith(("ansible-playbook", "provision connect")):
+    if command.startswith(("ansible ", "ansible-playbook ", "provision connect ")):
         environment = {
             **terminal(), "PATH": f"{BIN}:{os.environ['PATH']}", "ANSIBLE_VAULT_PASSWORD_FILE": str(production.key),
         }  # fmt: skip
