@@ -145,7 +145,7 @@ class _Failures(BaseStateCallback):
 
     def host_connect_error(self, state: State, host: Host, error: Exception) -> None:  # type: ignore[override]
         del state
-        self.reasons[host] = str(error)
+        self.reasons[host] = str(error).replace("[Errno None] ", "")
 
 
 def audit(targets: Sequence[Target], package: Path, inventories: Sequence[str]) -> tuple[list[Seen], float]:

@@ -25,6 +25,8 @@ SEVERITIES = {
     "accepted": "by profile or inventory",
 }
 """Severities in the order of the report, and what each means to the reader."""
+COLUMNS = ("PostgreSQL", "pgvector", "hardware", "profile")
+"""Facts of a host in the table of hosts; the rest is in its section."""
 
 
 def table(seen: Sequence[Seen], stream: IO[str] | None = None) -> None:
@@ -56,11 +58,11 @@ def page(seen: Sequence[Seen], seconds: float, inventories: Sequence[str] = (), 
     counts = [Counter(each.severity.value for each in one.findings) for one in seen]
     hosts: list[dict[str, Any]] = [
         {"name": one.name, "address": one.address, "state": one.state, "counts": counted, "findings": one.findings,
-         "about": {"PostgreSQL": "", "pgvector": "", "hardware": "", "profile": "", **one.about}}
+         "about": {**dict.fromkeys(COLUMNS, ""), **one.about}}
         for one, counted in zip(seen, counts, strict=True)
     ]  # fmt: skip
     return template.render(
-        hosts=hosts, severities=tuple(SEVERITIES.items()), totals=sum(counts, Counter()),
+        hosts=hosts, columns=COLUMNS, severities=tuple(SEVERITIES.items()), totals=sum(counts, Counter()),
         most=max((each.total() for each in counts), default=0) or 1, seconds=seconds, inventories=inventories,
         when=when or f"{system.stamp()[:16].replace('T', ' ')} UTC", version=__version__,
     )  # fmt: skip
