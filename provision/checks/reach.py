@@ -40,8 +40,8 @@ class Refusal:
 
     @property
     def last(self) -> str:
-        """The last line of the message, without libpq's introduction and its indented hints."""
-        lines = [line for line in self.message.strip().splitlines() if not line.startswith("\t")]
+        """The last line of the message, without libpq's introduction and its hints, and the server's details."""
+        lines = [line for line in self.message.strip().splitlines() if not line.startswith(("\t", "DETAIL:", "HINT:"))]
         return re.sub(r"^(connection (failed: |to server [^:]*failed: ))+", "", lines[-1])
 
     @property

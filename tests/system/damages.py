@@ -534,7 +534,6 @@ SHOWN = {
     "reach-password": ("host=127.0.0.1 user=minion_app dbname=minion password=wrong", "the password of minion_app"),
     "reach-pooler": ("", "pgbouncer.service"),
     "reach-starting": ("", "postgresql"),
-    "reach-timeout": ("host=192.0.2.1 user=minion dbname=minion connect_timeout=2", "no answer"),
     "reach-unknown": ("", "checks, "),
 }  # fmt: skip
 """Check whose command shows a cause outside of this host or in the client's URL: the URL that leads to the finding,
@@ -562,6 +561,7 @@ UNTESTED = {
         "no tenant in that host's inventory; tests/integration/test_tenants.py reports each and runs the commands",
     ),
     "vector": "dropping it drops the data; tests/integration/test_doctor.py reports it",
+    "reach-timeout": "tests/system/test_doctor.py pastes it for a server that does not answer",
     "reach-role": "no rule lets a client without its role pass the login; tests/unit/test_reach.py recognises it",
     "reach-tls-required": "a comment: the remedy is in the client's URL",
 }  # fmt: skip

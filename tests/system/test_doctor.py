@@ -203,6 +203,22 @@ def test_command_shows_a_cause_that_lies_elsewhere(production: Production, check
     assert (password if shown == "the password of minion_app" else shown) in done.stdout
 
 
+def test_command_for_a_timeout_tries_the_port(production: Production) -> None:
+    host = production.database
+    mute = 'import socket, time; server = socket.create_server(("127.0.0.1", 5999)); time.sleep(60)'
+    host.run(f"systemd-run -q --unit=mute python3 -c '{mute}'; sleep 1")
+    try:
+        (finding,) = [
+            each
+            for each in ask(production, "host=127.0.0.1 port=5999 user=minion dbname=minion connect_timeout=2")
+            if each["id"] == "reach-timeout"
+        ]
+        assert run(production, finding["fix"]).stdout == "open\n"
+    finally:
+        host.run("systemctl stop mute")
+    assert run(production, finding["fix"]).stdout == "no answer\n"
+
+
 def test_a_stopped_server_is_reported_and_fix_starts_it(production: Production) -> None:
     host = production.database
     host.run("systemctl stop postgresql@17-main")

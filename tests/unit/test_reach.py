@@ -79,6 +79,14 @@ def test_quotes_the_error_without_introduction_and_hints() -> None:
     assert found.seen == "timeout expired"
 
 
+def test_quotes_the_servers_error_without_its_details() -> None:
+    message = (
+        'connection failed: FATAL:  permission denied for database "minion"\n'
+        "DETAIL:  User does not have CONNECT privilege."
+    )
+    assert explain(message, URL).seen == 'FATAL:  permission denied for database "minion"'
+
+
 def test_site_command_has_a_placeholder_for_the_unknown_inventory() -> None:
     found = explain('FATAL:  role "nobody" does not exist', URL)
     assert found.fix == (
