@@ -48,12 +48,12 @@ def on_call() -> str:
     """Return the entry page of the person on call: every alert and every problem, with its page."""
     alerts = re.findall(r"^\| (\w+) \| (page|ticket) \| (\[[^|]+) \|$", (ROOT / "docs/monitoring.md").read_text(), re.M)
     rows = [f"| {name} | {severity} | {page} |" for name, severity, page in alerts]
-    problems = [f"| {problem} | [{page}]({page}) |" for problem, page in sections()["Runbooks"]]
+    problems = [f"- [{problem}]({page})" for problem, page in sections()["Runbooks"]]
     return "\n".join(
         [
             "# On call", "", "On the host: `sudo provision doctor` names what is wrong, why it matters and the fix.",
             "From anywhere: `provision doctor --database URL`, `provision audit -i inventories/prod`.", "",
-            "## Problems", "", "| problem | page |", "|---|---|", *problems, "",
+            "## Problems", "", *problems, "",
             "## Alerts", "", "| alert | severity | page |", "|---|---|---|", *rows, "",
         ]
     )  # fmt: skip
@@ -83,6 +83,7 @@ def _docs(text: str) -> str:
 
 def _front(text: str) -> str:
     """Rewrite the links of a page of the root."""
+    text = text.replace("[docs/README.md](docs/README.md#runbooks)", f"[On call]({ON_CALL})")
     text = re.sub(r"\]\(docs/README\.md\)", "](pages.md)", text)
     text = re.sub(r"\]\(docs/([\w.-]+)\)", r"](\1)", text)
     text = re.sub(r"\]\(roles/(\w+)/README\.md\)", r"](role-\1.md)", text)
