@@ -130,6 +130,20 @@ def _nothing_listens(refusal: Refusal) -> Iterator[Row]:
         yield said, f"journalctl -u {plan.server.unit} -n 20"
 
 
+def _without_tls(refusal: Refusal) -> Iterator[Row]:
+    """Distinguish a setting by ALTER SYSTEM, with which a run fails: it rejects access rules that require TLS."""
+    if refusal.plan:
+        try:
+            stored = secure_path.text(Path(refusal.plan.server.data_directory, "postgresql.auto.conf"))
+        except OSError:
+            stored = ""
+        if re.search(r"^ssl = ", stored, re.MULTILINE):
+            reset = psql("postgres", "ALTER SYSTEM RESET ssl", "SELECT pg_reload_conf()")
+            yield f"{refusal.last}; ssl is set by ALTER SYSTEM", reset
+            return
+    yield refusal.last
+
+
 def _listens(host: str, port: int) -> bool:
     try:
         socket.create_connection((host, port), PROBE_S).close()
@@ -175,6 +189,7 @@ _cause(
     why="TLS is off on this server",
     fix="{site}  # on a private network instead: sslmode=disable in the URL",
     tags="tls,postgresql",
+    look=_without_tls,
 )
 _cause(
     "reach-certificate",
