@@ -64,21 +64,22 @@ def look_from_afar(url: str, about: str) -> Report:
 
     On a host of ours, its certificates and its pooler are checked too. Raises UsageError for an unusable URL.
     """
-    scopes = [Scope.DATABASE]
+    scopes, plan, unreadable = [Scope.DATABASE], None, ""
+    try:
+        plan = this_host()
+    except HostError as error:
+        unreadable = error.seen
     try:
         with connect_pinned(url, application="provision doctor", statement_timeout_ms=30_000) as session:
             found = examine(Scope.DATABASE, session, site=unknown_site, development=_development(session))
     except DatabaseError as error:
-        found = [reach.explain(error.seen, url)]
-    try:
-        plan = this_host()
-    except HostError as error:
-        row = (error.seen, "run it as root or postgres", Severity.UNSEEN)
+        found = [reach.explain(error.seen, url, plan if plan and reach.leads_to(plan, url) else None)]
+    if unreadable:
+        row = (unreadable, "run it as root or postgres", Severity.UNSEEN)
         found += [get("certificate").finding(row, unknown_site), get("pooler").finding(row, unknown_site)]
-    else:
-        if plan:
-            scopes += [Scope.LOCAL, Scope.POOLER]
-            found += examine(Scope.LOCAL, plan, site=plan.site) + pooler.examine_host(plan)
+    elif plan:
+        scopes += [Scope.LOCAL, Scope.POOLER]
+        found += examine(Scope.LOCAL, plan, site=plan.site) + pooler.examine_host(plan)
     return Report(about, _count(*scopes), found)
 
 

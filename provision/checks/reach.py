@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import re
+import shlex
 import socket
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -39,8 +40,8 @@ class Refusal:
 
     @property
     def last(self) -> str:
-        """The last line of the message, without libpq's introduction and its indented hints."""
-        lines = [line for line in self.message.strip().splitlines() if not line.startswith("\t")]
+        """The last line of the message, without libpq's introduction and its hints, and the server's details."""
+        lines = [line for line in self.message.strip().splitlines() if not line.startswith(("\t", "DETAIL:", "HINT:"))]
         return re.sub(r"^(connection (failed: |to server [^:]*failed: ))+", "", lines[-1])
 
     @property
@@ -48,6 +49,11 @@ class Refusal:
         """The parameters of the URL, with defaults for texts."""
         given = {key: str(value) for key, value in conninfo_to_dict(self.url).items() if value}
         return {"host": "the host", "port": "5432", "user": "ROLE", "role": "ROLE", "database": "", **given}
+
+    @property
+    def selection(self) -> str:
+        """The options that select the host of the URL on the controller."""
+        return self.plan.selection() if self.plan else "-i INVENTORY --limit HOST"
 
     @property
     def site(self) -> Site:
@@ -87,7 +93,8 @@ def _cause(
             names = {key: identifier(value) for key, value in groups.items()}
             filled = filled.replace("{statement}", psql("postgres", statement.format(**names)))
         for key, value in {**refusal.target, **groups}.items():
-            filled = filled.replace("{" + key + "}", value)
+            filled = filled.replace("{" + key + "}", shlex.quote(value))
+        filled = filled.replace("{selection}", refusal.selection)
         yield refusal.last, filled
 
     check(
@@ -121,6 +128,20 @@ def _nothing_listens(refusal: Refusal) -> Iterator[Row]:
         yield f"{said}; the server runs on port {port}", plan.site("postgresql")
     else:
         yield said, f"journalctl -u {plan.server.unit} -n 20"
+
+
+def _without_tls(refusal: Refusal) -> Iterator[Row]:
+    """Distinguish a setting by ALTER SYSTEM, with which a run fails: it rejects access rules that require TLS."""
+    if refusal.plan:
+        try:
+            stored = secure_path.text(Path(refusal.plan.server.data_directory, "postgresql.auto.conf"))
+        except OSError:
+            stored = ""
+        if re.search(r"^ssl = ", stored, re.MULTILINE):
+            reset = psql("postgres", "ALTER SYSTEM RESET ssl", "SELECT pg_reload_conf()")
+            yield f"{refusal.last}; ssl is set by ALTER SYSTEM", reset
+            return
+    yield refusal.last
 
 
 def _listens(host: str, port: int) -> bool:
@@ -168,6 +189,7 @@ _cause(
     why="TLS is off on this server",
     fix="{site}  # on a private network instead: sslmode=disable in the URL",
     tags="tls,postgresql",
+    look=_without_tls,
 )
 _cause(
     "reach-certificate",
@@ -183,7 +205,8 @@ _cause(
     r"password authentication failed|no password supplied|Peer authentication failed|SASL authentication failed",
     expected="the role's password, or over the socket its system user",
     why="the server runs, but authentication failed",
-    fix="provision secrets rotate INVENTORY {user}  # over the socket instead: runuser -u SYSTEM_USER -- psql",
+    fix="provision connect {selection} --role {user} --password --show password"
+    "  # on the controller; over the socket instead: runuser -u SYSTEM_USER -- psql",
 )
 _cause(
     "reach-nologin",
@@ -242,7 +265,8 @@ _cause(
     r"timeout expired|timed out|No route to host|Network is unreachable",
     expected="an answer within the timeout",
     why="packets are dropped: a firewall, a security group or a wrong address, not PostgreSQL",
-    fix="nc -vz {host} {port}  # on the host: ss -ltn sport = :{port}; nft list ruleset",
+    fix="timeout 5 bash -c '</dev/tcp/$0/$1' {host} {port} && echo open || echo no answer"
+    "  # on the host: ss -ltn sport = :{port}; nft list ruleset",
 )
 _cause(
     "reach-socket",
@@ -274,6 +298,14 @@ _cause(
     why="the cause is not known to this check",
     fix=f"provision doctor; {JOURNAL} -n 50  # on the host",
 )
+
+
+def leads_to(plan: Plan, url: str) -> bool:
+    """Whether a URL leads to this host's own server: a socket, or its port on an address of this host. Pure."""
+    given = conninfo_to_dict(url)
+    host, port = str(given.get("host") or ""), str(given.get("port") or PORTS[0])
+    here = {"", "localhost", "127.0.0.1", "::1", plan.name, plan.server.address, plan.server.client_address}
+    return port == str(plan.server.port) and (host in here or host.startswith("/"))
 
 
 def explain(message: str, url: str, plan: Plan | None = None) -> Finding:

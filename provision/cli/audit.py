@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from provision.cli._echo import echo
+from provision.cli._progress import working
 
 
 @click.command("audit")
@@ -30,15 +31,18 @@ def command(
     from provision.controller import audit, fleet, show
 
     vault = ["--vault-password-file", vault_password_file] if vault_password_file else []
-    targets = fleet.read(inventories, limit, vault)
-    seen, seconds = audit.audit(targets, Path(__file__).parents[1], inventories)
+    with working("reading the inventory") as narrate:
+        targets = fleet.read(inventories, limit, vault)
+        narrate(f"auditing {len(targets)} host{'' if len(targets) == 1 else 's'}")
+        seen, seconds = audit.audit(targets, Path(__file__).parents[1], inventories)
     if html:
-        html.write_text(show.page(seen, seconds))
+        html.write_text(show.page(seen, seconds, inventories))
         echo(f"report: {html}", err=True)
     if as_json:
-        hosts = [{**asdict(one), "state": one.state} for one in seen]
-        echo(json.dumps({"seconds": round(seconds, 2), "hosts": hosts}, indent=2))
+        told = [{**asdict(one), "state": one.state} for one in seen]
+        echo(json.dumps({"seconds": round(seconds, 2), "hosts": told}, indent=2))
     else:
         show.table(seen)
-    echo(f"{len(seen)} hosts in {seconds:.1f} s, {sum(len(one.counted) for one in seen)} to fix", err=True)
+    hosts = f"{len(seen)} host{'' if len(seen) == 1 else 's'}"
+    echo(f"{hosts} in {seconds:.1f} s, {sum(len(one.counted) for one in seen)} to fix", err=True)
     sys.exit(3 if any(one.counted for one in seen) else 0)

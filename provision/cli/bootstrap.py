@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from provision.cli._echo import echo
+from provision.cli._progress import working
 
 
 @click.command(name="bootstrap")
@@ -43,8 +44,10 @@ def command(
     key = key or min(Path("~/.ssh").expanduser().glob("id_*.pub"), default=Path("~/.ssh/id_ed25519.pub").expanduser())
     public_key = bootstrap.read_public_key(key)
     connection = bootstrap.Connection(ssh_user, port, ssh_key, known_hosts)
-    echo(f"{'checking' if check else 'preparing'} {', '.join(hosts)} ...", err=True)
-    outcomes = bootstrap.bootstrap(hosts, bootstrap.check_admin(user), public_key, connection, check=check)
+    verb = "checking" if check else "preparing"
+    echo(f"{verb} {', '.join(hosts)} ...", err=True)
+    with working(verb):
+        outcomes = bootstrap.bootstrap(hosts, bootstrap.check_admin(user), public_key, connection, check=check)
     if as_json:
         echo(json.dumps([dataclasses.asdict(each) for each in outcomes], indent=2))
     else:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from provision import distributions, system
-from provision.cli._echo import echo
+from provision.cli._echo import echo, restrict_output
+from provision.cli._progress import working
 from provision.errors import UsageError
 from provision.plan import connect, load
 
@@ -52,6 +53,8 @@ def command(inventories: tuple[str, ...], show: str | None, write: Path | None, 
         options["ca"] = str((write / connect.FILES["ca"]).absolute())
     if not inventories and options["limit"]:
         raise UsageError("--limit needs --inventory", run="provision connect --inventory inventories/prod --limit HOST")
+    if options["with_password"] and not write:
+        restrict_output()
     found = _planned(inventories, options) if inventories else [_here(options)]
     if (show or write) and len(found) > 1:
         raise UsageError(
@@ -92,14 +95,15 @@ def _planned(inventories: tuple[str, ...], options: dict[str, Any]) -> list[tupl
     """Return the connections of an inventory's hosts, with the CA file on the controller."""
     from provision.controller import plans  # needs Ansible, which a host does not have
 
-    asked = options["ask_vault_pass"]
-    outcomes = plans.plans(
-        inventories,
-        plans.Assumed(distributions.by_key(options["key"]), cpus=4, memory_mb=8192),
-        limit=options["limit"],
-        vault_password_file=str(options["vault_password_file"] or ""),
-        vault_password=click.prompt("Vault password", hide_input=True, err=True) if asked else "",
-    )
+    asked = click.prompt("Vault password", hide_input=True, err=True) if options["ask_vault_pass"] else ""
+    with working("reading the inventory"):
+        outcomes = plans.plans(
+            inventories,
+            plans.Assumed(distributions.by_key(options["key"]), cpus=4, memory_mb=8192),
+            limit=options["limit"],
+            vault_password_file=str(options["vault_password_file"] or ""),
+            vault_password=asked,
+        )
     refused = [f"{name}: {problem}" for name, each in outcomes.items() for problem in each.problems]
     if refused:
         raise UsageError(

@@ -12,6 +12,7 @@ import click
 from provision.checks import doctor
 from provision.cli._database import database_option
 from provision.cli._echo import echo
+from provision.cli._progress import working
 from provision.errors import UsageError
 from provision.quoting import visible
 from provision.urls import describe
@@ -30,11 +31,13 @@ def command(url: str, fix: bool, as_json: bool) -> None:
     plan = None if url else doctor.this_host()
     if fix and (plan is None or os.geteuid() != 0):
         raise UsageError("--fix works on a host, not on a URL", allowed="root on a host that site.yml has converged")
-    report = doctor.look_at(plan) if plan else doctor.look_from_afar(url, describe(url))
+    with working("checking"):
+        report = doctor.look_at(plan) if plan else doctor.look_from_afar(url, describe(url))
     if fix and plan:
         for words, succeeded, output in doctor.fix(report.findings):
             echo(f"{'done' if succeeded else 'failed'}: {words}" + ("" if succeeded else f"\n  {output}"), err=True)
-        report = doctor.look_at(plan)
+        with working("checking again"):
+            report = doctor.look_at(plan)
     if as_json:
         findings = [asdict(each) for each in report.findings]
         facts = {"about": report.about, "checks": report.checks, "findings": findings, "load": report.load}

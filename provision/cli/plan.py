@@ -10,6 +10,7 @@ import click
 
 from provision import distributions
 from provision.cli._echo import echo
+from provision.cli._progress import working
 from provision.errors import UsageError
 from provision.plan import convert
 
@@ -44,7 +45,8 @@ def command(
     from provision.controller import plans  # needs Ansible, which a host does not have
 
     assumed = plans.Assumed(distributions.by_key(key), cpus, memory_mb)
-    found = plans.plans(inventories, assumed, limit=limit, vault_password_file=vault_password_file)
+    with working("reading the inventory"):
+        found = plans.plans(inventories, assumed, limit=limit, vault_password_file=vault_password_file)
     if as_json:
         echo(json.dumps({name: _facts(outcome) for name, outcome in found.items()}, indent=2, sort_keys=True))
     else:

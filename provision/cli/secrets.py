@@ -19,6 +19,7 @@ import click
 
 from provision import system
 from provision.cli._echo import echo
+from provision.cli._progress import working
 from provision.errors import ProvisionError, UsageError
 
 READ_ONLY = ("--check", "--list-hosts", "--list-tags", "--list-tasks", "--syntax-check")
@@ -162,7 +163,8 @@ def rotate(
     # From the same virtual environment, which need not be activated.
     program = shutil.which("ansible-playbook", path=str(Path(sys.executable).parent)) or "ansible-playbook"
     words = [program, "site.yml", "-i", str(inventory), "--tags", "database,pgbouncer"]
-    some, every = _hosts([*words, *playbook_options]), _hosts([*words, *_unlimited(playbook_options)])
+    with working("reading the inventory"):
+        some, every = _hosts([*words, *playbook_options]), _hosts([*words, *_unlimited(playbook_options)])
     vault = _vault(inventory, password_file)
     again = f"provision secrets rotate {inventory} {role}"
     with _stoppable(), held(vault):

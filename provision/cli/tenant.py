@@ -11,7 +11,8 @@ from typing import Any
 import click
 
 from provision import system
-from provision.cli._echo import echo
+from provision.cli._echo import echo, restrict_output
+from provision.cli._progress import working
 from provision.errors import ConfirmationError, ProvisionError
 from provision.host.backup import show as sizes
 from provision.host.migrate.narrate import Narrator
@@ -52,6 +53,7 @@ def add(name: str, connections: int | None, new_passwords: bool, adopt: bool, no
     Prints new passwords once; the server keeps only verifiers. A tenant of database_tenants gets its passwords from the
     vault and is created by site.yml.
     """
+    restrict_output()  # before _plan, which becomes postgres
     plan = _plan()
     made = manage.add(plan, name, connections=connections or 0, new_passwords=new_passwords, adopt=adopt)
     failure: ProvisionError | None = None
@@ -152,13 +154,14 @@ def drop(name: str, yes_destroy: str, without_export: bool, as_json: bool) -> No
     """Export a tenant, then drop its schema and roles; list the backups that still hold it."""
     plan = _plan()
     _confirm(plan, name, yes_destroy, "drop", ask=not as_json)
-    with manage.changing(plan) as session:
+    with manage.changing(plan) as session, working("exporting") as narrate:
         sound = {each.name: each.sound for each in catalog.known(session)}.get(name)
         if sound is None:
             catalog.find(session, name)
         kept = None
         if sound and not without_export:
             kept = transfer.export(plan, session, name, transfer.place(plan, name))
+        narrate("dropping")
         changes = manage.drop(plan, session, name)
     held = manage.still_held(plan, name)
     declared = name in {each.name for each in plan.access.tenants}
@@ -190,7 +193,7 @@ def export(name: str, folder: Path | None, port: int | None, as_json: bool) -> N
     folder = folder.absolute() if folder else None
     plan = _plan()
     plan = replace(plan, server=replace(plan.server, port=port or plan.server.port))
-    with login.superuser(plan) as session:
+    with login.superuser(plan) as session, working("exporting"):
         login.clean_up(session)
         done = transfer.export(plan, session, name, folder or transfer.place(plan, name))
     echo(json.dumps(done, indent=2) if as_json else _done(done, "exported to"))
@@ -211,12 +214,14 @@ def import_(name: str, folder: Path, replaces: bool, yes_destroy: str, as_json: 
     plan = _plan()
     if replaces:
         _confirm(plan, name, yes_destroy, "import", ask=not as_json)
-    with manage.changing(plan) as session:
+    with manage.changing(plan) as session, working("checking the export") as narrate:
         kept = None
         if replaces:
             transfer.check(folder, name)
+            narrate("exporting the present contents")
             kept = transfer.export(plan, session, name, transfer.place(plan, name))
             manage.empty(session, name)
+        narrate("importing")
         done = {**transfer.load(plan, session, name, folder), "replaced": kept and kept["folder"]}
     echo(json.dumps(done, indent=2) if as_json else _done(done, "imported from"))
     if kept and not as_json:

@@ -13,6 +13,7 @@ from provision import system, urls
 from provision.checks import host, ports
 from provision.cli._database import database_option
 from provision.cli._echo import echo
+from provision.cli._progress import working
 from provision.database import connect, require_pooler
 from provision.host import status
 from provision.host.verify import prove, prove_timers
@@ -36,17 +37,20 @@ def command(url: str, password_stdin: bool, pooler: str, keep: bool, with_status
     shown = urls.describe(url)
     if password_stdin:
         url = make_conninfo(url, password=sys.stdin.readline().rstrip("\n"))
-    with connect(url, application="provision verify") as connection:
-        proof = prove(connection)
-    if pooler:
-        with connect(
-            make_conninfo(url, **urls.parsed(urls.read(pooler).url)), application="provision verify"
-        ) as connection:
-            require_pooler(connection)
-            prove(connection)
-    if keep:
-        ports.prove(load.load())
-        prove_timers(load.load())
+    with working("verifying the database") as narrate:
+        with connect(url, application="provision verify") as connection:
+            proof = prove(connection)
+        if pooler:
+            narrate("verifying through the pooler")
+            with connect(
+                make_conninfo(url, **urls.parsed(urls.read(pooler).url)), application="provision verify"
+            ) as connection:
+                require_pooler(connection)
+                prove(connection)
+        if keep:
+            narrate("verifying ports and timers")
+            ports.prove(load.load())
+            prove_timers(load.load())
     result = {"database": shown, "pooler": pooler, **asdict(proof)}
     facts = {key: result[key] for key in ("server", "extensions", "migration", "tables")}
     changed = system.keep("verified", {**facts, "packages": host.ours()}) if keep else False

@@ -39,6 +39,8 @@ from provision.plan.schema import SCHEMA
 CONNECT_TIMEOUT_S = 10
 AS_ROOT = {"_sudo": True}
 VERIFIED = "/var/lib/provision/verified.json"
+URGENCY = (Severity.CRITICAL, Severity.WARNING, Severity.UNSEEN, Severity.ACCEPTED)
+"""The order of a host's findings."""
 READ_S, MOST_BYTES = 10, 2**20
 """Limits of one file that the group postgres can replace: seconds, and bytes of the evidence."""
 
@@ -143,7 +145,7 @@ class _Failures(BaseStateCallback):
 
     def host_connect_error(self, state: State, host: Host, error: Exception) -> None:  # type: ignore[override]
         del state
-        self.reasons[host] = str(error)
+        self.reasons[host] = str(error).replace("[Errno None] ", "")
 
 
 def audit(targets: Sequence[Target], package: Path, inventories: Sequence[str]) -> tuple[list[Seen], float]:
@@ -219,7 +221,10 @@ def facts_of(target: Target, known: dict[str, Any] | str, ours: str, inventories
 
 
 def judge(host: Outside, inventories: Sequence[str]) -> Seen:
-    """Judge the facts of one host. A problem that its own doctor reported is not repeated. Pure."""
+    """Judge the facts of one host, the most urgent finding first.
+
+    A problem that its own doctor reported is not repeated. Pure.
+    """
     one = Seen(host.name, host.address)
     if host.plan:
         one.about = {
@@ -235,6 +240,7 @@ def judge(host: Outside, inventories: Sequence[str]) -> Seen:
     site = host.plan.site if host.plan else partial(unknown_site, inventories=inventories, limit=host.name)
     reported = {_subject(each) for each in one.findings}
     one.findings += [each for each in examine(Scope.AUDIT, host, site=site) if _subject(each) not in reported]
+    one.findings.sort(key=lambda each: URGENCY.index(each.severity))
     return one
 
 

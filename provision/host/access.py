@@ -268,16 +268,24 @@ class Access:
         return bool(self.ask("SELECT 1 FROM pg_database WHERE datname = %s", name))
 
     def connect_privileges(self, name: str, owner: str, roles: Iterable[str]) -> None:
-        """Grant CONNECT on a database to these roles only."""
+        """Grant CONNECT on a database to these roles only, and what its owner lacks to the owner."""
         rows = self.ask(
             "SELECT coalesce(r.rolname, 'PUBLIC'), x.privilege_type FROM pg_database d,"
             " aclexplode(coalesce(d.datacl, acldefault('d', d.datdba))) x LEFT JOIN pg_roles r ON r.oid = x.grantee"
             " WHERE d.datname = %s",
             name,
         )
+        lacking = self.ask(
+            "SELECT o.rolname, w.privilege_type FROM pg_database d JOIN pg_roles o ON o.oid = d.datdba,"
+            " aclexplode(acldefault('d', d.datdba)) w WHERE d.datname = %s AND o.rolname = %s AND w.grantee = d.datdba"
+            " AND NOT EXISTS (SELECT FROM aclexplode(coalesce(d.datacl, acldefault('d', d.datdba))) x"
+            " WHERE x.grantee = d.datdba AND x.privilege_type = w.privilege_type)",
+            name,
+            owner,
+        )
         found = {(str(role), str(kind)) for role, kind in rows if role != owner}
-        self.align(f"database {name}", sql.SQL("DATABASE {}").format(sql.Identifier(name)), found,
-                    {(role, "CONNECT") for role in roles})  # fmt: skip
+        expected = {(role, "CONNECT") for role in roles} | {(str(role), str(kind)) for role, kind in lacking}
+        self.align(f"database {name}", sql.SQL("DATABASE {}").format(sql.Identifier(name)), found, expected)
 
     def extensions(self, names: Sequence[str], newest: Sequence[str] = ("vector",)) -> None:
         """Create extensions in this database, and update those in `newest` to the version installed on the host."""
@@ -354,29 +362,48 @@ class Access:
         )
         found = {(str(role), str(kind)) for role, kind in rows if role in managed}
         expected = {(role.name, "USAGE") for role in users} | ({("PUBLIC", "USAGE")} & found if open_ else set())
+        expected |= {(owner, str(kind)) for (kind,) in self.ask(
+            "SELECT w.privilege_type FROM pg_namespace n JOIN pg_roles o ON o.oid = n.nspowner,"
+            " aclexplode(acldefault('n', n.nspowner)) w WHERE n.nspname = %s AND o.rolname = %s"
+            " AND w.grantee = n.nspowner"
+            " AND NOT EXISTS (SELECT FROM aclexplode(coalesce(n.nspacl, acldefault('n', n.nspowner))) x"
+            " WHERE x.grantee = n.nspowner AND x.privilege_type = w.privilege_type)",
+            name,
+            owner,
+        )}  # fmt: skip
         self.align(f"schema {name}", sql.SQL("SCHEMA {}").format(mine), found, expected)
         self._finer(name, managed)
-        self._objects(name, users, managed)
+        self._objects(name, owner, users, managed)
         self._future(name, owner, users, managed)
 
-    def _objects(self, schema: str, users: Sequence[Role], managed: set[str]) -> None:
-        """Converge grants on tables, views and sequences, except those of extensions and identity columns."""
+    def _objects(self, schema: str, owner: str, users: Sequence[Role], managed: set[str]) -> None:
+        """Converge grants on tables, views and sequences, except those of extensions and identity columns.
+
+        Their owner gets back what was revoked from it.
+        """
         rows = self.ask(
             "SELECT c.relname, c.relkind = 'S', ARRAY(SELECT coalesce(r.rolname, 'PUBLIC') || ' ' || x.privilege_type"
-            " FROM aclexplode(c.relacl) x LEFT JOIN pg_roles r ON r.oid = x.grantee)"
+            " FROM aclexplode(c.relacl) x LEFT JOIN pg_roles r ON r.oid = x.grantee),"
+            " ARRAY(SELECT w.privilege_type FROM"
+            " aclexplode(acldefault(CASE c.relkind WHEN 'S' THEN 's' ELSE 'r' END::\"char\", c.relowner)) w"
+            " WHERE c.relacl IS NOT NULL AND w.grantee = c.relowner AND pg_get_userbyid(c.relowner) = %s"
+            " AND NOT EXISTS (SELECT FROM aclexplode(c.relacl) x"
+            " WHERE x.grantee = c.relowner AND x.privilege_type = w.privilege_type))"
             " FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
             " WHERE n.nspname = %s AND c.relkind IN ('r', 'p', 'v', 'm', 'S')"
             " AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid"
             " AND d.deptype IN ('e', 'i')) ORDER BY 1",
+            owner,
             schema,
         )
-        for name, is_sequence, entries in rows:
+        for name, is_sequence, entries, lacking in rows:
             pairs = {(who, kind) for who, _, kind in (entry.rpartition(" ") for entry in entries)}
             found = {(who, kind) for who, kind in pairs if who in managed}
             kinds = SEQUENCE_PRIVILEGES if is_sequence else TABLE_PRIVILEGES
             expected = {(role.name, kind) for role in users for kind in kinds[role.kind]}
             if name in MIGRATION_TABLES:
                 expected = {pair for pair in expected if pair[1] == "SELECT"}
+            expected |= {(owner, kind) for kind in lacking}
             word = "SEQUENCE" if is_sequence else "TABLE"
             object_ = sql.SQL(word + " {}").format(sql.Identifier(schema, name))
             self.align(f"{word.lower()} {_shown(schema, name)}", object_, found, expected)

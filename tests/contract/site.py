@@ -27,9 +27,11 @@ def pages() -> dict[str, str]:
     found["index.md"] = _front((ROOT / "README.md").read_text())
     found["contributing.md"] = _front((ROOT / "CONTRIBUTING.md").read_text())
     found["security-policy.md"] = _front((ROOT / "SECURITY.md").read_text())
-    found["changelog.md"] = _front((ROOT / "CHANGELOG.md").read_text())
+    changes = _front((ROOT / "CHANGELOG.md").read_text())
+    found["changelog.md"] = re.sub(r"(?<=[\s(])docs/([\w-]+)\.md(?=[\s),:;.])", r"[\1](\1.md)", changes)
     found[ON_CALL] = on_call()
-    return found | {f"role-{role.name}.md": _role((role.path / "README.md").read_text()) for role in roles()}
+    found |= {f"role-{role.name}.md": _role((role.path / "README.md").read_text()) for role in roles()}
+    return {name: re.sub(r"\[docs/([\w-]+)\.md\]\(\1\.md\)", r"[\1](\1.md)", text) for name, text in found.items()}
 
 
 def sections() -> dict[str, list[tuple[str, str]]]:
@@ -46,13 +48,13 @@ def on_call() -> str:
     """Return the entry page of the person on call: every alert and every problem, with its page."""
     alerts = re.findall(r"^\| (\w+) \| (page|ticket) \| (\[[^|]+) \|$", (ROOT / "docs/monitoring.md").read_text(), re.M)
     rows = [f"| {name} | {severity} | {page} |" for name, severity, page in alerts]
-    problems = [f"| {problem} | [{page}]({page}) |" for problem, page in sections()["Runbooks"]]
+    problems = [f"- [{problem}]({page})" for problem, page in sections()["Runbooks"]]
     return "\n".join(
         [
             "# On call", "", "On the host: `sudo provision doctor` names what is wrong, why it matters and the fix.",
             "From anywhere: `provision doctor --database URL`, `provision audit -i inventories/prod`.", "",
-            "## I see", "", "| problem | page |", "|---|---|", *problems, "",
-            "## I got an alert", "", "| alert | severity | page |", "|---|---|---|", *rows, "",
+            "## Problems", "", *problems, "",
+            "## Alerts", "", "| alert | severity | page |", "|---|---|---|", *rows, "",
         ]
     )  # fmt: skip
 
@@ -80,12 +82,13 @@ def _docs(text: str) -> str:
 
 
 def _front(text: str) -> str:
-    """Rewrite a page of the root: links, and page names in running text, which become links."""
+    """Rewrite the links of a page of the root."""
+    text = text.replace("[docs/README.md](docs/README.md#runbooks)", f"[On call]({ON_CALL})")
     text = re.sub(r"\]\(docs/README\.md\)", "](pages.md)", text)
     text = re.sub(r"\]\(docs/([\w.-]+)\)", r"](\1)", text)
+    text = re.sub(r"\]\(roles/(\w+)/README\.md\)", r"](role-\1.md)", text)
     text = re.sub(r'(src|srcset)="docs/', r'\1="', text)
-    text = text.replace("](CONTRIBUTING.md)", "](contributing.md)").replace("](CHANGELOG.md)", "](changelog.md)")
-    return re.sub(r"(?<=[\s(])docs/([\w-]+)\.md(?=[\s),:;.])", r"[\1](\1.md)", text)
+    return text.replace("](CONTRIBUTING.md)", "](contributing.md)").replace("](CHANGELOG.md)", "](changelog.md)")
 
 
 def _role(text: str) -> str:

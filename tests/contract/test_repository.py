@@ -53,6 +53,12 @@ def test_links_and_pages_exist(page: str) -> None:
     assert [name for name in named if not (ROOT / name).exists()] == []
 
 
+@pytest.mark.parametrize("page", [name for name in tracked() if name.endswith(".md") and name != "CHANGELOG.md"])
+def test_pages_named_in_running_text_are_links(page: str) -> None:
+    running = re.sub(r"^```.*?^```|`[^`]+`", "", text(page), flags=re.M | re.S)
+    assert re.findall(r"(?<!\]\()(?<!\[)(?<![\w/])(?:docs/[\w-]+|roles/\w+/README)\.md", running) == []
+
+
 def test_pages_named_in_messages_exist() -> None:
     sources = [name for name in tracked() if name.startswith(("provision/", "roles/", "plugins/", "site"))]
     named = {page for name in sources for page in re.findall(r"docs/[\w-]+\.md", text(name))}

@@ -125,6 +125,9 @@ def test_each_role_has_the_least_privileges(cluster: Cluster, server: str) -> No
     [
         ("GRANT DELETE ON t TO keeper_readonly", "table t: REVOKE DELETE FROM keeper_readonly"),
         ("REVOKE INSERT ON t FROM keeper_app", "table t: GRANT INSERT TO keeper_app"),
+        ("REVOKE INSERT, UPDATE ON t FROM keeper", "table t: GRANT INSERT, UPDATE TO keeper"),
+        ("REVOKE CREATE ON SCHEMA public FROM keeper", "schema public: GRANT CREATE TO keeper"),
+        ("REVOKE ALL ON DATABASE access FROM keeper", "database access: GRANT CONNECT, CREATE, TEMPORARY TO keeper"),
         ("GRANT SELECT ON t TO PUBLIC", "table t: REVOKE SELECT FROM PUBLIC"),
         ("GRANT CREATE ON SCHEMA public TO PUBLIC", "schema public: REVOKE CREATE FROM PUBLIC"),
         ("GRANT CONNECT ON DATABASE access TO PUBLIC", "database access: REVOKE CONNECT FROM PUBLIC"),

@@ -219,6 +219,20 @@ def test_the_password_appears_only_on_request(site: Site) -> None:
     assert json.loads(other)[0]["password"] not in (None, secret)
 
 
+def test_a_file_of_the_shell_that_gets_a_password_is_private(site: Site, tmp_path: Path) -> None:
+    command = ["connect", "-i", str(site.inventory), "--vault-password-file", str(site.key), "--show", "env"]
+    modes = {}
+    for name, more in (("with", ["--password"]), ("without", [])):
+        with (tmp_path / name).open("w") as file:
+            (tmp_path / name).chmod(0o644)
+            done = provision(*command, *more, capture_output=False, stdout=file, stderr=subprocess.PIPE)
+        assert done.returncode == 0
+        modes[name] = stat.S_IMODE((tmp_path / name).stat().st_mode)
+        assert ("its mode is now 0600" in done.stderr) == bool(more)
+    assert modes == {"with": 0o600, "without": 0o644}
+    assert "PGPASSWORD=" in (tmp_path / "with").read_text()
+
+
 def test_text_names_both_ports_the_ca_and_the_way_to_the_password(site: Site) -> None:
     shown = site.connect().stdout
     ca = site.inventory / "tls/ca.crt"

@@ -5,11 +5,16 @@ from __future__ import annotations
 import os
 import pty
 import re
+import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 from plugins.callback.plain import paragraph
+from tests.sandboxes import PROGRAM
 
 ROOT = Path(__file__).parents[2]
 WORK = """
@@ -26,7 +31,7 @@ PLAY = "- hosts: localhost\n  gather_facts: false\n  tasks:\n    - {name: Wait, 
 ENVIRONMENT = {**os.environ, "ANSIBLE_NOCOLOR": "1", "PYTHONPATH": str(ROOT), "TERM": "xterm", "COLUMNS": "100"}
 
 
-def on_terminal(*words: str | Path) -> str:
+def on_terminal(*words: str | Path, code: int = 0) -> str:
     """Run a program with a terminal as stdout and stderr; return all that it writes there."""
     ours, theirs = pty.openpty()
     with subprocess.Popen(
@@ -43,7 +48,7 @@ def on_terminal(*words: str | Path) -> str:
                 break
             found += block
     os.close(ours)
-    assert run.returncode == 0, found
+    assert run.returncode == code, found
     return found.decode()
 
 
@@ -65,6 +70,30 @@ def test_terminal_shows_the_running_step_and_its_time() -> None:
 
 def test_pipe_gets_steps_without_times() -> None:
     assert on_pipe(sys.executable, "-c", WORK) == ("result\n", "taking a backup\nat once\n")
+
+
+@pytest.fixture
+def silent() -> Iterator[int]:
+    """A port that accepts connections and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server.getsockname()[1]
+
+
+@pytest.mark.parametrize(("command", "step"), [("verify", "verifying the database"), ("doctor", "checking")])
+def test_waiting_for_a_database_is_shown(silent: int, command: str, step: str) -> None:
+    url = f"postgresql://x@127.0.0.1:{silent}/x?connect_timeout=3"
+    said = on_terminal(PROGRAM, command, "--database", url, code=3 if command == "doctor" else 1)
+    assert re.search(rf"\r{step}: [1-3] s", said)
+
+
+def test_reading_an_inventory_is_shown(tmp_path: Path) -> None:
+    hosts = tmp_path / "hosts"
+    hosts.write_text("#!/bin/sh\nsleep 2\necho '{}'\n")
+    hosts.chmod(0o755)
+    for words, code in ((("secrets", "rotate", hosts, "minion"), 2), (("audit", "-i", hosts), 2),
+                        (("connect", "-i", hosts), 2), (("plan", "-i", hosts), 2)):  # fmt: skip
+        said = on_terminal(PROGRAM, *words, code=code)
+        assert re.search(r"\rreading the inventory: \d s", said), words
 
 
 def test_long_task_of_a_playbook_shows_its_time_on_a_terminal_alone(tmp_path: Path) -> None:

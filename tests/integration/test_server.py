@@ -130,6 +130,19 @@ def test_file_that_the_server_refuses_is_an_error(plan: Plan, server: Cluster, n
     assert server.psql("SHOW work_mem") == "4MB"
 
 
+def test_error_names_the_settings_of_alter_system_that_may_cause_it(plan: Plan, server: Cluster) -> None:
+    server.psql("ALTER SYSTEM SET ssl = off")
+    place(plan, "ssl = 'off'\n")
+    (server.data / "pg_hba.conf").write_text(HBA + "hostssl all all 192.0.2.0/24 scram-sha-256\n")
+    with pytest.raises(HostError, match="PostgreSQL rejected its configuration") as error:
+        configuration.apply(plan)
+    assert "line 3: hostssl record cannot match because SSL is disabled; set by ALTER SYSTEM: ssl" in error.value.seen
+    reset = (
+        "runuser -u postgres -- psql -c 'ALTER SYSTEM RESET ssl' -c 'SELECT pg_reload_conf()', then ansible-playbook"
+    )
+    assert error.value.run.startswith(reset)
+
+
 def test_missing_include_dir_is_an_error(plan: Plan, server: Cluster) -> None:
     path = server.data / "postgresql.conf"
     before = path.read_text()

@@ -217,6 +217,12 @@ DAMAGES = (
         "function public.trap()",
         sql("DROP FUNCTION trap()"),
     ),
+    Damage(
+        "audit trigger disabled",
+        sql("ALTER EVENT TRIGGER pgaudit_ddl_command_end DISABLE"),
+        "pgaudit",
+        "event triggers are disabled: pgaudit_ddl_command_end",
+    ),
     Damage("HNSW index dropped", sql("DROP INDEX memories_embedding_idx"), "hnsw-missing", "has no HNSW index"),
     Damage(
         "index INVALID",
@@ -460,6 +466,34 @@ ALONE = (
         url="host=/var/run/postgresql dbname=minion user=minion",
     ),
     Damage(
+        "owner may not connect",
+        sql("REVOKE CONNECT ON DATABASE minion FROM minion", "postgres"),
+        "reach-connect",
+        "permission denied for database",
+        url="host=/var/run/postgresql dbname=minion user=minion",
+    ),
+    Damage(
+        "access rule rejects the owner",
+        f"sed -i '1i local all minion reject' {CONF}/pg_hba.conf; systemctl reload postgresql@17-main; sleep 1",
+        "reach-hba",
+        "pg_hba.conf rejects connection",
+        url="host=/var/run/postgresql dbname=minion user=minion",
+    ),
+    Damage(
+        "server without TLS for a client that requires it",
+        f"{system('ssl = off')}; systemctl reload postgresql@17-main; sleep 1",
+        "reach-tls-missing",
+        "server does not support SSL",
+        url="host=127.0.0.1 dbname=minion user=minion sslmode=require",
+    ),
+    Damage(
+        "server stopped, for a client of its port",
+        "systemctl stop postgresql@17-main",
+        "reach-refused",
+        "Connection refused",
+        url="host=127.0.0.1 dbname=minion user=minion",
+    ),
+    Damage(
         "owner may not create",
         sql("REVOKE CREATE ON SCHEMA public FROM minion"),
         "schema-permission",
@@ -490,7 +524,21 @@ ALONE = (
     ),
 )
 
-CAUSE_OUTSIDE = "the command shows the cause, which lies outside of this host or in the client's URL"
+SHOWN = {
+    "reach-certificate": ("host=127.0.0.1 user=minion dbname=minion sslmode=verify-full sslrootcert=/etc/hosts",
+                          "notAfter="),
+    "reach-closed": ("", "postgresql"),
+    "reach-database": ("", "minion"),
+    "reach-limit": ("", "usename"),
+    "reach-name": ("host=no-such-host.invalid user=minion dbname=minion", ""),
+    "reach-password": ("host=127.0.0.1 user=minion_app dbname=minion password=wrong", "the password of minion_app"),
+    "reach-pooler": ("", "pgbouncer.service"),
+    "reach-starting": ("", "postgresql"),
+    "reach-unknown": ("", "checks, "),
+}  # fmt: skip
+"""Check whose command shows a cause outside of this host or in the client's URL: the URL that leads to the finding,
+where the command depends on it, and part of what the command prints."""
+
 UNTESTED = {
     "advisories": "a comment: the remedy is a version or a decision in the inventory",
     "certificate-age": "tests/system/test_tls.py renews a certificate that is due; the command is the same",
@@ -498,13 +546,12 @@ UNTESTED = {
     "command-differs": "tests/system/test_audit.py pastes it",
     "doctor-failed": "tests/system/test_audit.py pastes it",
     "not-converged": "tests/system/test_audit.py pastes it",
-    "unreachable": CAUSE_OUTSIDE,
+    "unreachable": "tests/system/test_audit.py pastes it: it shows the cause, which is outside of the host",
     "huge-pages": "containers share the kernel's huge pages, so a sandbox host has none",
     "kernel": "containers share the kernel's settings, so a sandbox host places none",
     "migrations-differ": "the command shows the difference; whether to restore or to force a file is a decision",
     "migrations-unreadable": "the command shows the version table; which version is right is a decision",
     "cluster": "its findings need several hosts; tests/integration/test_failover.py plays them",
-    "pgaudit": "a run of site.yml with a restart; tests/integration/test_doctor.py reports it",
     "pooler-user": "PgBouncer refuses to run as root; the check is for other builds of it",
     "pooler-version": "needs a package of a fixed version, which no archive of the tests has",
     "server-binary": "needs two minor versions of PostgreSQL, which no archive of the tests has",
@@ -514,13 +561,8 @@ UNTESTED = {
         "no tenant in that host's inventory; tests/integration/test_tenants.py reports each and runs the commands",
     ),
     "vector": "dropping it drops the data; tests/integration/test_doctor.py reports it",
-    **dict.fromkeys(
-        (
-            "reach-certificate", "reach-closed", "reach-connect", "reach-database", "reach-hba", "reach-limit",
-            "reach-name", "reach-password", "reach-pooler", "reach-refused", "reach-role", "reach-starting",
-            "reach-timeout", "reach-tls-missing", "reach-tls-required", "reach-unknown",
-        ),
-        CAUSE_OUTSIDE,
-    ),
+    "reach-timeout": "tests/system/test_doctor.py pastes it for a server that does not answer",
+    "reach-role": "no rule lets a client without its role pass the login; tests/unit/test_reach.py recognises it",
+    "reach-tls-required": "a comment: the remedy is in the client's URL",
 }  # fmt: skip
 """Check to the reason why its fix is not pasted."""

@@ -14,7 +14,7 @@ import yaml
 
 from tests.sandboxes import provision
 from tests.system.production import Production
-from tests.system.test_doctor import paste
+from tests.system.test_doctor import paste, run
 
 BROWSER = "chromium-headless-shell"
 
@@ -83,6 +83,11 @@ def test_reports_the_deviations_of_each_host(fleet: Audit) -> None:
     assert fleet.checks("peer") == {"not-converged"}
     assert fleet.checks("absent") == {"unreachable"}
     assert "3 hosts in" in fleet.said
+
+
+def test_command_for_an_unreachable_host_shows_the_cause(production: Production, fleet: Audit) -> None:
+    (finding,) = fleet.hosts["absent"]["findings"]
+    assert "absent | UNREACHABLE!" in run(production, finding["fix"]).stdout
 
 
 def test_drift_is_reported_where_the_command_on_the_host_is_gone(production: Production, tmp_path: Path) -> None:

@@ -17,7 +17,8 @@ from typing import Any
 
 import pytest
 
-from tests.system.damages import ALONE, CONF, DAMAGES, Damage, sql
+from provision.checks import registry
+from tests.system.damages import ALONE, CONF, DAMAGES, SHOWN, Damage, sql
 from tests.system.playbooks import BIN, ROOT, terminal
 from tests.system.production import Production
 
@@ -58,18 +59,22 @@ def ask(production: Production, url: str = "") -> Findings:
     return found
 
 
-def paste(production: Production, command: str, answers: str = "") -> str:
-    """Run a printed command where it belongs; return its output if it failed."""
-    if command.startswith("ansible-playbook"):
+def run(production: Production, command: str, answers: str = "") -> subprocess.CompletedProcess[str]:
+    """Run a printed command where it belongs: on the controller, or as root on the host."""
+    if command.startswith(("ansible ", "ansible-playbook ", "provision connect ")):
         environment = {
             **terminal(), "PATH": f"{BIN}:{os.environ['PATH']}", "ANSIBLE_VAULT_PASSWORD_FILE": str(production.key),
         }  # fmt: skip
-        done = subprocess.run(
+        return subprocess.run(
             ["sh", "-c", command], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False
         )
-    else:
-        typed = f"printf %s {shlex.quote(answers)} | " if answers else ""
-        done = production.database.run(f"{typed}sh -c {shlex.quote(command)}")
+    typed = f"printf %s {shlex.quote(answers)} | " if answers else ""
+    return production.database.run(f"{typed}sh -c {shlex.quote(command)}")
+
+
+def paste(production: Production, command: str, answers: str = "") -> str:
+    """Run a printed command where it belongs; return its output if it failed."""
+    done = run(production, command, answers)
     return "" if done.returncode == 0 else f"exit {done.returncode}: {(done.stdout + done.stderr)[-2000:]}"
 
 
@@ -84,9 +89,12 @@ def chosen(finding: dict[str, Any], damages: Sequence[Damage]) -> tuple[str, str
 def repair(production: Production, campaign: Campaign, damages: Sequence[Damage], url: str = "") -> None:
     """Paste what the doctor prints and ask again, until nothing new is left. Those of the host come first."""
     pages = {damage.check for damage in damages if damage.page}
+    # A URL without a password is refused with another finding once the damage is repaired.
+    only = {damage.check for damage in damages if damage.url}
     findings = campaign.broken
     for _ in range(ROUNDS):
         left = [each for each in counted(findings) if each not in campaign.before and each["id"] not in pages]
+        left = [each for each in left if not only or each["id"] in only]
         commands = dict(chosen(each, damages) for each in left)
         done: dict[str, str] = {}
         for command in sorted(commands, key=lambda each: each.startswith("ansible-playbook")):
@@ -179,6 +187,36 @@ def test_damage_is_reported_and_the_printed_command_ends_it(
     assert chosen(done.of(damage)[0], [damage])[0] in done.pasted
     assert not named(done.after, damage)
     assert ask(production) == untouched
+
+
+@pytest.mark.parametrize(("check", "url", "shown"), [(name, *rest) for name, rest in SHOWN.items()])
+def test_command_shows_a_cause_that_lies_elsewhere(production: Production, check: str, url: str, shown: str) -> None:
+    command = registry.get(check).fix
+    if url:
+        (finding,) = [each for each in ask(production, url) if each["id"].startswith("reach-")]
+        assert finding["id"] == check
+        command = finding["fix"]
+    assert "{" not in command
+    done = run(production, command)
+    assert done.returncode not in (126, 127), done.stderr
+    password = production.passwords["minion_app"]
+    assert (password if shown == "the password of minion_app" else shown) in done.stdout
+
+
+def test_command_for_a_timeout_tries_the_port(production: Production) -> None:
+    host = production.database
+    mute = 'import socket, time; server = socket.create_server(("127.0.0.1", 5999)); time.sleep(60)'
+    host.run(f"systemd-run -q --unit=mute python3 -c '{mute}'; sleep 1")
+    try:
+        (finding,) = [
+            each
+            for each in ask(production, "host=127.0.0.1 port=5999 user=minion dbname=minion connect_timeout=2")
+            if each["id"] == "reach-timeout"
+        ]
+        assert run(production, finding["fix"]).stdout == "open\n"
+    finally:
+        host.run("systemctl stop mute")
+    assert run(production, finding["fix"]).stdout == "no answer\n"
 
 
 def test_a_stopped_server_is_reported_and_fix_starts_it(production: Production) -> None:

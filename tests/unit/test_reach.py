@@ -7,8 +7,9 @@ import shlex
 import pytest
 
 from provision.checks.doctor import look_from_afar
-from provision.checks.reach import explain
+from provision.checks.reach import explain, leads_to
 from provision.errors import UsageError
+from tests.plans import sample
 
 URL = "host=192.0.2.9 port=5432 dbname=minion user=minion_app"
 
@@ -21,7 +22,7 @@ URL = "host=192.0.2.9 port=5432 dbname=minion user=minion_app"
             "reach-name",
             "getent hosts 192.0.2.9",
         ),
-        ("connection failed: connection timeout expired", "reach-timeout", "nc -vz 192.0.2.9 5432"),
+        ("connection failed: connection timeout expired", "reach-timeout", "bash -c '</dev/tcp/$0/$1' 192.0.2.9 5432"),
         (
             'FATAL:  no pg_hba.conf entry for host "198.51.100.7", user "minion_app", database "minion", no encryption',
             "reach-tls-required",
@@ -43,7 +44,7 @@ URL = "host=192.0.2.9 port=5432 dbname=minion user=minion_app"
         (
             'FATAL:  password authentication failed for user "minion_app"',
             "reach-password",
-            "secrets rotate INVENTORY minion_app",
+            "provision connect -i INVENTORY --limit HOST --role minion_app --password --show password",
         ),
         ('FATAL:  role "minion_app" is not permitted to log in', "reach-nologin", 'ALTER ROLE "minion_app" LOGIN'),
         ('FATAL:  role "nobody" does not exist', "reach-role", "--tags database"),
@@ -78,12 +79,43 @@ def test_quotes_the_error_without_introduction_and_hints() -> None:
     assert found.seen == "timeout expired"
 
 
+def test_quotes_the_servers_error_without_its_details() -> None:
+    message = (
+        'connection failed: FATAL:  permission denied for database "minion"\n'
+        "DETAIL:  User does not have CONNECT privilege."
+    )
+    assert explain(message, URL).seen == 'FATAL:  permission denied for database "minion"'
+
+
 def test_site_command_has_a_placeholder_for_the_unknown_inventory() -> None:
     found = explain('FATAL:  role "nobody" does not exist', URL)
     assert found.fix == (
         "ansible-playbook site.yml -i INVENTORY --limit 192.0.2.9 --tags database"
         "  # INVENTORY: the inventory of this host"
     )
+
+
+@pytest.mark.parametrize(
+    ("url", "own"),
+    [
+        ("host=/var/run/postgresql dbname=minion", True),
+        ("postgresql://minion@localhost/minion", True),
+        ("postgresql://minion@[::1]:5432/minion", True),
+        ("postgresql://minion@localhost:6432/minion", False),
+        ("postgresql://minion@192.0.2.99/minion", False),
+        ("postgresql://minion@localhost,192.0.2.99/minion", False),
+    ],
+)
+def test_commands_of_this_hosts_own_server_have_its_inventory(url: str, own: bool) -> None:
+    plan = sample()
+    assert leads_to(plan, url) is own
+    found = explain('FATAL:  permission denied for database "minion"', url, plan if own else None)
+    assert ("INVENTORY" in found.fix) is not own
+
+
+def test_a_name_in_a_command_is_quoted_for_the_shell() -> None:
+    found = explain("connection failed: timeout expired", "host='db 1;x' dbname=minion")
+    assert shlex.split(found.fix)[3:7] == ["-c", "</dev/tcp/$0/$1", "db 1;x", "5432"]
 
 
 def test_says_which_other_port_answers(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ Refuses a configuration in which the server reports an error.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -110,15 +110,19 @@ def warnings(done: Applied, plan: Plan | None = None) -> Iterator[str]:
             "run again with -e postgresql_restart_allowed=true when connections may be cut"
         )
     if done.shadowed:
-        reset = " ".join(f"-c 'ALTER SYSTEM RESET {name}'" for name in done.shadowed)
         yield (
-            "ALTER SYSTEM settings on this host override the plan. To remove them, run there: runuser "
-            f"-u postgres -- psql {reset} -c 'SELECT pg_reload_conf()'; or keep the values in "
-            "postgresql_settings"
+            "ALTER SYSTEM settings on this host override the plan. "
+            f"To remove them, run there: {_reset(done.shadowed)}; or keep the values in postgresql_settings"
         )
     if done.overruled:
         lines = "; ".join(done.overruled)
         yield f"{lines}, which overrides the plan: remove the line, or put the value in postgresql_settings"
+
+
+def _reset(names: Sequence[str]) -> str:
+    """Return the command that removes these settings from postgresql.auto.conf."""
+    statements = " ".join(f"-c 'ALTER SYSTEM RESET {name}'" for name in names)
+    return f"runuser -u postgres -- psql {statements} -c 'SELECT pg_reload_conf()'"
 
 
 def files(plan: Plan) -> list[Path]:
@@ -165,16 +169,19 @@ def _report(plan: Plan) -> dict[str, tuple[str, ...]]:
             return tuple(str(row[0]) for row in ask(session, query, parameters))
 
         ours = plan.server.settings_file
+        shadowed = names(SHADOWED, ours)
         if wrong := names(ERRORS, ours):
+            cause = f"; set by ALTER SYSTEM: {', '.join(shadowed)}" if shadowed else ""
+            fix = _reset(shadowed) if shadowed else "fix the file, or the variable that it comes from"
             raise HostError(
                 "PostgreSQL rejected its configuration",
                 where=plan.server.configuration_directory,
-                seen="; ".join(wrong),
+                seen="; ".join(wrong) + cause,
                 allowed="files without errors; the server keeps its previous configuration",
-                run=f"fix the file, or the variable that it comes from, then {plan.site('postgresql')}",
+                run=f"{fix}, then {plan.site('postgresql')}",
             )
         pending = (*names(PENDING), *([UNIT] if unit_waits(plan, session) else []))
-        return {"pending": pending, "shadowed": names(SHADOWED, ours), "overruled": names(OVERRULED, ours)}
+        return {"pending": pending, "shadowed": shadowed, "overruled": names(OVERRULED, ours)}
 
 
 def unit_waits(plan: Plan, session: Connection) -> bool:
