@@ -96,6 +96,10 @@ class Ledger:
         """Whether every writer has had a row acknowledged after a moment (monotonic)."""
         return all(max(writer.acknowledged.values(), default=0) > since for writer in self.writers)
 
+    def written(self, rows: int) -> bool:
+        """Whether every writer has had a number of rows acknowledged."""
+        return all(len(writer.acknowledged) >= rows for writer in self.writers)
+
     def accounts(self, url: str) -> list[Account]:
         """Count the rows at a server. `url` must name the primary."""
         with psycopg.connect(url) as session:
