@@ -357,7 +357,8 @@ class Members:
         init_plugin_loader()
         shown = {
             "plan": inputs.published(host.plan, None), "__balancer_log": "127.0.0.1:514", "ansible_managed": "test",
-            "__balancer_user": "", "__balancer_socket": str(host.home / "haproxy.sock"), "the_path": str(template),
+            "__balancer_user": "", "__balancer_moving": [], "__balancer_socket": str(host.home / "haproxy.sock"),
+            "the_path": str(template),
         }  # fmt: skip
         engine = Templar(loader=DataLoader(), variables=shown)
         text: str = engine.template(trust_as_template("{{ lookup('ansible.builtin.template', the_path) }}"))
