@@ -410,11 +410,11 @@ class Members:
         self._authenticate()
         first, *others = self.hosts.values()
         first.start("patroni")
-        self.until(lambda: first.postmaster() > 0 and self.writable(first), 60, "the first member has no primary")
+        self.until(lambda: first.postmaster() > 0 and self.writable(first), 180, "the first member has no primary")
         self._create(first)
         for host in others:
             host.start("patroni")
-        self.until(self.healthy, 90, "the replicas do not stream")
+        self.until(self.healthy, 180, "the replicas do not stream")
         # Not before: in strict mode, the statements of the bootstrap would wait for a replica.
         self.patroni().configure(first.member, self.dynamic)
         if self.dynamic.get("synchronous_mode"):
