@@ -488,6 +488,17 @@ class Members:
         """Whether a replica confirms commits."""
         return any(each.role in view.SYNCHRONOUS for each in self.view().members)
 
+    def complete(self) -> bool:
+        """Whether the cluster is healthy and, with quorum commit, every replica may confirm a commit.
+
+        Patroni admits replicas to the quorum one by one, also after its own restart. The loss of the only one stops
+        commits until Patroni has replaced it.
+        """
+        if not self.healthy():
+            return False
+        every = self.dynamic.get("synchronous_mode") == "quorum"
+        return not every or all(each.role in view.SYNCHRONOUS for each in self.view().replicas)
+
     def leader(self) -> Host:
         """Return the member that Patroni calls the leader."""
         seen = self.view().leader

@@ -66,7 +66,7 @@ def judged(members: Members, act: Callable[[], object], *, within_s: float = GAP
         act()
         since = max(begun + 1, time.monotonic())  # a writer may have been served for a moment after the fault began
         members.until(lambda: book.resumed(since), within_s + 60, "a writer has no acknowledgement")
-    members.until(members.healthy, 120, "the cluster is not healthy")
+    members.until(members.complete, 120, "the cluster is not complete")
     leader = members.leader()
     accounts = book.accounts(f"host={leader.home} port={leader.member.port} user=postgres dbname={DATABASE}")
     print("\n".join(map(str, accounts)), file=sys.stderr)
