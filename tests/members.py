@@ -494,10 +494,11 @@ class Members:
         Patroni admits replicas to the quorum one by one, also after its own restart. The loss of the only one stops
         commits until Patroni has replaced it.
         """
-        if not self.healthy():
-            return False
-        every = self.dynamic.get("synchronous_mode") == "quorum"
-        return not every or all(each.role in view.SYNCHRONOUS for each in self.view().replicas)
+        with suppress(Exception):
+            every = self.dynamic.get("synchronous_mode") == "quorum"
+            confirm = all(each.role in view.SYNCHRONOUS for each in self.view().replicas)
+            return self.healthy() and (confirm or not every)
+        return False
 
     def leader(self) -> Host:
         """Return the member that Patroni calls the leader."""
