@@ -126,7 +126,7 @@ class Host:
         """Start a program, with its output in a file of its name."""
         command = as_server_user(*self.commands[program])
         if self.group.exists():
-            enter = f'echo $$ > {self.group}/cgroup.procs && exec "$@"'
+            enter = f'echo $$ > {self.group}/cgroup.procs; exec "$@"'
             command = ["sh", "-c", enter, "sh", *command]
         with (self.home / f"{program}.log").open("a") as log:
             self.running[program] = subprocess.Popen(
