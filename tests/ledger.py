@@ -50,7 +50,7 @@ class Writer:
 
 @dataclass(frozen=True)
 class Account:
-    """What became of one writer's rows. `gap_s` is the longest time between two acknowledgements."""
+    """What became of one writer's rows. `gap_s` is the longest time without an acknowledgement, the end included."""
 
     writer: str
     acknowledged: int
@@ -74,6 +74,7 @@ class Ledger:
 
     routes: Mapping[str, str]
     writers: list[Writer] = field(default_factory=list)
+    ended: float = 0
 
     @contextmanager
     def writing(self, settle_s: float = 2) -> Iterator[Ledger]:
@@ -88,6 +89,7 @@ class Ledger:
             yield self
             time.sleep(settle_s)
         finally:
+            self.ended = time.monotonic()
             stop.set()
             for thread in threads:
                 thread.join(60)
@@ -96,6 +98,10 @@ class Ledger:
         """Whether every writer has had a row acknowledged after a moment (monotonic)."""
         return all(max(writer.acknowledged.values(), default=0) > since for writer in self.writers)
 
+    def written(self, rows: int) -> bool:
+        """Whether every writer has had a number of rows acknowledged."""
+        return all(len(writer.acknowledged) >= rows for writer in self.writers)
+
     def accounts(self, url: str) -> list[Account]:
         """Count the rows at a server. `url` must name the primary."""
         with psycopg.connect(url) as session:
@@ -103,10 +109,9 @@ class Ledger:
         return [self._account(writer, Counter(number for name, number in rows if name == writer.name))
                 for writer in self.writers]  # fmt: skip
 
-    @staticmethod
-    def _account(writer: Writer, present: Counter[int]) -> Account:
+    def _account(self, writer: Writer, present: Counter[int]) -> Account:
         times = sorted(writer.acknowledged.values())
-        gaps = [later - earlier for earlier, later in itertools.pairwise(times)]
+        gaps = [later - earlier for earlier, later in itertools.pairwise([*times, max([self.ended, *times[-1:]])])]
         return Account(
             writer.name,
             len(times),

@@ -68,6 +68,11 @@ SETTINGS = {
     "wal_receiver_timeout": "10s", "wal_sender_timeout": "10s", "fsync": "off",
 }  # fmt: skip
 STANZA = "minion"
+CGROUPS = next((path for path in map(Path, ("/sys/fs/cgroup/unified", "/sys/fs/cgroup"))
+                if (path / "cgroup.controllers").exists()), Path("/sys/fs/cgroup"))  # fmt: skip
+DISK_MB = 1024
+CUT = "0x5ec"
+"""Mark of the connections that a partition drops."""
 FOLLOW = """
 import sys
 from pathlib import Path
@@ -104,16 +109,29 @@ class Host:
         return self.member.name
 
     @property
+    def disk(self) -> Path:
+        """The mount point of the data directory's disk, where mounting is allowed."""
+        return self.home / "disk"
+
+    @property
     def data(self) -> Path:
-        return self.home / "data"
+        return self.disk / "data"
+
+    @property
+    def group(self) -> Path:
+        """The control group of the member's processes, by which a partition recognises their packets."""
+        return CGROUPS / f"{self.home.parent.name}-{self.name}"
 
     def start(self, program: str) -> None:
         """Start a program, with its output in a file of its name."""
+        command = as_server_user(*self.commands[program])
+        if self.group.exists():
+            enter = f'echo $$ > {self.group}/cgroup.procs; exec "$@"'
+            command = ["sh", "-c", enter, "sh", *command]
         with (self.home / f"{program}.log").open("a") as log:
             self.running[program] = subprocess.Popen(
-                as_server_user(*self.commands[program]), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                cwd=self.home, env=self.environment,
-            )  # fmt: skip
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.home, env=self.environment
+            )
 
     def kill(self, program: str, how: signal.Signals = signal.SIGKILL) -> None:
         """Send a signal that ends a program and wait for its end."""
@@ -204,6 +222,7 @@ class Members:
     def _host(self, member: Member, cluster: Cluster) -> Host:
         home = self.root / member.name
         (home / "pooler").mkdir(parents=True)
+        (home / "disk").mkdir()
         # etcd compares a client's address with its certificate; on the loopback, connections come from 127.0.0.1. Its
         # JSON gateway refuses certificates with a common name.
         peer = self.authority.issue(member.address, "127.0.0.1", common_name="", use="peer").write(home, "member")
@@ -219,7 +238,7 @@ class Members:
             tls={"enabled": True, "ca": str(self.root / "ca.crt"), "certificates": tuple(rows)},
             pooler={"enabled": True, "port": member.pooler_port, "socket_directory": str(home / "pooler")},
             server={"port": member.port, "socket_directory": str(home), "patroni": True,
-                    "data_directory": str(home / "data"), "major": int(_server_bin().parts[4])},
+                    "data_directory": str(home / "disk/data"), "major": int(_server_bin().parts[4])},
             backup={"physical": self.archive, "logical": False, "stanza": STANZA,
                     "dump_directory": str(home / "dumps")},
             access={"database": DATABASE, "owner": "minion"},
@@ -338,12 +357,44 @@ class Members:
         init_plugin_loader()
         shown = {
             "plan": inputs.published(host.plan, None), "__balancer_log": "127.0.0.1:514", "ansible_managed": "test",
-            "__balancer_user": "", "__balancer_socket": str(host.home / "haproxy.sock"), "the_path": str(template),
+            "__balancer_user": "", "__balancer_moving": [], "__balancer_socket": str(host.home / "haproxy.sock"),
+            "the_path": str(template),
         }  # fmt: skip
         engine = Templar(loader=DataLoader(), variables=shown)
         text: str = engine.template(trust_as_template("{{ lookup('ansible.builtin.template', the_path) }}"))
         (host.home / "haproxy.cfg").write_text(text)
         return ["haproxy", "-db", "-f", str(host.home / "haproxy.cfg")]
+
+    def isolate(self) -> None:
+        """Give each member a disk of its own and a control group. Without the rights, two faults cannot be made."""
+        for host in self.hosts.values():
+            with suppress(OSError):
+                host.group.mkdir()
+            options = ["mount", "-t", "tmpfs", "-o", f"size={DISK_MB}m", "tmpfs", str(host.disk)]
+            subprocess.run(options, check=False, capture_output=True)
+
+    @contextlib.contextmanager
+    def cut(self, host: Host) -> Iterator[None]:
+        """Drop every packet between a member and the others; clients still reach all. Needs root and cgroups 2."""
+        chain = f"CUT{os.getpid()}"
+
+        def iptables(*words: str, check: bool = True) -> None:
+            subprocess.run(["iptables", "-w", *words], check=check, capture_output=True)
+
+        iptables("-N", chain)
+        try:
+            for other in self.hosts.values():
+                for sender, receiver in ((host, other), (other, host)) if other is not host else ():
+                    group = str(sender.group.relative_to(CGROUPS))
+                    match = ["-m", "cgroup", "--path", group, "-d", receiver.member.address]
+                    iptables("-A", chain, *match, "-j", "CONNMARK", "--set-mark", CUT)
+            iptables("-A", chain, "-m", "connmark", "--mark", CUT, "-j", "DROP")
+            iptables("-I", "OUTPUT", "-j", chain)
+            yield
+        finally:
+            iptables("-D", "OUTPUT", "-j", chain, check=False)
+            iptables("-F", chain, check=False)
+            iptables("-X", chain, check=False)
 
     def own(self) -> None:
         """Give all files to the server's user, where we are root."""
@@ -352,17 +403,18 @@ class Members:
 
     def start(self) -> None:
         """Start everything and wait until all members stream; create the database and its roles."""
+        self.isolate()
         self.own()
         for host in self.hosts.values():
             host.start("etcd")
         self._authenticate()
         first, *others = self.hosts.values()
         first.start("patroni")
-        self.until(lambda: first.postmaster() > 0 and self.writable(first), 60, "the first member has no primary")
+        self.until(lambda: first.postmaster() > 0 and self.writable(first), 180, "the first member has no primary")
         self._create(first)
         for host in others:
             host.start("patroni")
-        self.until(self.healthy, 90, "the replicas do not stream")
+        self.until(self.healthy, 180, "the replicas do not stream")
         # Not before: in strict mode, the statements of the bootstrap would wait for a replica.
         self.patroni().configure(first.member, self.dynamic)
         if self.dynamic.get("synchronous_mode"):
@@ -436,6 +488,18 @@ class Members:
         """Whether a replica confirms commits."""
         return any(each.role in view.SYNCHRONOUS for each in self.view().members)
 
+    def complete(self) -> bool:
+        """Whether the cluster is healthy and, with quorum commit, every replica may confirm a commit.
+
+        Patroni admits replicas to the quorum one by one, also after its own restart. The loss of the only one stops
+        commits until Patroni has replaced it.
+        """
+        with suppress(Exception):
+            every = self.dynamic.get("synchronous_mode") == "quorum"
+            confirm = all(each.role in view.SYNCHRONOUS for each in self.view().replicas)
+            return self.healthy() and (confirm or not every)
+        return False
+
     def leader(self) -> Host:
         """Return the member that Patroni calls the leader."""
         seen = self.view().leader
@@ -475,9 +539,13 @@ class Members:
         return "\n".join(f"--- {path.parent.name}/{path.name}\n{path.read_text()[-1500:]}" for path in found)
 
     def stop(self) -> None:
-        """Kill everything."""
+        """Kill everything, and remove disks and control groups."""
         for host in self.hosts.values():
             host.kill_all()
+            if os.path.ismount(host.disk):
+                subprocess.run(["umount", "--lazy", str(host.disk)], check=False, capture_output=True)
+            with suppress(OSError):
+                host.group.rmdir()
 
 
 @contextlib.contextmanager

@@ -5,12 +5,16 @@ Reads, binds a socket to a free port for a moment, and opens one connection. Sta
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import socket
+import struct
 from collections.abc import Iterable
 from typing import Any
 
 from .program import run
 
+SIOCGIFADDR = 0x8915
 REACH_S = 5
 """Seconds for the other host's answer; a firewall that drops packets gives none."""
 
@@ -18,6 +22,17 @@ REACH_S = 5
 def own_addresses() -> list[str]:
     """Return the host's addresses, but for loopback and link-local ones."""
     return run("hostname", "-I").stdout.split()
+
+
+def own_interfaces() -> dict[str, str]:
+    """Return the interface of each first IPv4 address (netdevice(7): SIOCGIFADDR)."""
+    found = {}
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        for _, name in socket.if_nameindex():
+            with contextlib.suppress(OSError):
+                answer = fcntl.ioctl(probe.fileno(), SIOCGIFADDR, struct.pack("256s", name.encode()[:15]))
+                found[socket.inet_ntoa(answer[20:24])] = name
+    return found
 
 
 def listen(names: Iterable[str]) -> dict[str, dict[str, bool]]:

@@ -347,6 +347,7 @@ def main() -> None:
         "schedules": elapses(given["schedules"]),
         "networks": networks(),
         "addresses": neighbourhood.own_addresses(),
+        "interfaces": neighbourhood.own_interfaces(),
         "listen": neighbourhood.listen(given["listen"]),
         "repository": neighbourhood.ssh_server(
             str(given["repository"].get("host", "")), int(given["repository"].get("port", 22))

@@ -13,7 +13,17 @@ from provision.plan.schema import Plan
 
 SYSTEM = Path("/etc/systemd/system")
 LAST_LINES, LAST_CHARACTERS = 5, 600
-UNITS = ("provision-*", "postgresql*", "pgbouncer*", "prometheus*", "pgbackrest*", "patroni*", "etcd*", "haproxy*")
+UNITS = (
+    "provision-*",
+    "postgresql*",
+    "pgbouncer*",
+    "prometheus*",
+    "pgbackrest*",
+    "patroni*",
+    "etcd*",
+    "haproxy*",
+    "keepalived*",
+)
 
 
 @check(

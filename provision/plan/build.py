@@ -186,7 +186,7 @@ def _plan(
         tls=tls,
         access=access,
         pooler=sections.pooler(v, probe, fitted, server, tls, cluster, access),
-        balancer=sections.balancer(v, server, cluster),
+        balancer=sections.balancer(v, probe, server, cluster),
         backup=backup,
         monitoring=sections.monitoring(v),
         maintenance=sections.maintenance(v),

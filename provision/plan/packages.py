@@ -20,7 +20,7 @@ KEY = ("postgresql-common",)
 """Carries the key of PGDG's archive, so it is installed before that source is set up."""
 POOLER = ("pgbouncer",)
 ETCD = ("etcd-server", "etcd-client")
-BALANCER = ("haproxy",)
+BALANCER, MOVING = ("haproxy",), ("keepalived",)
 PATRONI = ("patroni", "python3-etcd", "etcd-client")
 """Patroni's client of etcd 3 needs the library of etcd 2, which the package only suggests."""
 BACKUP, BACKUP_REMOTE, BACKUP_HOST = ("pgbackrest",), ("openssh-client",), ("pgbackrest", "openssh-server")
@@ -130,7 +130,7 @@ def by_role(plan: Plan, *, built: bool) -> dict[str, tuple[str, ...]]:
     }
     if plan.cluster:
         found |= {"etcd": ETCD if plan.cluster.dcs_member else (), "patroni": PATRONI if plan.cluster.member else ()}
-        found |= {"balancer": BALANCER if plan.balancer.enabled else ()}
+        found |= {"balancer": (*BALANCER, *(MOVING if plan.balancer.address else ())) if plan.balancer.enabled else ()}
     return {role: tuple(name.format(major=plan.server.major) for name in names) for role, names in found.items()}
 
 
@@ -149,6 +149,7 @@ def bundled(major: int, pgvector_install_method: str) -> list[str]:
         ETCD,
         PATRONI,
         BALANCER,
+        MOVING,
         BACKUP,
         BACKUP_REMOTE,
         BACKUP_HOST,

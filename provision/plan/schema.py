@@ -329,6 +329,10 @@ class Balancer:
     read_lag_mb: int
     statistics_port: int
     max_connections: int
+    address: str
+    """IPv4 address with prefix length that moves between the members, "" for none; `interface` carries it here."""
+    interface: str
+    router_id: int
 
 
 @dataclass(frozen=True)

@@ -162,7 +162,9 @@ def tls(v: Mapping[str, Any], context: Context, cluster: Cluster | None) -> sche
         f"{TLS}/server.key",
         "server",
         "" if provided else context.name[:64],  # X.520: a common name has 64 characters at most; names count
-        dns.certificate_names([context.address, *_member_address(cluster, provided), *v["tls_extra_names"], *own]),
+        dns.certificate_names(
+            [context.address, *_member_address(cluster, provided), *_moving(v, cluster), *v["tls_extra_names"], *own]
+        ),
         own_names=not provided,
     )
     role = names.of_owner(v["database_owner"], "pooler")
@@ -186,6 +188,12 @@ def tls(v: Mapping[str, Any], context: Context, cluster: Cluster | None) -> sche
 def _member_address(cluster: Cluster | None, provided: bool) -> list[str]:
     """Return the address that other members use; a certificate of the user's own need not have it."""
     return [] if provided or not cluster or not cluster.member else [cluster.here.address]
+
+
+def _moving(v: Mapping[str, Any], cluster: Cluster | None) -> list[str]:
+    """Return the address that moves between the members, by which clients reach the server through HAProxy."""
+    enabled = v["balancer_enabled"] and cluster and cluster.member and not v["tls_provided_certificate"]
+    return [v["balancer_address"].partition("/")[0]] if enabled and v["balancer_address"] else []
 
 
 def _member_certificates(cluster: Cluster | None, context: Context) -> list[schema.Certificate]:
@@ -397,16 +405,23 @@ def maintenance(v: Mapping[str, Any]) -> schema.Maintenance:
     )
 
 
-def balancer(v: Mapping[str, Any], server: schema.Server, cluster: Cluster | None) -> schema.Balancer:
+def balancer(
+    v: Mapping[str, Any], probe: Mapping[str, Any], server: schema.Server, cluster: Cluster | None
+) -> schema.Balancer:
     """Make the section balancer; only members of a cluster run it."""
+    enabled = bool(v["balancer_enabled"] and cluster and cluster.member)
+    interfaces = probe.get("interfaces") or {}
     return schema.Balancer(
-        enabled=bool(v["balancer_enabled"] and cluster and cluster.member),
+        enabled=enabled,
         listen_addresses=server.listen_addresses,
         write_port=v["balancer_write_port"],
         read_port=v["balancer_read_port"],
         read_lag_mb=v["balancer_read_lag_mb"],
         statistics_port=v["balancer_statistics_port"],
         max_connections=2 * server.max_connections,
+        address=v["balancer_address"] if enabled else "",
+        interface=interfaces.get(cluster.here.address, "") if enabled and cluster else "",
+        router_id=v["balancer_router_id"],
     )
 
 

@@ -10,6 +10,7 @@ recommendations": three or five members).
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -34,6 +35,7 @@ TIMERS: Mapping[str, Mapping[str, int]] = {
 SYNCHRONOUS = ("quorum", "on", "off")
 QUORUM_SINCE = 4
 """First major of Patroni with quorum commit and the word primary in place of master."""
+ROUTER_IDS = 255
 EQUAL = ("max_connections", "max_worker_processes")
 """Settings that a replica must have at least as high as the primary (manual, "Hot Standby"); Patroni passes them from
 its dynamic configuration and ignores the files."""
@@ -47,7 +49,8 @@ NOTICED: Mapping[str, str] = {
 SENDERS = 10
 """WAL senders and replication slots: replicas, backups, and a clone of each."""
 SAME = ("postgresql_version", "postgresql_port", "plan_profile_name", "cluster_rest_port", "etcd_client_port",
-        "etcd_peer_port", "backup_stanza", "database_owner", "database_name", "tls_enabled")  # fmt: skip
+        "etcd_peer_port", "backup_stanza", "database_owner", "database_name", "tls_enabled", "balancer_enabled",
+        "balancer_address", "balancer_router_id")  # fmt: skip
 """Options that all members must share."""
 OPTIONS = ("cluster_enabled", "cluster_name", "cluster_address", "pgbouncer_port", *SAME)
 """Options of every host that its peers read."""
@@ -192,6 +195,7 @@ def judge(
         *_settings(profile),
         *_sizes(context, scope),
         *_addresses(host, context, scope),
+        *_moving(v, host, context, scope),
     ]
     verdict.refusals += _differences(v, context, ours)
     installed = host.get("package_versions") or {}
@@ -308,6 +312,39 @@ def _addresses(host: Mapping[str, Any], context: Context, scope: str) -> list[st
         other = seen.setdefault(addresses.canonical(each.address), each.name)
         if other != each.name:
             found.append(f"cluster_address of {each.name} is {each.address}, as is that of {other}")
+    return found
+
+
+def _moving(v: Mapping[str, Any], host: Mapping[str, Any], context: Context, scope: str) -> list[str]:
+    """Judge the address that keepalived moves between the members."""
+    text = v["balancer_address"]
+    if not text or not context.database:
+        return []
+    if not v["balancer_enabled"]:
+        return ["balancer_address is set and balancer_enabled is false: set balancer_enabled to true"]
+    if not 1 <= v["balancer_router_id"] <= ROUTER_IDS:
+        return [f"balancer_router_id is {v['balancer_router_id']}: expected 1 to {ROUTER_IDS}"]
+    try:
+        moving = ipaddress.IPv4Interface(text if "/" in text else "")
+    except ValueError:
+        return [f"balancer_address is {text!r}: expected an IPv4 address with its prefix length, such as 10.0.0.100/24"]
+    found = [
+        f"balancer_address is {text}, which is the address of {each.name}: choose an address that no host has"
+        for each in members(context, scope)
+        if each.address == str(moving.ip)
+    ]
+    own = address(v, context.address)
+    parsed = addresses.parsed(own)
+    if parsed is not None and parsed not in moving.network:
+        found.append(
+            f"balancer_address is {text} and this host's cluster_address is {own}: expected an address in one network; "
+            "keepalived moves it between hosts of one network"
+        )
+    if not found and host.get("interfaces") and own not in host["interfaces"]:
+        found.append(
+            f"balancer_address is {text} and no interface of this host has {own} as its first address: set "
+            "cluster_address to the first address of an interface"
+        )
     return found
 
 

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 
 import psycopg
 import pytest
@@ -25,6 +26,9 @@ from tests.ledger import Ledger
 from tests.members import DATABASE, FOLLOW, USER, Host, Members, running
 
 CLIENTS = 20
+MANY, SWITCHOVERS = 100, 20
+ROWS = 100
+"""Acknowledged rows of each writer before a fault begins."""
 GAP_S = 30
 """More than ttl 20 and what follows it."""
 
@@ -57,17 +61,19 @@ def judged(members: Members, act: Callable[[], object], *, within_s: float = GAP
         session.execute(b"TRUNCATE ledger")
     book = Ledger(routes(members))
     with book.writing(settle_s=1):
+        members.until(lambda: book.written(ROWS), 60, "a writer is not served")
         begun = time.monotonic()
         act()
-        members.until(lambda: book.resumed(begun + 1), within_s + 60, "a writer has no acknowledgement")
-    members.until(members.healthy, 120, "the cluster is not healthy")
+        since = max(begun + 1, time.monotonic())  # a writer may have been served for a moment after the fault began
+        members.until(lambda: book.resumed(since), within_s + 60, "a writer has no acknowledgement")
+    members.until(members.complete, 120, "the cluster is not complete")
     leader = members.leader()
     accounts = book.accounts(f"host={leader.home} port={leader.member.port} user=postgres dbname={DATABASE}")
     print("\n".join(map(str, accounts)), file=sys.stderr)
     for account in accounts:
         assert account.lost == (), account
         assert account.duplicates == 0, account
-        assert account.acknowledged > 100, account
+        assert account.acknowledged > ROWS, account
         assert account.gap_s < within_s, account
     return accounts
 
@@ -76,15 +82,20 @@ def switch(members: Members, to: Host, *words: str) -> subprocess.CompletedProce
     return members.hosts["db3"].provision("cluster", "switchover", "--to", to.name, "--json", *words)
 
 
-def test_switchover_fails_no_transaction_of_a_pooler(members: Members) -> None:
-    source, target = members.leader(), members.candidate()
+def pgbench(members: Members, clients: int, seconds: int) -> subprocess.Popen[str]:
+    """Start transactions without retries through the pooler of db2."""
     pooler = members.hosts["db2"]
     place = ["-h", pooler.member.address, "-p", str(pooler.member.pooler_port), "-U", USER]
     subprocess.run(["pgbench", *place, "-i", "-q", "-s", "1", DATABASE], check=True, capture_output=True)
-    options = ["-n", "-c", str(CLIENTS), "-j", "2", "-T", "12", "--max-tries=1", "-r", "-P", "1"]
-    bench = subprocess.Popen(
+    options = ["-n", "-c", str(clients), "-j", "2", "-T", str(seconds), "--max-tries=1", "-r", "-P", "1"]
+    return subprocess.Popen(
         ["pgbench", *place, *options, DATABASE], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
+
+
+def test_switchover_fails_no_transaction_of_a_pooler(members: Members) -> None:
+    source, target = members.leader(), members.candidate()
+    bench = pgbench(members, CLIENTS, 12)
     time.sleep(3)
     done = switch(members, target)
     output, _ = bench.communicate(timeout=60)
@@ -250,15 +261,7 @@ def test_reinitialises_a_replica_and_refuses_the_primary(members: Members) -> No
 
 def test_etcd_gone_and_back_stops_no_client(members: Members) -> None:
     leader = members.leader()
-
-    def all_etcd() -> None:
-        for host in members.hosts.values():
-            host.kill("etcd")
-        time.sleep(8)
-        for host in members.hosts.values():
-            host.start("etcd")
-
-    judged(members, all_etcd, within_s=10)
+    judged(members, lambda: all_etcd(members, 8), within_s=10)
     assert members.leader() is leader  # failsafe mode
 
 
@@ -304,8 +307,67 @@ def lost_replica(members: Members) -> None:
     host.start_all()
 
 
+def planned(members: Members) -> None:
+    target = members.candidate()
+    done = switch(members, target)
+    assert done.returncode == 0, done.stderr
+    assert members.leader() is target
+    print(f"clients waited {json.loads(done.stdout)['paused_s']:.2f} s", file=sys.stderr)
+
+
+def all_etcd(members: Members, seconds: float) -> None:
+    """Kill every etcd member, and start them again after some seconds."""
+    for host in members.hosts.values():
+        host.kill("etcd")
+    time.sleep(seconds)
+    for host in members.hosts.values():
+        host.start("etcd")
+
+
+def partition(members: Members) -> None:
+    """Cut the primary off from the other members for 40 s, while clients still reach every member."""
+    old = members.leader()
+    with members.cut(old):
+        others = [host for host in members.hosts.values() if host is not old]
+        members.until(lambda: any(members.writable(host) for host in others), 60, "no other primary")
+        members.until(lambda: not members.writable(old), 60, "the old primary accepts writes")
+        time.sleep(10)
+    # Until its Patroni reaches etcd again, it shows the cluster as it was before.
+    members.until(lambda: members.leader() is not old, 60, "the old primary is the leader again")
+
+
+def slow_replica(members: Members) -> None:
+    """Let the server of a replica work a tenth of the time, as with a disk that is too slow, for 20 s."""
+    host = members.replicas()[0]
+    until = time.monotonic() + 20
+    while time.monotonic() < until:
+        for how, seconds in ((signal.SIGSTOP, 0.9), (signal.SIGCONT, 0.1)):
+            for pid in host.server_processes():
+                with suppress(ProcessLookupError):
+                    os.kill(pid, how)
+            time.sleep(seconds)
+
+
+def full_disk(members: Members) -> None:
+    """Fill the disk of the primary's data directory until another member is primary, then free it."""
+    old = members.leader()
+    assert os.path.ismount(old.disk), "the fault needs the right to mount a disk"
+    fill = old.disk / "fill"
+    with suppress(OSError), fill.open("wb", buffering=0) as file:
+        while True:
+            file.write(b"0" * 2**20)
+    try:
+        with suppress(psycopg.Error), members.superuser(old, DATABASE) as session:
+            # WAL alone: a table that cannot grow is an error of one transaction, and the server goes on.
+            session.execute("SELECT pg_logical_emit_message(false, 'fill', repeat('x', 1000000))"
+                            " FROM generate_series(1, 300)")  # fmt: skip
+        members.until(lambda: members.view().leader is not None and members.leader() is not old, 90, "no failover")
+    finally:
+        fill.unlink()
+
+
 FAULTS: dict[str, Callable[[Members], object]] = {
-    "planned switchover": lambda members: switch(members, members.candidate()),
+    "planned switchover": planned,
     "postmaster killed": lambda members: members.leader().kill_server(),
     "Patroni killed": lambda members: killed(members, "patroni", leader=True),
     "Patroni frozen for 40 s": frozen_patroni,
@@ -314,6 +376,10 @@ FAULTS: dict[str, Callable[[Members], object]] = {
     "replica lost": lost_replica,
     "primary's host killed": killed_host,
     "primary's host paused for 60 s": lambda members: paused_host(members, 60)(),
+    "all of etcd killed for 20 s": lambda members: all_etcd(members, 20),
+    "primary cut off from the others": partition,
+    "replica slowed to a tenth": slow_replica,
+    "disk of the primary full": full_disk,
 }
 ROUNDS = int(os.environ.get("FAULT_ROUNDS", "5"))
 
@@ -324,3 +390,24 @@ def test_no_acknowledged_row_is_lost(members: Members, fault: str) -> None:
     for number in range(1, ROUNDS + 1):
         print(f"{fault}, round {number}", file=sys.stderr)
         judged(members, lambda: FAULTS[fault](members), within_s=90)
+
+
+@pytest.mark.faults
+def test_twenty_switchovers_fail_no_transaction_of_a_hundred_clients(members: Members) -> None:
+    waits = []
+    for number in range(1, SWITCHOVERS + 1):
+        target = members.candidate()
+        bench = pgbench(members, MANY, 12)
+        time.sleep(3)
+        done = switch(members, target)
+        output, _ = bench.communicate(timeout=120)
+        assert done.returncode == 0, done.stderr
+        assert bench.returncode == 0, output[-3000:]
+        assert "number of failed transactions: 0 (0.000%)" in output, output[-3000:]
+        facts = json.loads(done.stdout)
+        waits.append(facts["paused_s"])
+        parts = ", ".join(f"{name} {facts[name]:.2f}" for name in ("drained_s", "promoted_s", "resumed_s"))
+        count = re.findall(r"number of transactions actually processed: (\d+)", output)[0]
+        print(f"switchover {number}: {facts['paused_s']:.2f} s ({parts}), {count} transactions", file=sys.stderr)
+        members.until(members.healthy, 60, "the cluster is not healthy")
+    print(f"longest wait {max(waits):.2f} s, median {sorted(waits)[len(waits) // 2]:.2f} s", file=sys.stderr)

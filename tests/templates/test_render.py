@@ -86,7 +86,8 @@ def variables(profile: str, repository: str) -> dict[str, Any]:
 @functools.cache
 def of_member(profile: str) -> dict[str, Any]:
     """Give what differs for the templates of a cluster: the plan of a member, and the passphrase."""
-    found = topologies.built("db2", profile=profile)
+    given = {"balancer_enabled": True, "balancer_address": "192.0.2.100/24"}
+    found = topologies.built("db2", given, {"interfaces": {"192.0.2.2": "eth0"}}, profile=profile)
     assert found.plan, found.problems
     return {"plan": inputs.published(found.plan, found.state), "cluster_passphrase": topologies.PASSPHRASE}
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from provision.errors import HostError
-from provision.host.cluster import dcs, orders, view
+from provision.host.cluster import dcs, life, orders, view
 from provision.host.cluster.dcs import Value
 from provision.plan.cluster import Cluster, DcsMember, Member
 
@@ -86,6 +86,15 @@ def test_refuses_a_member_that_must_not_become_primary(member: dict[str, Any], p
     assert (refused.value.what, refused.value.seen) == ("db2 cannot become primary", problem)
     assert refused.value.allowed == "db3"
     assert view.candidate(found, CLUSTER).name == "db3"
+
+
+def test_member_that_left_the_inventory_is_named_and_not_promoted() -> None:
+    found = seen(PRIMARY, row("db9", "quorum_standby", lag=0), row("db3", "quorum_standby", lag=8))
+    assert life.strangers(found, CLUSTER) == ["db9"]
+    assert view.candidate(found, CLUSTER).name == "db3"
+    with pytest.raises(HostError) as refused:
+        view.candidate(found, CLUSTER, "db9")
+    assert refused.value.seen == "is not in the inventory"
 
 
 def test_with_synchronous_on_only_the_synchronous_replica_can_be_promoted() -> None:

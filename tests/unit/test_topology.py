@@ -63,6 +63,45 @@ def test_balancer_s_ports_are_judged() -> None:
     assert found.problems == ("balancer_write_port is 6432, as is pgbouncer_port: choose another port",)
 
 
+MOVING = {"balancer_enabled": True, "balancer_address": "192.0.2.100/24"}
+INTERFACES = {"interfaces": {"192.0.2.2": "eth0"}}
+
+
+def test_address_that_moves_is_in_the_certificate_and_brings_keepalived() -> None:
+    found = topologies.built("db2", MOVING, INTERFACES).plan
+    assert found
+    assert (found.balancer.address, found.balancer.interface, found.balancer.router_id) == (
+        "192.0.2.100/24", "eth0", 51,
+    )  # fmt: skip
+    assert packages.by_role(found, built=False)["balancer"] == ("haproxy", "keepalived")
+    assert "192.0.2.100" in found.tls.certificate("server").names
+    assert packages.by_role(topologies.plan("db2", {"balancer_enabled": True}), built=False)["balancer"] == ("haproxy",)
+
+
+@pytest.mark.parametrize(
+    ("given", "problem"),
+    [
+        ({"balancer_enabled": False}, "balancer_address is set and balancer_enabled is false: "),
+        ({"balancer_address": "192.0.2.100"}, "balancer_address is '192.0.2.100': expected an IPv4 address with its "),
+        ({"balancer_address": "fd00::1/64"}, "balancer_address is 'fd00::1/64': expected an IPv4 address with its "),
+        ({"balancer_address": "192.0.2.3/24"}, "balancer_address is 192.0.2.3/24, which is the address of db3: "),
+        (
+            {"balancer_address": "198.51.100.9/24"},
+            "balancer_address is 198.51.100.9/24 and this host's cluster_address is 192.0.2.2: expected an address in ",
+        ),
+        ({"balancer_router_id": 256}, "balancer_router_id is 256: expected 1 to 255"),
+    ],
+)
+def test_address_that_cannot_move_is_refused(given: dict[str, Any], problem: str) -> None:
+    (found,) = topologies.built("db2", {**MOVING, **given}, INTERFACES).problems
+    assert found.startswith(problem)
+
+
+def test_address_on_no_interface_is_refused() -> None:
+    (found,) = topologies.built("db2", MOVING, {"interfaces": {"10.0.0.2": "eth0"}}).problems
+    assert found.startswith("balancer_address is 192.0.2.100/24 and no interface of this host has 192.0.2.2 as its ")
+
+
 def test_every_member_has_the_same_section_but_for_its_own_names() -> None:
     first, third = cluster(topologies.plan("db1")), cluster(topologies.plan("db3"))
     assert (first.member, third.member, first.dcs_member, third.dcs_member) == ("db1", "db3", "db1", "db3")

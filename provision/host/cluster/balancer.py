@@ -1,38 +1,59 @@
-"""Bring HAProxy up to its files: start it, or reload it if a file is newer than its last reload. Does IO, as root.
+"""Bring HAProxy and keepalived up to their files: start them, or reload what is older than its files. Does IO, as root.
 
-A reload keeps sessions: the old process serves them until they end.
+A reload of HAProxy keeps sessions: the old process serves them until they end. A reload of keepalived keeps the address
+where it is. Without an address the role removes keepalived's file, and a keepalived without a file is stopped.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from provision import system
 from provision.plan.schema import Plan
 
-UNIT = "haproxy.service"
+HAPROXY, KEEPALIVED = "haproxy.service", "keepalived.service"
 CONFIGURATION = Path("/etc/haproxy/haproxy.cfg")
-RELOADED = Path("/run/provision/balancer-reloaded")
+MOVING = Path("/etc/keepalived")
+RELOADED = Path("/run/provision")
 
 
 def apply(plan: Plan) -> list[str]:
-    """Return the actions taken: enabled, started, reloaded. Raises HostError."""
-    shown = system.run("systemctl", "show", UNIT, "-p", "ActiveState,UnitFileState")
-    state = dict(line.partition("=")[::2] for line in shown.stdout.splitlines())
-    actions = []
-    if state["UnitFileState"] != "enabled":
-        system.run("systemctl", "enable", UNIT)
-        actions.append("enabled")
+    """Return the actions taken, such as `haproxy reloaded`. Raises HostError."""
     member = plan.tls.certificate("member")
-    files = [CONFIGURATION, Path(member.certificate), Path(member.key), Path(plan.tls.ca)]
-    newest = max(path.stat().st_mtime_ns for path in files if path.exists())
-    if state["ActiveState"] != "active":
-        system.run("systemctl", "start", UNIT)
-        actions.append("started")
-    elif not RELOADED.exists() or RELOADED.stat().st_mtime_ns < newest:
-        system.run("systemctl", "reload", UNIT)
-        actions.append("reloaded")
-    if actions:
-        RELOADED.parent.mkdir(mode=0o755, exist_ok=True)
-        RELOADED.touch()
+    actions = _converge(HAPROXY, [CONFIGURATION, Path(member.certificate), Path(member.key), Path(plan.tls.ca)])
+    if plan.balancer.address:
+        return actions + _converge(KEEPALIVED, [MOVING / "keepalived.conf", MOVING / "balancer-check"])
+    if not (MOVING / "keepalived.conf").exists() and _state(KEEPALIVED)["UnitFileState"] == "enabled":
+        system.run("systemctl", "disable", "--now", KEEPALIVED)
+        actions.append("keepalived stopped")
     return actions
+
+
+def _converge(unit: str, files: Sequence[Path]) -> list[str]:
+    state, name, actions = _state(unit), unit.removesuffix(".service"), []
+    if state["UnitFileState"] != "enabled":
+        system.run("systemctl", "enable", unit)
+        actions.append(f"{name} enabled")
+    newest = max(path.stat().st_mtime_ns for path in files if path.exists())
+    mark = _mark(unit)
+    if state["ActiveState"] != "active":
+        system.run("systemctl", "start", unit)
+        actions.append(f"{name} started")
+    elif not mark.exists() or mark.stat().st_mtime_ns < newest:
+        system.run("systemctl", "reload", unit)
+        actions.append(f"{name} reloaded")
+    if actions:
+        mark.parent.mkdir(mode=0o755, exist_ok=True)
+        mark.touch()
+    return actions
+
+
+def _state(unit: str) -> dict[str, str]:
+    shown = system.run("systemctl", "show", unit, "-p", "ActiveState,UnitFileState")
+    return dict(line.partition("=")[::2] for line in shown.stdout.splitlines())
+
+
+def _mark(unit: str) -> Path:
+    """Return the file that is touched at each start and reload of a unit."""
+    return RELOADED / f"{unit.removesuffix('.service')}-reloaded"

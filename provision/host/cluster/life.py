@@ -11,7 +11,7 @@ from provision.host.cluster import orders, primary, switchover, view
 from provision.host.cluster.dcs import Dcs, DcsError
 from provision.host.cluster.patroni import Patroni, PatroniError
 from provision.host.cluster.pooler import Pooler
-from provision.plan.cluster import Member
+from provision.plan.cluster import Cluster, Member
 
 Narrate = Callable[[str], None]
 RETURN_S = 300
@@ -60,9 +60,19 @@ def status(patroni: Patroni, dcs: Dcs) -> Status:
             if each.target != leader.name
         ]
     problems += [f"{each.name} is not running Patroni" for each in cluster.members if seen.member(each.name) is None]
+    problems += [
+        f"{name} runs Patroni but is not in the inventory: stop it there (docs/cluster.md, Remove a host)"
+        for name in strangers(seen, cluster)
+    ]
     if seen.paused:
         problems.append("automatic failover is off (provision cluster resume)")
     return Status(seen, tuple(reports[name] for name in sorted(reports)), tuple(problems))
+
+
+def strangers(seen: view.View, cluster: Cluster) -> list[str]:
+    """Return the members of Patroni's cluster that the plan does not have: hosts removed from the inventory."""
+    known = {each.name for each in cluster.members}
+    return [each.name for each in seen.members if each.name not in known]
 
 
 def lines(found: Status) -> list[str]:
@@ -131,7 +141,8 @@ def _restart_primary(
 
 def follows(patroni: Patroni, name: str) -> bool:
     """Return whether a member is the primary or streams from it, on its timeline."""
-    return _follows(_seen(patroni), name)
+    seen = _seen(patroni)
+    return seen is not None and follows_in(seen, name)
 
 
 def _seen(patroni: Patroni) -> view.View | None:
@@ -141,8 +152,9 @@ def _seen(patroni: Patroni) -> view.View | None:
         return None
 
 
-def _follows(seen: view.View | None, name: str) -> bool:
-    member, leader = (seen.member(name), seen.leader) if seen else (None, None)
+def follows_in(seen: view.View, name: str) -> bool:
+    """Return whether a view has a member as the primary, or streaming from it on its timeline."""
+    member, leader = seen.member(name), seen.leader
     return bool(
         member and leader
         and (member.leader or (member.state == "streaming" and member.timeline == leader.timeline))
@@ -160,7 +172,7 @@ def returned(patroni: Patroni, name: str, within_s: float, narrate: Narrate | No
         if narrate and state != told:
             narrate(f"{name}: {state}")
             told = state
-        if _follows(seen, name):
+        if seen and follows_in(seen, name):
             return
         time.sleep(POLL_S)
     raise HostError(

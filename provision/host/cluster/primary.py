@@ -6,6 +6,7 @@ server itself is asked, with the pooler's login.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 import psycopg
@@ -19,6 +20,7 @@ from provision.quoting import conninfo
 
 CONNECT_TIMEOUT_S = 2
 """The least that libpq allows."""
+CHECKPOINTS, SHORT_S = 3, 1.0
 Writable = Callable[[Member], bool]
 
 
@@ -72,9 +74,13 @@ def checkpoint(plan: Plan) -> None:
 
 
 def checkpoint_at(url: str) -> None:
-    """Write a checkpoint. Raises DatabaseError."""
+    """Write checkpoints until one is short: a long one leaves what was written meanwhile. Raises DatabaseError."""
     with connect(url, application="provision follow") as session:
         try:
-            session.execute("CHECKPOINT")
+            for _ in range(CHECKPOINTS):
+                begun = time.monotonic()
+                session.execute("CHECKPOINT")
+                if time.monotonic() - begun < SHORT_S:
+                    return
         except psycopg.Error as error:
             raise DatabaseError("cannot write a checkpoint", seen=str(error).strip()) from None

@@ -155,6 +155,8 @@ LAG_ALLOWED = 16 * 1024 * 1024
 
 def _problem(member: Member, leader: Member, cluster: Cluster) -> str:
     """Say why a member cannot become primary; "" if it can."""
+    if member.name not in {each.name for each in cluster.members}:
+        return "is not in the inventory"
     if not member.alive:
         return f"is {member.state}"
     if member.timeline != leader.timeline:

@@ -17,7 +17,7 @@ from typing import Any
 
 from provision.database import ask, connect_pinned
 from provision.errors import HostError
-from provision.host.cluster import access
+from provision.host.cluster import access, life
 from provision.host.cluster.patroni import PRIMARY_ROLES, Patroni, PatroniError
 from provision.host.member import origin, roles
 from provision.host.server import cluster as server
@@ -83,6 +83,9 @@ def warnings(plan: Plan, done: Done) -> Iterator[str]:
     """Return a warning for what `apply` leaves to the operator."""
     if done.pending:
         yield f"settings have a pending restart on {plan.name}: provision cluster restart, on a member"
+    if done.primary:
+        for name in life.strangers(_patroni(plan).view(), access.required(plan)):
+            yield f"{name} still runs Patroni but is not in the inventory: on it, systemctl disable --now patroni"
 
 
 def pending(plan: Plan) -> list[str]:

@@ -16,7 +16,7 @@ from provision.database import Connection, connect_pinned
 from provision.errors import ProvisionError
 from provision.host.backup import drill
 from provision.host.deadline import ended
-from provision.host.metrics import backup, certificates, database, pooler, statements
+from provision.host.metrics import backup, certificates, cluster, database, pooler, statements
 from provision.host.metrics.exposition import Metric, render
 from provision.host.pooler import console
 from provision.host.queries import snapshots
@@ -47,7 +47,7 @@ class Collected:
 
 
 def collect() -> Collected:
-    """Read backups, certificates, database and pooler. Raises HostError on a host without a plan."""
+    """Read backups, certificates, database, pooler and cluster. Raises HostError on a host without a plan."""
     plan = load.load()
     sources: dict[str, Callable[[], list[Metric]]] = {
         "backup": lambda: backup.metrics(
@@ -61,6 +61,8 @@ def collect() -> Collected:
         sources["statements"] = lambda: _statements(plan)
     if plan.pooler.enabled:
         sources["pooler"] = lambda: pooler.metrics(*console.statistics())
+    if plan.server.patroni:
+        sources["cluster"] = lambda: cluster.read(plan)
     found: list[Metric] = []
     failures, success = [], []
     for name, read in sources.items():
