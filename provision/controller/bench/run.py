@@ -96,11 +96,11 @@ def _about(connection: database.Connection, sizes: Sizes) -> Measured:
     ).fetchall()
     assert row is not None  # noqa: S101 - a SELECT without FROM returns one row
     settings = {str(name): str(value) for name, value in changed}
-    about = (system.stamp(), _client(), database.describe_connection(connection))
+    about = (system.stamp(), machine_text(), database.describe_connection(connection))
     return Measured(*about, str(row[0]), str(row[1]), settings, sizes)
 
 
-def _client() -> str:
+def machine_text() -> str:
     """Describe this machine: name, processor, CPUs, memory, as far as its cgroup allows."""
     facts = machine.detect()
     text = Path("/proc/cpuinfo").read_text(errors="replace")
@@ -139,11 +139,11 @@ def build(connection: database.Connection, statements: list[str]) -> float:
     return time.monotonic() - started
 
 
-def recall(connection: database.Connection, ef_search: int) -> float:
+def recall(connection: database.Connection, ef_search: int, table: str = "memories", queries: str = "queries") -> float:
     """Return recall at 10 of index searches against exact searches, over the first fifty queries."""
     query = (
-        "SELECT m.id FROM memories m ORDER BY m.embedding <=>"
-        f" (SELECT embedding FROM queries WHERE id = %s) LIMIT {NEIGHBOURS}"
+        f"SELECT m.id FROM {table} m ORDER BY m.embedding <=>"
+        f" (SELECT embedding FROM {queries} WHERE id = %s) LIMIT {NEIGHBOURS}"
     )
     hits = 0
     for number in range(1, RECALL_QUERIES + 1):
