@@ -84,11 +84,9 @@ def measure(options: argparse.Namespace) -> Results:
     bench = Bench(sizes)
     try:
         bench.load()
-        with bench.served(Configuration("")) as connection:
-            row = connection.execute(
-                "SELECT current_setting('server_version'), extversion FROM pg_extension WHERE extname = 'vector'"
-            ).fetchone() or ("", "")
-        rows = chosen(configurations(bench.major, row[1], options.vectors), options.only, options.set, options.base)
+        rows = chosen(
+            configurations(bench.major, bench.pgvector, options.vectors), options.only, options.set, options.base
+        )
         load_sizes = {
             "vectors": sizes.vectors,
             "scale": sizes.scale,
@@ -96,7 +94,7 @@ def measure(options: argparse.Namespace) -> Results:
             "clients": sizes.clients,
         }
         confs = {name: row.conf for name, row in rows.items()}
-        found = Results(system.stamp(), machine_text(), str(row[0]), str(row[1]), load_sizes, confs)
+        found = Results(system.stamp(), machine_text(), bench.server, bench.pgvector, load_sizes, confs)
         print(
             f"PostgreSQL {found.server}, pgvector {found.pgvector}, {sizes.vectors:,} vectors of each set", flush=True
         )

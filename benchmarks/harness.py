@@ -84,6 +84,8 @@ class Bench:
         with (self.cluster.data / "postgresql.conf").open("a") as conf:
             conf.write("include_if_exists = 'bench.conf'\n")
         self.builds: list[str] = []
+        self.easy: list[str] = []
+        self.server = self.pgvector = ""
         self.remarks: list[str] = []
 
     @property
@@ -112,19 +114,23 @@ class Bench:
             print(text, flush=True)
             self.remarks.append(text)
 
-    def load(self) -> None:
-        """Apply the migrations, fill both data sets and build the index of the easy one."""
+    def load(self, *, hard: int = 0, easy: int = 0, index: bool = True) -> None:
+        """Apply the migrations and fill both data sets, of `sizes.vectors` unless given; build their indexes."""
         with self.served(Configuration(LOADING)) as connection:
             self.cluster.psql('CREATE EXTENSION vector; CREATE EXTENSION "uuid-ossp"')
             for path in sorted((HERE.parent / "migrations").glob("*.up.sql")):
                 self.cluster.psql(path.read_text())
             connection.execute(f"CREATE SCHEMA {place.SCHEMA}".encode())
             place.copy_tables(connection, "public")
-            self.builds = place.fill(connection, self.sizes.vectors, self.sizes.seed, lambda _: None)
-            build(connection, place.fill_easy(connection, self.sizes.vectors, DIMENSIONS, self.sizes.seed))
-            build(connection, self.builds)
+            self.builds = place.fill(connection, hard or self.sizes.vectors, self.sizes.seed, lambda _: None)
+            self.easy = place.fill_easy(connection, easy or self.sizes.vectors, DIMENSIONS, self.sizes.seed)
+            build(connection, [*self.builds, *self.easy] if index else [])
             self.pgbench.initialise(self.sizes.scale)
             connection.execute("CREATE EXTENSION IF NOT EXISTS pg_prewarm SCHEMA public")
+            row = connection.execute(
+                "SELECT current_setting('server_version'), extversion FROM pg_extension WHERE extname = 'vector'"
+            ).fetchone()
+            self.server, self.pgvector = (str(value) for value in row or ("", ""))
 
     @property
     def pgbench(self) -> Pgbench:
