@@ -111,7 +111,7 @@ def tables(results: Results, base: str) -> list[tuple[str, list[str], list[list[
     for title, each in columns(results.stages).items():
         by_stage = [ratios(results, column, base) for column in each]
         rows = [
-            [name, *(cell(found[name]) if name in found else "" for found in by_stage)]
+            [name, *(found[name].shown if name in found else "" for found in by_stage)]
             for name in results.rounds
             if any(name in found for found in by_stage)
         ]
@@ -132,14 +132,9 @@ def _builds(results: Results, base: str) -> tuple[str, list[str], list[list[str]
         if name in seconds:
             median = statistics.median(build.seconds for build in builds)
             recall = [f"{statistics.median(build.recall[search] for build in builds):.3f}" for search in searches]
-            rows.append([name, f"{median:.1f}", cell(seconds[name]), cell(cpu[name]), *recall])
+            rows.append([name, f"{median:.1f}", seconds[name].shown, cpu[name].shown, *recall])
     head = ["configuration", "seconds", "ratio", "CPU, ratio", *(f"recall, {search}" for search in searches)]
     return f"HNSW build, ratio to {base}, and recall at 10", head, rows
-
-
-def cell(found: Ratio) -> str:
-    """Return a ratio with its interval; without one if there was one round."""
-    return found.text if found.low > 0 else f"{found.value:.2f}"
 
 
 def number(value: float) -> str:

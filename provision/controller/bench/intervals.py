@@ -35,6 +35,11 @@ class Ratio:
         return f"{self.value:.2f} [{self.low:.2f} {self.high:.2f}]"
 
     @property
+    def shown(self) -> str:
+        """Return the ratio, with its interval if there were several rounds."""
+        return self.text if self.low > 0 else f"{self.value:.2f}"
+
+    @property
     def differs(self) -> bool:
         """Return whether the interval leaves out 1."""
         return self.low > 1 or self.high < 1

@@ -52,7 +52,7 @@ def _page(measured: Measured) -> str:
         "database": measured.database,
         "clients ran on": measured.client,
         "load": f"{sizes.vectors:,} vectors, {sizes.clients} clients, {sizes.seconds:g} s per stage, pgbench scale "
-        f"{sizes.scale}, seed {sizes.seed}",
+        f"{sizes.scale}, seed {sizes.seed}, rounds {sizes.rounds}",
         "HNSW index": f"built in {measured.build_s:.1f} s",
     }
     rows = ((name, f"{rate.tps:,.0f}", f"{rate.p50:.2f}", f"{rate.p95:.2f}", f"{rate.p99:.2f}")
