@@ -60,7 +60,7 @@ def carried() -> str:
 
 def rounded(count: int) -> int:
     """Round down to two digits."""
-    step = 10 ** max(0, len(str(count)) - 2)
+    step = int("1" + "0" * (len(str(count)) - 2))
     return count // step * step
 
 

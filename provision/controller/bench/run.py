@@ -139,8 +139,10 @@ def _measure(connection: database.Connection, pgbench: Pgbench, found: Measured,
 
 def middle(rates: list[Rate]) -> Rate:
     """Return the medians of several rates."""
-    numbers = (statistics.median(getattr(rate, part) for rate in rates) for part in ("tps", "p50", "p95", "p99"))
-    return Rate(*numbers, sum(rate.transactions for rate in rates))
+    tps, p50, p95, p99 = (
+        statistics.median(getattr(rate, part) for rate in rates) for part in ("tps", "p50", "p95", "p99")
+    )
+    return Rate(tps, p50, p95, p99, sum(rate.transactions for rate in rates))
 
 
 def build(connection: database.Connection, statements: list[str]) -> float:
