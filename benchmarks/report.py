@@ -9,6 +9,8 @@ from typing import Any
 from benchmarks.results import Column, Results, columns, ratios, save, tables
 from provision.controller.bench.report import BAR_PX, MARGIN_PX, PALETTE, drawn, page, rows_of
 
+TICKS = (0.1, 0.2, 0.3, 0.5, 0.7, 0.8, 0.9, 1, 1.1, 1.2, 1.5, 2, 3, 5, 10)
+
 
 def write(results: Results, base: str, folder: Path) -> tuple[Path, Path]:
     """Write bench-db.html and bench-db.json into a folder; return their paths. Raises OSError."""
@@ -73,5 +75,6 @@ def _chart(results: Results, base: str, each: list[Column], *, script: bool) -> 
         )
     figure.add_vline(x=1, line_dash="dot")
     figure.update_layout(scattermode="group")
+    figure.update_xaxes(tickvals=TICKS, ticktext=[f"{value:g}" for value in TICKS])
     height = BAR_PX * len(results.rounds) + MARGIN_PX + 30
     return drawn(figure, height, x=f"ratio to {base}, logarithmic", log=True, script=script)
