@@ -1,6 +1,7 @@
 """How a cost grows: the exponent of a power law fitted to sizes and costs, a table, and a plot as SVG. Pure.
 
-An exponent of 1 is linear, 0 constant. The fit is least squares on logarithms, so that every size counts alike.
+An exponent of 1 is linear, 0 constant. The fit is least squares on logarithms, so that every size counts alike. Where a
+fixed cost dominates at small sizes, the exponent of the last step is the better one.
 """
 
 from __future__ import annotations
@@ -37,6 +38,11 @@ class Series:
         """Return the fitted exponent."""
         return fit(self.points)[0]
 
+    @property
+    def last(self) -> float:
+        """Return the exponent between the two largest sizes, which a fixed cost distorts least."""
+        return fit(sorted(self.points)[-2:])[0]
+
 
 def fit(points: Sequence[tuple[float, float]]) -> tuple[float, float]:
     """Return (exponent, cost at size 1) of cost = factor x size ^ exponent. Raises UsageError below two sizes."""
@@ -55,13 +61,15 @@ def table(every: Sequence[Series]) -> str:
         chosen = [series for series in every if series.of == kind]
         sizes = sorted({size for series in chosen for size, _ in series.points})
         lines = [
-            f"| {kind} | {' | '.join(f'{size:,.0f}' for size in sizes)} | exponent |",
-            f"|{'---|' * (len(sizes) + 2)}",
+            f"| {kind} | {' | '.join(f'{size:,.0f}' for size in sizes)} | exponent | last step |",
+            f"|{'---|' * (len(sizes) + 3)}",
         ]
         for series in chosen:
             costs = dict(series.points)
             cells = [_short(costs[size]) if size in costs else "" for size in sizes]
-            lines.append(f"| {series.name}, {series.unit} | {' | '.join(cells)} | {series.exponent:.2f} |")
+            lines.append(
+                f"| {series.name}, {series.unit} | {' | '.join(cells)} | {series.exponent:.2f} | {series.last:.2f} |"
+            )
         parts.append("\n".join(lines))
     return "\n\n".join(parts) + "\n"
 

@@ -19,6 +19,11 @@ def test_the_exponent_of_a_power_law_is_found() -> None:
     assert fit([(10, 3.0), (1000, 3.0)])[0] == pytest.approx(0.0)
 
 
+def test_the_last_step_is_free_of_a_fixed_cost() -> None:
+    found = Series("migrate status", "migrations", "s", ((10, 5.0), (1000, 2.0), (100, 1.0)))
+    assert found.last == pytest.approx(0.30103)  # twice the cost at ten times the size
+
+
 @pytest.mark.parametrize("points", [[(10, 1.0)], [(10, 1.0), (10, 2.0)], [(10, 1.0), (20, 0.0)]])
 def test_refuses_points_without_a_fit(points: list[tuple[float, float]]) -> None:
     with pytest.raises(UsageError, match="positive costs at two sizes"):
@@ -27,9 +32,9 @@ def test_refuses_points_without_a_fit(points: list[tuple[float, float]]) -> None
 
 def test_each_kind_of_size_has_a_table() -> None:
     lines = table([LINEAR, SQUARE]).splitlines()
-    assert lines[0] == "| migrations | 10 | 100 | 1,000 | exponent |"
-    assert lines[2] == "| migrate up, s | 0.5 | 5 | 50 | 1.00 |"
-    assert lines[6] == "| HNSW build, s | 2 | 200 | 2.00 |"
+    assert lines[0] == "| migrations | 10 | 100 | 1,000 | exponent | last step |"
+    assert lines[2] == "| migrate up, s | 0.5 | 5 | 50 | 1.00 | 1.00 |"
+    assert lines[6] == "| HNSW build, s | 2 | 200 | 2.00 | 2.00 |"
 
 
 def test_the_plot_has_a_panel_for_each_series_and_stays_inside_it() -> None:
