@@ -18,13 +18,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 
-from benchmarks import migrate, schema
+from benchmarks import filtered, migrate, schema
 from benchmarks.database import OURS, configurations
 from benchmarks.fit import Series, plot, table
 from benchmarks.harness import Bench
 from benchmarks.processes import cpu_seconds
-from provision.controller.bench import place
-from provision.controller.bench.pgbench import Rate
 from provision.controller.bench.run import Sizes, build, recall
 from tests.clusters import Cluster
 
@@ -34,11 +32,6 @@ ROWS = (100_000, 1_000_000, 10_000_000)
 MIGRATIONS = (10, 100, 1_000, 3_000)
 AGENT_VECTORS = 40_000
 SECONDS = 5
-FILTERED = """\\set q random(1, {queries})
-\\set a random(1, {agents})
-SELECT id FROM memories WHERE agent_id = md5('agent' || :a)::uuid
-ORDER BY embedding <=> (SELECT embedding FROM queries WHERE id = :q) LIMIT 10;
-"""
 Point = tuple[str, str, float, float]
 """Name, unit, size and cost."""
 
@@ -70,30 +63,18 @@ def agents(sizes: tuple[int, ...]) -> Iterator[Point]:
     bench = Bench(Sizes(scale=1, vectors=AGENT_VECTORS, seconds=SECONDS))
     try:
         bench.load(easy=200)
+        given = filtered.settings(bench.pgvector)
         with bench.served(configurations(bench.major, bench.pgvector, AGENT_VECTORS)[OURS]) as connection:
             for count in sizes:
-                connection.execute(
-                    "INSERT INTO agents (id, name) SELECT md5('agent' || i)::uuid, 'agent ' || i"
-                    f" FROM generate_series(1, {count}) i ON CONFLICT DO NOTHING".encode()
-                )
-                connection.execute(
-                    "UPDATE memories m SET agent_id = md5('agent' || 1 + o.number %% %s)::uuid FROM"
-                    " (SELECT id, row_number() OVER (ORDER BY id) AS number FROM memories) o WHERE o.id = m.id",
-                    (count,),
-                )
-                connection.execute("DROP INDEX memories_embedding_idx")
-                connection.execute("VACUUM FULL ANALYZE memories")
+                filtered.share(connection, count)
                 build(connection, bench.builds)
-                script = FILTERED.format(queries=place.QUERIES, agents=count)
+                print(f"agents {count:,}: {filtered.plan(connection, given)}, {given}", flush=True)
+                yield "an agent's search, recall", "of 10", count, 10 * filtered.recall(connection, count, given)
                 cpu = cpu_seconds(bench.postmaster)
-                rate: Rate = bench.pgbench.measure(SECONDS, 8, scripts={script: 1})
+                rate = filtered.rate(bench.pgbench, SECONDS, count, given)
+                cpu = cpu_seconds(bench.postmaster) - cpu
                 yield "an agent's search, p95", "ms", count, rate.p95
-                yield (
-                    "an agent's search, CPU",
-                    "us",
-                    count,
-                    1e6 * (cpu_seconds(bench.postmaster) - cpu) / rate.transactions,
-                )
+                yield "an agent's search, CPU", "us", count, 1e6 * cpu / rate.transactions
     finally:
         bench.cluster.remove()
 
