@@ -5,7 +5,7 @@
 
 Does IO: runs one cluster with two data sets on this machine, restarted with each configuration in turn, in rotating
 order. Every ratio has a 95 % interval (bootstrap over rounds). CPU time per transaction is the steadier measure on a
-busy machine. Writes the report after each round, so that a run that ends early is not lost. Asserts nothing.
+busy machine. Writes bench-db.json after each step, so that a run that ends early is not lost. Asserts nothing.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from pathlib import Path
 
 from benchmarks.harness import Bench, Configuration
 from benchmarks.peers import all_peers
-from benchmarks.report import write
-from benchmarks.results import Results, combined, load, markdown, text
+from benchmarks.report import NUMBERS, write
+from benchmarks.results import Results, combined, load, markdown, save, text
 from provision import system
 from provision.compatibility import PARALLEL_BUILD, parallel_build_allowed
 from provision.controller.bench.run import Sizes, machine_text
@@ -99,16 +99,21 @@ def measure(options: argparse.Namespace) -> Results:
             f"PostgreSQL {found.server}, pgvector {found.pgvector}, {sizes.vectors:,} vectors of each set", flush=True
         )
         timed = [name for name in rows if name != PARALLEL]
-        for number in range(max(options.rounds, options.builds)):
-            for name in turn(list(rows), number) if number < options.builds else ():
-                found.builds.setdefault(name, []).append(bench.built(rows[name]))
-            for name in turn(timed, number) if number < options.rounds else ():
-                found.rounds.setdefault(name, []).append(bench.round(rows[name], tuple(options.stages)))
-            found.rounds = {name: found.rounds[name] for name in timed if name in found.rounds}
+        found.builds, found.rounds = {name: [] for name in rows}, {name: [] for name in timed}
+
+        def keep(what: str) -> None:
             found.remarks = bench.remarks
             if options.report:
-                write(found, options.base, options.report)
-            print(f"{system.stamp()} round {number + 1} ended", flush=True)
+                save(found, options.report / NUMBERS)
+            print(f"{system.stamp()} {what}", flush=True)
+
+        for number in range(max(options.rounds, options.builds)):
+            for name in turn(list(rows), number) if number < options.builds else ():
+                found.builds[name].append(bench.built(rows[name]))
+                keep(f"build {number + 1} of {name}: {found.builds[name][-1].seconds:.1f} s")
+            for name in turn(timed, number) if number < options.rounds else ():
+                found.rounds[name].append(bench.round(rows[name], tuple(options.stages)))
+                keep(f"round {number + 1} of {name}")
         return found
     finally:
         bench.cluster.remove()

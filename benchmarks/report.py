@@ -9,12 +9,13 @@ from typing import Any
 from benchmarks.results import Column, Results, columns, ratios, save, tables
 from provision.controller.bench.report import BAR_PX, MARGIN_PX, PALETTE, drawn, page, rows_of
 
+NUMBERS = "bench-db.json"
 TICKS = (0.1, 0.2, 0.3, 0.5, 0.7, 0.8, 0.9, 1, 1.1, 1.2, 1.5, 2, 3, 5, 10)
 
 
 def write(results: Results, base: str, folder: Path) -> tuple[Path, Path]:
     """Write bench-db.html and bench-db.json into a folder; return their paths. Raises OSError."""
-    numbers, shown = folder / "bench-db.json", folder / "bench-db.html"
+    numbers, shown = folder / NUMBERS, folder / "bench-db.html"
     save(results, numbers)
     shown.write_text(_page(results, base))
     return shown, numbers

@@ -108,7 +108,7 @@ def build_ratios(results: Results, base: str, of: Callable[[Build], float]) -> d
 def tables(results: Results, base: str) -> list[tuple[str, list[str], list[list[str]]]]:
     """Return (title, head, rows) of every table: ratios to `base` with 95 % intervals, then the medians of `base`."""
     made = []
-    for title, each in columns(results.stages).items():
+    for title, each in columns(results.stages).items() if results.rounds.get(base) else ():
         by_stage = [ratios(results, column, base) for column in each]
         rows = [
             [name, *(found[name].shown if name in found else "" for found in by_stage)]

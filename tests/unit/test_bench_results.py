@@ -67,6 +67,11 @@ def test_an_unfinished_round_is_left_out_of_the_table() -> None:
     assert lines[4].split() == ["(stock)", "100"]
 
 
+def test_a_run_that_ended_before_the_base_was_measured_has_no_table() -> None:
+    made = results({"stock": [], "prod": [150]})
+    assert text(made, "stock").startswith("HNSW build, ratio to stock")
+
+
 def test_the_table_of_builds_shows_seconds_and_recall() -> None:
     page = markdown(results({"stock": [100, 100], "prod": [150, 160]}), "stock")
     assert "| configuration | seconds | ratio | CPU, ratio | recall, easy, ef 40 |" in page
