@@ -150,7 +150,7 @@ bench-schema: test-setup ## Measure retention statements and views before and af
 	$(BIN)/python -m benchmarks.schema
 
 .PHONY: bench-db
-bench-db: test-setup ## Compare prod with stock, the recommended settings and other systems (reserves huge pages; 25 minutes)
+bench-db: test-setup ## Compare prod with stock, the recommended settings and other systems (reserves huge pages; half an hour)
 	$(BIN)/python -m benchmarks.database --report .provision/bench
 
 .PHONY: bench-restart
