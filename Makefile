@@ -150,8 +150,16 @@ bench-schema: test-setup ## Measure retention statements and views before and af
 	$(BIN)/python -m benchmarks.schema
 
 .PHONY: bench-db
-bench-db: test-setup ## Compare stock, recommended, reference and prod settings on this machine (reserves huge pages; 15 minutes)
-	$(BIN)/python -m benchmarks.database
+bench-db: test-setup ## Compare prod with stock, the recommended settings and other systems (reserves huge pages; half an hour)
+	$(BIN)/python -m benchmarks.database --report .provision/bench
+
+.PHONY: bench-restart
+bench-restart: test-setup ## Measure searches after a restart with and without autoprewarm (2 GB index; an hour)
+	$(BIN)/python -m benchmarks.restart
+
+.PHONY: bench-growth
+bench-growth: test-setup ## Measure how costs grow with vectors, agents, rows and migrations; writes a table and a plot (hours)
+	$(BIN)/python -m benchmarks.growth --into .provision/bench
 
 .PHONY: bench-backup
 bench-backup: .venv/.tests ## Compare pgBackRest with pg_basebackup and pg_dump on 2 GB with vectors

@@ -112,13 +112,14 @@ def milliseconds(connection: psycopg.Connection[tuple[object, ...]], statement: 
     return best
 
 
-def measure(url: str, prepare: bool) -> dict[str, float]:
-    """Time every statement on a new connection."""
+def measure(url: str, prepare: bool, only: tuple[str, ...] = ()) -> dict[str, float]:
+    """Time every statement, or `only` these, on a new connection."""
     with psycopg.connect(url, autocommit=True, prepare_threshold=None) as connection:
         if prepare:
             connection.execute("CREATE TABLE touched AS SELECT id FROM sessions TABLESAMPLE system (5) LIMIT 2000")
             connection.execute("ANALYZE touched")
-        return {name: milliseconds(connection, statement) for name, statement in STATEMENTS.items()}
+        chosen = {name: STATEMENTS[name] for name in only or STATEMENTS}
+        return {name: milliseconds(connection, statement) for name, statement in chosen.items()}
 
 
 def main() -> None:

@@ -10,6 +10,7 @@ import os
 import re
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
@@ -23,15 +24,19 @@ from provision.host.maintain.run import JOBS
 from provision.plan import load
 from provision.plan.schema import Plan
 from provision.system import evidence, moment
+from provision.tuning.extensions import PREWARM_INTERVAL_S
 
 PACKAGES = ("postgresql-{major}", "postgresql-client-{major}", "postgresql-{major}-pgvector", "postgresql-common",
             "python3-psycopg", "pgbackrest", "pgbouncer")  # fmt: skip
 PACKAGE = re.compile(r"[a-z0-9][a-z0-9+.-]+")
 """A name of a package (Debian policy, 5.6.7)."""
 KERNEL = Path("/etc/sysctl.d/60-provision-postgresql.conf")
+PAGES = Path("/proc/sys/vm/nr_hugepages")
 RESERVED = r"^vm\.nr_hugepages *= *([1-9]\d*)"
 TAKEN = r"^HugetlbPages:\s+(\d+) kB"
 FULL, NEARLY_FULL = 5, 12  # percent free: the server stops at 0, and a large sort needs some
+PREWARM_INTERVALS = 3
+INTERVAL, PREWARM_LIST = "pg_prewarm.autoprewarm_interval", "autoprewarm.blocks"
 WATCH_S = 1800  # the backup watch runs every five minutes
 WATCH = "provision-backup-watch"
 JUDGED_HERE = re.compile(r"the (newest backup|last passed restore test) is [\d.]+ h old|the last restore test failed"
@@ -111,7 +116,10 @@ def kernel(plan: Plan) -> Iterator[Row]:
     why="the reserved memory is lost to every process, and reads are slower",
 )
 def huge_pages(plan: Plan) -> Iterator[Row]:
-    """Report a server that started without its reserved huge pages; it does so without an error."""
+    """Report a server that started without its reserved huge pages; it does so without an error.
+
+    The postmaster's count of huge pages is the same on every major; huge_pages_status exists from 17 on.
+    """
     reserved = re.search(RESERVED, KERNEL.read_text(), re.M) if KERNEL.exists() else None
     try:
         server = int(secure_path.text(Path(plan.server.data_directory, "postmaster.pid")).split()[0])
@@ -120,10 +128,33 @@ def huge_pages(plan: Plan) -> Iterator[Row]:
         return  # not running: the check `service` reports it
     if reserved and taken and not int(taken[1]):
         seen = f"the server uses none of the {reserved[1]} huge pages reserved for it"
-        yield (
-            seen,
-            f"/usr/lib/systemd/systemd-sysctl {KERNEL} && systemctl restart {plan.server.unit}  # ends all sessions",
-        )
+        if (present := int(PAGES.read_text())) < int(reserved[1]):
+            seen = f"the kernel reserved {present} of {reserved[1]} huge pages, so the server uses ordinary ones"
+        yield seen, f"provision server kernel --again && systemctl restart {plan.server.unit}  # ends all sessions"
+
+
+@check(
+    "prewarm",
+    area="host",
+    expected=f"a list of cached pages younger than {PREWARM_INTERVALS} intervals of pg_prewarm",
+    why="after a crash the cache is cold, and searches are slow until it is warm",
+)
+def prewarm(plan: Plan) -> Iterator[Row]:
+    """Report a server whose autoprewarm worker no longer writes its list; the server runs on without it."""
+    settings = {each.name: each for each in plan.server.settings}
+    if INTERVAL not in settings or INTERVAL in plan.server.overrides:
+        return
+    data, limit = Path(plan.server.data_directory), PREWARM_INTERVALS * PREWARM_INTERVAL_S
+    try:
+        newest = (data / "postmaster.pid").stat().st_mtime
+    except OSError:
+        return  # not running: the check `service` reports it
+    with suppress(FileNotFoundError):
+        newest = max(newest, (data / PREWARM_LIST).stat().st_mtime)
+    if (age := time.time() - newest) > limit:
+        every = f"the interval is {PREWARM_INTERVAL_S // 60} min"
+        seen = f"{data / PREWARM_LIST} was last written {age / 60:.0f} min ago; {every}"
+        yield seen, f"systemctl restart {plan.server.unit}  # ends all sessions"
 
 
 @check(

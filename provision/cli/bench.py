@@ -34,6 +34,13 @@ def _packages() -> None:
 @click.option("--scale", type=click.IntRange(1), default=10, show_default=True, help="pgbench scale factor.")
 @click.option("--seconds", type=click.FloatRange(1), default=10, show_default=True, help="Duration of each stage.")
 @click.option("--clients", type=click.IntRange(1), default=8, show_default=True, help="Concurrent clients.")
+@click.option("--rounds", type=click.IntRange(1), default=1, show_default=True, help="Rounds of the stages.")
+@click.option(
+    "--compare",
+    "compared",
+    type=click.Path(path_type=Path, dir_okay=False, exists=True),
+    help="Earlier bench.json: print ratios to it, with intervals from five rounds or more.",
+)
 @click.option("--seed", type=int, default=42, show_default=True, help="Seed of the random vectors.")
 @click.option("--yes", is_flag=True, help="Allow a production database with data.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -44,6 +51,8 @@ def command(
     scale: int,
     seconds: float,
     clients: int,
+    rounds: int,
+    compared: Path | None,
     seed: int,
     yes: bool,
     as_json: bool,
@@ -54,8 +63,11 @@ def command(
 
     _packages()
     from provision.controller.bench import Sizes, bench
+    from provision.controller.bench.compare import compare, earlier, lines
     from provision.controller.bench.report import write
 
+    sizes = Sizes(scale=scale, vectors=vectors, seconds=seconds, clients=clients, seed=seed, rounds=rounds)
+    before = earlier(compared, sizes) if compared else []
     tasks: dict[str, TaskID] = {}
     with Progress(console=Console(stderr=True)) as bars:
 
@@ -65,11 +77,11 @@ def command(
                 tasks[title] = bars.add_task(title, total=whole)
             bars.update(tasks[title], completed=done, description=title if title == stage else f"{title}: {stage}")
 
-        sizes = Sizes(scale=scale, vectors=vectors, seconds=seconds, clients=clients, seed=seed)
         found = bench(url, sizes, confirmed=yes, progress=show)
     if report is not None:
         for path in write(found, report):
             echo(f"wrote {path}", err=True)
+    ratios = compare(found, before) if before else {}
     if as_json:
         echo(json.dumps(found.as_json()))
         return
@@ -77,5 +89,7 @@ def command(
     for name, rate in found.rates.items():
         echo(f"{name:20}{rate.tps:10,.0f} /s   p50 {rate.p50:.2f}  p95 {rate.p95:.2f}  p99 {rate.p99:.2f} ms")
     echo("recall: " + ", ".join(f"{value:.3f} at ef_search {ef}" for ef, value in found.recall.items()))
+    for line in lines(ratios) if ratios else ():
+        echo(line)
     for row in found.lost:
         echo(f"warning: the planner avoids the index at ef_search {row.ef_search}: {row.plan}; {row.fix}")

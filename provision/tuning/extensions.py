@@ -8,6 +8,8 @@ from collections.abc import Iterable
 
 from provision.tuning.model import Request, Setting, group
 
+PREWARM_INTERVAL_S = 300  # the default; the list has some 20 bytes for each cached page
+
 
 def preload(chosen: Iterable[str], added: Iterable[str] = ()) -> tuple[str, ...]:
     """Merge the libraries of profile and user in order, without duplicates."""
@@ -36,6 +38,13 @@ def settings(request: Request) -> list[Setting]:
             cut = choices.log_parameter_bytes
             name = "auto_explain.log_parameter_max_length"
             found += group(title, (name, cut, "B", "same as log_parameter_max_length"))
+    if "pg_prewarm" in libraries:
+        every = "writes the list of cached pages to autoprewarm.blocks, from which a restart after a crash reads"
+        found += group(
+            title,
+            ("pg_prewarm.autoprewarm", True, "", "loads the pages that were cached again after a restart"),
+            ("pg_prewarm.autoprewarm_interval", PREWARM_INTERVAL_S, "s", every),
+        )
     if "pgaudit" in libraries:
         found += group(
             title,

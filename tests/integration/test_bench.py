@@ -39,6 +39,8 @@ def test_measures_a_guarded_database_with_data_only_with_yes_and_cleans_up(
         assert schemas(cluster, name) == "0"
         done = bench(cluster.url(name, "minion"), f"--report={tmp_path}", "--json", "--yes")
         assert done.returncode == 0, done.stderr
+        other = bench(cluster.url(name, "minion"), f"--compare={tmp_path}/bench.json", "--yes", "--rounds=2")
+        assert "the earlier benchmark had other conditions" in other.stderr
         found = json.loads(done.stdout)
         assert schemas(cluster, name) == "0"
         assert cluster.psql("SELECT (SELECT count(*) FROM agents), (SELECT count(*) FROM memories)", name) == "1|0"

@@ -26,6 +26,21 @@ def test_kernel_differs_by_values_and_missing_pages(tmp_path: Path, swappiness: 
     assert kernel.differs(REQUESTED, present) is differs
 
 
+def test_memory_is_compacted_where_the_kernel_can(tmp_path: Path) -> None:
+    assert not kernel.compact(tmp_path)
+    (tmp_path / "vm").mkdir()
+    (tmp_path / "vm/compact_memory").touch()
+    assert kernel.compact(tmp_path)
+    assert (tmp_path / "vm/compact_memory").read_text() == "1"
+
+
+def test_missing_huge_pages_are_reported_with_what_a_reboot_does() -> None:
+    (text,) = kernel.warnings(kernel.Kernel(changed=True, huge_pages=300, expected=600))
+    assert text.startswith("the kernel reserved 300 of 600 huge pages")
+    assert "until a reboot, which reserves all of them" in text
+    assert list(kernel.warnings(kernel.Kernel(changed=False, huge_pages=700, expected=600))) == []
+
+
 def test_container_without_kernel_settings_has_nothing_to_apply() -> None:
     assert kernel.values({}) == {}
     assert not kernel.differs({}, {})

@@ -66,7 +66,7 @@ def test_prod_reaches_the_reference_on_its_host() -> None:
         "work_mem": "32MB",
         "autovacuum_work_mem": "256MB",
     }
-    assert texts(tuning, "maintenance_work_mem", "max_parallel_maintenance_workers") == ["1536MB", "2"]
+    assert texts(tuning, "maintenance_work_mem", "max_parallel_maintenance_workers") == ["1536MB", "1"]
     assert texts(tuning, "wal_compression", "wal_buffers", "min_wal_size", "max_wal_size") == [
         "lz4",
         "64MB",
@@ -133,7 +133,7 @@ def test_shm_that_holds_the_expected_vectors_keeps_builds_parallel() -> None:
     host = Host(24576, 4, container=True, shm_mb=1024)
     tuning = tune(host, "prod", postgresql_major=17, pgvector_version="0.8.6", vectors=100_000)
     # 100,000 vectors need 666 MB; of 1,024 MB 16 are left to queries, and 960 is the next lower multiple of 64.
-    assert texts(tuning, "maintenance_work_mem", "max_parallel_maintenance_workers") == ["960MB", "4"]
+    assert texts(tuning, "maintenance_work_mem", "max_parallel_maintenance_workers") == ["960MB", "3"]
 
 
 @pytest.mark.parametrize(
@@ -141,8 +141,8 @@ def test_shm_that_holds_the_expected_vectors_keeps_builds_parallel() -> None:
     [
         ("0.5.1", "", (), "0"),
         ("0.8.0", "0.8.0-1", (), "0"),
-        ("0.8.0", "0.8.0-1", ("CVE-2026-3172",), "4"),
-        ("0.8.6", "", (), "4"),
+        ("0.8.0", "0.8.0-1", ("CVE-2026-3172",), "3"),
+        ("0.8.6", "", (), "3"),
     ],
 )
 def test_builds_are_parallel_only_where_that_is_safe(
@@ -217,14 +217,20 @@ def test_overrides_win_and_keep_their_reason() -> None:
     assert tuning["work_mem"].reason.startswith("reports (computed: 32MB")
     assert tuning["log_lock_waits"].line == "log_lock_waits = off"
     assert tuning["shared_preload_libraries"].line == (
-        "shared_preload_libraries = 'pg_stat_statements,auto_explain,pg_cron'"
+        "shared_preload_libraries = 'pg_stat_statements,auto_explain,pg_prewarm,pg_cron'"
     )
     assert tuning["cron.database_name"].group == "user settings"
 
 
 def test_preload_names_each_library_once() -> None:
     tuning = tune(REFERENCE_HOST, "prod", preload=["auto_explain", "pg_cron"])
-    assert tuning["shared_preload_libraries"].text == "pg_stat_statements,auto_explain,pg_cron"
+    assert tuning["shared_preload_libraries"].text == "pg_stat_statements,auto_explain,pg_prewarm,pg_cron"
+
+
+def test_only_prod_warms_the_cache_after_a_restart() -> None:
+    prod = tune(REFERENCE_HOST, "prod")
+    assert texts(prod, "pg_prewarm.autoprewarm", "pg_prewarm.autoprewarm_interval") == ["on", "5min"]
+    assert "pg_prewarm" not in tune(REFERENCE_HOST, "dev").as_conf()
 
 
 def test_containers_take_huge_pages_only_when_told_whatever_their_host_has_at_the_moment() -> None:

@@ -21,12 +21,13 @@ JOBS = 2  # threads of pgbench: more would take CPUs from a server on the same m
 
 @dataclass(frozen=True)
 class Rate:
-    """Transactions per second, and latencies in ms."""
+    """Transactions per second, latencies in ms, and the number of transactions."""
 
     tps: float
     p50: float
     p95: float
     p99: float
+    transactions: int = 0
 
 
 def program() -> str:
@@ -88,7 +89,7 @@ class Pgbench:
         if len(taken) < 2:
             raise HostError("too few transactions", seen=str(len(taken)), allowed="a longer --seconds")
         cuts = statistics.quantiles(taken, n=100, method="inclusive")
-        return Rate(len(taken) / max(1, round(seconds)), cuts[49], cuts[94], cuts[98])
+        return Rate(len(taken) / max(1, round(seconds)), cuts[49], cuts[94], cuts[98], len(taken))
 
 
 SEARCH = """\\set q random(1, {queries})

@@ -6,7 +6,7 @@ Does IO: writes two files. The page embeds plotly's script.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -52,7 +52,7 @@ def _page(measured: Measured) -> str:
         "database": measured.database,
         "clients ran on": measured.client,
         "load": f"{sizes.vectors:,} vectors, {sizes.clients} clients, {sizes.seconds:g} s per stage, pgbench scale "
-        f"{sizes.scale}, seed {sizes.seed}",
+        f"{sizes.scale}, seed {sizes.seed}, rounds {sizes.rounds}",
         "HNSW index": f"built in {measured.build_s:.1f} s",
     }
     rows = ((name, f"{rate.tps:,.0f}", f"{rate.p50:.2f}", f"{rate.p95:.2f}", f"{rate.p99:.2f}")
@@ -62,24 +62,30 @@ def _page(measured: Measured) -> str:
         f"<li>ef_search {row.ef_search}: {escape(row.plan)}; {escape(row.fix)}</li>" for row in measured.lost
     )
     throughput, latency, recall = _charts(measured)
+    sections = f"""<section><h2>Throughput</h2>{throughput}</section>
+<section><h2>Latency</h2>{latency}
+<table>{rows_of(("stage", "per second", "p50 ms", "p95 ms", "p99 ms"), rows)}</table></section>
+<section><h2>Recall</h2>{recall}<table>{rows_of(("setting", "recall at 10"), found)}</table></section>
+<section><h2>Does the planner use the index?</h2>
+{f"<ul>{left}</ul>" if left else "<p>Yes, over the whole documented range of hnsw.ef_search.</p>"}</section>
+<details><summary>Non-default server settings</summary>
+<table>{rows_of(("setting", "value"), measured.settings.items())}</table></details>"""
+    return page(f"Benchmark, {measured.when}", "provision bench; the same numbers are in bench.json", facts, sections)
+
+
+def page(title: str, subtitle: str, facts: Mapping[str, str], sections: str) -> str:
+    """Return a whole page from its facts and the HTML of its sections."""
     return f"""<!doctype html>
 <html lang="en">
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Benchmark, {escape(measured.when)}</title>
+<title>{escape(title)}</title>
 <link rel="icon" href="data:,">
 <style>{STYLE}</style>
-<h1>Benchmark</h1>
-<p class="quiet">provision bench; the same numbers are in bench.json</p>
+<h1>{escape(title.partition(",")[0])}</h1>
+<p class="quiet">{escape(subtitle)}</p>
 <dl>{"".join(f"<dt>{escape(name)}<dd>{escape(value)}" for name, value in facts.items())}</dl>
-<section><h2>Throughput</h2>{throughput}</section>
-<section><h2>Latency</h2>{latency}
-<table>{_rows(("stage", "per second", "p50 ms", "p95 ms", "p99 ms"), rows)}</table></section>
-<section><h2>Recall</h2>{recall}<table>{_rows(("setting", "recall at 10"), found)}</table></section>
-<section><h2>Does the planner use the index?</h2>
-{f"<ul>{left}</ul>" if left else "<p>Yes, over the whole documented range of hnsw.ef_search.</p>"}</section>
-<details><summary>Non-default server settings</summary>
-<table>{_rows(("setting", "value"), measured.settings.items())}</table></details>
+{sections}
 </html>
 """
 
@@ -117,13 +123,14 @@ def _charts(measured: Measured) -> tuple[str, str, str]:
     recall.update_yaxes(rangemode="tozero")
     height = BAR_PX * len(names) + MARGIN_PX
     return (
-        _drawn(throughput, height, x="transactions per second, logarithmic", log=True, script=True),
-        _drawn(latency, height + 30, x="milliseconds, logarithmic", log=True),
-        _drawn(recall, 320, x="recall at 10, against an exact search", y="searches per second"),
+        drawn(throughput, height, x="transactions per second, logarithmic", log=True, script=True),
+        drawn(latency, height + 30, x="milliseconds, logarithmic", log=True),
+        drawn(recall, 320, x="recall at 10, against an exact search", y="searches per second"),
     )
 
 
-def _drawn(figure: Any, height: int, *, x: str, y: str = "", log: bool = False, script: bool = False) -> str:
+def drawn(figure: Any, height: int, *, x: str, y: str = "", log: bool = False, script: bool = False) -> str:
+    """Return a chart as HTML; the page's first one brings the script."""
     figure.update_layout(
         template="plotly_white", font=FONT, height=height, paper_bgcolor=CLEAR, plot_bgcolor=CLEAR,
         margin={"l": 10, "r": 20, "t": 10, "b": 50}, bargap=0.25,
@@ -135,7 +142,8 @@ def _drawn(figure: Any, height: int, *, x: str, y: str = "", log: bool = False, 
     return str(figure.to_html(full_html=False, include_plotlyjs=script, config=options))
 
 
-def _rows(titles: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+def rows_of(titles: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    """Return the rows of a table as HTML; the first cell of each is its heading."""
     head = "".join(f"<th>{escape(title)}" for title in titles)
     body = "".join(
         f"<tr><th>{escape(first)}" + "".join(f"<td>{escape(cell)}" for cell in rest) + "</tr>" for first, *rest in rows

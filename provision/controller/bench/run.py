@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import signal
 import socket
+import statistics
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -30,18 +31,19 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class Sizes:
-    """Size of the benchmark: pgbench's scale, number of vectors, seconds per stage, clients."""
+    """Size of the benchmark: pgbench's scale, number of vectors, seconds per stage, clients, rounds of the stages."""
 
     scale: int = 10
     vectors: int = 20_000
     seconds: float = 10
     clients: int = 8
     seed: int = 42
+    rounds: int = 1
 
 
 @dataclass
 class Measured:
-    """Results: rates by stage, recall by ef_search, and queries that do not use the index.
+    """Results: rates by stage (medians over `rounds`), recall by ef_search, and queries that do not use the index.
 
     `when` is in UTC; `client` describes the machine that ran the clients, which need not be the server's.
     """
@@ -54,6 +56,7 @@ class Measured:
     settings: dict[str, str]
     sizes: Sizes
     rates: dict[str, Rate] = field(default_factory=dict)
+    rounds: list[dict[str, Rate]] = field(default_factory=list)
     build_s: float = 0.0
     recall: dict[int, float] = field(default_factory=dict)
     lost: tuple[Lost, ...] = ()
@@ -96,11 +99,11 @@ def _about(connection: database.Connection, sizes: Sizes) -> Measured:
     ).fetchall()
     assert row is not None  # noqa: S101 - a SELECT without FROM returns one row
     settings = {str(name): str(value) for name, value in changed}
-    about = (system.stamp(), _client(), database.describe_connection(connection))
+    about = (system.stamp(), machine_text(), database.describe_connection(connection))
     return Measured(*about, str(row[0]), str(row[1]), settings, sizes)
 
 
-def _client() -> str:
+def machine_text() -> str:
     """Describe this machine: name, processor, CPUs, memory, as far as its cgroup allows."""
     facts = machine.detect()
     text = Path("/proc/cpuinfo").read_text(errors="replace")
@@ -125,10 +128,21 @@ def _measure(connection: database.Connection, pgbench: Pgbench, found: Measured,
         progress("recall against exact search", number, len(EF_SEARCH))
     found.lost = lost(connection, "memories", "embedding", NEIGHBOURS)
     work = stages(sizes)
-    for number, (name, run) in enumerate(work.items()):
-        progress(name, number, len(work))
-        found.rates[name] = run(pgbench)
-        progress(name, number + 1, len(work))
+    whole = len(work) * sizes.rounds
+    for number in range(sizes.rounds):
+        found.rounds.append({})
+        for name, run in work.items():
+            found.rounds[-1][name] = run(pgbench)
+            progress(name, len(work) * number + len(found.rounds[-1]), whole)
+    found.rates = {name: middle([each[name] for each in found.rounds]) for name in work}
+
+
+def middle(rates: list[Rate]) -> Rate:
+    """Return the medians of several rates."""
+    tps, p50, p95, p99 = (
+        statistics.median(getattr(rate, part) for rate in rates) for part in ("tps", "p50", "p95", "p99")
+    )
+    return Rate(tps, p50, p95, p99, sum(rate.transactions for rate in rates))
 
 
 def build(connection: database.Connection, statements: list[str]) -> float:
@@ -139,11 +153,11 @@ def build(connection: database.Connection, statements: list[str]) -> float:
     return time.monotonic() - started
 
 
-def recall(connection: database.Connection, ef_search: int) -> float:
+def recall(connection: database.Connection, ef_search: int, table: str = "memories", queries: str = "queries") -> float:
     """Return recall at 10 of index searches against exact searches, over the first fifty queries."""
     query = (
-        "SELECT m.id FROM memories m ORDER BY m.embedding <=>"
-        f" (SELECT embedding FROM queries WHERE id = %s) LIMIT {NEIGHBOURS}"
+        f"SELECT m.id FROM {table} m ORDER BY m.embedding <=>"
+        f" (SELECT embedding FROM {queries} WHERE id = %s) LIMIT {NEIGHBOURS}"
     )
     hits = 0
     for number in range(1, RECALL_QUERIES + 1):

@@ -23,8 +23,8 @@ from provision.plan.schema import Plan
 
 EVIDENCE = "dump-drill"
 DATABASE, ROLE = "restore_test", "provision_restore_test"
-NO_PRELOAD = ("pg_cron",)
-"""Libraries that would act on the scratch cluster: pg_cron would run its jobs."""
+NO_PRELOAD = ("pg_cron", "pg_prewarm")
+"""Libraries that would act on the scratch cluster: pg_cron would run its jobs, pg_prewarm keep a list of its pages."""
 CHEAP = {
     "fsync": "off", "full_page_writes": "off", "wal_level": "minimal", "max_wal_senders": "0", "max_wal_size": "1GB",
 }  # fmt: skip

@@ -1,0 +1,200 @@
+"""What a comparison of configurations measured, its ratios and its tables. Pure, except `load` and `save`."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from provision.controller.bench.intervals import Ratio, ratio
+from provision.errors import UsageError
+
+WRITING = ("TPC-B", "mixed")
+KEYS = ("server", "pgvector", "machine", "sizes")
+"""What must be equal in results that are combined."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One stage of one round. p95 in ms; CPU time of the server in us and WAL in bytes, per transaction."""
+
+    tps: float
+    p95: float
+    cpu_us: float
+    wal_bytes: float
+
+
+@dataclass(frozen=True)
+class Build:
+    """One build of the index on the hard data set: seconds, CPU seconds of the server, WAL in MB; recall by search."""
+
+    seconds: float
+    cpu_s: float
+    wal_mb: float
+    recall: Mapping[str, float]
+
+
+@dataclass
+class Results:
+    """Every sample by configuration and round. `configurations` maps a name to its lines of postgresql.conf."""
+
+    when: str
+    machine: str
+    server: str
+    pgvector: str
+    sizes: dict[str, float]
+    configurations: dict[str, str]
+    rounds: dict[str, list[dict[str, Sample]]] = field(default_factory=dict)
+    builds: dict[str, list[Build]] = field(default_factory=dict)
+    remarks: list[str] = field(default_factory=list)
+
+    @property
+    def stages(self) -> list[str]:
+        """Return the stages in the order in which they ran."""
+        return list(next((rounds[0] for rounds in self.rounds.values() if rounds), {}))
+
+    def whole(self, name: str, base: str) -> tuple[list[dict[str, Sample]], list[dict[str, Sample]]]:
+        """Return the rounds that both configurations finished: a run may end in the middle of one."""
+        count = min(len(self.rounds.get(name, [])), len(self.rounds.get(base, [])))
+        return self.rounds.get(name, [])[:count], self.rounds.get(base, [])[:count]
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column: a stage, and the number that it shows of its samples."""
+
+    stage: str
+    of: Callable[[Sample], float]
+
+
+def columns(stages: Sequence[str]) -> dict[str, list[Column]]:
+    """Return the columns of each table by its title; only stages that write have WAL."""
+    parts: dict[str, Callable[[Sample], float]] = {
+        "transactions per second": lambda sample: sample.tps,
+        "CPU time of the server per transaction": lambda sample: sample.cpu_us,
+        "p95 latency": lambda sample: sample.p95,
+    }
+    found = {title: [Column(stage, of) for stage in stages] for title, of in parts.items()}
+    writing = [Column(stage, lambda sample: sample.wal_bytes) for stage in stages if stage in WRITING]
+    return {**found, "WAL per transaction": writing} if writing else found
+
+
+def ratios(results: Results, column: Column, base: str) -> dict[str, Ratio]:
+    """Return each configuration's ratio to `base`; configurations without a whole round are left out."""
+    found = {}
+    for name in results.rounds:
+        own, other = results.whole(name, base)
+        if own:
+            found[name] = ratio(
+                [column.of(each[column.stage]) for each in own], [column.of(each[column.stage]) for each in other]
+            )
+    return found
+
+
+def build_ratios(results: Results, base: str, of: Callable[[Build], float]) -> dict[str, Ratio]:
+    """Return the ratios of builds, by build."""
+    found = {}
+    for name, builds in results.builds.items():
+        count = min(len(builds), len(results.builds.get(base, [])))
+        if count:
+            found[name] = ratio(
+                [of(each) for each in builds[:count]], [of(each) for each in results.builds[base][:count]]
+            )
+    return found
+
+
+def tables(results: Results, base: str) -> list[tuple[str, list[str], list[list[str]]]]:
+    """Return (title, head, rows) of every table: ratios to `base` with 95 % intervals, then the medians of `base`."""
+    made = []
+    for title, each in columns(results.stages).items() if results.rounds.get(base) else ():
+        by_stage = [ratios(results, column, base) for column in each]
+        rows = [
+            [name, *(found[name].shown if name in found else "" for found in by_stage)]
+            for name in results.rounds
+            if any(name in found for found in by_stage)
+        ]
+        middle = [statistics.median(column.of(one[column.stage]) for one in results.rounds[base]) for column in each]
+        rows.append([f"({base})", *(number(value) for value in middle)])
+        made.append((f"{title}, ratio to {base}", ["configuration", *(column.stage for column in each)], rows))
+    if results.builds.get(base):
+        made.append(_builds(results, base))
+    return made
+
+
+def _builds(results: Results, base: str) -> tuple[str, list[str], list[list[str]]]:
+    searches = list(results.builds[base][0].recall)
+    seconds = build_ratios(results, base, lambda build: build.seconds)
+    cpu = build_ratios(results, base, lambda build: build.cpu_s)
+    rows = []
+    for name, builds in results.builds.items():
+        if name in seconds:
+            median = statistics.median(build.seconds for build in builds)
+            recall = [f"{statistics.median(build.recall[search] for build in builds):.3f}" for search in searches]
+            rows.append([name, f"{median:.1f}", seconds[name].shown, cpu[name].shown, *recall])
+    head = ["configuration", "seconds", "ratio", "CPU, ratio", *(f"recall, {search}" for search in searches)]
+    return f"HNSW build, ratio to {base}, and recall at 10", head, rows
+
+
+def number(value: float) -> str:
+    """Return a number with three significant digits."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def text(results: Results, base: str) -> str:
+    """Return the tables for the terminal."""
+    parts = []
+    for title, head, rows in tables(results, base):
+        widths = [max(len(row[index]) for row in (head, *rows)) for index in range(len(head))]
+        lines = [
+            "  ".join(value.ljust(width) if index == 0 else value.rjust(width)
+                      for index, (value, width) in enumerate(zip(row, widths, strict=True)))
+            for row in (head, *rows)
+        ]  # fmt: skip
+        parts.append("\n".join([title, *lines]))
+    return "\n\n".join([*parts, *results.remarks])
+
+
+def markdown(results: Results, base: str) -> str:
+    """Return the tables for a page of docs/."""
+    parts = []
+    for title, head, rows in tables(results, base):
+        lines = [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows)]
+        parts.append("\n".join([f"{title}:", "", *lines]))
+    return "\n\n".join(parts) + "\n"
+
+
+def combined(several: Iterable[Results]) -> Results:
+    """Return the rounds of several runs as one. Raises UsageError if their machines, versions or sizes differ."""
+    first, *others = several
+    for other in others:
+        for key in KEYS:
+            if getattr(first, key) != getattr(other, key):
+                seen = f"{getattr(first, key)} and {getattr(other, key)}"
+                raise UsageError("results of different runs cannot be combined", where=key, seen=seen)
+        for name, conf in other.configurations.items():
+            first.configurations.setdefault(name, conf)
+        for name, rounds in other.rounds.items():
+            first.rounds.setdefault(name, []).extend(rounds)
+        for name, builds in other.builds.items():
+            first.builds.setdefault(name, []).extend(builds)
+        first.remarks += other.remarks
+    return first
+
+
+def save(results: Results, path: Path) -> None:
+    """Write the results as JSON."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(asdict(results), indent=1) + "\n")
+
+
+def load(path: Path) -> Results:
+    """Read the JSON of `save`."""
+    plain = json.loads(path.read_text())
+    plain["rounds"] = {
+        name: [{stage: Sample(**sample) for stage, sample in one.items()} for one in rounds]
+        for name, rounds in plain["rounds"].items()
+    }
+    plain["builds"] = {name: [Build(**build) for build in builds] for name, builds in plain["builds"].items()}
+    return Results(**plain)
