@@ -79,13 +79,13 @@ def of_facts(facts: dict[str, Any]) -> Form:
     return Form(**facts)
 
 
-def make(new: Side, like: Form) -> None:
+def make(new: Side, like: Form, auth: str = "peer") -> None:
     """Make an empty cluster in the new data directory, and delete what an earlier attempt left. Raises HostError."""
     if new.running:
         raise HostError("a server is running on the new data directory", where=str(new.data))
     if secure_path.about(new.data) is not None:
         run("find", new.data, "-mindepth", "1", "-delete", user=POSTGRES, directory=Path("/"))
-    words = ("--username=postgres", "--auth=peer", f"--pgdata={new.data}", *like.words(new.major))
+    words = ("--username=postgres", f"--auth={auth}", f"--pgdata={new.data}", *like.words(new.major))
     run(new.programs / "initdb", *words, user=POSTGRES, directory=Path("/"), umask=0o077)
     # Debian's configuration in /etc is used: a second one would confuse pg_upgrade and whoever edits it.
     for name in ("postgresql.conf", "pg_hba.conf", "pg_ident.conf"):
