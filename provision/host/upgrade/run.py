@@ -285,14 +285,14 @@ def _stop(upgrade: Upgrade) -> None:
         seen = side.checkpoint(upgrade.old)
         if not seen.startswith("shut down at"):
             raise HostError("the old server did not shut down cleanly", where=str(upgrade.old.data), seen=seen)
-        upgrade.write(journal.STOPPED, checkpoint=seen)
 
 
 def _transfer(upgrade: Upgrade) -> None:
     with upgrade.stage(6):
         transfer.make(upgrade.new, transfer.of_facts(upgrade.facts["form"]))
         transfer.transfer(upgrade.old, upgrade.new, upgrade.work, upgrade.method, upgrade.new_plan.host.cpus)
-        upgrade.write(journal.TRANSFERRED)
+        # Not that of the stop: pg_upgrade starts the old server, too.
+        upgrade.write(journal.TRANSFERRED, checkpoint=side.checkpoint(upgrade.old))
 
 
 def back_to_old(upgrade: Upgrade) -> None:
