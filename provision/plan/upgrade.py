@@ -33,7 +33,8 @@ def judge(v: Mapping[str, Any], host: Mapping[str, Any], context: Context, verdi
         return
     if v["upgrade_to"] != major:
         verdict.refusals.append(
-            f"upgrade_to is {v['upgrade_to']}, postgresql_version {major} was given with -e: give upgrade_to alone"
+            f"upgrade_to is {v['upgrade_to']}, postgresql_version is {major}: set postgresql_version to the new major "
+            "in the inventory first, with what it needs, and give the same with -e upgrade_to"
         )
     if v["cluster_enabled"]:
         verdict.refusals.append(

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from provision import system
+from provision.checks import upgrade as checks
 from provision.host.upgrade import after, check, search
 from provision.host.upgrade.transfer import Form
 from provision.plan import build
@@ -41,7 +44,7 @@ def test_upgrade_is_planned_beside_the_running_old_cluster_with_its_packages() -
 @pytest.mark.parametrize(
     ("given", "probe", "said"),
     [
-        ({"upgrade_to": 18}, {}, "upgrade_to is 18, postgresql_version 17 was given with -e: give upgrade_to alone"),
+        ({"upgrade_to": 18}, {}, "upgrade_to is 18, postgresql_version is 17: set postgresql_version to the new major"),
         ({}, {"plan_major": 17, "clusters": [NEW]}, "upgrade_to is 17: this host runs PostgreSQL 17"),
         ({}, {"plan_major": 0}, "this host was not converged: run site.yml first"),
         ({}, {"toolkit_sha256": "older"}, "the command on this host is of another version"),
@@ -141,3 +144,33 @@ def test_lost_objects_and_lost_recall_are_named() -> None:
     assert search.differences(facts, [search.Recall("public.v", 10, False, 0.98)]) == [
         "public.v is not used by a search"
     ]
+
+
+@pytest.mark.parametrize(
+    ("journal", "said", "fix"),
+    [
+        ({"state": "transferred", "from": 15, "to": 17, "method": "link"},
+         "an upgrade is not finished: 15 to 17 by link",
+         "-e upgrade_to=17 -e upgrade_method=link -e upgrade_confirm=db1"),
+        ({"state": "finished", "from": 15, "to": 17, "method": "copy"}, "is kept for 20 days: 15 to 17 by copy",
+         "-e upgrade_release=yes -e upgrade_confirm=db1"),
+    ],
+)  # fmt: skip
+def test_doctor_reports_what_an_upgrade_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, journal: dict[str, Any], said: str, fix: str
+) -> None:
+    monkeypatch.setattr(system, "EVIDENCE", tmp_path)
+    system.keep("upgrade", {**journal, "when": system.stamp(time.time() - 20 * 86400)})
+    (row,) = checks.upgrade(plans.sample())
+    seen, command = row[0], row[1]
+    assert said in seen
+    assert command.endswith(fix)
+    assert command.startswith("ansible-playbook upgrade.yml -i inventories/prod --limit db1")
+
+
+def test_doctor_is_content_with_a_new_or_released_upgrade(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(system, "EVIDENCE", tmp_path)
+    assert list(checks.upgrade(plans.sample())) == []
+    for state, age in (("finished", 1), ("released", 90), ("checked", 90)):
+        system.keep("upgrade", {"state": state, "when": system.stamp(time.time() - age * 86400)})
+        assert list(checks.upgrade(plans.sample())) == []

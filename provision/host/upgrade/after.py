@@ -73,6 +73,12 @@ def _update(session: Connection, name: str) -> None:
         session.execute(sql.SQL("CREATE EXTENSION {}").format(identifier))
 
 
+def identifier(plan: Plan) -> int:
+    """Return the cluster's system identifier, by which pgBackRest knows it."""
+    with _session(plan, "postgres") as session:
+        return int(str(ask(session, "SELECT system_identifier FROM pg_control_system()")[0][0]))
+
+
 def databases(plan: Plan) -> list[str]:
     """Name the databases that accept connections."""
     with _session(plan, "postgres") as session:

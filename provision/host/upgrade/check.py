@@ -198,8 +198,8 @@ def _notices(session: Connection, major: int) -> list[str]:
         found.append("the cluster has no checksums, and neither has the new one (provision server checksums --enable)")
     if session.info.server_version // 10000 >= COLLATION_VERSIONS_SINCE:
         changed = (
-            "SELECT datname FROM pg_database WHERE datcollversion IS DISTINCT FROM"
-            " pg_database_collation_actual_version(oid) ORDER BY 1"
+            "SELECT datname FROM pg_database WHERE datcollversion <> pg_database_collation_actual_version(oid)"
+            " ORDER BY 1"
         )
         if names := [str(row[0]) for row in ask(session, changed)]:
             found.append(

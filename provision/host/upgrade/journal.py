@@ -44,9 +44,15 @@ def state(facts: dict[str, Any]) -> str:
     return str(facts.get("state", ""))
 
 
-def unreleased(facts: dict[str, Any]) -> bool:
-    """Return whether the old cluster is still kept."""
-    return state(facts) in (*NEW_SERVES,)
+def kept(facts: dict[str, Any]) -> bool:
+    """Return whether a cluster is kept that no longer serves."""
+    return state(facts) in (FINISHED, ROLLED_BACK)
+
+
+def continues(identifier: int) -> bool:
+    """Whether a cluster, by its system identifier, is one of the two of this host's last upgrade: one backup stanza
+    holds both."""
+    return identifier in read().get("systems", [])
 
 
 def described(facts: dict[str, Any]) -> str:

@@ -207,7 +207,13 @@ def _before(upgrade: Upgrade) -> None:
         _backup(upgrade)
     with upgrade.stage(4):
         before = {name: search.as_facts(search.measure(upgrade.old_plan, name)) for name in _databases(upgrade)}
-    upgrade.write(journal.PREPARED, before=before, size_mb=found.size_mb, databases=after.contents(upgrade.old_plan))
+    upgrade.write(
+        journal.PREPARED,
+        before=before,
+        size_mb=found.size_mb,
+        databases=after.contents(upgrade.old_plan),
+        systems=[after.identifier(upgrade.old_plan)],
+    )
 
 
 def _databases(upgrade: Upgrade) -> list[str]:
@@ -269,7 +275,8 @@ def _move(upgrade: Upgrade) -> None:
             _verify(upgrade)
     down = round(time.monotonic() - begun, 1)
     with upgrade.stage(11):
-        upgrade.write(journal.SERVING, updated=updated, down_seconds=down)
+        systems = [*upgrade.facts.get("systems", []), after.identifier(upgrade.new_plan)]
+        upgrade.write(journal.SERVING, updated=updated, down_seconds=down, systems=systems)
     upgrade.narrate(f"clients of the pooler waited at most {down} s")
 
 
