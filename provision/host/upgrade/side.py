@@ -53,7 +53,7 @@ class Side:
 
 
 def stop(side: Side) -> None:
-    """Stop the cluster's server, whoever started it: a killed pg_upgrade leaves one. Raises HostError."""
+    """Stop the cluster's server; a killed pg_upgrade leaves one that no unit knows. Raises HostError."""
     if side.unit:
         run("systemctl", "stop", side.unit, check=False, timeout=STOP_S)
     if side.running:

@@ -87,7 +87,7 @@ def make(new: Side, like: Form, auth: str = "peer") -> None:
         run("find", new.data, "-mindepth", "1", "-delete", user=POSTGRES, directory=Path("/"))
     words = ("--username=postgres", f"--auth={auth}", f"--pgdata={new.data}", *like.words(new.major))
     run(new.programs / "initdb", *words, user=POSTGRES, directory=Path("/"), umask=0o077)
-    # Debian's configuration in /etc is used: a second one would confuse pg_upgrade and whoever edits it.
+    # Debian's configuration in /etc is used: a second one would confuse pg_upgrade.
     for name in ("postgresql.conf", "pg_hba.conf", "pg_ident.conf"):
         if new.configuration != new.data:
             secure_path.remove(new.data / name)
