@@ -121,7 +121,7 @@ def run(upgrade: Upgrade, confirm: str) -> dict[str, Any]:
         upgrade.facts = _begun(upgrade)
         state = journal.state(upgrade.facts)
         if state == journal.FINISHED:
-            return upgrade.facts
+            return {**upgrade.facts, "repeated": True}
         if state in ("", journal.CHECKED, journal.PREPARED):
             _before(upgrade)
         if journal.state(upgrade.facts) != journal.SERVING:
@@ -137,7 +137,10 @@ def _begun(upgrade: Upgrade) -> dict[str, Any]:
     found = journal.read()
     state, new = journal.state(found), upgrade.new.major
     if state in (*journal.OPEN, journal.FINISHED):
-        if (found["to"], found["method"]) != (new, upgrade.method) and state != journal.CHECKED:
+        if (found["to"], found["method"]) != (new, upgrade.method) and state not in (
+            journal.CHECKED,
+            journal.PREPARED,
+        ):
             if state == journal.FINISHED and new > int(found["to"]):
                 raise HostError(
                     "the old cluster of the last upgrade is still there",

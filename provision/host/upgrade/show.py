@@ -6,6 +6,8 @@ from typing import Any
 
 from provision.host.upgrade import check, journal, run
 
+NOTHING = "it was finished before: nothing was done"
+
 
 def checked(upgrade: run.Upgrade, found: check.Found) -> dict[str, Any]:
     """Return the plan of an upgrade that nothing stops."""
@@ -28,7 +30,7 @@ def lines(facts: dict[str, Any]) -> list[str]:
             *(f"{number}. {text}" for number, text in enumerate(facts["stages"], 1)),
             f"the old server was not changed; to start: {facts['start']}",
         ]
-    found = [journal.described(facts)]
+    found = [journal.described(facts), *([NOTHING] if facts.get("repeated") else [])]
     found += [f"{stage}: {seconds} s" for stage, seconds in facts.get("seconds", {}).items()]
     if "down_seconds" in facts:
         found.append(f"clients of the pooler waited at most {facts['down_seconds']} s")
