@@ -10,6 +10,7 @@ import pytest
 
 from provision import system
 from provision.checks import upgrade as checks
+from provision.controller import inputs
 from provision.host.upgrade import after, check, search
 from provision.host.upgrade.transfer import Form
 from provision.plan import build
@@ -174,3 +175,11 @@ def test_doctor_is_content_with_a_new_or_released_upgrade(tmp_path: Path, monkey
     for state, age in (("finished", 1), ("released", 90), ("checked", 90)):
         system.keep("upgrade", {"state": state, "when": system.stamp(time.time() - age * 86400)})
         assert list(checks.upgrade(plans.sample())) == []
+
+
+def test_way_back_and_release_are_not_judged_as_a_run_that_converges() -> None:
+    values = {"upgrade_rollback": False, "upgrade_release": False}
+    assert not inputs.uses_only(ROLES, values)
+    assert inputs.uses_only(ROLES, {**values, "upgrade_rollback": True})
+    assert not inputs.uses_only(("postgresql",), {**values, "upgrade_release": True})
+    assert inputs.uses_only(("plan",), values)
