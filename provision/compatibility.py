@@ -383,7 +383,7 @@ def _build(postgresql: int, pgvector: str, method: str) -> Iterable[Finding]:
 
 def _age(postgresql: Postgresql, today: date) -> Iterable[Finding]:
     major, end = postgresql.major, postgresql.end_of_life
-    remedy = "new hosts: set postgresql_version to a newer major; existing hosts: upgrade by dump and restore"
+    remedy = "new hosts: set postgresql_version to a newer major; existing hosts: docs/move-to-another-major.md"
     if today >= end:
         message = f"PostgreSQL {major} reached its end of life on {end}: it gets no more fixes"
         yield Finding("postgresql-end-of-life", Level.WARNING, message, remedy)

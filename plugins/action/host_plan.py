@@ -75,9 +75,10 @@ class ActionModule(ActionBase):
         probe, failed = self._probe(values, asked, given)
         if failed:
             return failed
-        if roles <= inputs.USES_ONLY and not probe["ours"]:
+        uses_only = inputs.uses_only(roles, values)
+        if uses_only and not probe["ours"]:
             return self._refused(["this host was not converged: run site.yml first"], given)
-        built = build.build(values, probe, read.profile, context, judge=self._judge(roles, database))
+        built = build.build(values, probe, read.profile, context, judge=self._judge(uses_only, database))
         if not built.plan:
             return self._refused(built.problems, given)
         result = inputs.published(built.plan, built.state)
@@ -86,8 +87,8 @@ class ActionModule(ActionBase):
         return result
 
     @staticmethod
-    def _judge(roles: set[str], database: bool) -> Any:
-        if roles <= inputs.USES_ONLY:
+    def _judge(uses_only: bool, database: bool) -> Any:
+        if uses_only:
             return validate.judge_nothing
         return validate.judge if database else validate.judge_other
 

@@ -108,6 +108,7 @@ OLD_EXPORTER_PORTS = [9100, 9187]
 """Those of hosts whose description is still OLD_PLAN; there was no variable."""
 TOOLKIT = Path("/usr/local/bin/provision")
 VERIFIED = Path("/var/lib/provision/verified.json")
+UPGRADE = Path("/var/lib/provision/upgrade.json")
 BUILD_STAMP = "/usr/local/src/pgvector-for-{major}.built"
 BUILD_PACKAGES = "/usr/local/src/pgvector-build-packages"
 BUNDLE_MANIFEST = Path("/var/cache/provision/bundle/bundle.json")
@@ -257,6 +258,16 @@ def ours() -> bool:
     return (NO_CLUSTER in listed or (MANIFESTS / "postgresql-cluster.json").exists()) and not adopting
 
 
+def upgrade() -> dict[str, Any]:
+    """Return state, majors and method of the last upgrade, as root recorded it; {} without one."""
+    try:
+        if UPGRADE.lstat().st_uid != 0:
+            return {}
+    except OSError:
+        return {}
+    return {name: value for name, value in _json(UPGRADE).items() if name in ("state", "from", "to", "method")}
+
+
 def exporter_ports(monitoring: dict[str, Any]) -> list[int]:
     """Return the exporters' ports of a plan."""
     return [monitoring[f"{name}_port"] for name in ("node", "postgres")] if monitoring.get("exporters") else []
@@ -279,6 +290,8 @@ def earlier(major: int) -> dict[str, Any]:
         "pgvector_build": stamp[0].strip() if stamp else "",
         "build_packages": [line.strip() for line in _lines(BUILD_PACKAGES)],
         "toolkit_sha256": _toolkit(),
+        "plan_major": (plan.get("server") or {}).get("major", 0),
+        "upgrade": upgrade(),
         "bundle_sha256": hashlib.sha256(manifest).hexdigest() if manifest else "",
     }
 

@@ -10,7 +10,7 @@ import datetime
 import difflib
 import functools
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
@@ -29,6 +29,8 @@ ROOT = Path(__file__).resolve().parents[2]
 PUBLISHED = ("plan", "plan_profile", "plan_given")
 USES_ONLY = {"plan"}
 """Roles of a play that uses a converged host and changes nothing of what it should be."""
+ENDS = ("upgrade_rollback", "upgrade_release")
+"""Options of role upgrade with which the other roles of its play are left out."""
 SHARED_OPTIONS = (
     "backup_physical", "backup_stanza", "backup_s3", "backup_repository_host", "backup_repository_path",
     "backup_second_s3",
@@ -181,6 +183,11 @@ def context(
 def _absent(path: str) -> bool:
     """Return whether a directory is missing; of a relative path only Ansible knows where it begins."""
     return Path(path).is_absolute() and not Path(path).is_dir()
+
+
+def uses_only(roles: Collection[str], values: Mapping[str, Any]) -> bool:
+    """Return whether a play uses a converged host and changes nothing of what it should be."""
+    return set(roles) <= USES_ONLY or ("upgrade" in roles and any(values[name] for name in ENDS))
 
 
 def shares(values: Mapping[str, Any]) -> bool:

@@ -107,6 +107,8 @@ class Assumed:
             "pgvector_build": "",
             "build_packages": [],
             "toolkit_sha256": "",
+            "plan_major": 0,
+            "upgrade": {},
             "bundle_sha256": "",
         }
 

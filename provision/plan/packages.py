@@ -122,6 +122,7 @@ def by_role(plan: Plan, *, built: bool) -> dict[str, tuple[str, ...]]:
         "toolkit": TOOLKIT,
         "tls": TLS if plan.tls.enabled else (),
         "postgresql": (*SERVER, *(FIREWALL if plan.firewall else ())),
+        "upgrade": (*SERVER, *vector, *(EXTENSIONS[name].package for name in own)),
         "pgvector": vector,
         "database": tuple(EXTENSIONS[name].package for name in own),
         "pgbouncer": POOLER if plan.pooler.enabled else (),

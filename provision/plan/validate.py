@@ -26,6 +26,7 @@ from provision.plan import (
     sources,
     tenants,
     topology,
+    upgrade,
     versions,
 )
 from provision.plan.context import Context, Verdict
@@ -67,7 +68,8 @@ def judge(
     _memory(v, host, verdict)
     versions.versions(v, host, context, pgvector, verdict)
     sources.judge(sections.source(v, host["distribution_codename"], context), host, verdict)
-    _clusters(v, host, pgvector, verdict)
+    _clusters(v, host, context, pgvector, verdict)
+    upgrade.judge(v, host, context, verdict)
     ports.judge(v, host, verdict)
     credentials.passwords(v, profile, context, verdict)
     _pooler(v, host, verdict)
@@ -169,7 +171,7 @@ def _memory(v: Mapping[str, Any], host: Mapping[str, Any], verdict: Verdict) -> 
         )
 
 
-def _clusters(v: Mapping[str, Any], host: Mapping[str, Any], pgvector: str, verdict: Verdict) -> None:
+def _clusters(v: Mapping[str, Any], host: Mapping[str, Any], context: Context, pgvector: str, verdict: Verdict) -> None:
     major = str(v["postgresql_version"])
     verdict.adopting = not host["ours"] and v["adopt_cluster"] == f"{major}/{OUR_CLUSTER}"
     verdict.refusals += adoption.refusals(v, host, pgvector)
@@ -186,11 +188,18 @@ def _clusters(v: Mapping[str, Any], host: Mapping[str, Any], pgvector: str, verd
                     f"cluster {label} exists and was not created by provision: use a new host, or preview its adoption "
                     f"with -e adopt_cluster={major}/{OUR_CLUSTER} --check --diff (docs/adopt-an-existing-database.md)"
                 )
-        elif cluster["running_pid"] and not (cluster["major"] == major and cluster["name"].startswith(RESTORED)):
+        elif upgrade.allowed(cluster, host, context) or (
+            cluster["major"] == major and cluster["name"].startswith(RESTORED)
+        ):
+            continue
+        elif cluster["running_pid"]:
+            way = f"{upgrade.way(cluster, host, int(major))} ({upgrade.PAGE})"
             verdict.refusals.append(
                 f"cluster {label} of PostgreSQL {cluster['major']} is running (process {cluster['running_pid']}), "
-                f"postgresql_version is {major}: the cluster was left running; see docs/move-to-another-major.md"
+                f"postgresql_version is {major}: the cluster was left running; {way}"
             )
+        elif seen := upgrade.stopped(cluster, host, context, int(major)):
+            verdict.refusals.append(seen)
     for unknown in [] if host["cluster_half_made"] else host["unknown_clusters"]:
         if unknown["data_directory"] == f"/var/lib/postgresql/{major}/{OUR_CLUSTER}":
             verdict.refusals.append(

@@ -63,6 +63,8 @@ def found(url: str) -> dict[str, str]:
          "max_connections waits for a restart"),
         ("ALTER SYSTEM SET ssl_min_protocol_version = 'TLSv1.1'", "ALTER SYSTEM RESET ssl_min_protocol_version",
          "tls-version", "ssl_min_protocol_version = TLSv1.1"),
+        ("CREATE COLLATION by_hand (provider = icu, locale = 'de'); UPDATE pg_collation SET collversion = '1' WHERE "
+         "collname = 'by_hand'", "DROP COLLATION by_hand", "collation", "collation by_hand was 1, the system has "),
         ("DROP EXTENSION vector", "CREATE EXTENSION vector", "vector", "type vector does not exist"),
     ],
 )  # fmt: skip

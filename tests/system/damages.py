@@ -561,6 +561,8 @@ UNTESTED = {
         ("tenant-locks", "tenant-migrations", "tenant-schema", "tenant-size"),
         "no tenant in that host's inventory; tests/integration/test_tenants.py reports each and runs the commands",
     ),
+    "upgrade": "going on, going back or deleting the old cluster is a decision; tests/unit/test_upgrade.py reports it",
+    "collation": "a comment: when to rebuild every index is a decision; tests/integration/test_doctor.py reports it",
     "vector": "dropping it drops the data; tests/integration/test_doctor.py reports it",
     "reach-timeout": "tests/system/test_doctor.py pastes it for a server that does not answer",
     "reach-role": "no rule lets a client without its role pass the login; tests/unit/test_reach.py recognises it",

@@ -17,6 +17,7 @@ from provision.database import connect_pinned
 from provision.errors import DatabaseError, HostError
 from provision.host.backup import counts, journal, shared, tool
 from provision.host.backup.tool import BackupError, Set
+from provision.host.upgrade import journal as upgrades
 from provision.plan.schema import Plan, Repository
 
 KINDS = ("full", "diff", "incr")
@@ -182,10 +183,10 @@ def _ours(plan: Plan, known: tool.Repository, identifier: int, take_over: str) -
     """Raise HostError if the stanza holds backups of another cluster: continuing it would expire them.
 
     Causes: two hosts share a name, or the host was rebuilt after it lost its data. Allowed without `take_over` if
-    `provision restore` restored this cluster from another host's stanza.
+    `provision restore` restored this cluster from another host's stanza, or `provision upgrade` made it of the other.
     """
     last = journal.read(journal.IN_PLACE)
-    if not known.sets:
+    if not known.sets or upgrades.continues(identifier):
         return
     if take_over == plan.backup.stanza or (
         last.get("stanza") != plan.backup.stanza and last.get("system") == identifier

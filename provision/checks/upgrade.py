@@ -1,0 +1,68 @@
+"""What an upgrade of PostgreSQL or of the system leaves to be done: an open upgrade, a kept cluster, stale indexes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+from provision.checks.finding import Severity
+from provision.checks.registry import Row, Scope, check
+from provision.database import Connection
+from provision.host.upgrade import journal
+from provision.plan.schema import Plan
+from provision.system import moment
+
+KEPT_DAYS = 7
+"""How long the old cluster may stay without a finding: time to see a week's work on the new major."""
+COLLATIONS = b"""
+SELECT format('collation %s was %s, the system has %s', c.oid::regcollation, collversion,
+  pg_collation_actual_version(c.oid))
+FROM pg_collation c WHERE collversion <> pg_collation_actual_version(c.oid) ORDER BY 1
+"""
+DATABASE = b"""
+SELECT format('the collation of database %s was %s, the system has %s', datname, datcollversion,
+  pg_database_collation_actual_version(oid))
+FROM pg_database
+WHERE datname = current_database() AND datcollversion <> pg_database_collation_actual_version(oid)
+"""
+DATABASES_SINCE = 150000
+
+
+@check(
+    "upgrade",
+    area="versions",
+    expected=f"a finished upgrade, whose old cluster is deleted within {KEPT_DAYS} days",
+    why="an open upgrade leaves the server stopped at the next boot, and an old cluster takes disk space",
+    fix="# see docs/move-to-another-major.md",
+)
+def upgrade(plan: Plan) -> Iterator[Row]:
+    """Report an upgrade that was not finished, and a cluster that is kept too long."""
+    facts = journal.read()
+    state = journal.state(facts)
+    if state in (*journal.DOWN, journal.SERVING):
+        again = (
+            f"-e upgrade_to={facts.get('to')} -e upgrade_method={facts.get('method')} -e upgrade_confirm={plan.name}"
+        )
+        fix = plan.site(playbook="upgrade.yml", extra=again)
+        yield f"an upgrade is not finished: {journal.described(facts)}", fix, Severity.CRITICAL
+    elif journal.kept(facts) and (days := (time.time() - moment(str(facts["when"]))) / 86400) > KEPT_DAYS:
+        fix = plan.site(playbook="upgrade.yml", extra=f"-e upgrade_release=yes -e upgrade_confirm={plan.name}")
+        yield f"a cluster that no longer serves is kept for {days:.0f} days: {journal.described(facts)}", fix
+
+
+@check(
+    "collation",
+    scope=Scope.DATABASE,
+    area="schema",
+    expected="collations of the version with which their indexes were built",
+    why="an index in the order of another version misses rows, and unique indexes accept duplicates",
+    fix="# REINDEX DATABASE CONCURRENTLY, then ALTER COLLATION or ALTER DATABASE ... REFRESH COLLATION VERSION",
+    every_database=True,
+)
+def collation(session: Connection) -> Iterator[Row]:
+    """Report collations that the system's libraries have changed since their indexes were built."""
+    rows = session.execute(COLLATIONS).fetchall()
+    if session.info.server_version >= DATABASES_SINCE:
+        rows += session.execute(DATABASE).fetchall()
+    if rows:
+        yield "; ".join(str(row[0]) for row in rows)

@@ -1,0 +1,120 @@
+"""`provision upgrade`: move this host to another PostgreSQL major, as root; upgrade.yml prepares the host for it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+import click
+
+from provision.cli._echo import echo
+from provision.cli._progress import working
+from provision.errors import HostError
+from provision.host.upgrade import back, check, journal, show
+from provision.host.upgrade import run as upgrades
+from provision.plan import load
+
+as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+method = click.option(
+    "--method", type=click.Choice(journal.METHODS), default="copy", show_default=True, help="How pg_upgrade moves data."
+)
+confirm = click.option("--confirm", default="", help="This host's name, to confirm.")
+
+
+@click.group("upgrade")
+def command() -> None:
+    """Move this host to another PostgreSQL major with pg_upgrade."""
+    if os.geteuid() != 0:
+        raise HostError(
+            "an upgrade stops and starts the server",
+            seen=f"user id {os.geteuid()}",
+            allowed="root",
+            run="sudo provision upgrade",
+        )
+
+
+@command.command()
+@as_json
+def create(as_json: bool) -> None:
+    """Create the configuration of the new major's cluster, which cannot be started yet."""
+    changed = upgrades.create(load.load(journal.NEW_PLAN))
+    echo(json.dumps({"changed": changed}) if as_json else "created" if changed else "no change")
+
+
+@command.command("check")
+@method
+@as_json
+def check_command(method: str, as_json: bool) -> None:
+    """Check all that would stop the upgrade while the old server serves; show its stages."""
+    with working("checking the old server") as narrate:
+        upgrade = _upgrade(method, narrate)
+        if journal.state(journal.read()) in journal.NEW_SERVES:
+            raise HostError(
+                "this host has been upgraded", seen=journal.described(journal.read()), run="provision upgrade status"
+            )
+        found = upgrades.judge(upgrade)
+    facts = show.checked(upgrade, found)
+    echo(json.dumps(facts) if as_json else "\n".join(show.lines(facts)))
+
+
+@command.command()
+@method
+@confirm
+@as_json
+def run(method: str, confirm: str, as_json: bool) -> None:
+    """Upgrade, or continue an upgrade that was killed. Without --confirm, check and exit 3."""
+    signal.signal(signal.SIGTERM, _end)  # so that the pooler resumes
+    with working("checking the old server") as narrate:
+        upgrade = _upgrade(method, narrate)
+        if not confirm and journal.state(journal.read()) not in journal.NEW_SERVES:
+            facts = show.checked(upgrade, upgrades.judge(upgrade))
+        else:
+            facts = upgrades.run(upgrade, confirm or check.host())
+    echo(json.dumps(facts, default=str) if as_json else "\n".join(show.lines(facts)))
+    if "start" in facts:
+        sys.exit(3)
+
+
+@command.command()
+@confirm
+@click.option("--confirm-loss", default="", help='Type "discard": what the new server has written is lost.')
+@as_json
+def rollback(confirm: str, confirm_loss: str, as_json: bool) -> None:
+    """Start the old server again."""
+    with working("going back to the old server") as narrate:
+        facts = back.rollback(_upgrade("", narrate), confirm, confirm_loss)
+    echo(json.dumps(facts, default=str) if as_json else "\n".join(show.lines(facts)))
+
+
+@command.command()
+@confirm
+@as_json
+def release(confirm: str, as_json: bool) -> None:
+    """Delete the cluster that no longer serves."""
+    with working("deleting the old cluster") as narrate:
+        done = back.release(_upgrade("", narrate), confirm)
+    echo(json.dumps({"changed": bool(done), "removed": done}) if as_json else "\n".join(done))
+
+
+@command.command()
+@as_json
+def status(as_json: bool) -> None:
+    """Show the last upgrade of this host, its stages and what to do next."""
+    facts = journal.read()
+    echo(json.dumps(facts) if as_json else "\n".join(show.lines(facts)))
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    del frame
+    sys.exit(128 + number)
+
+
+def _upgrade(method: str, narrate: Callable[[str], None]) -> upgrades.Upgrade:
+    old, new = upgrades.plans()
+    facts: dict[str, Any] = journal.read()
+    return upgrades.Upgrade(old, new, method or str(facts.get("method", "copy")), narrate)

@@ -1,0 +1,98 @@
+"""The way back from an upgrade, and its end: start the old server again, or delete the old cluster. Does IO as root.
+
+Before the new server started, nothing is lost by either method. After it, a link upgrade has no way back, for both
+clusters share their files; a copy has one, and what was written since is lost, which must be confirmed.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from provision import secure_path, system
+from provision.errors import HostError, UsageError
+from provision.host.backup import journal as locks
+from provision.host.server import cluster
+from provision.host.upgrade import check, journal, run, side
+
+LOSS = "discard"
+
+
+def rollback(upgrade: run.Upgrade, confirm: str, loss: str) -> dict[str, Any]:
+    """Return to the old server. Raises UsageError without the confirmations, HostError where there is no way back."""
+    with locks.held(journal.NAME, "an upgrade is running on this host"):
+        upgrade.facts = journal.read()
+        state = journal.state(upgrade.facts)
+        if state not in (*journal.OPEN, journal.FINISHED):
+            raise HostError("there is no upgrade to go back from", seen=state or "none", run="provision upgrade status")
+        served = state in journal.NEW_SERVES
+        if served and upgrade.facts["method"] == "link":
+            raise HostError(
+                "a link upgrade has no way back once its new server has started: both clusters share their files",
+                where=str(upgrade.old.data), seen=journal.described(upgrade.facts),
+                allowed="a restore of the last backup of the old major, which loses later writes",
+                run="docs/move-to-another-major.md",
+            )  # fmt: skip
+        _confirm(confirm)
+        if served and loss != LOSS:
+            raise UsageError(
+                f"everything written since PostgreSQL {upgrade.new.major} started is lost",
+                where=check.host(), seen=repr(loss), allowed=f"-e upgrade_confirm_loss={LOSS}",
+            )  # fmt: skip
+        with run.paused(upgrade):
+            side.put_back_configuration(upgrade.old, journal.FOLDER)
+            system.run("systemctl", "stop", *run.HELPERS, check=False)
+            side.stop(upgrade.new)
+            side.seal(upgrade.new)
+            if served:
+                _unchanged(upgrade)
+                run.publish(upgrade.old_plan)
+            side.unseal(upgrade.old)
+            cluster.start(upgrade.old_plan)
+        upgrade.write(journal.ROLLED_BACK)
+        return upgrade.facts
+
+
+def _unchanged(upgrade: run.Upgrade) -> None:
+    """Raise HostError if the old data changed since it was copied."""
+    seen, expected = side.checkpoint(upgrade.old), str(upgrade.facts.get("checkpoint"))
+    if not upgrade.old.running and seen != expected:
+        raise HostError(
+            "the old data changed after the upgrade", where=str(upgrade.old.data), seen=seen, allowed=expected
+        )
+
+
+def release(upgrade: run.Upgrade, confirm: str) -> list[str]:
+    """Delete the cluster that no longer serves, and return what was deleted. Raises UsageError, HostError."""
+    with locks.held(journal.NAME, "an upgrade is running on this host"):
+        upgrade.facts = journal.read()
+        state = journal.state(upgrade.facts)
+        if state not in (journal.FINISHED, journal.ROLLED_BACK):
+            raise HostError(
+                "there is no old cluster to release", seen=journal.described(upgrade.facts) if state else "no upgrade"
+            )
+        gone, kept = (upgrade.old, upgrade.new) if state == journal.FINISHED else (upgrade.new, upgrade.old)
+        if not kept.running:
+            raise HostError("the server that is kept does not run", where=str(kept.data), run="provision doctor")
+        _confirm(confirm)
+        if gone.running:
+            raise HostError("a server runs on the cluster that would be deleted", where=str(gone.data))
+        found = [path for path in _paths(gone, upgrade.work) if secure_path.about(path) is not None]
+        for path in found:
+            secure_path.remove_tree(path)
+        system.run("systemctl", "daemon-reload")
+        upgrade.write(journal.RELEASED)
+        return [str(path) for path in found]
+
+
+def _paths(gone: side.Side, work: Path) -> list[Path]:
+    drop_in = [Path(f"/etc/systemd/system/{gone.unit}.d")] if gone.unit else []
+    return [gone.data, gone.configuration, work, *drop_in]
+
+
+def _confirm(word: str) -> None:
+    if word != check.host():
+        raise UsageError(
+            "this must be confirmed with the host's name",
+            where=check.host(), seen=repr(word), allowed=f"-e upgrade_confirm={check.host()}",
+        )  # fmt: skip

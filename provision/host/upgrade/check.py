@@ -1,0 +1,237 @@
+"""What would stop an upgrade or lose something in it, found while the old server serves. Reads only, as root.
+
+Problems stop the upgrade; notices are shown with the plan of its stages. pg_upgrade's own check comes last, against
+a new cluster that `transfer.make` has just made.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from provision.compatibility import version_key
+from provision.database import Connection, ask, connect_pinned
+from provision.errors import ProvisionError
+from provision.host.backup import journal as restores
+from provision.host.backup import tool
+from provision.host.upgrade.side import Side
+from provision.plan.schema import Plan
+from provision.system import as_user
+
+SPARE_MB = 1024
+"""Free MiB that every method needs: catalogs of the new cluster, WAL and logs."""
+COPY_SHARE = 1.1
+APPLICATION = "provision upgrade"
+RECREATED = ("pgaudit",)
+"""Extensions with a version of their own for each major, without scripts between them and without data."""
+MD5_ENDS = 18
+"""The major from which the server warns of MD5 passwords (release notes of PostgreSQL 18)."""
+COLLATION_VERSIONS_SINCE = 15
+
+
+@dataclass
+class Found:
+    """Problems, each one sentence with the next step; notices; and facts for the journal."""
+
+    problems: list[str] = field(default_factory=list)
+    notices: list[str] = field(default_factory=list)
+    size_mb: int = 0
+
+
+def look(old_plan: Plan, new_plan: Plan, method: str) -> Found:
+    """Check everything but pg_upgrade's own part. Raises DatabaseError if the old server does not answer."""
+    found = Found()
+    old, new = Side.of(old_plan), Side.of(new_plan)
+    found.problems += shape(old_plan, new_plan)
+    if found.problems:
+        return found
+    if not (new.programs / "pg_upgrade").exists():
+        found.problems.append(f"{new.programs}/pg_upgrade is missing: run upgrade.yml, which installs the packages")
+        return found
+    if seen := restores.unfinished(old.data):
+        found.problems.append(seen)
+    with as_user():
+        session = connect_pinned(old_plan.server.url("postgres"), application=APPLICATION)
+    with session:
+        databases = [str(row[0]) for row in ask(session, "SELECT datname FROM pg_database WHERE datallowconn")]
+        found.problems += blockers(session)
+        found.size_mb = _size_mb(session)
+        found.notices += _notices(session, new.major)
+    found.problems += space(old, new, method, found.size_mb)
+    there = Path(f"/usr/share/postgresql/{new.major}/extension")
+    for database in databases:
+        with as_user():
+            session = connect_pinned(old_plan.server.url(database), application=APPLICATION)
+        with session:
+            rows = ask(session, "SELECT extname::text, extversion FROM pg_extension")
+        found.problems += extensions({str(name): str(version) for name, version in rows}, there, database)
+    found.notices += _backups(old_plan)
+    return found
+
+
+def shape(old: Plan, new: Plan) -> list[str]:
+    """Refuse hosts and majors that an upgrade does not take."""
+    if old.server.patroni or new.server.patroni or old.cluster or new.cluster:
+        return [
+            "cluster_enabled is true: upgrade.yml takes single hosts, because the replicas of a cluster would have to "
+            "be cloned again; move a cluster with a dump (docs/move-to-another-major.md)"
+        ]
+    if new.server.major <= old.server.major:
+        return [
+            f"upgrade_to is {new.server.major}: this host has PostgreSQL {old.server.major}; expected a newer major"
+        ]
+    return [
+        f"{name} is {there}, this host has {here}: change one thing at a time; run site.yml for it before or after the "
+        "upgrade"
+        for name, here, there in (
+            ("postgresql_port", old.server.port, new.server.port),
+            ("database_name", old.access.database, new.access.database),
+        )
+        if here != there
+    ]
+
+
+def blockers(session: Connection) -> list[str]:
+    """Return what the new cluster could not have. Raises DatabaseError."""
+    found = []
+    prepared = [str(row[0]) for row in ask(session, "SELECT gid FROM pg_prepared_xacts ORDER BY 1")]
+    if prepared:
+        found.append(
+            f"prepared transactions: {', '.join(prepared)}; end each with COMMIT PREPARED or ROLLBACK PREPARED"
+        )
+    slots = [f"{row[0]} ({row[1]})" for row in ask(session, "SELECT slot_name, slot_type FROM pg_replication_slots")]
+    if slots:
+        found.append(
+            f"replication slots do not move: {', '.join(slots)}; end their consumers and drop each with "
+            "pg_drop_replication_slot"
+        )
+    places = [str(row[0]) for row in ask(session, "SELECT spcname FROM pg_tablespace WHERE oid >= 16384")]
+    if places:
+        found.append(
+            f"tablespaces: {', '.join(places)}; this tool upgrades the data directory alone: move their tables with "
+            "ALTER TABLE ... SET TABLESPACE pg_default, and drop them"
+        )
+    publications = [str(row[0]) for row in ask(session, "SELECT subname FROM pg_subscription")]
+    if publications:
+        found.append(f"subscriptions: {', '.join(publications)}; drop them before, and create them again after")
+    return found
+
+
+def space(old: Side, new: Side, method: str, size_mb: int) -> list[str]:
+    """Return whether the disk has no room for the method, or cannot link. Raises OSError."""
+    place = next(path for path in (new.data, *new.data.parents) if path.exists())
+    free = shutil.disk_usage(place).free // 2**20
+    needed = SPARE_MB + (round(size_mb * COPY_SHARE) if method == "copy" else 0)
+    found = []
+    if free < needed:
+        other = "; upgrade_method=link needs no second copy" if method == "copy" else ""
+        found.append(f"{free} MB are free in {place}: upgrade_method {method} needs {needed} MB{other}")
+    if method == "link" and place.stat().st_dev != old.data.stat().st_dev:
+        found.append(f"upgrade_method is link: {old.data} and {place} are on different file systems; use copy")
+    return found
+
+
+def extensions(installed: Mapping[str, str], there: Path, database: str) -> list[str]:
+    """Return the extensions that the new major lacks, or has only older or without a way from this version."""
+    found = []
+    for name, version in sorted(installed.items()):
+        try:
+            control = (there / f"{name}.control").read_text()
+        except OSError:
+            found.append(
+                f"extension {name} {version} of database {database}: the new major has no such extension; install its "
+                "package, or DROP EXTENSION"
+            )
+            continue
+        match = re.search(r"^\s*default_version\s*=\s*'([^']+)'", control, re.M)
+        default = match[1] if match else version
+        if default == version:
+            continue
+        if version[:1].isdigit() and default[:1].isdigit() and version_key(default) < version_key(version):
+            found.append(
+                f"extension {name} {version} of database {database}: the new major has {default} only, which is older; "
+                "install a newer one" + (" (pgvector_version)" if name == "vector" else "")
+            )
+        elif name not in RECREATED and not leads(
+            version, default, (path.name for path in there.glob(f"{name}--*--*.sql"))
+        ):
+            found.append(
+                f"extension {name} {version} of database {database}: no script of the new major leads to {default}; "
+                f"update it on the old major first: ALTER EXTENSION {name} UPDATE"
+            )
+    return found
+
+
+def leads(version: str, default: str, scripts: Iterable[str]) -> bool:
+    """Whether update scripts (NAME--FROM--TO.sql) lead from a version to another."""
+    steps: dict[str, set[str]] = {}
+    for script in scripts:
+        _, start, end = script.removesuffix(".sql").split("--")[-3:]
+        steps.setdefault(start, set()).add(end)
+    reached, new = {version}, {version}
+    while new:
+        new = {end for start in new for end in steps.get(start, ())} - reached
+        reached |= new
+    return default in reached
+
+
+def _size_mb(session: Connection) -> int:
+    return int(str(ask(session, "SELECT sum(pg_database_size(oid))::bigint / 1048576 FROM pg_database")[0][0]))
+
+
+def _notices(session: Connection, major: int) -> list[str]:
+    """Return what changes, or is left behind, without stopping the upgrade."""
+    found = []
+    own = "SELECT name FROM pg_file_settings WHERE sourcefile LIKE '%postgresql.auto.conf' ORDER BY 1"
+    if names := [str(row[0]) for row in ask(session, own)]:
+        found.append(f"ALTER SYSTEM settings do not move: {', '.join(names)}; put them into postgresql_settings")
+    weak = "SELECT rolname FROM pg_authid WHERE rolpassword LIKE 'md5%' ORDER BY 1"
+    if names := [str(row[0]) for row in ask(session, weak)]:
+        later = f"; PostgreSQL {MD5_ENDS} warns of them" if major >= MD5_ENDS else ""
+        found.append(f"MD5 passwords: {', '.join(names)}{later}; set them again with SCRAM (docs/rotate-a-password.md)")
+    if ask(session, "SHOW data_checksums") == [("off",)]:
+        found.append("the cluster has no checksums, and neither has the new one (provision server checksums --enable)")
+    if session.info.server_version // 10000 >= COLLATION_VERSIONS_SINCE:
+        changed = (
+            "SELECT datname FROM pg_database WHERE datcollversion <> pg_database_collation_actual_version(oid)"
+            " ORDER BY 1"
+        )
+        if names := [str(row[0]) for row in ask(session, changed)]:
+            found.append(
+                f"the system's collation changed since {', '.join(names)} was created: REINDEX DATABASE is due, before "
+                "or after the upgrade"
+            )
+    return found
+
+
+def _backups(plan: Plan) -> list[str]:
+    if not plan.backup.physical:
+        return ["backup_physical is false: no backup is taken before the upgrade"]
+    return []
+
+
+def backup_age_h(plan: Plan) -> float | None:
+    """Return the age of the newest sound backup in hours; None if there is none. Raises no error for a repository."""
+    ages = []
+    for repository in plan.backup.repositories:
+        try:
+            sets = [each for each in tool.info(plan.backup.stanza, repository.number).sets if not each.damaged]
+        except ProvisionError:
+            continue
+        ages += [(time.time() - each.stop) / 3600 for each in sets[-1:]]
+    return min(ages) if ages else None
+
+
+def root() -> bool:
+    """Whether this process is root."""
+    return os.geteuid() == 0
+
+
+def host() -> str:
+    """Return the word that confirms: the host's name."""
+    return os.uname().nodename

@@ -1,0 +1,60 @@
+"""The journal of an upgrade: its stages in order, what each found, and whether there is a way back. Reads and writes.
+
+A stage is written before it begins, so that the same command continues after a kill. Until STARTED, the old server is
+the database and a failure goes back to it. From STARTED on, the new server is: it may have accepted writes.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from provision import system
+
+NAME = "upgrade"
+FOLDER = Path("/etc/provision/upgrade")
+"""Of root: the plan of the new major, the plan and the configuration of the old one."""
+NEW_PLAN, OLD_PLAN = FOLDER / "plan.json", FOLDER / "plan-before.json"
+METHODS = ("copy", "link")
+
+CHECKED, PREPARED, STOPPED, TRANSFERRED = "checked", "prepared", "stopped", "transferred"
+STARTED, SERVING = "started", "serving"
+FINISHED, RELEASED, ROLLED_BACK = "finished", "released", "rolled back"
+OPEN = (CHECKED, PREPARED, STOPPED, TRANSFERRED, STARTED, SERVING)
+DOWN = (STOPPED, TRANSFERRED, STARTED)
+"""States in which no server may be running."""
+NEW_SERVES = (STARTED, SERVING, FINISHED)
+"""States in which the new server has started: after a link upgrade, the old data is no longer usable."""
+
+
+def read() -> dict[str, Any]:
+    """Return the journal, {} if this host was never upgraded."""
+    return system.evidence(NAME, of_root=True)
+
+
+def write(facts: dict[str, Any], **more: Any) -> dict[str, Any]:
+    """Write the journal with these changes and return it."""
+    facts = {**facts, **more, "when": system.stamp()}
+    system.keep(NAME, facts)
+    return facts
+
+
+def state(facts: dict[str, Any]) -> str:
+    """Return the state, "" if no upgrade was started."""
+    return str(facts.get("state", ""))
+
+
+def kept(facts: dict[str, Any]) -> bool:
+    """Return whether a cluster is kept that no longer serves."""
+    return state(facts) in (FINISHED, ROLLED_BACK)
+
+
+def continues(identifier: int) -> bool:
+    """Whether a cluster, by its system identifier, is one of the two of this host's last upgrade: one backup stanza
+    holds both."""
+    return identifier in read().get("systems", [])
+
+
+def described(facts: dict[str, Any]) -> str:
+    """Describe the upgrade in one line."""
+    return f"{facts.get('from')} to {facts.get('to')} by {facts.get('method')}: {state(facts)}, {facts.get('when')}"

@@ -1,0 +1,56 @@
+"""Lines for `provision upgrade`: the plan of an upgrade, its result, and the next step. Pure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from provision.host.upgrade import check, journal, run
+
+NOTHING = "it was finished before: nothing was done"
+
+
+def checked(upgrade: run.Upgrade, found: check.Found) -> dict[str, Any]:
+    """Return the plan of an upgrade that nothing stops."""
+    return {
+        "from": upgrade.old.major, "to": upgrade.new.major, "method": upgrade.method, "size_mb": found.size_mb,
+        "notices": found.notices, "stages": list(run.STAGES),
+        "start": f"upgrade.yml -e upgrade_to={upgrade.new.major} -e upgrade_method={upgrade.method} "
+        f"-e upgrade_confirm={check.host()}",
+    }  # fmt: skip
+
+
+def lines(facts: dict[str, Any]) -> list[str]:
+    """Return the lines of a plan or of a journal."""
+    if not facts:
+        return ["this host was never upgraded"]
+    if "start" in facts:
+        return [
+            f"PostgreSQL {facts['from']} can be upgraded to {facts['to']} by {facts['method']} ({facts['size_mb']} MB)",
+            *(f"note: {each}" for each in facts["notices"]),
+            *(f"{number}. {text}" for number, text in enumerate(facts["stages"], 1)),
+            f"the old server was not changed; to start: {facts['start']}",
+        ]
+    found = [journal.described(facts), *([NOTHING] if facts.get("repeated") else [])]
+    found += [f"{stage}: {seconds} s" for stage, seconds in facts.get("seconds", {}).items()]
+    if "down_seconds" in facts:
+        found.append(f"clients of the pooler waited at most {facts['down_seconds']} s")
+    found += [f"updated in {name}: {', '.join(each)}" for name, each in facts.get("updated", {}).items()]
+    for name, rows in facts.get("before", {}).items():
+        found += [f"{name}, {row['index']}: recall {row['recall']:.2f} before" for row in rows]
+    return found + _next(facts)
+
+
+def _next(facts: dict[str, Any]) -> list[str]:
+    state, host = journal.state(facts), check.host()
+    if state in journal.OPEN:
+        where = "the new server serves" if state in journal.NEW_SERVES else "the old server is the database"
+        return [f"not finished ({where}): repeat upgrade.yml, or -e upgrade_rollback=yes"]
+    if state == journal.FINISHED:
+        back = "" if facts["method"] == "link" else "; or -e upgrade_rollback=yes, which loses later writes"
+        return [
+            f"set postgresql_version: {facts['to']} in the inventory",
+            f"the old cluster is kept; upgrade.yml -e upgrade_release=yes -e upgrade_confirm={host} deletes it{back}",
+        ]
+    if state == journal.ROLLED_BACK:
+        return [f"set postgresql_version: {facts['from']} in the inventory and run site.yml"]
+    return []
