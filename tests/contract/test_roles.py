@@ -144,7 +144,7 @@ def test_role_brings_the_plan_with_it(role: Role) -> None:
     found = yaml.safe_load((role.path / "meta/main.yml").read_text())["dependencies"]
     always = {"role": "plan", "tags": ["always"]}
     toolkit, packages = ({"role": name, "tags": [name]} for name in ("toolkit", "packages"))
-    few = {"plan": [], "packages": [always], "toolkit": [packages], "adopt": [always], "operate": [always]}
+    few = dict.fromkeys(("packages", "adopt", "operate", "upgrade"), [always]) | {"plan": [], "toolkit": [packages]}
     assert found == few.get(role.name, [always, toolkit])
 
 

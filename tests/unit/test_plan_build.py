@@ -367,6 +367,7 @@ def test_packages_are_those_of_each_role(prod: schema.Plan, dev: schema.Plan) ->
         "toolkit": ("python3-click", "python3-psycopg"),
         "tls": ("openssl", "python3-cryptography", "ssl-cert"),
         "postgresql": ("postgresql-14", "postgresql-client-14"),
+        "upgrade": ("postgresql-14", "postgresql-client-14", "gcc", "libc6-dev", "make", "postgresql-server-dev-14"),
         "pgvector": ("gcc", "libc6-dev", "make", "postgresql-server-dev-14"),
         "database": (),
         "pgbouncer": ("pgbouncer",),
