@@ -8,7 +8,6 @@ from provision.errors import UsageError
 from provision.tuning.model import Choices
 
 _PRELOAD = ("pg_stat_statements", "auto_explain")
-_WARM = (*_PRELOAD, "pg_prewarm")
 _AUDIT = ("role", "ddl")
 _BUILT_IN = {
     "dev": Choices(
@@ -30,7 +29,7 @@ _BUILT_IN = {
         restart_allowed=False,
         sizes="computed",
         huge_pages="try",
-        preload=_WARM,
+        preload=_PRELOAD,
         log_statement="ddl",
         log_min_duration_ms=1000,
         log_error_verbosity="default",

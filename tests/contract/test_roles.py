@@ -144,7 +144,7 @@ def test_role_brings_the_plan_with_it(role: Role) -> None:
     found = yaml.safe_load((role.path / "meta/main.yml").read_text())["dependencies"]
     always = {"role": "plan", "tags": ["always"]}
     toolkit, packages = ({"role": name, "tags": [name]} for name in ("toolkit", "packages"))
-    few = {"plan": [], "toolkit": [packages]}
+    few: dict[str, list[Any]] = {"plan": [], "toolkit": [packages]}
     few |= {name: [always] for name in ("packages", "adopt", "operate", "upgrade")}
     assert found == few.get(role.name, [always, toolkit])
 

@@ -109,7 +109,7 @@ def test_values_are_read_from_the_files_that_the_roles_place(tmp_path: Any, monk
     monkeypatch.setattr(applied, "ROOT", tmp_path)
     assert applied.values(14) == {
         **APPLIED,
-        "postgresql": {**APPLIED["postgresql"], "preload": "pg_stat_statements,auto_explain,pg_prewarm"},
+        "postgresql": {**APPLIED["postgresql"], "preload": "pg_stat_statements,auto_explain"},
     }
     (tmp_path / applied.BACKUP).write_text("[global]\nrepo1-path=/var/lib/pgbackrest\n[pg9]\n")  # a backup host's
     assert "backup" not in applied.values(14)

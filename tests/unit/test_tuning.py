@@ -217,20 +217,20 @@ def test_overrides_win_and_keep_their_reason() -> None:
     assert tuning["work_mem"].reason.startswith("reports (computed: 32MB")
     assert tuning["log_lock_waits"].line == "log_lock_waits = off"
     assert tuning["shared_preload_libraries"].line == (
-        "shared_preload_libraries = 'pg_stat_statements,auto_explain,pg_prewarm,pg_cron'"
+        "shared_preload_libraries = 'pg_stat_statements,auto_explain,pg_cron'"
     )
     assert tuning["cron.database_name"].group == "user settings"
 
 
 def test_preload_names_each_library_once() -> None:
     tuning = tune(REFERENCE_HOST, "prod", preload=["auto_explain", "pg_cron"])
-    assert tuning["shared_preload_libraries"].text == "pg_stat_statements,auto_explain,pg_prewarm,pg_cron"
+    assert tuning["shared_preload_libraries"].text == "pg_stat_statements,auto_explain,pg_cron"
 
 
-def test_only_prod_warms_the_cache_after_a_restart() -> None:
-    prod = tune(REFERENCE_HOST, "prod")
-    assert texts(prod, "pg_prewarm.autoprewarm", "pg_prewarm.autoprewarm_interval") == ["on", "5min"]
-    assert "pg_prewarm" not in tune(REFERENCE_HOST, "dev").as_conf()
+def test_cache_is_warmed_after_a_restart_where_the_library_is_preloaded() -> None:
+    warm = tune(REFERENCE_HOST, "prod", preload=["pg_prewarm"])
+    assert texts(warm, "pg_prewarm.autoprewarm", "pg_prewarm.autoprewarm_interval") == ["on", "5min"]
+    assert "pg_prewarm" not in tune(REFERENCE_HOST, "prod").as_conf()
 
 
 def test_containers_take_huge_pages_only_when_told_whatever_their_host_has_at_the_moment() -> None:
