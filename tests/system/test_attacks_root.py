@@ -75,9 +75,15 @@ def test_key_of_a_database_host_opens_no_shell(production: Production) -> None:
         assert "Permission denied" in tried.stdout, user
 
 
+def write(production: Production, liar: str, path: str) -> str:
+    """Try to write a file of the repository; return the errors. Waits for the host's own archiving (exit code 50)."""
+    once = f"said=$({liar} repo-put {path} < /tmp/planted 2>&1); [ $? -eq 50 ] || break; sleep 0.5"
+    return production.database.run(f'for _ in $(seq 60); do {once}; done; printf %s "$said"').stdout
+
+
 def test_client_that_lies_about_its_verb_reaches_its_own_stanza_alone(production: Production, liar: str) -> None:
     def put(path: str) -> str:
-        return production.database.run(f"{liar} repo-put {path} < /tmp/planted 2>&1").stdout
+        return write(production, liar, path)
 
     files = f"find {REPOSITORY} {KEYS} /etc/ssh -type f ! -path '*/prod1/*' | sort | xargs cksum"
     before = production.peer.run(files).stdout
@@ -106,8 +112,7 @@ def test_restore_of_another_stanza_is_granted_by_the_operator_to_read(production
     run = production.play("-e", "restore_stanza=other", "-e", "restore_confirm=prod1", playbook="restore.yml")
     assert run.code != 0
     assert production.database.run(get).stdout == "theirs\n"
-    put = production.database.run(f"{liar} repo-put archive/other/file < /tmp/planted 2>&1")
-    assert "Permission denied" in put.stdout
+    assert "Permission denied" in write(production, liar, "archive/other/file")
     run = production.play("--tags", "backup")
     assert (run.code, run.recap["prod1"].changed) == (0, 1), run.output
     assert "Permission denied" in production.database.run(get).stdout
@@ -117,6 +122,7 @@ def owners(peer: Host) -> str:
     return peer.run(f"cd {REPOSITORY} && stat -c '%n %U:%G %a' . archive backup archive/prod1 backup/prod1").stdout
 
 
+@pytest.mark.faults
 def test_backup_host_of_an_earlier_version_is_moved_in_place(production: Production) -> None:
     peer, user = production.peer, "pgbackrest-prod1"
     now = owners(peer)

@@ -544,31 +544,20 @@ def test_run_killed_at_every_role_and_in_the_middle_converges_and_then_changes_n
     # On this host nothing is adopted, TLS is off, pgvector is a package, and there is no cluster.
     silent = {"adopt", "tls", "pgvector", "etcd", "patroni", "balancer"}
     assert {role["role"] for role in site["roles"]} - silent <= {point.split()[1].strip("[") for point in KILLED_AT}
-    _killed_at(sandbox, KILLED_AT, commands_too=True)
-
-
-def test_run_killed_where_most_is_half_done_converges_and_then_changes_nothing(sandbox: Hosts) -> None:
-    worst = ("Install the missing", "Create the cluster", "Converge", "[pgbouncer : Place", "[migrations")
-    points = [point for point in KILLED_AT if any(words in point for words in worst)]
-    _killed_at(sandbox, points, commands_too=False)
-
-
-def _killed_at(sandbox: Hosts, points: list[str], *, commands_too: bool) -> None:
     host = sandbox.up("killed", os="debian13")
     midway = []
-    for point in points:
+    for point in KILLED_AT:
         run = _start(host)
         _until(run, point)
         if "missing packages" in point:
             _await(host, "pgrep -x dpkg")
         time.sleep(0.2)
         run.kill()
-        if commands_too:  # as when the host loses power
-            kill_commands(host)
+        kill_commands(host)  # as when the host loses power
         rest = run.stdout.read() if run.stdout else ""
         run.wait()
         midway += [point] if "[killed]" not in rest else []
-    assert len(midway) >= len(points) - 2, midway  # a short task may end before the kill
+    assert len(midway) >= len(KILLED_AT) - 2, midway  # a short task may end before the kill
     final = play("site.yml", host.inventory, "--limit", "killed")
     assert final.code == 0, final.output
     again = play("site.yml", host.inventory, "--limit", "killed")
