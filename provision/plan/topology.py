@@ -49,10 +49,11 @@ NOTICED: Mapping[str, str] = {
 SENDERS = 10
 """WAL senders and replication slots: replicas, backups, and a clone of each."""
 SAME = ("postgresql_version", "postgresql_port", "plan_profile_name", "cluster_rest_port", "etcd_client_port",
-        "etcd_peer_port", "backup_stanza", "database_owner", "database_name", "tls_enabled", "balancer_enabled",
-        "balancer_address", "balancer_router_id")  # fmt: skip
+        "etcd_peer_port", "backup_stanza", "database_owner", "database_name", "tls_enabled")  # fmt: skip
 """Options that all members must share."""
-OPTIONS = ("cluster_enabled", "cluster_name", "cluster_address", "pgbouncer_port", *SAME)
+MOVING = ("balancer_address", "balancer_router_id")
+"""Options that members with an address must share."""
+OPTIONS = ("cluster_enabled", "cluster_name", "cluster_address", "pgbouncer_port", *MOVING, *SAME)
 """Options of every host that its peers read."""
 
 
@@ -340,6 +341,12 @@ def _moving(v: Mapping[str, Any], host: Mapping[str, Any], context: Context, sco
             f"balancer_address is {text} and this host's cluster_address is {own}: expected an address in one network; "
             "keepalived moves it between hosts of one network"
         )
+    for option in MOVING:
+        found += [
+            f"{option} is {v[option]} here and {each.values.get(option)} on {each.name}: expected one value"
+            for each in members(context, scope)
+            if each.values.get("balancer_address") and each.values.get(option) != v[option]
+        ]
     if not found and host.get("interfaces") and own not in host["interfaces"]:
         found.append(
             f"balancer_address is {text} and no interface of this host has {own} as its first address: set "

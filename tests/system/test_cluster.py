@@ -243,3 +243,21 @@ def test_killed_host_of_the_primary_is_replaced_and_returns(members: Members) ->
     assert (account.lost, account.duplicates) == ((), 0), str(account)
     subprocess.run([*podman, "start", host.container.container], check=True, capture_output=True)
     assert until(members.complete, 90), members.view()
+
+
+@pytest.mark.faults
+def test_unreachable_member_blocks_no_other_and_is_named(members: Members) -> None:
+    absent = next(name for name in NAMES if name != members.primary())
+    host = members.hosts[absent]
+    podman = [*host.sandbox.machine.prefix, "podman"]
+    subprocess.run([*podman, "stop", "--time=10", host.container.container], check=True, capture_output=True)
+    try:
+        run = members.play()
+    finally:
+        subprocess.run([*podman, "start", host.container.container], check=True, capture_output=True)
+    others = {name: row for name, row in run.recap.items() if name != absent}
+    assert run.recap[absent].unreachable == 1, run.output
+    assert {name: (row.failed, row.unreachable, row.changed) for name, row in others.items()} == {
+        name: (0, 0, 0) for name in EVERY if name != absent
+    }, run.output
+    assert until(members.complete, 120), members.view()

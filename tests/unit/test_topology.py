@@ -97,6 +97,16 @@ def test_address_that_cannot_move_is_refused(given: dict[str, Any], problem: str
     assert found.startswith(problem)
 
 
+def test_members_that_share_the_address_agree_on_it() -> None:
+    hosts = topologies.listed(MOVING)
+    without = other(hosts, "db3", balancer_address="", balancer_enabled=False)
+    assert topologies.built("db2", MOVING, INTERFACES, hosts=without).problems == ()
+    different = other(hosts, "db3", balancer_router_id=52)
+    assert topologies.built("db2", MOVING, INTERFACES, hosts=different).problems == (
+        "balancer_router_id is 51 here and 52 on db3: expected one value",
+    )
+
+
 def test_address_on_no_interface_is_refused() -> None:
     (found,) = topologies.built("db2", MOVING, {"interfaces": {"10.0.0.2": "eth0"}}).problems
     assert found.startswith("balancer_address is 192.0.2.100/24 and no interface of this host has 192.0.2.2 as its ")
