@@ -26,7 +26,6 @@ def restrict_output() -> None:
         number = sys.stdout.fileno()
         mode = os.fstat(number).st_mode
         if stat.S_ISREG(mode) and mode & 0o077:
-            os.fchmod(number, stat.S_IMODE(mode) & 0o700)
-            echo(
-                f"note: the output file contains a password; its mode is now {stat.S_IMODE(mode) & 0o700:04o}", err=True
-            )
+            private = stat.S_IMODE(mode) & 0o700
+            os.fchmod(number, private)
+            echo(f"note: the output can contain a password: its file now has mode {private:04o}", err=True)

@@ -53,8 +53,6 @@ def command(inventories: tuple[str, ...], show: str | None, write: Path | None, 
         options["ca"] = str((write / connect.FILES["ca"]).absolute())
     if not inventories and options["limit"]:
         raise UsageError("--limit needs --inventory", run="provision connect --inventory inventories/prod --limit HOST")
-    if options["with_password"] and not write:
-        restrict_output()
     found = _planned(inventories, options) if inventories else [_here(options)]
     if (show or write) and len(found) > 1:
         raise UsageError(
@@ -63,6 +61,8 @@ def command(inventories: tuple[str, ...], show: str | None, write: Path | None, 
             allowed="one host with --show and --write",
             run=f"add --limit {found[0][0].name}",
         )
+    if options["with_password"] and not write:
+        restrict_output()
     if write:
         _write(write, *found[0])
     elif show:

@@ -228,7 +228,7 @@ def test_a_file_of_the_shell_that_gets_a_password_is_private(site: Site, tmp_pat
             done = provision(*command, *more, capture_output=False, stdout=file, stderr=subprocess.PIPE)
         assert done.returncode == 0
         modes[name] = stat.S_IMODE((tmp_path / name).stat().st_mode)
-        assert ("its mode is now 0600" in done.stderr) == bool(more)
+        assert ("its file now has mode 0600" in done.stderr) == bool(more)
     assert modes == {"with": 0o600, "without": 0o644}
     assert "PGPASSWORD=" in (tmp_path / "with").read_text()
 

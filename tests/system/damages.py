@@ -473,13 +473,6 @@ ALONE = (
         url="host=/var/run/postgresql dbname=minion user=minion",
     ),
     Damage(
-        "access rule rejects the owner",
-        f"sed -i '1i local all minion reject' {CONF}/pg_hba.conf; systemctl reload postgresql@17-main; sleep 1",
-        "reach-hba",
-        "pg_hba.conf rejects connection",
-        url="host=/var/run/postgresql dbname=minion user=minion",
-    ),
-    Damage(
         "server without TLS for a client that requires it",
         f"{system('ssl = off')}; systemctl reload postgresql@17-main; sleep 1",
         "reach-tls-missing",
@@ -564,6 +557,7 @@ UNTESTED = {
     "upgrade": "going on, going back or deleting the old cluster is a decision; tests/unit/test_upgrade.py reports it",
     "collation": "a comment: when to rebuild every index is a decision; tests/integration/test_doctor.py reports it",
     "vector": "dropping it drops the data; tests/integration/test_doctor.py reports it",
+    "reach-hba": "the command of hba-methods; tests/unit/test_reach.py recognises it",
     "reach-timeout": "tests/system/test_doctor.py pastes it for a server that does not answer",
     "reach-role": "no rule lets a client without its role pass the login; tests/unit/test_reach.py recognises it",
     "reach-tls-required": "a comment: the remedy is in the client's URL",

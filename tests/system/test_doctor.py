@@ -92,7 +92,7 @@ def repair(production: Production, campaign: Campaign, damages: Sequence[Damage]
     """Paste what the doctor prints and ask again, until nothing new is left. Those of the host come first."""
     pages = {damage.check for damage in damages if damage.page}
     # A URL without a password is refused with another finding once the damage is repaired.
-    only = {damage.check for damage in damages if damage.url}
+    only = {damage.check for damage in damages if url}
     findings = campaign.broken
     for _ in range(ROUNDS):
         left = [each for each in counted(findings) if each not in campaign.before and each["id"] not in pages]
@@ -186,6 +186,9 @@ def test_damage_is_reported_and_the_printed_command_ends_it(
         done.broken = ask(production, damage.url)
         assert done.of(damage), [f"{each['id']}: {each['seen']}" for each in done.broken]
         repair(production, done, [damage], damage.url)
+        if damage.url:  # the rest, such as a unit that failed meanwhile
+            rest = Campaign(untouched, ask(production), failed=done.failed)
+            repair(production, rest, [damage])
     finally:
         host.run(damage.clean or "true")
     assert done.failed == {}
