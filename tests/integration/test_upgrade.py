@@ -7,11 +7,9 @@ major upgrade.
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import psycopg
@@ -142,18 +140,15 @@ def test_killed_pg_upgrade_is_repeated_without_a_loss(pair: Pair, method: str) -
 
 
 def _killed(pair: Pair, delay: float, *words: str) -> None:
-    """Start pg_upgrade as `transfer` does and kill it, and not the server that it has started."""
+    """Start pg_upgrade as `transfer` does, and kill what started it and then the rest, but no server."""
     as_user = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
     subprocess.run([*as_user, "mkdir", "-p", str(pair.work)], check=True)
     places = ("-b", pair.old.programs, "-B", pair.new.programs, "-d", pair.old.configuration, "-D", pair.new.data)
     command = [*as_user, str(pair.new.programs / "pg_upgrade"), *map(str, places), "-U", "postgres", *words]
     with subprocess.Popen(command, cwd=pair.work, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as program:
         time.sleep(delay)
-        children = Path(f"/proc/{program.pid}/task/{program.pid}/children")
-        with suppress(OSError):
-            for child in children.read_text().split():
-                os.kill(int(child), signal.SIGKILL)
-        program.kill()
+        program.kill()  # of runuser alone, where this is root: pg_upgrade goes on, as after the kill of our command
+    side.end_strays(pair.work)
 
 
 def test_check_beside_the_running_server_names_what_cannot_move(pair: Pair) -> None:

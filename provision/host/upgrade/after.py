@@ -5,11 +5,15 @@ pg_upgrade keeps statistics from PostgreSQL 18 on; before, every table has none 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import psycopg
 from psycopg import sql
 
 from provision.database import Connection, ask, connect_pinned
+from provision.errors import DatabaseError
 from provision.host.upgrade import check, transfer
 from provision.host.upgrade.side import Side
 from provision.plan.schema import Plan
@@ -53,10 +57,10 @@ def _analyse(plan: Plan, target: str) -> None:
 
 
 def update_extensions(plan: Plan) -> dict[str, list[str]]:
-    """Update each extension to its library's version, in every database. Raises DatabaseError, psycopg.Error."""
+    """Update each extension to its library's version, in every database. Raises DatabaseError."""
     done: dict[str, list[str]] = {}
     for name in databases(plan):
-        with _session(plan, name) as session:
+        with session_of(plan, name) as session:
             for extension, version in ask(session, OUTDATED):
                 _update(session, str(extension))
                 done.setdefault(name, []).append(f"{extension} {version}")
@@ -75,13 +79,13 @@ def _update(session: Connection, name: str) -> None:
 
 def identifier(plan: Plan) -> int:
     """Return the cluster's system identifier, by which pgBackRest knows it."""
-    with _session(plan, "postgres") as session:
+    with session_of(plan, "postgres") as session:
         return int(str(ask(session, "SELECT system_identifier FROM pg_control_system()")[0][0]))
 
 
 def databases(plan: Plan) -> list[str]:
     """Name the databases that accept connections."""
-    with _session(plan, "postgres") as session:
+    with session_of(plan, "postgres") as session:
         return [str(row[0]) for row in ask(session, "SELECT datname FROM pg_database WHERE datallowconn ORDER BY 1")]
 
 
@@ -89,9 +93,9 @@ def contents(plan: Plan) -> dict[str, Any]:
     """Name roles, and by database its tables, sequences, views and valid indexes."""
     found: dict[str, Any] = {}
     for name in databases(plan):
-        with _session(plan, name) as session:
+        with session_of(plan, name) as session:
             found[name] = sorted(str(row[0]) for row in ask(session, CONTENTS))
-    with _session(plan, "postgres") as session:
+    with session_of(plan, "postgres") as session:
         found[""] = sorted(f"role {row[0]}" for row in ask(session, ROLES))
     return found
 
@@ -107,6 +111,15 @@ def missing(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     return found
 
 
-def _session(plan: Plan, database: str) -> Connection:
+@contextmanager
+def session_of(plan: Plan, database: str) -> Iterator[Connection]:
+    """Yield a superuser's session in a database. Raises DatabaseError, also for a statement that fails."""
     with as_user():
-        return connect_pinned(plan.server.url(database), application=APPLICATION)
+        session = connect_pinned(plan.server.url(database), application=APPLICATION)
+    try:
+        with session:
+            yield session
+    except psycopg.Error as error:
+        raise DatabaseError(
+            "the server refused a statement", where=f"database {database}", seen=str(error).strip()
+        ) from None

@@ -40,6 +40,7 @@ def rollback(upgrade: run.Upgrade, confirm: str, loss: str) -> dict[str, Any]:
                 where=check.host(), seen=repr(loss), allowed=f"-e upgrade_confirm_loss={LOSS}",
             )  # fmt: skip
         with run.paused(upgrade):
+            side.end_strays(upgrade.work)
             side.put_back_configuration(upgrade.old, journal.FOLDER)
             system.run("systemctl", "stop", *run.HELPERS, check=False)
             side.stop(upgrade.new)

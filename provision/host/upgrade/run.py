@@ -180,6 +180,7 @@ def rehearse(upgrade: Upgrade) -> None:
     with session:
         like = transfer.form(session)
     rehearsal.rehearse(upgrade.new.programs, upgrade.new.configuration)
+    side.end_strays(upgrade.work)
     side.stop(upgrade.new)
     transfer.make(upgrade.new, like)
     _refuse(upgrade, transfer.check(upgrade.old, upgrade.new, upgrade.work))
@@ -286,6 +287,7 @@ def _move(upgrade: Upgrade) -> None:
 def _stop(upgrade: Upgrade) -> None:
     upgrade.write(journal.STOPPED)
     with upgrade.stage(5):
+        side.end_strays(upgrade.work)
         system.run("systemctl", "stop", *HELPERS, check=False)
         side.stop(upgrade.new)
         if upgrade.old.linked:  # a killed pg_upgrade --link
@@ -307,6 +309,7 @@ def _transfer(upgrade: Upgrade) -> None:
 
 def back_to_old(upgrade: Upgrade) -> None:
     """Start the old server again, whatever pg_upgrade did: nothing has changed its data. Raises HostError."""
+    side.end_strays(upgrade.work)
     side.stop(upgrade.new)
     side.seal(upgrade.new)
     side.unseal(upgrade.old)
@@ -317,6 +320,7 @@ def back_to_old(upgrade: Upgrade) -> None:
 def _start(upgrade: Upgrade) -> None:
     """Start the new server. From here on it is the database: the old data cannot be started any more."""
     with upgrade.stage(7):
+        first = journal.state(upgrade.facts) == journal.TRANSFERRED  # else it may have served, and has data of its own
         side.seal(upgrade.old, control=upgrade.method == "link")
         upgrade.write(journal.STARTED)
         side.unseal(upgrade.new)
@@ -324,7 +328,7 @@ def _start(upgrade: Upgrade) -> None:
         try:
             cluster.start(upgrade.new_plan)
         except HostError as error:
-            if upgrade.method == "copy" and not upgrade.new.running:
+            if first and upgrade.method == "copy" and not upgrade.new.running:
                 publish(upgrade.old_plan)
                 back_to_old(upgrade)
                 error.run = f"{error.run}; the old server serves again"

@@ -12,9 +12,9 @@ from typing import Any
 
 from psycopg import sql
 
-from provision.database import Connection, ask, connect_pinned
+from provision.database import Connection, ask
+from provision.host.upgrade import after
 from provision.plan.schema import Plan
-from provision.system import as_user
 
 PROBES, NEIGHBOURS = 10, 10
 EXACT_ROWS = 2_000_000
@@ -48,10 +48,8 @@ class Recall:
 
 
 def measure(plan: Plan, database: str) -> list[Recall]:
-    """Search with every vector index of a database, read-only. Raises DatabaseError, psycopg.Error."""
-    with as_user():
-        session = connect_pinned(plan.server.url(database), application="provision upgrade")
-    with session, session.transaction(force_rollback=True):
+    """Search with every vector index of a database, read-only. Raises DatabaseError."""
+    with after.session_of(plan, database) as session, session.transaction(force_rollback=True):
         session.execute("SET TRANSACTION READ ONLY")
         rows = ask(session, INDEXES)
         return [_index(session, *map(str, row[:5]), rows=int(str(row[5]))) for row in rows]

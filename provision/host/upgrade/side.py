@@ -6,7 +6,11 @@ boot, and with `control` its pg_control has another name, which stops every othe
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
+import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +25,7 @@ CONTROL, MOVED = "global/pg_control", "global/pg_control.old"
 """pg_upgrade --link renames the first to the second when it begins to link (manual, pg_upgrade)."""
 AUTO, DISABLED = "auto", "disabled"
 STOP_S = 3600
+STRAYS_S = 30.0
 
 
 @dataclass(frozen=True)
@@ -59,6 +64,30 @@ def stop(side: Side) -> None:
     if side.running:
         words = ("stop", "--mode=fast", "--wait", f"--timeout={STOP_S}", f"--pgdata={side.data}")
         run(side.programs / "pg_ctl", *words, user=POSTGRES, directory=Path("/"))
+
+
+def end_strays(work: Path) -> None:
+    """Kill what a killed command left in pg_upgrade's working directory: pg_upgrade, its workers, pg_dump, pg_restore.
+
+    Servers work in their data directories and are left to `stop`. Raises HostError for a process that stays.
+    """
+    deadline = time.monotonic() + STRAYS_S
+    while pids := _within(work):
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        if time.monotonic() > deadline:
+            raise HostError("processes of an earlier pg_upgrade do not end", where=str(work), seen=str(pids))
+        time.sleep(0.05)
+
+
+def _within(folder: Path) -> list[int]:
+    found = []
+    for link in Path("/proc").glob("[0-9]*/cwd"):
+        with suppress(OSError):
+            if link.readlink() == folder:
+                found.append(int(link.parent.name))
+    return found
 
 
 def seal(side: Side, *, control: bool = False) -> None:
