@@ -192,4 +192,4 @@ class Bench:
 def written(connection: database.Connection) -> int:
     """Return the bytes of WAL that the server has written so far."""
     row = connection.execute("SELECT pg_wal_lsn_diff(pg_current_wal_insert_lsn(), '0/0')").fetchone()
-    return int(row[0]) if row else 0
+    return int(str(row[0])) if row else 0

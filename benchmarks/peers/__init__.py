@@ -48,7 +48,8 @@ class Peer:
 
     def huge_pages(self, host: Host) -> int:
         """Return the number of 2 MiB pages that the system reserves."""
-        return rules.HUGE_PAGES.get(self.name, lambda _: 0)(host)
+        pages = rules.HUGE_PAGES.get(self.name)
+        return pages(host) if pages else 0
 
 
 @functools.cache
