@@ -68,6 +68,14 @@ def test_the_key_is_made_once_and_stays_with_postgres(path: Path) -> None:
     for text in ("ssh-rsa AAAA postgres@pg1\n", f"{first['public_key']}\n{first['public_key']}\n", "$(id)\n"):
         public.write_text(text)
         assert str(make(path)["error"]).startswith(f"not a public key\n  where:   {public}")
+    private = path.read_bytes()
+    for plant in (os.mkfifo, os.mkdir):
+        public.rename(f"{public}.kept")
+        plant(public)
+        assert str(make(path)["error"]).startswith(f"the public key cannot be read\n  where:   {public}")
+        assert path.read_bytes() == private
+        (public.rmdir if public.is_dir() else public.unlink)()
+        Path(f"{public}.kept").rename(public)
     public.unlink()
     second = make(path)
     assert second["changed"] is True

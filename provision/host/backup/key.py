@@ -39,12 +39,13 @@ def make(stanza: str, path: Path | None = None) -> PublicKey:
         secure_path.make_directory(path.parent, 0o755, (owner.pw_uid, owner.pw_gid))
     system.become()
     public = path.with_name(f"{path.name}.pub")
-    missing = not (public.exists() and public.stat().st_size)
+    text = _text(public)
+    missing = not text
     if missing:
         path.unlink(missing_ok=True)
         words = ("-q", "-t", "ed25519", "-N", "", "-C", f"postgres@{stanza}", "-f")
         system.run("ssh-keygen", *words, path, input="")
-    text = secure_path.text(public)
+        text = _text(public)
     if not PUBLIC.fullmatch(text):
         raise HostError(
             "not a public key",
@@ -58,3 +59,17 @@ def make(stanza: str, path: Path | None = None) -> PublicKey:
     if renamed:
         system.run("ssh-keygen", "-q", "-c", "-P", "", "-C", f"postgres@{stanza}", "-f", path, input="")
     return PublicKey(missing or renamed, f"{kind} {content} postgres@{stanza}")
+
+
+def _text(public: Path) -> str:
+    """Return the file's text, empty if there is none. Raises HostError for what is not a plain file."""
+    try:
+        return secure_path.text(public)
+    except FileNotFoundError:
+        return ""
+    except OSError as error:
+        raise HostError(
+            "the public key cannot be read",
+            where=str(public), seen=str(error.strerror), allowed="a plain file",
+            run=f"rm {public}, then run again: a new key is made",
+        ) from None  # fmt: skip
