@@ -88,8 +88,15 @@ def chosen(finding: dict[str, Any], damages: Sequence[Damage]) -> tuple[str, str
     return finding["fix"], ""
 
 
+def _order(command: str) -> int:
+    return 1 + command.startswith("systemctl reset-failed") if command.startswith(("ansible", "systemctl reset")) else 0
+
+
 def repair(production: Production, campaign: Campaign, damages: Sequence[Damage], url: str = "") -> None:
-    """Paste what the doctor prints and ask again, until nothing new is left. Those of the host come first."""
+    """Paste what the doctor prints and ask again, until nothing new is left.
+
+    Commands of the host come first, and failed units last: the unit of metrics fails for as long as a cause is left.
+    """
     pages = {damage.check for damage in damages if damage.page}
     # A URL without a password is refused with another finding once the damage is repaired.
     only = {damage.check for damage in damages if url}
@@ -99,7 +106,7 @@ def repair(production: Production, campaign: Campaign, damages: Sequence[Damage]
         left = [each for each in left if not only or each["id"] in only]
         commands = dict(chosen(each, damages) for each in left)
         done: dict[str, str] = {}
-        for command in sorted(commands, key=lambda each: each.startswith("ansible-playbook")):
+        for command in sorted(commands, key=_order):
             begun, same = time.monotonic(), command.partition("  # ")[0]
             if same not in done:  # several findings print one playbook run, with different comments
                 done[same] = paste(production, command, commands[command])
