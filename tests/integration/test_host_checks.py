@@ -35,7 +35,7 @@ def test_reports_a_server_without_the_huge_pages_reserved_for_it(
 
 
 def test_reports_a_server_that_no_longer_lists_its_cached_pages(cluster: Cluster) -> None:
-    settings = tune(Host(8192, 4), "prod").settings
+    settings = tune(Host(8192, 4), "prod", preload=["pg_prewarm"]).settings
     plan = sample(server={"data_directory": str(cluster.data), "settings": settings, "overrides": {}})
     pid, listed = cluster.data / "postmaster.pid", cluster.data / "autoprewarm.blocks"
     started = pid.stat().st_mtime
