@@ -14,8 +14,9 @@ from provision.plan.context import Context, Verdict
 ROLE = "upgrade"
 """The role of upgrade.yml, whose packages are the server's too."""
 DOWN = ("stopped", "transferred", "started")
-"""States of the journal (host.upgrade.journal) in which the host's server is not to be started by another run."""
+"""States of the journal (host.upgrade.journal) in which no server may be running, and no other run may start one."""
 NEW_SERVES = ("started", "serving", "finished")
+"""States in which the new server has started: after a link upgrade, the old data is no longer usable."""
 PAGE = "docs/move-to-another-major.md"
 
 

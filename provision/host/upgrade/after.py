@@ -5,22 +5,17 @@ pg_upgrade keeps statistics from PostgreSQL 18 on; before, every table has none 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
-import psycopg
 from psycopg import sql
 
-from provision.database import Connection, ask, connect_pinned
-from provision.errors import DatabaseError
+from provision.database import Connection, ask
 from provision.host.upgrade import check, transfer
+from provision.host.upgrade.sessions import databases, session_of
 from provision.host.upgrade.side import Side
 from provision.plan.schema import Plan
-from provision.system import as_user
 
 KEEPS_STATISTICS = 18
-APPLICATION = "provision upgrade"
 OUTDATED = """
 SELECT e.extname::text, a.default_version FROM pg_extension e JOIN pg_available_extensions a ON a.name = e.extname
 WHERE a.default_version <> e.extversion ORDER BY 1
@@ -79,14 +74,8 @@ def _update(session: Connection, name: str) -> None:
 
 def identifier(plan: Plan) -> int:
     """Return the cluster's system identifier, by which pgBackRest knows it."""
-    with session_of(plan, "postgres") as session:
+    with session_of(plan) as session:
         return int(str(ask(session, "SELECT system_identifier FROM pg_control_system()")[0][0]))
-
-
-def databases(plan: Plan) -> list[str]:
-    """Name the databases that accept connections."""
-    with session_of(plan, "postgres") as session:
-        return [str(row[0]) for row in ask(session, "SELECT datname FROM pg_database WHERE datallowconn ORDER BY 1")]
 
 
 def contents(plan: Plan) -> dict[str, Any]:
@@ -95,7 +84,7 @@ def contents(plan: Plan) -> dict[str, Any]:
     for name in databases(plan):
         with session_of(plan, name) as session:
             found[name] = sorted(str(row[0]) for row in ask(session, CONTENTS))
-    with session_of(plan, "postgres") as session:
+    with session_of(plan) as session:
         found[""] = sorted(f"role {row[0]}" for row in ask(session, ROLES))
     return found
 
@@ -109,17 +98,3 @@ def missing(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
         found += [f"{place}missing {each}" for each in lost[:5]]
         found += [f"{place}{len(lost) - 5} more are missing"] if len(lost) > 5 else []
     return found
-
-
-@contextmanager
-def session_of(plan: Plan, database: str) -> Iterator[Connection]:
-    """Yield a superuser's session in a database. Raises DatabaseError, also for a statement that fails."""
-    with as_user():
-        session = connect_pinned(plan.server.url(database), application=APPLICATION)
-    try:
-        with session:
-            yield session
-    except psycopg.Error as error:
-        raise DatabaseError(
-            "the server refused a statement", where=f"database {database}", seen=str(error).strip()
-        ) from None

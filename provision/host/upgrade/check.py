@@ -15,18 +15,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from provision.compatibility import version_key
-from provision.database import Connection, ask, connect_pinned
+from provision.database import Connection, ask
 from provision.errors import ProvisionError
 from provision.host.backup import journal as restores
 from provision.host.backup import tool
+from provision.host.upgrade.sessions import databases, session_of
 from provision.host.upgrade.side import Side
 from provision.plan.schema import Plan
-from provision.system import as_user
 
 SPARE_MB = 1024
 """Free MiB that every method needs: catalogs of the new cluster, WAL and logs."""
 COPY_SHARE = 1.1
-APPLICATION = "provision upgrade"
 RECREATED = ("pgaudit",)
 """Extensions with a version of their own for each major, without scripts between them and without data."""
 MD5_ENDS = 18
@@ -55,19 +54,14 @@ def look(old_plan: Plan, new_plan: Plan, method: str) -> Found:
         return found
     if seen := restores.unfinished(old.data):
         found.problems.append(seen)
-    with as_user():
-        session = connect_pinned(old_plan.server.url("postgres"), application=APPLICATION)
-    with session:
-        databases = [str(row[0]) for row in ask(session, "SELECT datname FROM pg_database WHERE datallowconn")]
+    with session_of(old_plan) as session:
         found.problems += blockers(session)
         found.size_mb = _size_mb(session)
         found.notices += _notices(session, new.major)
     found.problems += space(old, new, method, found.size_mb)
     there = Path(f"/usr/share/postgresql/{new.major}/extension")
-    for database in databases:
-        with as_user():
-            session = connect_pinned(old_plan.server.url(database), application=APPLICATION)
-        with session:
+    for database in databases(old_plan):
+        with session_of(old_plan, database) as session:
             rows = ask(session, "SELECT extname::text, extversion FROM pg_extension")
         found.problems += extensions({str(name): str(version) for name, version in rows}, there, database)
     found.notices += _backups(old_plan)
@@ -225,11 +219,6 @@ def backup_age_h(plan: Plan) -> float | None:
             continue
         ages += [(time.time() - each.stop) / 3600 for each in sets[-1:]]
     return min(ages) if ages else None
-
-
-def root() -> bool:
-    """Whether this process is root."""
-    return os.geteuid() == 0
 
 
 def host() -> str:

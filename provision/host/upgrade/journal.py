@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from provision import system
+from provision.plan import upgrade
 
 NAME = "upgrade"
 FOLDER = Path("/etc/provision/upgrade")
@@ -17,14 +18,11 @@ FOLDER = Path("/etc/provision/upgrade")
 NEW_PLAN, OLD_PLAN = FOLDER / "plan.json", FOLDER / "plan-before.json"
 METHODS = ("copy", "link")
 
-CHECKED, PREPARED, STOPPED, TRANSFERRED = "checked", "prepared", "stopped", "transferred"
-STARTED, SERVING = "started", "serving"
-FINISHED, RELEASED, ROLLED_BACK = "finished", "released", "rolled back"
+DOWN, NEW_SERVES = upgrade.DOWN, upgrade.NEW_SERVES
+STOPPED, TRANSFERRED, STARTED = DOWN
+_, SERVING, FINISHED = NEW_SERVES
+CHECKED, PREPARED, RELEASED, ROLLED_BACK = "checked", "prepared", "released", "rolled back"
 OPEN = (CHECKED, PREPARED, STOPPED, TRANSFERRED, STARTED, SERVING)
-DOWN = (STOPPED, TRANSFERRED, STARTED)
-"""States in which no server may be running."""
-NEW_SERVES = (STARTED, SERVING, FINISHED)
-"""States in which the new server has started: after a link upgrade, the old data is no longer usable."""
 
 
 def read() -> dict[str, Any]:

@@ -15,17 +15,17 @@ from pathlib import Path
 from typing import Any
 
 from provision import secure_path, system
-from provision.database import ask, connect_pinned
+from provision.database import ask
 from provision.errors import HostError, ProvisionError, UsageError
 from provision.host import rehearsal
 from provision.host.backup import journal as locks
 from provision.host.pooler import console
 from provision.host.server import cluster
 from provision.host.upgrade import after, check, journal, search, side, transfer
+from provision.host.upgrade.sessions import session_of
 from provision.host.upgrade.side import Side
 from provision.plan import load
 from provision.plan.schema import Plan
-from provision.system import as_user
 
 Narrate = Callable[[str], None]
 HELPERS = ("provision-backup@*.service", "provision-drill.service", "provision-maintain@*.service")
@@ -175,9 +175,7 @@ def look(upgrade: Upgrade) -> check.Found:
 
 def rehearse(upgrade: Upgrade) -> None:
     """Start a scratch server with the new configuration; run pg_upgrade --check. Raises HostError, DatabaseError."""
-    with as_user():
-        session = connect_pinned(upgrade.old_plan.server.url("postgres"), application=check.APPLICATION)
-    with session:
+    with session_of(upgrade.old_plan) as session:
         like = transfer.form(session)
     rehearsal.rehearse(upgrade.new.programs, upgrade.new.configuration)
     side.end_strays(upgrade.work)
@@ -343,9 +341,7 @@ def publish(plan: Plan) -> None:
 def _verify(upgrade: Upgrade) -> None:
     """Compare the new server with what the old one had. Raises HostError; the new server keeps running."""
     plan = upgrade.new_plan
-    with as_user():
-        session = connect_pinned(plan.server.url("postgres"), application=check.APPLICATION)
-    with session:
+    with session_of(plan) as session:
         version = int(str(ask(session, "SHOW server_version_num")[0][0])) // 10000
     found = [] if version == plan.server.major else [f"the server is {version}"]
     found += after.missing(upgrade.facts.get("databases", {}), after.contents(plan))

@@ -13,7 +13,7 @@ from typing import Any
 from psycopg import sql
 
 from provision.database import Connection, ask
-from provision.host.upgrade import after
+from provision.host.upgrade.sessions import session_of
 from provision.plan.schema import Plan
 
 PROBES, NEIGHBOURS = 10, 10
@@ -49,7 +49,7 @@ class Recall:
 
 def measure(plan: Plan, database: str) -> list[Recall]:
     """Search with every vector index of a database, read-only. Raises DatabaseError."""
-    with after.session_of(plan, database) as session, session.transaction(force_rollback=True):
+    with session_of(plan, database) as session, session.transaction(force_rollback=True):
         session.execute("SET TRANSACTION READ ONLY")
         rows = ask(session, INDEXES)
         return [_index(session, *map(str, row[:5]), rows=int(str(row[5]))) for row in rows]
