@@ -15,6 +15,7 @@ ANY_IPV4, ANY_IPV6 = "0.0.0.0", "::"  # noqa: S104 - compared, not bound
 LOOPBACK_IPV4, LOOPBACK_IPV6 = "127.0.0.1", "::1"
 LOCALHOST = "localhost"
 LOOPBACKS = (LOOPBACK_IPV4, LOOPBACK_IPV6)
+LOOPBACK_NETWORKS = ("127.0.0.1/32", "::1/128")
 
 
 def parsed(text: str) -> Address | None:

@@ -56,7 +56,7 @@ def expected(plan: Plan) -> dict[str, tuple[int, list[int]]]:
 
 def admitting(plan: Plan) -> list[str]:
     """Return the networks that may reach the pooler, as nft writes addresses, sorted. Pure."""
-    return sorted({str(ipaddress.ip_network(each)) for each in plan.pooler.networks[2:]})
+    return sorted({str(ipaddress.ip_network(each)) for each in plan.pooler.remote_networks})
 
 
 def counts(listing: str, chain: str = "postgresql") -> list[int]:

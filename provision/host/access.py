@@ -58,6 +58,17 @@ UNSEEN = {
 }
 
 
+_LACKING = """
+SELECT w.privilege_type FROM (
+    SELECT 'd'::"char" AS kind, datname AS name, datdba AS owner, datacl AS acl FROM pg_database
+    UNION ALL SELECT 'n', nspname, nspowner, nspacl FROM pg_namespace) o, aclexplode(acldefault(o.kind, o.owner)) w
+WHERE o.kind = %s AND o.name = %s AND pg_get_userbyid(o.owner) = %s AND w.grantee = o.owner AND NOT EXISTS (
+    SELECT FROM aclexplode(coalesce(o.acl, acldefault(o.kind, o.owner))) x
+    WHERE x.grantee = o.owner AND x.privilege_type = w.privilege_type)
+"""
+"""Privileges that an owner has by default and was deprived of: kind d is a database, n a schema (acldefault)."""
+
+
 @dataclass(frozen=True)
 class Role:
     """A login role. `kind` is one of KINDS. Without a `verifier` the role has no password."""
@@ -275,16 +286,8 @@ class Access:
             " WHERE d.datname = %s",
             name,
         )
-        lacking = self.ask(
-            "SELECT o.rolname, w.privilege_type FROM pg_database d JOIN pg_roles o ON o.oid = d.datdba,"
-            " aclexplode(acldefault('d', d.datdba)) w WHERE d.datname = %s AND o.rolname = %s AND w.grantee = d.datdba"
-            " AND NOT EXISTS (SELECT FROM aclexplode(coalesce(d.datacl, acldefault('d', d.datdba))) x"
-            " WHERE x.grantee = d.datdba AND x.privilege_type = w.privilege_type)",
-            name,
-            owner,
-        )
         found = {(str(role), str(kind)) for role, kind in rows if role != owner}
-        expected = {(role, "CONNECT") for role in roles} | {(str(role), str(kind)) for role, kind in lacking}
+        expected = {(role, "CONNECT") for role in roles} | self._lacking("d", name, owner)
         self.align(f"database {name}", sql.SQL("DATABASE {}").format(sql.Identifier(name)), found, expected)
 
     def extensions(self, names: Sequence[str], newest: Sequence[str] = ("vector",)) -> None:
@@ -362,19 +365,15 @@ class Access:
         )
         found = {(str(role), str(kind)) for role, kind in rows if role in managed}
         expected = {(role.name, "USAGE") for role in users} | ({("PUBLIC", "USAGE")} & found if open_ else set())
-        expected |= {(owner, str(kind)) for (kind,) in self.ask(
-            "SELECT w.privilege_type FROM pg_namespace n JOIN pg_roles o ON o.oid = n.nspowner,"
-            " aclexplode(acldefault('n', n.nspowner)) w WHERE n.nspname = %s AND o.rolname = %s"
-            " AND w.grantee = n.nspowner"
-            " AND NOT EXISTS (SELECT FROM aclexplode(coalesce(n.nspacl, acldefault('n', n.nspowner))) x"
-            " WHERE x.grantee = n.nspowner AND x.privilege_type = w.privilege_type)",
-            name,
-            owner,
-        )}  # fmt: skip
+        expected |= self._lacking("n", name, owner)
         self.align(f"schema {name}", sql.SQL("SCHEMA {}").format(mine), found, expected)
         self._finer(name, managed)
         self._objects(name, owner, users, managed)
         self._future(name, owner, users, managed)
+
+    def _lacking(self, kind: str, name: str, owner: str) -> set[tuple[str, str]]:
+        """Return the privileges that the owner of a database (kind d) or a schema (n) was deprived of."""
+        return {(owner, str(privilege)) for (privilege,) in self.ask(_LACKING, kind, name, owner)}
 
     def _objects(self, schema: str, owner: str, users: Sequence[Role], managed: set[str]) -> None:
         """Converge grants on tables, views and sequences, except those of extensions and identity columns.

@@ -15,12 +15,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from provision import quoting
+from provision import addresses, quoting
 from provision.plan import names, schema
 
 METHODS = ("scram-sha-256", "cert", "peer", "reject")
 """Methods allowed in a user's own rule. trust and ident admit anyone; password and md5 expose passwords."""
-LOOPBACK = ("127.0.0.1/32", "::1/128")
 KEYWORDS = ("samenet", "samehost")
 MAP = re.compile(r"[A-Za-z0-9_-]{1,63}")
 _SYSTEM_USER = re.compile(r"[a-z_][a-z0-9_-]*")
@@ -98,7 +97,7 @@ def rules(
             Rule("host", "all" if database != REPLICATION else "all,replication", quoting.hba(role), "all", "reject")
         )
     found += [rule for group in own for rule in group if rule.kind != "local"]
-    found += [Rule("host", "all", "all", address, "scram-sha-256") for address in LOOPBACK]
+    found += [Rule("host", "all", "all", address, "scram-sha-256") for address in addresses.LOOPBACK_NETWORKS]
     found += [Rule(kind, "all", "all", each, "scram-sha-256") for each in members]
     found += [Rule("hostnossl", "all", "all", "all", "reject")] if tls else []
     return found + [Rule(kind, "all", "all", network, "scram-sha-256") for network in networks]

@@ -317,6 +317,11 @@ class Pooler:
     restart_allowed: bool
     accept_advisories: tuple[str, ...]
 
+    @property
+    def remote_networks(self) -> tuple[str, ...]:
+        """Networks that may log in, without the loopback."""
+        return tuple(each for each in self.networks if each not in addresses.LOOPBACK_NETWORKS)
+
 
 @dataclass(frozen=True)
 class Balancer:

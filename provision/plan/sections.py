@@ -16,7 +16,6 @@ from provision.plan.cluster import PRIMARY, Cluster
 from provision.plan.context import SECOND_PATH, Context, repository_kind
 from provision.tuning import Tuning, network_share, pools, vector
 
-LOOPBACK = ("127.0.0.1/32", "::1/128")
 TLS = "/etc/provision/tls"
 SOCKETS = "/var/run/postgresql"
 PGDG_KEY = "/usr/share/postgresql-common/pgdg/apt.postgresql.org.asc"
@@ -53,7 +52,7 @@ def server(
         tls=tls.enabled,
         networks=v["postgresql_allowed_networks"],
         socket_logins=logins,
-        certificate_logins=[{"role": access.pooler, "from": [*LOOPBACK, *others]}],
+        certificate_logins=[{"role": access.pooler, "from": [*addresses.LOOPBACK_NETWORKS, *others]}],
         members=others,
         member_logins={cluster.replication_role: hba.REPLICATION, cluster.rewind_role: "postgres"} if cluster else {},
         extra=v["postgresql_extra_rules"],
@@ -288,7 +287,7 @@ def pooler(
         port=v["pgbouncer_port"],
         address=addresses.reached(v["pgbouncer_listen_addresses"], network.resolved(probe)),
         listen_addresses=tuple(dict.fromkeys(v["pgbouncer_listen_addresses"])),
-        networks=tuple(dict.fromkeys([*LOOPBACK, *networks])),
+        networks=tuple(dict.fromkeys([*addresses.LOOPBACK_NETWORKS, *networks])),
         socket_directory=SOCKETS,
         server=PRIMARY if cluster and cluster.member else server.address if over_tls else SOCKETS,
         version=version,

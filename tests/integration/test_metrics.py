@@ -218,17 +218,23 @@ def test_missing_statement_statistics_are_told_and_hide_nothing(
     assert "provision_shared_buffers_bytes " in found.text
 
 
-ATTACK = """
+PLANTED = """
+CREATE CAST (trap AS float8) WITH FUNCTION spring(trap);
+CREATE TABLE schema_migrations (version trap, dirty boolean);
+INSERT INTO schema_migrations VALUES (ROW(1), false);
+"""
+"""The table whose version is read with a cast to float8, which calls the function spring."""
+ATTACK = (
+    """
 CREATE TYPE trap AS (n bigint);
 CREATE FUNCTION spring(trap) RETURNS float8 LANGUAGE plpgsql AS $$
 DECLARE said text := current_user; BEGIN
   SELECT said || coalesce((SELECT rolpassword FROM pg_authid WHERE rolname = 'victim'), '') INTO said;
   RAISE EXCEPTION 'caught %', said;
 EXCEPTION WHEN insufficient_privilege THEN RAISE EXCEPTION 'harmless %', said; END $$;
-CREATE CAST (trap AS float8) WITH FUNCTION spring(trap);
-CREATE TABLE schema_migrations (version trap, dirty boolean);
-INSERT INTO schema_migrations VALUES (ROW(1), false);
 """
+    + PLANTED
+)
 
 
 def test_a_cast_of_the_owner_runs_with_the_owner_s_rights_and_hides_no_catalogue(
@@ -289,7 +295,8 @@ def test_a_held_lock_hides_the_locked_relations_alone_and_says_so(
     assert collected(cluster, name, tmp_path, monkeypatch).text.count("provision_relation_unread{") == 0
 
 
-ENDLESS = """
+ENDLESS = (
+    """
 CREATE TYPE trap AS (n bigint);
 CREATE FUNCTION spring(trap) RETURNS float8 LANGUAGE plpgsql AS $$
 BEGIN
@@ -298,10 +305,9 @@ BEGIN
     BEGIN PERFORM pg_sleep(3600); EXCEPTION WHEN query_canceled THEN NULL; END;
   END LOOP;
 END $$;
-CREATE CAST (trap AS float8) WITH FUNCTION spring(trap);
-CREATE TABLE schema_migrations (version trap, dirty boolean);
-INSERT INTO schema_migrations VALUES (ROW(1), false);
 """
+    + PLANTED
+)
 
 
 def test_code_of_the_owner_that_catches_time_limits_is_ended_and_hides_its_own_tables_alone(

@@ -23,6 +23,7 @@ from tests.system.playbooks import BIN, ROOT, terminal
 from tests.system.production import Production
 
 Findings = list[dict[str, Any]]
+LAST = "systemctl reset-failed"
 ROUNDS = 4
 """A fix may uncover the next step, such as a restart: the operator runs the doctor again."""
 QUICK = ("server stopped", "pooler stopped", "server unreachable", "login of a role forbidden", "migration pending")
@@ -88,10 +89,6 @@ def chosen(finding: dict[str, Any], damages: Sequence[Damage]) -> tuple[str, str
     return finding["fix"], ""
 
 
-def _order(command: str) -> int:
-    return 1 + command.startswith("systemctl reset-failed") if command.startswith(("ansible", "systemctl reset")) else 0
-
-
 def repair(production: Production, campaign: Campaign, damages: Sequence[Damage], url: str = "") -> None:
     """Paste what the doctor prints and ask again, until nothing new is left.
 
@@ -106,7 +103,7 @@ def repair(production: Production, campaign: Campaign, damages: Sequence[Damage]
         left = [each for each in left if not only or each["id"] in only]
         commands = dict(chosen(each, damages) for each in left)
         done: dict[str, str] = {}
-        for command in sorted(commands, key=_order):
+        for command in sorted(commands, key=lambda each: (each.startswith(LAST), each.startswith("ansible-playbook"))):
             begun, same = time.monotonic(), command.partition("  # ")[0]
             if same not in done:  # several findings print one playbook run, with different comments
                 done[same] = paste(production, command, commands[command])
