@@ -1,11 +1,13 @@
 """A cluster of three real hosts and a backup host: converged, attacked, switched over, restored, killed.
 
-The tests run in order on the same hosts, and each leaves a complete cluster behind.
+The tests run in order on the same hosts, and each leaves a complete cluster behind. CLUSTER_OS
+chooses the hosts' system.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import re
 import socket
 import ssl
@@ -19,6 +21,7 @@ from typing import Any
 import pytest
 import yaml
 
+from provision.distributions import DEFAULT_KEY
 from provision.plan.secrets import new_password
 from tests.ledger import CREATE, Ledger
 from tests.sandboxes import Host, Hosts, provision
@@ -26,6 +29,10 @@ from tests.system.playbooks import ROOT, Run, play
 
 NAMES = ("db1", "db2", "db3")
 EVERY = (*NAMES, "keeper")
+OS = os.environ.get("CLUSTER_OS", DEFAULT_KEY)
+STOP = "systemctl disable --now patroni provision-follow pgbouncer"
+"""As docs/cluster.md says, on a host that leaves."""
+TTL_S = 30
 FAILOVER_S = 60
 """A killed host is replaced after the ttl of 20 s and an election; this machine is busy."""
 
@@ -39,8 +46,15 @@ class Members:
     key: Path
     password: str
 
-    def play(self, *arguments: str, playbook: str = "site.yml") -> Run:
+    def play(self, *arguments: str, playbook: str = "site.yml", without: tuple[str, ...] = ()) -> Run:
+        """Run a playbook; hosts in `without` are missing from the inventory."""
         inventory = self.hosts["db1"].inventory
+        if without:
+            groups = yaml.safe_load(inventory.read_text())
+            for group in groups["all"]["children"].values():
+                group["hosts"] = {name: each for name, each in group["hosts"].items() if name not in without}
+            inventory = self.environment.parent / "fewer.yml"
+            inventory.write_text(yaml.safe_dump(groups))
         options = ("--vault-password-file", str(self.key))
         return play(playbook, inventory, *options, *arguments, environment=self.environment, timeout=900)
 
@@ -56,11 +70,16 @@ class Members:
     def primary(self) -> str:
         return next((str(each["Member"]) for each in self.view() if each["Role"] == "Leader"), "")
 
-    def complete(self) -> bool:
+    def complete(self, count: int = 3) -> bool:
         """Return whether all members run on one timeline, and the replicas stream."""
         rows = self.view()
         states = sorted(str(each["State"]) for each in rows)
-        return states == ["running", "streaming", "streaming"] and len({each["TL"] for each in rows}) == 1
+        return states == ["running", *["streaming"] * (count - 1)] and len({each["TL"] for each in rows}) == 1
+
+    def configure(self, *, cluster: bool) -> None:
+        """Write the environment's variables."""
+        settings = {"cluster_enabled": cluster, "tls_enabled": True, "backup_physical": True}
+        (self.environment / "group_vars/all/cluster.yml").write_text(yaml.safe_dump(settings))
 
     def url(self, port: int, names: tuple[str, ...] = NAMES, role: str = "minion_app") -> str:
         """Return a URL of several hosts, as an application uses it."""
@@ -89,15 +108,12 @@ def until(condition: Callable[[], object], seconds: float) -> bool:
 @pytest.fixture(scope="module")
 def members(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Members]:
     with Hosts.made(tmp_path_factory.mktemp("cluster")) as sandbox:
-        hosts = {name: sandbox.up(name) for name in NAMES}
-        sandbox.up(EVERY[-1], group="backup")
+        hosts = {name: sandbox.up(name, os=OS) for name in NAMES}
+        sandbox.up(EVERY[-1], group="backup", os=OS)
         environment = tmp_path_factory.mktemp("environment") / "dev"
         (environment / "group_vars/all").mkdir(parents=True)
         for name in ("hosts.yml", "group_vars/all/main.yml"):
             (environment / name).write_text((ROOT / "inventories/dev" / name).read_text())
-        (environment / "group_vars/all/cluster.yml").write_text(
-            yaml.safe_dump({"cluster_enabled": True, "tls_enabled": True, "backup_physical": True})
-        )
         key = environment.parent / "password"
         key.write_text(new_password())
         made = provision("secrets", "init", environment, "--vault-password-file", key)
@@ -106,6 +122,7 @@ def members(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Members]:
 
         password = Vault(environment, key.read_text()).read()["database_credentials"]["minion_app"]["password"]
         found = Members(hosts, environment, key, password)
+        found.configure(cluster=True)
         run = found.play()
         assert run.code == 0, run.output
         yield found
@@ -263,3 +280,72 @@ def test_unreachable_member_blocks_no_other_and_is_named(members: Members) -> No
         name: (0, 0, 0) for name in EVERY if name != absent
     }, run.output
     assert until(members.complete, 120), members.view()
+
+
+@pytest.mark.faults
+def test_host_is_added_and_removed_while_clients_write(members: Members) -> None:
+    sandbox, primary = members.hosts["db1"].sandbox, members.primary()
+    rows = "SELECT count(*), md5(string_agg(id::text || name, ',' ORDER BY id)) FROM agents"
+    members.sql(primary, CREATE + "; GRANT INSERT, SELECT ON ledger TO minion_app")
+    ledger = Ledger({"poolers": members.url(6432)})
+    added = Host(sandbox, sandbox.up(["db4"], {"os": OS})[0])
+    try:
+        with ledger.writing():
+            run = members.play()
+            assert run.code == 0, run.output
+            assert until(lambda: members.complete(4), 60), members.view()
+            copied = added.run(f'runuser -u postgres -- psql -XAtd minion -c "{rows}"').stdout.strip()
+            assert copied == members.sql(primary, rows)
+            left = added.run(STOP)
+            assert left.returncode == 0, left.stderr
+            run = members.play(without=("db4",))
+            assert run.code == 0, run.output
+    finally:
+        sandbox.down(["db4"])
+    (account,) = ledger.accounts(members.url(5432, (primary,)))
+    assert (account.lost, account.duplicates, account.errors) == ((), 0, ()), str(account)
+    print(account)
+    assert members.primary() == primary
+    assert until(members.complete, TTL_S + 10), members.view()
+    status = members.hosts[primary].run("provision cluster status")
+    assert (status.returncode, "db4" in status.stdout) == (0, False), status.stdout
+    assert added.address not in members.sql(primary, "SELECT string_agg(address, ' ') FROM pg_hba_file_rules")
+    run = members.play()
+    assert {name: row.changed for name, row in run.recap.items()} == dict.fromkeys(EVERY, 0), run.output
+
+
+@pytest.mark.faults
+def test_cluster_becomes_a_single_host_and_a_cluster_again(members: Members) -> None:
+    primary = members.primary()
+    others = tuple(name for name in NAMES if name != primary)
+    rows = "SELECT count(*), md5(string_agg(id::text || name, ',' ORDER BY id)) FROM agents"
+    before = members.sql(primary, rows)
+    for name in others:
+        left = members.hosts[name].run(STOP)
+        assert left.returncode == 0, left.stderr
+    time.sleep(TTL_S)
+    members.configure(cluster=False)
+    run = members.play(without=others)
+    assert run.code == 0, run.output
+    for name in others:
+        members.hosts[name].run("systemctl disable --now etcd")
+    host = members.hosts[primary]
+    assert host.run("systemctl is-active 'postgresql@*-main' pgbouncer").stdout.split() == ["active", "active"]
+    gone = host.run("systemctl is-active patroni etcd provision-follow").stdout.split()
+    assert gone == ["inactive"] * 3, gone
+    assert members.sql(primary, rows) == before
+    assert members.sql(primary, "SELECT count(*) FROM pg_replication_slots") == "0"
+    assert members.sql(primary, "SHOW synchronous_standby_names") == ""
+    members.sql(primary, "INSERT INTO agents (name) VALUES ('stored on the single host')")
+    run = members.play(without=others)
+    assert {name: row.changed for name, row in run.recap.items()} == {primary: 0, EVERY[-1]: 0}, run.output
+
+    members.configure(cluster=True)
+    run = members.play()
+    assert run.code == 0, run.output
+    assert until(members.complete, 60), members.view()
+    assert members.primary() == primary
+    assert members.sql(primary, rows) != before
+    assert until(lambda: len({members.sql(name, rows) for name in NAMES}) == 1, 10)
+    status = host.run("provision cluster status")
+    assert status.returncode == 0, status.stdout
