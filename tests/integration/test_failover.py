@@ -361,7 +361,7 @@ def full_disk(members: Members) -> None:
             # WAL alone: a table that cannot grow is an error of one transaction, and the server goes on.
             session.execute("SELECT pg_logical_emit_message(false, 'fill', repeat('x', 1000000))"
                             " FROM generate_series(1, 300)")  # fmt: skip
-        members.until(lambda: members.view().leader is not None and members.leader() is not old, 90, "no failover")
+        members.until(lambda: getattr(members.view().leader, "name", old.name) != old.name, 90, "no failover")
     finally:
         fill.unlink()
 

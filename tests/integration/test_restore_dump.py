@@ -179,7 +179,7 @@ def run_killed(name: str, at: int, when: str) -> subprocess.CompletedProcess[str
     return subprocess.run([sys.executable, "-c", KILLED, *words], capture_output=True, text=True, check=False)
 
 
-@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("when", ["before", pytest.param("after", marks=pytest.mark.faults)])
 def test_live_database_survives_a_kill_at_each_change(cluster: Cluster, plan: Plan, when: str) -> None:
     name = "a" * 63
     with live(cluster, name):

@@ -211,6 +211,7 @@ def test_planned_switchover_loses_nothing_and_no_client_of_a_pooler_fails(member
     assert until(members.complete, 60), members.view()
 
 
+@pytest.mark.faults
 def test_restores_to_a_moment_after_a_switchover_with_the_same_rows_on_every_member(members: Members) -> None:
     table = "CREATE TABLE moments AS SELECT i, md5(i::text) AS text FROM generate_series(1, 1000) i"
     more = "INSERT INTO moments SELECT i, md5(i::text) FROM generate_series({}, {}) i"
