@@ -506,6 +506,11 @@ class Members:
         assert seen is not None
         return self.hosts[seen.name]
 
+    def replaced(self, old: Host) -> bool:
+        """Return whether another member is the leader; during an election there is none."""
+        seen = self.view().leader
+        return seen is not None and seen.name != old.name
+
     def replicas(self) -> list[Host]:
         leader = self.leader()
         return [host for host in self.hosts.values() if host is not leader]

@@ -333,7 +333,7 @@ def partition(members: Members) -> None:
         members.until(lambda: not members.writable(old), 60, "the old primary accepts writes")
         time.sleep(10)
     # Until its Patroni reaches etcd again, it shows the cluster as it was before.
-    members.until(lambda: members.leader() is not old, 60, "the old primary is the leader again")
+    members.until(lambda: members.replaced(old), 60, "the old primary is the leader again")
 
 
 def slow_replica(members: Members) -> None:
@@ -361,7 +361,7 @@ def full_disk(members: Members) -> None:
             # WAL alone: a table that cannot grow is an error of one transaction, and the server goes on.
             session.execute("SELECT pg_logical_emit_message(false, 'fill', repeat('x', 1000000))"
                             " FROM generate_series(1, 300)")  # fmt: skip
-        members.until(lambda: getattr(members.view().leader, "name", old.name) != old.name, 90, "no failover")
+        members.until(lambda: members.replaced(old), 90, "no failover")
     finally:
         fill.unlink()
 

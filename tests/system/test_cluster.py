@@ -1,7 +1,7 @@
 """A cluster of three real hosts and a backup host: converged, attacked, switched over, restored, killed.
 
-The tests run in order on the same hosts, and each leaves a complete cluster behind. CLUSTER_OS
-chooses the hosts' system.
+The tests run in order on the same hosts, and each leaves a complete cluster behind.
+CLUSTER_OS chooses the hosts' system.
 """
 
 from __future__ import annotations
@@ -32,7 +32,9 @@ EVERY = (*NAMES, "keeper")
 OS = os.environ.get("CLUSTER_OS", DEFAULT_KEY)
 STOP = "systemctl disable --now patroni provision-follow pgbouncer"
 """As docs/cluster.md says, on a host that leaves."""
+AGENTS = "SELECT count(*), md5(string_agg(id::text || name, ',' ORDER BY id)) FROM agents"
 TTL_S = 30
+"""Patroni's longer ttl."""
 FAILOVER_S = 60
 """A killed host is replaced after the ttl of 20 s and an election; this machine is busy."""
 
@@ -91,9 +93,13 @@ class Members:
         )
 
     def sql(self, name: str, query: str) -> str:
-        done = self.hosts[name].run(f'runuser -u postgres -- psql -XAtd minion -c "{query}"')
-        assert done.returncode == 0, done.stderr
-        return done.stdout.strip()
+        return psql(self.hosts[name], query)
+
+
+def psql(host: Host, query: str) -> str:
+    done = host.run(f'runuser -u postgres -- psql -XAtd minion -c "{query}"')
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
 
 
 def until(condition: Callable[[], object], seconds: float) -> bool:
@@ -132,10 +138,9 @@ def test_three_members_stream_and_have_the_same_rows(members: Members) -> None:
     assert until(members.complete, 30), members.view()
     assert members.primary() == "db1"
     members.sql("db1", "INSERT INTO agents (name) SELECT 'agent ' || i FROM generate_series(1, 1000) i")
-    query = "SELECT count(*), md5(string_agg(id::text || name, ',' ORDER BY id)) FROM agents"
-    expected = members.sql("db1", query)
+    expected = members.sql("db1", AGENTS)
     assert expected.startswith("1000|")
-    assert until(lambda: {members.sql(name, query) for name in NAMES} == {expected}, 10)
+    assert until(lambda: {members.sql(name, AGENTS) for name in NAMES} == {expected}, 10)
 
 
 def test_second_run_and_check_change_nothing(members: Members) -> None:
@@ -284,7 +289,6 @@ def test_unreachable_member_blocks_no_other_and_is_named(members: Members) -> No
 @pytest.mark.faults
 def test_host_is_added_and_removed_while_clients_write(members: Members) -> None:
     sandbox, primary = members.hosts["db1"].sandbox, members.primary()
-    rows = "SELECT count(*), md5(string_agg(id::text || name, ',' ORDER BY id)) FROM agents"
     members.sql(primary, CREATE + "; GRANT INSERT, SELECT ON ledger TO minion_app")
     ledger = Ledger({"poolers": members.url(6432)})
     added = Host(sandbox, sandbox.up(["db4"], {"os": OS})[0])
@@ -293,8 +297,7 @@ def test_host_is_added_and_removed_while_clients_write(members: Members) -> None
             run = members.play()
             assert run.code == 0, run.output
             assert until(lambda: members.complete(4), 60), members.view()
-            copied = added.run(f'runuser -u postgres -- psql -XAtd minion -c "{rows}"').stdout.strip()
-            assert copied == members.sql(primary, rows)
+            assert psql(added, AGENTS) == members.sql(primary, AGENTS)
             left = added.run(STOP)
             assert left.returncode == 0, left.stderr
             run = members.play(without=("db4",))
@@ -317,8 +320,7 @@ def test_host_is_added_and_removed_while_clients_write(members: Members) -> None
 def test_cluster_becomes_a_single_host_and_a_cluster_again(members: Members) -> None:
     primary = members.primary()
     others = tuple(name for name in NAMES if name != primary)
-    rows = "SELECT count(*), md5(string_agg(id::text || name, ',' ORDER BY id)) FROM agents"
-    before = members.sql(primary, rows)
+    before = members.sql(primary, AGENTS)
     for name in others:
         left = members.hosts[name].run(STOP)
         assert left.returncode == 0, left.stderr
@@ -332,7 +334,7 @@ def test_cluster_becomes_a_single_host_and_a_cluster_again(members: Members) -> 
     assert host.run("systemctl is-active 'postgresql@*-main' pgbouncer").stdout.split() == ["active", "active"]
     gone = host.run("systemctl is-active patroni etcd provision-follow").stdout.split()
     assert gone == ["inactive"] * 3, gone
-    assert members.sql(primary, rows) == before
+    assert members.sql(primary, AGENTS) == before
     assert members.sql(primary, "SELECT count(*) FROM pg_replication_slots") == "0"
     assert members.sql(primary, "SHOW synchronous_standby_names") == ""
     members.sql(primary, "INSERT INTO agents (name) VALUES ('stored on the single host')")
@@ -344,7 +346,7 @@ def test_cluster_becomes_a_single_host_and_a_cluster_again(members: Members) -> 
     assert run.code == 0, run.output
     assert until(members.complete, 60), members.view()
     assert members.primary() == primary
-    assert members.sql(primary, rows) != before
-    assert until(lambda: len({members.sql(name, rows) for name in NAMES}) == 1, 10)
+    assert members.sql(primary, AGENTS) != before
+    assert until(lambda: len({members.sql(name, AGENTS) for name in NAMES}) == 1, 10)
     status = host.run("provision cluster status")
     assert status.returncode == 0, status.stdout
