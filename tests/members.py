@@ -34,6 +34,7 @@ from ansible.plugins.loader import init_plugin_loader
 from ansible.template import Templar, trust_as_template
 
 from provision.controller import inputs
+from provision.errors import HostError
 from provision.host.cluster import primary, view
 from provision.host.cluster.access import Access, of
 from provision.host.cluster.dcs import Dcs
@@ -516,9 +517,20 @@ class Members:
         return [host for host in self.hosts.values() if host is not leader]
 
     def candidate(self) -> Host:
-        """Return a replica that a switchover may promote: with synchronous mode on, the synchronous one."""
+        """Wait for a replica that a switchover may promote: with synchronous mode on, the synchronous one. Return it.
+
+        Patroni reports each replica's position once a loop, so that a replica lags for a moment after a WAL switch.
+        """
         plan = next(iter(self.hosts.values())).plan
-        return self.hosts[view.candidate(self.view(), _cluster(plan)).name]
+        found: list[Host] = []
+
+        def there() -> bool:
+            with suppress(HostError):
+                found.append(self.hosts[view.candidate(self.view(), _cluster(plan)).name])
+            return bool(found)
+
+        self.until(there, 30, "no replica may become primary")
+        return found[0]
 
     def writable(self, host: Host) -> bool:
         with suppress(psycopg.Error, OSError), self.superuser(host) as session:

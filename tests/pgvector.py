@@ -14,6 +14,7 @@ import tempfile
 from pathlib import Path
 
 from provision.controller.mirror import PGVECTOR_SUITES
+from tests.caches import locked
 
 CACHE = Path(__file__).parent.parent / ".provision/cache/pgvector"
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
@@ -21,9 +22,14 @@ KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 
 def built(major: str) -> Path:
     """Return a tree (`usr/lib/...`, `usr/share/...`) that holds pgvector for this major, building it if needed."""
-    for tree in sorted(CACHE.glob(f"*-pg{major}")):
-        return tree
-    CACHE.mkdir(parents=True, exist_ok=True)
+    with locked(CACHE):
+        for tree in sorted(CACHE.glob(f"*-pg{major}")):
+            return tree
+        return build(major)
+
+
+def build(major: str) -> Path:
+    """Build pgvector into the cache and return its tree."""
     with tempfile.TemporaryDirectory(prefix="building-", dir=CACHE) as folder:
         work = Path(folder)
         tarball = fetch_source(work)

@@ -12,6 +12,8 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from tests.caches import locked
+
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs/connect-an-application.md"
 NODE_POSTGRES = "pg@8.23.1"
@@ -47,11 +49,11 @@ def run(name: str, folder: Path, environment: Mapping[str, str]) -> subprocess.C
 
 def _node_modules() -> Path:
     place = ROOT / ".provision/cache/node-postgres"
-    if not (place / "node_modules/pg/package.json").exists():
-        place.mkdir(parents=True, exist_ok=True)
-        # npm's own pauses are 70 seconds for each package if the registry refuses it, before it uses its cache.
-        patience = ["--prefer-offline", "--fetch-retry-mintimeout=1000", "--fetch-retry-maxtimeout=5000"]
-        quiet = ["--silent", "--no-fund", "--no-audit"]
-        words = ["npm", "install", *quiet, *patience, "--prefix", str(place), NODE_POSTGRES]
-        subprocess.run(words, check=True, capture_output=True)
+    with locked(place):
+        if not (place / "node_modules/pg/package.json").exists():
+            # npm's own pauses are 70 seconds for each package if the registry refuses it, before it uses its cache.
+            patience = ["--prefer-offline", "--fetch-retry-mintimeout=1000", "--fetch-retry-maxtimeout=5000"]
+            quiet = ["--silent", "--no-fund", "--no-audit"]
+            words = ["npm", "install", *quiet, *patience, "--prefix", str(place), NODE_POSTGRES]
+            subprocess.run(words, check=True, capture_output=True)
     return place / "node_modules"
