@@ -33,6 +33,8 @@ READONLY_POOL = 5  # profiles/prod.yml: readonly_pool
 TENANT_POOL = 4  # profiles/prod.yml: half of tenant_connections, less one for direct connections
 READONLY_CLIENTS = 142  # 1000 clients, of which the role has the share of its pool: 5 of 35
 PATIENCE_S = 5  # for a loaded machine, and for the pooler's own clock, which ticks three times a second
+POOLER_KEY = "/etc/provision/tls/pooler-client.key"
+SERIALS = "for each in server pooler-client; do openssl x509 -noout -serial -in /etc/provision/tls/$each.crt; done"
 REFUSED = r"authentication failed|no such user|login rejected|no authentication method|not allowed"
 Connection = psycopg.Connection[Any]
 
@@ -452,7 +454,7 @@ def test_500_clients_lose_nothing_while_the_server_restarts_and_its_certificate_
     def started() -> str:
         return as_postgres(production, "SELECT pg_postmaster_start_time()")
 
-    first, serial = started(), on_host(production, "openssl x509 -noout -serial -in /etc/provision/tls/server.crt")
+    first, before = started(), on_host(production, SERIALS)
     other = tmp_path / "new"
     other.mkdir()
     # 500 that stay, with prepared statements, and four that log in anew for each transaction.
@@ -473,7 +475,8 @@ def test_500_clients_lose_nothing_while_the_server_restarts_and_its_certificate_
         )
         assert back.code == 0, back.output
     assert first < second < started()
-    assert on_host(production, "openssl x509 -noout -serial -in /etc/provision/tls/server.crt") != serial
+    after = on_host(production, SERIALS)
+    assert all(old != new for old, new in zip(before.splitlines(), after.splitlines(), strict=True)), (before, after)
     for each in (staying, coming):
         processed, lost = each.counted()
         assert (lost, processed > CLIENTS) == (0, True), "\n".join(each.said)[-3000:]
