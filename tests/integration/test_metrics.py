@@ -76,6 +76,21 @@ def test_a_dirty_migration_is_told(cluster: Cluster, name: str) -> None:
     assert found["provision_migration_version"] == {"": 7}
 
 
+def test_wal_kept_is_told_for_each_slot(cluster: Cluster, name: str) -> None:
+    assert told(cluster, name)["provision_slot_wal_bytes"] == {}
+    cluster.psql("SELECT pg_create_physical_replication_slot('kept', true)")
+    try:
+        cluster.psql("CREATE TABLE filler AS SELECT repeat('x', 100) FROM generate_series(1, 10000)", name)
+        found = told(cluster, name)
+    finally:
+        cluster.psql("SELECT pg_drop_replication_slot('kept')")
+    assert found["provision_slot_wal_bytes"]["kept"] > 1_000_000
+    assert found["provision_inactive_slot_wal_bytes"][""] == pytest.approx(
+        found["provision_slot_wal_bytes"]["kept"], rel=0.1
+    )
+    assert told(cluster, name)["provision_inactive_slot_wal_bytes"] == {"": 0}
+
+
 def test_a_view_in_place_of_a_table_is_not_asked(cluster: Cluster, name: str) -> None:
     cluster.psql(
         "CREATE FUNCTION trap() RETURNS bigint LANGUAGE plpgsql AS 'BEGIN RAISE EXCEPTION $$trapped$$; END';"

@@ -45,11 +45,13 @@ CONDITIONAL = {
     "provision_drill_recovery_seconds": "the same",
     "provision_relation_unread": "only while a session locks a table",
     "provision_backup_repository_full_seconds": "only a repository that has grown for an hour",
+    "provision_slot_wal_bytes": "only with a replication slot",
     **dict.fromkeys(
         (
             f"provision_cluster_{name}"
-            for name in ("etcd_quorum", "failover_off", "has_primary", "lag_bytes", "member_streams", "members",
-                         "members_expected", "pooler_follows")
+            for name in ("etcd_quorum", "failover_off", "has_primary", "is_primary", "lag_bytes", "member_streams",
+                         "members", "members_expected", "pooler_follows", "pooler_target", "synchronous_replicas",
+                         "timeline")
         ),
         "only a member of a cluster",
     ),
@@ -57,8 +59,16 @@ CONDITIONAL = {
 """Metrics that a host of this age does not export, each with its reason."""
 
 
-WITHOUT_DATA = {"Restore duration (RTO)": "no drill has run on a host that was just made"}
-"""Panels that may be empty on a host of this age, each with its reason."""
+WITHOUT_DATA = {
+    "Restore duration (RTO)": "no drill has run on a host that was just made",
+    "WAL kept for slots": "the host has no replication slot",
+    **{
+        panel["title"]: "the host is not a member of a cluster"
+        for panel in DASHBOARD["panels"]
+        if any("provision_cluster_" in target["expr"] for target in panel.get("targets", []))
+    },
+}
+"""Panels that may be empty on this host, each with its reason."""
 
 
 def play(production: Production, *arguments: str) -> Run:

@@ -23,7 +23,7 @@ def test_primary_of_a_healthy_cluster() -> None:
     assert values(found, reports(db1="db1")) == {
         "has_primary": "1", "is_primary": "1", "member_streams": "1", "timeline": "4", "members": "3",
         "members_expected": "3", "failover_off": "0", "etcd_quorum": "1", "pooler_follows": "1",
-        "pending_restart": "0",
+        'pooler_target{member="db1"}': "1", "synchronous_replicas": "1", "pending_restart": "0",
     }  # fmt: skip
 
 
@@ -34,7 +34,10 @@ def test_replica_that_neither_streams_nor_follows() -> None:
         "is_primary": "0", "member_streams": "0", "timeline": "3", "lag_bytes": "4096",
     }  # fmt: skip
     assert (found["failover_off"], found["pooler_follows"]) == ("1", "0")
-    assert values(seen(leader, own), reports(db3="db2"))["pooler_follows"] == "0"  # its own follower does not report
+    assert found['pooler_target{member="db3"}'] == "1"
+    silent = values(seen(leader, own), reports(db3="db2"))  # its own follower does not report
+    assert silent["pooler_follows"] == "0"
+    assert [name for name in silent if name.startswith("pooler_target")] == []
 
 
 def test_member_that_reaches_neither_patroni_nor_etcd_reports_no_primary() -> None:

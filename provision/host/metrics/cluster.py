@@ -47,11 +47,21 @@ def metrics(cluster: Cluster, seen: view.View, reports: dict[str, orders.Report]
             "WAL that this replica has not replayed.",
             float(own.lag) if own and not own.leader and own.lag >= 0 else None,
         ),
+        single(
+            "provision_cluster_synchronous_replicas",
+            "Replicas whose confirmation a commit may use.",
+            float(sum(each.role in view.SYNCHRONOUS for each in seen.replicas)) if seen.members else None,
+        ),
         single("provision_cluster_members", "Members that Patroni knows.", float(len(seen.members))),
         single("provision_cluster_members_expected", "Members in the inventory.", float(len(cluster.members))),
         single("provision_cluster_failover_off", "1 if automatic failover is off.", float(seen.paused)),
         single("provision_cluster_etcd_quorum", "1 if etcd answers a linearizable read.", float(reports is not None)),
         single("provision_cluster_pooler_follows", "1 if the pooler connects to the primary.", followed),
+        Metric(
+            "provision_cluster_pooler_target",
+            "1 for the member that the pooler connects to.",
+            (({"member": report.target}, 1.0),) if report and report.target else (),
+        ),
         single(
             "provision_cluster_pending_restart",
             "1 if settings of this member wait for a restart.",

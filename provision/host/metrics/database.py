@@ -82,9 +82,9 @@ _HNSW = f"""
 FROM pg_class c JOIN pg_am a ON a.oid = c.relam JOIN pg_namespace n ON n.oid = c.relnamespace WHERE a.amname = 'hnsw'
 """  # noqa: S608 - constants of this module
 _SLOTS = """
-SELECT coalesce(max(pg_wal_lsn_diff(CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn()
-    ELSE pg_current_wal_lsn() END, restart_lsn)), 0)::float8
-FROM pg_replication_slots WHERE NOT active AND NOT temporary
+SELECT slot_name, greatest(pg_wal_lsn_diff(CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn()
+    ELSE pg_current_wal_lsn() END, restart_lsn), 0)::float8, active
+FROM pg_replication_slots WHERE NOT temporary
 """
 # NULL without checksums; the row without a database is that of the shared catalogues.
 _CHECKSUMS = "SELECT coalesce(datname, 'shared catalogues'), checksum_failures::float8 FROM pg_stat_database"
@@ -101,13 +101,15 @@ _DUE = re.compile(r"(?:(?P<rows>.+) AND )?(?P<column>\w+) < \{(?P<limit>cutoff|n
 
 def server(connection: Connection) -> list[Metric]:
     """Query the server's statistics and counters, which no lock on a table delays."""
-    counters = ask(connection, _COUNTERS)
+    counters, slots = ask(connection, _COUNTERS), ask(connection, _SLOTS)
     return [
         single("provision_wal_archiving_failing",
                "1 if the last attempt to archive WAL failed; no sample: archiving is off.",
                _number(ask(connection, _ARCHIVER))),
         single("provision_inactive_slot_wal_bytes", "WAL kept for replication slots without a consumer.",
-               _number(ask(connection, _SLOTS))),
+               max((kept for _, kept in _by("slot", [row for row in slots if not row[2]])), default=0.0)),
+        Metric("provision_slot_wal_bytes", "WAL kept for a replication slot.",
+               _by("slot", slots)),
         Metric("provision_transaction_ids_used_ratio", "Used share of transaction ids before wraparound.",
                _by("database", counters)),
         Metric("provision_multixact_ids_used_ratio", "Used share of multixact ids before wraparound.",
