@@ -190,7 +190,9 @@ def test_certificate_alone_opens_neither_etcd_nor_patroni_s_commands(members: Me
     assert members.hosts["db1"].run(f'python3 -c "{ask}"').stdout.strip() == "401"
 
 
-@pytest.mark.parametrize("unit", ["provision-dcs.service", "provision-follow.service"])
+@pytest.mark.parametrize(
+    "unit", ["etcd.service", "patroni.service", "provision-dcs.service", "provision-follow.service"]
+)
 def test_unit_of_a_member_works_in_its_sandbox(members: Members, unit: str) -> None:
     host = members.hosts["db1"]
     done = host.run(f"systemctl start {unit} && systemd-analyze security --no-pager {unit} | tail -1")
