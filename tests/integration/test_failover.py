@@ -29,6 +29,14 @@ CLIENTS = 20
 MANY, SWITCHOVERS = 100, 20
 ROWS = 100
 """Acknowledged rows of each writer before a fault begins."""
+CLOCK = """
+import runpy, sys, time
+from pathlib import Path
+offset, machine = Path(sys.argv.pop(1)), time.time
+time.time = lambda: machine() + float(offset.read_text() or 0)
+runpy.run_module("patroni", run_name="__main__", alter_sys=True)
+"""
+"""Patroni with a wall clock that a file moves."""
 GAP_S = 30
 """More than ttl 20 and what follows it."""
 
@@ -366,6 +374,31 @@ def full_disk(members: Members) -> None:
         fill.unlink()
 
 
+def clock_set(members: Members, seconds: int) -> None:
+    """Set the clock of the primary's Patroni, and let it run on for 40 s; etcd and the server keep the machine's.
+
+    It is first started again with a time.time() that can be moved: a process alone has no wall clock of its own.
+    """
+    host = members.leader()
+    offset, command = host.home / "clock", host.commands["patroni"]
+    offset.write_text("0")
+
+    def restart(*words: object) -> None:
+        host.commands["patroni"] = [str(word) for word in words]
+        host.kill("patroni")
+        host.start("patroni")
+        time.sleep(5)  # until then, the others show the state from before
+        members.until(members.complete, 120, "the cluster is not complete")
+
+    try:
+        restart(*command[: command.index("-m")], "-c", CLOCK, offset, command[-1])
+        offset.write_text(str(seconds))
+        time.sleep(40)
+        members.until(members.complete, 120, "the cluster is not complete under the other clock")
+    finally:
+        restart(*command)
+
+
 FAULTS: dict[str, Callable[[Members], object]] = {
     "planned switchover": planned,
     "postmaster killed": lambda members: members.leader().kill_server(),
@@ -380,6 +413,8 @@ FAULTS: dict[str, Callable[[Members], object]] = {
     "primary cut off from the others": partition,
     "replica slowed to a tenth": slow_replica,
     "disk of the primary full": full_disk,
+    "clock of the primary set forward by an hour": lambda members: clock_set(members, 3600),
+    "clock of the primary set back by an hour": lambda members: clock_set(members, -3600),
 }
 ROUNDS = int(os.environ.get("FAULT_ROUNDS", "5"))
 
@@ -390,6 +425,37 @@ def test_no_acknowledged_row_is_lost(members: Members, fault: str) -> None:
     for number in range(1, ROUNDS + 1):
         print(f"{fault}, round {number}", file=sys.stderr)
         judged(members, lambda: FAULTS[fault](members), within_s=90)
+
+
+@pytest.mark.faults
+def test_logical_slot_survives_a_switchover_if_patroni_knows_it(members: Members) -> None:
+    leader = members.leader()
+    slot = {"type": "logical", "database": DATABASE, "plugin": "test_decoding"}
+    members.patroni().configure(leader.member, {"postgresql": {"parameters": {"wal_level": "logical"}}})
+    members.until(lambda: members.view().members[0].pending_restart, 30, "no restart is pending")
+    done = members.hosts["db1"].provision("cluster", "restart")
+    assert done.returncode == 0, done.stderr
+    members.until(members.complete, 120, "the cluster is not complete")
+
+    def slots(host: Host) -> set[str]:
+        with members.superuser(host, DATABASE) as session:
+            return {str(name) for (name,) in session.execute("SELECT slot_name FROM pg_replication_slots")}
+
+    with members.superuser(leader, DATABASE) as session:
+        session.execute("SELECT pg_create_logical_replication_slot('by_hand', 'test_decoding')")
+    members.patroni().configure(leader.member, {"slots": {"events": slot}})
+    members.until(lambda: all("events" in slots(host) for host in members.hosts.values()), 120, "a member has no slot")
+    members.until(members.complete, 120, "the cluster is not complete")
+    with members.superuser(leader, DATABASE) as session:
+        session.execute("INSERT INTO ledger (writer, id) SELECT 'slot', i FROM generate_series(1, 100) i")
+    target = members.candidate()
+    done = switch(members, target)
+    assert done.returncode == 0, done.stderr
+    with members.superuser(target, DATABASE) as session:
+        read = "SELECT data FROM pg_logical_slot_get_changes('events', NULL, NULL) WHERE data LIKE '%INSERT%''slot''%'"
+        assert len(session.execute(read).fetchall()) == 100
+    members.until(lambda: all("by_hand" not in slots(host) for host in members.hosts.values()), 60, "a slot is left")
+    members.patroni().configure(target.member, {"slots": None})
 
 
 @pytest.mark.faults

@@ -282,8 +282,8 @@ def test_unreachable_member_blocks_no_other_and_is_named(members: Members) -> No
         subprocess.run([*podman, "start", host.container.container], check=True, capture_output=True)
     others = {name: row for name, row in run.recap.items() if name != absent}
     assert run.recap[absent].unreachable == 1, run.output
-    assert {name: (row.failed, row.unreachable, row.changed) for name, row in others.items()} == {
-        name: (0, 0, 0) for name in EVERY if name != absent
+    assert {name: (row.failed, row.unreachable) for name, row in others.items()} == {
+        name: (0, 0) for name in EVERY if name != absent
     }, run.output
     assert until(members.complete, 120), members.view()
 
@@ -314,7 +314,7 @@ def test_host_is_added_and_removed_while_clients_write(members: Members) -> None
     status = members.hosts[primary].run("provision cluster status")
     assert (status.returncode, "db4" in status.stdout) == (0, False), status.stdout
     assert added.address not in members.sql(primary, "SELECT string_agg(address, ' ') FROM pg_hba_file_rules")
-    run = members.play()
+    run = members.play(without=("db4",))
     assert {name: row.changed for name, row in run.recap.items()} == dict.fromkeys(EVERY, 0), run.output
 
 
@@ -333,7 +333,7 @@ def test_cluster_becomes_a_single_host_and_a_cluster_again(members: Members) -> 
     for name in others:
         members.hosts[name].run("systemctl disable --now etcd")
     host = members.hosts[primary]
-    assert host.run("systemctl is-active 'postgresql@*-main' pgbouncer").stdout.split() == ["active", "active"]
+    assert host.run("systemctl is-active 'postgresql@*-main.service' pgbouncer").stdout.split() == ["active", "active"]
     gone = host.run("systemctl is-active patroni etcd provision-follow").stdout.split()
     assert gone == ["inactive"] * 3, gone
     assert members.sql(primary, AGENTS) == before
