@@ -1,7 +1,7 @@
 """A cluster of three real hosts and a backup host: converged, attacked, switched over, restored, killed.
 
 The tests run in order on the same hosts, and each leaves a complete cluster behind.
-CLUSTER_OS chooses the hosts' system; its pgBackRest decides whether the cluster has physical backups.
+CLUSTER_OS chooses the hosts' system.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from provision.distributions import DEFAULT_KEY
 from provision.plan.secrets import new_password
 from tests.ledger import CREATE, Ledger
 from tests.sandboxes import Host, Hosts, provision
-from tests.system.playbooks import ROOT, Run, play
+from tests.system.playbooks import ROOT, Run, kill_commands, play, watched, words
 
 NAMES = ("db1", "db2", "db3")
 EVERY = (*NAMES, "keeper")
 OS = os.environ.get("CLUSTER_OS", DEFAULT_KEY)
-PHYSICAL = OS != "debian12"
-"""Debian 12's pgBackRest is too old for a repository on another host."""
+OLD = OS == "debian12"
+"""Its Patroni shows streaming replicas as running; its pgBackRest is too old for a repository on another host."""
 STOP = "systemctl disable --now patroni provision-follow pgbouncer"
 """As docs/cluster.md says, on a host that leaves."""
 AGENTS = "SELECT count(*), md5(string_agg(id::text || name, ',' ORDER BY id)) FROM agents"
@@ -62,6 +62,18 @@ class Members:
         options = ("--vault-password-file", str(self.key))
         return play(playbook, inventory, *options, *arguments, environment=self.environment, timeout=900)
 
+    def kill_run(self, task: str, *arguments: str) -> None:
+        """Run site.yml and kill it, and its commands on the hosts, when a task begins."""
+        options = ("--vault-password-file", str(self.key), *arguments)
+        command = words("site.yml", self.hosts["db1"].inventory, *options, environment=self.environment)
+        with subprocess.Popen(command, cwd=ROOT, env=watched(), stdout=subprocess.PIPE, text=True) as run:
+            assert run.stdout is not None
+            assert any(f"TASK [{task}" in line for line in run.stdout)
+            time.sleep(2)
+            run.kill()
+        for host in self.hosts.values():
+            kill_commands(host)
+
     def view(self, name: str = "") -> list[dict[str, Any]]:
         """Return Patroni's list of members as a host that answers shows it."""
         for host in [self.hosts[name]] if name else self.hosts.values():
@@ -78,11 +90,16 @@ class Members:
         """Return whether all members run on one timeline, and the replicas stream."""
         rows = self.view()
         states = sorted(str(each["State"]) for each in rows)
-        return states == ["running", *["streaming"] * (count - 1)] and len({each["TL"] for each in rows}) == 1
+        expected = ["running", *["running" if OLD else "streaming"] * (count - 1)]
+        return states == expected and len({each["TL"] for each in rows}) == 1
+
+    def candidate(self) -> str:
+        """Return a replica that may become primary: with synchronous mode on, the synchronous one."""
+        return next(str(each["Member"]) for each in self.view() if str(each["Role"]).endswith("Standby"))
 
     def configure(self, *, cluster: bool) -> None:
         """Write the environment's variables."""
-        settings = {"cluster_enabled": cluster, "tls_enabled": True, "backup_physical": PHYSICAL}
+        settings = {"cluster_enabled": cluster, "tls_enabled": True, "backup_physical": not OLD}
         (self.environment / "group_vars/all/cluster.yml").write_text(yaml.safe_dump(settings))
 
     def url(self, port: int, names: tuple[str, ...] = NAMES, role: str = "minion_app") -> str:
@@ -206,7 +223,7 @@ def test_unit_of_a_member_works_in_its_sandbox(members: Members, unit: str) -> N
 
 def test_planned_switchover_loses_nothing_and_no_client_of_a_pooler_fails(members: Members) -> None:
     members.sql(members.primary(), CREATE + "; GRANT INSERT, SELECT ON ledger TO minion_app")
-    target = next(name for name in NAMES if name != members.primary())
+    target = members.candidate()
     ledger = Ledger({"pooler": members.url(6432)})
     with ledger.writing():
         run = members.play("-e", f"switchover_to={target}", playbook="switchover.yml")
@@ -288,6 +305,36 @@ def test_unreachable_member_blocks_no_other_and_is_named(members: Members) -> No
         name: (0, 0) for name in EVERY if name != absent
     }, run.output
     assert until(members.complete, 120), members.view()
+
+
+@pytest.mark.faults
+def test_killed_run_and_killed_rolling_restart_lose_nothing_and_can_be_repeated(members: Members) -> None:
+    members.sql(members.primary(), CREATE + "; GRANT INSERT, SELECT ON ledger TO minion_app")
+    ledger = Ledger({"poolers": members.url(6432)})
+    changed = json.dumps({"postgresql_settings": {"max_locks_per_transaction": 80, "log_min_duration_statement": "5s"}})
+    with ledger.writing():
+        for task in ("postgresql : Place settings", "patroni : Place Patroni", "pgbouncer : Place"):
+            members.kill_run(task, "-e", changed)
+        run = members.play("-e", changed)
+        assert run.code == 0, run.output
+        host = members.hosts["db2"]
+        killed = host.run("timeout --signal=KILL 8 provision cluster restart")
+        assert killed.returncode != 0, killed.stdout
+        time.sleep(TTL_S)  # the poolers resume without the command
+        done = host.run("provision cluster restart")
+        assert done.returncode == 0, done.stderr
+    (account,) = ledger.accounts(members.url(5432, (members.primary(),)))
+    print(account)
+    assert (account.lost, account.duplicates) == ((), 0), str(account)
+    assert until(members.complete, 60), members.view()
+    assert {members.sql(name, "SHOW max_locks_per_transaction") for name in NAMES} == {"80"}
+    run = members.play("-e", changed)
+    assert {name: row.changed for name, row in run.recap.items()} == dict.fromkeys(EVERY, 0), run.output
+    run = members.play()
+    assert run.code == 0, run.output
+    done = host.run("provision cluster restart")
+    assert done.returncode == 0, done.stderr
+    assert until(members.complete, 60), members.view()
 
 
 @pytest.mark.faults
