@@ -256,7 +256,7 @@ def holders(connection: Connection, keys: Sequence[int]) -> list[Session]:
 
 
 def locks_held(keys: Sequence[int]) -> sql.Composed:
-    """Return a query that tells whether its own session still holds all of these advisory locks."""
+    """Return a query that shows whether its own session still holds all of these advisory locks."""
     query = sql.SQL(f"SELECT count(*) = {{}} AS held FROM pg_locks l WHERE {_ADVISORY} AND l.pid = pg_backend_pid()")  # noqa: S608
     return query.format(sql.Literal(len(set(keys))), sql.Literal(list(keys)))
 

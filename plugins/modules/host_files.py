@@ -163,7 +163,7 @@ class Module(AnsibleModule):
     """A module that does not write its files' contents into the host's log."""
 
     def _log_invocation(self) -> None:
-        """Log the paths alone: Ansible logs every argument before it could be told which of them is a secret."""
+        """Log the paths alone: Ansible logs every argument before it knows which of them is a secret."""
         self.log(f"places {self.params['name']}: {', '.join(row['path'] for row in self.params['files'] or [])}")
 
     def fail_json(self, msg: str, **more: Any) -> NoReturn:

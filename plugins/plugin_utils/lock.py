@@ -14,7 +14,7 @@ POLL_S = 2
 
 
 def identity() -> dict[str, Any]:
-    """Name this run: its controller, its process and when that began, so that a dead one can be told."""
+    """Name this run: its controller, its process and when that began, so that a dead one is recognised."""
     pid = os.getppid()
     me: dict[str, Any] = {
         "controller": platform.node(),

@@ -1,4 +1,4 @@
-"""Checks of the audit: what the controller can tell of a host over SSH, also where the host's own command is broken.
+"""Checks of the audit: what the controller can see of a host over SSH, also where the host's own command is broken.
 
 Pure: judges the facts of one host. Deviations that the host's doctor can report too are further functions of the same
 checks, so both use one description.

@@ -39,8 +39,8 @@ def command(
         html.write_text(show.page(seen, seconds, inventories))
         echo(f"report: {html}", err=True)
     if as_json:
-        told = [{**asdict(one), "state": one.state} for one in seen]
-        echo(json.dumps({"seconds": round(seconds, 2), "hosts": told}, indent=2))
+        rows = [{**asdict(one), "state": one.state} for one in seen]
+        echo(json.dumps({"seconds": round(seconds, 2), "hosts": rows}, indent=2))
     else:
         show.table(seen)
     hosts = f"{len(seen)} host{'' if len(seen) == 1 else 's'}"

@@ -36,7 +36,7 @@ def command(
 ) -> None:
     """Print the plan of each database host of an inventory, without contacting the hosts.
 
-    Exit 1 if site.yml would refuse a host. What only a host can tell is assumed: --os, --cpus, --memory-mb.
+    Exit 1 if site.yml would refuse a host. What only a host knows is assumed: --os, --cpus, --memory-mb.
     """
     if context.invoked_subcommand:
         return

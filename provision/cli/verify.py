@@ -56,9 +56,9 @@ def command(url: str, password_stdin: bool, pooler: str, keep: bool, with_status
     changed = system.keep("verified", {**facts, "packages": host.ours()}) if keep else False
     if as_json:
         facts = status.gather(for_controller=True) if with_status else {}
-        told = {**facts, "lines": status.lines(facts)} if facts else {}
-        told.pop("warnings", None)  # its lines have them
-        echo(json.dumps({**result, **told, "changed": changed}))
+        report = {**facts, "lines": status.lines(facts)} if facts else {}
+        report.pop("warnings", None)  # its lines have them
+        echo(json.dumps({**result, **report, "changed": changed}))
         return
     echo(
         f"{shown}: PostgreSQL {proof.server}, migration {proof.migration}, {len(proof.tables)} tables, "

@@ -64,8 +64,8 @@ def failure(said: str) -> str:
 def quote(said: str) -> str:
     """Return the errors and warnings of apt's output, without duplicates, on one line."""
     text = re.sub(r"\s+", " ", said).strip()
-    told = [part.strip(" ,") for part in re.split(r"(?=\b[EW]: ?)", text) if re.match(r"[EW]:", part)]
-    return " ".join(dict.fromkeys(told or [text]))[:MOST_SHOWN].rstrip(". ")
+    messages = [part.strip(" ,") for part in re.split(r"(?=\b[EW]: ?)", text) if re.match(r"[EW]:", part)]
+    return " ".join(dict.fromkeys(messages or [text]))[:MOST_SHOWN].rstrip(". ")
 
 
 def unreadable(said: str, plan: Mapping[str, Any]) -> str:

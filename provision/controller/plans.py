@@ -1,6 +1,6 @@
 """Build the plans of an inventory on the controller, without asking a host: what site.yml would make of fresh hosts.
 
-Reads inventories, vaults and profiles through Ansible. What only a host can tell (memory, CPUs, release) is assumed and
+Reads inventories, vaults and profiles through Ansible. What only a host knows (memory, CPUs, release) is assumed and
 said by the caller; everything else is exactly what role plan builds.
 """
 

@@ -2,7 +2,7 @@
 
 Reads structured records (jsonlog, csvlog before PostgreSQL 15), never the text log: there, a line break in a user's
 name begins a line that looks like a message of the server. Timestamps are in the time zone of log_timezone, which
-`zone` reads from the server's files; the abbreviation in a record (IST is three zones) only tells the two hours apart
+`zone` reads from the server's files; the abbreviation in a record (IST is three zones) only distinguishes the two hours
 that a clock repeats.
 """
 

@@ -68,7 +68,7 @@ REST_USER = "provision"
 def cluster(passphrase: str) -> dict[str, dict[str, str]]:
     """Derive every password inside a cluster from its passphrase: all members compute the same ones.
 
-    Each is HMAC-SHA256 of its purpose, keyed with the passphrase, so that none tells another (RFC 5869 does so).
+    Each is HMAC-SHA256 of its purpose, keyed with the passphrase, so that none reveals another (RFC 5869 does so).
     """
     return {
         "etcd": {name: _derived(passphrase, f"etcd {name}") for name in CLUSTER_LOGINS},

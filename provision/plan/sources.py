@@ -18,7 +18,7 @@ FILE = "/etc/apt/sources.list.d/provision-postgresql.sources"
 def judge(source: schema.Source, host: Mapping[str, Any], verdict: Verdict) -> None:
     """Refuse a host whose apt cannot read its sources, or could not once ours is placed.
 
-    A converged host may need no package: its fault is only told here, and refused by `uninstallable`.
+    A converged host may need no package: its fault is only reported here, and refused by `uninstallable`.
     """
     placed = any(row["file"] == FILE and _same(row, source) for row in host["sources"])
     # With our entry in place and no fault, apt has accepted them together.

@@ -42,7 +42,7 @@ def tune(
     """Compute every setting for a host.
 
     `pgvector_package` is the full package version and `accepted` the ids of accepted advisories: both decide
-    whether builds may be parallel. `has_lz4` tells whether pg_settings.enumvals lists lz4. `preload` holds the
+    whether builds may be parallel. `has_lz4` states whether pg_settings.enumvals lists lz4. `preload` holds the
     user's libraries, `overrides` the user's settings: name to value, or to {value, reason}. Overrides win, except
     that shared_preload_libraries is merged. Dependent values follow them: sizes follow max_connections, huge pages
     follow shared_buffers, the worst case follows all. Raises UsageError.

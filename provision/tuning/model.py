@@ -106,7 +106,7 @@ class Choices:
 
 @dataclass(frozen=True)
 class Request:
-    """Every input of a setting. `vectors` None means unknown; `lz4` tells whether the server supports it."""
+    """Every input of a setting. `vectors` None means unknown; `lz4` states whether the server supports it."""
 
     host: Host
     profile: str

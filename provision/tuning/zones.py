@@ -16,7 +16,7 @@ def unknown_zone(name: str, *, strict: bool = False) -> str:
     """Return why a time zone is refused, "" if it is not. A machine without the database refuses none.
 
     The server also reads POSIX rules and abbreviations; `strict` refuses these: a log line would show only the
-    abbreviation, from which its offset cannot be told.
+    abbreviation, which does not determine its offset.
     """
     names = {each.lower(): each for each in _names()}
     if not names or name.lower() in names or not (strict or "/" in name):

@@ -158,8 +158,8 @@ class Loader:
         done = self._restore(folder, lists, lines, check=False)
         if _MISSING_ROLE.search(done.stderr):
             raise self._failed(folder, done)
-        told = [line for line in done.stderr.splitlines() if "error: could not execute query: " in line]
-        self.left_out += [f"privilege not restored: {line.partition('query: ')[2]}" for line in told]
+        errors = [line for line in done.stderr.splitlines() if "error: could not execute query: " in line]
+        self.left_out += [f"privilege not restored: {line.partition('query: ')[2]}" for line in errors]
 
     def _restore(
         self, folder: Path, lists: Path, lines: Sequence[str], *options: str, memory: str = "64MB", check: bool = True

@@ -120,8 +120,8 @@ def await_target(
                     run=f"restore to --target lsn:{wal.text(end.lsn)}, the last reachable position; "
                     "docs/the-repository-is-damaged.md",
                 )
-            if time.monotonic() - seen.told > 10:
-                seen.told = time.monotonic()
+            if time.monotonic() - seen.reported > 10:
+                seen.reported = time.monotonic()
                 narrate(f"replayed to {wal.text(end.lsn)}, last transaction {end.last_transaction or 'none yet'}")
         else:
             seen.note(len(text), "")  # before it accepts connections, only the log shows progress
@@ -144,7 +144,7 @@ class _Progress:
     """Progress of recovery: last position, time since it moved, and failed attempts to fetch WAL since then."""
 
     def __init__(self) -> None:
-        self.last, self.moved, self.retries, self.told = -1, time.monotonic(), 0, 0.0
+        self.last, self.moved, self.retries, self.reported = -1, time.monotonic(), 0, 0.0
         self.command = ""
 
     def note(self, position: int, waits: str, command: str = "") -> None:
@@ -251,10 +251,10 @@ def forget(url: str, names: tuple[str, ...]) -> None:
 
 
 def _why(log: str) -> str:
-    told = [
+    messages = [
         line for line in log.splitlines() if re.search(r"FATAL|PANIC|ERROR|could not|invalid|unexpected|HINT", line)
     ]
-    return "; ".join(dict.fromkeys(told[-6:]))[:1500]
+    return "; ".join(dict.fromkeys(messages[-6:]))[:1500]
 
 
 def systemctl(*words: str) -> None:

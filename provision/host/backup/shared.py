@@ -59,7 +59,7 @@ def _exchange(dcs: Dcs, folder: str) -> None:
 def replaces(one: Mapping[str, Any], other: Mapping[str, Any], here: str) -> bool:
     """Return whether evidence replaces another piece: the newer one does, and of one run its host's last word. Pure.
 
-    The mark of a running test stays on its host, whose lock tells a running test from a killed one.
+    The mark of a running test stays on its host, whose lock distinguishes a running test from a killed one.
     """
     if not one or one == other or one.get("failure") == KILLED:
         return False

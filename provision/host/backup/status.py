@@ -62,9 +62,9 @@ def _repositories(plan: Plan, seen: dict[str, Any], alarms: list[str]) -> list[t
     """Describe the first repository in `seen`, the second in its `second`; return those that can be read."""
     found = []
     for repository in plan.backup.repositories:
-        view, told = (seen if repository.number == 1 else _head(plan, repository)), list[str]()
-        catalogue = _repository(plan, repository, view, told)
-        alarms += [plan.backup.named(text, repository) for text in told]
+        view, messages = (seen if repository.number == 1 else _head(plan, repository)), list[str]()
+        catalogue = _repository(plan, repository, view, messages)
+        alarms += [plan.backup.named(text, repository) for text in messages]
         if repository.number > 1:
             seen["second"] = view
         if catalogue:
@@ -253,17 +253,17 @@ def _drill(plan: Plan, repository: Repository, seen: dict[str, Any], alarms: lis
     running = last.get("failure") == scratch_cluster.KILLED and journal.is_held(drill.LOCK)
     seen["drill"] = {key: last.get(key) for key in ("when", "set", "passed", "rto_s", "rpo_s", "failure")}
     seen["drill"] |= {"last_passed": proof or None, "running": running}
-    told = []
+    messages = []
     if last and not last.get("passed") and not running:
-        told.append(f"the last restore test failed: {str(last.get('failure')).splitlines()[0]}")
+        messages.append(f"the last restore test failed: {str(last.get('failure')).splitlines()[0]}")
     if proof:
         age = (time.time() - system.moment(proof["when"])) / HOUR_S
-        told += old("the last passed restore test", age, plan.backup.drill_age_limit_h)
+        messages += old("the last passed restore test", age, plan.backup.drill_age_limit_h)
     elif plan.backup.drill_age_limit_h:
         first = min((each["stop"] for each in seen.get("sets", [])), default=time.time())
         if time.time() - first > HOUR_S * plan.backup.drill_age_limit_h:
-            told.append("no restore test has ever passed")
-    alarms += [plan.backup.named(text, repository) for text in told]
+            messages.append("no restore test has ever passed")
+    alarms += [plan.backup.named(text, repository) for text in messages]
 
 
 def _own(evidence: dict[str, Any], plan: Plan, seen: dict[str, Any]) -> dict[str, Any]:
@@ -337,9 +337,9 @@ def verify(plan: Plan, number: int = 0, *, narrate: Callable[[str], None] = lamb
     if plan.backup.physical:
         for repository in plan.backup.chosen(number):
             narrate(f"reading every file of {repository.place}")
-            lines, told = _verify(plan, repository)
+            lines, messages = _verify(plan, repository)
             seen["pgbackrest"] = [*seen.get("pgbackrest", []), *lines]
-            alarms += [plan.backup.named(text, repository) for text in told]
+            alarms += [plan.backup.named(text, repository) for text in messages]
         _repositories(plan, seen, alarms)
     checked = []
     for path in dump.find(plan):

@@ -63,8 +63,8 @@ def reason(done: Finished) -> str:
     if done.returncode < 0:
         return done.last
     lines = (done.stderr + "\n" + done.stdout).splitlines()
-    told = [line.strip() for line in lines if re.search(r"ERROR|FATAL|error:|failed|HINT|unable", line)]
-    return "; ".join(told[:6])[:1500] or (done.stderr or done.stdout).strip()[-500:]
+    messages = [line.strip() for line in lines if re.search(r"ERROR|FATAL|error:|failed|HINT|unable", line)]
+    return "; ".join(messages[:6])[:1500] or (done.stderr or done.stdout).strip()[-500:]
 
 
 def need_physical(plan: Plan) -> None:
@@ -169,13 +169,13 @@ def info(stanza: str, number: int = 1) -> Repository:
         raise BackupError("the stanza is not in the repository", where=f"stanza {stanza}", seen=reason(done))
     row = rows[0]
     status = row["status"]
-    told = [str(repo["status"]["message"]) for repo in row.get("repo", []) if repo["status"]["code"] not in (0, 2)]
+    messages = [str(repo["status"]["message"]) for repo in row.get("repo", []) if repo["status"]["code"] not in (0, 2)]
     if status["code"] not in (0, 2):
         raise BackupError(
             "the repository cannot be read",
             where=f"stanza {stanza}",
             # Only the first line: the rest may be wrongly decrypted bytes.
-            seen="; ".join(each.splitlines()[0] for each in [str(status["message"]), *told] if each),
+            seen="; ".join(each.splitlines()[0] for each in [str(status["message"]), *messages] if each),
             allowed="a reachable repository with its info files and its original passphrase",
             run="docs/the-repository-is-damaged.md",
         )
@@ -195,18 +195,18 @@ def not_archived(stanza: str, *, several: bool = False) -> str:
     The spool has an error file for each waiting segment; the most frequent message is returned. With `several`
     repositories it names the one that fails: WAL still reaches the other.
     """
-    told: list[str] = []
+    messages: list[str] = []
     for path in sorted((SPOOL / stanza / "out").glob("*.error")):
         with suppress(OSError):  # archived in the meantime
             text = " ".join(secure_path.text(path).splitlines()[1:])  # after the exit code
-            told.append(re.sub(r" '/[^']*'", "", _message(text.partition("[CommandError] on retry")[0], several)))
-    return max(told, key=told.count, default="")
+            messages.append(re.sub(r" '/[^']*'", "", _message(text.partition("[CommandError] on retry")[0], several)))
+    return max(messages, key=messages.count, default="")
 
 
 def _message(text: str, several: bool) -> str:
     """Return the messages of an error file, each cut to 300 characters, with the number of its repository."""
-    told = re.split(r"\brepo(\d+): ", text)[1:]
-    pairs = list(zip(told[::2], told[1::2], strict=True))
+    messages = re.split(r"\brepo(\d+): ", text)[1:]
+    pairs = list(zip(messages[::2], messages[1::2], strict=True))
     if not pairs:
         return text.strip()[:300]
     failed = [f"{f'repository {number}: ' if several else ''}{why.strip()[:300]}" for number, why in pairs]

@@ -90,7 +90,7 @@ def sentences(facts: dict[str, Any]) -> list[str]:
     """Format a run as text."""
     if "tenants" in facts:
         return [*sentences({key: value for key, value in facts.items() if key != "tenants"}),
-                *(f"  tenant {name}: {told}" for name, told in facts["tenants"].items())]  # fmt: skip
+                *(f"  tenant {name}: {result}" for name, result in facts["tenants"].items())]  # fmt: skip
     lines = [_sentence(step) for step in facts.get("steps", [])] or ["nothing to do"]
     return [f"{facts['job']}: {facts['outcome']}" + (f", {facts['why']}" if facts.get("why") else ""),
             *(f"  {line}" for line in lines if facts.get("steps") is not None)]  # fmt: skip

@@ -26,26 +26,26 @@ def run_all(
     """
     if facts["outcome"] == "skipped":
         return facts
-    told: dict[str, str] = {}
+    results: dict[str, str] = {}
     failed: list[str] = []
     with login.superuser(plan) as session:
         login.clean_up(session)
         for tenant in catalog.known(session):
             if not tenant.sound:
-                told[tenant.name] = "skipped, its schema cannot be used"
+                results[tenant.name] = "skipped, its schema cannot be used"
                 continue
             try:
                 with login.acting(plan, session, tenant.name, limit_s=login.LIMIT_S) as acting:
                     done = run.run(plan, facts["job"], dry=dry, url=acting.url)
             except ProvisionError as error:
                 done = {"outcome": "failed", "why": f"{error.what}: {error.seen}"}
-            told[tenant.name] = _sentence(done)
+            results[tenant.name] = _sentence(done)
             failed += [tenant.name] if done["outcome"] == "failed" else []
-            say(f"tenant {tenant.name}: {told[tenant.name]}")
-    found = facts | {"tenants": told} if told else facts
+            say(f"tenant {tenant.name}: {results[tenant.name]}")
+    found = facts | {"tenants": results} if results else facts
     if not failed:
         return found
-    named = "; ".join(f"tenant {name}: {told[name]}" for name in failed[:NAMED])
+    named = "; ".join(f"tenant {name}: {results[name]}" for name in failed[:NAMED])
     more = f" and {len(failed) - NAMED} more" if len(failed) > NAMED else ""
     before = f"{facts['why']}; " if facts.get("why") else ""
     return found | {"outcome": "failed", "why": f"{before}{named}{more}"}

@@ -149,13 +149,15 @@ def control(plan: Plan, action: str) -> None:
     try:
         _run(*words)
     except HostError as error:
-        told = error.seen
+        output = error.seen
         if plan.host.systemd:
-            told = _output("journalctl", "--unit", plan.server.unit, f"--lines={SHOWN_LINES}", "--output=cat") or told
+            output = (
+                _output("journalctl", "--unit", plan.server.unit, f"--lines={SHOWN_LINES}", "--output=cat") or output
+            )
         raise HostError(
             f"the server did not {action}",
             where=plan.server.unit,
-            seen=told,
+            seen=output,
             run=f"journalctl -u {plan.server.unit} -n 50",
         ) from None
 
