@@ -41,6 +41,7 @@ kill -KILL -- -$!
 wait $!
 """
 """Kills a rolling restart as it pauses the poolers for the primary's turn."""
+LEDGER = CREATE + "; TRUNCATE ledger; GRANT INSERT, SELECT ON ledger TO minion_app"
 AGENTS = "SELECT count(*), md5(string_agg(id::text || name, ',' ORDER BY id)) FROM agents"
 TTL_S = 30
 """Patroni's longer ttl."""
@@ -229,7 +230,7 @@ def test_unit_of_a_member_works_in_its_sandbox(members: Members, unit: str) -> N
 
 
 def test_planned_switchover_loses_nothing_and_no_client_of_a_pooler_fails(members: Members) -> None:
-    members.sql(members.primary(), CREATE + "; GRANT INSERT, SELECT ON ledger TO minion_app")
+    members.sql(members.primary(), LEDGER)
     target = members.candidate()
     ledger = Ledger({"pooler": members.url(6432)})
     with ledger.writing():
@@ -316,7 +317,7 @@ def test_unreachable_member_blocks_no_other_and_is_named(members: Members) -> No
 
 @pytest.mark.faults
 def test_killed_run_and_killed_rolling_restart_lose_nothing_and_can_be_repeated(members: Members) -> None:
-    members.sql(members.primary(), CREATE + "; GRANT INSERT, SELECT ON ledger TO minion_app")
+    members.sql(members.primary(), LEDGER)
     ledger = Ledger({"poolers": members.url(6432)})
     changed = json.dumps({"postgresql_settings": {"max_locks_per_transaction": 80, "log_min_duration_statement": "5s"}})
     with ledger.writing():
@@ -347,7 +348,7 @@ def test_killed_run_and_killed_rolling_restart_lose_nothing_and_can_be_repeated(
 @pytest.mark.faults
 def test_host_is_added_and_removed_while_clients_write(members: Members) -> None:
     sandbox, primary = members.hosts["db1"].sandbox, members.primary()
-    members.sql(primary, CREATE + "; GRANT INSERT, SELECT ON ledger TO minion_app")
+    members.sql(primary, LEDGER)
     ledger = Ledger({"poolers": members.url(6432)})
     added = Host(sandbox, sandbox.up(["db4"], {"os": OS})[0])
     try:
