@@ -402,6 +402,13 @@ def test_cluster_becomes_a_single_host_and_a_cluster_again(members: Members) -> 
 
     members.configure(cluster=True)
     run = members.play()
+    assert run.code != 0
+    assert "several members of a new cluster have a database" in run.text()
+    assert members.sql(primary, "SHOW transaction_read_only") == "off"
+    for name in others:
+        moved = members.hosts[name].run('cd /var/lib/postgresql && for data in */main; do mv "$data" "$data.old"; done')
+        assert moved.returncode == 0, moved.stderr
+    run = members.play()
     assert run.code == 0, run.output
     assert until(members.complete, 60), members.view()
     assert members.primary() == primary

@@ -7,6 +7,7 @@ whose inventory has no cluster any more gets its server back (`release`), unless
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -19,7 +20,8 @@ from provision.system import POSTGRES, as_user, run, write
 UNIT = PATRONI
 DISABLED, AUTO = "disabled", "auto"
 CONFIGURATION = Path("/etc/patroni/config.yml")
-LEFT = ("provision-follow.service", "haproxy.service", "provision-dcs.timer", "etcd.service")
+ETCD = "etcd.service"
+LEFT = ("provision-follow.service", "haproxy.service", "provision-dcs.timer", ETCD)
 """Units of a member beside Patroni, which a single host does not have."""
 
 
@@ -49,12 +51,15 @@ def release(plan: Plan, say: Callable[[str], None] = lambda _text: None) -> bool
     """
     if not owns(plan):
         return False
-    if active():
+    running = active()
+    if running:
         _judge(json.loads(_patronictl("list", "--format=json")))
         say(f"stopping {UNIT}: systemd manages the server again, after one restart")
         _patronictl("pause", "--wait")  # Patroni then leaves the server alone when it stops
         run("systemctl", "stop", UNIT)
     _refuse_replica(plan)
+    if running or _systemctl("is-enabled", ETCD) == "enabled":
+        _forget()
     run("systemctl", "disable", UNIT, check=False)
     for unit in LEFT:
         if _systemctl("is-enabled", unit) == "enabled":
@@ -81,6 +86,17 @@ def _judge(members: Sequence[Mapping[str, object]]) -> None:
         )  # fmt: skip
     if not members:
         raise HostError("cluster_enabled is false, and the cluster has no primary", run="journalctl -u patroni -n 50")
+
+
+def _forget() -> None:
+    """Delete the cluster from etcd.
+
+    With it, a former member that starts again could become primary with the data that it had when it left.
+    """
+    text = secure_path.text(CONFIGURATION)
+    scope, name = (json.loads(re.findall(rf"^{key}: (.+)$", text, re.M)[0]) for key in ("scope", "name"))
+    answers = f"{scope}\nYes I am aware\n{name}\n"
+    run("patronictl", "-c", CONFIGURATION, "remove", scope, input=answers, timeout=60)
 
 
 def _refuse_replica(plan: Plan) -> None:
