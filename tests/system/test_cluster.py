@@ -37,7 +37,7 @@ STOP = "systemctl disable --now patroni provision-follow pgbouncer"
 KILLED_RESTART = """
 setsid provision cluster restart 2>/run/restart &
 timeout 120 sh -c 'until grep -q pausing /run/restart; do sleep 0.05; done'
-kill -KILL -- -$!
+kill -s KILL -- -$!
 wait $!
 """
 """Kills a rolling restart as it pauses the poolers for the primary's turn."""
