@@ -64,7 +64,10 @@ def test_reload_keeps_connections_and_a_restart_that_is_not_allowed_waits(produc
     assert (ask(production, "SHOW max_connections"), ask(production, "SHOW work_mem")) == usual
 
 
-@pytest.mark.parametrize("arguments", [(), ("--check", "--diff")], ids=["run", "check"])
+@pytest.mark.parametrize(
+    "arguments",
+    [pytest.param((), id="run"), pytest.param(("--check", "--diff"), id="check", marks=pytest.mark.faults)],
+)
 def test_catalogue_refuses_all_misfits_at_once_before_anything_is_placed(
     production: Production, arguments: tuple[str, ...]
 ) -> None:
