@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import IO
 
 import psycopg
+import pytest
 
 CACHE = Path(__file__).parents[1] / ".provision" / "cache"
 VERSIONS = {
@@ -29,6 +30,8 @@ VERSIONS = {
     17: "17.10.0-beta.17",
     18: "18.4.0-beta.17",
 }
+MAJORS = [pytest.param(major, marks=() if major in (14, 18) else pytest.mark.faults) for major in VERSIONS]
+"""For long tests: the oldest and the newest major in `make test`, the others in `make test-faults`."""
 START_SECONDS = 30
 
 

@@ -1,12 +1,13 @@
 """Sandbox image: a minimal Debian with systemd, sshd and Ansible's requirements, built by mmdebstrap.
 
 The recipe is pure and its hash is part of the image's tag: clones of the project share an image, and a changed recipe
-builds a new one. Only a complete tarball is imported. The image does not contain PostgreSQL.
+builds a new one. Only a complete tarball is imported. The image does not contain PostgreSQL. Images derived from it add
+Vagrant's user, or packages that all hosts of a caller need.
 """
 
 import hashlib
 import shlex
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from pathlib import Path
 
 from pyinfra.api.operation import operation
@@ -16,6 +17,9 @@ from provision.distributions import Distribution
 
 REPOSITORY = "localhost/provision-sandbox"
 VAGRANT_REPOSITORY = "localhost/provision-vagrant"  # the sandbox image plus Vagrant's user
+PACKAGES_REPOSITORY = "localhost/provision-packages"  # the sandbox image plus packages
+REPOSITORIES = (VAGRANT_REPOSITORY, PACKAGES_REPOSITORY, REPOSITORY)
+"""Derived images first: removing a parent image would only untag it."""
 ADMIN = "provision"
 CERTIFICATES = Path("/usr/local/share/ca-certificates")
 BUILD_FOLDER = "/var/cache/provision-sandbox"
@@ -105,6 +109,38 @@ podman import --quiet {change} {tar} {image}
 def build(image: str, mirror: Mirror, codename: str) -> Generator[str]:
     """Build the image, after any running build and after removing the files of a killed one."""
     yield shlex.join(["flock", BUILD_LOCK, "sh", "-c", build_script(image, mirror, codename)])
+
+
+def containerfile(base: str, packages: Sequence[str], indexes: str) -> str:
+    """Return the recipe of the sandbox image `base` plus packages, without a database cluster. Pure.
+
+    `indexes` is the hash of the archive's package indexes: an archive with newer packages makes a new image. No package
+    may have a unit that starts at boot.
+    """
+    no_cluster = "/etc/postgresql-common/createcluster.d/00-image.conf"
+    steps = (
+        f"install -D /dev/stdin {no_cluster}",
+        "apt-get -qq update",
+        f"DEBIAN_FRONTEND=noninteractive apt-get -qqy install --no-install-recommends {shlex.join(packages)}",
+        "apt-get clean",
+        f"rm {no_cluster}",
+    )
+    return (
+        f"FROM {base}\nLABEL provision.indexes={indexes}\nRUN echo create_main_cluster = false | {' && '.join(steps)}\n"
+    )
+
+
+def derived_tag(repository: str, os_name: str, recipe: str) -> str:
+    """Return the full name of a derived image, with a hash of its recipe. Pure."""
+    return f"{repository}:{os_name}-{hashlib.sha256(recipe.encode()).hexdigest()[:12]}"
+
+
+@operation()
+def derive(tag: str, recipe: str) -> Generator[str]:
+    """Build a derived image from a recipe on standard input, without a build context, after any running build."""
+    words = ["podman", "build", "--quiet", "--isolation=chroot", f"--tag={tag}", "-"]
+    script = f"podman image exists {tag} || printf %s {shlex.quote(recipe)} | {shlex.join(words)}"
+    yield shlex.join(["flock", BUILD_LOCK, "sh", "-c", script])
 
 
 @operation()

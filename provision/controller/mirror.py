@@ -4,6 +4,8 @@ Asks apt for its configuration, so that every format, proxies and keys are suppo
 repository contains no mirror host names.
 """
 
+import functools
+import hashlib
 import re
 import tempfile
 from collections.abc import Sequence
@@ -17,6 +19,8 @@ from provision.errors import HostError
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 # apt settings needed to reach and accept the mirror; copied to the hosts.
 APT_OPTIONS = re.compile(r'^(Acquire::(?:https?|ftp)::[^ ]*[Pp]roxy[^ ]*|Acquire::Check-(?:Valid-Until|Date)) "(.+)";$')
+INDEX = re.compile(r"^ [0-9a-f]{64} +\d+ main/binary-\w+/Packages$", re.MULTILINE)
+"""The checksum of a package index in a Release file."""
 DOWNLOAD = (
     "/usr/lib/apt/apt-helper",
     "-o",
@@ -38,12 +42,16 @@ class Mirror:
 
     def sources(self, codename: str) -> tuple[str, ...]:
         """Return the one-line apt sources of a release, with its updates and security archive."""
-        lines = [f"deb {self.archive} {codename} main"]
+        return tuple(f"deb {archive} {suite} main" for archive, suite in self.suites(codename))
+
+    def suites(self, codename: str) -> tuple[tuple[str, str], ...]:
+        """Return the archive and name of each suite of a release."""
+        found = [(self.archive, codename)]
         if self.has_updates:
-            lines.append(f"deb {self.archive} {codename}-updates main")
+            found.append((self.archive, f"{codename}-updates"))
         if self.security:
-            lines.append(f"deb {self.security} {codename}-security main")
-        return tuple(lines)
+            found.append((self.security, f"{codename}-security"))
+        return tuple(found)
 
 
 @dataclass(frozen=True)
@@ -120,6 +128,22 @@ def parse_options(dump: str) -> list[tuple[str, str]]:
 def require_release(mirror: Mirror, codename: str) -> None:
     """Raise HostError with the URL unless the mirror has a release."""
     _require(f"{mirror.archive}/dists/{codename}/InRelease")
+
+
+@functools.cache
+def indexes(mirror: Mirror, codename: str) -> str:
+    """Return a hash of a release's package indexes, which changes with every new version of a package.
+
+    Asks the mirror once per process. Raises HostError with the URL.
+    """
+    digest = hashlib.sha256()
+    with tempfile.TemporaryDirectory(prefix="provision-") as folder:
+        for number, (archive, suite) in enumerate(mirror.suites(codename)):
+            target = Path(folder, str(number))
+            fetch(f"{archive}/dists/{suite}/InRelease", target)
+            for line in INDEX.findall(target.read_text()):
+                digest.update(line.encode())
+    return digest.hexdigest()
 
 
 def _require(url: str, *checksum: str) -> None:

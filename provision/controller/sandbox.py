@@ -34,9 +34,13 @@ PREFIX_LENGTH = 24
 class Sandbox:
     """The sandbox of one project directory."""
 
-    def __init__(self, project: Path, machine: Machine | None = None) -> None:
-        """Set the paths; no IO yet, except for a privilege check."""
+    def __init__(self, project: Path, machine: Machine | None = None, packages: Sequence[str] = ()) -> None:
+        """Set the paths; no IO yet, except for a privilege check.
+
+        New hosts have `packages` from the start; `image.containerfile` states which are possible.
+        """
         self.project = project.resolve()
+        self.packages = packages
         self.machine = machine or Machine()
         self.narration = self.machine.narration
         self.prefix = containers.prefix(self.project)
@@ -131,7 +135,19 @@ class Sandbox:
             with self.narration.stage(f"building the {spec.os} image (once)"):
                 failure = f"cannot build the {spec.os} image from {source.archive}"
                 self.machine.apply(failure, image.build, tag, source, distribution.codename)
+        if self.packages:
+            tag = self._with_packages(tag, distribution, source)
         return replace(spec, variables=variables), tag
+
+    def _with_packages(self, base: str, distribution: Distribution, source: mirror.Mirror) -> str:
+        """Build the image with packages if missing; return its tag."""
+        recipe = image.containerfile(base, self.packages, mirror.indexes(source, distribution.codename))
+        tag = image.derived_tag(image.PACKAGES_REPOSITORY, distribution.key, recipe)
+        if not self._exists("image", tag):
+            with self.narration.stage(f"building the {distribution.key} image with packages (once)"):
+                failure = f"cannot build the {distribution.key} image with packages"
+                self.machine.apply(failure, image.derive, tag, recipe)
+        return tag
 
     def _make_network(self, addresses: Sequence[str]) -> None:
         """Create a missing network, with the subnet of existing hosts, whose addresses are fixed."""
@@ -280,9 +296,10 @@ class Sandbox:
         return [each.spec.name for each in gone]
 
     def _remove_images(self) -> None:
-        # Derived images first: removing a parent image would only untag it.
-        both = (image.VAGRANT_REPOSITORY, image.REPOSITORY)
-        found = [self.machine.fact(Json, f"images --format=json --filter reference={name}") or [] for name in both]
+        found = [
+            self.machine.fact(Json, f"images --format=json --filter reference={name}") or []
+            for name in image.REPOSITORIES
+        ]
         images = [each for some in found for each in some]
         unused = list(dict.fromkeys(each["Id"] for each in images if not each.get("Containers")))
         with self.narration.stage(f"removing {len(unused)} unused of {len(images)} images"):

@@ -4,18 +4,15 @@ Does IO on this machine. Files are in `.provision/vagrant`, which is removed wit
 like the sandbox's. Refuses a private key. Never changes the user's own inventories.
 """
 
-import hashlib
 import json
 import os
 import shlex
 import shutil
-from collections.abc import Generator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
-from pyinfra.api.operation import operation
 
 from provision.controller import containers, image
 from provision.controller.bootstrap import read_public_key
@@ -172,9 +169,9 @@ def _container(project: Path, request: Request, machine: Machine) -> tuple[Prepa
 def make_image(machine: Machine, base: str, os_name: str, public_key: str) -> str:
     """Build a Vagrant image from a sandbox image if missing; return its name."""
     recipe = containerfile(base, public_key)
-    tag = f"{image.VAGRANT_REPOSITORY}:{os_name}-{hashlib.sha256(recipe.encode()).hexdigest()[:12]}"
+    tag = image.derived_tag(image.VAGRANT_REPOSITORY, os_name, recipe)
     with machine.narration.stage(f"building the image {tag} (once)"):
-        machine.apply(f"cannot build the {os_name} image for Vagrant", build, tag, recipe)
+        machine.apply(f"cannot build the {os_name} image for Vagrant", image.derive, tag, recipe)
     return tag
 
 
@@ -201,13 +198,6 @@ def arguments(memory: str, cpus: int) -> list[str]:
     """Return arguments of `docker run`: systemd, limits, and a supported runtime."""
     limited = [f"--memory={memory}", f"--cpus={cpus}"] if memory else []
     return [*containers.runtime(), "--systemd=always", f"--shm-size={SHM_SIZE}", *containers.limits(), *limited]
-
-
-@operation()
-def build(tag: str, recipe: str) -> Generator[str]:
-    """Build the image from a recipe on standard input, without a build context."""
-    words = ["podman", "build", "--quiet", "--isolation=chroot", f"--tag={tag}", "-"]
-    yield f"podman image exists {tag} || printf %s {shlex.quote(recipe)} | {shlex.join(words)}"
 
 
 def values(prepared: Prepared) -> dict[str, Any]:

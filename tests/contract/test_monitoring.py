@@ -11,7 +11,11 @@ from tests.contract.repository import ROOT
 from tests.expressions import DASHBOARD, names, queries, rules
 
 ALERTS = rules("alert")
-CASES = yaml.safe_load((ROOT / "tests/integration/alerts/rules.test.yml").read_text())["tests"]
+CASES = [
+    case
+    for path in sorted((ROOT / "tests/integration/alerts").glob("*.test.yml"))
+    for case in yaml.safe_load(path.read_text())["tests"]
+]
 
 
 @pytest.mark.parametrize(

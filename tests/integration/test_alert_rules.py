@@ -11,7 +11,7 @@ from tests.contract.repository import ROOT
 from tests.expressions import queries, rules
 
 RULES = ROOT / "templates/monitoring/rules.yml"
-CASES = Path(__file__).with_name("alerts") / "rules.test.yml"
+CASES = [Path(__file__).with_name("alerts") / f"{name}.test.yml" for name in ("rules", "hours")]
 
 
 def promtool(*words: str | Path) -> subprocess.CompletedProcess[str]:
@@ -31,7 +31,7 @@ def test_prometheus_accepts_every_expression_of_the_dashboard(tmp_path: Path) ->
 
 
 def test_every_alert_fires_for_its_cause_and_for_nothing_else() -> None:
-    tested = promtool("test", "rules", CASES)
+    tested = promtool("test", "rules", *CASES)
     assert tested.returncode == 0, tested.stdout + tested.stderr
 
 
@@ -40,9 +40,13 @@ def test_every_case_fails_without_its_alert(tmp_path: Path) -> None:
     for group in text["groups"]:
         group["rules"] = [rule for rule in group["rules"] if "alert" not in rule]
     (tmp_path / "rules.yml").write_text(yaml.safe_dump(text))
-    cases = yaml.safe_load(CASES.read_text())
-    (tmp_path / "cases.yml").write_text(yaml.safe_dump({**cases, "rule_files": [str(tmp_path / "rules.yml")]}))
-    tested = promtool("test", "rules", tmp_path / "cases.yml")
+    copies, number = [], 0
+    for path in CASES:
+        cases = yaml.safe_load(path.read_text())
+        number += len(cases["tests"])
+        copies.append(tmp_path / path.name)
+        copies[-1].write_text(yaml.safe_dump({**cases, "rule_files": [str(tmp_path / "rules.yml")]}))
+    tested = promtool("test", "rules", *copies)
     said = tested.stdout + tested.stderr
-    assert said.count("got:[]") == len(cases["tests"])
+    assert said.count("got:[]") == number
     assert [rule["alert"] for rule in rules("alert") if f"alertname: {rule['alert']}" not in said] == []

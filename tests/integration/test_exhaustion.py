@@ -123,7 +123,7 @@ def pooler(server: Server, port: int) -> Iterator[int]:
         running.wait(10)
 
 
-@pytest.mark.parametrize("major", embedded.VERSIONS)
+@pytest.mark.parametrize("major", embedded.MAJORS)
 def test_operators_log_in_while_tenants_hold_all_they_can(major: int) -> None:
     plan = planned(major)
     with serving(major, plan) as (server, port), pooler(server, port) as front, ExitStack() as stack:
@@ -141,7 +141,7 @@ def test_operators_log_in_while_tenants_hold_all_they_can(major: int) -> None:
         assert len(waiting) == HALF_OPEN, "the half-open logins did not last"
 
 
-@pytest.mark.parametrize("major", embedded.VERSIONS)
+@pytest.mark.parametrize("major", embedded.MAJORS)
 def test_role_without_a_limit_leaves_the_reserved_connections(major: int) -> None:
     plan = planned(major)
     with serving(major, plan) as (server, port), ExitStack() as stack:

@@ -82,9 +82,17 @@ def roles(host: Host) -> str:
     return host.sql("SELECT string_agg(rolname || rolsuper || rolcreaterole, ' ' ORDER BY 1) FROM pg_roles")
 
 
-@pytest.mark.parametrize("place", sorted(PLACES))
-def test_code_of_a_dump_has_no_rights_beyond_the_new_database(host: Host, marker: Path, place: str) -> None:
-    hostile(host, marker, PLACES[place])
+@pytest.mark.parametrize(
+    "places",
+    [
+        pytest.param(sorted(PLACES), id="all"),
+        *(pytest.param([each], marks=pytest.mark.faults, id=each) for each in sorted(PLACES)),
+    ],
+)
+def test_code_of_a_dump_has_no_rights_beyond_the_new_database(host: Host, marker: Path, places: list[str]) -> None:
+    """All places in one dump, each in a schema of its own; `make test-faults` has each alone."""
+    schemas = [(f"s{number}", PLACES[place]) for number, place in enumerate(places)]
+    hostile(host, marker, "".join(f"CREATE SCHEMA {name}; SET search_path = {name}; {made};" for name, made in schemas))
     before = roles(host)
     host.run("take")
     tested = host.run("drill")
@@ -93,7 +101,8 @@ def test_code_of_a_dump_has_no_rights_beyond_the_new_database(host: Host, marker
     assert not marker.exists()
     assert roles(host) == before
     assert host.sql("SELECT pg_get_userbyid(datdba) FROM pg_database WHERE datname = 'postgres'") == "postgres"
-    assert host.sql("SELECT pg_get_userbyid(relowner) FROM pg_class WHERE relname = 't'") == "minion"
+    owners = "SELECT DISTINCT pg_get_userbyid(relowner), count(*) FROM pg_class WHERE relname = 't' GROUP BY 1"
+    assert host.sql(owners) == f"minion|{len(places)}"
 
 
 def test_the_trap_is_real(host: Host, marker: Path) -> None:

@@ -75,7 +75,7 @@ def limit(lan: Network, plan: schema.Plan, folder: Path) -> None:
     lan.at_server("/usr/sbin/nft", "--file", path)
 
 
-@pytest.mark.parametrize("major", embedded.VERSIONS)
+@pytest.mark.parametrize("major", embedded.MAJORS)
 def test_operators_log_in_while_strangers_begin_500_logins_and_tenants_hold_all_they_can(
     major: int, lan: Network
 ) -> None:

@@ -18,7 +18,7 @@ from provision.errors import HostError
 from provision.host import tls
 from tests.authority import Authority, Pair
 from tests.clusters import free_port
-from tests.embedded import VERSIONS, Server, cluster
+from tests.embedded import MAJORS, Server, cluster
 
 Session = psycopg.Connection[tuple[object, ...]]
 GOLDEN = Path(__file__).parents[1] / "templates" / "golden" / "prod"
@@ -27,7 +27,7 @@ PLACE = "/etc/provision/tls"
 DOOR = "local all postgres trust\n"
 
 
-@pytest.fixture(scope="module", params=sorted(VERSIONS))
+@pytest.fixture(scope="module", params=MAJORS)
 def server(request: pytest.FixtureRequest) -> Iterator[Server]:
     with cluster(request.param) as made:
         yield made

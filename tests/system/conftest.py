@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.sandboxes import Hosts
+from tests.sandboxes import INSTALLED, Hosts
 from tests.system.production import Production
 
 
@@ -27,7 +27,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
 @pytest.fixture(scope="session")
 def production(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Production]:
     """Two hosts that site.yml has converged with the prod profile; runs on the hosts of `sandbox` do not reach them."""
-    with Hosts.made(tmp_path_factory.mktemp("production")) as hosts:
+    with Hosts.made(tmp_path_factory.mktemp("production"), INSTALLED) as hosts:
         made = Production.make(hosts, tmp_path_factory.mktemp("inventory"))
         run = made.play()
         assert run.code == 0, run.output

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import pytest
 import yaml
 
-from tests.sandboxes import Answer, Host, Hosts
+from tests.sandboxes import INSTALLED, Answer, Host, Hosts
 from tests.system.playbooks import Run
 from tests.system.production import Production
 
@@ -47,7 +47,7 @@ class Site:
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    with Hosts.made(tmp_path_factory.mktemp("project")) as hosts:
+    with Hosts.made(tmp_path_factory.mktemp("project"), INSTALLED) as hosts:
         production = Production.make(hosts, tmp_path_factory.mktemp("inventory"))
         # Ansible keeps port 22; the database hosts reach the backup host at a port of their own.
         ports = "printf 'Port 22\\nPort 2222\\n' > /etc/ssh/sshd_config.d/10-ports.conf; systemctl restart ssh"
@@ -119,10 +119,10 @@ def test_a_first_run_ends_without_an_alarm(site: Site) -> None:
     assert site.one.run("systemctl --failed --plain --no-legend").stdout == ""
 
 
-def test_hosts_converge_with_a_repository_elsewhere_and_a_second_run_changes_nothing(site: Site) -> None:
-    again = site.production.play("--tags", "backup,tls")
+def test_host_converges_with_a_repository_elsewhere_and_a_second_run_changes_nothing(site: Site) -> None:
+    again = site.play("site.yml", "--tags", "backup,tls")
     assert again.code == 0, again.output
-    assert {name: row.changed for name, row in again.recap.items()} == {"prod1": 0, "prod2": 0, "peer": 0}
+    assert {name: row.changed for name, row in again.recap.items()} == {"prod1": 0}
     # Its free space, from the host that keeps it; other tests write to the same disk meanwhile.
     space = f"df -B1 --output=avail {REPOSITORY} | tail -1"
     before = int(site.peer.run(space).stdout)
@@ -171,6 +171,7 @@ def test_run_that_could_not_reach_its_repository_or_would_part_the_stanza_is_ref
     assert site.peer.run(f"cat {KEYS}/*").stdout == keys
 
 
+@pytest.mark.faults  # tests/integration/test_cli_plan.py has the same refusal
 def test_prod_without_a_repository_elsewhere_is_refused(site: Site) -> None:
     refused = site.play("site.yml", "--tags", "backup", "-e", '{"backup_repository_host": ""}')
     assert refused.code != 0
@@ -253,7 +254,7 @@ def test_what_is_older_than_its_limit_is_an_alarm(site: Site) -> None:
         ("time:2026-11-23 14:05:00", "the time has no time zone"),
         ("time:2090-01-01 00:00:00+00", "in the future"),
         ("time:2020-01-01 00:00:00+00", "this target cannot be reached"),
-        ("lsn:FF/0", "this target cannot be reached"),
+        pytest.param("lsn:FF/0", "this target cannot be reached", marks=pytest.mark.faults),
         ("yesterday", "not a recovery target"),
     ],
 )
@@ -310,8 +311,10 @@ def test_restore_needs_the_host_s_name_and_delta_another_word(site: Site) -> Non
             "--beside 5498",
             "the directory of the copy is not empty",
         ),
-        ("true", "true", "--beside 5432", "this port is not available for the copy"),
-        ("true", "true", "--stanza nowhere", "nowhere"),
+        pytest.param(
+            "true", "true", "--beside 5432", "this port is not available for the copy", marks=pytest.mark.faults
+        ),
+        pytest.param("true", "true", "--stanza nowhere", "nowhere", marks=pytest.mark.faults),
     ],
     ids=["without-pgvector", "another-major", "directory-not-empty", "port-in-use", "unknown-stanza"],
 )
@@ -489,18 +492,23 @@ def test_dump_round_trip_gives_every_row_and_index_back(site: Site) -> None:
             "f=$(ls -S $d/data/*.zst | head -1); printf X | dd of=$f bs=1 seek=60 conv=notrunc status=none",
             "does not match its SHA-256",
         ),
-        (
+        pytest.param(
             "printf X | dd of=$d/data/toc.dat bs=1 seek=900 conv=notrunc status=none",
             "toc.dat does not match its SHA-256",
+            marks=pytest.mark.faults,
         ),
-        ("rm $(ls $d/data/*.zst | head -1)", "is missing"),
-        ("truncate -s -20 $d/manifest.json", "manifest.json does not match its checksum"),
-        ("rm $d/manifest.json", "no dump minion-20990101T000000Z"),
+        pytest.param("rm $(ls $d/data/*.zst | head -1)", "is missing", marks=pytest.mark.faults),
+        pytest.param(
+            "truncate -s -20 $d/manifest.json", "manifest.json does not match its checksum", marks=pytest.mark.faults
+        ),
+        pytest.param("rm $d/manifest.json", "no dump minion-20990101T000000Z", marks=pytest.mark.faults),
     ],
 )
 def test_damaged_dump_is_refused_before_the_target_is_touched(site: Site, damage: str, expected: str) -> None:
-    names = json.loads(site.one.run("provision backup status --json").stdout)["dumps"]
-    source = f"/var/backups/provision/{names[-1]['name']}"
+    newest = "ls -d /var/backups/provision/minion-2* | tail -1"
+    if not (source := site.one.run(newest).stdout.strip()):  # the tests of `make test-faults` alone
+        assert site.one.run("systemctl start provision-backup@logical").returncode == 0
+        source = site.one.run(newest).stdout.strip()
     name = "minion-20990101T000000Z"
     made = f"cp -a {source} /var/backups/provision/{name}; d=/var/backups/provision/{name}; {damage}"
     assert site.one.run(made).returncode == 0

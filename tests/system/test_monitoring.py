@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import psycopg
+import pytest
 import yaml
 
 from tests.clusters import free_port
@@ -329,17 +330,27 @@ def answered(panel: dict[str, Any], ask: Prometheus, wait: bool) -> bool:
     return all(ask(f"query?query={text}", '"value"' if wait else "")["result"] for text in texts)
 
 
+@pytest.mark.faults
+def test_check_mode_shows_a_manual_change_of_an_exporter_and_restarts_none(production: Production) -> None:
+    host = production.database
+    begun = "systemctl show -p MainPID prometheus-postgres-exporter prometheus-node-exporter"
+    before = host.run(begun).stdout
+    unit = "/etc/systemd/system/prometheus-postgres-exporter.service.d/50-provision.conf"
+    host.run(f"cp -p {unit} /root/kept; echo '# by hand' >> {unit}")
+    try:
+        planned = play(production, "--check", "--diff")
+    finally:
+        host.run(f"mv /root/kept {unit}")
+    assert planned.code == 0, planned.output
+    assert "-# by hand" in planned.output
+    assert host.run(begun).stdout == before
+
+
 def test_another_address_is_served_with_tls_to_whom_is_named_and_to_nobody_else(
     production: Production, tmp_path: Path
 ) -> None:
     host = production.database
-    begun = "systemctl show -p MainPID prometheus-postgres-exporter prometheus-node-exporter"
-    before = host.run(begun).stdout
     host.run("echo '# by hand' >> /etc/systemd/system/prometheus-postgres-exporter.service.d/50-provision.conf")
-    planned = play(production, "--check", "--diff")
-    assert planned.code == 0, planned.output
-    assert "-# by hand" in planned.output
-    assert host.run(begun).stdout == before
     wish = {"monitoring_listen_address": host.address, "monitoring_users": {"prometheus": HASH}}
     served = play(production, "-e", json.dumps(wish))
     try:

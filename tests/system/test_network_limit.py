@@ -65,6 +65,7 @@ def test_operators_and_applications_log_in_while_500_logins_are_unfinished_on_bo
         on_host(production, "systemctl start provision-metrics && grep -q pgbouncer_up /var/lib/provision-metrics/*")
 
 
+@pytest.mark.faults  # among the damages of test_doctor.py
 def test_the_doctor_finds_a_flushed_firewall_and_loads_it_again(production: Production) -> None:
     assert "firewall" not in findings(production)
     on_host(production, "nft flush ruleset")
@@ -81,6 +82,7 @@ def test_nftables_service_flushes_the_limits_and_loads_them_again(production: Pr
     assert "firewall" not in findings(production)
 
 
+@pytest.mark.faults  # tests/integration/test_pooler_faults.py has a hung pooler
 def test_a_frozen_pooler_is_a_critical_finding_and_a_metric(production: Production) -> None:
     on_host(production, "systemctl kill --signal=SIGSTOP --kill-whom=main pgbouncer")
     try:

@@ -180,6 +180,7 @@ def test_up_resumes_a_paused_host(sandbox: Hosts, old: Host) -> None:
     assert identity(old) == before
 
 
+@pytest.mark.faults
 def test_up_makes_a_lost_network_again_for_the_hosts_that_are_there(project: Hosts) -> None:
     host = project.up("one", group="client")
     podman("stop", "--time=0", host.container.container)
@@ -189,6 +190,7 @@ def test_up_makes_a_lost_network_again_for_the_hosts_that_are_there(project: Hos
     assert again.ansible("-m", "ping").returncode == 0
 
 
+@pytest.mark.faults
 def test_up_mends_lost_keys(sandbox: Hosts, db1: Host) -> None:
     for path in (sandbox.sandbox.folder.key, sandbox.sandbox.folder.known_hosts, sandbox.inventory):
         path.unlink()

@@ -93,6 +93,7 @@ def test_guest_is_a_debian_with_systemd_and_has_the_memory_that_was_asked_for(va
     assert "2 CPUs, 1024 MB" in vagrant.up.stdout
 
 
+@pytest.mark.faults
 def test_provisioning_again_changes_nothing(vagrant: Vagrant) -> None:
     again = vagrant.run("provision")
     assert again.returncode == 0, again.stdout

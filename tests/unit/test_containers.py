@@ -173,5 +173,26 @@ def test_image_holds_no_postgresql() -> None:
     assert "openssh-server" in command
 
 
+def test_image_with_packages_creates_no_cluster_and_its_name_changes_with_base_packages_and_archive() -> None:
+    recipe = image.containerfile("localhost/base:1", ["postgresql-17", "pgbackrest"], "a1")
+    assert recipe.startswith(
+        "FROM localhost/base:1\nLABEL provision.indexes=a1\nRUN echo create_main_cluster = false | install -D "
+    )
+    assert "apt-get -qqy install --no-install-recommends postgresql-17 pgbackrest && " in recipe
+    assert recipe.endswith(" && rm /etc/postgresql-common/createcluster.d/00-image.conf\n")
+    tags = {
+        image.derived_tag(image.PACKAGES_REPOSITORY, "debian13", each)
+        for each in (
+            recipe,
+            image.containerfile("localhost/base:2", ["postgresql-17", "pgbackrest"], "a1"),
+            image.containerfile("localhost/base:1", ["postgresql-17"], "a1"),
+            image.containerfile("localhost/base:1", ["postgresql-17", "pgbackrest"], "b2"),
+        )
+    }
+    assert len(tags) == 4
+    assert all(tag.startswith("localhost/provision-packages:debian13-") for tag in tags)
+    assert image.REPOSITORIES[-1] == image.REPOSITORY  # a parent is removed after its children
+
+
 def test_url_encodes_what_would_end_a_part_of_it() -> None:
     assert url("minion", "a:b/c@d%e", 5433, "my db") == "postgresql://minion:a%3Ab%2Fc%40d%25e@127.0.0.1:5433/my%20db"
