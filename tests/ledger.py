@@ -33,7 +33,7 @@ class Writer:
     last: int = 0
 
     def write(self, stop: threading.Event) -> None:
-        """Insert rows until told to stop; connect again after an error."""
+        """Insert rows until `stop` is set; connect again after an error."""
         while not stop.is_set():
             try:
                 with psycopg.connect(self.url, autocommit=True, prepare_threshold=None) as session:

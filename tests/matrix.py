@@ -134,14 +134,14 @@ def index(url: str) -> str:
 def outcome(combination: Combination, folder: Path) -> Outcome:
     """Make hosts, converge them twice, and remove them."""
     with Hosts.made(folder) as hosts:
-        wishes = ["-e", json.dumps({**combination.variables, **combination.allowed})]
+        options = ["-e", json.dumps({**combination.variables, **combination.allowed})]
         if combination.profile == "prod":
             (folder / "inventory").mkdir()
             made = Production.make(hosts, folder / "inventory", combination.os)
-            host, runs = made.database, [made.play(*wishes, timeout=TIMEOUT_S) for _ in range(2)]
+            host, runs = made.database, [made.play(*options, timeout=TIMEOUT_S) for _ in range(2)]
         else:
             host = hosts.up("db1", os=combination.os)
-            runs = [play("site.yml", host.inventory, *wishes, timeout=TIMEOUT_S) for _ in range(2)]
+            runs = [play("site.yml", host.inventory, *options, timeout=TIMEOUT_S) for _ in range(2)]
         return note(combination, host, runs)
 
 

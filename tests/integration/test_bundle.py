@@ -127,7 +127,7 @@ def test_edited_manifest_has_a_wrong_signature(made: Made, tmp_path: Path) -> No
     assert "BAD signature" in error.seen or "manipulated" in error.seen
 
 
-def test_bundle_that_somebody_else_signed_anew_is_told_by_its_fingerprint(made: Made, tmp_path: Path) -> None:
+def test_bundle_signed_again_with_another_key_has_another_fingerprint(made: Made, tmp_path: Path) -> None:
     with Key.made(tmp_path / "key", "somebody else") as key:
         other = seal(tmp_path, key)
     assert verify.verified(other).postgresql == 17  # whole, for whoever asks for no fingerprint

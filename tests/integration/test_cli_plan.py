@@ -110,10 +110,10 @@ def test_hosts_whose_names_begin_alike_are_refused_together(inventory: Path) -> 
     done = plan("--inventory", inventory, "--json")
     assert done.returncode == 1, done.stderr
     found = json.loads(done.stdout)
-    told = "which share a repository: set backup_stanza to another name on the host that has no backups yet"
+    reported = "which share a repository: set backup_stanza to another name on the host that has no backups yet"
     assert {name: each.get("problems") or [] for name, each in found.items()} == {
-        "pg1.eu": [f"backup_stanza is 'pg1' on pg1.eu and on pg1.us, {told}"],
-        "pg1.us": [f"backup_stanza is 'pg1' on pg1.us and on pg1.eu, {told}"],
+        "pg1.eu": [f"backup_stanza is 'pg1' on pg1.eu and on pg1.us, {reported}"],
+        "pg1.us": [f"backup_stanza is 'pg1' on pg1.us and on pg1.eu, {reported}"],
         "pg2.eu": [],
         "pg1.asia": [],
         "pg1.old": [],

@@ -193,7 +193,7 @@ def test_rule_of_another_table_is_applied_whatever_its_name(
     assert rows(schema, query) == expected
 
 
-def test_rows_that_somebody_holds_are_left_for_the_next_run(schema: Session, plan: Plan) -> None:
+def test_locked_rows_are_left_for_the_next_run(schema: Session, plan: Plan) -> None:
     fill(schema, 30, 20)
     with psycopg.connect(owner(plan)) as holder:
         holder.execute("SELECT 1 FROM activities WHERE activity_type = 'old' LIMIT 5 FOR UPDATE")
@@ -279,8 +279,8 @@ def test_only_what_is_bloated_is_built_anew_and_shrinks(schema: Session, plan: P
     schema.execute("VACUUM ANALYZE")
     due = {each.name for each in indexes.look(schema) if each.due(plan.maintenance)}
     assert due == {"metrics_pkey", "metrics_timestamp_idx", "memories_embedding_idx"}
-    told = steps(run.run(plan, "index", dry=True))
-    assert told["REINDEX memories_embedding_idx"]["waste"] == "80 %"
+    reported = steps(run.run(plan, "index", dry=True))
+    assert reported["REINDEX memories_embedding_idx"]["waste"] == "80 %"
     done = run.run(plan, "index")
     assert done["outcome"] == "done"
     for name in due:

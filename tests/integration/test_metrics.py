@@ -37,7 +37,7 @@ def name(cluster: Cluster, migrated: str) -> Iterator[str]:
     cluster.psql(f"DROP ROLE {ROLE}")
 
 
-def told(cluster: Cluster, name: str, maintenance: Maintenance = MAINTENANCE) -> dict[str, dict[str, float]]:
+def reported(cluster: Cluster, name: str, maintenance: Maintenance = MAINTENANCE) -> dict[str, dict[str, float]]:
     """Samples by metric and by the value of their only label ("" without one)."""
     with connect_pinned(cluster.url(name, ROLE), application="test") as session:
         found = [each for read in database.CATALOGUE.values() for each in read(session)]
@@ -49,7 +49,7 @@ def told(cluster: Cluster, name: str, maintenance: Maintenance = MAINTENANCE) ->
 def test_a_database_before_its_first_migration_tells_what_is_there(cluster: Cluster, name: str) -> None:
     cluster.psql(f"CREATE DATABASE {name}_empty")
     try:
-        found = told(cluster, f"{name}_empty")
+        found = reported(cluster, f"{name}_empty")
     finally:
         cluster.psql(f"DROP DATABASE {name}_empty WITH (FORCE)")
     assert found["provision_migration_dirty"] == {}
@@ -66,29 +66,29 @@ def test_the_role_can_write_nothing(cluster: Cluster, name: str) -> None:
         session.execute("DELETE FROM agents")
 
 
-def test_a_dirty_migration_is_told(cluster: Cluster, name: str) -> None:
+def test_a_dirty_migration_is_reported(cluster: Cluster, name: str) -> None:
     cluster.psql("CREATE TABLE schema_migrations (version bigint, dirty boolean)", name)
     cluster.psql("INSERT INTO schema_migrations VALUES (7, false)", name)
-    assert told(cluster, name)["provision_migration_dirty"] == {"": 0}
+    assert reported(cluster, name)["provision_migration_dirty"] == {"": 0}
     cluster.psql("UPDATE schema_migrations SET dirty = true", name)
-    found = told(cluster, name)
+    found = reported(cluster, name)
     assert found["provision_migration_dirty"] == {"": 1}
     assert found["provision_migration_version"] == {"": 7}
 
 
-def test_wal_kept_is_told_for_each_slot(cluster: Cluster, name: str) -> None:
-    assert told(cluster, name)["provision_slot_wal_bytes"] == {}
+def test_wal_kept_is_exported_for_each_slot(cluster: Cluster, name: str) -> None:
+    assert reported(cluster, name)["provision_slot_wal_bytes"] == {}
     cluster.psql("SELECT pg_create_physical_replication_slot('kept', true)")
     try:
         cluster.psql("CREATE TABLE filler AS SELECT repeat('x', 100) FROM generate_series(1, 10000)", name)
-        found = told(cluster, name)
+        found = reported(cluster, name)
     finally:
         cluster.psql("SELECT pg_drop_replication_slot('kept')")
     assert found["provision_slot_wal_bytes"]["kept"] > 1_000_000
     assert found["provision_inactive_slot_wal_bytes"][""] == pytest.approx(
         found["provision_slot_wal_bytes"]["kept"], rel=0.1
     )
-    assert told(cluster, name)["provision_inactive_slot_wal_bytes"] == {"": 0}
+    assert reported(cluster, name)["provision_inactive_slot_wal_bytes"] == {"": 0}
 
 
 def test_a_view_in_place_of_a_table_is_not_asked(cluster: Cluster, name: str) -> None:
@@ -99,7 +99,7 @@ def test_a_view_in_place_of_a_table_is_not_asked(cluster: Cluster, name: str) ->
         "CREATE VIEW activities AS SELECT to_timestamp(trap()) AS created_at",
         name,
     )
-    found = told(cluster, name)
+    found = reported(cluster, name)
     assert found["provision_migration_version"] == {}
     assert set(found["provision_retention_oldest_seconds"]) == {"metrics", "closed sessions", "expired sessions"}
 
@@ -108,7 +108,7 @@ def test_sequences_tell_how_much_is_used(cluster: Cluster, name: str) -> None:
     cluster.psql("CREATE SEQUENCE few MAXVALUE 101; SELECT setval('few', 91)", name)
     cluster.psql("CREATE SEQUENCE again MAXVALUE 10 CYCLE; SELECT setval('again', 10)", name)
     cluster.psql("CREATE SEQUENCE fresh", name)
-    found = told(cluster, name)["provision_sequence_used_ratio"]
+    found = reported(cluster, name)["provision_sequence_used_ratio"]
     assert found["public.few"] == pytest.approx(0.9)
     assert not {"public.again", "public.fresh"} & set(found)
 
@@ -125,38 +125,38 @@ def test_bloat_is_what_deleted_rows_left_and_no_more(cluster: Cluster, name: str
         "INSERT INTO wide SELECT array_fill(0.5, ARRAY[1536])::vector FROM generate_series(1, 200); ANALYZE wide",
         name,
     )
-    found = told(cluster, name)
+    found = reported(cluster, name)
     for table in ("narrow", "loose", "wide"):
         share = (
             found["provision_table_bloat_bytes"][f"public.{table}"] / found["provision_table_bytes"][f"public.{table}"]
         )
         assert share < 0.05, table
     cluster.psql("DELETE FROM narrow WHERE a % 4 > 0; VACUUM (ANALYZE) narrow", name)
-    found = told(cluster, name)
+    found = reported(cluster, name)
     share = found["provision_table_bloat_bytes"]["public.narrow"] / found["provision_table_bytes"]["public.narrow"]
     assert 0.7 < share < 0.8
 
 
-def test_dead_rows_are_told_until_they_are_removed(cluster: Cluster, name: str) -> None:
+def test_dead_rows_are_reported_until_they_are_removed(cluster: Cluster, name: str) -> None:
     cluster.psql(
         "CREATE TABLE t (a int) WITH (autovacuum_enabled = off); INSERT INTO t SELECT generate_series(1, 50)", name
     )
     cluster.psql("DELETE FROM t WHERE a <= 20; ANALYZE t", name)
-    assert told(cluster, name)["provision_table_dead_rows"]["public.t"] == 20
+    assert reported(cluster, name)["provision_table_dead_rows"]["public.t"] == 20
     cluster.psql("VACUUM t", name)
-    assert told(cluster, name)["provision_table_dead_rows"]["public.t"] == 0
+    assert reported(cluster, name)["provision_table_dead_rows"]["public.t"] == 0
 
 
 def test_a_table_that_was_never_analyzed_has_no_estimate(cluster: Cluster, name: str) -> None:
     cluster.psql("CREATE TABLE unknown AS SELECT 1 AS a", name)
-    found = told(cluster, name)
+    found = reported(cluster, name)
     assert found["provision_table_bytes"]["public.unknown"] == 8192
     assert "public.unknown" not in found["provision_table_bloat_bytes"]
 
 
 def test_hnsw_indexes_tell_their_size(cluster: Cluster, name: str) -> None:
     size = int(cluster.psql("SELECT pg_relation_size('memories_embedding_idx')", name))
-    assert told(cluster, name)["provision_hnsw_index_bytes"] == {"public.memories_embedding_idx": size}
+    assert reported(cluster, name)["provision_hnsw_index_bytes"] == {"public.memories_embedding_idx": size}
 
 
 def test_retention_tells_the_oldest_row_and_the_promise(cluster: Cluster, name: str) -> None:
@@ -171,7 +171,7 @@ def test_retention_tells_the_oldest_row_and_the_promise(cluster: Cluster, name: 
     )
     days = {"activities": 10, "metrics": 0, "closed sessions": 7}
     rules = tuple(replace(rule, days=days[rule.name]) for rule in MAINTENANCE.retention)
-    found = told(cluster, name, replace(MAINTENANCE, retention=rules))
+    found = reported(cluster, name, replace(MAINTENANCE, retention=rules))
     oldest = {rule: round(age / 86400, 2) for rule, age in found["provision_retention_oldest_seconds"].items()}
     assert oldest == {"activities": 93, "closed sessions": 8, "expired sessions": 1}
     promised = {"activities": 864000, "closed sessions": 604800, "expired sessions": 0}
@@ -181,7 +181,7 @@ def test_retention_tells_the_oldest_row_and_the_promise(cluster: Cluster, name: 
 def test_a_query_that_is_refused_is_an_error_of_ours(cluster: Cluster, name: str) -> None:
     cluster.psql("CREATE TABLE schema_migrations (version bigint)", name)
     with pytest.raises(DatabaseError, match="the server refused a query") as refused:
-        told(cluster, name)
+        reported(cluster, name)
     assert "dirty" in refused.value.seen
 
 
@@ -194,7 +194,7 @@ def test_rule_of_another_table_reports_the_rows_that_it_applies_to(cluster: Clus
     )
     due = {"all": "seen < {cutoff}", "some": "status = 'done' AND seen < {cutoff}", "other": "seen + '1 h' < {cutoff}"}
     rules = tuple(Retention(rule, "Odd", "At", condition, 30, "delete") for rule, condition in due.items())
-    found = told(cluster, name, replace(MAINTENANCE, retention=rules, cleanup=False))
+    found = reported(cluster, name, replace(MAINTENANCE, retention=rules, cleanup=False))
     oldest = {rule: round(age / 86400) for rule, age in found["provision_retention_oldest_seconds"].items()}
     assert oldest == {"all": 3, "some": 3, "other": 9}
 
@@ -219,7 +219,7 @@ def test_source_that_fails_hides_no_other(
         )
 
 
-def test_missing_statement_statistics_are_told_and_hide_nothing(
+def test_missing_statement_statistics_are_reported_and_hide_nothing(
     cluster: Cluster, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(system, "EVIDENCE", tmp_path)

@@ -152,7 +152,7 @@ def test_cleanup_deletes_expired_sessions_and_counts_them(one_of_each: Session) 
     assert rows(one_of_each, "SELECT cleanup_expired_sessions()") == [(0,)]
 
 
-def test_cleanup_passes_over_a_session_that_somebody_holds(cluster: Cluster, one_of_each: Session) -> None:
+def test_cleanup_skips_a_locked_session(cluster: Cluster, one_of_each: Session) -> None:
     one_of_each.execute("UPDATE sessions SET expires_at = '2020-01-01'")
     with psycopg.connect(cluster.url(one_of_each.info.dbname, "minion")) as holder:
         holder.execute("UPDATE sessions SET expires_at = CURRENT_TIMESTAMP + interval '1 hour'")

@@ -218,10 +218,10 @@ def test_one_tenant_that_fails_does_not_stop_the_others(fresh: Place, command: C
         "gamma": ("current", []),
     }
     assert 'relation "agents" already exists' in done["tenants"][1]["why"]
-    told = command.result("migrate", "up", "--all-tenants")
-    assert isinstance(told.exception, ProvisionError)
-    assert told.exception.what == "1 of 3 tenants were not migrated"
-    assert told.exception.seen == "beta"
+    reported = command.result("migrate", "up", "--all-tenants")
+    assert isinstance(reported.exception, ProvisionError)
+    assert reported.exception.what == "1 of 3 tenants were not migrated"
+    assert reported.exception.seen == "beta"
     status = command("migrate", "status", "--all-tenants", code=3)
     assert [(row["tenant"], row["version"], row["dirty"]) for row in status["tenants"]] == [
         ("alpha", 2, False), ("beta", 1, True), ("gamma", 2, False),

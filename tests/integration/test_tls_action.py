@@ -74,7 +74,7 @@ def play(tmp_path: Path) -> Play:
     return Play(tmp_path)
 
 
-def test_a_fresh_host_is_told_every_file_and_nothing_is_written(play: Play) -> None:
+def test_check_mode_lists_every_file_of_a_fresh_host_and_writes_none(play: Play) -> None:
     result = play.run()
     assert (result["changed"], result["authority_made"], result["clients"]) == (True, True, ["reporter"])
     assert result["issued"] == ["pooler-client", "server"]

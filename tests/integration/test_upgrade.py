@@ -155,8 +155,8 @@ def test_check_beside_the_running_server_names_what_cannot_move(pair: Pair) -> N
     pair.make()
     assert transfer.check(pair.old, pair.new, pair.work) == []
     pair.cluster.psql("CREATE TABLE odd (what regproc); INSERT INTO odd VALUES ('now')")
-    told = " ".join(transfer.check(pair.old, pair.new, pair.work))
-    assert "public.odd.what" in told, told
+    reported = " ".join(transfer.check(pair.old, pair.new, pair.work))
+    assert "public.odd.what" in reported, reported
     assert pair.cluster.ready()
 
 

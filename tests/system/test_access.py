@@ -72,7 +72,7 @@ def test_a_wrong_password_is_refused(production: Production, role: str, password
 
 
 @pytest.mark.parametrize("role", ["postgres", "minion_backup", "minion_monitor", "minion_pooler", "nobody"])
-def test_nobody_else_gets_in_over_the_network(production: Production, role: str) -> None:
+def test_other_roles_cannot_log_in_over_the_network(production: Production, role: str) -> None:
     with pytest.raises(psycopg.OperationalError, match=r"password authentication failed|rejects connection"):
         connect(production, role, production.passwords["minion"])
 
@@ -106,7 +106,7 @@ def test_a_role_that_was_shut_out_stays_out(production: Production, change: str,
         ("nobody", "minion_app", "fe_sendauth: no password supplied"),
     ],
 )
-def test_the_socket_lets_in_whom_the_map_names(production: Production, user: str, role: str, said: str) -> None:
+def test_the_socket_admits_the_users_of_the_map(production: Production, user: str, role: str, said: str) -> None:
     assert said in on_host(production, "SELECT current_user", user, role)
 
 

@@ -78,9 +78,9 @@ def sql(host: Host, statement: str, port: int = 5432, database: str = "minion") 
 
 def archived(host: Host, segment: str) -> None:
     """Wait until the server counts a WAL segment as archived. After three failures it pauses for 60 s."""
-    told = f"SELECT last_archived_wal >= '{segment}' FROM pg_stat_archiver"
+    reported = f"SELECT last_archived_wal >= '{segment}' FROM pg_stat_archiver"
     for _ in range(180):
-        if sql(host, told) == "t":
+        if sql(host, reported) == "t":
             return
         time.sleep(0.5)
     pytest.fail(f"{segment} was not archived within 90 s")
@@ -525,7 +525,7 @@ def test_damaged_dump_is_refused_before_the_target_is_touched(site: Site, damage
         site.one.run(f"rm -rf /var/backups/provision/{name}")
 
 
-def test_failing_archive_is_an_alarm_and_mends_itself(site: Site) -> None:
+def test_failing_archive_is_an_alarm_and_recovers_by_itself(site: Site) -> None:
     keys = f"{KEYS}/pgbackrest-prod1"
     site.peer.run(f"mv {keys} {keys}.away")
     try:

@@ -99,7 +99,7 @@ def test_killed_restore_cannot_be_started_by_accident_and_completes_when_run_aga
     sql(site.one, "DROP TABLE bulk")
 
 
-def test_restore_that_was_killed_while_it_replayed_serves_nobody_by_accident(site: Site) -> None:
+def test_restore_killed_during_replay_accepts_no_client(site: Site) -> None:
     newest = labels(site)[-1]
     sql(site.one, "CREATE TABLE bulk AS SELECT n, repeat(md5(n::text), 60) t FROM generate_series(1, 60000) n")
     sql(site.one, "INSERT INTO agents (name) VALUES ('before-the-point'); SELECT pg_create_restore_point('the point')")
@@ -206,7 +206,7 @@ def test_second_drill_leaves_the_first_alone_and_a_killed_one_leaves_nothing(sit
     site.one.run("pkill -f '[s]leep 60'")
 
 
-def test_delta_restore_mends_a_damaged_directory_and_keeps_no_copy(site: Site) -> None:
+def test_delta_restore_repairs_a_damaged_directory_and_keeps_no_copy(site: Site) -> None:
     sql(site.one, "INSERT INTO agents (name) VALUES ('mended')")
     sql(site.one, "SELECT pg_switch_wal()")
     site.one.run("systemctl stop postgresql@17-main; rm -r /var/lib/postgresql/17/main/base/1 ")

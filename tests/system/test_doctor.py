@@ -275,8 +275,8 @@ def test_a_watch_without_evidence_is_reported_once_it_is_overdue(production: Pro
 def test_maintenance_runs_by_its_own_unit_and_leaves_evidence(production: Production) -> None:
     host = production.database
     host.run(sql("INSERT INTO metrics (name, value, timestamp) VALUES ('old', 1, now() - interval '31 days')"))
-    told = json.loads(host.run("provision maintain retention --dry-run --json").stdout)
-    assert {"what": "metrics", "rows": 1} in told[0]["steps"]
+    reported = json.loads(host.run("provision maintain retention --dry-run --json").stdout)
+    assert {"what": "metrics", "rows": 1} in reported[0]["steps"]
     assert host.run("systemctl start provision-maintain@retention").returncode == 0
     kept = json.loads(host.run("cat /var/lib/provision/maintain.json").stdout)["jobs"]["retention"]
     assert kept["outcome"] == "done"

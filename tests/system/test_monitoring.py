@@ -176,7 +176,7 @@ def test_pipe_of_the_server_s_user_at_the_metrics_file_stops_no_scrape(productio
     assert host.run(f"stat --format=%F {path}").stdout == "regular file\n"
 
 
-def test_a_source_that_fails_hides_nothing_else_and_is_told(production: Production) -> None:
+def test_a_failing_source_is_reported_and_hides_nothing_else(production: Production) -> None:
     host = production.database
     host.run("echo damaged > /etc/provision/tls/damaged.crt")
     try:
@@ -346,13 +346,11 @@ def test_check_mode_shows_a_manual_change_of_an_exporter_and_restarts_none(produ
     assert host.run(begun).stdout == before
 
 
-def test_another_address_is_served_with_tls_to_whom_is_named_and_to_nobody_else(
-    production: Production, tmp_path: Path
-) -> None:
+def test_another_address_serves_its_clients_alone_and_with_tls(production: Production, tmp_path: Path) -> None:
     host = production.database
     host.run("echo '# by hand' >> /etc/systemd/system/prometheus-postgres-exporter.service.d/50-provision.conf")
-    wish = {"monitoring_listen_address": host.address, "monitoring_users": {"prometheus": HASH}}
-    served = play(production, "-e", json.dumps(wish))
+    variables = {"monitoring_listen_address": host.address, "monitoring_users": {"prometheus": HASH}}
+    served = play(production, "-e", json.dumps(variables))
     try:
         assert served.code == 0, served.output
         assert HASH not in served.output
@@ -398,12 +396,12 @@ def test_a_port_that_another_program_takes_is_refused_and_reported(production: P
     )
     assert host.run(script).returncode == 0
     try:
-        told = (
+        reported = (
             f"held by python3 (pid {host.run('systemctl show -p MainPID --value other').stdout.strip()}, other.service)"
         )
         doctor = host.run("provision doctor")
         assert doctor.returncode == 3
-        assert f"port 9100 of prometheus-node-exporter.service is {told}" in doctor.stdout
+        assert f"port 9100 of prometheus-node-exporter.service is {reported}" in doctor.stdout
         refused = play(production)
         assert refused.code != 0
         assert "port 9100 is taken by process" in refused.text(), refused.output

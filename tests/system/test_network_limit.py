@@ -91,9 +91,9 @@ def test_a_frozen_pooler_is_a_critical_finding_and_a_metric(production: Producti
         assert found["severity"] == "critical"
         assert "the pooler runs but its console does not answer" in found["seen"]
         assert found["fix"] == "systemctl restart pgbouncer.service"
-        told = production.database.run("runuser -u postgres -- provision metrics")
-        assert told.returncode == 1  # the timer's unit fails too
-        assert "pgbouncer_up 0" in told.stdout
+        reported = production.database.run("runuser -u postgres -- provision metrics")
+        assert reported.returncode == 1  # the timer's unit fails too
+        assert "pgbouncer_up 0" in reported.stdout
     finally:
         on_host(production, "systemctl kill --signal=SIGCONT --kill-whom=main pgbouncer")
     connect(production).close()

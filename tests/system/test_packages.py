@@ -48,8 +48,8 @@ class Place:
 
     def mirror(self, *arguments: str, **other: str) -> Run:
         """Run site.yml with a mirror that is the archive but for what is given otherwise."""
-        wish = {"uri": self.archive.uri, "suite": "trixie-pgdg", "key": str(self.archive.key), **other}
-        words = [word for name, value in wish.items() for word in ("-e", f"postgresql_mirror_{name}={value}")]
+        variables = {"uri": self.archive.uri, "suite": "trixie-pgdg", "key": str(self.archive.key), **other}
+        words = [word for name, value in variables.items() for word in ("-e", f"postgresql_mirror_{name}={value}")]
         return run(self.host, "-e", "postgresql_repository=mirror", *words, *arguments)
 
 
@@ -106,23 +106,25 @@ def test_pgdg_is_a_source_with_one_key_pinned_by_its_host(place: Place) -> None:
 
 
 def test_major_past_its_end_of_life_is_looked_for_at_the_archives_host(place: Place) -> None:
-    told = place.old_major.text()
-    assert "cannot read the package source http://127.0.0.1:9/old (suite trixie-pgdg-archive, component main)" in told
-    assert "it cannot be reached; set postgresql_pgdg_archive_uri" in told
+    reported = place.old_major.text()
+    assert (
+        "cannot read the package source http://127.0.0.1:9/old (suite trixie-pgdg-archive, component main)" in reported
+    )
+    assert "it cannot be reached; set postgresql_pgdg_archive_uri" in reported
 
 
 def test_key_of_the_distributions_package_is_the_one_that_pgdg_is_verified_with(place: Place) -> None:
-    told = place.real_key.text()
-    assert "it is signed by another key than the configured one; set postgresql_repository to mirror" in told
-    assert "upgrade postgresql-common on the host" in told
+    reported = place.real_key.text()
+    assert "it is signed by another key than the configured one; set postgresql_repository to mirror" in reported
+    assert "upgrade postgresql-common on the host" in reported
 
 
 def test_major_that_the_mirror_does_not_have_is_named(place: Place) -> None:
-    told = place.no_major.text()
-    assert ": no package source of this host provides postgresql-16" in told
+    reported = place.no_major.text()
+    assert ": no package source of this host provides postgresql-16" in reported
     assert (
         f"packages come from {place.archive.uri}: set postgresql_repository or postgresql_version to a source that"
-        in told
+        in reported
     )
 
 
@@ -161,15 +163,15 @@ def test_mirror_takes_the_place_of_pgdg_pinned_by_its_suite(place: Place) -> Non
     ],
     ids=lambda value: "-".join(value.values()).replace("/", "") if isinstance(value, dict) else "",
 )
-def test_source_that_cannot_be_read_is_told_and_the_old_one_stays(
+def test_unreadable_source_is_reported_and_the_old_one_stays(
     place: Place, other: dict[str, str], meaning: str, variable: str
 ) -> None:
     keys = {"other": place.archive.other_key, "expired": place.archive.expired_key}
-    wish = {name: str(keys.get(value, value)) for name, value in other.items()}
+    variables = {name: str(keys.get(value, value)) for name, value in other.items()}
     before = started(place.host), source_of(place.host)
-    refused = place.mirror("--tags", "postgresql", **wish)
+    refused = place.mirror("--tags", "postgresql", **variables)
     assert refused.code != 0
-    uri, suite = wish.get("uri", place.archive.uri), wish.get("suite", "trixie-pgdg")
+    uri, suite = variables.get("uri", place.archive.uri), variables.get("suite", "trixie-pgdg")
     assert f"cannot read the package source {uri} (suite {suite}, component" in refused.text(), refused.output
     assert f"{meaning}" in refused.text(), refused.output
     assert f"; set {variable}" in refused.text(), refused.output
@@ -231,7 +233,7 @@ def test_host_has_no_way_to_any_archive(offline: Host) -> None:
 
 
 @pytest.mark.parametrize(
-    ("wish", "expected"),
+    ("variables", "expected"),
     [
         pytest.param(
             "postgresql_version=16",
@@ -242,9 +244,9 @@ def test_host_has_no_way_to_any_archive(offline: Host) -> None:
     ],
 )
 def test_bundle_for_something_else_is_refused_before_anything_is_changed(
-    offline: Host, bundle: Path, wish: str, expected: str
+    offline: Host, bundle: Path, variables: str, expected: str
 ) -> None:
-    refused = bundled(offline, bundle, "-e", wish)
+    refused = bundled(offline, bundle, "-e", variables)
     assert refused.code != 0
     assert expected in refused.text(), refused.output
     assert refused.recap["offline"].changed == 0
@@ -295,8 +297,8 @@ def test_production_without_a_network_keeps_its_backups_on_another_host_without_
     commands = next(block for block in page.split("```") if "install pgbackrest openssh-server" in block)
     made = hosts.peer.run(f"set -e; cd /root; {commands.removeprefix('sh')}")
     assert made.returncode == 0, made.stderr
-    wishes = ("-e", "postgresql_repository=bundle", "-e", f"postgresql_bundle={bundle}")
-    first, second = (hosts.play(*wishes) for _ in range(2))
+    variables = ("-e", "postgresql_repository=bundle", "-e", f"postgresql_bundle={bundle}")
+    first, second = (hosts.play(*variables) for _ in range(2))
     assert first.code == 0, first.output
     assert second.code == 0, second.output
     assert {name: row.changed for name, row in second.recap.items()} == {"prod1": 0, "peer": 0}, second.output

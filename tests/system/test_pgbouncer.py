@@ -173,7 +173,9 @@ def test_tenants_share_the_pooler_and_see_nothing_of_each_other(production: Prod
         for each in holders:
             each.close()
         (job,) = json.loads(on_host(production, "provision maintain sessions --json"))
-        assert {name: told.partition(",")[0] for name, told in job["tenants"].items()} == dict.fromkeys(names, "done")
+        assert {name: reported.partition(",")[0] for name, reported in job["tenants"].items()} == dict.fromkeys(
+            names, "done"
+        )
         folder = json.loads(on_host(production, "provision tenant export acme --json"))["folder"]
         done = on_host(production, f"provision tenant import acme {folder} --replace --yes-destroy acme --json")
         assert json.loads(done)["rows"]["acme.agents"] == 1
@@ -213,7 +215,7 @@ def test_a_wrong_password_is_refused(production: Production, role: str, password
 
 @pytest.mark.parametrize("role", ["postgres", "minion_backup", "minion_monitor", "minion_pooler", "pgbouncer"])
 @pytest.mark.parametrize("database", ["minion", "postgres", "pgbouncer"])
-def test_nobody_else_gets_in(production: Production, role: str, database: str) -> None:
+def test_other_roles_cannot_log_in(production: Production, role: str, database: str) -> None:
     with pytest.raises(psycopg.OperationalError, match=REFUSED):
         connect(production, role, password=production.passwords["minion"], dbname=database)
 
@@ -232,7 +234,7 @@ def test_a_role_that_was_shut_out_stays_out(production: Production, change: str,
     connect(production, "minion_readonly").close()
 
 
-def test_nobody_gets_in_without_tls_with_a_wrong_authority_or_by_a_wrong_name(
+def test_login_is_refused_without_tls_with_a_wrong_authority_and_by_a_wrong_name(
     production: Production, tmp_path: Path
 ) -> None:
     with pytest.raises(psycopg.OperationalError, match="SSL required"):
@@ -340,8 +342,10 @@ def test_a_server_that_is_down_gives_an_error_in_time_and_serves_again_alone(pro
 def test_refuses_pools_that_exceed_what_the_server_has_and_a_taken_port(production: Production) -> None:
     before = on_host(production, "sha256sum /etc/pgbouncer/provision/*")
     limit = int(as_postgres(production, "SHOW max_connections"))
-    wish = json.dumps({"pgbouncer_pools": {"minion_app": limit + 10}, "postgresql_settings": {"log_statement": "mod"}})
-    run = production.play("--limit", "prod1", "-e", wish)
+    variables = json.dumps(
+        {"pgbouncer_pools": {"minion_app": limit + 10}, "postgresql_settings": {"log_statement": "mod"}}
+    )
+    run = production.play("--limit", "prod1", "-e", variables)
     assert run.code != 0
     assert "nothing was changed on this host" in run.text()
     assert f"pgbouncer_pools.minion_app: {limit + 10} exceeds the role's connection limit 60" in run.text()
@@ -360,8 +364,8 @@ def test_refuses_pools_that_exceed_what_the_server_has_and_a_taken_port(producti
 
 def test_a_configuration_that_would_not_work_is_found_before_it_is_taken(production: Production) -> None:
     before = on_host(production, "sha256sum /etc/pgbouncer/provision/*")
-    wish = json.dumps({"database_extra_databases": {"nowhere": "minion"}})
-    run = production.play("--limit", "prod1", "--tags", "pgbouncer", "-e", wish)
+    variables = json.dumps({"database_extra_databases": {"nowhere": "minion"}})
+    run = production.play("--limit", "prod1", "--tags", "pgbouncer", "-e", variables)
     assert run.code != 0
     assert "the pooler cannot use database nowhere with this configuration" in run.text()
     assert on_host(production, "sha256sum /etc/pgbouncer/provision/*") == before
@@ -388,7 +392,7 @@ def test_a_pause_does_not_wait_for_ever_for_a_transaction(production: Production
     connect(production).close()
 
 
-def test_the_doctor_has_nothing_to_mend_but_the_version(production: Production) -> None:
+def test_the_only_finding_of_the_doctor_is_the_version(production: Production) -> None:
     shown = production.database.run("runuser -u postgres -- provision doctor --database dbname=minion --json").stdout
     found = [each["id"] for each in json.loads(shown)["findings"] if each["area"] == "pooler"]
     assert set(found) <= {"pooler-version"}, shown
@@ -464,10 +468,10 @@ def test_500_clients_lose_nothing_while_the_server_restarts_and_its_certificate_
         eventually(production)
         # A wrong mode makes a run replace certificates; meanwhile both stay readable.
         on_host(production, "chmod 0664 /etc/provision/tls/server.crt /etc/provision/tls/pooler-client.crt")
-        wish = json.dumps(
+        variables = json.dumps(
             {"postgresql_settings": {"track_activity_query_size": 2048}, "postgresql_restart_allowed": True}
         )
-        run = production.play("--limit", "prod1", "--tags", "postgresql,pgbouncer,tls", "-e", wish)
+        run = production.play("--limit", "prod1", "--tags", "postgresql,pgbouncer,tls", "-e", variables)
         assert run.code == 0, run.output
     assert first < started()
     after = on_host(production, SERIALS)

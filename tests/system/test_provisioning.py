@@ -245,7 +245,7 @@ def test_contracts_make_targets_work_as_written(fleet: Fleet) -> None:
 
 
 @pytest.mark.parametrize(
-    ("wishes", "expected"),
+    ("variables", "expected"),
     [
         # Judged one after the other: the profile has defaults of all others, and values need a supported major.
         (["plan_profile_name=stagin"], ["plan_profile_name is 'stagin': expected dev, prod"]),
@@ -270,10 +270,10 @@ def test_contracts_make_targets_work_as_written(fleet: Fleet) -> None:
     ids=["profile", "variables", "major", "host", "versions"],
 )
 def test_refuses_wrong_variables_together_before_anything_is_changed(
-    fleet: Fleet, wishes: list[str], expected: list[str]
+    fleet: Fleet, variables: list[str], expected: list[str]
 ) -> None:
     before = started(fleet.one)
-    run = fleet.play(*(word for wish in wishes for word in ("-e", wish)))
+    run = fleet.play(*(word for variables in variables for word in ("-e", variables)))
     assert run.code != 0
     for refusal in expected:
         assert refusal in run.text(), run.output
@@ -306,7 +306,7 @@ def test_refuses_a_setting_that_the_server_rejects_and_keeps_the_old_file(
 
 
 @pytest.mark.parametrize(
-    ("wish", "expected", "path"),
+    ("variables", "expected", "path"),
     [
         pytest.param(
             '{"postgresql_preload_libraries": ["not_there"]}',
@@ -317,9 +317,11 @@ def test_refuses_a_setting_that_the_server_rejects_and_keeps_the_old_file(
         ('{"postgresql_local_users": "a{300}"}', "regular expression", "pg_ident.conf"),
     ],
 )
-def test_refuses_files_with_which_a_server_would_not_start(fleet: Fleet, wish: str, expected: str, path: str) -> None:
+def test_refuses_files_with_which_a_server_would_not_start(
+    fleet: Fleet, variables: str, expected: str, path: str
+) -> None:
     before = fleet.one.run(f"sha256sum /etc/postgresql/17/main/{path}").stdout, started(fleet.one)
-    run = fleet.play("-e", wish)
+    run = fleet.play("-e", variables)
     assert run.code != 0
     assert expected in run.text(), run.output
     assert (fleet.one.run(f"sha256sum /etc/postgresql/17/main/{path}").stdout, started(fleet.one)) == before
@@ -327,8 +329,8 @@ def test_refuses_files_with_which_a_server_would_not_start(fleet: Fleet, wish: s
 
 @pytest.mark.faults
 def test_settings_that_a_killed_run_placed_are_taken_by_the_next(fleet: Fleet) -> None:
-    wish = '{"postgresql_settings": {"work_mem": "77MB", "max_connections": 123}}'
-    server = ("--tags", "postgresql", "-e", wish)
+    variables = '{"postgresql_settings": {"work_mem": "77MB", "max_connections": 123}}'
+    server = ("--tags", "postgresql", "-e", variables)
     # The module dies between placing the files and asking the server to load them.
     command = "/usr/local/bin/provision"
     dying = f'#!/bin/sh\\ncase $* in server\\ apply*) kill -9 $PPID ;; *) exec {command}.kept "$@" ;; esac\\n'
@@ -598,7 +600,7 @@ def test_taken_port_is_refused_with_the_pid_and_name_of_its_holder(sandbox: Host
 
 
 @pytest.mark.faults  # test_adopt.py has the same refusal, and a case above that of another major
-def test_cluster_of_somebody_else_is_refused_and_stays_as_it_is(sandbox: Hosts) -> None:
+def test_foreign_cluster_is_refused_and_unchanged(sandbox: Hosts) -> None:
     host = sandbox.up("taken", os="debian13")
     host.run("systemctl stop squatter; apt-get -qq update; "
              "DEBIAN_FRONTEND=noninteractive apt-get -qqy install --no-install-recommends postgresql-17")  # fmt: skip
@@ -614,7 +616,7 @@ def test_cluster_of_somebody_else_is_refused_and_stays_as_it_is(sandbox: Hosts) 
     sandbox.sandbox.down(["taken"])
 
 
-def test_host_without_python_is_told_about_bootstrap(sandbox: Hosts) -> None:
+def test_host_without_python_gets_the_bootstrap_command(sandbox: Hosts) -> None:
     host = sandbox.up("taken", os="debian13")
     host.run("mv /usr/bin/python3 /usr/bin/python3.away")
     run = play("site.yml", host.inventory, "--limit", "taken")

@@ -191,7 +191,7 @@ def test_up_makes_a_lost_network_again_for_the_hosts_that_are_there(project: Hos
 
 
 @pytest.mark.faults
-def test_up_mends_lost_keys(sandbox: Hosts, db1: Host) -> None:
+def test_up_restores_lost_keys(sandbox: Hosts, db1: Host) -> None:
     for path in (sandbox.sandbox.folder.key, sandbox.sandbox.folder.known_hosts, sandbox.inventory):
         path.unlink()
     sandbox.up("db1")

@@ -23,7 +23,7 @@ from tests.system.production import Production
 
 Session = psycopg.Connection[tuple[object, ...]]
 TLS = "/etc/provision/tls"
-# What OpenSSL 3 needs to be told before it speaks a version that it thinks broken.
+# Without this, OpenSSL 3 refuses a version that it considers broken.
 ANY_VERSION = ("-cipher", "ALL:@SECLEVEL=0")
 PLAIN_STARTUP = """
 import socket, struct
@@ -35,7 +35,7 @@ print(link.recv(1000).decode(errors='replace'))
 
 
 def connect(production: Production, role: str = "minion_app", **options: object) -> Session:
-    """Log in over the network with the role's password, unless told otherwise."""
+    """Log in over the network with the role's password by default."""
     wanted: dict[str, object] = {
         "host": production.database.address,
         "port": 5432,
@@ -92,7 +92,7 @@ def test_every_mode_that_can_encrypt_does(production: Production, mode: str) -> 
     assert row == (True, "TLSv1.3")
 
 
-def test_nobody_comes_in_without_tls(production: Production) -> None:
+def test_login_without_tls_is_refused(production: Production) -> None:
     with pytest.raises(psycopg.OperationalError, match=r"pg_hba.conf rejects connection .* no encryption"):
         connect(production, sslmode="disable")
     script = PLAIN_STARTUP.format(address=production.database.address)
@@ -154,7 +154,7 @@ def test_verify_full_refuses_another_name_and_another_authority(production: Prod
         connect(production, sslmode="verify-full", host=name, hostaddr=address).close()
 
 
-def test_a_map_lets_in_who_has_the_certificate_and_nobody_else(production: Production, tmp_path: Path) -> None:
+def test_a_map_admits_the_user_of_the_certificate_alone(production: Production, tmp_path: Path) -> None:
     clients = production.authority / "clients"
     assert (clients / "reporter.key").stat().st_mode & 0o777 == 0o600
     mine = {"sslcert": str(clients / "reporter.crt"), "sslkey": str(clients / "reporter.key")}
@@ -379,7 +379,7 @@ def test_an_access_rule_that_the_server_cannot_read_is_found_before_it_is_asked_
     assert on_host(production.database, f'runuser -u postgres -- psql -XAtc "{errors}"') == "0\n"
 
 
-def test_doctor_finds_nothing_to_mend_in_certificates_and_rules(production: Production) -> None:
+def test_doctor_has_no_finding_about_certificates_and_rules(production: Production) -> None:
     said = production.database.run("runuser -u postgres -- provision doctor --database dbname=minion --json").stdout
     seen = {each["id"] for each in json.loads(said)["findings"]}
     assert seen & {"certificate", "certificate-age", "tls", "tls-version", "hba-plain", "hba-everywhere"} == set()

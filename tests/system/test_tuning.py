@@ -44,10 +44,10 @@ def held(production: Production) -> psycopg.Connection[tuple[object, ...]]:
 def test_reload_keeps_connections_and_a_restart_that_is_not_allowed_waits(production: Production) -> None:
     usual = ask(production, "SHOW max_connections"), ask(production, "SHOW work_mem")
     started = ask(production, "SELECT pg_postmaster_start_time()")
-    wish = {"work_mem": {"value": "7MB", "reason": "wide sorts\nof reports"}, "max_connections": 77}
+    variables = {"work_mem": {"value": "7MB", "reason": "wide sorts\nof reports"}, "max_connections": 77}
     with held(production) as session:
         session.execute("SET application_name = 'held'")
-        run = play(production, wish)
+        run = play(production, variables)
         assert run.code == 0, run.output
         assert session.execute("SHOW application_name").fetchall() == [("held",)]
         assert session.execute("SHOW work_mem").fetchall() == [("7MB",)]
@@ -72,7 +72,7 @@ def test_catalogue_refuses_all_misfits_at_once_before_anything_is_placed(
     production: Production, arguments: tuple[str, ...]
 ) -> None:
     before = state(production)
-    wish = {
+    variables = {
         "work_memory": "64MB",
         "maintenance_work_mem": "12parsecs",
         "random_page_cost": -3,
@@ -82,7 +82,7 @@ def test_catalogue_refuses_all_misfits_at_once_before_anything_is_placed(
         "effective_cache_size": "5GB",
         "mine.own": "anything",
     }
-    run = play(production, wish, *arguments)
+    run = play(production, variables, *arguments)
     said = run.text()
     assert run.code != 0
     assert "nothing was changed on this host" in said, run.output
@@ -101,7 +101,7 @@ def test_catalogue_refuses_all_misfits_at_once_before_anything_is_placed(
 
 
 @pytest.mark.parametrize(
-    ("wish", "expected"),
+    ("variables", "expected"),
     [
         ({"postgresql_preload_libraries": ["not_there"]}, 'could not access file "not_there"'),
         (
@@ -111,16 +111,16 @@ def test_catalogue_refuses_all_misfits_at_once_before_anything_is_placed(
     ],
 )
 def test_refuses_a_start_that_would_fail_and_puts_the_old_file_back(
-    production: Production, wish: dict[str, object], expected: str
+    production: Production, variables: dict[str, object], expected: str
 ) -> None:
     before = state(production)
-    run = production.play(*ONLY, "-e", json.dumps(wish))
+    run = production.play(*ONLY, "-e", json.dumps(variables))
     assert run.code != 0
     assert expected in run.text().replace('\\"', '"'), run.output
     assert state(production) == before
 
 
-def test_reports_what_alter_system_left_in_front_and_its_command_mends_it(production: Production) -> None:
+def test_reports_settings_shadowed_by_alter_system_and_its_command_resets_them(production: Production) -> None:
     usual = ask(production, "SHOW work_mem")
     ask(production, "ALTER SYSTEM SET work_mem = '3MB'")
     try:

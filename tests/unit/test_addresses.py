@@ -59,9 +59,7 @@ def test_a_service_is_reached_where_the_host_resolves_its_names(
         (["10.0.0.5"], "db1.example.com", "db1.example.com"),  # certificates name it
     ],
 )
-def test_clients_are_told_an_address_on_which_the_service_listens(
-    listen: list[str], client: str, expected: str
-) -> None:
+def test_clients_get_an_address_on_which_the_service_listens(listen: list[str], client: str, expected: str) -> None:
     assert addresses.advertised(listen, client, OWN) == expected
 
 

@@ -1,4 +1,4 @@
-"""What apt of Debian 12 and 13 really said, and what a person is told of it."""
+"""Real output of apt on Debian 12 and 13, and the message made of it."""
 
 from __future__ import annotations
 
@@ -58,15 +58,15 @@ PLACE = "http://192.0.2.1:81"
     ],
 )  # fmt: skip
 def test_source_tells_one_cause_and_what_to_set(said: str, meaning: str, variable: str) -> None:
-    told = source(said, CHANGE)
-    assert told.startswith(meaning)
-    assert f"; set {variable}. seen: " in told
-    assert "\n" not in told
+    reported = source(said, CHANGE)
+    assert reported.startswith(meaning)
+    assert f"; set {variable}. seen: " in reported
+    assert "\n" not in reported
 
 
-def test_source_that_fails_in_a_way_nobody_has_seen_is_quoted() -> None:
-    told = source("E: The moon is in the wrong phase", CHANGE)
-    assert told == "it cannot be read; check postgresql_mirror_uri. seen: E: The moon is in the wrong phase."
+def test_unknown_failure_of_a_source_is_quoted() -> None:
+    reported = source("E: The moon is in the wrong phase", CHANGE)
+    assert reported == "it cannot be read; check postgresql_mirror_uri. seen: E: The moon is in the wrong phase."
 
 
 @pytest.mark.parametrize(

@@ -101,8 +101,8 @@ def test_an_unreachable_host_has_the_last_line_of_the_error_and_nothing_else() -
 
 def test_findings_of_the_hosts_doctor_are_included_and_not_repeated() -> None:
     down = replace(DRILL, id="service", seen="postgresql@17-main.service is down (inactive)")
-    told = {"checks": 70, "findings": [asdict(DRILL), asdict(down)]}
-    one = judge(outside({**HEALTHY, "Doctor": told, "SystemdStatus": {}}), INVENTORIES)
+    answer = {"checks": 70, "findings": [asdict(DRILL), asdict(down)]}
+    one = judge(outside({**HEALTHY, "Doctor": answer, "SystemdStatus": {}}), INVENTORIES)
     assert one.findings == [DRILL, down]
     assert one.state == "critical"
 

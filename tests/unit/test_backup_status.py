@@ -95,10 +95,10 @@ SOUND = [
     ],
 )
 def test_verify_names_each_kind_of_damage_and_where_it_is(line: int, becomes: str, expected: list[str]) -> None:
-    told = [*SOUND[:line], becomes, *SOUND[line + 1 :]]
-    assert damage(told) == expected
-    told[1] = "status: error" if expected else "status: ok"
-    assert damage(told) == expected
+    reported = [*SOUND[:line], becomes, *SOUND[line + 1 :]]
+    assert damage(reported) == expected
+    reported[1] = "status: error" if expected else "status: ok"
+    assert damage(reported) == expected
 
 
 WRITE = "repo1: [FileWriteError] raised from remote-1 ssh protocol on '10.0.0.9': unable to write '/repository/{}.tmp'"

@@ -16,7 +16,7 @@ def lines(**wanted: Any) -> list[str]:
     return [" ".join(str(rule).split()) for rule in rules(**wanted)]
 
 
-def test_with_tls_nobody_comes_from_outside_without_it() -> None:
+def test_with_tls_remote_logins_require_it() -> None:
     extra = [
         {
             "users": ["reporter"],
@@ -48,7 +48,7 @@ def test_with_tls_nobody_comes_from_outside_without_it() -> None:
     ]  # fmt: skip
 
 
-def test_without_tls_nobody_needs_it() -> None:
+def test_without_tls_no_login_requires_it() -> None:
     assert lines(tls=False, networks=["samenet"], socket_logins=SOCKET, certificate_logins=POOLER) == [
         "local all postgres peer",
         "local minion minion peer map=minion",

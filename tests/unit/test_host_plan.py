@@ -49,7 +49,7 @@ def test_cluster_is_ours(
         (None, False),
     ],
 )
-def test_rule_that_a_killed_installation_left_is_told_from_others(
+def test_rule_of_a_killed_installation_is_distinguished_from_others(
     text: str | None, expected: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(apt_state, "POLICY", tmp_path / "policy-rc.d")

@@ -27,7 +27,7 @@ def test_addresses_are_those_that_a_service_can_bind_to() -> None:
         (b"", {"banner": "", "problem": "it closes the connection without an answer"}),
     ],
 )
-def test_ssh_server_is_told_from_other_services(greeting: bytes, expected: dict[str, str]) -> None:
+def test_ssh_server_is_distinguished_from_other_services(greeting: bytes, expected: dict[str, str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
 
         def answer() -> None:

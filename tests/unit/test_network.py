@@ -30,7 +30,7 @@ HOST: dict[str, Any] = {
 }
 
 
-def told(given: dict[str, Any], probe: dict[str, Any] | None = None, **context: Any) -> list[str]:
+def reported(given: dict[str, Any], probe: dict[str, Any] | None = None, **context: Any) -> list[str]:
     return list(plans.built("prod", {**REMOTE, **given}, probe, **context).problems)
 
 
@@ -57,12 +57,12 @@ def test_accepts_listen_addresses_of_the_host(text: str) -> None:
     ],
 )
 def test_refuses_what_a_service_cannot_listen_on(text: str, expected: str) -> None:
-    (told,) = network.listen_problems("a", [text], HOST, "postgresql_port")
+    (reported,) = network.listen_problems("a", [text], HOST, "postgresql_port")
     moving = (
         "; for an address that moves between hosts, set net.ipv4.ip_nonlocal_bind and net.ipv6.ip_nonlocal_bind to 1"
     )
-    assert told.removesuffix(moving) == f"a has {text!r}: {expected}"
-    assert told.endswith(moving) == ("does not have" in expected)
+    assert reported.removesuffix(moving) == f"a has {text!r}: {expected}"
+    assert reported.endswith(moving) == ("does not have" in expected)
 
 
 @pytest.mark.parametrize(
@@ -76,9 +76,9 @@ def test_refuses_what_a_service_cannot_listen_on(text: str, expected: str) -> No
     ],
 )
 def test_pattern_of_local_users_is_one(text: str, expected: str) -> None:
-    told = plans.built("prod", {**plans.SAMPLE, "postgresql_local_users": text}).problems
-    assert len(told) == bool(expected), told
-    assert expected in "".join(told)
+    reported = plans.built("prod", {**plans.SAMPLE, "postgresql_local_users": text}).problems
+    assert len(reported) == bool(expected), reported
+    assert expected in "".join(reported)
 
 
 def test_form_alone_is_judged_where_no_host_was_probed() -> None:
@@ -111,11 +111,11 @@ def test_notices_of_addresses_that_say_more_than_they_do() -> None:
     ],
 )
 def test_refuses_networks_that_pg_hba_would_read_otherwise(text: str, expected: str) -> None:
-    assert told({"postgresql_allowed_networks": [text]})[0] == (
+    assert reported({"postgresql_allowed_networks": [text]})[0] == (
         f"postgresql_allowed_networks has {text!r}: expected a network; {expected}"
     )
     rule = {"users": ["minion"], "from": [text], "method": "scram-sha-256"}
-    assert told({"postgresql_extra_rules": [rule]}) == [
+    assert reported({"postgresql_extra_rules": [rule]}) == [
         f"postgresql_extra_rules, rule 1: {text!r}: not a network; {expected}"
     ]
 
@@ -174,12 +174,12 @@ def test_names_that_are_equal_after_conversion_are_in_the_certificate_once() -> 
     ],
 )
 def test_refuses_names_that_a_certificate_cannot_have(text: str, expected: str) -> None:
-    (found,) = told({"tls_extra_names": [text]})
+    (found,) = reported({"tls_extra_names": [text]})
     assert expected in found
 
 
 def test_password_of_a_url_among_the_names_is_not_shown() -> None:
-    (found,) = told({"tls_extra_names": ["postgresql://app:S3cret@db.example.org/x"]})
+    (found,) = reported({"tls_extra_names": ["postgresql://app:S3cret@db.example.org/x"]})
     assert "S3cret" not in found
     assert "write db.example.org" in found
 
@@ -189,20 +189,20 @@ HERE = ("host", "192.0.2.7", "/var/lib/pgbackrest")
 
 def test_hosts_that_share_a_repository_need_stanzas_of_their_own() -> None:
     peers = (Peer("pg1.us", "pg1", frozenset({HERE})), Peer("pg10.us", "pg10", frozenset({HERE})))
-    assert told({"backup_stanza": "pg1"}, name="pg1.eu", peers=peers) == [
+    assert reported({"backup_stanza": "pg1"}, name="pg1.eu", peers=peers) == [
         "backup_stanza is 'pg1' on pg1.eu and on pg1.us, which share a repository: set backup_stanza to another name "
         "on the host that has no backups yet"
     ]
-    assert told({"backup_stanza": "pg2"}, name="pg1.eu", peers=peers) == []
+    assert reported({"backup_stanza": "pg2"}, name="pg1.eu", peers=peers) == []
     elsewhere = (Peer("pg1.us", "pg1", frozenset({("host", "192.0.2.8", "/var/lib/pgbackrest")})),)
-    assert told({"backup_stanza": "pg1"}, name="pg1.eu", peers=elsewhere) == []
+    assert reported({"backup_stanza": "pg1"}, name="pg1.eu", peers=elsewhere) == []
 
 
 def test_hosts_that_share_the_second_repository_need_stanzas_of_their_own() -> None:
     s3 = {"bucket": "copies", "endpoint": "https://S3.example.com", "region": "r", "key": "k", "key_secret": "s"}
     shared = ("s3", "s3.example.com", "copies", "/pgbackrest")
     other = ("host", "192.0.2.8", "/var/lib/pgbackrest")
-    (found,) = told(
+    (found,) = reported(
         {"backup_stanza": "pg1", "backup_second_s3": s3}, name="pg1.eu",
         peers=(Peer("pg1.us", "pg1", frozenset({other, shared})),),
     )  # fmt: skip
@@ -211,7 +211,7 @@ def test_hosts_that_share_the_second_repository_need_stanzas_of_their_own() -> N
 
 @pytest.mark.parametrize("stanza", ["global", "all", "-a", "a b", "fd00::5", ""])
 def test_refuses_stanzas_that_pgbackrest_reads_otherwise(stanza: str) -> None:
-    (found,) = told({"backup_stanza": stanza})
+    (found,) = reported({"backup_stanza": stanza})
     assert found.startswith(f"backup_stanza is {stanza!r}: expected letters, digits, _ . and -")
 
 
@@ -253,18 +253,18 @@ def test_port_of_the_backup_host_is_the_one_that_ansible_uses(name: str, port: A
     ],
 )
 def test_refuses_a_backup_host_that_ssh_would_not_find(given: dict[str, Any], expected: str) -> None:
-    (found,) = told(given)
+    (found,) = reported(given)
     assert expected in found
 
 
 def test_backup_host_must_answer_unless_the_run_leaves_backups_alone() -> None:
     probe = {"repository": {"banner": "", "problem": "Connection refused"}}
-    (found,) = told({"backup_repository_port": 2222}, probe)
+    (found,) = reported({"backup_repository_port": 2222}, probe)
     assert found.startswith(
         "backup_repository_host: no SSH server answers this host at 192.0.2.7:2222 (Connection refused); open "
     )
-    assert told({}, probe, selected=frozenset({"postgresql", "tls"})) == []
-    assert told({}, {"repository": {"banner": "SSH-2.0-OpenSSH_10.0", "problem": ""}}) == []
+    assert reported({}, probe, selected=frozenset({"postgresql", "tls"})) == []
+    assert reported({}, {"repository": {"banner": "SSH-2.0-OpenSSH_10.0", "problem": ""}}) == []
 
 
 def test_second_backup_host_is_reported_as_unused() -> None:

@@ -183,7 +183,7 @@ def test_source_is_pgdg_until_the_end_of_life_and_its_archive_afterwards() -> No
     assert over.hints["uri"] == "postgresql_pgdg_archive_uri"
 
 
-def test_source_is_a_mirror_that_is_told_apart_by_its_suite() -> None:
+def test_source_mirror_is_distinguished_by_its_suite() -> None:
     given = {**REMOTE, "postgresql_repository": "mirror", "postgresql_mirror_uri": "http://192.0.2.1/pg",
              "postgresql_mirror_key": "k.asc"}  # fmt: skip
     found = plans.plan("prod", given).source

@@ -45,21 +45,21 @@ def data(**facts: Any) -> dict[str, Any]:
 def test_refuses_a_place_for_a_new_cluster_and_not_an_existing_cluster_there(
     facts: dict[str, Any], expected: str
 ) -> None:
-    (told,) = refusals(data(**facts))
-    assert told.startswith(expected)
+    (reported,) = refusals(data(**facts))
+    assert reported.startswith(expected)
     assert refusals({**data(**facts), **CONVERGED}) == ()
 
 
 def test_refuses_a_read_only_file_system_on_a_converged_host_too() -> None:
     for host in ({}, CONVERGED):
-        (told,) = refusals({**data(read_only=True), **host})
-        assert told.startswith(
+        (reported,) = refusals({**data(read_only=True), **host})
+        assert reported.startswith(
             f"{MAIN} is on a file system that is mounted read-only; on the host: mount -o remount,rw "
             '"$(findmnt -no TARGET --target /var/lib/postgresql)"'
         )
-        (told,) = refusals({"unwritable": ["/usr", "/var"], **data(read_only=True), **host})
-        assert told.startswith("/usr, /var cannot be written: the file system is mounted read-only; on the host, ")
-        assert told.endswith('then run mount -o remount,rw "$(findmnt -no TARGET --target /usr)"')
+        (reported,) = refusals({"unwritable": ["/usr", "/var"], **data(read_only=True), **host})
+        assert reported.startswith("/usr, /var cannot be written: the file system is mounted read-only; on the host, ")
+        assert reported.endswith('then run mount -o remount,rw "$(findmnt -no TARGET --target /usr)"')
 
 
 def test_files_of_a_half_made_cluster_are_moved_aside_by_the_run() -> None:
@@ -79,16 +79,16 @@ def test_refuses_file_systems_without_space_for_packages() -> None:
 
 @pytest.mark.parametrize("judge", [validate.judge, validate.judge_other])
 def test_refuses_a_path_and_a_clock_with_which_no_run_works(judge: Any) -> None:
-    def told(**facts: Any) -> tuple[str, ...]:
+    def reported(**facts: Any) -> tuple[str, ...]:
         return built("prod", SAMPLE, facts, judge=judge).problems
 
-    (path,) = told(hidden_programs="/usr/bin:/bin")
+    (path,) = reported(hidden_programs="/usr/bin:/bin")
     assert path.startswith("root's PATH is /usr/bin:/bin, without /usr/sbin, so dpkg fails; on the host, set ")
-    (late,) = told(clock_offset_s=-4 * 365 * 86400)
+    (late,) = reported(clock_offset_s=-4 * 365 * 86400)
     assert late.startswith("the host's clock is 1460 days behind the controller's, so certificates and package lists ")
-    (early,) = told(clock_offset_s=7200)
+    (early,) = reported(clock_offset_s=7200)
     assert early.startswith("the host's clock is 2 h ahead of the controller's")
-    assert told(clock_offset_s=-300) == ()
+    assert reported(clock_offset_s=-300) == ()
 
 
 REMOTE = {"backup_repository_inventory_name": "backup1", "backup_repository_host": "192.0.2.7"}
@@ -116,9 +116,9 @@ S3 = {"backup_s3": {"bucket": "b", "endpoint": "s3.example.com", "region": "r", 
     ],
 )  # fmt: skip
 def test_judges_the_directories_of_dumps_and_backups(given: dict[str, Any], expected: str) -> None:
-    told = refusals({}, **given)
-    assert len(told) == bool(expected), told
-    assert expected in "".join(told)
+    reported = refusals({}, **given)
+    assert len(reported) == bool(expected), reported
+    assert expected in "".join(reported)
 
 
 def test_path_on_a_backup_host_is_the_one_that_its_module_takes() -> None:
@@ -158,7 +158,7 @@ GENERATE = "apt-get update && apt-get install -y locales && echo '{} UTF-8' >>/e
 )  # fmt: skip
 def test_judges_the_locale_of_a_new_cluster(requested: str, charmap: str | None, expected: str) -> None:
     host = {"locales": ["C", "C.utf8", "POSIX"], "charmap": charmap}
-    told = refusals(host, postgresql_locale=requested)
-    assert len(told) == bool(expected)
-    assert expected in "".join(told)
+    reported = refusals(host, postgresql_locale=requested)
+    assert len(reported) == bool(expected)
+    assert expected in "".join(reported)
     assert refusals({**host, **CONVERGED}, postgresql_locale=requested) == ()

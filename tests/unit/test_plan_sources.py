@@ -44,8 +44,8 @@ def test_refuses_an_entry_with_another_key_and_names_its_file(other: dict[str, s
 
 
 def test_a_file_with_other_entries_is_not_to_be_disabled_whole() -> None:
-    (told,) = refusals(row(), row(uri="http://example.com/apt"))
-    assert told.endswith(f"; remove that entry from {LIST}")
+    (reported,) = refusals(row(), row(uri="http://example.com/apt"))
+    assert reported.endswith(f"; remove that entry from {LIST}")
 
 
 @pytest.mark.parametrize(
@@ -64,8 +64,8 @@ def test_accepts_entries_that_apt_reads_beside_ours(other: dict[str, str]) -> No
 def test_accepts_an_entry_that_apt_has_accepted_beside_ours_and_names_one_that_it_has_not() -> None:
     assert refusals(row(signed_by=""), OURS) == ()
     fault = f"Conflicting values set for option Signed-By regarding source {URI}/ {SUITE}: /x.gpg != "
-    (told,) = refusals(row(), OURS, fault=fault)
-    assert told.startswith(f"{LIST} names {URI} {SUITE} with Signed-By /x.gpg, which conflicts with ")
+    (reported,) = refusals(row(), OURS, fault=fault)
+    assert reported.startswith(f"{LIST} names {URI} {SUITE} with Signed-By /x.gpg, which conflicts with ")
 
 
 def test_without_a_source_of_ours_there_is_no_conflict() -> None:
@@ -79,9 +79,9 @@ def test_refuses_sources_that_apt_cannot_read_in_apt_s_words() -> None:
         "succeed",
     )
     fault = "Conflicting values set for option Signed-By regarding source http://h/apt/ s: /a.gpg != /b.gpg"
-    (told,) = refusals(row("/a.list", "/a.gpg", "http://h/apt", "s"), row("/b.list", "/b.gpg", "http://h/apt", "s"),
+    (reported,) = refusals(row("/a.list", "/a.gpg", "http://h/apt", "s"), row("/b.list", "/b.gpg", "http://h/apt", "s"),
                        fault=fault)  # fmt: skip
-    assert told == (
+    assert reported == (
         f"apt cannot read the host's sources: {fault} (see /a.list, /b.list); correct that entry on the host; apt-get "
         "update must then succeed"
     )
@@ -104,8 +104,8 @@ def test_fault_of_the_sources_stops_only_runs_that_need_them() -> None:
 
 
 def test_a_disc_among_the_sources_is_named() -> None:
-    (told,) = refusals(row("/etc/apt/sources.list", uri="cdrom:[Debian", suite="GNU/Linux"))
-    assert told == "/etc/apt/sources.list names a CD-ROM, with which apt-get update fails: remove that entry"
+    (reported,) = refusals(row("/etc/apt/sources.list", uri="cdrom:[Debian", suite="GNU/Linux"))
+    assert reported == "/etc/apt/sources.list names a CD-ROM, with which apt-get update fails: remove that entry"
 
 
 def plan_state(given: dict[str, Any]) -> schema.State:

@@ -48,8 +48,8 @@ def test_reports_every_problem_at_once() -> None:
 
 
 def test_does_without_systemd_only_where_that_is_allowed_and_names_what_is_left_out() -> None:
-    (told,) = refusals({"systemd": False})
-    assert told.startswith("systemd is not running, so no service can be started: ")
+    (reported,) = refusals({"systemd": False})
+    assert reported.startswith("systemd is not running, so no service can be started: ")
     found = warnings({"systemd": False}, plan_systemd_required=False)
     assert any("pg_ctlcluster 17 main start after each boot; the pooler, the exporters" in text for text in found)
 
@@ -66,8 +66,8 @@ def test_adopts_a_foreign_cluster_only_when_it_is_named() -> None:
         "clusters": [CLUSTER],
         "listeners": [{"port": 5432, "address": "::", "pid": 812, "command": "postgres", "unit": ""}],
     }
-    (told,) = refusals(host)
-    assert told == (
+    (reported,) = refusals(host)
+    assert reported == (
         "cluster 17/main (/var/lib/postgresql/17/main, port 5432) exists and was not created by provision: use a new "
         "host, or preview its adoption with "
         "-e adopt_cluster=17/main --check --diff (docs/adopt-an-existing-database.md)"
@@ -102,8 +102,8 @@ def test_adopts_a_foreign_cluster_only_when_it_is_named() -> None:
     ],
 )  # fmt: skip
 def test_refuses_a_host_and_names_what_was_seen(probe: dict[str, Any], expected: str) -> None:
-    (told,) = refusals(probe)
-    assert expected in told
+    (reported,) = refusals(probe)
+    assert expected in reported
 
 
 @pytest.mark.parametrize(
@@ -126,14 +126,14 @@ def test_refuses_a_host_and_names_what_was_seen(probe: dict[str, Any], expected:
     ],
 )  # fmt: skip
 def test_refuses_a_variable_and_names_the_allowed_values(given: dict[str, Any], expected: str) -> None:
-    (told,) = [text for text in refusals(**given) if not text.startswith("database_credentials has no entry")]
-    assert expected in told
+    (reported,) = [text for text in refusals(**given) if not text.startswith("database_credentials has no entry")]
+    assert expected in reported
 
 
 def test_refuses_too_little_memory() -> None:
     for memory in (64, 439):
-        (told,) = refusals({"memory_mb": memory})
-        assert told == f"the host has {memory} MB of memory: at least 440 MB are required (plan_minimum_memory_mb)"
+        (reported,) = refusals({"memory_mb": memory})
+        assert reported == f"the host has {memory} MB of memory: at least 440 MB are required (plan_minimum_memory_mb)"
     assert refusals({"memory_mb": 440}, profile="dev") == ()
     assert refusals(plan_minimum_memory_mb=400) == ("plan_minimum_memory_mb is 400: expected 440 or more",)
     assert refusals({"memory_mb": 600}, plan_minimum_memory_mb=1000) == (
@@ -187,9 +187,9 @@ def test_refuses_versions_that_do_not_go_together() -> None:
         "postgresql_repository": "pgdg",
         "pgvector_install_method": "source",
     }
-    (told,) = refusals(**given)
-    assert "0.5.1" in told
-    assert "18" in told
+    (reported,) = refusals(**given)
+    assert "0.5.1" in reported
+    assert "18" in reported
 
 
 def test_accepts_its_own_running_cluster_and_port() -> None:
@@ -224,18 +224,18 @@ def test_a_copy_that_restore_made_beside_the_cluster_is_no_obstacle() -> None:
     ],
 )  # fmt: skip
 def test_prod_refuses_weak_passwords_without_printing_them(credentials: dict[str, Any], expected: str) -> None:
-    told = refusals(database_credentials={**plans.SECRETS["database_credentials"], **credentials})
-    assert expected in told[0]
-    assert STRONG not in " ".join(told)
+    reported = refusals(database_credentials={**plans.SECRETS["database_credentials"], **credentials})
+    assert expected in reported[0]
+    assert STRONG not in " ".join(reported)
 
 
 @pytest.mark.parametrize("profile", ["dev", "prod"])
 def test_refuses_missing_credentials_of_each_role_that_logs_in(profile: str) -> None:
-    told = refusals(profile=profile, database_credentials={})
-    assert [text.partition(":")[0] for text in told] == [
+    reported = refusals(profile=profile, database_credentials={})
+    assert [text.partition(":")[0] for text in reported] == [
         f"database_credentials has no entry for {role}" for role in ("minion", "minion_app", "minion_readonly")
     ]
-    assert told[0].endswith(
+    assert reported[0].endswith(
         ": set its password and its salt in inventories/prod/group_vars/all/vault.yml (ansible-vault edit); "
         "provision secrets init inventories/prod generates both"
     )
@@ -243,8 +243,8 @@ def test_refuses_missing_credentials_of_each_role_that_logs_in(profile: str) -> 
 
 @pytest.mark.parametrize("name", ["hosts.yml", "hosts", "hosts.ini"])
 def test_next_step_names_the_directory_of_an_inventory_given_as_a_file(name: str) -> None:
-    told = built("prod", {**SAMPLE, "database_credentials": {}}, inventory=(f"inventories/prod/{name}",)).problems
-    assert told[0].endswith(
+    reported = built("prod", {**SAMPLE, "database_credentials": {}}, inventory=(f"inventories/prod/{name}",)).problems
+    assert reported[0].endswith(
         " in inventories/prod/group_vars/all/vault.yml (ansible-vault edit); "
         "provision secrets init inventories/prod generates both"
     )
@@ -266,8 +266,10 @@ def test_prod_refuses_a_vault_that_is_not_encrypted() -> None:
 
 def test_new_port_of_a_running_server_needs_permission_to_restart() -> None:
     host = {"clusters": [CLUSTER], "ours": True}
-    (told,) = refusals(host, postgresql_port=5433)
-    assert told.startswith("postgresql_port is 5433, the server listens on 5432: a new port needs a restart, which ")
+    (reported,) = refusals(host, postgresql_port=5433)
+    assert reported.startswith(
+        "postgresql_port is 5433, the server listens on 5432: a new port needs a restart, which "
+    )
     assert refusals(host, postgresql_port=5433, postgresql_restart_allowed=True) == ()
 
 
@@ -307,8 +309,8 @@ def test_warns_of_a_distribution_that_is_not_tested() -> None:
 
 def test_refuses_a_taken_port_of_the_pooler_but_not_our_own_pooler() -> None:
     listener = listening(6432, "pgbouncer.service", "/usr/sbin/pgbouncer /etc/x.ini")
-    (told,) = refusals({"listeners": [listener]})
-    assert told == (
+    (reported,) = refusals({"listeners": [listener]})
+    assert reported == (
         "port 6432 is taken by process 31 (/usr/sbin/pgbouncer /etc/x.ini, pgbouncer.service), which this host runs "
         "with other settings: stop it (systemctl disable --now pgbouncer.service)"
     )
@@ -317,10 +319,10 @@ def test_refuses_a_taken_port_of_the_pooler_but_not_our_own_pooler() -> None:
     assert refusals({"listeners": [hidden], "pooler_port": 6432}) == ()
     guessed = {**hidden, "units": ["pgbouncer.service", "postgresql@17-main.service"]}
     assert refusals({"listeners": [guessed], "ours": True}) == ()  # plan.json was removed
-    (told,) = refusals({"listeners": [guessed]})
-    assert told.startswith("port 6432 is taken by a process that the host does not show")
-    (told,) = refusals({"listeners": [hidden]})
-    assert told.startswith(
+    (reported,) = refusals({"listeners": [guessed]})
+    assert reported.startswith("port 6432 is taken by a process that the host does not show")
+    (reported,) = refusals({"listeners": [hidden]})
+    assert reported.startswith(
         "port 6432 is taken by a process that the host does not show: stop it, or set pgbouncer_port"
     )
 
@@ -337,8 +339,8 @@ def test_refuses_a_taken_port_of_the_pooler_but_not_our_own_pooler() -> None:
     ],
 )  # fmt: skip
 def test_refuses_a_pooler_that_could_not_work(given: dict[str, Any], expected: str) -> None:
-    (told,) = refusals(**given)
-    assert expected in told
+    (reported,) = refusals(**given)
+    assert expected in reported
 
 
 def listening(port: int, unit: str, command: str = "x", address: str = "127.0.0.1") -> dict[str, Any]:
@@ -375,17 +377,17 @@ NODE = "prometheus-node-exporter.service"
     ],
 )  # fmt: skip
 def test_refuses_a_port_that_another_service_holds(row: dict[str, Any], given: dict[str, Any], expected: str) -> None:
-    told = refusals({"listeners": [row]}, **given)
-    assert len(told) == bool(expected)
-    assert expected in "".join(told)
+    reported = refusals({"listeners": [row]}, **given)
+    assert len(reported) == bool(expected)
+    assert expected in "".join(reported)
 
 
 def test_a_name_to_listen_on_is_the_addresses_that_the_host_resolves() -> None:
     taken = {"listeners": [listening(5432, "other.service")], "addresses": ["10.0.0.5"]}
     own: dict[str, Any] = {"postgresql_listen_addresses": ["db.lan"], "pgbouncer_listen_addresses": ["127.0.0.1"]}
     assert refusals({**taken, "listen": {"db.lan": {"10.0.0.5": True}}}, **own) == ()
-    (told,) = refusals({**taken, "listen": {"db.lan": {"127.0.0.1": True}}}, **own)
-    assert told.startswith("port 5432 is taken by process 31")
+    (reported,) = refusals({**taken, "listen": {"db.lan": {"127.0.0.1": True}}}, **own)
+    assert reported.startswith("port 5432 is taken by process 31")
 
 
 def test_unit_of_a_container_without_systemd_is_not_a_service_of_the_host() -> None:
@@ -400,8 +402,8 @@ def test_exporters_of_an_earlier_run_are_ours_by_their_unit_alone() -> None:
     hidden = {**listening(9100, ""), "pid": 0}
     assert refusals({**converged, "listeners": [hidden]}) == ()
     # Recorded as ours, but held by another service while ours fails.
-    (told,) = refusals({**converged, "listeners": [listening(9100, "other.service")]})
-    assert told.startswith("port 9100 is taken by process 31 (x, other.service): ")
+    (reported,) = refusals({**converged, "listeners": [listening(9100, "other.service")]})
+    assert reported.startswith("port 9100 is taken by process 31 (x, other.service): ")
 
 
 @pytest.mark.parametrize(
@@ -418,8 +420,8 @@ def test_exporters_of_an_earlier_run_are_ours_by_their_unit_alone() -> None:
     ],
 )
 def test_refuses_ports_that_cannot_be_bound_together(given: dict[str, Any], expected: str) -> None:
-    (told,) = refusals(**given)
-    assert told.startswith(expected)
+    (reported,) = refusals(**given)
+    assert reported.startswith(expected)
     if "as is" in expected and "pgbouncer" not in expected and "postgresql_port" not in expected:
         assert refusals(**given, monitoring_exporters=False) == ()
 
@@ -427,8 +429,8 @@ def test_refuses_ports_that_cannot_be_bound_together(given: dict[str, Any], expe
 def test_refuses_the_port_that_the_server_leaves_for_another_service() -> None:
     serving = {**listening(5432, "postgresql@17-main.service"), "pid": 812}
     host = {"clusters": [CLUSTER], "ours": True, "listeners": [serving]}
-    told = refusals(host, postgresql_port=5433, pgbouncer_port=5432, postgresql_restart_allowed=True)
-    assert told[0] == "pgbouncer_port is 5432, where the server listens now: choose another port"
+    reported = refusals(host, postgresql_port=5433, pgbouncer_port=5432, postgresql_restart_allowed=True)
+    assert reported[0] == "pgbouncer_port is 5432, where the server listens now: choose another port"
 
 
 def test_warns_of_known_defects_of_the_installed_pooler() -> None:
@@ -459,9 +461,9 @@ def test_refuses_a_pgbackrest_that_is_too_old_before_anything_is_made(
     host = {**BOOKWORM, "package_versions": {"pgbouncer": "", "pgbackrest": found}}
     remote = {"backup_repository_host": "192.0.2.7", "backup_repository_inventory_name": "backup1"}
     versions = {"postgresql_version": major, "postgresql_repository": repository, "pgvector_install_method": "source"}
-    told = [each for each in refusals(host, **{**remote, **versions, **given}) if "pgBackRest" in each]
-    assert len(told) == (expected != "")
-    assert expected in "".join(told)
+    reported = [each for each in refusals(host, **{**remote, **versions, **given}) if "pgBackRest" in each]
+    assert len(reported) == (expected != "")
+    assert expected in "".join(reported)
 
 
 BUNDLE: dict[str, Any] = {
@@ -573,8 +575,8 @@ BUCKET = {"bucket": "b", "endpoint": "s3.example.com", "region": "r", "key": "k"
     ],
 )  # fmt: skip
 def test_refuses_backups_that_would_not_protect(given: dict[str, Any], expected: str) -> None:
-    (told,) = refusals(**given)
-    assert told.startswith(expected)
+    (reported,) = refusals(**given)
+    assert reported.startswith(expected)
 
 
 def test_a_local_repository_that_was_accepted_is_still_warned_of() -> None:
@@ -606,9 +608,9 @@ def test_a_bucket_beside_a_local_repository_needs_no_acceptance() -> None:
     ],
 )  # fmt: skip
 def test_refuses_monitoring_that_would_leak_or_fill_the_disk(given: dict[str, Any], expected: str) -> None:
-    (told,) = refusals(**given)
-    assert told.startswith(expected)
-    assert "in-clear" not in told
+    (reported,) = refusals(**given)
+    assert reported.startswith(expected)
+    assert "in-clear" not in reported
 
 
 def test_accepts_exporters_on_an_address_with_tls_and_hashes() -> None:
@@ -650,8 +652,8 @@ def test_a_restore_is_never_refused_for_the_state_of_the_host() -> None:
 
 def test_migrations_that_are_not_on_the_controller_are_refused_where_they_are_applied() -> None:
     own = {**SAMPLE, "migrations_source": "/nope"}
-    (told,) = built("prod", own, absent=("migrations_source",)).problems
-    assert told == "migrations_source is '/nope': expected a directory of the controller that exists"
+    (reported,) = built("prod", own, absent=("migrations_source",)).problems
+    assert reported == "migrations_source is '/nope': expected a directory of the controller that exists"
     assert built("prod", own, absent=("migrations_source",), selected=frozenset({"backup"})).problems == ()
     values = read("prod", own).values
     found = inputs.context(values, name="db1", address="db1", sources=(), roles=("migrations",), groups={},

@@ -23,9 +23,9 @@ def judge(**values: Any) -> tuple[dict[str, Any], list[str]]:
 
 
 def problem(**values: Any) -> str:
-    typed, (told,) = judge(**values)
+    typed, (reported,) = judge(**values)
     assert typed == {}
-    return told
+    return reported
 
 
 @pytest.mark.parametrize(
@@ -307,9 +307,9 @@ def test_template_that_cannot_be_evaluated_is_a_problem_of_its_variable() -> Non
     loader_trusts = plans.trusted("{{ nowhere_defined }}")
     given = {"plan_profile_name": "prod", **plans.OF_ANSIBLE, "database_name": loader_trusts}
     found = inputs.read(given, plans.defaults(), plans.Template(), (inputs.ROOT,))
-    (told,) = found.problems
-    assert told.startswith("database_name cannot be evaluated: ")
-    assert "nowhere_defined" in told
+    (reported,) = found.problems
+    assert reported.startswith("database_name cannot be evaluated: ")
+    assert "nowhere_defined" in reported
 
 
 ANYTHING = st.recursive(

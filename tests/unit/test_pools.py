@@ -14,7 +14,7 @@ WISHED = {"minion": 5, "minion_app": 25, "minion_readonly": 5}
 LIMITS = {"minion": 20, "minion_app": 60, "minion_readonly": 10}
 
 
-def test_takes_the_wishes_of_the_profile_where_they_fit() -> None:
+def test_uses_the_pool_sizes_of_the_profile_where_they_fit() -> None:
     found = fit(100, WISHED, {}, LIMITS)
     assert dict(found.sizes) == WISHED
     assert found.total == 39
@@ -29,7 +29,7 @@ def test_takes_the_wishes_of_the_profile_where_they_fit() -> None:
         (15, {"minion": 1, "minion_app": 1, "minion_readonly": 1}),
     ],
 )
-def test_makes_wishes_smaller_on_a_small_server_and_says_so(max_connections: int, sizes: dict[str, int]) -> None:
+def test_reduces_pool_sizes_on_a_small_server_and_warns(max_connections: int, sizes: dict[str, int]) -> None:
     found = fit(max_connections, WISHED, {}, LIMITS)
     assert dict(found.sizes) == sizes
     assert found.refusals == ()
@@ -46,7 +46,7 @@ def test_a_role_with_no_connections_does_not_pass_through_the_pooler() -> None:
     assert dict(fit(100, WISHED, {"minion_readonly": 0}, LIMITS).sizes) == {"minion": 5, "minion_app": 25}
 
 
-def test_a_wish_is_no_larger_than_the_role_s_own_limit() -> None:
+def test_a_pool_is_no_larger_than_the_role_s_own_limit() -> None:
     assert fit(100, WISHED, {}, {**LIMITS, "minion_app": 10}).sizes["minion_app"] == 10
 
 

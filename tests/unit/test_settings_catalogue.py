@@ -54,8 +54,8 @@ def test_a_setting_that_the_server_would_refuse_is_refused(name: str, value: Any
         assert judged.values == {name: value}
     else:
         assert judged.values == {}
-        (told,) = judged.problems
-        assert told.startswith(f"postgresql_settings.{name} {problem}")
+        (reported,) = judged.problems
+        assert reported.startswith(f"postgresql_settings.{name} {problem}")
 
 
 @pytest.mark.parametrize(
@@ -96,8 +96,8 @@ def test_one_setting_under_two_names_is_refused() -> None:
 
 @pytest.mark.parametrize("name", ["max_connections", "log_line_prefix", "log_connections", "archive_command"])
 def test_a_setting_of_the_whole_server_is_refused_for_a_role(name: str) -> None:
-    (told,) = catalogue.judge("database_roles, role app, settings", {name: "1"}, 17, role=True).problems
-    assert told == (
+    (reported,) = catalogue.judge("database_roles, role app, settings", {name: "1"}, 17, role=True).problems
+    assert reported == (
         f"database_roles, role app, settings.{name} cannot be set for a role, only for the server: set it in "
         "postgresql_settings"
     )
@@ -149,7 +149,7 @@ def test_the_plan_keeps_the_server_s_spelling() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "reported"),
     [
         ("pgvector", "which is not an extension of PostgreSQL 17: did you mean vector?"),
         ("uuid_ossp", "which is not an extension of PostgreSQL 17: did you mean uuid-ossp?"),
@@ -158,10 +158,10 @@ def test_the_plan_keeps_the_server_s_spelling() -> None:
         ("timescaledb", ": not found in PostgreSQL 17, in packages that provision installs or on the host"),
     ],
 )
-def test_an_unknown_extension_is_refused(name: str, told: str) -> None:
+def test_an_unknown_extension_is_refused(name: str, reported: str) -> None:
     (problem,) = problems({"database_extensions": ["vector", name]}, extension_files=[])
     assert problem.startswith(f"database_extensions has {name!r}")
-    assert told in problem
+    assert reported in problem
 
 
 def test_an_extension_whose_files_the_host_has_is_accepted_and_one_without_a_host_is_warned_of() -> None:
@@ -177,16 +177,16 @@ def test_an_extension_whose_files_the_host_has_is_accepted_and_one_without_a_hos
 )
 def test_a_cluster_of_another_locale_is_named(requested: str, warned: bool) -> None:
     found = built("prod", {**SAMPLE, "postgresql_locale": requested}, {"cluster_locale": LOCALE})
-    told = [text for text in found.notices if text.startswith("postgresql_locale")]
-    assert bool(told) is warned
+    reported = [text for text in found.notices if text.startswith("postgresql_locale")]
+    assert bool(reported) is warned
     if warned:
-        assert told[0].startswith(f"postgresql_locale is {requested}, cluster 17/main has en_US.UTF-8 and keeps it")
+        assert reported[0].startswith(f"postgresql_locale is {requested}, cluster 17/main has en_US.UTF-8 and keeps it")
 
 
 def test_a_cluster_in_which_no_utf_8_database_can_be_created_is_refused() -> None:
     latin = {**LOCALE, "encoding": "LATIN1", "collate": "en_US", "ctype": "en_US"}
-    (told,) = problems({"postgresql_locale": "en_US", "database_name": "other"}, cluster_locale=latin)
-    assert told.startswith("cluster 17/main has encoding LATIN1 and locale en_US, so database other")
+    (reported,) = problems({"postgresql_locale": "en_US", "database_name": "other"}, cluster_locale=latin)
+    assert reported.startswith("cluster 17/main has encoding LATIN1 and locale en_US, so database other")
     assert problems({"postgresql_locale": "en_US"}, cluster_locale=latin) == ()
     ascii_ = {**latin, "encoding": "SQL_ASCII", "collate": "C", "ctype": "C"}
     assert problems({"postgresql_locale": "C", "database_name": "other"}, cluster_locale=ascii_) == ()

@@ -27,7 +27,7 @@ APPLIED = {
 """What a run with the defaults of prod leaves."""
 
 
-def told(tags: str, given: dict[str, Any] | None = None, changed: dict[str, dict[str, str]] | None = None) -> str:
+def reported(tags: str, given: dict[str, Any] | None = None, changed: dict[str, dict[str, str]] | None = None) -> str:
     files = {role: {**values, **(changed or {}).get(role, {})} for role, values in APPLIED.items()}
     probe = {"applied": files}
     found = plans.built("prod", {**REMOTE, **(given or {})}, probe, selected=frozenset({"toolkit", *tags.split(",")}))
@@ -36,7 +36,7 @@ def told(tags: str, given: dict[str, Any] | None = None, changed: dict[str, dict
 
 @pytest.mark.parametrize("role", ["tls", "postgresql", "database", "pgbouncer", "backup", "monitoring", "verify"])
 def test_a_run_that_changes_nothing_shared_needs_no_other_tag(role: str) -> None:
-    assert told(role) == ""
+    assert reported(role) == ""
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ def test_names_the_tags_that_a_changed_variable_needs(tags: str, given: dict[str
         role.replace("minion", "agents"): each for role, each in plans.SECRETS["database_credentials"].items()
     }
     owner = {"database_credentials": credentials} if "database_owner" in given else {}
-    assert expected in told(tags, {**given, **owner})
+    assert expected in reported(tags, {**given, **owner})
 
 
 @pytest.mark.parametrize(
@@ -81,11 +81,13 @@ def test_names_the_tags_that_a_changed_variable_needs(tags: str, given: dict[str
     ],
 )
 def test_accepts_a_run_with_every_tag_that_is_needed(tags: str, given: dict[str, Any]) -> None:
-    assert told(tags, given) == ""
+    assert reported(tags, given) == ""
 
 
 def test_a_run_that_was_killed_between_two_roles_is_noticed_by_the_next_with_tags() -> None:
-    assert "postgresql has db1 on this host" in told("backup", {"backup_stanza": "pg2"}, {"backup": {"stanza": "pg2"}})
+    assert "postgresql has db1 on this host" in reported(
+        "backup", {"backup_stanza": "pg2"}, {"backup": {"stanza": "pg2"}}
+    )
 
 
 def test_roles_that_never_converged_the_host_are_not_missed() -> None:

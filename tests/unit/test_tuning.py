@@ -233,11 +233,11 @@ def test_cache_is_warmed_after_a_restart_where_the_library_is_preloaded() -> Non
     assert "pg_prewarm" not in tune(REFERENCE_HOST, "prod").as_conf()
 
 
-def test_containers_take_huge_pages_only_when_told_whatever_their_host_has_at_the_moment() -> None:
+def test_containers_use_huge_pages_only_if_configured() -> None:
     few = tune(Host(24576, 2, container=True, huge_pages=100), "prod")
     enough = tune(Host(24576, 2, container=True, huge_pages=3265), "prod")
-    told = tune(Host(24576, 2, container=True), "prod", overrides={"huge_pages": "try"})
-    assert [one["huge_pages"].text for one in (few, enough, told)] == ["off", "off", "try"]
+    reported = tune(Host(24576, 2, container=True), "prod", overrides={"huge_pages": "try"})
+    assert [one["huge_pages"].text for one in (few, enough, reported)] == ["off", "off", "try"]
     assert few.as_conf() == enough.as_conf()
     assert any("vm.nr_hugepages = 3265 on its host" in warning for warning in few.warnings)
 

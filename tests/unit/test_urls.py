@@ -156,12 +156,12 @@ URLS = st.sampled_from(
 @given(form=URLS, left=SPECIAL, right=SPECIAL)
 def test_no_part_of_any_password_is_ever_repeated(form: str, left: str, right: str) -> None:
     url = form.format(f"zqx{left}qzy{right}xyq")
-    told = urls.describe(url)
+    reported = urls.describe(url)
     try:
         urls.read(url)
     except UsageError as error:
-        told += str(error)
-    assert not any(part in told for part in ("zqx", "qzy", "xyq")), url
+        reported += str(error)
+    assert not any(part in reported for part in ("zqx", "qzy", "xyq")), url
 
 
 def test_link_local_address_with_its_zone_is_accepted() -> None:
