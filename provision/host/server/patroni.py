@@ -20,6 +20,8 @@ from provision.system import POSTGRES, as_user, run, write
 UNIT = PATRONI
 DISABLED, AUTO = "disabled", "auto"
 CONFIGURATION = Path("/etc/patroni/config.yml")
+CACHE = "patroni.dynamic.json"
+"""Patroni's copy of the dynamic configuration, which it takes where etcd has none: here one that is paused."""
 ETCD = "etcd.service"
 LEFT = ("provision-follow.service", "haproxy.service", "provision-dcs.timer", ETCD)
 """Units of a member beside Patroni, which a single host does not have."""
@@ -60,6 +62,7 @@ def release(plan: Plan, say: Callable[[str], None] = lambda _text: None) -> bool
     _refuse_replica(plan)
     if running or _systemctl("is-enabled", ETCD) == "enabled":
         _forget()
+    run("rm", "--force", plan.server.data / CACHE, user=POSTGRES)
     run("systemctl", "disable", UNIT, check=False)
     for unit in LEFT:
         if _systemctl("is-enabled", unit) == "enabled":
