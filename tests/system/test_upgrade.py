@@ -1,15 +1,12 @@
 """A host with PostgreSQL 15 of Debian 12 becomes one with Debian 13's 17, goes back, and is killed on the way.
 
-Needs half an hour, so it runs with `make test-faults`. pgvector 0.5.1 is compiled on this machine for 15; its address
-and PGVECTOR_TARBALL (the tarball of its tag) come from the environment or from the role's default.
+Needs half an hour, so it runs with `make test-faults`. tests/older.py describes the host.
 """
 
 from __future__ import annotations
 
-import os
 import subprocess
 import time
-import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,15 +14,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests import pgvector
+from tests import older
 from tests.sandboxes import Host, Hosts
 from tests.system.playbooks import ROOT, Run, play, words
 
 pytestmark = pytest.mark.faults
-VERSION, SHA256 = "0.5.1", "cc7a8e034a96e30a819911ac79d32f6bc47bdd1aa2de4d7d4904e26b83209dc8"
-STAMP = "/usr/local/src/pgvector-for-15.built"
-LIBRARIES = "libicu72 libldap-2.5-0 libllvm14"
-"""What PostgreSQL 15 of Debian 12 needs that Debian 13 does not have."""
 SHARED = {
     "backup_physical": True,
     "backup_allow_local_only": True,
@@ -79,10 +72,9 @@ def upgraded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Upgraded]:
     folder = tmp_path_factory.mktemp("upgrade")
     with Hosts.made(tmp_path_factory.mktemp("project")) as hosts:
         host = hosts.up("up1", os="debian13", memory="2g")
-        made = Upgraded(host, _old(host, folder), folder / "new.yml")
-        new = {"postgresql_version": 17, "postgresql_repository": "distribution", "pgvector_install_method": "package"}
-        made.new.write_text(yaml.safe_dump({**SHARED, **new}))
-        _place(host, _pgvector(folder))
+        made = Upgraded(host, folder / "old.yml", folder / "new.yml")
+        made.old.write_text(yaml.safe_dump({**SHARED, **older.prepare(host, folder)}))
+        made.new.write_text(yaml.safe_dump({**SHARED, **older.NEW}))
         run = made.play("site.yml", made.old)
         assert run.code == 0, run.output
         inside = [*hosts.sandbox.machine.prefix, "podman", "exec", "-i", host.container.container]
@@ -91,47 +83,6 @@ def upgraded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Upgraded]:
         assert done.returncode == 0, done.stderr
         made.rows = made.sql(DIGEST)
         yield made
-
-
-def _old(host: Host, folder: Path) -> Path:
-    """Write the variables of a host with Debian 12's PostgreSQL: from its own archive, with the libraries pinned."""
-    key = folder / "bookworm.asc"
-    key.write_text(host.run("cat /etc/apt/trusted.gpg.d/debian-archive-bookworm-automatic.asc").stdout)
-    sources = host.run("cat /etc/apt/sources.list /etc/apt/sources.list.d/* 2>/dev/null").stdout
-    archive = next(line.split()[1] for line in sources.splitlines() if " trixie " in line)
-    pin = f"Package: {LIBRARIES}\\nPin: release bookworm\\nPin-Priority: 700\\n"
-    assert host.run(f"printf '{pin}' > /etc/apt/preferences.d/60-old-libraries").returncode == 0
-    path = folder / "old.yml"
-    old = {
-        "postgresql_version": 15, "postgresql_repository": "mirror", "postgresql_mirror_uri": archive,
-        "postgresql_mirror_suite": "bookworm", "postgresql_mirror_component": "main", "postgresql_mirror_key": str(key),
-        "pgvector_install_method": "source",
-    }  # fmt: skip
-    path.write_text(yaml.safe_dump({**SHARED, **old}))
-    return path
-
-
-def _pgvector(folder: Path) -> Path:
-    """Compile pgvector for 15 on this machine, whose headers are those of Debian 12."""
-    tarball = Path(os.environ.get("PGVECTOR_TARBALL", "")) if os.environ.get("PGVECTOR_TARBALL") else folder / "tarball"
-    if not tarball.exists():
-        defaults = yaml.safe_load((ROOT / "roles/pgvector/defaults/main.yml").read_text())
-        with urllib.request.urlopen(defaults["pgvector_source_url"], timeout=60) as stream:  # noqa: S310 - https
-            tarball.write_bytes(stream.read())
-    pgvector.run(
-        folder, "tar", "--extract", "--one-top-level=source", "--strip-components=1", "--file", str(tarball.absolute())
-    )
-    config = f"PG_CONFIG={pgvector.unpack_headers(folder, '15')}"
-    pgvector.run(folder / "source", "make", config, "OPTFLAGS=", "with_llvm=no")
-    return pgvector.collect(folder, "15")
-
-
-def _place(host: Host, tree: Path) -> None:
-    """Put the built extension on the host, with the record of a complete build."""
-    copy = ["podman", "cp", f"{tree}/usr", f"{host.container.container}:/"]
-    subprocess.run([*host.sandbox.machine.prefix, *copy], check=True, capture_output=True)
-    stamp = f"mkdir -p /usr/local/src; echo '{VERSION} {SHA256}' > {STAMP}; chmod 0644 {STAMP}"
-    assert host.run(stamp).returncode == 0
 
 
 def test_check_shows_the_stages_and_leaves_the_old_server(upgraded: Upgraded) -> None:
