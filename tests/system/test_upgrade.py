@@ -5,8 +5,8 @@ Needs half an hour, so it runs with `make test-faults`. tests/older.py describes
 
 from __future__ import annotations
 
+import shlex
 import subprocess
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,8 @@ import yaml
 
 from tests import older
 from tests.sandboxes import Host, Hosts
-from tests.system.playbooks import ROOT, Run, play, words
+from tests.system.playbooks import ROOT, Run, play
+from tests.waits import Load, Pooler
 
 pytestmark = pytest.mark.faults
 SHARED = {
@@ -24,15 +25,10 @@ SHARED = {
     "backup_allow_local_only": True,
     "backup_repository_passphrase": "a passphrase of this test",
 }
-ROWS = 1000
-LOAD = f"""
-INSERT INTO agents (name) SELECT 'a' || n FROM generate_series(1, 10) n;
-INSERT INTO memories (agent_id, content, embedding) SELECT (SELECT id FROM agents ORDER BY random() + n * 0 LIMIT 1),
-  'm' || n, ARRAY(SELECT random() + n * 0 FROM generate_series(1, 1536))::vector FROM generate_series(1, {ROWS}) n;
-ANALYZE;
-"""
+MEGABYTES, VECTORS = 500, 5000
 DIGEST = "SELECT count(*), md5(string_agg(m::text, '' ORDER BY id)) FROM memories m"
-STATES = ("prepared", "stopped", "transferred", "started", "serving")
+BEFORE = ("prepared", "stopped", "transferred")
+"""States of the journal in which the new server has not started."""
 
 
 @dataclass
@@ -52,6 +48,17 @@ class Upgraded:
 
     def back(self, *arguments: str) -> Run:
         return self.play("upgrade.yml", self.new, "-e", "upgrade_rollback=yes", *self.confirm, *arguments)
+
+    def words(self, command: str) -> list[str]:
+        """Return the words that run a shell command as root on the host."""
+        return self.host.sandbox.words(self.host.container, "sh", "-c", command)
+
+    @property
+    def pooler(self) -> Pooler:
+        """Return the host's pooler, for a load through it."""
+        vault = yaml.safe_load((ROOT / "inventories/dev/group_vars/all/vault.yml").read_text())
+        password = vault["database_credentials"]["minion_app"]["password"]
+        return Pooler(lambda script: self.words(f"runuser -u postgres -- bash -euc {shlex.quote(script)}"), password)
 
     @property
     def confirm(self) -> tuple[str, str]:
@@ -77,10 +84,7 @@ def upgraded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Upgraded]:
         made.new.write_text(yaml.safe_dump({**SHARED, **older.NEW}))
         run = made.play("site.yml", made.old)
         assert run.code == 0, run.output
-        inside = [*hosts.sandbox.machine.prefix, "podman", "exec", "-i", host.container.container]
-        psql = ["runuser", "-u", "postgres", "--", "psql", "-Xqv", "ON_ERROR_STOP=1", "minion"]
-        done = subprocess.run([*inside, *psql], input=LOAD, text=True, capture_output=True, check=False)
-        assert done.returncode == 0, done.stderr
+        made.pooler.fill(MEGABYTES, VECTORS)
         made.rows = made.sql(DIGEST)
         yield made
 
@@ -95,46 +99,67 @@ def test_check_shows_the_stages_and_leaves_the_old_server(upgraded: Upgraded) ->
 
 
 @pytest.mark.parametrize("method", ["copy", "link"])
-def test_command_that_was_killed_in_any_state_continues(upgraded: Upgraded, method: str) -> None:
-    for state in STATES[:3]:
-        _kill_in(upgraded, method, state)
-        run = upgraded.back()
-        assert run.code == 0, run.output
-        assert (upgraded.major, upgraded.sql(DIGEST)) == ("15", upgraded.rows)
-    _kill_in(upgraded, "copy", "started")
-    run = upgraded.upgrade("copy", *upgraded.confirm)
-    assert run.code == 0, run.output
-    assert (upgraded.major, upgraded.sql(DIGEST)) == ("17", upgraded.rows)
-    run = upgraded.back("-e", "upgrade_confirm_loss=discard")
-    assert run.code == 0, run.output
-    run = upgraded.play("site.yml", upgraded.old)
-    assert run.code == 0, run.output
+@pytest.mark.parametrize("state", BEFORE)
+def test_command_killed_before_the_new_server_goes_back(upgraded: Upgraded, method: str, state: str) -> None:
+    command = f"provision upgrade run --method {method} --confirm {upgraded.host.name}"
+    with subprocess.Popen(upgraded.words(command), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as run:
+        _kill(upgraded, state)
+        assert run.wait(60) != 0
+    back = upgraded.host.run(f"provision upgrade rollback --confirm {upgraded.host.name}")
+    assert back.returncode == 0, back.stderr
     assert (upgraded.major, upgraded.sql(DIGEST)) == ("15", upgraded.rows)
 
 
-def _kill_in(upgraded: Upgraded, method: str, state: str) -> None:
-    """Start an upgrade and kill its command, and pg_upgrade, once the journal has reached a state."""
-    arguments = ("-e", f"@{upgraded.new}", "-e", "upgrade_to=17", "-e", f"upgrade_method={method}", *upgraded.confirm)
-    with subprocess.Popen(
-        words("upgrade.yml", upgraded.host.inventory, *arguments),
-        cwd=ROOT,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    ) as run:
-        script = (
-            f'until grep -qs \'"state": "{state}"\' /var/lib/provision/upgrade.json; do sleep 0.02; done; '
-            "kill -9 $(pgrep -f '^[^ ]*python3? [^ ]*provision upgrade run') $(pgrep -x pg_upgrade)"
-        )
-        deadline = time.monotonic() + 600
-        upgraded.host.run(f"timeout 600 sh -c '{script}'")
-        assert time.monotonic() < deadline
-        assert run.wait(600) != 0
+def test_command_killed_after_the_start_of_the_new_server_continues_and_goes_back(upgraded: Upgraded) -> None:
+    command = f"provision upgrade run --method copy --confirm {upgraded.host.name}"
+    with subprocess.Popen(upgraded.words(command), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as run:
+        _kill(upgraded, "started")
+        assert run.wait(60) != 0
+    again = upgraded.host.run(command)
+    assert again.returncode == 0, again.stderr
+    assert (upgraded.major, upgraded.sql(DIGEST)) == ("17", upgraded.rows)
+    refused = upgraded.host.run(f"provision upgrade rollback --confirm {upgraded.host.name}")
+    assert "everything written since PostgreSQL 17 started is lost" in refused.stderr
+    back = upgraded.host.run(f"provision upgrade rollback --confirm {upgraded.host.name} --confirm-loss discard")
+    assert back.returncode == 0, back.stderr
+    assert (upgraded.major, upgraded.sql(DIGEST)) == ("15", upgraded.rows)
+
+
+def _kill(upgraded: Upgraded, state: str) -> None:
+    """Kill the host's command, and pg_upgrade, once the journal has reached a state."""
+    script = (
+        "until pid=$(pgrep -f '^[^ ]*python3? [^ ]*provision upgrade run'); do sleep 0.1; done; "
+        f'until grep -qs \'"state": "{state}"\' /var/lib/provision/upgrade.json; do sleep 0.01; done; '
+        "kill -9 $pid; kill -9 $(pgrep -x pg_upgrade) 2>/dev/null; true"
+    )
+    done = upgraded.host.run(f"timeout 600 sh -c {shlex.quote(script)}")
+    assert done.returncode != 124, f"the upgrade did not reach the state {state}"
+
+
+def test_clients_of_the_pooler_wait_for_a_copy_that_can_go_back(upgraded: Upgraded) -> None:
+    _upgrade_under_load(upgraded, "copy")
+    back = upgraded.back("-e", "upgrade_confirm_loss=discard")
+    assert back.code == 0, back.output
+    site = upgraded.play("site.yml", upgraded.old)
+    assert site.code == 0, site.output
+    assert (upgraded.major, upgraded.sql(DIGEST)) == ("15", upgraded.rows)
+
+
+def _upgrade_under_load(upgraded: Upgraded, method: str) -> None:
+    """Upgrade while pgbench writes through the pooler: no transaction fails, and no acknowledged row is lost."""
+    found: list[Load] = []
+    with upgraded.pooler.loaded(found):
+        run = upgraded.upgrade(method, *upgraded.confirm)
+    print(method, found, upgraded.host.run("provision upgrade status").stdout)
+    assert run.code == 0, run.output
+    assert (upgraded.major, upgraded.sql(DIGEST)) == ("17", upgraded.rows)
+    (seen,) = found
+    assert seen.transactions > 100
+    assert (seen.failed, seen.lost) == (0, 0), seen
 
 
 def test_link_ends_the_way_back_and_the_old_server_cannot_start(upgraded: Upgraded) -> None:
-    run = upgraded.upgrade("link", *upgraded.confirm)
-    assert run.code == 0, run.output
-    assert (upgraded.major, upgraded.sql(DIGEST)) == ("17", upgraded.rows)
+    _upgrade_under_load(upgraded, "link")
     refused = upgraded.back("-e", "upgrade_confirm_loss=discard")
     assert refused.code != 0
     assert "a link upgrade has no way back once its new server has started" in refused.text()
