@@ -42,7 +42,7 @@ COMMIT;
 LOAD = """
 cd $(mktemp -d -p {scratch})
 export PGPASSFILE=/var/lib/postgresql/.pgpass {options}
-/usr/lib/postgresql/15/bin/pgbench -n -f {scratch}/script -c {clients} -j 1 -T 7200 -l \
+$(ls /usr/lib/postgresql/*/bin/pgbench | head -1) -n -f {scratch}/script -c {clients} -j 1 -T 7200 -l \
   -h 127.0.0.1 -p 6432 -U minion_app minion >said 2>&1 || true
 awk '/transactions actually processed/ {{print $NF}}' said
 grep -c aborted said || true

@@ -12,10 +12,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from provision import compatibility, system
 from provision.errors import HostError, ProvisionError
+from provision.host import rehearsal
 from provision.host.backup import fresh
 from provision.host.backup import journal as locks
 from provision.host.pooler import console
@@ -141,8 +143,9 @@ def _restart(plan: Plan, narrate: Narrate) -> dict[str, Any]:
         if not stale.replaced(unit):
             continue
         narrate(f"restart {unit}")
-        begun = time.monotonic()
         if unit == plan.server.unit:
+            rehearsal.rehearse(Path(plan.server.programs), plan.server.configuration)  # while the old server runs
+            begun = time.monotonic()
             configuration.restart(plan, narrate)
             facts["down_seconds"] = round(time.monotonic() - begun, 1)
         else:
