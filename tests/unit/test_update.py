@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
+import time
+from dataclasses import asdict
+from pathlib import Path
+
 import pytest
 
 from provision.host.update import apt, run, stale
@@ -90,3 +97,32 @@ def test_plan_of_an_update_names_versions_restarts_and_the_next_command() -> Non
 def test_defects_that_the_new_pgvector_ends_are_named() -> None:
     packages = (Package("postgresql-17-pgvector", "0.8.0-1", "0.8.4-1"),)
     assert [line.split(":")[0] for line in run.ends(packages)] == ["CVE-2026-3172", "pgvector-hnsw-vacuum"]
+
+
+def test_processes_of_a_unit_are_the_main_one_and_its_descendants() -> None:
+    assert stale.tree(10, {10: 1, 11: 10, 12: 11, 20: 1, 21: 20}) == {10, 11, 12}
+
+
+def test_program_that_is_replaced_while_it_runs_is_seen(tmp_path: Path) -> None:
+    program = tmp_path / "sleep"
+    shutil.copy("/usr/bin/sleep", program)
+    with subprocess.Popen([program, "30"]) as running:
+        try:
+            maps = Path(f"/proc/{running.pid}/maps")
+            while str(program) not in maps.read_text():  # before exec, it is still the test itself
+                time.sleep(0.01)
+            new = tmp_path / "new"
+            shutil.copy("/usr/bin/sleep", new)
+            new.replace(program)
+            assert f"{program}{stale.DELETED}" in maps.read_text()
+            assert running.pid in stale.tree(os.getpid(), stale.parents())
+        finally:
+            running.kill()
+
+
+def test_repeated_update_keeps_the_way_back_of_the_one_that_failed() -> None:
+    last = {"state": "installing", "packages": [asdict(Package("postgresql-17", "17.10-1", "17.11-1"))]}
+    assert run.since_before((), last) == (Package("postgresql-17", "17.10-1", "17.11-1"),)
+    newer = (Package("pgbouncer", "1.23-1", "1.24-1"), Package("postgresql-17", "17.11-1", "17.12-1"))
+    assert run.since_before(newer, last) == (newer[0], Package("postgresql-17", "17.10-1", "17.12-1"))
+    assert run.since_before(newer, {**last, "state": "finished"}) == newer

@@ -11,7 +11,7 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from provision.plan.schema import Plan
 from provision.system import run as program
 
 NAME = "update"
+INSTALLING = "installing"
 EXPORTERS = ("prometheus-node-exporter.service", "prometheus-postgres-exporter.service")
 AUTOMATIC = "apt-daily-upgrade.timer"
 Narrate = Callable[[str], None]
@@ -103,25 +104,36 @@ def ends(packages: tuple[Package, ...]) -> Iterator[str]:
 def run(plan: Plan, found: Look, narrate: Narrate) -> dict[str, Any]:
     """Install the packages and restart what uses replaced files. Raises HostError with the command back."""
     with locks.held(NAME, "another update is running on this host"):
-        facts: dict[str, Any] = {"begun": system.stamp(), "packages": [asdict(each) for each in found.packages]}
+        packages = since_before(found.packages, system.evidence(NAME, of_root=True))
+        facts: dict[str, Any] = {"begun": system.stamp(), "packages": [asdict(each) for each in packages]}
         apt.finish(plan)
         narrate("take a backup")
         fresh.ensure(plan)
         before = {name: search.as_facts(search.measure(plan, name)) for name in plan.access.databases}
         narrate("download the packages")
         apt.download(plan, found.packages)
-        system.keep(NAME, {**facts, "state": "installing"})
-        with _with_way_back(plan, found.packages):
+        system.keep(NAME, {**facts, "state": INSTALLING})
+        with _with_way_back(plan, packages):
             if found.packages:
                 narrate(f"install {len(found.packages)} packages")
                 apt.install(plan, found.packages)
             facts |= _restart(plan, narrate)
             narrate("update extensions")
             facts["extensions"] = after.update_extensions(plan)
-            _verify(plan, found.packages, before)
+            _verify(plan, packages, before)
         facts |= {"state": "finished", "finished": system.stamp()}
         system.keep(NAME, facts)
         return facts
+
+
+def since_before(packages: tuple[Package, ...], last: dict[str, Any]) -> tuple[Package, ...]:
+    """Return the packages of this update and of an unfinished one before it, with the versions from before both."""
+    found = {each.name: each for each in packages}
+    if last.get("state") == INSTALLING:
+        for row in last["packages"]:
+            old = Package(**row)
+            found[old.name] = replace(old, candidate=found.get(old.name, old).candidate)
+    return tuple(sorted(found.values(), key=lambda each: each.name))
 
 
 @contextmanager
