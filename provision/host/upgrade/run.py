@@ -59,6 +59,8 @@ class Upgrade:
     method: str
     narrate: Narrate
     facts: dict[str, Any] = field(default_factory=dict)
+    made: bool = False
+    """This process has made the new cluster, and pg_upgrade has only checked it since."""
 
     @property
     def old(self) -> Side:
@@ -180,6 +182,7 @@ def rehearse(upgrade: Upgrade) -> None:
     side.end_strays(upgrade.work)
     side.stop(upgrade.new)
     transfer.make(upgrade.new, like)
+    upgrade.made = True
     _refuse(upgrade, transfer.check(upgrade.old, upgrade.new, upgrade.work))
     upgrade.facts["form"] = asdict(like)
 
@@ -288,7 +291,9 @@ def _stop(upgrade: Upgrade) -> None:
 
 def _transfer(upgrade: Upgrade) -> None:
     with upgrade.stage(6):
-        transfer.make(upgrade.new, transfer.of_facts(upgrade.facts["form"]))
+        if not upgrade.made:  # after a kill; clients wait meanwhile
+            transfer.make(upgrade.new, transfer.of_facts(upgrade.facts["form"]))
+        upgrade.made = False
         transfer.transfer(upgrade.old, upgrade.new, upgrade.work, upgrade.method, upgrade.new_plan.host.cpus)
         # Not that of the stop: pg_upgrade starts the old server, too.
         upgrade.write(journal.TRANSFERRED, checkpoint=side.checkpoint(upgrade.old))
