@@ -17,11 +17,15 @@ NOTE_BYTES = 640
 SCRATCH = "/var/lib/postgresql/bench"
 FILL = """
 INSERT INTO agents (name) VALUES ('bench');
+CREATE TEMP TABLE kept AS SELECT pg_get_indexdef('memories_embedding_idx'::regclass) AS command;
+DROP INDEX memories_embedding_idx;
 CREATE TEMP TABLE base AS
   SELECT n, (SELECT array_agg(random() + 0 * n * i) FROM generate_series(1, {dimensions}) i)::vector AS v
   FROM generate_series(1, {vectors}) n;
 INSERT INTO memories (agent_id, content, embedding)
   SELECT a.id, 'memory ' || n, v FROM base, agents a WHERE a.name = 'bench';
+SET maintenance_work_mem = '512MB';
+SELECT command FROM kept \\gexec
 CREATE TABLE notes AS SELECT n, repeat(md5(n::text) || ' is what was said ', 12) t FROM generate_series(1, {notes}) n;
 ALTER TABLE notes ADD PRIMARY KEY (n);
 CREATE TABLE written (client int, at timestamptz DEFAULT clock_timestamp());
