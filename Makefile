@@ -173,6 +173,10 @@ bench-pool: .venv/.tests ## Compare 500 clients through PgBouncer with 500 direc
 bench-failover: test-setup ## Compare gaps and lost rows of failovers with those of Patroni's defaults (12 minutes)
 	$(BIN)/python -m benchmarks.failover
 
+.PHONY: bench-upgrade
+bench-upgrade: .venv/.tests ## Measure waits during a major upgrade, beside a dump and restore, on 1 GB with vectors (40 minutes)
+	$(BIN)/python -m benchmarks.upgrade
+
 .PHONY: bench-tenants
 bench-tenants: test-setup ## Measure migrations, checks, dump and catalogue of N tenants (N=100)
 	$(BIN)/python -m benchmarks.tenants $(or $(N),100)

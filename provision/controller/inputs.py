@@ -27,7 +27,7 @@ from provision.plan.context import Listed, Peer, repositories, repository_kind
 ROOT = Path(__file__).resolve().parents[2]
 """The project, or the installed collection: the folder with roles/ and profiles/."""
 PUBLISHED = ("plan", "plan_profile", "plan_given")
-USES_ONLY = {"plan"}
+USES_ONLY = {"plan", "update"}
 """Roles of a play that uses a converged host and changes nothing of what it should be."""
 ENDS = ("upgrade_rollback", "upgrade_release")
 """Options of role upgrade with which the other roles of its play are left out."""

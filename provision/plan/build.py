@@ -24,6 +24,7 @@ from provision.plan import (
     sources,
     tenants,
     topology,
+    upgrade,
     validate,
 )
 from provision.plan.context import Context, Verdict
@@ -266,5 +267,6 @@ def _state(plan: schema.Plan, probe: Mapping[str, Any], context: Context, verdic
         ),
         bundle_sha256=probe["bundle_sha256"],
         toolkit_current=probe["toolkit_sha256"] == context.toolkit_sha256,
+        upgrading=upgrade.ROLE in context.roles and probe["plan_major"] != plan.server.major,
         database=context.database,
     )

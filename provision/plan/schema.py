@@ -566,5 +566,7 @@ class State:
     """Checksum of the manifest of the bundle on the host, "" where there is none."""
     toolkit_current: bool
     """The host has the very command that this run would install."""
+    upgrading: bool
+    """upgrade.yml has yet to move the host from another major; the host keeps that plan until the new server starts."""
     database: bool
     """The play is for a database host, not for one beside them."""

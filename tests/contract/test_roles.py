@@ -28,7 +28,7 @@ SHARED = {
     "pgvector": {"packages_lock_timeout"},  # removes the packages of its build itself
 }
 """Variables of another role that a role reads, with the reason."""
-PLAYBOOK_ROLES = ("operate", "upgrade")
+PLAYBOOK_ROLES = ("operate", "upgrade", "update")
 """Roles whose variables are given with -e for one run, not in an inventory."""
 MOST_OPTIONS = 145
 LONGEST_NAME = 70
@@ -145,7 +145,7 @@ def test_role_brings_the_plan_with_it(role: Role) -> None:
     always = {"role": "plan", "tags": ["always"]}
     toolkit, packages = ({"role": name, "tags": [name]} for name in ("toolkit", "packages"))
     few: dict[str, list[Any]] = {"plan": [], "toolkit": [packages]}
-    few |= {name: [always] for name in ("packages", "adopt", "operate", "upgrade")}
+    few |= {name: [always] for name in ("packages", "adopt", "operate", "upgrade", "update")}
     assert found == few.get(role.name, [always, toolkit])
 
 

@@ -1,15 +1,12 @@
 """A host with PostgreSQL 15 of Debian 12 becomes one with Debian 13's 17, goes back, and is killed on the way.
 
-Needs half an hour, so it runs with `make test-faults`. pgvector 0.5.1 is compiled on this machine for 15; its address
-and PGVECTOR_TARBALL (the tarball of its tag) come from the environment or from the role's default.
+Needs half an hour, so it runs with `make test-faults`. tests/older.py describes the host.
 """
 
 from __future__ import annotations
 
-import os
+import shlex
 import subprocess
-import time
-import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,29 +14,21 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests import pgvector
+from tests import older
 from tests.sandboxes import Host, Hosts
-from tests.system.playbooks import ROOT, Run, play, words
+from tests.system.playbooks import ROOT, Run, play
+from tests.waits import Load, Pooler
 
 pytestmark = pytest.mark.faults
-VERSION, SHA256 = "0.5.1", "cc7a8e034a96e30a819911ac79d32f6bc47bdd1aa2de4d7d4904e26b83209dc8"
-STAMP = "/usr/local/src/pgvector-for-15.built"
-LIBRARIES = "libicu72 libldap-2.5-0 libllvm14"
-"""What PostgreSQL 15 of Debian 12 needs that Debian 13 does not have."""
 SHARED = {
     "backup_physical": True,
     "backup_allow_local_only": True,
     "backup_repository_passphrase": "a passphrase of this test",
 }
-ROWS = 1000
-LOAD = f"""
-INSERT INTO agents (name) SELECT 'a' || n FROM generate_series(1, 10) n;
-INSERT INTO memories (agent_id, content, embedding) SELECT (SELECT id FROM agents ORDER BY random() + n * 0 LIMIT 1),
-  'm' || n, ARRAY(SELECT random() + n * 0 FROM generate_series(1, 1536))::vector FROM generate_series(1, {ROWS}) n;
-ANALYZE;
-"""
+MEGABYTES, VECTORS = 500, 5000
 DIGEST = "SELECT count(*), md5(string_agg(m::text, '' ORDER BY id)) FROM memories m"
-STATES = ("prepared", "stopped", "transferred", "started", "serving")
+BEFORE = ("prepared", "stopped", "transferred")
+"""States of the journal in which the new server has not started."""
 
 
 @dataclass
@@ -60,6 +49,17 @@ class Upgraded:
     def back(self, *arguments: str) -> Run:
         return self.play("upgrade.yml", self.new, "-e", "upgrade_rollback=yes", *self.confirm, *arguments)
 
+    def words(self, command: str) -> list[str]:
+        """Return the words that run a shell command as root on the host."""
+        return self.host.sandbox.words(self.host.container, "sh", "-c", command)
+
+    @property
+    def pooler(self) -> Pooler:
+        """Return the host's pooler, for a load through it."""
+        vault = yaml.safe_load((ROOT / "inventories/dev/group_vars/all/vault.yml").read_text())
+        password = vault["database_credentials"]["minion_app"]["password"]
+        return Pooler(lambda script: self.words(f"runuser -u postgres -- bash -euc {shlex.quote(script)}"), password)
+
     @property
     def confirm(self) -> tuple[str, str]:
         return "-e", f"upgrade_confirm={self.host.name}"
@@ -79,59 +79,14 @@ def upgraded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Upgraded]:
     folder = tmp_path_factory.mktemp("upgrade")
     with Hosts.made(tmp_path_factory.mktemp("project")) as hosts:
         host = hosts.up("up1", os="debian13", memory="2g")
-        made = Upgraded(host, _old(host, folder), folder / "new.yml")
-        new = {"postgresql_version": 17, "postgresql_repository": "distribution", "pgvector_install_method": "package"}
-        made.new.write_text(yaml.safe_dump({**SHARED, **new}))
-        _place(host, _pgvector(folder))
+        made = Upgraded(host, folder / "old.yml", folder / "new.yml")
+        made.old.write_text(yaml.safe_dump({**SHARED, **older.prepare(host, folder)}))
+        made.new.write_text(yaml.safe_dump({**SHARED, **older.NEW}))
         run = made.play("site.yml", made.old)
         assert run.code == 0, run.output
-        inside = [*hosts.sandbox.machine.prefix, "podman", "exec", "-i", host.container.container]
-        psql = ["runuser", "-u", "postgres", "--", "psql", "-Xqv", "ON_ERROR_STOP=1", "minion"]
-        done = subprocess.run([*inside, *psql], input=LOAD, text=True, capture_output=True, check=False)
-        assert done.returncode == 0, done.stderr
+        made.pooler.fill(MEGABYTES, VECTORS)
         made.rows = made.sql(DIGEST)
         yield made
-
-
-def _old(host: Host, folder: Path) -> Path:
-    """Write the variables of a host with Debian 12's PostgreSQL: from its own archive, with the libraries pinned."""
-    key = folder / "bookworm.asc"
-    key.write_text(host.run("cat /etc/apt/trusted.gpg.d/debian-archive-bookworm-automatic.asc").stdout)
-    sources = host.run("cat /etc/apt/sources.list /etc/apt/sources.list.d/* 2>/dev/null").stdout
-    archive = next(line.split()[1] for line in sources.splitlines() if " trixie " in line)
-    pin = f"Package: {LIBRARIES}\\nPin: release bookworm\\nPin-Priority: 700\\n"
-    assert host.run(f"printf '{pin}' > /etc/apt/preferences.d/60-old-libraries").returncode == 0
-    path = folder / "old.yml"
-    old = {
-        "postgresql_version": 15, "postgresql_repository": "mirror", "postgresql_mirror_uri": archive,
-        "postgresql_mirror_suite": "bookworm", "postgresql_mirror_component": "main", "postgresql_mirror_key": str(key),
-        "pgvector_install_method": "source",
-    }  # fmt: skip
-    path.write_text(yaml.safe_dump({**SHARED, **old}))
-    return path
-
-
-def _pgvector(folder: Path) -> Path:
-    """Compile pgvector for 15 on this machine, whose headers are those of Debian 12."""
-    tarball = Path(os.environ.get("PGVECTOR_TARBALL", "")) if os.environ.get("PGVECTOR_TARBALL") else folder / "tarball"
-    if not tarball.exists():
-        defaults = yaml.safe_load((ROOT / "roles/pgvector/defaults/main.yml").read_text())
-        with urllib.request.urlopen(defaults["pgvector_source_url"], timeout=60) as stream:  # noqa: S310 - https
-            tarball.write_bytes(stream.read())
-    pgvector.run(
-        folder, "tar", "--extract", "--one-top-level=source", "--strip-components=1", "--file", str(tarball.absolute())
-    )
-    config = f"PG_CONFIG={pgvector.unpack_headers(folder, '15')}"
-    pgvector.run(folder / "source", "make", config, "OPTFLAGS=", "with_llvm=no")
-    return pgvector.collect(folder, "15")
-
-
-def _place(host: Host, tree: Path) -> None:
-    """Put the built extension on the host, with the record of a complete build."""
-    copy = ["podman", "cp", f"{tree}/usr", f"{host.container.container}:/"]
-    subprocess.run([*host.sandbox.machine.prefix, *copy], check=True, capture_output=True)
-    stamp = f"mkdir -p /usr/local/src; echo '{VERSION} {SHA256}' > {STAMP}; chmod 0644 {STAMP}"
-    assert host.run(stamp).returncode == 0
 
 
 def test_check_shows_the_stages_and_leaves_the_old_server(upgraded: Upgraded) -> None:
@@ -144,46 +99,67 @@ def test_check_shows_the_stages_and_leaves_the_old_server(upgraded: Upgraded) ->
 
 
 @pytest.mark.parametrize("method", ["copy", "link"])
-def test_command_that_was_killed_in_any_state_continues(upgraded: Upgraded, method: str) -> None:
-    for state in STATES[:3]:
-        _kill_in(upgraded, method, state)
-        run = upgraded.back()
-        assert run.code == 0, run.output
-        assert (upgraded.major, upgraded.sql(DIGEST)) == ("15", upgraded.rows)
-    _kill_in(upgraded, "copy", "started")
-    run = upgraded.upgrade("copy", *upgraded.confirm)
-    assert run.code == 0, run.output
-    assert (upgraded.major, upgraded.sql(DIGEST)) == ("17", upgraded.rows)
-    run = upgraded.back("-e", "upgrade_confirm_loss=discard")
-    assert run.code == 0, run.output
-    run = upgraded.play("site.yml", upgraded.old)
-    assert run.code == 0, run.output
+@pytest.mark.parametrize("state", BEFORE)
+def test_command_killed_before_the_new_server_goes_back(upgraded: Upgraded, method: str, state: str) -> None:
+    command = f"provision upgrade run --method {method} --confirm {upgraded.host.name}"
+    with subprocess.Popen(upgraded.words(command), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as run:
+        _kill(upgraded, state)
+        assert run.wait(60) != 0
+    back = upgraded.host.run(f"provision upgrade rollback --confirm {upgraded.host.name}")
+    assert back.returncode == 0, back.stderr
     assert (upgraded.major, upgraded.sql(DIGEST)) == ("15", upgraded.rows)
 
 
-def _kill_in(upgraded: Upgraded, method: str, state: str) -> None:
-    """Start an upgrade and kill its command, and pg_upgrade, once the journal has reached a state."""
-    arguments = ("-e", f"@{upgraded.new}", "-e", "upgrade_to=17", "-e", f"upgrade_method={method}", *upgraded.confirm)
-    with subprocess.Popen(
-        words("upgrade.yml", upgraded.host.inventory, *arguments),
-        cwd=ROOT,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    ) as run:
-        script = (
-            f'until grep -qs \'"state": "{state}"\' /var/lib/provision/upgrade.json; do sleep 0.02; done; '
-            "kill -9 $(pgrep -f '^[^ ]*python3? [^ ]*provision upgrade run') $(pgrep -x pg_upgrade)"
-        )
-        deadline = time.monotonic() + 600
-        upgraded.host.run(f"timeout 600 sh -c '{script}'")
-        assert time.monotonic() < deadline
-        assert run.wait(600) != 0
+def test_command_killed_after_the_start_of_the_new_server_continues_and_goes_back(upgraded: Upgraded) -> None:
+    command = f"provision upgrade run --method copy --confirm {upgraded.host.name}"
+    with subprocess.Popen(upgraded.words(command), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as run:
+        _kill(upgraded, "started")
+        assert run.wait(60) != 0
+    again = upgraded.host.run(command)
+    assert again.returncode == 0, again.stderr
+    assert (upgraded.major, upgraded.sql(DIGEST)) == ("17", upgraded.rows)
+    refused = upgraded.host.run(f"provision upgrade rollback --confirm {upgraded.host.name}")
+    assert "everything written since PostgreSQL 17 started is lost" in refused.stderr
+    back = upgraded.host.run(f"provision upgrade rollback --confirm {upgraded.host.name} --confirm-loss discard")
+    assert back.returncode == 0, back.stderr
+    assert (upgraded.major, upgraded.sql(DIGEST)) == ("15", upgraded.rows)
+
+
+def _kill(upgraded: Upgraded, state: str) -> None:
+    """Kill the host's command, and pg_upgrade, once the journal has reached a state."""
+    script = (
+        "until pid=$(pgrep -f '^[^ ]*python3? [^ ]*provision upgrade run'); do sleep 0.1; done; "
+        f'until grep -qs \'"state": "{state}"\' /var/lib/provision/upgrade.json; do sleep 0.01; done; '
+        "kill -9 $pid; kill -9 $(pgrep -x pg_upgrade) 2>/dev/null; true"
+    )
+    done = upgraded.host.run(f"timeout 600 sh -c {shlex.quote(script)}")
+    assert done.returncode != 124, f"the upgrade did not reach the state {state}"
+
+
+def test_clients_of_the_pooler_wait_for_a_copy_that_can_go_back(upgraded: Upgraded) -> None:
+    _upgrade_under_load(upgraded, "copy")
+    back = upgraded.back("-e", "upgrade_confirm_loss=discard")
+    assert back.code == 0, back.output
+    site = upgraded.play("site.yml", upgraded.old)
+    assert site.code == 0, site.output
+    assert (upgraded.major, upgraded.sql(DIGEST)) == ("15", upgraded.rows)
+
+
+def _upgrade_under_load(upgraded: Upgraded, method: str) -> None:
+    """Upgrade while pgbench writes through the pooler: no transaction fails, and no acknowledged row is lost."""
+    found: list[Load] = []
+    with upgraded.pooler.loaded(found):
+        run = upgraded.upgrade(method, *upgraded.confirm)
+    print(method, found, upgraded.host.run("provision upgrade status").stdout)
+    assert run.code == 0, run.output
+    assert (upgraded.major, upgraded.sql(DIGEST)) == ("17", upgraded.rows)
+    (seen,) = found
+    assert seen.transactions > 100
+    assert (seen.failed, seen.lost) == (0, 0), seen
 
 
 def test_link_ends_the_way_back_and_the_old_server_cannot_start(upgraded: Upgraded) -> None:
-    run = upgraded.upgrade("link", *upgraded.confirm)
-    assert run.code == 0, run.output
-    assert (upgraded.major, upgraded.sql(DIGEST)) == ("17", upgraded.rows)
+    _upgrade_under_load(upgraded, "link")
     refused = upgraded.back("-e", "upgrade_confirm_loss=discard")
     assert refused.code != 0
     assert "a link upgrade has no way back once its new server has started" in refused.text()

@@ -43,6 +43,23 @@ def test_upgrade_is_planned_beside_the_running_old_cluster_with_its_packages() -
 
 
 @pytest.mark.parametrize(
+    ("roles", "probe", "upgrading"),
+    [
+        (ROLES, {}, True),
+        (ROLES, {"plan_major": 17, "clusters": [NEW], "upgrade": {"state": "finished", "from": 15, "to": 17}}, False),
+        (plans.CONTEXT.roles, {"plan_major": 15, "clusters": []}, False),
+        (plans.CONTEXT.roles, {"plan_major": 17, "clusters": [NEW]}, False),
+    ],
+)
+def test_host_keeps_the_plan_of_the_old_major_until_its_upgrade(
+    roles: tuple[str, ...], probe: dict[str, Any], upgrading: bool
+) -> None:
+    found = built(GIVEN if roles is ROLES else plans.SAMPLE, roles, **probe)
+    assert found.state, found.problems
+    assert found.state.upgrading is upgrading
+
+
+@pytest.mark.parametrize(
     ("given", "probe", "said"),
     [
         ({"upgrade_to": 18}, {}, "upgrade_to is 18, postgresql_version is 17: set postgresql_version to the new major"),

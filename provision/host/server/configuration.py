@@ -92,7 +92,7 @@ def apply(plan: Plan, restart_allowed: bool | None = None, say: Callable[[str], 
     restarted = bool(found["pending"]) and allowed
     if restarted:
         say(f"restarting PostgreSQL for {', '.join(found['pending'])}")
-        _restart(plan, say)
+        restart(plan, say)
         found = _report(plan)
     return Applied(started, reloaded, restarted, **found)
 
@@ -190,7 +190,7 @@ def unit_waits(plan: Plan, session: Connection) -> bool:
     return plan.host.systemd and file.exists() and ask(session, STARTED_BEFORE, [file.stat().st_mtime]) == [(True,)]
 
 
-def _restart(plan: Plan, say: Callable[[str], None]) -> None:
+def restart(plan: Plan, say: Callable[[str], None]) -> None:
     """Restart the server while the pooler holds its clients; the pooler resumes whatever happens."""
     if not plan.pooler.enabled:
         cluster.control(plan, "restart")

@@ -9,16 +9,13 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from provision.compatibility import version_key
 from provision.database import Connection, ask
-from provision.errors import ProvisionError
 from provision.host.backup import journal as restores
-from provision.host.backup import tool
 from provision.host.upgrade.sessions import databases, session_of
 from provision.host.upgrade.side import Side
 from provision.plan.schema import Plan
@@ -207,18 +204,6 @@ def _backups(plan: Plan) -> list[str]:
     if not plan.backup.physical:
         return ["backup_physical is false: no backup is taken before the upgrade"]
     return []
-
-
-def backup_age_h(plan: Plan) -> float | None:
-    """Return the age of the newest sound backup in hours; None if there is none. Raises no error for a repository."""
-    ages = []
-    for repository in plan.backup.repositories:
-        try:
-            sets = [each for each in tool.info(plan.backup.stanza, repository.number).sets if not each.damaged]
-        except ProvisionError:
-            continue
-        ages += [(time.time() - each.stop) / 3600 for each in sets[-1:]]
-    return min(ages) if ages else None
 
 
 def host() -> str:

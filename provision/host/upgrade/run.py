@@ -18,6 +18,7 @@ from provision import secure_path, system
 from provision.database import ask
 from provision.errors import HostError, ProvisionError, UsageError
 from provision.host import rehearsal
+from provision.host.backup import fresh
 from provision.host.backup import journal as locks
 from provision.host.pooler import console
 from provision.host.server import cluster
@@ -33,8 +34,6 @@ HELPERS = ("provision-backup@*.service", "provision-drill.service", "provision-m
 PAUSE_WAIT_S = 30.0
 PAUSE_AT_MOST_S = 3600
 """After which the pooler resumes by itself, if this command was killed."""
-BACKUP_FRESH_H = 1.0
-PROGRAM = "/usr/local/bin/provision"
 STAGES = (
     "check the old server",
     "make the new cluster and run pg_upgrade --check",
@@ -60,6 +59,8 @@ class Upgrade:
     method: str
     narrate: Narrate
     facts: dict[str, Any] = field(default_factory=dict)
+    made: bool = False
+    """This process has made the new cluster, and pg_upgrade has only checked it since."""
 
     @property
     def old(self) -> Side:
@@ -181,6 +182,7 @@ def rehearse(upgrade: Upgrade) -> None:
     side.end_strays(upgrade.work)
     side.stop(upgrade.new)
     transfer.make(upgrade.new, like)
+    upgrade.made = True
     _refuse(upgrade, transfer.check(upgrade.old, upgrade.new, upgrade.work))
     upgrade.facts["form"] = asdict(like)
 
@@ -206,7 +208,7 @@ def _before(upgrade: Upgrade) -> None:
         side.keep_configuration(upgrade.old, journal.FOLDER)
         _keep_old_plan(upgrade)
     with upgrade.stage(3):
-        _backup(upgrade)
+        fresh.ensure(upgrade.old_plan)
     with upgrade.stage(4):
         before = {name: search.as_facts(search.measure(upgrade.old_plan, name)) for name in _databases(upgrade)}
     upgrade.write(
@@ -230,16 +232,6 @@ def owner(path: Path) -> tuple[int, int]:
     """Return the ids of a file's owner and group, those of root if there is none."""
     found = secure_path.about(path)
     return (found.st_uid, found.st_gid) if found else (0, 0)
-
-
-def _backup(upgrade: Upgrade) -> None:
-    """Take a backup, unless there is one of this hour. Raises HostError."""
-    plan = upgrade.old_plan
-    if not plan.backup.physical:
-        return
-    age = check.backup_age_h(plan)
-    if age is None or age > BACKUP_FRESH_H:
-        system.run(PROGRAM, "backup", "take", "--type", "incr" if age is not None else "full")
 
 
 @contextmanager
@@ -299,7 +291,9 @@ def _stop(upgrade: Upgrade) -> None:
 
 def _transfer(upgrade: Upgrade) -> None:
     with upgrade.stage(6):
-        transfer.make(upgrade.new, transfer.of_facts(upgrade.facts["form"]))
+        if not upgrade.made:  # after a kill; clients wait meanwhile
+            transfer.make(upgrade.new, transfer.of_facts(upgrade.facts["form"]))
+        upgrade.made = False
         transfer.transfer(upgrade.old, upgrade.new, upgrade.work, upgrade.method, upgrade.new_plan.host.cpus)
         # Not that of the stop: pg_upgrade starts the old server, too.
         upgrade.write(journal.TRANSFERRED, checkpoint=side.checkpoint(upgrade.old))

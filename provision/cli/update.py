@@ -1,0 +1,64 @@
+"""`provision update`: newer packages within their versions on this host, as root; update.yml runs it host by host."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from dataclasses import asdict
+from types import FrameType
+
+import click
+
+from provision.cli._echo import echo
+from provision.cli._progress import working
+from provision.errors import HostError
+from provision.host.update import run as updates
+from provision.plan import load
+
+as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+@click.group("update")
+def command() -> None:
+    """Update the packages of the database within their versions."""
+    if os.geteuid() != 0:
+        raise HostError(
+            "an update installs packages", seen=f"user id {os.geteuid()}", allowed="root", run="sudo provision update"
+        )
+
+
+@command.command()
+@as_json
+def check(as_json: bool) -> None:
+    """Show new versions, restarts and defects that they end. Exits 3 if there are any."""
+    with working("reading the package lists"):
+        found = updates.look(load.load())
+    echo(json.dumps(asdict(found)) if as_json else "\n".join(updates.lines(found)))
+    if not found.empty:
+        sys.exit(3)
+
+
+@command.command()
+@as_json
+def run(as_json: bool) -> None:
+    """Back up, install the new versions, restart behind a paused pooler, and verify."""
+    signal.signal(signal.SIGTERM, _end)  # so that the pooler resumes
+    plan = load.load()
+    with working("reading the package lists") as narrate:
+        found = updates.look(plan)
+        facts = {} if found.empty else updates.run(plan, found, narrate)
+    if as_json:
+        echo(json.dumps({"changed": bool(facts), **facts}, default=str))
+        return
+    rows = [f"{each.name}: {each.installed} -> {each.candidate}" for each in found.packages]
+    rows += [f"restarted {unit}" for unit in facts.get("restarted", ())]
+    rows += [f"clients of the pooler waited at most {facts['down_seconds']} s"] if "down_seconds" in facts else []
+    rows += [f"updated in {name}: {', '.join(each)}" for name, each in facts.get("extensions", {}).items()]
+    echo("\n".join(rows or ["nothing to update"]))
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    del frame
+    sys.exit(128 + number)
