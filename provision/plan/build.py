@@ -94,7 +94,7 @@ def build(
     of_network = network.share(v, probe, int(tuning["max_connections"].value), fitted.total)
     # A host beside the databases runs no server: it may be too small for these connections.
     unfit = fitted.refusals or (*shared_out.refusals, *of_network.refusals)
-    refusals = (*verdict.refusals, *(unfit if context.database else ()))
+    refusals = (*verdict.refusals, *(unfit if context.database else fitted.refusals if context.pooler else ()))
     if refusals and judged:
         return Built(None, None, refusals, ())
     warnings = (

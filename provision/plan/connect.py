@@ -7,7 +7,7 @@ LISTEN need the direct connection. The password is a parameter, because a plan h
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from provision import addresses, quoting
@@ -23,8 +23,9 @@ _BARE = re.compile(r"[A-Za-z0-9_./:@%+,=~-]*")
 class Connection:
     """One role at one host. `pool_port` is 0 without a pool of the role; `ca` is "" without TLS.
 
-    `members` are address, port and pool port of every member of a cluster: URL and keywords list them, so that clients
-    of libpq find another one when theirs is gone. The variables name one host, because many drivers know only one.
+    `members` are address, port and pool port of every member of a cluster, then those of hosts with a pooler alone,
+    whose port is 0: URL and keywords list them, so that clients of libpq find another one when theirs is gone. The
+    variables name one host, because many drivers know only one.
     """
 
     name: str
@@ -124,7 +125,7 @@ class Connection:
     def _places(self, port: int = 0) -> list[tuple[str, int]]:
         """Return address and port of each host that a client may try."""
         direct = bool(port and port != self.pool_port) or not self.pool_port
-        found = [(host, own if direct else pool) for host, own, pool in self.members]
+        found = [(host, own if direct else pool) for host, own, pool in self.members if own or not direct]
         return found or [(self.host, port or self.application_port)]
 
     def _any(self, port: int = 0) -> dict[str, str]:
@@ -180,8 +181,15 @@ def connection(
         prepared_statements=not pooled or plan.pooler.prepared_statements > 0,
         notes=tuple(_notes(plan, role, pooled=pooled)),
         password=password,
-        members=() if host else tuple((each.address, each.port, each.pooler_port) for each in plan.members),
+        members=() if host else tuple(_members(plan)),
     )
+
+
+def _members(plan: Plan) -> Iterator[tuple[str, int, int]]:
+    for member in plan.members:
+        yield member.address, member.port, member.pooler_port
+    for pooler in plan.cluster.poolers if plan.cluster and plan.members else ():
+        yield pooler.address, 0, pooler.port
 
 
 def _notes(plan: Plan, role: str, *, pooled: bool) -> list[str]:

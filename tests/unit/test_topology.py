@@ -287,7 +287,7 @@ def test_refuses_variables_with_which_no_cluster_works(given: dict[str, Any], be
 def test_passwords_differ_by_purpose_and_passphrase() -> None:
     found = secrets.cluster(topologies.PASSPHRASE)
     every = [*found["etcd"].values(), found["rest"]["password"]]
-    assert len(set(every)) == 4
+    assert len(set(every)) == 5
     assert all(len(each) == 32 for each in every)
     assert secrets.cluster(topologies.PASSPHRASE) == found
     assert secrets.cluster("another secret of the test")["etcd"]["root"] != found["etcd"]["root"]

@@ -24,6 +24,8 @@ CALL_S = 10.0
 LOCK_TTL_S = 150
 """A lock outlives the restart of a member, during which its holder sends nothing."""
 POLL_S = 0.5
+Grants = Mapping[str, Sequence[tuple[str, str]]]
+"""Rights of each user: permission type (READ, READWRITE), and a key, or a prefix that ends in /."""
 
 
 def own(plan: Plan) -> str:
@@ -80,22 +82,26 @@ def move_leadership(root: Dcs) -> None:
         root.call("maintenance/transfer-leadership", {"targetID": target})
 
 
-def protect(dcs: Dcs, passwords: Mapping[str, str], grants: Mapping[str, Sequence[tuple[str, str]]]) -> None:
+def protect(dcs: Dcs, passwords: Mapping[str, str], grants: Grants) -> None:
     """Make users and roles and turn authentication on. A killed run may have made some. Raises DcsError.
 
-    `grants` are the rights of each user beside root: permission type (READ, READWRITE) and prefix.
+    `grants` are those of each user beside root.
     """
+    for name in ("root", *grants):
+        admit(dcs, name, passwords[name], grants.get(name, ()))
+    dcs.call("auth/enable", {})
+
+
+def admit(dcs: Dcs, name: str, password: str, rights: Sequence[tuple[str, str]]) -> None:
+    """Make a user and its role, or what is missing of them, and set its password. Raises DcsError."""
     users = dcs.call("auth/user/list", {}).get("users", [])
     roles = dcs.call("auth/role/list", {}).get("roles", [])
-    for name in ("root", *grants):
-        action = "changepw" if name in users else "add"
-        dcs.call(f"auth/user/{action}", {"name": name, "password": passwords[name]})
-        if name not in roles:
-            dcs.call("auth/role/add", {"name": name})
-        for kind, prefix in grants.get(name, ()):
-            dcs.call("auth/role/grant", {"name": name, "perm": {"permType": kind, **span(prefix)}})
-        dcs.call("auth/user/grant", {"user": name, "role": name})
-    dcs.call("auth/enable", {})
+    dcs.call(f"auth/user/{'changepw' if name in users else 'add'}", {"name": name, "password": password})
+    if name not in roles:
+        dcs.call("auth/role/add", {"name": name})
+    for kind, key in rights:
+        dcs.call("auth/role/grant", {"name": name, "perm": {"permType": kind, **span(key)}})
+    dcs.call("auth/user/grant", {"user": name, "role": name})
 
 
 @contextmanager
