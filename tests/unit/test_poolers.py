@@ -47,6 +47,15 @@ def test_host_of_the_group_follows_and_has_no_server() -> None:
     assert load.of(json.loads(load.text(found))) == found
 
 
+def test_host_of_the_group_gets_the_packages_of_a_pooler_alone() -> None:
+    roles = (*plans.CONTEXT.roles, "tls", "etcd")
+    found = topologies.built("app1", hosts=HOSTS, database=False, judge=validate.judge_other, roles=roles)
+    assert found.state, found.problems
+    assert found.state.missing_packages == (
+        "openssl", "pgbouncer", "python3-click", "python3-cryptography", "python3-psycopg", "ssl-cert",
+    )  # fmt: skip
+
+
 def test_host_of_the_group_has_no_certificate_of_members() -> None:
     found = pooler().tls
     assert [each.name for each in found.certificates] == ["server", "pooler-client", "etcd-client"]

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from provision.host.member.apply import changes
-from provision.plan import connect, hba, load, packages, schema, secrets
+from provision.plan import connect, hba, load, packages, schema, secrets, validate
 from provision.plan.cluster import Cluster
 from provision.plan.context import Listed
 from tests import plans, topologies
@@ -135,6 +135,15 @@ def test_patroni_runs_the_server_of_a_member_alone() -> None:
     assert not witness.server.patroni
     assert packages.by_role(witness, built=False)["patroni"] == ()
     assert packages.by_role(witness, built=False)["etcd"] == ("etcd-server", "etcd-client")
+
+
+def test_witness_gets_the_packages_of_etcd_alone() -> None:
+    hosts, roles = topologies.listed(dcs=("witness",), count=2), (*plans.CONTEXT.roles, "tls", "etcd", "patroni")
+    found = topologies.built("witness", hosts=hosts, database=False, judge=validate.judge_other, roles=roles)
+    assert found.state, found.problems
+    assert found.state.missing_packages == (
+        "etcd-client", "etcd-server", "openssl", "python3-click", "python3-cryptography", "python3-psycopg", "ssl-cert",
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize(
