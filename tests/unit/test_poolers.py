@@ -92,6 +92,16 @@ def test_urls_of_members_list_the_pooler_for_applications_only() -> None:
     assert found.conninfo().startswith(f"host='192.0.2.1,192.0.2.2,192.0.2.3,{ADDRESS}' port='6432,6432,6432,6432' ")
 
 
+def test_urls_of_the_pooler_s_host_lead_to_it_and_directly_to_the_members() -> None:
+    found = connect.connection(pooler({"pgbouncer_listen_addresses": ["*"]}))
+    assert found.url().startswith(f"postgresql://minion_app@{ADDRESS}:6432/minion?")
+    assert found.url(5432).startswith("postgresql://minion_app@192.0.2.1:5432,192.0.2.2:5432,192.0.2.3:5432/minion?")
+    assert "target_session_attrs=read-write" in found.url(5432)
+    local = connect.connection(pooler({"pgbouncer_listen_addresses": ["localhost"]}))
+    assert "@127.0.0.1:6432/" in local.url()
+    assert found.notes == ()
+
+
 def test_every_host_of_the_cluster_knows_the_poolers() -> None:
     expected = (PoolerHost("app1", ADDRESS, 6432),)
     assert cluster(topologies.plan("db1", hosts=HOSTS)).poolers == cluster(pooler()).poolers == expected
