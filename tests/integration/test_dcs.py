@@ -7,6 +7,7 @@ import ssl
 import subprocess
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -268,3 +269,12 @@ def test_user_that_is_admitted_later_has_its_rights_and_no_others(etcd: Etcd) ->
             dcs.put(key, "forged")
     with pytest.raises(DcsError):
         Dcs([etcd.endpoint], etcd.context, "follower", "the first", timeout_s=10).read("/service/one/leader")
+
+
+def test_user_that_three_members_admit_at_once_is_made_once(etcd: Etcd) -> None:
+    rights = [("READ", "/service/two/leader"), ("READWRITE", "/provision/two/poolers/")]
+    clients = [etcd.root() for _ in range(3)]
+    with ThreadPoolExecutor(3) as threads:
+        list(threads.map(lambda root: admin.admit(root, "together", "of all three", rights), clients))
+    dcs = Dcs([etcd.endpoint], etcd.context, "together", "of all three", timeout_s=10)
+    assert dcs.read("/service/two/leader", "/provision/two/poolers/") == {}

@@ -5,6 +5,7 @@ Sources: etcd's documentation ("Role-based access control", "Runtime reconfigura
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -24,6 +25,7 @@ CALL_S = 10.0
 LOCK_TTL_S = 150
 """A lock outlives the restart of a member, during which its holder sends nothing."""
 POLL_S = 0.5
+ADMIT_ATTEMPTS = 10
 Grants = Mapping[str, Sequence[tuple[str, str]]]
 """Rights of each user: permission type (READ, READWRITE), and a key, or a prefix that ends in /."""
 
@@ -93,7 +95,21 @@ def protect(dcs: Dcs, passwords: Mapping[str, str], grants: Grants) -> None:
 
 
 def admit(dcs: Dcs, name: str, password: str, rights: Sequence[tuple[str, str]]) -> None:
-    """Make a user and its role, or what is missing of them, and set its password. Raises DcsError."""
+    """Make a user and its role, or what is missing of them, and set its password. Raises DcsError.
+
+    In a run, all members do so at once: each change ends the tokens of the others, and one makes what another finds.
+    """
+    for attempt in range(1, ADMIT_ATTEMPTS + 1):
+        try:
+            _admit(dcs, name, password, rights)
+            return
+        except DcsError:
+            if attempt == ADMIT_ATTEMPTS:
+                raise
+            time.sleep(random.uniform(POLL_S, 2 * POLL_S))  # noqa: S311 - no secret
+
+
+def _admit(dcs: Dcs, name: str, password: str, rights: Sequence[tuple[str, str]]) -> None:
     users = dcs.call("auth/user/list", {}).get("users", [])
     roles = dcs.call("auth/role/list", {}).get("roles", [])
     dcs.call(f"auth/user/{'changepw' if name in users else 'add'}", {"name": name, "password": password})

@@ -6,6 +6,7 @@ down, and never deletes a data directory.
 
 from __future__ import annotations
 
+import functools
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -29,7 +30,7 @@ DATA = Path("/var/lib/etcd/provision")
 JOIN = Path("/run/provision/etcd-join.env")
 """Read by the unit after its own file: how this start joins a running cluster. etcd ignores it once it has data."""
 FILES = (Path("/etc/default/etcd"), Path("/etc/systemd/system/etcd.service.d/50-provision.conf"))
-QUORUM_S, USERS_S, RESTART_S, ADD_S = 90, 60, 60, 30
+QUORUM_S, USERS_S, RESTART_S, ADD_S, FIRST_S = 90, 60, 60, 30, 20
 POLL_S = 0.5
 LOCK = "/provision/etcd-restart"
 
@@ -209,7 +210,10 @@ def _users(plan: Plan, passwords: Mapping[str, str]) -> tuple[str, ...]:
         return ("authentication", *passwords)
     done = []
     for name in ("root", *rights):
-        if not _may(admin.client(plan, here, name, passwords[name]), [key for _, key in rights.get(name, ())]):
+        user = admin.client(plan, here, name, passwords[name])
+        keys = [key for _, key in rights.get(name, ())]
+        # Each change ends every token of etcd: the first member makes it, and another one only in its place.
+        if not (_may(user, keys) or (not first and _wait(functools.partial(_may, user, keys), FIRST_S))):
             admin.admit(root(plan), name, passwords[name], rights.get(name, ()))
             done.append(name)
         if name == "root":
