@@ -549,6 +549,7 @@ def test_follower_without_a_server_that_dies_is_named_and_stops_a_switchover(mem
 
 
 def test_pooler_without_a_server_asks_the_members_while_etcd_is_silent(members: Members, beside: Host) -> None:
+    leader = members.leader()
     for host in members.hosts.values():
         host.kill("etcd")
     beside.kill("follow")
@@ -556,7 +557,7 @@ def test_pooler_without_a_server_asks_the_members_while_etcd_is_silent(members: 
         file = beside.home / "pooler/follow/databases.ini"
         file.write_text("")
         beside.start("follow")
-        members.until(lambda: members.leader().member.address in file.read_text(), 30, "the members do not answer")
+        members.until(lambda: leader.member.address in file.read_text(), 30, "the members do not answer")
     finally:
         for host in members.hosts.values():
             host.start("etcd")
