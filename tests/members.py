@@ -39,8 +39,9 @@ from provision.host.cluster import primary, view
 from provision.host.cluster.access import Access, of
 from provision.host.cluster.dcs import Dcs
 from provision.host.cluster.patroni import Patroni
+from provision.host.dcs import apply as dcs_apply
 from provision.plan import load, schema, topology
-from provision.plan.cluster import PRIMARY, Cluster, DcsMember, Member
+from provision.plan.cluster import PRIMARY, Cluster, DcsMember, Member, PoolerHost
 from provision.quoting import conninfo
 from tests.authority import Authority
 from tests.clusters import as_server_user
@@ -48,8 +49,15 @@ from tests.plans import sample
 
 ROOT = Path(__file__).parents[1]
 NAMES = ("db1", "db2", "db3")
+BESIDE = "app1"
+"""A host with a pooler and no server."""
 SECRETS = {
-    "etcd": {"root": "root of etcd", "patroni": "patroni of etcd", "pooler": "pooler of etcd"},
+    "etcd": {
+        "root": "root of etcd",
+        "patroni": "patroni of etcd",
+        "pooler": "pooler of etcd",
+        "follower": "follower of etcd",
+    },
     "rest": {"username": "patroni", "password": "patroni of rest"},
 }
 QUORUM = int(importlib.metadata.version("patroni").partition(".")[0]) >= topology.QUORUM_SINCE
@@ -250,8 +258,7 @@ class Members:
         (home / "plan.json").write_text(load.text(plan))
         (home / "cluster.json").write_text(json.dumps(SECRETS))
         host = Host(member, home, plan)
-        host.environment = {"PATH": f"{_server_bin()}:/usr/sbin:/usr/bin:/bin", "PYTHONPATH": str(self.packages),
-                            "HOME": str(home), "LC_ALL": "C.UTF-8", "PYTHONDONTWRITEBYTECODE": "1"}  # fmt: skip
+        host.environment = self._environment(home)
         if self.archive:
             host.environment["PGBACKREST_CONFIG"] = str(self._pgbackrest(host))
         host.commands = {"etcd": self._etcd(host, plan), "patroni": self._patroni(host, plan)}
@@ -259,6 +266,53 @@ class Members:
             host.commands |= {"pgbouncer": self._pgbouncer(host), "follow": self._follow(host)}
             host.commands["haproxy"] = self._haproxy(host)
         return host
+
+    @contextlib.contextmanager
+    def beside(self) -> Iterator[Host]:
+        """Add a host with a pooler and no server to every plan, and run its programs; remove it afterwards."""
+        first = next(iter(self.hosts.values()))
+        address = f"{first.member.address.rpartition('.')[0]}.{10 + len(self.hosts) + 1}"
+        member = replace(first.member, name=BESIDE, address=address, tls_name=address)
+        before = {host.name: host.plan for host in self.hosts.values()}
+        poolers = (PoolerHost(BESIDE, address, member.pooler_port),)
+        cluster = replace(_cluster(first.plan), member="", dcs_member="", pooler=BESIDE, poolers=poolers)
+        for host in self.hosts.values():
+            self._plan(host, replace(host.plan, cluster=replace(_cluster(host.plan), poolers=poolers)))
+        found = self._without_server(member, replace(first.plan, name=BESIDE, cluster=cluster))
+        try:
+            found.start_all()
+            self.until(lambda: self.reaches(found), 30, "the pooler beside the members has no primary")
+            yield found
+        finally:
+            found.kill_all()
+            for host in self.hosts.values():
+                self._plan(host, before[host.name])
+
+    def _plan(self, host: Host, plan: schema.Plan) -> None:
+        host.plan = plan
+        (host.home / "plan.json").write_text(load.text(plan))
+
+    def _without_server(self, member: Member, plan: schema.Plan) -> Host:
+        home = self.root / member.name
+        (home / "pooler").mkdir(parents=True)
+        client = self.authority.issue(member.address, "127.0.0.1", common_name="", use="client").write(home, "client")
+        login = self.authority.issue(common_name="minion_pooler", use="client").write(home, "pooler-client")
+        rows = (
+            schema.Certificate("pooler-client", str(login[0]), str(login[1]), "client", "minion_pooler", (), False),
+            schema.Certificate("etcd-client", str(client[0]), str(client[1]), "client", "", (), False),
+        )
+        tls, pooler = replace(plan.tls, certificates=rows), replace(plan.pooler, socket_directory=str(home / "pooler"))
+        host = Host(member, home, plan)
+        self._plan(host, replace(plan, tls=tls, pooler=pooler, server=replace(plan.server, patroni=False)))
+        (home / "cluster.json").write_text(json.dumps({"etcd": {"follower": SECRETS["etcd"]["follower"]}}))
+        host.environment = self._environment(home)
+        host.commands = {"pgbouncer": self._pgbouncer(host), "follow": self._follow(host)}
+        self.own()
+        return host
+
+    def _environment(self, home: Path) -> dict[str, str]:
+        return {"PATH": f"{_server_bin()}:/usr/sbin:/usr/bin:/bin", "PYTHONPATH": str(self.packages),
+                "HOME": str(home), "LC_ALL": "C.UTF-8", "PYTHONDONTWRITEBYTECODE": "1"}  # fmt: skip
 
     def _etcd(self, host: Host, plan: schema.Plan) -> list[str]:
         cluster, address = _cluster(plan), host.member.address
@@ -440,13 +494,11 @@ class Members:
         self.until(lambda: etcdctl("endpoint", "health", check=False).returncode == 0, 30, "etcd does not answer")
         for user, password in SECRETS["etcd"].items():
             etcdctl("user", "add", f"{user}:{password}")
-        for role, rights in {
-            "patroni": [("readwrite", "/service/")],
-            "pooler": [("read", f"/service/{cluster.scope}/"), ("readwrite", f"/provision/{cluster.scope}/")],
-        }.items():
+        for role, rights in dcs_apply.grants(cluster).items():
             etcdctl("role", "add", role)
-            for kind, prefix in rights:
-                etcdctl("role", "grant-permission", role, "--prefix=true", kind, prefix)
+            for kind, key in rights:
+                prefix = "true" if key.endswith("/") else "false"
+                etcdctl("role", "grant-permission", role, f"--prefix={prefix}", kind.lower(), key)
             etcdctl("user", "grant-role", role, role)
         etcdctl("user", "grant-role", "root", "root")
         etcdctl("auth", "enable")
@@ -552,7 +604,7 @@ class Members:
 
     def logs(self) -> str:
         """Return the ends of all logs."""
-        found = sorted(self.root.glob("db*/*.log"))
+        found = sorted(self.root.glob("*/*.log"))
         return "\n".join(f"--- {path.parent.name}/{path.name}\n{path.read_text()[-1500:]}" for path in found)
 
     def stop(self) -> None:

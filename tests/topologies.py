@@ -23,15 +23,25 @@ ADDRESSES = {f"db{number}": f"192.0.2.{number}" for number in range(1, 6)}
 
 
 def listed(
-    given: Mapping[str, Any] | None = None, *, dcs: tuple[str, ...] = (), count: int = 3, profile: str = "prod"
+    given: Mapping[str, Any] | None = None,
+    *,
+    dcs: tuple[str, ...] = (),
+    count: int = 3,
+    profile: str = "prod",
+    poolers: tuple[str, ...] = (),
 ) -> tuple[Listed, ...]:
-    """Give the hosts of an inventory: `count` database hosts and those of the group dcs, which may be among them."""
+    """Give the hosts of an inventory: `count` database hosts, those of the group dcs, which may be among them, poolers.
+
+    An address follows from the place in the list.
+    """
     values = plans.values(profile, {**GIVEN, **(given or {})}).values
     shared = {option: values[option] for option in topology.OPTIONS}
     database = [f"db{number}" for number in range(1, count + 1)]
-    names = dict.fromkeys([*database, *dcs])
+    names = dict.fromkeys([*database, *dcs, *poolers])
     return tuple(
-        Listed(name, ADDRESSES.get(name, f"192.0.2.{100 + number}"), name in database, name in dcs, shared)
+        Listed(
+            name, ADDRESSES.get(name, f"192.0.2.{100 + number}"), name in database, name in dcs, shared, name in poolers
+        )
         for number, name in enumerate(names)
     )
 
@@ -43,19 +53,22 @@ def built(
     *,
     profile: str = "prod",
     hosts: tuple[Listed, ...] = (),
+    groups: Mapping[str, list[str]] | None = None,
     **context: Any,
 ) -> build.Built:
     """Build the plan of one host of a cluster, or the reasons why it is refused."""
     hosts = hosts or listed(given, profile=profile)
     address = {each.name: each.address for each in hosts}[name]
-    groups = {
+    found = {
         "all": [*(each.name for each in hosts), "backup1"],
         "database": [each.name for each in hosts if each.database],
         "dcs": [each.name for each in hosts if each.dcs],
+        "pooler": [each.name for each in hosts if each.pooler],
+        **(groups or {}),
     }
     own = {"addresses": [address], **(probe or {})}
     return plans.built(
-        profile, {**GIVEN, **(given or {})}, own, name=name, address=address, listed=hosts, groups=groups, **context
+        profile, {**GIVEN, **(given or {})}, own, name=name, address=address, listed=hosts, groups=found, **context
     )
 
 

@@ -62,7 +62,9 @@ class ActionModule(ActionBase):
             root=playbooks.resolve(),
             toolkit=digest,
             peers=self._peers(name, given, (playbooks, ROOT)) if inputs.shares(values) else [],
-            listed=self._listed(given, (playbooks, ROOT)) if values["cluster_enabled"] else [],
+            listed=self._listed(given, (playbooks, ROOT))
+            if inputs.clustered(values, given.get("groups") or {})
+            else [],
             selected=inputs.selected(
                 given.get("ansible_role_names") or (),
                 given.get("ansible_run_tags") or ("all",),
@@ -70,8 +72,11 @@ class ActionModule(ActionBase):
             ),
         )
         roles, database = set(context.roles), context.database
-        asked = {"ports": [each.port for each in ports.bound(values)]} if database else {}
-        asked |= inputs.probed(values, self._backup_connection(values, given)) if database else {}
+        asked: dict[str, Any] = inputs.probed_pooler(values) if context.pooler else {}
+        if database:
+            asked = {"ports": [each.port for each in ports.bound(values)]}
+            asked |= {"schedules": list(schedules.requested(values).values())}
+            asked |= inputs.probed(values, self._backup_connection(values, given))
         probe, failed = self._probe(values, asked, given)
         if failed:
             return failed
@@ -140,7 +145,6 @@ class ActionModule(ActionBase):
             **asked,
             "package_names": packages.bundled(values["postgresql_version"], values["pgvector_install_method"]),
             "locale": values["postgresql_locale"],
-            "schedules": list(schedules.requested(values).values()) if asked else [],
             "packages_wait": values["plan_packages_wait"],
             "major": values["postgresql_version"],
         }

@@ -22,8 +22,8 @@ from provision.plan.schema import Plan
     fix="provision cluster status; docs/switchover.md",
 )
 def unhealthy(plan: Plan) -> Iterator[Row]:
-    """Report each problem of the cluster that this host is a member of."""
-    if plan.cluster is None or not plan.cluster.member:
+    """Report each problem of the cluster that this host is a member of, or follows."""
+    if plan.cluster is None or not plan.pooler.follows:
         return
     try:
         reach = access.of(plan)

@@ -5,6 +5,7 @@ The checks are read-only; `fix` runs commands that lose no data, end no session 
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +20,8 @@ from provision.plan import load
 from provision.plan.schema import Plan
 from provision.system import as_user, run
 
+WITHOUT_SERVER = ("access", "cluster", "files", "host", "pooler", "services")
+"""Areas of the checks that apply to a host with a pooler alone."""
 ON_HOST = (Scope.HOST, Scope.LOCAL, Scope.POOLER, Scope.SERVER, Scope.DATABASE)
 
 
@@ -46,7 +49,11 @@ def this_host() -> Plan | None:
 
 
 def look_at(plan: Plan) -> Report:
-    """Check this host, its pooler and its server. Root sees everything."""
+    """Check this host, its pooler and its server, if it has one. Root sees everything."""
+    if plan.pooler_alone:
+        found = examine(Scope.HOST, plan, site=plan.site, areas=WITHOUT_SERVER)
+        found += examine(Scope.LOCAL, plan, site=plan.site) + pooler.examine_host(plan)
+        return Report(plan.name, _count(Scope.HOST, Scope.LOCAL, Scope.POOLER, areas=WITHOUT_SERVER), _sorted(found))
     found = examine(Scope.HOST, plan, site=plan.site) + examine(Scope.LOCAL, plan, site=plan.site)
     found += pooler.examine_host(plan)
     load: tuple[str, ...] = ()
@@ -99,8 +106,10 @@ def _development(session: Connection) -> bool:
     return not guarded(session)
 
 
-def _count(*scopes: Scope) -> int:
-    return len({each.id for scope in scopes for each, _ in of(scope)}) + 1
+def _count(*scopes: Scope, areas: Collection[str] = ()) -> int:
+    """Count the checks of some scopes and, on a host with a server, the connection."""
+    checks = [each for scope in scopes for each, _ in of(scope)]
+    return len({each.id for each in checks if not areas or each.area in areas}) + (not areas)
 
 
 def _server(plan: Plan) -> list[Finding]:

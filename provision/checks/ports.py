@@ -70,9 +70,12 @@ def faults(plan: Plan) -> Iterator[tuple[str, str, str, int]]:
 
 
 def _expected(plan: Plan) -> Iterator[tuple[str, int, str]]:
-    yield "postgresql_port", plan.server.port, plan.server.unit
+    if not plan.pooler_alone:
+        yield "postgresql_port", plan.server.port, plan.server.unit
     if plan.pooler.enabled:
         yield "pgbouncer_port", plan.pooler.port, ports.POOLER
+    if plan.pooler_alone:
+        return
     if plan.balancer.enabled:
         yield "balancer_write_port", plan.balancer.write_port, ports.BALANCER
         yield "balancer_read_port", plan.balancer.read_port, ports.BALANCER

@@ -10,7 +10,7 @@ import functools
 import importlib
 import pkgutil
 import shlex
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Required, TypedDict, TypeVar, Unpack
@@ -168,18 +168,24 @@ def of(scope: Scope) -> list[tuple[Check, Callable[..., Iterable[Row]]]]:
 
 
 def examine(
-    scope: Scope, *arguments: object, site: Site, development: bool = False, every_database: bool = False
+    scope: Scope,
+    *arguments: object,
+    site: Site,
+    development: bool = False,
+    every_database: bool = False,
+    areas: Collection[str] = (),
 ) -> list[Finding]:
     """Run the checks of a scope and return their findings.
 
     A check that the caller lacks the privilege for is UNSEEN; one that fails is a finding: neither an object's owner
     nor evidence, which the group postgres can write, may hide it or end the other checks. `every_database` runs only
-    the checks that apply to every database of a server. Raises DatabaseError where the connection is lost.
+    the checks that apply to every database of a server, `areas` those of some areas. Raises DatabaseError where the
+    connection is lost.
     """
     found = []
     for each, look in of(scope):
         rows: list[Row]
-        if every_database and not each.every_database:
+        if (every_database and not each.every_database) or (areas and each.area not in areas):
             continue
         try:
             rows = list(look(*arguments))

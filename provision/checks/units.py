@@ -36,7 +36,8 @@ UNITS = (
 )
 def services(plan: Plan) -> Iterator[Row]:
     """Report the server, and every service that starts at boot, where it is down or disabled."""
-    yield from _running(plan.server.unit, "is down", enabled=False)
+    if not plan.pooler_alone:
+        yield from _running(plan.server.unit, "is down", enabled=False)
     for unit, text in _placed(".service"):
         if "\n[Install]" in text and "@." not in unit:
             yield from _running(unit, "is down")

@@ -1,4 +1,4 @@
-"""`provision cluster`: the cluster of this host, on a member, as root or postgres."""
+"""`provision cluster`: the cluster of this host, as root or postgres; only a member changes it."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def status(as_json: bool) -> None:
 @as_json
 def switchover(to: str, wait: float, force: bool, as_json: bool) -> None:
     """Promote another member while clients of the poolers wait."""
-    patroni, dcs = _clients()
+    patroni, dcs = _clients(control=True)
     writable = primary.checker(load.load())
     done = switching.switchover(patroni, dcs, writable, _narrate, to=to, wait_s=wait, force=force)
     facts = {"changed": True, **asdict(done)}
@@ -69,7 +69,7 @@ def switchover(to: str, wait: float, force: bool, as_json: bool) -> None:
 @as_json
 def restart(everything: bool, wait: float, force: bool, as_json: bool) -> None:
     """Restart the servers with a pending restart: replicas first, then the primary while clients wait."""
-    patroni, dcs = _clients()
+    patroni, dcs = _clients(control=True)
     writable = primary.checker(load.load())
     names = life.restart(patroni, dcs, writable, _narrate, everything=everything, wait_s=wait, force=force)
     shown = f"restarted {', '.join(names)}" if names else "no pending restart"
@@ -81,7 +81,7 @@ def restart(everything: bool, wait: float, force: bool, as_json: bool) -> None:
 @click.option("--yes-destroy", default="", help="The member's name, to confirm without a prompt.")
 def reinitialise(name: str, yes_destroy: str) -> None:
     """Delete the data directory of the replica NAME and clone it again."""
-    patroni, _ = _clients()
+    patroni, _ = _clients(control=True)
     member = life.replica(patroni, name)
     if (
         yes_destroy != name
@@ -95,14 +95,14 @@ def reinitialise(name: str, yes_destroy: str) -> None:
 @command.command()
 def pause() -> None:
     """Turn off automatic failover, for maintenance. The servers go on; `resume` turns it on again."""
-    changed = life.set_pause(_clients()[0], True)
+    changed = life.set_pause(_clients(control=True)[0], True)
     echo("automatic failover is off" if changed else "automatic failover was off already")
 
 
 @command.command()
 def resume() -> None:
     """Turn on automatic failover."""
-    changed = life.set_pause(_clients()[0], False)
+    changed = life.set_pause(_clients(control=True)[0], False)
     echo("automatic failover is on" if changed else "automatic failover was already on")
 
 
@@ -146,8 +146,9 @@ def follow() -> None:
     follower.run(lambda: bool(stopped))
 
 
-def _clients() -> tuple[Patroni, Dcs]:
-    reach = access.of(load.load())
+def _clients(*, control: bool = False) -> tuple[Patroni, Dcs]:
+    """Return what asks Patroni and etcd; to `control` them takes a member."""
+    reach = access.controlling(load.load()) if control else access.of(load.load())
     return Patroni(reach), Dcs.of(reach)
 
 

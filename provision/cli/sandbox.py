@@ -70,7 +70,7 @@ def _show(hosts: "list[Container]", *, as_json: bool) -> None:
 )
 @click.option("--memory", help="Memory limit [default: 2g].")
 @click.option("--shm-size", help="Size of /dev/shm, used by parallel index builds [default: 1g].")
-@click.option("--group", help="Inventory group: database, backup or client [default: database].")
+@click.option("--group", help="Inventory group: database, dcs, pooler, backup or client [default: database].")
 @click.option("--mirror", default="", help="Debian mirror [default: this machine's].")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context

@@ -25,7 +25,7 @@ from provision.errors import HostError, UsageError
 
 LABEL = "provision.project"
 SPEC = "provision.host"
-GROUPS = ("database", "dcs", "backup", "client")
+GROUPS = ("database", "dcs", "pooler", "backup", "client")
 DATABASE_PORT, POOLER_PORT, SSH_PORT = 5432, 6432, 22
 MAX_PROCESSES = 16384  # a virtual machine refused the caller's own limit, 96365, but accepted 30000
 MAX_FILES = 65536

@@ -171,7 +171,8 @@ def context(
         plain_vaults=tuple(vault.plain_vaults(list(sources))),
         credentials=next((relative(str(each), root) for each in varfiles.credentials(sources)), ""),
         groups=groups,
-        database=name in groups.get("database", ()) or (bool(names - BESIDE) and name not in groups.get("dcs", ())),
+        database=name in groups.get("database", ())
+        or (bool(names - BESIDE) and name not in (*groups.get("dcs", ()), *groups.get("pooler", ()))),
         toolkit_sha256=toolkit,
         peers=tuple(peers),
         listed=tuple(listed),
@@ -229,14 +230,14 @@ def listed(
     template: Callable[[Mapping[str, Any], Any], Any],
     folders: Sequence[Path],
 ) -> list[Listed]:
-    """Return the hosts of the groups database and dcs with the options that members of a cluster share.
+    """Return the hosts of the groups database, dcs and pooler with the options that hosts of a cluster share.
 
     A host whose variables cannot be read has no options: its own plan names the problem.
     """
-    database, dcs = groups.get("database", ()), groups.get("dcs", ())
+    database, dcs, pooler = (groups.get(name, ()) for name in ("database", "dcs", "pooler"))
     specs = {name: spec for name, spec in specifications().items() if name in topology.OPTIONS}
     found = []
-    for name in dict.fromkeys([*database, *dcs]):
+    for name in dict.fromkeys([*database, *dcs, *pooler]):
         try:
             every = {**role_defaults, **variables_of(name)}
             every["plan_profile"] = profile(str(variables.plain(template(every, every["plan_profile_name"]))), folders)
@@ -245,8 +246,20 @@ def listed(
             values = variables.judge(specs, given)[0]
         except Exception:  # noqa: S112 - any error of a template
             continue
-        found.append(Listed(name, topology.address(values, reached), name in database, name in dcs, values))
+        address = topology.address(values, reached)
+        found.append(Listed(name, address, name in database, name in dcs, values, pooler=name in pooler))
     return found
+
+
+def clustered(values: Mapping[str, Any], groups: Mapping[str, Sequence[str]]) -> bool:
+    """Return whether a host needs to know the others: in a cluster, or where poolers could follow one."""
+    return bool(values["cluster_enabled"] or groups.get("pooler"))
+
+
+def probed_pooler(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options `ports` and `listen` of the module host_plan for a host with a pooler and no server."""
+    names = dict.fromkeys(values["pgbouncer_listen_addresses"])
+    return {"ports": [values["pgbouncer_port"]], "listen": [each for each in names if network.may_be_host(each)]}
 
 
 def probed(values: Mapping[str, Any], connection: str) -> dict[str, Any]:

@@ -236,7 +236,7 @@ def _outcome(
             template,
             (root,),
         )
-        if values["cluster_enabled"]
+        if inputs.clustered(values, given["groups"])
         else (),
     )
     probe = {**assumed.probe(), "schedules": timers.elapses(schedules.requested(values).values())}

@@ -10,6 +10,7 @@ from dataclasses import asdict
 from typing import Any
 
 from provision import system
+from provision.host.cluster import pooler
 from provision.plan import connect, load
 from provision.plan.schema import Plan
 
@@ -30,6 +31,7 @@ def gather(name: str = "", *, for_controller: bool = False) -> dict[str, Any]:
         "url": administrator.url(plan.server.port),
         "application_url": application.url(),
         "pooled": bool(application.pool_port),
+        "follows": _follows(plan),
         "connect": f"provision connect {plan.selection()}" if for_controller else "provision connect",
         "profile": plan.profile,
         "verified": system.evidence("verified"),
@@ -43,6 +45,14 @@ def lines(facts: dict[str, Any]) -> list[str]:
     """Format those facts; the URL has no password."""
     host, verified = facts["host"], facts["verified"]
     shown = [f"{facts['name']}: {host['os']}, {host['cpus']} CPUs, {host['memory_mb']} MB"]
+    if facts.get("follows"):
+        return [
+            *shown,
+            facts["follows"],
+            f"applications: psql '{facts['application_url']}' (the pooler)",
+            *(f"warning: {text}" for text in facts["warnings"]),
+            "next: provision cluster status and provision doctor on the host; docs/cluster.md",
+        ]
     if verified:
         extensions = ", ".join(f"{key} {value}" for key, value in sorted(verified["extensions"].items()))
         shown += [
@@ -61,6 +71,15 @@ def lines(facts: dict[str, Any]) -> list[str]:
         f"next: {facts['connect']} prints .env and CA (docs/connect-an-application.md); run provision doctor on the"
         " host; docs/README.md lists the runbooks",
     ]
+
+
+def _follows(plan: Plan) -> str:
+    """Describe a host with a pooler alone; "" for any other."""
+    if not plan.cluster or not plan.pooler_alone:
+        return ""
+    target = pooler.target(pooler.FILE)
+    leads = f"leads to {target}, the primary" if target else "has not found the primary"
+    return f"a pooler without a server: PgBouncer {plan.pooler.version} {leads} of the cluster {plan.cluster.scope}"
 
 
 def _application(plan: Plan) -> str:

@@ -46,7 +46,7 @@ class Endpoint:
 def endpoints(plan: Plan) -> list[Endpoint]:
     """Return the services of a host that serve its certificate."""
     server, pooler = plan.server, plan.pooler
-    ports = [(server.unit, serving_port(Path(server.data_directory), server.port))]
+    ports = [(server.unit, serving_port(Path(server.data_directory), server.port))] if not plan.pooler_alone else []
     ports += [("pgbouncer.service", pooler.port)] if pooler.enabled else []
     return [Endpoint(unit, listening(port), port) for unit, port in ports]
 

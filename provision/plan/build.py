@@ -95,7 +95,7 @@ def build(
     of_network = network.share(v, probe, int(tuning["max_connections"].value), fitted.total)
     # A host beside the databases runs no server: it may be too small for these connections.
     unfit = fitted.refusals or (*shared_out.refusals, *of_network.refusals)
-    refusals = (*verdict.refusals, *(unfit if context.database else ()))
+    refusals = (*verdict.refusals, *(unfit if context.database else fitted.refusals if context.pooler else ()))
     if refusals and judged:
         return Built(None, None, refusals, ())
     warnings = (
@@ -240,12 +240,19 @@ def stamp(plan: schema.Plan) -> str:
     return f"{plan.pgvector.version} {plan.pgvector.sha256}"
 
 
+def _roles(plan: schema.Plan, context: Context) -> list[str]:
+    """Return the roles of the play that do something on this host: a host without a database has few of them."""
+    if context.database:
+        return list(context.roles)
+    kept = {"tls", *(("toolkit", "etcd") if plan.cluster else ()), *(("pgbouncer",) if context.pooler else ())}
+    return [role for role in context.roles if role in kept]
+
+
 def _state(plan: schema.Plan, probe: Mapping[str, Any], context: Context, verdict: Verdict) -> schema.State:
     installed = set(probe["packages"])
     built = str(probe["pgvector_build"]) == stamp(plan)
     needed = packages.by_role(plan, built=built)
-    roles = [role for role in context.roles if context.database or plan.cluster or role != "toolkit"]
-    names = dict.fromkeys(name for role in roles for name in needed.get(role, ()))
+    names = dict.fromkeys(name for role in _roles(plan, context) for name in needed.get(role, ()))
     key = packages.KEY if plan.source.kind == "pgdg" and context.database else ()
     ours = [each for each in probe["clusters"] if (each["major"], each["name"]) == (str(plan.server.major), "main")]
     return schema.State(

@@ -37,16 +37,25 @@ class DcsMember:
 
 
 @dataclass(frozen=True)
+class PoolerHost:
+    """A host of the group pooler: PgBouncer without a server, which follows the primary. `port` is PgBouncer's."""
+
+    name: str
+    address: str
+    port: int
+
+
+@dataclass(frozen=True)
 class Cluster:
     """A group of database hosts under Patroni, and the etcd members that they agree through.
 
-    Every member has the same section, but for `member`, `dcs_member` and `watchdog`.
+    Every host has the same section, but for `member`, `dcs_member`, `pooler` and `watchdog`.
     """
 
     scope: str
     """Patroni's name of the cluster. An inventory may have several."""
     member: str
-    """This host's name among `members`, "" on a host that only runs etcd."""
+    """This host's name among `members`, "" on a host without a database."""
     dcs_member: str
     """This host's name among `dcs`, "" where it runs no etcd."""
     members: tuple[Member, ...]
@@ -66,11 +75,29 @@ class Cluster:
     """Patroni's dynamic configuration: timers, synchronous mode, and settings that must be equal on all members."""
     watchdog: bool
     """Patroni uses /dev/watchdog of this host."""
+    pooler: str = ""
+    """This host's name among `poolers`, "" on a host of another group."""
+    poolers: tuple[PoolerHost, ...] = ()
+    """Hosts of the group pooler that follow this cluster."""
+    scopes: tuple[str, ...] = ()
+    """Names of all clusters of the inventory: several may share one etcd."""
 
     @property
     def here(self) -> Member:
         """This host. Raises KeyError on a host that is no member."""
         return {each.name: each for each in self.members}[self.member]
+
+    @property
+    def followers(self) -> tuple[str, ...]:
+        """Names of every pooler that follows the primary: the members' first."""
+        return (*(each.name for each in self.members), *(each.name for each in self.poolers))
+
+    @property
+    def hosts(self) -> Mapping[str, str]:
+        """Address of every host, by name."""
+        found = {each.name: each.address for each in self.poolers}
+        found |= {each.name: each.address for each in self.dcs}
+        return found | {each.name: each.address for each in self.members}
 
     @property
     def endpoints(self) -> tuple[str, ...]:

@@ -7,11 +7,12 @@ LISTEN need the direct connection. The password is a parameter, because a plan h
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from provision import addresses, quoting
 from provision.errors import UsageError
+from provision.plan.cluster import Cluster
 from provision.plan.schema import Plan
 
 VERIFIED = "verify-full"
@@ -23,8 +24,9 @@ _BARE = re.compile(r"[A-Za-z0-9_./:@%+,=~-]*")
 class Connection:
     """One role at one host. `pool_port` is 0 without a pool of the role; `ca` is "" without TLS.
 
-    `members` are address, port and pool port of every member of a cluster: URL and keywords list them, so that clients
-    of libpq find another one when theirs is gone. The variables name one host, because many drivers know only one.
+    `members` are address, port and pool port of every host of a cluster, 0 for a port that clients are not sent to: URL
+    and keywords list them, so that clients of libpq find another one when theirs is gone. The variables name one host,
+    because many drivers know only one.
     """
 
     name: str
@@ -124,7 +126,8 @@ class Connection:
     def _places(self, port: int = 0) -> list[tuple[str, int]]:
         """Return address and port of each host that a client may try."""
         direct = bool(port and port != self.pool_port) or not self.pool_port
-        found = [(host, own if direct else pool) for host, own, pool in self.members]
+        every = [(host, own if direct else pool) for host, own, pool in self.members]
+        found = [(host, number) for host, number in every if number]
         return found or [(self.host, port or self.application_port)]
 
     def _any(self, port: int = 0) -> dict[str, str]:
@@ -180,8 +183,18 @@ def connection(
         prepared_statements=not pooled or plan.pooler.prepared_statements > 0,
         notes=tuple(_notes(plan, role, pooled=pooled)),
         password=password,
-        members=() if host else tuple((each.address, each.port, each.pooler_port) for each in plan.members),
+        members=() if host or not plan.cluster else tuple(_members(plan, plan.cluster)),
     )
+
+
+def _members(plan: Plan, cluster: Cluster) -> Iterator[tuple[str, int, int]]:
+    """Yield the places of a member's URLs; clients of a host with a pooler alone use this pooler."""
+    if plan.pooler_alone:
+        yield plan.server.client_address, 0, plan.pooler.port
+    for member in cluster.members if plan.pooler.follows else ():
+        yield member.address, member.port, 0 if plan.pooler_alone else member.pooler_port
+    for pooler in cluster.poolers if plan.members else ():
+        yield pooler.address, 0, pooler.port
 
 
 def _notes(plan: Plan, role: str, *, pooled: bool) -> list[str]:

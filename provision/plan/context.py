@@ -24,13 +24,17 @@ class Peer:
 
 @dataclass(frozen=True)
 class Listed:
-    """A host of the inventory that may take part in a cluster: its groups, its address for the others, its options."""
+    """A host of the inventory that may take part in a cluster: its groups, its address for the others, its options.
+
+    `pooler` is the group of hosts with a pooler and no server.
+    """
 
     name: str
     address: str
     database: bool
     dcs: bool
     values: Mapping[str, Any]
+    pooler: bool = False
 
 
 @dataclass(frozen=True)
@@ -60,8 +64,13 @@ class Context:
     toolkit_sha256: str = ""
     peers: tuple[Peer, ...] = ()
     listed: tuple[Listed, ...] = ()
-    """Hosts of the groups database and dcs, this one included; empty where `cluster_enabled` is false."""
+    """Hosts of the groups database, dcs and pooler, this one included; empty where a host has no use for them."""
     selected: frozenset[str] | None = None
+
+    @property
+    def pooler(self) -> bool:
+        """Whether the host is one of the group pooler, without a server."""
+        return not self.database and self.name in self.groups.get("pooler", ())
 
     def runs(self, role: str) -> bool:
         """Return whether this run applies a role."""

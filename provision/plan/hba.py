@@ -57,12 +57,14 @@ def rules(
     certificate_logins: Iterable[Mapping[str, Any]] = (),
     members: Iterable[str] = (),
     member_logins: Mapping[str, str] | None = None,
+    poolers: Iterable[str] = (),
     extra: Iterable[Mapping[str, Any]] = (),
 ) -> list[Rule]:
     """Return all rules in order. With `tls`, connections from outside require TLS; without it, none does.
 
     socket_logins: role, database (peer, by a map of the role's name). certificate_logins: role, from (only with `tls`).
-    extra: users, databases, from (none is the socket), method, map.
+    members, poolers: addresses of the other members of a cluster, and of hosts that have a pooler alone; both open
+    sessions for clients. extra: users, databases, from (none is the socket), method, map.
     """
     kind = "hostssl" if tls else "host"
     found = [Rule("local", "all", "postgres", "", "peer")]
@@ -98,7 +100,7 @@ def rules(
         )
     found += [rule for group in own for rule in group if rule.kind != "local"]
     found += [Rule("host", "all", "all", address, "scram-sha-256") for address in addresses.LOOPBACK_NETWORKS]
-    found += [Rule(kind, "all", "all", each, "scram-sha-256") for each in members]
+    found += [Rule(kind, "all", "all", each, "scram-sha-256") for each in (*members, *poolers)]
     found += [Rule("hostnossl", "all", "all", "all", "reject")] if tls else []
     return found + [Rule(kind, "all", "all", network, "scram-sha-256") for network in networks]
 

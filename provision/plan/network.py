@@ -17,13 +17,38 @@ from provision.tuning import network_share
 
 NAME = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]*[A-Za-z0-9_])?")
 WILDCARDS = ("*", addresses.ANY_IPV4, addresses.ANY_IPV6)
-LISTENS = {"postgresql_listen_addresses": "postgresql_port", "pgbouncer_listen_addresses": "pgbouncer_port"}
-"""Lists of addresses, and the variable that has their port."""
 
 
 def judge(v: Mapping[str, Any], host: Mapping[str, Any], verdict: Verdict) -> None:
     """Judge the addresses of a database host."""
-    for variable in ("postgresql_allowed_networks", "pgbouncer_allowed_networks"):
+    _services(v, host, verdict, ("postgresql", "pgbouncer"))
+    limited = v["postgresql_network_connections"] and exposed(v["postgresql_listen_addresses"], host)
+    if limited and not can_limit(host):
+        verdict.warnings.append(
+            "postgresql_network_connections: this host lacks systemd or CAP_NET_ADMIN (a container), so unfinished "
+            f"logins from the network can take every connection of port {v['postgresql_port']}: set "
+            "postgresql_listen_addresses: [localhost] and let applications use the pooler (pgbouncer_listen_addresses)"
+        )
+    _guard(v, host, verdict)
+    if v["monitoring_exporters"] and v["monitoring_listen_address"] not in ("", *WILDCARDS):  # refused by their own
+        verdict.refusals += listen_problems("monitoring_listen_address", [v["monitoring_listen_address"]], host)
+    verdict.refusals += hba.problems(v["postgresql_extra_rules"], tls=v["tls_enabled"], major=v["postgresql_version"])
+    users = v["postgresql_local_users"]
+    if problem := hba.pattern_problem(users):
+        verdict.refusals.append(
+            f"postgresql_local_users is {users!r}: expected a regular expression, such as ^root$; {problem}"
+        )
+
+
+def judge_pooler(v: Mapping[str, Any], host: Mapping[str, Any], verdict: Verdict) -> None:
+    """Judge the addresses of a host with a pooler and no server."""
+    _services(v, host, verdict, ("pgbouncer",))
+    _guard(v, host, verdict)
+
+
+def _services(v: Mapping[str, Any], host: Mapping[str, Any], verdict: Verdict, roles: Sequence[str]) -> None:
+    """Judge the networks that each role admits, and the addresses where its service listens."""
+    for variable in (f"{role}_allowed_networks" for role in roles):
         for network in v[variable]:
             problem = "" if network in hba.KEYWORDS else hba.network_problem(network)
             if problem:
@@ -33,18 +58,15 @@ def judge(v: Mapping[str, Any], host: Mapping[str, Any], verdict: Verdict) -> No
                     f"{variable} has {network}, which lets any address try passwords: list only the networks of the "
                     "applications"
                 )
-    for variable, port in LISTENS.items():
+    for variable, port in ((f"{role}_listen_addresses", f"{role}_port") for role in roles):
         if not v[variable]:
             verdict.refusals.append(f"{variable} is empty: expected at least one address, for example localhost")
         verdict.refusals += listen_problems(variable, v[variable], host, port)
         verdict.notices += _notices(variable, v[variable], host)
-    limited = v["postgresql_network_connections"] and exposed(v["postgresql_listen_addresses"], host)
-    if limited and not can_limit(host):
-        verdict.warnings.append(
-            "postgresql_network_connections: this host lacks systemd or CAP_NET_ADMIN (a container), so unfinished "
-            f"logins from the network can take every connection of port {v['postgresql_port']}: set "
-            "postgresql_listen_addresses: [localhost] and let applications use the pooler (pgbouncer_listen_addresses)"
-        )
+
+
+def _guard(v: Mapping[str, Any], host: Mapping[str, Any], verdict: Verdict) -> None:
+    """Judge the limits of the pooler's clients."""
     guarded = v["pgbouncer_address_clients"] and exposed(v["pgbouncer_listen_addresses"], host)
     if guarded and not can_limit(host):
         verdict.warnings.append(
@@ -56,14 +78,6 @@ def judge(v: Mapping[str, Any], host: Mapping[str, Any], verdict: Verdict) -> No
         verdict.refusals.append(
             f"pgbouncer_address_clients is {v['pgbouncer_address_clients']}: expected at most pgbouncer_max_clients, "
             f"{v['pgbouncer_max_clients']}, or -1 for three quarters of it"
-        )
-    if v["monitoring_exporters"] and v["monitoring_listen_address"] not in ("", *WILDCARDS):  # refused by their own
-        verdict.refusals += listen_problems("monitoring_listen_address", [v["monitoring_listen_address"]], host)
-    verdict.refusals += hba.problems(v["postgresql_extra_rules"], tls=v["tls_enabled"], major=v["postgresql_version"])
-    users = v["postgresql_local_users"]
-    if problem := hba.pattern_problem(users):
-        verdict.refusals.append(
-            f"postgresql_local_users is {users!r}: expected a regular expression, such as ^root$; {problem}"
         )
 
 

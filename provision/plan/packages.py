@@ -125,7 +125,9 @@ def by_role(plan: Plan, *, built: bool) -> dict[str, tuple[str, ...]]:
         "upgrade": (*SERVER, *vector, *(EXTENSIONS[name].package for name in own)),
         "pgvector": vector,
         "database": tuple(EXTENSIONS[name].package for name in own),
-        "pgbouncer": POOLER if plan.pooler.enabled else (),
+        "pgbouncer": (*POOLER, *(FIREWALL if plan.pooler_alone and plan.firewall else ()))
+        if plan.pooler.enabled
+        else (),
         "backup": (*BACKUP, *remote) if plan.backup.physical else (),
         "monitoring": (*LOGS, *(EXPORTERS if plan.monitoring.exporters else ())) if plan.host.systemd else (),
     }

@@ -60,9 +60,7 @@ def bound(v: Mapping[str, Any]) -> list[Bound]:
 def judge(v: Mapping[str, Any], host: Mapping[str, Any], verdict: Verdict) -> None:
     """Refuse ports that cannot be bound; note where the server serves now."""
     ours = bound(v)
-    for each in ours:
-        if not RANGE[0] <= each.port <= RANGE[1]:
-            verdict.refusals.append(f"{each.variable} is {each.port}: expected {RANGE[0]} to {RANGE[1]}")
+    verdict.refusals += _out_of_range(ours)
     for first, second in combinations(ours, 2):
         if first.port == second.port:
             verdict.refusals.append(f"{second.variable} is {second.port}, as is {first.variable}: choose another port")
@@ -78,12 +76,34 @@ def judge(v: Mapping[str, Any], host: Mapping[str, Any], verdict: Verdict) -> No
         )
     if v["pgbouncer_port"] == serving != port:
         verdict.refusals.append(f"pgbouncer_port is {serving}, where the server listens now: choose another port")
+    verdict.refusals += _held(ours, host)
+
+
+def judge_pooler(v: Mapping[str, Any], host: Mapping[str, Any], verdict: Verdict) -> None:
+    """Refuse a port that the pooler of a host without a server cannot bind."""
+    ours = [each for each in bound(v) if each.unit == POOLER]
+    verdict.refusals += [*_out_of_range(ours), *_held(ours, host)]
+
+
+def _out_of_range(ours: Iterable[Bound]) -> list[str]:
+    return [
+        f"{each.variable} is {each.port}: expected {RANGE[0]} to {RANGE[1]}"
+        for each in ours
+        if not RANGE[0] <= each.port <= RANGE[1]
+    ]
+
+
+def _held(ours: Iterable[Bound], host: Mapping[str, Any]) -> list[str]:
+    """Return a sentence for each port that another process holds."""
     resolved = network.resolved(host)
-    for row in host["listeners"]:
-        for each in ours:
-            meet = each.port == row["port"] and _overlap(row["address"], addresses.listened(each.addresses, resolved))
-            if meet and not _own(row, each, host):
-                verdict.refusals.append(_taken(row, each))
+    return [
+        _taken(row, each)
+        for row in host["listeners"]
+        for each in ours
+        if each.port == row["port"]
+        and _overlap(row["address"], addresses.listened(each.addresses, resolved))
+        and not _own(row, each, host)
+    ]
 
 
 def _own(row: Mapping[str, Any], each: Bound, host: Mapping[str, Any]) -> bool:
@@ -100,7 +120,8 @@ def _own(row: Mapping[str, Any], each: Bound, host: Mapping[str, Any]) -> bool:
         return False
     units = [row["unit"]] if row["unit"] else row["units"]
     if host["systemd"] and units:  # else the unit is the container's, on its own host
-        placed = MANIFESTS[each.unit] in host["manifests"] if each.unit in MANIFESTS else host["ours"]
+        ours = host["ours"] or (each.unit == POOLER and "pgbouncer" in host["manifests"])  # of a host without a server
+        placed = MANIFESTS[each.unit] in host["manifests"] if each.unit in MANIFESTS else ours
         return each.unit in units and bool(placed)
     return row["port"] in {host["pooler_port"], *host["exporter_ports"], *host["cluster_ports"]}
 

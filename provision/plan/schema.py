@@ -17,7 +17,7 @@ from pathlib import Path
 from provision import addresses, quoting
 from provision.errors import UsageError
 from provision.plan import names
-from provision.plan.cluster import Cluster, Member
+from provision.plan.cluster import PRIMARY, Cluster, Member
 
 SCHEMA = 2
 """Version of plan.json. Version 1 was the three files host.json, backup.json and maintenance.json."""
@@ -318,6 +318,11 @@ class Pooler:
     accept_advisories: tuple[str, ...]
 
     @property
+    def follows(self) -> bool:
+        """Whether the pooler leads to the primary of a cluster."""
+        return self.server == PRIMARY
+
+    @property
     def remote_networks(self) -> tuple[str, ...]:
         """Networks that may log in, without the loopback."""
         return tuple(each for each in self.networks if each not in addresses.LOOPBACK_NETWORKS)
@@ -527,6 +532,11 @@ class Plan:
     def firewall(self) -> bool:
         """Whether the host limits connections from the network, to the server or to the pooler."""
         return bool(self.server.network_connections or self.pooler.address_clients)
+
+    @property
+    def pooler_alone(self) -> bool:
+        """Whether the host has a pooler and no server: a host of the group pooler."""
+        return bool(self.cluster and self.cluster.pooler)
 
     @property
     def members(self) -> tuple[Member, ...]:

@@ -59,8 +59,8 @@ def _text(raw: bytes) -> str:
     return base64.b64encode(raw).decode()
 
 
-CLUSTER_LOGINS = ("root", "patroni", "pooler")
-"""Users of etcd: its administrator, Patroni, and the programs that follow the primary."""
+CLUSTER_LOGINS = ("root", "patroni", "pooler", "follower")
+"""Users of etcd: its administrator, Patroni, a member's programs, and the follower of a host with a pooler alone."""
 REST_USER = "provision"
 """User of Patroni's REST API."""
 

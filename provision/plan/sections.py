@@ -48,12 +48,14 @@ def server(
         {"role": access.pooler, "database": "all", "users": "^postgres$"},
     ]
     others = [addresses.single(each.address) for each in cluster.members] if cluster else []
+    poolers = [addresses.single(each.address) for each in cluster.poolers] if cluster else []
     rules = hba.rules(
         tls=tls.enabled,
         networks=v["postgresql_allowed_networks"],
         socket_logins=logins,
-        certificate_logins=[{"role": access.pooler, "from": [*addresses.LOOPBACK_NETWORKS, *others]}],
+        certificate_logins=[{"role": access.pooler, "from": [*addresses.LOOPBACK_NETWORKS, *others, *poolers]}],
         members=others,
+        poolers=poolers,
         member_logins={cluster.replication_role: hba.REPLICATION, cluster.rewind_role: "postgres"} if cluster else {},
         extra=v["postgresql_extra_rules"],
     )
@@ -62,6 +64,8 @@ def server(
         for each in tuning.settings
     )
     listen, resolved = list(v["postgresql_listen_addresses"]), network.resolved(probe)
+    if cluster and cluster.pooler:  # clients reach this host through its pooler alone
+        listen, share = list(v["pgbouncer_listen_addresses"]), network_share.NetworkShare()
     if cluster and cluster.member and not addresses.covers(addresses.listened(listen, resolved), cluster.here.address):
         listen.append(cluster.here.address)
     return schema.Server(
@@ -152,7 +156,7 @@ def source(v: Mapping[str, Any], codename: str, context: Context) -> schema.Sour
 
 
 def tls(v: Mapping[str, Any], context: Context, cluster: Cluster | None) -> schema.Tls:
-    """Make the section tls: the certificates of the server, of the pooler, and of a member of a cluster."""
+    """Make the section tls: the certificates of the server, of the pooler, and of a host of a cluster."""
     provided = bool(v["tls_provided_certificate"])
     own = [] if provided else [context.name, "localhost", "127.0.0.1", "::1"]
     server = schema.Certificate(
@@ -176,7 +180,11 @@ def tls(v: Mapping[str, Any], context: Context, cluster: Cluster | None) -> sche
         name=dns.certificate_names([context.address])[0],
         provided=provided,
         ca=f"{TLS}/ca.crt",
-        certificates=(server, *([pooler] if context.database else []), *_member_certificates(cluster, context))
+        certificates=(
+            server,
+            *([pooler] if context.database or context.pooler else []),
+            *_member_certificates(cluster, context),
+        )
         if v["tls_enabled"]
         else (),
         client_ca=v["tls_provided_ca"] or f"{v['tls_directory']}/ca.crt",
@@ -185,8 +193,10 @@ def tls(v: Mapping[str, Any], context: Context, cluster: Cluster | None) -> sche
 
 
 def _member_address(cluster: Cluster | None, provided: bool) -> list[str]:
-    """Return the address that other members use; a certificate of the user's own need not have it."""
-    return [] if provided or not cluster or not cluster.member else [cluster.here.address]
+    """Return the address that the cluster's hosts use; a certificate of the user's own need not have it."""
+    if provided or not cluster:
+        return []
+    return [cluster.hosts[name] for name in (cluster.member, cluster.pooler) if name]
 
 
 def _moving(v: Mapping[str, Any], cluster: Cluster | None) -> list[str]:
@@ -196,20 +206,25 @@ def _moving(v: Mapping[str, Any], cluster: Cluster | None) -> list[str]:
 
 
 def _member_certificates(cluster: Cluster | None, context: Context) -> list[schema.Certificate]:
-    """Return the certificates of a member: for etcd, Patroni and replication. Always our authority's."""
+    """Return the certificates of a host of a cluster, always our authority's.
+
+    One is for etcd's clients, which Patroni's REST API accepts for reading too. The other is for etcd, Patroni and
+    replication: a host with a pooler alone must not have it.
+    """
     if not cluster:
         return []
-    known = {each.name: each.address for each in cluster.dcs} | {each.name: each.address for each in cluster.members}
-    own = known[context.name]
-    listed = dns.certificate_names([own, context.name, "localhost", "127.0.0.1"])
+    listed = dns.certificate_names([cluster.hosts[context.name], context.name, "localhost", "127.0.0.1"])
+    # Without a common name: etcd's gateway refuses a request without a token if the certificate has one.
+    client = schema.Certificate(
+        "etcd-client", f"{TLS}/etcd-client.crt", f"{TLS}/etcd-client.key", "client", "", listed, own_names=False
+    )
+    if cluster.pooler:
+        return [client]
     return [
         schema.Certificate(
             "member", f"{TLS}/member.crt", f"{TLS}/member.key", "peer", cluster.common_name, listed, own_names=False
         ),
-        # Without a common name: etcd's gateway refuses a request without a token if the certificate has one.
-        schema.Certificate(
-            "etcd-client", f"{TLS}/etcd-client.crt", f"{TLS}/etcd-client.key", "client", "", listed, own_names=False
-        ),
+        client,
     ]
 
 
@@ -278,8 +293,9 @@ def pooler(
     networks = [each for name in v["pgbouncer_allowed_networks"] for each in words.get(name, [name])]
     # A certificate of the user's own need not name the loopback: there the socket is the way, as it is without TLS.
     over_tls = tls.enabled and not tls.provided and server.address == addresses.LOOPBACK_IPV4
-    # The poolers of all members lead to one primary, so each has its part of the pools.
-    poolers = len(cluster.members) if cluster and cluster.member else 1
+    # All poolers of a cluster lead to one primary, so each has its part of the pools.
+    follows = bool(cluster and (cluster.member or cluster.pooler))
+    poolers = len(cluster.followers) if cluster and follows else 1
     sizes = {role: max(1, size // poolers) for role, size in fitted.sizes.items()}
     lookups = max(1, pools.LOOKUPS // poolers)
     return schema.Pooler(
@@ -289,7 +305,7 @@ def pooler(
         listen_addresses=tuple(dict.fromkeys(v["pgbouncer_listen_addresses"])),
         networks=tuple(dict.fromkeys([*addresses.LOOPBACK_NETWORKS, *networks])),
         socket_directory=SOCKETS,
-        server=PRIMARY if cluster and cluster.member else server.address if over_tls else SOCKETS,
+        server=PRIMARY if follows else server.address if over_tls else SOCKETS,
         version=version,
         per_role_limits=key >= compatibility.version_key("1.23"),
         prepared_statements=v["pgbouncer_max_prepared_statements"] if key >= compatibility.version_key("1.21") else 0,

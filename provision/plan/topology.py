@@ -2,6 +2,7 @@
 
 Members are the hosts of group `database` with `cluster_enabled` and the same `cluster_name`. etcd runs on the hosts of
 group `dcs`; without that group on the first three members, and with a single host in it on two members and that host.
+Hosts of group `pooler` run PgBouncer alone and follow the cluster that their `cluster_name` names (`poolers`).
 Each host's plan is built from the inventory alone, so that a run with --limit gives the same files.
 
 Sources: Patroni's documentation ("Dynamic Configuration Settings", "Replication modes"), etcd's ("Hardware
@@ -17,7 +18,7 @@ from typing import Any
 from provision import addresses, compatibility
 from provision.distributions import by_codename
 from provision.plan import dns, names
-from provision.plan.cluster import Cluster, DcsMember, Member
+from provision.plan.cluster import Cluster, DcsMember, Member, PoolerHost
 from provision.plan.context import Context, Listed, Verdict, repository_kind
 from provision.tuning import Tuning
 
@@ -81,19 +82,30 @@ def stores(context: Context, scope: str) -> list[Listed]:
     return group
 
 
+def poolers(context: Context, scope: str) -> list[Listed]:
+    """Return the hosts of group pooler that follow a cluster."""
+    return [each for each in context.listed if each.pooler and each.values.get("cluster_name") == scope]
+
+
+def scopes(context: Context) -> list[str]:
+    """Return the names of the inventory's clusters."""
+    clusters = [each for each in context.listed if each.database and each.values.get("cluster_enabled")]
+    return sorted({str(each.values.get("cluster_name")) for each in clusters})
+
+
 def scope_of(v: Mapping[str, Any], context: Context) -> str:
     """Return the cluster of a host; of one that only runs etcd, the first of the inventory."""
-    if context.database:
+    if context.database or context.pooler:
         return str(v["cluster_name"])
     scopes = [str(each.values.get("cluster_name")) for each in context.listed if each.database]
     return scopes[0] if scopes else str(v["cluster_name"])
 
 
 def takes_part(v: Mapping[str, Any], context: Context) -> bool:
-    """Return whether a host is a member or runs etcd."""
+    """Return whether a host is a member, runs etcd, or has a pooler alone."""
     if not v["cluster_enabled"]:
         return False
-    return context.database or any(each.name == context.name and each.dcs for each in context.listed)
+    return context.database or any(each.name == context.name and (each.dcs or each.pooler) for each in context.listed)
 
 
 def build(
@@ -130,6 +142,11 @@ def build(
         common_name=common_name(owner),
         dynamic=dynamic(profile, probe, tuning, len(ours)),
         watchdog=bool(probe.get("watchdog")),
+        pooler=context.name if context.pooler else "",
+        poolers=tuple(
+            PoolerHost(each.name, each.address, int(each.values["pgbouncer_port"])) for each in poolers(context, scope)
+        ),
+        scopes=tuple(scopes(context)),
     )
 
 
@@ -292,7 +309,7 @@ def _sizes(context: Context, scope: str) -> list[str]:
 
 def _addresses(host: Mapping[str, Any], context: Context, scope: str) -> list[str]:
     found = []
-    every = {each.name: each for each in [*members(context, scope), *stores(context, scope)]}
+    every = {each.name: each for each in [*members(context, scope), *stores(context, scope), *poolers(context, scope)]}
     for each in every.values():
         parsed = addresses.parsed(each.address)
         if parsed is None:

@@ -19,6 +19,7 @@ from provision.plan import (
     neighbours,
     network,
     places,
+    poolers,
     ports,
     schedules,
     sections,
@@ -77,6 +78,7 @@ def judge(
     credentials.backup(v, context, verdict)
     neighbours.judge(v, host, context, verdict)
     topology.judge(v, host, profile, context, verdict)
+    poolers.judge(v, host, context, verdict)
     _monitoring(v, verdict)
     _maintenance(v, verdict)
     if context.runs("migrations"):
@@ -90,13 +92,14 @@ def judge(
 def judge_other(
     v: Mapping[str, Any], host: Mapping[str, Any], profile: Mapping[str, Any], context: Context, pgvector: str
 ) -> Verdict:
-    """Judge a host beside the databases: one that keeps backups gets certificates only, one of a cluster etcd too."""
+    """Judge a host beside the databases: one that keeps backups, or one of a cluster with etcd or a pooler alone."""
     del pgvector
     verdict = Verdict()
     _system(v, host, verdict)
     places.system(host, verdict)
     credentials.certificates(v, context, verdict)
     topology.judge(v, host, profile, context, verdict)
+    poolers.judge(v, host, context, verdict)
     return verdict
 
 

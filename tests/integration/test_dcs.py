@@ -7,6 +7,7 @@ import ssl
 import subprocess
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -249,3 +250,31 @@ def test_lock_has_one_holder_and_ends_with_its_block(etcd: Etcd) -> None:
     with admin.lock(etcd.root(), key, "db2"):
         assert etcd.root().read(key)[key].text == "db2"
     assert etcd.root().read(key) == {}
+
+
+def test_user_that_is_admitted_later_has_its_rights_and_no_others(etcd: Etcd) -> None:
+    rights = [("READ", "/service/one/leader"), ("READWRITE", "/provision/one/poolers/")]
+    for password in ("the first", "the second"):  # again with another password, as after a killed run
+        admin.admit(etcd.root(), "follower", password, rights)
+    etcd.root().put("/service/one/leader", "db1")
+    dcs = Dcs([etcd.endpoint], etcd.context, "follower", "the second", timeout_s=10)
+    dcs.put("/provision/one/poolers/app1", "its report")
+    found = dcs.read("/service/one/leader", "/provision/one/poolers/")
+    assert [each.text for each in found.values()] == ["db1", "its report"]
+    for key in ("/service/one/", "/service/one/config", "/provision/one/", "/provision/two/poolers/"):
+        with pytest.raises(RejectedError):
+            dcs.read(key)
+    for key in ("/service/one/leader", "/provision/one/order"):
+        with pytest.raises(RejectedError):
+            dcs.put(key, "forged")
+    with pytest.raises(DcsError):
+        Dcs([etcd.endpoint], etcd.context, "follower", "the first", timeout_s=10).read("/service/one/leader")
+
+
+def test_user_that_three_members_admit_at_once_is_made_once(etcd: Etcd) -> None:
+    rights = [("READ", "/service/two/leader"), ("READWRITE", "/provision/two/poolers/")]
+    clients = [etcd.root() for _ in range(3)]
+    with ThreadPoolExecutor(3) as threads:
+        list(threads.map(lambda root: admin.admit(root, "together", "of all three", rights), clients))
+    dcs = Dcs([etcd.endpoint], etcd.context, "together", "of all three", timeout_s=10)
+    assert dcs.read("/service/two/leader", "/provision/two/poolers/") == {}

@@ -19,7 +19,8 @@ import psycopg
 import pytest
 
 from provision.checks import cluster as checks
-from provision.host.cluster import access
+from provision.host.cluster import access, orders
+from provision.host.cluster.dcs import Dcs, RejectedError
 from tests import ledger
 from tests.clusters import as_server_user
 from tests.ledger import Ledger
@@ -90,9 +91,9 @@ def switch(members: Members, to: Host, *words: str) -> subprocess.CompletedProce
     return members.hosts["db3"].provision("cluster", "switchover", "--to", to.name, "--json", *words)
 
 
-def pgbench(members: Members, clients: int, seconds: int) -> subprocess.Popen[str]:
-    """Start transactions without retries through the pooler of db2."""
-    pooler = members.hosts["db2"]
+def pgbench(members: Members, clients: int, seconds: int, host: Host | None = None) -> subprocess.Popen[str]:
+    """Start transactions without retries through the pooler of a host, by default of db2."""
+    pooler = host or members.hosts["db2"]
     place = ["-h", pooler.member.address, "-p", str(pooler.member.pooler_port), "-U", USER]
     subprocess.run(["pgbench", *place, "-i", "-q", "-s", "1", DATABASE], check=True, capture_output=True)
     options = ["-n", "-c", str(clients), "-j", "2", "-T", str(seconds), "--max-tries=1", "-r", "-P", "1"]
@@ -478,3 +479,87 @@ def test_twenty_switchovers_fail_no_transaction_of_a_hundred_clients(members: Me
         print(f"switchover {number}: {facts['paused_s']:.2f} s ({parts}), {count} transactions", file=sys.stderr)
         members.until(members.healthy, 60, "the cluster is not healthy")
     print(f"longest wait {max(waits):.2f} s, median {sorted(waits)[len(waits) // 2]:.2f} s", file=sys.stderr)
+
+
+@pytest.fixture(scope="module")
+def beside(members: Members) -> Iterator[Host]:
+    """Give a host of the group pooler, which the tests below add to the cluster."""
+    with members.beside() as found:
+        yield found
+
+
+def test_switchover_fails_no_transaction_of_a_pooler_without_a_server(members: Members, beside: Host) -> None:
+    target = members.candidate()
+    bench = pgbench(members, CLIENTS, 8, beside)
+    time.sleep(2)
+    done = switch(members, target)
+    output, _ = bench.communicate(timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["poolers"] == ["app1", "db1", "db2", "db3"]
+    assert bench.returncode == 0, output[-3000:]
+    assert "number of failed transactions: 0 (0.000%)" in output, output[-3000:]
+    assert members.leader() is target
+
+
+def test_pooler_without_a_server_follows_a_failover(members: Members, beside: Host) -> None:
+    leader = members.leader()
+    leader.kill_server()
+    members.until(lambda: members.replaced(leader), GAP_S, "no other primary")
+    took = members.until(lambda: members.reaches(beside), 15, "the pooler has no primary")
+    print(f"the pooler of app1 led to the new primary {took:.1f} s after it was elected", file=sys.stderr)
+    members.until(members.complete, 120, "the cluster is not complete")
+
+
+def test_host_without_a_server_shows_the_cluster_and_may_not_change_it(beside: Host) -> None:
+    shown = beside.provision("cluster", "status", "--json")
+    facts = json.loads(shown.stdout)
+    assert (shown.returncode, facts["problems"]) == (0, [])
+    assert {each["pooler"] for each in facts["poolers"]} == {"app1", "db1", "db2", "db3"}
+    for words in (["switchover"], ["restart"], ["pause"], ["resume"], ["reinitialise", "db1", "--yes-destroy", "db1"]):
+        done = beside.provision("cluster", *words)
+        assert (done.returncode, "this host may not control the cluster" in done.stderr) == (1, True), words
+
+
+def test_password_of_a_follower_reads_and_writes_nothing_else(beside: Host) -> None:
+    dcs = Dcs.of(access.of(beside.plan, beside.home / "cluster.json"))
+    scope = "minion"
+    assert orders.leader_key(scope) in dcs.read(orders.leader_key(scope), orders.order_key(scope))
+    for key in ("/service/", f"/service/{scope}/config", f"/provision/{scope}/", f"/provision/{scope}/backup/"):
+        with pytest.raises(RejectedError, match="etcd rejected the request"):
+            dcs.read(key)
+    for key in (orders.order_key(scope), orders.leader_key(scope), f"/provision/{scope}/backup/drill"):
+        with pytest.raises(RejectedError):
+            dcs.put(key, "forged")
+
+
+def test_follower_without_a_server_that_dies_is_named_and_stops_a_switchover(members: Members, beside: Host) -> None:
+    target = members.candidate()
+    beside.kill("follow")
+    problem = "the pooler of app1 has no running follower"
+    try:
+        members.until(lambda: problem in members.hosts["db1"].provision("cluster", "status").stdout, 30, "not named")
+        done = switch(members, target)
+        assert done.returncode == 1
+        assert "poolers have no running follower, so their clients would get errors" in done.stderr
+        assert "app1" in done.stderr
+        assert members.leader() is not target
+    finally:
+        beside.start("follow")
+    members.until(lambda: problem not in beside.provision("cluster", "status").stdout, 30, "the follower is missing")
+
+
+def test_pooler_without_a_server_asks_the_members_while_etcd_is_silent(members: Members, beside: Host) -> None:
+    leader = members.leader()
+    for host in members.hosts.values():
+        host.kill("etcd")
+    beside.kill("follow")
+    try:
+        file = beside.home / "pooler/follow/databases.ini"
+        file.write_text("")
+        beside.start("follow")
+        members.until(lambda: leader.member.address in file.read_text(), 30, "the members do not answer")
+    finally:
+        for host in members.hosts.values():
+            host.start("etcd")
+    members.until(lambda: members.reaches(beside), 30, "the pooler has no primary")
+    members.until(members.complete, 120, "the cluster is not complete")

@@ -14,7 +14,7 @@ import ssl
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -416,3 +416,40 @@ def test_cluster_becomes_a_single_host_and_a_cluster_again(members: Members) -> 
     assert until(lambda: len({members.sql(name, AGENTS) for name in NAMES}) == 1, 10)
     status = host.run("provision cluster status")
     assert status.returncode == 0, status.stdout
+
+
+@pytest.mark.faults
+def test_pooler_without_a_server_joins_and_no_client_fails_in_a_switchover(members: Members) -> None:
+    sandbox = members.hosts["db1"].sandbox
+    app = Host(sandbox, sandbox.up(["app1"], {"os": OS, "group": "pooler"})[0])
+    try:
+        run = members.play()
+        assert run.code == 0, run.output
+        again = members.play()
+        assert {name: row.changed for name, row in again.recap.items()} == dict.fromkeys((*EVERY, "app1"), 0), (
+            again.output
+        )
+        primary = members.primary()
+        members.sql(primary, CREATE + "; GRANT INSERT, SELECT ON ledger TO minion_app")
+        ledger = Ledger({"pooler of app1": replace(members, hosts={"app1": app}).url(6432, ("app1",))})
+        with ledger.writing():
+            run = members.play(playbook="switchover.yml")
+            assert run.code == 0, run.output
+        assert members.primary() not in ("", primary)
+        (account,) = ledger.accounts(members.url(5432, (members.primary(),)))
+        assert (account.lost, account.duplicates, account.errors) == ((), 0, ()), str(account)
+        assert account.acknowledged > 100
+        print(account)
+        for command in ("cluster status", "pool status", "status", "doctor"):
+            done = app.run(f"provision {command}")
+            assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
+        assert f"leads to {members.primary()}, the primary of the cluster minion" in app.run("provision status").stdout
+        secrets = json.loads(app.run("cat /etc/provision/cluster.json").stdout)
+        assert list(secrets) == ["etcd"]
+        assert list(secrets["etcd"]) == ["follower"]
+        assert app.run("ls /usr/lib/postgresql /etc/provision/tls/member.key /etc/provision/etcd.json").stdout == ""
+    finally:
+        sandbox.down(["app1"])
+    run = members.play()
+    assert run.code == 0, run.output
+    assert app.address not in members.sql(members.primary(), "SELECT string_agg(address, ' ') FROM pg_hba_file_rules")

@@ -19,7 +19,7 @@ from ansible.plugins.loader import init_plugin_loader
 from ansible.template import Templar, trust_as_template
 
 from provision.controller import inputs
-from provision.plan import connect
+from provision.plan import connect, validate
 from tests import plans, topologies
 from tests.contract.repository import ROOT
 
@@ -242,3 +242,48 @@ def test_url_of_a_host_on_ipv6_has_brackets() -> None:
     assert application.url(5432).startswith("postgresql://minion_app@[fd00::5]:5432/minion?")
     other = plans.plan("prod", given, probe={**PROBE, "addresses": ["10.0.0.5", "fd00::5"]}, address="10.0.0.5")
     assert connect.connection(other).url(5432).startswith("postgresql://minion_app@[fd00::5]:5432/minion?")
+
+
+def of_host(name: str) -> dict[str, Any]:
+    """Give the variables of a host in a cluster with a pooler that has no server, app1."""
+    hosts, alone = topologies.listed(poolers=("app1",)), name == "app1"
+    given = {"pgbouncer_listen_addresses": ["*"], "postgresql_listen_addresses": ["*"]}
+    judge = validate.judge_other if alone else validate.judge
+    found = topologies.built(name, given, hosts=hosts, database=not alone, judge=judge)
+    assert found.plan, found.problems
+    return {"plan": inputs.published(found.plan, found.state), "cluster_passphrase": topologies.PASSPHRASE}
+
+
+def test_pooler_without_a_server_leads_to_the_primary_with_its_own_certificate() -> None:
+    given = of_host("app1")
+    lines = render(template("pgbouncer/databases.ini.j2"), "prod", **given).splitlines()
+    assert [line.partition(" auth_user")[0] for line in lines if line.startswith("minion ")] == [
+        "minion = host=@primary@ port=5432 dbname=minion"
+    ]
+    assert "%include /etc/pgbouncer/provision/follow/databases.ini" in render(
+        template("pgbouncer/pgbouncer.ini.j2"), "prod", **given
+    )
+    tls = render(template("pgbouncer/tls.ini.j2"), "prod", **given)
+    assert "server_tls_sslmode = verify-full" in tls
+    assert "server_tls_cert_file = /etc/provision/tls/pooler-client.crt" in tls
+    assert "tcp_user_timeout = 10000" in render(template("pgbouncer/settings.ini.j2"), "prod", **given)
+
+
+def test_firewall_limits_a_pooler_without_a_server_and_lets_it_reach_the_members() -> None:
+    rules = render(template("postgresql/firewall.nft.j2"), "prod", **of_host("app1"))
+    assert "tcp dport 6432 ct state new jump pgbouncer" in rules
+    assert "5432" not in rules
+    assert "accept" not in rules.replace("policy accept", "").replace('iif "lo" accept', "")
+    member = render(template("postgresql/firewall.nft.j2"), "prod", **of_host("db1"))
+    assert member.count("ip saddr 192.0.2.103 tcp dport 5432 accept") == 1
+    assert member.count("192.0.2.103") == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "users", "rest"), [("db1", ["patroni", "pooler"], True), ("app1", ["follower"], False)]
+)
+def test_hosts_of_a_cluster_have_the_passwords_that_they_need(name: str, users: list[str], rest: bool) -> None:
+    engine = Templar(loader=DataLoader(), variables={**variables("prod", "mirror"), **of_host(name)})
+    (file,) = engine.template(trust_as_template("{{ __etcd_secrets }}"))
+    found = json.loads(file["content"])
+    assert (list(found["etcd"]), "rest" in found) == (users, rest)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from provision.host.member.apply import changes
-from provision.plan import connect, hba, load, packages, schema, secrets
+from provision.plan import connect, hba, load, packages, schema, secrets, validate
 from provision.plan.cluster import Cluster
 from provision.plan.context import Listed
 from tests import plans, topologies
@@ -135,6 +135,15 @@ def test_patroni_runs_the_server_of_a_member_alone() -> None:
     assert not witness.server.patroni
     assert packages.by_role(witness, built=False)["patroni"] == ()
     assert packages.by_role(witness, built=False)["etcd"] == ("etcd-server", "etcd-client")
+
+
+def test_witness_gets_the_packages_of_etcd_alone() -> None:
+    hosts, roles = topologies.listed(dcs=("witness",), count=2), (*plans.CONTEXT.roles, "tls", "etcd", "patroni")
+    found = topologies.built("witness", hosts=hosts, database=False, judge=validate.judge_other, roles=roles)
+    assert found.state, found.problems
+    assert found.state.missing_packages == (
+        "etcd-client", "etcd-server", "openssl", "python3-click", "python3-cryptography", "python3-psycopg", "ssl-cert",
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -287,7 +296,7 @@ def test_refuses_variables_with_which_no_cluster_works(given: dict[str, Any], be
 def test_passwords_differ_by_purpose_and_passphrase() -> None:
     found = secrets.cluster(topologies.PASSPHRASE)
     every = [*found["etcd"].values(), found["rest"]["password"]]
-    assert len(set(every)) == 4
+    assert len(set(every)) == 5
     assert all(len(each) == 32 for each in every)
     assert secrets.cluster(topologies.PASSPHRASE) == found
     assert secrets.cluster("another secret of the test")["etcd"]["root"] != found["etcd"]["root"]

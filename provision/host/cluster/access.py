@@ -1,6 +1,7 @@
 """How a host reaches the etcd members and Patroni's REST API of its cluster. Reads files; connects to nothing.
 
-Passwords come from `SECRETS`, which root and the group postgres may read; no plan holds one.
+Passwords come from `SECRETS`, which root and the group postgres may read; no plan holds one. A member's programs may
+change the cluster. A host with a pooler alone may read what its follower needs, and write the pooler's report.
 """
 
 from __future__ import annotations
@@ -18,14 +19,17 @@ from provision.plan.schema import Certificate, Plan
 
 SECRETS = Path("/etc/provision/cluster.json")
 POOLER_USER = "pooler"
-"""etcd user that reads Patroni's keys and writes ours."""
+"""etcd user of a member that reads Patroni's keys and writes ours."""
+FOLLOWER_USER = "follower"
+"""etcd user of a host with a pooler alone: reads the leader and the order, writes the reports of poolers."""
 
 
 @dataclass(frozen=True)
 class Access:
     """A cluster with the certificates and the passwords that its services ask for.
 
-    `etcd` is user -> password; `rest` is (user, password) of Patroni's REST API. `ca` signed all certificates.
+    `etcd` is user -> password; `rest` is (user, password) of Patroni's REST API, None on a host that may only read it.
+    `user` is the one of etcd's users that the host's programs are. `ca` signed all certificates.
     """
 
     cluster: Cluster
@@ -33,7 +37,8 @@ class Access:
     for_etcd: Certificate
     for_rest: Certificate
     etcd: Mapping[str, str]
-    rest: tuple[str, str]
+    rest: tuple[str, str] | None
+    user: str = POOLER_USER
 
 
 def context(ca: str, own: Certificate) -> ssl.SSLContext:
@@ -55,11 +60,14 @@ def of(plan: Plan, secrets: Path | None = None) -> Access:
     """Return the access of this host. Raises HostError on a single host and where the passwords cannot be read."""
     cluster = required(plan)
     path = secrets or SECRETS
+    user = FOLLOWER_USER if cluster.pooler else POOLER_USER
     try:
         found = json.loads(secure_path.text(path))
-        etcd, rest = dict(found["etcd"]), found["rest"]
-        user, password = str(rest["username"]), str(rest["password"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        etcd, rest = {str(name): str(password) for name, password in found["etcd"].items()}, None
+        etcd[user]
+        if not cluster.pooler:
+            rest = str(found["rest"]["username"]), str(found["rest"]["password"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise HostError(
             "cannot read the passwords of the cluster",
             where=str(path),
@@ -67,8 +75,22 @@ def of(plan: Plan, secrets: Path | None = None) -> Access:
             allowed="root or a member of the group postgres, on a host that site.yml has converged",
             run=plan.site("etcd"),
         ) from None
-    etcd_client, member = plan.tls.certificate("etcd-client"), plan.tls.certificate("member")
-    return Access(cluster, plan.tls.ca, etcd_client, member, etcd, (user, password))
+    client = plan.tls.certificate("etcd-client")
+    for_rest = client if cluster.pooler else plan.tls.certificate("member")
+    return Access(cluster, plan.tls.ca, client, for_rest, etcd, rest, user)
+
+
+def controlling(plan: Plan) -> Access:
+    """Return the access of a host that may change the cluster. Raises HostError on any other."""
+    cluster = required(plan)
+    if not cluster.member:
+        raise HostError(
+            "this host may not control the cluster",
+            seen=f"host {plan.name}, which has no server",
+            allowed=", ".join(each.name for each in cluster.members),
+            run=f"the same command on {cluster.members[0].name}",
+        )
+    return of(plan)
 
 
 def required(plan: Plan) -> Cluster:
@@ -77,6 +99,6 @@ def required(plan: Plan) -> Cluster:
         raise HostError(
             "this host is not a member of a cluster",
             seen=f"host {plan.name}",
-            allowed="hosts of the group database with cluster_enabled: true",
+            allowed="hosts of the groups database and pooler with cluster_enabled: true",
         )
     return plan.cluster

@@ -20,7 +20,7 @@ from typing import Any
 
 from provision.errors import HostError
 from provision.host.cluster import access
-from provision.host.cluster.access import POOLER_USER, Access
+from provision.host.cluster.access import Access
 
 TIMEOUT_S = 2.0
 """For each endpoint. An etcd member answers within milliseconds, also when its disk takes 100 ms for an fsync."""
@@ -76,8 +76,9 @@ class Dcs:
         self._connection: http.client.HTTPSConnection | None = None
 
     @classmethod
-    def of(cls, reach: Access, user: str = POOLER_USER, timeout_s: float = TIMEOUT_S) -> Dcs:
-        """Make a client for a user of etcd."""
+    def of(cls, reach: Access, user: str = "", timeout_s: float = TIMEOUT_S) -> Dcs:
+        """Make a client for a user of etcd, by default the one of this host's programs."""
+        user = user or reach.user
         return cls(
             reach.cluster.endpoints, lambda: access.context(reach.ca, reach.for_etcd), user, reach.etcd[user], timeout_s
         )

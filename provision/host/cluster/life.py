@@ -35,15 +35,15 @@ def status(patroni: Patroni, dcs: Dcs) -> Status:
     seen = patroni.view()
     problems = []
     try:
-        reports = orders.reports_of(dcs.read(orders.folder(cluster.scope)), cluster.scope)
+        reports = orders.reports_of(dcs.read(orders.reports_key(cluster.scope)), cluster.scope)
     except DcsError as error:
         problems.append(f"etcd has no quorum or does not answer: {error.seen}")
         reports = {}
     else:
         problems += [
-            f"the pooler of {each.name} has no running follower (systemctl status provision-follow)"
-            for each in cluster.members
-            if each.name not in reports
+            f"the pooler of {name} has no running follower (systemctl status provision-follow)"
+            for name in cluster.followers
+            if name not in reports
         ]
     leader = seen.leader
     if leader is None:

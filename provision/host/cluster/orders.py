@@ -69,9 +69,14 @@ def order_key(scope: str) -> str:
     return f"{folder(scope)}order"
 
 
+def reports_key(scope: str) -> str:
+    """Return the prefix of the reports of all poolers."""
+    return f"{folder(scope)}poolers/"
+
+
 def report_key(scope: str, pooler: str) -> str:
     """Return the key of a pooler's report."""
-    return f"{folder(scope)}poolers/{pooler}"
+    return f"{reports_key(scope)}{pooler}"
 
 
 def leader_key(scope: str) -> str:
@@ -92,7 +97,7 @@ def reports_of(found: Mapping[str, Value], scope: str) -> dict[str, Report]:
     """Read the reports among keys, by pooler."""
     reports = {}
     for key, value in found.items():
-        if key.startswith(report_key(scope, "")):
+        if key.startswith(reports_key(scope)):
             try:
                 report = Report(**json.loads(value.text))
             except (ValueError, TypeError):
@@ -146,7 +151,7 @@ class Held:
 
     def reports(self) -> dict[str, Report]:
         """Return the reports on this order of the poolers whose followers live. Raises DcsError."""
-        found = reports_of(self._dcs.read(folder(self._scope)), self._scope)
+        found = reports_of(self._dcs.read(reports_key(self._scope)), self._scope)
         return {
             name: each if each.order == self.order.id else Report(name, each.target) for name, each in found.items()
         }

@@ -54,6 +54,8 @@ class Patroni:
         place = addresses.endpoint(member.address, self.access.cluster.rest_port)
         headers = {"Content-Type": "application/json"}
         if method != "GET":
+            if self.access.rest is None:
+                raise PatroniError(f"this host may not change the cluster: {method} {path}", allowed="a member")
             headers["Authorization"] = "Basic " + base64.b64encode(":".join(self.access.rest).encode()).decode()
         context = access.context(self.access.ca, self.access.for_rest)  # each time: certificates are renewed
         connection = http.client.HTTPSConnection(place, timeout=timeout_s or self.timeout_s, context=context)

@@ -28,6 +28,15 @@ HANGING_S = 1.0
 """A dead server's sessions end at once where its kernel lives. Sessions that last longer hang."""
 
 
+def target(file: Path) -> str:
+    """Return the member that a pooler's file leads to; "" if there is no file yet, or the caller may not read it."""
+    with suppress(OSError):
+        first = secure_path.text(file).partition("\n")[0]
+        if first.startswith(MARK):
+            return first.removeprefix(MARK)
+    return ""
+
+
 @dataclass
 class Pooler:
     """The pooler of this host."""
@@ -42,11 +51,7 @@ class Pooler:
     @property
     def target(self) -> str:
         """The member that the file leads to; "" if there is no file yet."""
-        with suppress(OSError):
-            first = secure_path.text(self.file).partition("\n")[0]
-            if first.startswith(MARK):
-                return first.removeprefix(MARK)
-        return ""
+        return target(self.file)
 
     def write(self, member: Member) -> bool:
         """Write the file for a primary; False if it is so already. Raises OSError."""

@@ -31,18 +31,19 @@ def member(cluster: Cluster, name: str) -> Member | None:
 
 def checker(plan: Plan) -> Writable:
     """Return a function that logs in at a member as the pooler does and says whether it accepts writes."""
+    return lambda member: writable(url(plan, member))
+
+
+def url(plan: Plan, member: Member) -> str:
+    """Return the libpq string with which the pooler's role logs in at a member."""
     certificate = plan.tls.certificate("pooler-client")
-
-    def url(member: Member) -> str:
-        return conninfo(
-            {
-                "host": member.address, "port": member.port, "dbname": plan.access.database,
-                "user": plan.access.pooler, "sslmode": "verify-full", "sslrootcert": plan.tls.ca,
-                "sslcert": certificate.certificate, "sslkey": certificate.key,
-            }
-        )  # fmt: skip
-
-    return lambda member: writable(url(member))
+    return conninfo(
+        {
+            "host": member.address, "port": member.port, "dbname": plan.access.database,
+            "user": plan.access.pooler, "sslmode": "verify-full", "sslrootcert": plan.tls.ca,
+            "sslcert": certificate.certificate, "sslkey": certificate.key,
+        }
+    )  # fmt: skip
 
 
 def writable(url: str) -> bool:

@@ -45,16 +45,21 @@ class Switched:
 
 
 def pooler_names(patroni: Patroni, dcs: Dcs, *, force: bool) -> list[str]:
-    """Return the poolers whose followers live. Raises HostError if a member's is missing, unless `force`."""
+    """Return the poolers whose followers live. Raises HostError if one is missing, unless `force`.
+
+    A member whose Patroni does not answer is down with its pooler. Of a host with a pooler alone nothing else is known:
+    its clients could be connected.
+    """
     cluster = patroni.access.cluster
-    known = orders.reports_of(dcs.read(orders.folder(cluster.scope)), cluster.scope)
+    known = orders.reports_of(dcs.read(orders.reports_key(cluster.scope)), cluster.scope)
     missing = [each.name for each in cluster.members if each.name not in known and patroni.answers(each)]
+    missing += [each.name for each in cluster.poolers if each.name not in known]
     if missing and not force:
         raise HostError(
             "poolers have no running follower, so their clients would get errors",
             where=cluster.scope,
             seen=", ".join(missing),
-            allowed="a follower on each member",
+            allowed="a follower on each member" + (" and each host of the group pooler" if cluster.poolers else ""),
             run="systemctl start provision-follow on these hosts, or --force to continue without them",
         )
     return sorted(known)

@@ -5,6 +5,7 @@ Sources: etcd's documentation ("Role-based access control", "Runtime reconfigura
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -24,6 +25,9 @@ CALL_S = 10.0
 LOCK_TTL_S = 150
 """A lock outlives the restart of a member, during which its holder sends nothing."""
 POLL_S = 0.5
+ADMIT_ATTEMPTS = 10
+Grants = Mapping[str, Sequence[tuple[str, str]]]
+"""Rights of each user: permission type (READ, READWRITE), and a key, or a prefix that ends in /."""
 
 
 def own(plan: Plan) -> str:
@@ -80,22 +84,40 @@ def move_leadership(root: Dcs) -> None:
         root.call("maintenance/transfer-leadership", {"targetID": target})
 
 
-def protect(dcs: Dcs, passwords: Mapping[str, str], grants: Mapping[str, Sequence[tuple[str, str]]]) -> None:
+def protect(dcs: Dcs, passwords: Mapping[str, str], grants: Grants) -> None:
     """Make users and roles and turn authentication on. A killed run may have made some. Raises DcsError.
 
-    `grants` are the rights of each user beside root: permission type (READ, READWRITE) and prefix.
+    `grants` are those of each user beside root.
     """
+    for name in ("root", *grants):
+        admit(dcs, name, passwords[name], grants.get(name, ()))
+    dcs.call("auth/enable", {})
+
+
+def admit(dcs: Dcs, name: str, password: str, rights: Sequence[tuple[str, str]]) -> None:
+    """Make a user and its role, or what is missing of them, and set its password. Raises DcsError.
+
+    In a run, all members do so at once: each change ends the tokens of the others, and one makes what another finds.
+    """
+    for attempt in range(1, ADMIT_ATTEMPTS + 1):
+        try:
+            _admit(dcs, name, password, rights)
+            return
+        except DcsError:
+            if attempt == ADMIT_ATTEMPTS:
+                raise
+            time.sleep(random.uniform(POLL_S, 2 * POLL_S))  # noqa: S311 - no secret
+
+
+def _admit(dcs: Dcs, name: str, password: str, rights: Sequence[tuple[str, str]]) -> None:
     users = dcs.call("auth/user/list", {}).get("users", [])
     roles = dcs.call("auth/role/list", {}).get("roles", [])
-    for name in ("root", *grants):
-        action = "changepw" if name in users else "add"
-        dcs.call(f"auth/user/{action}", {"name": name, "password": passwords[name]})
-        if name not in roles:
-            dcs.call("auth/role/add", {"name": name})
-        for kind, prefix in grants.get(name, ()):
-            dcs.call("auth/role/grant", {"name": name, "perm": {"permType": kind, **span(prefix)}})
-        dcs.call("auth/user/grant", {"user": name, "role": name})
-    dcs.call("auth/enable", {})
+    dcs.call(f"auth/user/{'changepw' if name in users else 'add'}", {"name": name, "password": password})
+    if name not in roles:
+        dcs.call("auth/role/add", {"name": name})
+    for kind, key in rights:
+        dcs.call("auth/role/grant", {"name": name, "perm": {"permType": kind, **span(key)}})
+    dcs.call("auth/user/grant", {"user": name, "role": name})
 
 
 @contextmanager

@@ -6,6 +6,7 @@ down, and never deletes a data directory.
 
 from __future__ import annotations
 
+import functools
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -16,10 +17,11 @@ from typing import Any
 
 from provision import addresses
 from provision.errors import HostError, UsageError
-from provision.host.cluster import access
+from provision.host.cluster import access, orders
 from provision.host.cluster.dcs import Dcs, DcsError, RejectedError
 from provision.host.dcs import admin
 from provision.host.member import origin
+from provision.plan.cluster import Cluster
 from provision.plan.schema import Plan
 from provision.system import run, write
 
@@ -28,11 +30,9 @@ DATA = Path("/var/lib/etcd/provision")
 JOIN = Path("/run/provision/etcd-join.env")
 """Read by the unit after its own file: how this start joins a running cluster. etcd ignores it once it has data."""
 FILES = (Path("/etc/default/etcd"), Path("/etc/systemd/system/etcd.service.d/50-provision.conf"))
-QUORUM_S, USERS_S, RESTART_S, ADD_S = 90, 60, 60, 30
+QUORUM_S, USERS_S, RESTART_S, ADD_S, FIRST_S = 90, 60, 60, 30, 20
 POLL_S = 0.5
 LOCK = "/provision/etcd-restart"
-GRANTS = {"patroni": [("READWRITE", "/service/")], "pooler": [("READ", "/service/"), ("READWRITE", "/provision/")]}
-"""Prefixes of each user beside root."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Done:
 
 
 def apply(plan: Plan, passwords: Mapping[str, str], say: Callable[[str], None] = lambda _text: None) -> Done:
-    """Converge. `passwords` are those of root and of the users in GRANTS. Raises HostError."""
+    """Converge. `passwords` are those of root and of the users in `grants`. Raises HostError."""
     if not access.required(plan).dcs_member:
         origin.announce(plan)
         return Done(False, False, (), False, ())
@@ -74,6 +74,17 @@ def apply(plan: Plan, passwords: Mapping[str, str], say: Callable[[str], None] =
         restart(plan)
     origin.announce(plan)
     return Done(started, joined, users, restarted, tuple(_strangers(plan)))
+
+
+def grants(cluster: Cluster) -> admin.Grants:
+    """Return the rights of each user beside root; those of the follower are what follow.Follower reads and writes."""
+    scopes = cluster.scopes or (cluster.scope,)
+    read = [("READ", key) for scope in scopes for key in (orders.leader_key(scope), orders.order_key(scope))]
+    return {
+        "patroni": [("READWRITE", "/service/")],
+        access.POOLER_USER: [("READ", "/service/"), ("READWRITE", "/provision/")],
+        access.FOLLOWER_USER: [*read, *(("READWRITE", orders.reports_key(scope)) for scope in scopes)],
+    }
 
 
 def remove(plan: Plan, name: str) -> None:
@@ -187,19 +198,23 @@ def _start() -> bool:
 
 
 def _users(plan: Plan, passwords: Mapping[str, str]) -> tuple[str, ...]:
-    """Create users and turn authentication on, or change passwords; return what was done."""
-    here, first = (admin.own(plan),), access.required(plan).dcs[0].name == access.required(plan).dcs_member
+    """Create users and turn authentication on, or change passwords and rights; return what was done."""
+    cluster = access.required(plan)
+    here, first, rights = (admin.own(plan),), cluster.dcs[0].name == cluster.dcs_member, grants(cluster)
     if not admin.protected(plan, here):
         if not first and _wait(lambda: _is_protected(plan, here), USERS_S):
             _keep(passwords["root"])
             return ()
-        admin.protect(admin.client(plan, here), passwords, GRANTS)
+        admin.protect(admin.client(plan, here), passwords, rights)
         _keep(passwords["root"])
         return ("authentication", *passwords)
     done = []
-    for name, probe in {"root": "", **{name: rights[0][1] for name, rights in GRANTS.items()}}.items():
-        if not _may(admin.client(plan, here, name, passwords[name]), probe):
-            root(plan).call("auth/user/changepw", {"name": name, "password": passwords[name]})
+    for name in ("root", *rights):
+        user = admin.client(plan, here, name, passwords[name])
+        keys = [key for _, key in rights.get(name, ())]
+        # Each change ends every token of etcd: the first member makes it, and another one only in its place.
+        if not (_may(user, keys) or (not first and _wait(functools.partial(_may, user, keys), FIRST_S))):
+            admin.admit(root(plan), name, passwords[name], rights.get(name, ()))
             done.append(name)
         if name == "root":
             _keep(passwords["root"])
@@ -213,10 +228,10 @@ def _is_protected(plan: Plan, here: tuple[str, ...]) -> bool:
         return False
 
 
-def _may(user: Dcs, prefix: str) -> bool:
+def _may(user: Dcs, keys: list[str]) -> bool:
     """Return whether a user's password and rights are in force: for root, to list users. Raises DcsError."""
     try:
-        user.read(prefix) if prefix else user.call("auth/user/list", {})
+        user.read(*keys) if keys else user.call("auth/user/list", {})
     except RejectedError:
         return False
     return True

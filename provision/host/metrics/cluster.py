@@ -22,7 +22,7 @@ def read(plan: Plan) -> list[Metric]:
         seen = view.View(reach.cluster.scope, (), False)
     try:
         dcs = Dcs.of(reach)
-        reports = orders.reports_of(dcs.read(orders.folder(reach.cluster.scope)), reach.cluster.scope)
+        reports = orders.reports_of(dcs.read(orders.reports_key(reach.cluster.scope)), reach.cluster.scope)
     except DcsError:
         return metrics(reach.cluster, seen, None)
     return metrics(reach.cluster, seen, reports)
