@@ -204,10 +204,10 @@ def test_certificate_alone_opens_neither_etcd_nor_patroni_s_commands(members: Me
     tls = "/etc/provision/tls"
     own = f"--cacert={tls}/ca.crt --cert={tls}/etcd-client.crt --key={tls}/etcd-client.key"
     address = members.hosts["db1"].address
-    told = members.hosts["db1"].run(
+    done = members.hosts["db1"].run(
         f"ETCDCTL_API=3 etcdctl --endpoints=https://{address}:2379 {own} get /service/ --prefix"
     )
-    assert told.returncode != 0, told.stdout
+    assert done.returncode != 0, done.stdout
     ask = (
         "import http.client, ssl; c = ssl.create_default_context(cafile='/etc/provision/tls/ca.crt');"
         "c.load_cert_chain('/etc/provision/tls/member.crt', '/etc/provision/tls/member.key');"

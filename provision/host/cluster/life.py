@@ -163,15 +163,15 @@ def follows_in(seen: view.View, name: str) -> bool:
 
 def returned(patroni: Patroni, name: str, within_s: float, narrate: Narrate | None = None) -> None:
     """Wait until a member is the primary or streams from it. Raises HostError."""
-    until, told = time.monotonic() + within_s, ""
+    until, shown = time.monotonic() + within_s, ""
     state = "unknown"
     while time.monotonic() < until:
         seen = _seen(patroni)
         member = seen.member(name) if seen else None
         state = member.state if member else "unknown"
-        if narrate and state != told:
+        if narrate and state != shown:
             narrate(f"{name}: {state}")
-            told = state
+            shown = state
         if seen and follows_in(seen, name):
             return
         time.sleep(POLL_S)

@@ -29,7 +29,7 @@ SHOWN_LINES = 12
 
 @dataclass(frozen=True)
 class Form:
-    """What initdb must be told, so that pg_upgrade accepts the new cluster: the form of the old one."""
+    """Options of initdb with which pg_upgrade accepts the new cluster: the form of the old one."""
 
     encoding: str
     collate: str
@@ -128,13 +128,13 @@ def problems(done: Finished, work: Path, new: Side) -> list[str]:
     """Read what pg_upgrade reported: its messages, and the lists and logs that it names."""
     text = done.stdout + "\n" + done.stderr
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    told = [line for line in lines if not re.search(r"\bok$|^Performing|^-{3,}|^Checking .*\bok", line)]
+    messages = [line for line in lines if not re.search(r"\bok$|^Performing|^-{3,}|^Checking .*\bok", line)]
     named = re.findall(r"(/[^\s\"']+\.(?:txt|log))|\"([^\"]+\.(?:txt|log))\"", text)
     for path in dict.fromkeys(Path(one or two) for one, two in named):
         place = path if path.is_absolute() else work / path
         if place.is_relative_to(new.data) or place.is_relative_to(work):
-            told += _tail(place)
-    return told[-SHOWN_LINES * 2 :] or [f"exit {done.returncode}"]
+            messages += _tail(place)
+    return messages[-SHOWN_LINES * 2 :] or [f"exit {done.returncode}"]
 
 
 def _tail(path: Path) -> list[str]:
