@@ -147,7 +147,7 @@ def follow() -> None:
 
 
 def _clients(*, control: bool = False) -> tuple[Patroni, Dcs]:
-    """Return what asks Patroni and etcd; to `control` them takes a member."""
+    """Return clients of Patroni and etcd; `control` requires a member."""
     reach = access.controlling(load.load()) if control else access.of(load.load())
     return Patroni(reach), Dcs.of(reach)
 

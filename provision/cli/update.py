@@ -1,4 +1,4 @@
-"""`provision update`: newer packages within their versions on this host, as root; update.yml runs it host by host."""
+"""`provision update`: newer packages within their major on this host, as root; update.yml runs it host by host."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 @click.group("update")
 def command() -> None:
-    """Update the packages of the database within their versions."""
+    """Update the database packages within their major."""
     if os.geteuid() != 0:
         raise HostError(
-            "an update installs packages", seen=f"user id {os.geteuid()}", allowed="root", run="sudo provision update"
+            "provision update needs root", seen=f"user id {os.geteuid()}", allowed="root", run="sudo provision update"
         )
 
 
 @command.command()
 @as_json
 def check(as_json: bool) -> None:
-    """Show new versions, restarts and defects that they end. Exits 3 if there are any."""
+    """Show available updates, their restarts, and the defects they fix. Exit 3 if there is something to do."""
     with working("reading the package lists"):
         found = updates.look(load.load())
     echo(json.dumps(asdict(found)) if as_json else "\n".join(updates.lines(found)))
@@ -54,7 +54,7 @@ def run(as_json: bool) -> None:
         return
     rows = [f"{each.name}: {each.installed} -> {each.candidate}" for each in found.packages]
     rows += [f"restarted {unit}" for unit in facts.get("restarted", ())]
-    rows += [f"clients of the pooler waited at most {facts['down_seconds']} s"] if "down_seconds" in facts else []
+    rows += [f"PostgreSQL was restarted in {facts['down_seconds']} s"] if "down_seconds" in facts else []
     rows += [f"updated in {name}: {', '.join(each)}" for name, each in facts.get("extensions", {}).items()]
     echo("\n".join(rows or ["nothing to update"]))
 

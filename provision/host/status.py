@@ -78,8 +78,8 @@ def _follows(plan: Plan) -> str:
     if not plan.cluster or not plan.pooler_alone:
         return ""
     target = pooler.target(pooler.FILE)
-    leads = f"leads to {target}, the primary" if target else "has not found the primary"
-    return f"a pooler without a server: PgBouncer {plan.pooler.version} {leads} of the cluster {plan.cluster.scope}"
+    found = f"connects to {target}, the primary" if target else "has not found the primary"
+    return f"pooler only: PgBouncer {plan.pooler.version} {found} of the cluster {plan.cluster.scope}"
 
 
 def _application(plan: Plan) -> str:

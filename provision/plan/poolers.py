@@ -15,7 +15,7 @@ from provision.plan.context import Context, Listed, Verdict
 GROUP = "pooler"
 OTHERS = {
     "database": "each database host has a pooler already: remove it from the group pooler",
-    "dcs": "a pooler does not need the keys of etcd: use another host for one of them",
+    "dcs": "a host that runs etcd has certificates that a pooler host must not have: use separate hosts",
     "backup": "a backup host must not reach the databases: use another host for the pooler",
 }
 """Groups that share no host with the group pooler, and the next step."""
@@ -64,4 +64,4 @@ def _follows(host: Listed, context: Context) -> Iterator[str]:
     for option in SAME:
         ours, theirs = host.values.get(option), first.values.get(option)
         if ours != theirs:
-            yield f"{option} is {ours} on {host.name} and {theirs} on {first.name}: expected one value, the members'"
+            yield f"{option} is {ours} on {host.name} and {theirs} on {first.name}: expected the value of the members"

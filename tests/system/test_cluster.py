@@ -443,7 +443,9 @@ def test_pooler_without_a_server_joins_and_no_client_fails_in_a_switchover(membe
         for command in ("cluster status", "pool status", "status", "doctor"):
             done = app.run(f"provision {command}")
             assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
-        assert f"leads to {members.primary()}, the primary of the cluster minion" in app.run("provision status").stdout
+        assert (
+            f"connects to {members.primary()}, the primary of the cluster minion" in app.run("provision status").stdout
+        )
         secrets = json.loads(app.run("cat /etc/provision/cluster.json").stdout)
         assert list(secrets) == ["etcd"]
         assert list(secrets["etcd"]) == ["follower"]

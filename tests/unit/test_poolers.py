@@ -113,7 +113,7 @@ def test_every_host_of_the_cluster_knows_the_poolers() -> None:
     ("group", "step"),
     [
         ("database", "each database host has a pooler already: remove it from the group pooler"),
-        ("dcs", "a pooler does not need the keys of etcd: use another host for one of them"),
+        ("dcs", "a host that runs etcd has certificates that a pooler host must not have: use separate hosts"),
         ("backup", "a backup host must not reach the databases: use another host for the pooler"),
     ],
 )
@@ -150,7 +150,7 @@ def test_refuses_a_cluster_that_does_not_exist(name: str) -> None:
 
 def test_refuses_a_pooler_that_differs_from_the_members() -> None:
     found = topologies.built("db1", hosts=differing("postgresql_port", 5433))
-    assert found.problems == ("postgresql_port is 5433 on app1 and 5432 on db1: expected one value, the members'",)
+    assert found.problems == ("postgresql_port is 5433 on app1 and 5432 on db1: expected the value of the members",)
 
 
 def test_refuses_an_address_that_others_do_not_reach() -> None:

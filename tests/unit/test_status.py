@@ -61,11 +61,11 @@ def test_host_with_a_pooler_alone_names_the_primary_and_no_server(
     plan = topologies.plan("app1", hosts=hosts, database=False, judge=validate.judge_other)
     write(host, replace(plan, warnings=()))
     monkeypatch.setattr(pooler, "FILE", tmp_path / "databases.ini")
-    about = "a pooler without a server: PgBouncer 1.24.1"
+    about = "pooler only: PgBouncer 1.24.1"
     assert status.lines(status.gather())[1] == f"{about} has not found the primary of the cluster minion"
     (tmp_path / "databases.ini").write_text("# primary: db2\nminion = host=192.0.2.2\n")
     shown = status.lines(status.gather())
-    assert shown[1] == f"{about} leads to db2, the primary of the cluster minion"
+    assert shown[1] == f"{about} connects to db2, the primary of the cluster minion"
     assert [line for line in shown if "5432" in line or "not verified" in line] == []
     assert "@127.0.0.1:6432/minion?" in shown[2]
 

@@ -51,16 +51,18 @@ def test_policy_is_read_with_holds_and_the_way_back() -> None:
 
 def test_only_packages_of_the_major_and_the_tools_are_updated() -> None:
     installed = ["postgresql-15", "postgresql-17", "postgresql-client-17", "postgresql-17-pgvector", "pgbouncer",
-                 "postgresql-common", "postgresql-17x", "openssl", "prometheus-node-exporter"]  # fmt: skip
+                 "postgresql-common", "postgresql-17x", "postgresql-plperl-17", "postgresql-plpython3-15",
+                 "openssl", "prometheus-node-exporter"]  # fmt: skip
     assert list(apt.ours(installed, 17)) == [
-        "postgresql-17", "postgresql-client-17", "postgresql-17-pgvector", "pgbouncer", "prometheus-node-exporter",
+        "postgresql-17", "postgresql-client-17", "postgresql-17-pgvector", "pgbouncer", "postgresql-plperl-17",
+        "prometheus-node-exporter",
     ]  # fmt: skip
 
 
 def test_command_back_names_every_old_version() -> None:
     packages = [Package("postgresql-17", "17.11-0", "17.12-0"), Package("pgbouncer", "1.24-1", "1.24-2")]
     assert apt.way_back(packages) == (
-        "apt-get install --allow-downgrades --no-install-recommends postgresql-17=17.11-0 pgbouncer=1.24-1"
+        "apt-get install --allow-downgrades --no-remove --no-install-recommends postgresql-17=17.11-0 pgbouncer=1.24-1"
     )
 
 
@@ -88,15 +90,17 @@ def test_replaced_files_are_those_of_packages(maps: str, seen: list[str]) -> Non
 def test_plan_of_an_update_names_versions_restarts_and_the_next_command() -> None:
     found = run.Look((Package("postgresql-17", "17.11-0", "17.12-0"),), ("postgresql@17-main.service",), ("X: y",), ())
     assert run.lines(found) == [
-        "postgresql-17: 17.11-0 -> 17.12-0", "restart: postgresql@17-main.service", "ends X: y",
-        "nothing was changed; to start: update.yml -e update_apply=yes",
+        "postgresql-17: 17.11-0 -> 17.12-0",
+        "restart, if it uses a replaced file: postgresql@17-main.service",
+        "fixes X: y",
+        "to install: update.yml -e update_apply=yes, or provision update run on the host",
     ]  # fmt: skip
-    assert run.lines(run.Look((), (), (), ())) == ["every package has the newest version of its source"]
+    assert run.lines(run.Look((), (), (), ())) == ["no packages to update"]
 
 
 def test_defects_that_the_new_pgvector_ends_are_named() -> None:
     packages = (Package("postgresql-17-pgvector", "0.8.0-1", "0.8.4-1"),)
-    assert [line.split(":")[0] for line in run.ends(packages)] == ["CVE-2026-3172", "pgvector-hnsw-vacuum"]
+    assert [line.split(":")[0] for line in run.fixes(packages)] == ["CVE-2026-3172", "pgvector-hnsw-vacuum"]
 
 
 def test_processes_of_a_unit_are_the_main_one_and_its_descendants() -> None:
@@ -122,7 +126,9 @@ def test_program_that_is_replaced_while_it_runs_is_seen(tmp_path: Path) -> None:
 
 def test_repeated_update_keeps_the_way_back_of_the_one_that_failed() -> None:
     last = {"state": "installing", "packages": [asdict(Package("postgresql-17", "17.10-1", "17.11-1"))]}
-    assert run.since_before((), last) == (Package("postgresql-17", "17.10-1", "17.11-1"),)
+    now = {"postgresql-17": "17.11-1"}
+    assert run.since_before((), last, now) == (Package("postgresql-17", "17.10-1", "17.11-1"),)
     newer = (Package("pgbouncer", "1.23-1", "1.24-1"), Package("postgresql-17", "17.11-1", "17.12-1"))
-    assert run.since_before(newer, last) == (newer[0], Package("postgresql-17", "17.10-1", "17.12-1"))
-    assert run.since_before(newer, {**last, "state": "finished"}) == newer
+    assert run.since_before(newer, last, now) == (newer[0], Package("postgresql-17", "17.10-1", "17.12-1"))
+    assert run.since_before(newer, {**last, "state": "finished"}, now) == newer
+    assert run.since_before((), last, {"postgresql-17": "17.10-1"}) == ()  # it went back

@@ -14,7 +14,7 @@ PROGRAM = "/usr/local/bin/provision"
 
 
 def age_h(plan: Plan) -> float | None:
-    """Return the age of the newest sound backup in hours; None if there is none. Raises no error for a repository."""
+    """Return the age of the newest sound backup in hours, None without one. Skips repositories that cannot be read."""
     ages = []
     for repository in plan.backup.repositories:
         try:
@@ -26,7 +26,7 @@ def age_h(plan: Plan) -> float | None:
 
 
 def ensure(plan: Plan) -> None:
-    """Take a backup, unless physical backups are off or the newest is of this hour. Raises HostError."""
+    """Take a backup, unless physical backups are off or the newest is less than an hour old. Raises HostError."""
     if not plan.backup.physical:
         return
     age = age_h(plan)

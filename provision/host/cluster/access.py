@@ -29,7 +29,7 @@ class Access:
     """A cluster with the certificates and the passwords that its services ask for.
 
     `etcd` is user -> password; `rest` is (user, password) of Patroni's REST API, None on a host that may only read it.
-    `user` is the one of etcd's users that the host's programs are. `ca` signed all certificates.
+    `user` is the etcd user of this host's programs. `ca` signed all certificates.
     """
 
     cluster: Cluster
@@ -97,8 +97,8 @@ def required(plan: Plan) -> Cluster:
     """Return the plan's cluster. Raises HostError on a single host."""
     if plan.cluster is None:
         raise HostError(
-            "this host is not a member of a cluster",
+            "this host belongs to no cluster",
             seen=f"host {plan.name}",
-            allowed="hosts of the groups database and pooler with cluster_enabled: true",
+            allowed="a host of the group database, dcs or pooler with cluster_enabled: true",
         )
     return plan.cluster

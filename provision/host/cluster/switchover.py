@@ -47,8 +47,8 @@ class Switched:
 def pooler_names(patroni: Patroni, dcs: Dcs, *, force: bool) -> list[str]:
     """Return the poolers whose followers live. Raises HostError if one is missing, unless `force`.
 
-    A member whose Patroni does not answer is down with its pooler. Of a host with a pooler alone nothing else is known:
-    its clients could be connected.
+    If a member's Patroni does not answer, its pooler is assumed down too. A host with a pooler alone offers no such
+    sign, so its missing follower always counts.
     """
     cluster = patroni.access.cluster
     known = orders.reports_of(dcs.read(orders.reports_key(cluster.scope)), cluster.scope)

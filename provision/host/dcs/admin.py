@@ -97,7 +97,7 @@ def protect(dcs: Dcs, passwords: Mapping[str, str], grants: Grants) -> None:
 def admit(dcs: Dcs, name: str, password: str, rights: Sequence[tuple[str, str]]) -> None:
     """Make a user and its role, or what is missing of them, and set its password. Raises DcsError.
 
-    In a run, all members do so at once: each change ends the tokens of the others, and one makes what another finds.
+    Retries, because another member may change users meanwhile: each change invalidates all tokens.
     """
     for attempt in range(1, ADMIT_ATTEMPTS + 1):
         try:

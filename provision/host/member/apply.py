@@ -25,7 +25,8 @@ from provision.host.server import patroni
 from provision.plan.schema import Plan
 from provision.system import as_user, run
 
-FILES = (Path("/etc/patroni/config.yml"), Path("/etc/systemd/system/patroni.service.d/50-provision.conf"))
+DROP_IN = Path("/etc/systemd/system/patroni.service.d/50-provision.conf")
+FILES = (Path("/etc/patroni/config.yml"), DROP_IN)
 LOADED = Path("/run/provision/patroni-loaded")
 """Touched when Patroni has loaded its file: a reload leaves no other trace."""
 FIRST_S, START_S, SETTLE_S = 300, 120, 30
@@ -83,6 +84,11 @@ def warnings(plan: Plan, done: Done) -> Iterator[str]:
     """Return a warning for what `apply` leaves to the operator."""
     if done.pending:
         yield f"settings have a pending restart on {plan.name}: provision cluster restart, on a member"
+    if DROP_IN.exists() and patroni.since() < int(DROP_IN.stat().st_mtime):
+        yield (
+            f"{patroni.UNIT} on {plan.name} has changed since it started: provision cluster pause; "
+            f"systemctl restart patroni; provision cluster resume"
+        )
     if done.primary:
         for name in life.strangers(_patroni(plan).view(), access.required(plan)):
             yield f"{name} still runs Patroni but is not in the inventory: on it, systemctl disable --now patroni"

@@ -128,7 +128,6 @@ def resume() -> bool:
     place = present()
     if place is None:
         return False
-    _stop_watching()
     with place.console() as session:
         try:
             session.execute(b"RESUME")
@@ -142,6 +141,7 @@ def resume() -> bool:
         while paused and time.monotonic() < until and _waiting(session):
             time.sleep(0.1)
         session.execute(b"RELOAD")
+    _stop_watching()  # last: if this run is killed before, the timer resumes
     return paused
 
 

@@ -22,8 +22,7 @@ DISABLED, AUTO = "disabled", "auto"
 CONFIGURATION = Path("/etc/patroni/config.yml")
 CACHE = "patroni.dynamic.json"
 """Patroni's copy of the dynamic configuration, which it takes where etcd has none: here one that is paused."""
-ETCD = "etcd.service"
-LEFT = ("provision-follow.service", "haproxy.service", "provision-dcs.timer", ETCD)
+LEFT = ("provision-follow.service", "haproxy.service", "provision-dcs.timer", "etcd.service")
 """Units of a member beside Patroni, which a single host does not have."""
 
 
@@ -56,11 +55,12 @@ def release(plan: Plan, say: Callable[[str], None] = lambda _text: None) -> bool
     running = active()
     if running:
         _judge(json.loads(_patronictl("list", "--format=json")))
+        _refuse_replica(plan)
         say(f"stopping {UNIT}: systemd manages the server again, after one restart")
         _patronictl("pause", "--wait")  # Patroni then leaves the server alone when it stops
         run("systemctl", "stop", UNIT)
     _refuse_replica(plan)
-    if running or _systemctl("is-enabled", ETCD) == "enabled":
+    if running or _systemctl("is-enabled", UNIT) == "enabled":  # it is disabled directly after
         _forget()
     run("rm", "--force", plan.server.data / CACHE, user=POSTGRES)
     run("systemctl", "disable", UNIT, check=False)
@@ -92,12 +92,18 @@ def _judge(members: Sequence[Mapping[str, object]]) -> None:
 
 
 def _forget() -> None:
-    """Delete the cluster from etcd.
+    """Delete the cluster from etcd. Raises HostError where it has another member.
 
     With it, a former member that starts again could become primary with the data that it had when it left.
     """
     text = secure_path.text(CONFIGURATION)
     scope, name = (json.loads(re.findall(rf"^{key}: (.+)$", text, re.M)[0]) for key in ("scope", "name"))
+    members = [str(each["Member"]) for each in json.loads(_patronictl("list", "--format=json") or "[]")]
+    if others := [each for each in members if each != name]:
+        raise HostError(
+            "the cluster has other members", seen=", ".join(others), allowed=f"{name} alone",
+            run="on them: systemctl disable --now patroni; after the ttl, repeat the run (docs/cluster.md)",
+        )  # fmt: skip
     answers = f"{scope}\nYes I am aware\n{name}\n"
     run("patronictl", "-c", CONFIGURATION, "remove", scope, input=answers, timeout=60)
 

@@ -23,7 +23,7 @@ POLICY_TEXT = "#!/bin/sh\nexit 101\n"
 """As Ansible's module apt writes it, so that role packages removes one that a killed run has left."""
 BUNDLE = "/etc/provision/bundle.apt.conf"
 NAMES = ("pgbouncer", "pgbackrest", "prometheus-node-exporter", "prometheus-postgres-exporter")
-SERVER = re.compile(r"postgresql-(?:client-)?(?P<major>\d+)(?:-.*)?")
+SERVER = re.compile(r"postgresql-(?:[a-z][a-z0-9]*-)?(?P<major>\d+)(?:-.*)?")
 LOCK_S = 120
 TIMEOUT_S = 1800
 
@@ -122,17 +122,15 @@ def no_services() -> Iterator[None]:
     found = secure_path.about(POLICY)
     if found is not None and POLICY.read_text() != POLICY_TEXT:
         raise HostError(
-            "another policy-rc.d decides on this host's services",
-            where=str(POLICY), seen="a file of the administrator", allowed="none during an update",
+            "policy-rc.d exists and is not ours", where=str(POLICY), seen="a file of the administrator",
+            allowed="no such file during an update", run=f"mv {POLICY} {POLICY}.aside, then repeat the command",
         )  # fmt: skip
     system.write(POLICY, POLICY_TEXT, mode=0o755, owner=(0, 0))
-    try:
-        yield
-    finally:
-        secure_path.remove(POLICY)
+    yield
+    secure_path.remove(POLICY)  # not after a failure: dpkg may still run; the next update or site.yml removes it
 
 
 def way_back(packages: Iterable[Package]) -> str:
     """Return the command that installs the old versions again."""
     old = " ".join(f"{each.name}={each.installed}" for each in packages)
-    return f"apt-get install --allow-downgrades --no-install-recommends {old}"
+    return f"apt-get install --allow-downgrades --no-remove --no-install-recommends {old}"

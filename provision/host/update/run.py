@@ -1,7 +1,7 @@
-"""Update a host's packages within their versions: look, back up, install, restart, verify. Does IO, as root.
+"""Update a host's packages within their major: look, back up, install, restart, verify. Does IO, as root.
 
 Files are replaced while the servers run; each unit that still uses a replaced file is restarted afterwards, the
-server behind a paused pooler. The same command continues after a kill, because it asks the host what is left to do.
+server behind a paused pooler. The same command continues after a kill.
 A failure names the old packages and the command that installs them again.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -37,48 +37,56 @@ Narrate = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Look:
-    """What an update would do: packages, units to restart, defects that end, and notices."""
+    """What an update would do: packages, units to restart, defects that it fixes, and notices.
+
+    `unfinished`: an earlier update was killed or failed after it had begun to install.
+    """
 
     packages: tuple[Package, ...]
     restarts: tuple[str, ...]
-    ends: tuple[str, ...]
+    fixes: tuple[str, ...]
     notices: tuple[str, ...]
+    unfinished: bool = False
 
     @property
     def empty(self) -> bool:
         """Whether there is nothing to do."""
-        return not (self.packages or self.restarts)
+        return not (self.packages or self.restarts or self.unfinished)
 
 
 def look(plan: Plan) -> Look:
     """Read the package lists and ask the host. Changes nothing else. Raises HostError."""
     if plan.cluster:
         raise HostError(
-            "update.yml takes single hosts", seen="a member of a cluster", allowed="cluster_enabled: false",
-            run="apt-get install --only-upgrade on one member at a time, then provision cluster restart",
+            "an update of packages does not support clusters", seen="cluster_enabled: true", allowed="a single host",
+            run="apt-get install --only-upgrade PACKAGES on one member at a time, then provision cluster restart --all",
         )  # fmt: skip
     apt.refresh(plan)
     known = apt.look(plan)
     packages = tuple(each for each in known if each.newer and not each.held)
-    found = [f"{each.name} {each.candidate} is available, and held: apt-mark unhold" for each in known
-             if each.newer and each.held]  # fmt: skip
+    found = [
+        f"{each.name} {each.candidate} is available, but the package is on hold: apt-mark unhold {each.name}"
+        for each in known
+        if each.newer and each.held
+    ]
     found += [
-        f"{each.name} {each.installed} is in no package source any more: the way back needs its file"
+        f"{each.name} {each.installed} is no longer in any package source: keep its .deb file for a downgrade"
         for each in packages
         if not each.kept
     ]
     if program("systemctl", "is-enabled", "--quiet", AUTOMATIC, check=False).ok:
         found.append(
-            f"{AUTOMATIC} is enabled: where unattended-upgrades is set up, it restarts servers without a pause"
+            f"{AUTOMATIC} is enabled: with unattended-upgrades configured, it restarts servers without a pause"
         )
     if not plan.backup.physical:
         found.append("backup_physical is false: no backup is taken before the update")
-    return Look(packages, tuple(_restarts(plan, packages)), tuple(ends(packages)), tuple(found))
+    unfinished = system.evidence(NAME, of_root=True).get("state") == INSTALLING
+    return Look(packages, tuple(_restarts(plan, packages)), tuple(fixes(packages)), tuple(found), unfinished)
 
 
 def _units(plan: Plan) -> list[tuple[str, re.Pattern[str]]]:
     """Return the units in the order of their restart, each with the packages whose update needs it."""
-    found = [(plan.server.unit, re.compile(rf"postgresql-{plan.server.major}(?:-.*)?"))]
+    found = [(plan.server.unit, re.compile(rf"postgresql-(?:pl[a-z0-9]+-)?{plan.server.major}(?:-.*)?"))]
     found += [(console.UNIT, re.compile("pgbouncer"))] if plan.pooler.enabled else []
     if plan.monitoring.exporters:
         found += [(unit, re.compile(re.escape(unit.removesuffix(".service")))) for unit in EXPORTERS]
@@ -91,8 +99,8 @@ def _restarts(plan: Plan, packages: tuple[Package, ...]) -> Iterator[str]:
             yield unit
 
 
-def ends(packages: tuple[Package, ...]) -> Iterator[str]:
-    """Yield the known defects that the new versions end."""
+def fixes(packages: tuple[Package, ...]) -> Iterator[str]:
+    """Yield the known defects that the new versions fix."""
     for each in packages:
         product = "pgvector" if each.name.endswith("-pgvector") else each.name
         left = {row.id for row in compatibility.advisories(product, each.candidate, each.candidate)}
@@ -104,20 +112,23 @@ def ends(packages: tuple[Package, ...]) -> Iterator[str]:
 def run(plan: Plan, found: Look, narrate: Narrate) -> dict[str, Any]:
     """Install the packages and restart what uses replaced files. Raises HostError with the command back."""
     with locks.held(NAME, "another update is running on this host"):
-        packages = since_before(found.packages, system.evidence(NAME, of_root=True))
+        installed = {each.name: each.installed for each in apt.look(plan)}
+        packages = since_before(found.packages, system.evidence(NAME, of_root=True), installed)
         facts: dict[str, Any] = {"begun": system.stamp(), "packages": [asdict(each) for each in packages]}
         apt.finish(plan)
-        narrate("take a backup")
+        narrate("check for a backup from the last hour")
         fresh.ensure(plan)
         before = {name: search.as_facts(search.measure(plan, name)) for name in plan.access.databases}
         narrate("download the packages")
-        apt.download(plan, found.packages)
+        if found.packages:
+            apt.download(plan, found.packages)
         system.keep(NAME, {**facts, "state": INSTALLING})
         with _with_way_back(plan, packages):
             if found.packages:
-                narrate(f"install {len(found.packages)} packages")
+                narrate(f"install {len(found.packages)} package{'' if len(found.packages) == 1 else 's'}")
                 apt.install(plan, found.packages)
             facts |= _restart(plan, narrate)
+            _verify(plan, packages, before)  # before the extensions, which do not go back with the packages
             narrate("update extensions")
             facts["extensions"] = after.update_extensions(plan)
             _verify(plan, packages, before)
@@ -126,12 +137,19 @@ def run(plan: Plan, found: Look, narrate: Narrate) -> dict[str, Any]:
         return facts
 
 
-def since_before(packages: tuple[Package, ...], last: dict[str, Any]) -> tuple[Package, ...]:
-    """Return the packages of this update and of an unfinished one before it, with the versions from before both."""
+def since_before(
+    packages: tuple[Package, ...], last: Mapping[str, Any], installed: Mapping[str, str]
+) -> tuple[Package, ...]:
+    """Return the packages of this update and of an unfinished one before it, with the versions from before both.
+
+    Left out: packages that went back, or that another program has updated since.
+    """
     found = {each.name: each for each in packages}
     if last.get("state") == INSTALLING:
         for row in last["packages"]:
             old = Package(**row)
+            if old.name not in found and installed.get(old.name) != old.candidate:
+                continue
             found[old.name] = replace(old, candidate=found.get(old.name, old).candidate)
     return tuple(sorted(found.values(), key=lambda each: each.name))
 
@@ -143,8 +161,11 @@ def _with_way_back(plan: Plan, packages: tuple[Package, ...]) -> Iterator[None]:
     except ProvisionError as error:
         if packages:
             old = ", ".join(f"{each.name} {each.installed}" for each in packages)
-            error.seen = f"{error.seen}; before the update: {old}"
-            error.run = f"{apt.way_back(packages)}, then systemctl restart {plan.server.unit}"
+            units = " ".join(
+                unit for unit, names in _units(plan) if any(names.fullmatch(each.name) for each in packages)
+            )
+            error.seen = "; ".join(filter(None, [error.seen, f"versions before the update: {old}"]))
+            error.run = apt.way_back(packages) + (f" && systemctl restart {units}" if units else "")
         raise
 
 
@@ -185,9 +206,10 @@ def lines(found: Look) -> list[str]:
     """Return the plan of an update, one line for each part."""
     return [
         *(f"{each.name}: {each.installed} -> {each.candidate}" for each in found.packages),
-        *(f"restart: {unit}" for unit in found.restarts),
-        *(f"ends {each}" for each in found.ends),
+        *(f"restart, if it uses a replaced file: {unit}" for unit in found.restarts),
+        *(f"fixes {each}" for each in found.fixes),
         *(f"note: {each}" for each in found.notices),
-        *([] if found.packages else ["every package has the newest version of its source"]),
-        *([] if found.empty else ["nothing was changed; to start: update.yml -e update_apply=yes"]),
+        *(["an earlier update is not finished: the next one continues it"] if found.unfinished else []),
+        *([] if found.packages else ["no packages to update"]),
+        *([] if found.empty else ["to install: update.yml -e update_apply=yes, or provision update run on the host"]),
     ]

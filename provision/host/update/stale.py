@@ -69,5 +69,8 @@ def _maps(pid: int) -> str:
         return ""
     except (PermissionError, KeyError) as error:
         raise HostError(
-            "cannot read which files a process uses", where=str(path), seen=str(error), allowed="root with its rights"
+            "cannot read the files mapped by a process",
+            where=str(path),
+            seen=str(error),
+            allowed="a process that root can read",
         ) from None
