@@ -217,7 +217,7 @@ def test_two_at_once_make_one_host(project: Hosts) -> None:
         (["--os", "debian11"], "allowed: debian12, debian13"),
         (["--memory", "lots"], "allowed: a number with k, m or g, such as 256m or 2g"),
         (["--shm-size", "-1"], "--shm-size"),
-        (["--group", "web"], "allowed: database, dcs, backup, client"),
+        (["--group", "web"], "allowed: database, dcs, pooler, backup, client"),
         (["Db_1"], "'Db_1'"),
         (["--", "-db"], "'-db'"),
     ],
