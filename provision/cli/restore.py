@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from typing import Any
 
@@ -11,6 +10,7 @@ import click
 
 from provision import system
 from provision.cli._echo import echo
+from provision.cli._process import require_root
 from provision.cli._progress import working
 from provision.database import connect_pinned
 from provision.errors import HostError
@@ -51,13 +51,7 @@ def _request(function: Any) -> Any:
 @click.group("restore")
 def command() -> None:
     """Restore the cluster to a point in time, or a database from a dump."""
-    if os.geteuid() != 0:
-        raise HostError(
-            "a restore stops and starts the server",
-            seen=f"user id {os.geteuid()}",
-            allowed="root",
-            run="sudo provision restore",
-        )
+    require_root("a restore stops and starts the server", "provision restore")
 
 
 @command.command("plan")

@@ -7,18 +7,15 @@ import os
 import re
 import shlex
 import shutil
-import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import NoReturn
 
 import click
 
 from provision import system
 from provision.cli._echo import echo
+from provision.cli._process import stoppable
 from provision.cli._progress import working
 from provision.errors import ProvisionError, UsageError
 
@@ -73,21 +70,6 @@ def _hosts(playbook: list[str]) -> set[str]:
             run=f"ansible-playbook {shlex.join(playbook[1:])} --list-hosts",
         )
     return set(found[1].split())
-
-
-@contextmanager
-def _stoppable() -> Iterator[None]:
-    """End this process by SystemExit on SIGTERM, which ends ansible-playbook too."""
-
-    def stopped(number: int, frame: object) -> NoReturn:
-        del frame
-        raise SystemExit(128 + number)
-
-    before = signal.signal(signal.SIGTERM, stopped)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _vault(inventory: Path, password_file: Path | None, *, new: bool = False):  # type: ignore[no-untyped-def]
@@ -167,7 +149,7 @@ def rotate(
         some, every = _hosts([*words, *playbook_options]), _hosts([*words, *_unlimited(playbook_options)])
     vault = _vault(inventory, password_file)
     again = f"provision secrets rotate {inventory} {role}"
-    with _stoppable(), held(vault):
+    with stoppable(), held(vault):
         if not replace(vault, role, undo=undo):
             echo(f"continuing the unfinished rotation of {role}", err=True)
         words += [*playbook_options]

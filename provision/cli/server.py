@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict
 from typing import Any
 
 import click
 
 from provision.cli._echo import echo
-from provision.errors import HostError
+from provision.cli._process import require_root
 from provision.host.server import cluster, configuration, kernel
 from provision.plan import load, schema
 
@@ -75,8 +74,7 @@ def apply_kernel(again: bool, as_json: bool) -> None:
 
 def _plan() -> schema.Plan:
     """Load the plan. Raises HostError for any user but root."""
-    if os.geteuid() != 0:
-        raise HostError("server commands need root", seen=f"user id {os.geteuid()}", run="sudo provision server ...")
+    require_root("server commands need root", "provision server ...")
     return load.load()
 
 

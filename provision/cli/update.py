@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import sys
 from dataclasses import asdict
-from types import FrameType
 
 import click
 
 from provision.cli._echo import echo
+from provision.cli._process import require_root, stoppable
 from provision.cli._progress import working
-from provision.errors import HostError
 from provision.host.update import run as updates
 from provision.plan import load
 
@@ -23,10 +20,7 @@ as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.group("update")
 def command() -> None:
     """Update the database packages within their major."""
-    if os.geteuid() != 0:
-        raise HostError(
-            "provision update needs root", seen=f"user id {os.geteuid()}", allowed="root", run="sudo provision update"
-        )
+    require_root("provision update needs root", "provision update")
 
 
 @command.command()
@@ -44,9 +38,8 @@ def check(as_json: bool) -> None:
 @as_json
 def run(as_json: bool) -> None:
     """Back up, install the new versions, restart behind a paused pooler, and verify."""
-    signal.signal(signal.SIGTERM, _end)  # so that the pooler resumes
     plan = load.load()
-    with working("reading the package lists") as narrate:
+    with stoppable(), working("reading the package lists") as narrate:  # so that the pooler resumes
         found = updates.look(plan)
         facts = {} if found.empty else updates.run(plan, found, narrate)
     if as_json:
@@ -57,8 +50,3 @@ def run(as_json: bool) -> None:
     rows += [f"PostgreSQL was restarted in {facts['down_seconds']} s"] if "down_seconds" in facts else []
     rows += [f"updated in {name}: {', '.join(each)}" for name, each in facts.get("extensions", {}).items()]
     echo("\n".join(rows or ["nothing to update"]))
-
-
-def _end(number: int, frame: FrameType | None) -> None:
-    del frame
-    sys.exit(128 + number)

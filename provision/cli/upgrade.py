@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import sys
 from collections.abc import Callable
-from types import FrameType
 from typing import Any
 
 import click
 
 from provision.cli._echo import echo
+from provision.cli._process import require_root, stoppable
 from provision.cli._progress import working
 from provision.errors import HostError
 from provision.host.upgrade import back, check, journal, show
@@ -29,13 +27,7 @@ confirm = click.option("--confirm", default="", help="This host's name, to confi
 @click.group("upgrade")
 def command() -> None:
     """Move this host to another PostgreSQL major with pg_upgrade."""
-    if os.geteuid() != 0:
-        raise HostError(
-            "an upgrade stops and starts the server",
-            seen=f"user id {os.geteuid()}",
-            allowed="root",
-            run="sudo provision upgrade",
-        )
+    require_root("an upgrade stops and starts the server", "provision upgrade")
 
 
 @command.command()
@@ -68,8 +60,7 @@ def check_command(method: str, as_json: bool) -> None:
 @as_json
 def run(method: str, confirm: str, as_json: bool) -> None:
     """Upgrade, or continue an upgrade that was killed. Without --confirm, check and exit 3."""
-    signal.signal(signal.SIGTERM, _end)  # so that the pooler resumes
-    with working("checking the old server") as narrate:
+    with stoppable(), working("checking the old server") as narrate:  # so that the pooler resumes
         upgrade = _upgrade(method, narrate)
         if not confirm and journal.state(journal.read()) not in journal.NEW_SERVES:
             facts = show.checked(upgrade, upgrades.judge(upgrade))
@@ -107,11 +98,6 @@ def status(as_json: bool) -> None:
     """Show the last upgrade of this host, its stages and what to do next."""
     facts = journal.read()
     echo(json.dumps(facts) if as_json else "\n".join(show.lines(facts)))
-
-
-def _end(number: int, frame: FrameType | None) -> None:
-    del frame
-    sys.exit(128 + number)
 
 
 def _upgrade(method: str, narrate: Callable[[str], None]) -> upgrades.Upgrade:

@@ -80,13 +80,7 @@ def release(plan: Plan, say: Callable[[str], None] = lambda _text: None) -> bool
 
 def _judge(members: Sequence[Mapping[str, object]]) -> None:
     """Refuse to take the server from a cluster that still has another member."""
-    others = [str(each["Member"]) for each in members if each["Role"] != "Leader"]
-    if others:
-        raise HostError(
-            "cluster_enabled is false, and the cluster has other members",
-            seen=", ".join(others), allowed="the primary as its last member",
-            run="on the others: systemctl disable --now patroni; after the ttl, repeat the run (docs/cluster.md)",
-        )  # fmt: skip
+    _refuse_others([str(each["Member"]) for each in members if each["Role"] != "Leader"])
     if not members:
         raise HostError("cluster_enabled is false, and the cluster has no primary", run="journalctl -u patroni -n 50")
 
@@ -99,13 +93,18 @@ def _forget() -> None:
     text = secure_path.text(CONFIGURATION)
     scope, name = (json.loads(re.findall(rf"^{key}: (.+)$", text, re.M)[0]) for key in ("scope", "name"))
     members = [str(each["Member"]) for each in json.loads(_patronictl("list", "--format=json") or "[]")]
-    if others := [each for each in members if each != name]:
-        raise HostError(
-            "the cluster has other members", seen=", ".join(others), allowed=f"{name} alone",
-            run="on them: systemctl disable --now patroni; after the ttl, repeat the run (docs/cluster.md)",
-        )  # fmt: skip
+    _refuse_others([each for each in members if each != name])
     answers = f"{scope}\nYes I am aware\n{name}\n"
     run("patronictl", "-c", CONFIGURATION, "remove", scope, input=answers, timeout=60)
+
+
+def _refuse_others(names: Sequence[str]) -> None:
+    if names:
+        raise HostError(
+            "cluster_enabled is false, and the cluster has other members",
+            seen=", ".join(names), allowed="the primary as its last member",
+            run="on the others: systemctl disable --now patroni; after the ttl, repeat the run (docs/cluster.md)",
+        )  # fmt: skip
 
 
 def _refuse_replica(plan: Plan) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from provision import secure_path, system
 from provision.compatibility import compare_packages
 from provision.errors import HostError
+from provision.plan.packages import EXPORTERS
 from provision.plan.schema import Plan
 from provision.system import run
 
@@ -22,7 +23,7 @@ POLICY = Path("/usr/sbin/policy-rc.d")
 POLICY_TEXT = "#!/bin/sh\nexit 101\n"
 """As Ansible's module apt writes it, so that role packages removes one that a killed run has left."""
 BUNDLE = "/etc/provision/bundle.apt.conf"
-NAMES = ("pgbouncer", "pgbackrest", "prometheus-node-exporter", "prometheus-postgres-exporter")
+NAMES = ("pgbouncer", "pgbackrest", *EXPORTERS)
 SERVER = re.compile(r"postgresql-(?:[a-z][a-z0-9]*-)?(?P<major>\d+)(?:-.*)?")
 LOCK_S = 120
 TIMEOUT_S = 1800

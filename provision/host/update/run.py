@@ -25,12 +25,12 @@ from provision.host.server import configuration
 from provision.host.update import apt, stale
 from provision.host.update.apt import Package
 from provision.host.upgrade import after, search
+from provision.plan.packages import EXPORTERS
 from provision.plan.schema import Plan
 from provision.system import run as program
 
 NAME = "update"
 INSTALLING = "installing"
-EXPORTERS = ("prometheus-node-exporter.service", "prometheus-postgres-exporter.service")
 AUTOMATIC = "apt-daily-upgrade.timer"
 Narrate = Callable[[str], None]
 
@@ -89,7 +89,7 @@ def _units(plan: Plan) -> list[tuple[str, re.Pattern[str]]]:
     found = [(plan.server.unit, re.compile(rf"postgresql-(?:pl[a-z0-9]+-)?{plan.server.major}(?:-.*)?"))]
     found += [(console.UNIT, re.compile("pgbouncer"))] if plan.pooler.enabled else []
     if plan.monitoring.exporters:
-        found += [(unit, re.compile(re.escape(unit.removesuffix(".service")))) for unit in EXPORTERS]
+        found += [(f"{name}.service", re.compile(re.escape(name))) for name in EXPORTERS]
     return found
 
 
