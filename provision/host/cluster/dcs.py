@@ -16,7 +16,7 @@ import ssl
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 from provision.errors import HostError
 from provision.host.cluster import access
@@ -27,6 +27,7 @@ TIMEOUT_S = 2.0
 TOKEN_ERRORS = ("invalid auth token", "revision in header is old", "user name is empty")
 """Errors of a token that expired, or that an etcd member forgot in a restart: authenticate again."""
 REJECTIONS = (
+    "authentication failed",
     "permission denied",
     "invalid auth token",
     "user name is empty",
@@ -170,7 +171,7 @@ class Dcs:
             return
         answer = self._exchange("auth/authenticate", {"name": self._user, "password": self._password})
         if "token" not in answer:
-            raise self._rejected("auth/authenticate", _message(answer))
+            self._fail("auth/authenticate", _message(answer))
         self._token = str(answer["token"])
 
     def _authenticated(self, what: str, body: Mapping[str, Any]) -> dict[str, Any]:
@@ -183,10 +184,13 @@ class Dcs:
             if self._user and attempt == 1 and any(words in problem for words in TOKEN_ERRORS):
                 self._token = ""
                 continue
-            if any(words in problem for words in REJECTIONS):
-                raise self._rejected(what, problem)
-            raise ValueError(problem)  # no leader, time-out, too many requests: another member may answer
+            self._fail(what, problem)
         raise AssertionError
+
+    def _fail(self, what: str, problem: str) -> NoReturn:
+        if any(words in problem for words in REJECTIONS):
+            raise self._rejected(what, problem)
+        raise ValueError(problem)  # no leader, time-out, too many requests: another member may answer
 
     def _rejected(self, what: str, problem: str) -> RejectedError:
         return RejectedError("etcd rejected the request", where=f"{self._endpoints[0]}/{what}", seen=problem)
