@@ -141,6 +141,7 @@ def follow() -> None:
         pooler=_pooler(),
         writable=primary.checker(plan),
         checkpoint=lambda: primary.checkpoint(plan),
+        stream_from=lambda member: primary.stream_from(plan, member),
         narrate=_narrate,
     )
     follower.run(lambda: bool(stopped))

@@ -14,13 +14,14 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from pathlib import Path
 
 import psycopg
 import pytest
 
 from provision.checks import cluster as checks
 from provision.host.cluster import access, orders
-from provision.host.cluster.dcs import Dcs, RejectedError
+from provision.host.cluster.dcs import Dcs, DcsError, RejectedError
 from tests import ledger
 from tests.clusters import as_server_user
 from tests.ledger import Ledger
@@ -91,12 +92,15 @@ def switch(members: Members, to: Host, *words: str) -> subprocess.CompletedProce
     return members.hosts["db3"].provision("cluster", "switchover", "--to", to.name, "--json", *words)
 
 
-def pgbench(members: Members, clients: int, seconds: int, host: Host | None = None) -> subprocess.Popen[str]:
-    """Start transactions without retries through the pooler of a host, by default of db2."""
+def pgbench(
+    members: Members, clients: int, seconds: int, host: Host | None = None, log: Path | None = None
+) -> subprocess.Popen[str]:
+    """Start transactions without retries through the pooler of a host, by default of db2; log each into a directory."""
     pooler = host or members.hosts["db2"]
     place = ["-h", pooler.member.address, "-p", str(pooler.member.pooler_port), "-U", USER]
     subprocess.run(["pgbench", *place, "-i", "-q", "-s", "1", DATABASE], check=True, capture_output=True)
     options = ["-n", "-c", str(clients), "-j", "2", "-T", str(seconds), "--max-tries=1", "-r", "-P", "1"]
+    options += ["-l", f"--log-prefix={log / 'log'}"] if log else []
     return subprocess.Popen(
         ["pgbench", *place, *options, DATABASE], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
@@ -120,10 +124,16 @@ def test_switchover_fails_no_transaction_of_a_pooler(members: Members) -> None:
 
 
 def test_switchover_loses_no_row_and_breaks_no_pooler_session(members: Members) -> None:
-    target = members.candidate()
+    source, target = members.leader(), members.candidate()
     accounts = judged(members, lambda: switch(members, target), within_s=20)
     assert [account.errors for account in accounts if account.writer.startswith("pooler")] == [(), ()]
     assert members.leader() is target
+    (third,) = (host for host in members.hosts.values() if host not in (source, target))
+    follows = rf'"primary_conninfo" changed to ".*host={re.escape(target.member.address)} .*channel_binding=disable'
+    logs = "".join(path.read_text() for path in (third.data / "log").iterdir())
+    assert re.search(follows, logs)
+    own = third.data / "postgresql.auto.conf"
+    members.until(lambda: "primary_conninfo" not in own.read_text(), 30, "Patroni has not replaced the setting")
 
 
 def test_every_pooler_leads_to_the_primary(members: Members) -> None:
@@ -272,6 +282,21 @@ def test_etcd_gone_and_back_stops_no_client(members: Members) -> None:
     leader = members.leader()
     judged(members, lambda: all_etcd(members, 8), within_s=10)
     assert members.leader() is leader  # failsafe mode
+
+
+def test_login_without_a_quorum_of_etcd_is_not_called_a_wrong_password(members: Members) -> None:
+    replicas = members.replicas()
+    for host in replicas:
+        host.kill("etcd")
+    try:
+        client = Dcs.of(members.access(members.leader()), timeout_s=12)
+        with pytest.raises(DcsError) as seen:
+            client.read("/service/minion/leader")
+    finally:
+        for host in replicas:
+            host.start("etcd")
+    assert not isinstance(seen.value, RejectedError), seen.value
+    members.until(members.healthy, 60, "the cluster is not healthy")
 
 
 def paused_host(members: Members, seconds: float) -> Callable[[], None]:
@@ -461,11 +486,13 @@ def test_logical_slot_survives_a_switchover_if_patroni_knows_it(members: Members
 
 
 @pytest.mark.faults
-def test_twenty_switchovers_fail_no_transaction_of_a_hundred_clients(members: Members) -> None:
+def test_twenty_switchovers_fail_no_transaction_of_a_hundred_clients(members: Members, tmp_path: Path) -> None:
     waits = []
     for number in range(1, SWITCHOVERS + 1):
         target = members.candidate()
-        bench = pgbench(members, MANY, 12)
+        log = tmp_path / str(number)
+        log.mkdir()
+        bench = pgbench(members, MANY, 12, log=log)
         time.sleep(3)
         done = switch(members, target)
         output, _ = bench.communicate(timeout=120)
@@ -473,10 +500,12 @@ def test_twenty_switchovers_fail_no_transaction_of_a_hundred_clients(members: Me
         assert bench.returncode == 0, output[-3000:]
         assert "number of failed transactions: 0 (0.000%)" in output, output[-3000:]
         facts = json.loads(done.stdout)
-        waits.append(facts["paused_s"])
+        lines = [line for part in log.glob("log.*") for line in part.read_text().splitlines()]
+        waits.append(max(int(line.split()[2]) for line in lines) / 1e6)  # until a replica has confirmed the commit
         parts = ", ".join(f"{name} {facts[name]:.2f}" for name in ("drained_s", "promoted_s", "resumed_s"))
         count = re.findall(r"number of transactions actually processed: (\d+)", output)[0]
-        print(f"switchover {number}: {facts['paused_s']:.2f} s ({parts}), {count} transactions", file=sys.stderr)
+        pause = f"pause {facts['paused_s']:.2f} s ({parts})"
+        print(f"switchover {number}: waited {waits[-1]:.2f} s, {pause}, {count} transactions", file=sys.stderr)
         members.until(members.healthy, 60, "the cluster is not healthy")
     print(f"longest wait {max(waits):.2f} s, median {sorted(waits)[len(waits) // 2]:.2f} s", file=sys.stderr)
 

@@ -20,7 +20,7 @@ from provision.host.cluster.dcs import Dcs
 from provision.host.cluster.orders import PAUSE, PREPARE, Order, Report
 from provision.host.cluster.patroni import Patroni
 from provision.host.cluster.pooler import Pooler
-from provision.plan.cluster import Cluster
+from provision.plan.cluster import Cluster, Member
 
 IDLE_S = 0.2
 BUSY_S = 0.05
@@ -44,6 +44,8 @@ class Follower:
     pooler: Pooler
     writable: primary.Writable
     checkpoint: Callable[[], None]
+    stream_from: Callable[[Member], None]
+    """Have the standby of this host stream from a new primary."""
     narrate: Callable[[str], None]
     _order: str = ""
     """Id of the order that is being carried out, or was the last one."""
@@ -135,6 +137,8 @@ class Follower:
         if not self.writable(member):
             return
         self.pooler.route(member, self._left)
+        if planned and self.cluster.member not in ("", target, name):
+            self._threads.submit(self._guard, lambda: self.stream_from(member))
         self.narrate(f"{target or 'no primary'} -> {name}")
         self._say(target=name)
         with suppress(OSError):
