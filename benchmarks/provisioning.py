@@ -10,7 +10,8 @@ round to round, and each group gets fresh Debian 13 hosts of its own, whose crea
 - apt: `apt-get update` and one `apt-get install` of the list, on a host that has run neither;
 - site, for dev and prod: the first and the second run of site.yml on one host;
 - fleet: the second run of site.yml with dev on one of five hosts, and on all five. The hosts share the CPUs of this
-  machine with the controller, so five of them need five times the CPU time here; the controller's part is printed.
+  machine with the controller, so five of them need five times the CPU time here; the controller's part is printed;
+- cluster: the first and the second run with dev and TLS on one host, and on the three members of a cluster.
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ from benchmarks.hosts import BIN, Fresh, fresh_hosts, production_inventory, run
 ROUNDS = 3
 PROFILES = ("dev", "prod")
 FLEET = tuple(f"db{number}" for number in range(1, 6))
+MEMBERS = FLEET[:3]
+TLS = ("-e", "tls_enabled=true")
 LIST = "dpkg-query -Wf '${db:Status-Abbrev} ${binary:Package}\\n' | sed -n 's/^ii *//p'"
 # No second host is measured, so the repository of backups is on the host itself.
 PROD = {"backup_allow_local_only": True, "backup_repository_inventory_name": "", "backup_repository_host": ""}
@@ -46,6 +49,10 @@ TITLES = {
     "second-prod": "(e) site.yml, prod, second run",
     "fleet-1": "(f) site.yml, dev, second run, 1 of 5 hosts",
     "fleet-5": "    site.yml, dev, second run, 5 hosts",
+    "first-1": "(g) site.yml, dev and TLS, first run, 1 host",
+    "first-3": "    site.yml, cluster of 3 hosts, first run",
+    "second-1": "    site.yml, dev and TLS, second run, 1 host",
+    "second-3": "    site.yml, cluster of 3 hosts, second run",
 }
 BASES = {**dict.fromkeys(TITLES, "apt-dev"), "first-prod": "apt-prod", "second-prod": "apt-prod"}
 """Row that a row is compared with: the bare install of the same packages."""
@@ -123,6 +130,15 @@ def time_fleet(table: Table, number: int) -> None:
             timed(table[name], partial(converge, *rows[name]))
 
 
+def time_cluster(table: Table, number: int) -> None:
+    """Time the first and the second run on one host and on three members; which comes first alternates."""
+    sizes = {"1": (MEMBERS[:1], TLS), "3": (MEMBERS, (*TLS, "-e", "cluster_enabled=true"))}
+    for size, (names, words) in sorted(sizes.items(), reverse=bool(number % 2)):
+        with fresh_hosts(*names) as hosts, site("dev", hosts) as converge:
+            timed(table[f"first-{size}"], partial(converge, *words))
+            timed(table[f"second-{size}"], partial(converge, *words))
+
+
 def groups(only: set[str]) -> list[Callable[[Table, int], None]]:
     """Return the groups that hold the requested rows; reads the package lists of those that need one."""
     found: list[Callable[[Table, int], None]] = []
@@ -135,6 +151,8 @@ def groups(only: set[str]) -> list[Callable[[Table, int], None]]:
             found.append(partial(time_site, profile))
     if only & {"fleet-1", "fleet-5"}:
         found.append(time_fleet)
+    if only & {"first-1", "first-3", "second-1", "second-3"}:
+        found.append(time_cluster)
     return found
 
 
@@ -149,9 +167,14 @@ def lines(table: Table, only: Iterable[str]) -> Iterator[str]:
         seconds += f"{statistics.median(row.controller):>7.1f}"
         tasks = "".join(f"{count:>{width}}" for count, width in zip(row.tasks or (), (5, 9, 9), strict=False))
         yield f"{TITLES[name]:<46}{seconds}{ratio:>11}{tasks}"
-    one, five = table["fleet-1"].seconds, table["fleet-5"].seconds
-    if one and five:
-        yield f"second run, 5 hosts against 1: {ratios(five, one):.2f} x"
+    pairs = {
+        "second run, 5 hosts against 1": ("fleet-5", "fleet-1"),
+        "first run, 3 members of a cluster against 1 host": ("first-3", "first-1"),
+        "second run, 3 members of a cluster against 1 host": ("second-3", "second-1"),
+    }
+    for title, (several, one) in pairs.items():
+        if table[several].seconds and table[one].seconds:
+            yield f"{title}: {ratios(table[several].seconds, table[one].seconds):.2f} x"
 
 
 def ratios(seconds: list[float], base: list[float]) -> float:
