@@ -228,7 +228,7 @@ def create(spec: Spec, image: str, project: Path, ports: dict[int, int]) -> Gene
     words = ["podman", *runtime(), "create", "--systemd=always", f"--hostname={spec.name}"]
     words += [f"--name={prefix(project)}-{spec.name}", f"--shm-size={spec.shm_size}", *limits()]
     words += [f"--network={prefix(project)}:ip={spec.address},alias={spec.name}"]
-    words += ["--cap-add=NET_ADMIN"]  # firewall rules of its own network, as on a real host
+    words += ["--cap-add=NET_ADMIN,NET_RAW"]  # firewall rules and VRRP in its own network, as on a real host
     words += [f"--memory={spec.memory}"] if spec.memory else []
     words += [f"--label={LABEL}={project}", f"--label={SPEC}={json.dumps(asdict(spec))}"]
     words += [f"--publish=127.0.0.1:{outer}:{inner}" for inner, outer in ports.items()]

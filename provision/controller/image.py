@@ -48,12 +48,19 @@ HOST_KEY_HOOKS = (
     'mkdir -p "$1/etc/systemd/system/ssh.service.d"',
     f'printf %s {shlex.quote(HOST_KEY_UNIT)} > "$1/etc/systemd/system/ssh.service.d/host-key.conf"',
 )
+# A container without the right to mount cannot start HAProxy's unit otherwise. HAProxy's own log is missing there.
+BALANCER_UNIT = "[Service]\nBindReadOnlyPaths=\n"
+BALANCER_HOOKS = (
+    'mkdir -p "$1/etc/systemd/system/haproxy.service.d"',
+    f'printf %s {shlex.quote(BALANCER_UNIT)} > "$1/etc/systemd/system/haproxy.service.d/sandbox.conf"',
+)
 CERTIFICATE_HOOKS = (
     f'if test -d {CERTIFICATES}; then cp -r {CERTIFICATES}/. "$1{CERTIFICATES}/"; fi',
     'chroot "$1" update-ca-certificates >&2',
 )
 HOOKS = (
     *HOST_KEY_HOOKS,
+    *BALANCER_HOOKS,
     f'chroot "$1" useradd --create-home --shell /bin/bash {ADMIN}',
     f'chroot "$1" install -d -m 0700 -o {ADMIN} -g {ADMIN} /home/{ADMIN}/.ssh',
     f"""printf '%s\\n' '{ADMIN} ALL=(ALL) NOPASSWD: ALL' > "$1/etc/sudoers.d/{ADMIN}\"""",

@@ -14,10 +14,11 @@ import ssl
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 import yaml
 
@@ -105,14 +106,15 @@ class Members:
         """Return a replica that may become primary: with synchronous mode on, the synchronous one."""
         return next(str(each["Member"]) for each in self.view() if str(each["Role"]).endswith("Standby"))
 
-    def configure(self, *, cluster: bool) -> None:
+    def configure(self, *, cluster: bool, **more: object) -> None:
         """Write the environment's variables."""
-        settings = {"cluster_enabled": cluster, "tls_enabled": True, "backup_physical": not OLD}
+        settings = {"cluster_enabled": cluster, "tls_enabled": True, "backup_physical": not OLD, **more}
         (self.environment / "group_vars/all/cluster.yml").write_text(yaml.safe_dump(settings))
 
     def url(self, port: int, names: tuple[str, ...] = NAMES, role: str = "minion_app") -> str:
-        """Return a URL of several hosts, as an application uses it."""
-        places = ",".join(f"{self.hosts[name].address}:{port}" for name in names)
+        """Return a URL of several hosts, by name or address, as an application uses it."""
+        addresses = [self.hosts[name].address if name in self.hosts else name for name in names]
+        places = ",".join(f"{address}:{port}" for address in addresses)
         authority = self.environment / "tls/ca.crt"
         return (
             f"postgresql://{role}:{self.password}@{places}/minion?sslmode=verify-full&sslrootcert={authority}"
@@ -433,7 +435,7 @@ def test_pooler_without_a_server_joins_and_no_client_fails_in_a_switchover(membe
         )
         primary = members.primary()
         members.sql(primary, LEDGER)
-        ledger = Ledger({"pooler of app1": replace(members, hosts={"app1": app}).url(6432, ("app1",))})
+        ledger = Ledger({"pooler of app1": members.url(6432, (app.address,))})
         with ledger.writing():
             run = members.play(playbook="switchover.yml")
             assert run.code == 0, run.output
@@ -457,3 +459,63 @@ def test_pooler_without_a_server_joins_and_no_client_fails_in_a_switchover(membe
     run = members.play()
     assert run.code == 0, run.output
     assert app.address not in members.sql(members.primary(), "SELECT string_agg(address, ' ') FROM pg_hba_file_rules")
+
+
+@pytest.mark.faults
+def test_address_of_the_balancers_moves_and_clients_lose_nothing(members: Members) -> None:
+    address = members.hosts["db1"].address.rpartition(".")[0] + ".250"
+    killed = ""
+
+    def holders() -> list[str]:
+        running = {name: host for name, host in members.hosts.items() if name != killed}
+        rows = {name: host.run("ip -4 -oneline address show").stdout for name, host in running.items()}
+        return [name for name, row in rows.items() if f" {address}/" in row]
+
+    def moved(old: str) -> bool:
+        return (found := holders()) != [old] and len(found) == 1
+
+    members.configure(cluster=True, balancer_enabled=True, balancer_address=f"{address}/24")
+    run = members.play()
+    assert run.code == 0, run.output
+    again = members.play()
+    assert {name: row.changed for name, row in again.recap.items()} == dict.fromkeys(EVERY, 0), again.output
+    assert until(lambda: len(holders()) == 1, 30), holders()
+    with psycopg.connect(members.url(5001, (address,)).replace("read-write", "standby")) as session:
+        assert session.execute("SELECT count(*) FROM agents").fetchone() != (0,)
+
+    members.sql(members.primary(), LEDGER)
+    ledger = Ledger({"address": members.url(5000, (address,))})
+    with ledger.writing():
+        first = holders()[0]
+        members.hosts[first].run("systemctl stop haproxy")
+        begun = time.monotonic()
+        assert until(lambda: moved(first), 30), holders()
+        assert until(lambda: ledger.resumed(begun + 1), 30)
+        members.hosts[first].run("systemctl start haproxy")
+
+        run = members.play("-e", f"switchover_to={members.candidate()}", playbook="switchover.yml")
+        assert run.code == 0, run.output
+        begun = time.monotonic()
+        assert until(lambda: ledger.resumed(begun + 1), 30)
+
+        second = holders()[0]
+        host = members.hosts[second]
+        podman = [*host.sandbox.machine.prefix, "podman"]
+        subprocess.run([*podman, "kill", host.container.container], check=True, capture_output=True)
+        begun = time.monotonic()
+        killed = second
+        assert until(lambda: moved(second), 30), holders()
+        assert until(lambda: ledger.resumed(begun + 1), FAILOVER_S), members.view()
+    subprocess.run([*podman, "start", host.container.container], check=True, capture_output=True)
+    killed = ""
+    assert until(members.complete, 90), members.view()
+    (account,) = ledger.accounts(members.url(5432, (members.primary(),)))
+    print(account)
+    assert (account.lost, account.duplicates) == ((), 0), str(account)
+    assert until(lambda: len(holders()) == 1, 30), holders()
+
+    members.configure(cluster=True, balancer_enabled=True)
+    run = members.play()
+    assert run.code == 0, run.output
+    assert holders() == []
+    assert members.hosts["db1"].run("systemctl is-active haproxy keepalived").stdout.split() == ["active", "inactive"]
