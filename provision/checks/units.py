@@ -41,7 +41,8 @@ def services(plan: Plan) -> Iterator[Row]:
     for unit, text in _placed(".service"):
         if "\n[Install]" in text and "@." not in unit:
             yield from _running(unit, "is down")
-    for unit in _with_drop_ins() - {plan.server.unit}:
+    unused = Path(plan.server.unit_file).parent.name.removesuffix(".d")  # by Patroni, which starts the server itself
+    for unit in _with_drop_ins() - {plan.server.unit, unused}:
         yield from _running(unit, "is down")
 
 
