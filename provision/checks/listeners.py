@@ -18,6 +18,9 @@ GROUPS = (Path("/sys/fs/cgroup"), Path("/sys/fs/cgroup/systemd"))
 LISTEN = "0A"
 """State of a listening socket in /proc/net/tcp (include/net/tcp_states.h, TCP_LISTEN)."""
 
+ROOT = 0
+"""User of the sockets that a program opens before it changes to a user of its own, as HAProxy does."""
+
 
 def rows(table: str, port: int) -> list[list[str]]:
     """Return the columns of the sockets that listen on a port, from the text of /proc/net/tcp or tcp6."""
@@ -82,11 +85,14 @@ def serves(group: str, main_pid: int, port: int) -> bool:
     inodes = listening(port)
     if not inodes:
         return False
-    if any(owns(pid, inodes) for pid in members(group, main_pid)):
-        return True
-    # In a container that hides them, the socket's user is all that can be compared.
+    ours = members(group, main_pid)
+    return any(owns(pid, inodes) for pid in ours) or any(_may_own(pid, port) for pid in ours)
+
+
+def _may_own(pid: int, port: int) -> bool:
+    """Return whether the socket's user allows it, which is all to compare in a container that hides open files."""
     with suppress(OSError):
-        return hidden(main_pid) and Path(PROC, str(main_pid)).stat().st_uid in owners(port)
+        return hidden(pid) and bool({Path(PROC, str(pid)).stat().st_uid, ROOT} & owners(port))
     return False
 
 
@@ -121,7 +127,7 @@ def found(ports: Collection[int]) -> list[dict[str, Any]]:
     """Describe every socket that listens on one of the ports: port, address, and its process.
 
     The pid is 0 where the process keeps its open files from root, as in some containers. `units` then names the units
-    that may hold the socket: those of processes with its user whose open files are hidden too.
+    that may hold the socket: those of processes whose open files are hidden too, with its user or, for root's, any.
     """
     sockets: dict[str, tuple[int, str, int]] = {}
     for name in ("tcp", "tcp6") if ports else ():
@@ -152,9 +158,10 @@ def _hidden_units(users: Collection[int]) -> dict[int, list[str]]:
     units: dict[int, set[str]] = {}
     for path in PROC.glob("[0-9]*") if users else ():
         with suppress(OSError):  # ended since
-            user = path.stat().st_uid
-            if user in users and hidden(int(path.name)):
-                units.setdefault(user, set()).add(unit(int(path.name)))
+            possible = {path.stat().st_uid, ROOT} & set(users)
+            if possible and hidden(int(path.name)):
+                for user in possible:
+                    units.setdefault(user, set()).add(unit(int(path.name)))
     return {user: sorted(names - {""}) for user, names in units.items()}
 
 
