@@ -181,6 +181,13 @@ def test_second_run_and_check_change_nothing(members: Members) -> None:
     assert {name: row.changed for name, row in check.recap.items()} == dict.fromkeys(EVERY, 0), check.output
 
 
+def test_doctor_finds_nothing_critical_on_a_member(members: Members) -> None:
+    for name in NAMES:
+        done = members.hosts[name].run("provision doctor --json")
+        critical = [row for row in json.loads(done.stdout)["findings"] if row["severity"] == "critical"]
+        assert critical == [], name
+
+
 @pytest.mark.parametrize("port", [2379, 2380, 8008])
 def test_ports_of_the_cluster_refuse_a_client_without_a_certificate(members: Members, port: int) -> None:
     context = ssl.create_default_context()
@@ -480,6 +487,8 @@ def test_address_of_the_balancers_moves_and_clients_lose_nothing(members: Member
     again = members.play()
     assert {name: row.changed for name, row in again.recap.items()} == dict.fromkeys(EVERY, 0), again.output
     assert until(lambda: len(holders()) == 1, 30), holders()
+    time.sleep(10)
+    assert members.hosts["db1"].run("journalctl -u patroni --since=-9s | grep -c Traceback").stdout.strip() == "0"
     with psycopg.connect(members.url(5001, (address,)).replace("read-write", "standby")) as session:
         assert session.execute("SELECT count(*) FROM agents").fetchone() != (0,)
 
