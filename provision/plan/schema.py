@@ -334,6 +334,8 @@ class Balancer:
 
     enabled: bool
     listen_addresses: tuple[str, ...]
+    networks: tuple[str, ...]
+    """Networks that may connect, written out (no samenet); empty where all may."""
     write_port: int
     read_port: int
     read_lag_mb: int

@@ -5,7 +5,7 @@ Variables have been validated: see plan.validate. `v` is every option of every r
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -289,8 +289,6 @@ def pooler(
     """Make the section pooler, as far as the version of PgBouncer allows."""
     version = compatibility.pgbouncer_version(probe["package_versions"]["pgbouncer"], probe["distribution_codename"])
     key = compatibility.version_key(version)
-    words = {"samenet": probe["networks"], "samehost": []}
-    networks = [each for name in v["pgbouncer_allowed_networks"] for each in words.get(name, [name])]
     # A certificate of the user's own need not name the loopback: there the socket is the way, as it is without TLS.
     over_tls = tls.enabled and not tls.provided and server.address == addresses.LOOPBACK_IPV4
     # All poolers of a cluster lead to one primary, so each has its part of the pools.
@@ -303,7 +301,7 @@ def pooler(
         port=v["pgbouncer_port"],
         address=addresses.reached(v["pgbouncer_listen_addresses"], network.resolved(probe)),
         listen_addresses=tuple(dict.fromkeys(v["pgbouncer_listen_addresses"])),
-        networks=tuple(dict.fromkeys([*addresses.LOOPBACK_NETWORKS, *networks])),
+        networks=_networks(v["pgbouncer_allowed_networks"], probe),
         socket_directory=SOCKETS,
         server=PRIMARY if follows else server.address if over_tls else SOCKETS,
         version=version,
@@ -429,6 +427,7 @@ def balancer(
     return schema.Balancer(
         enabled=enabled,
         listen_addresses=server.listen_addresses,
+        networks=_sources(v["postgresql_allowed_networks"], probe, cluster) if enabled and cluster else (),
         write_port=v["balancer_write_port"],
         read_port=v["balancer_read_port"],
         read_lag_mb=v["balancer_read_lag_mb"],
@@ -438,6 +437,19 @@ def balancer(
         interface=interfaces.get(cluster.here.address, "") if enabled and cluster else "",
         router_id=v["balancer_router_id"],
     )
+
+
+def _sources(allowed: Sequence[str], probe: Mapping[str, Any], cluster: Cluster) -> tuple[str, ...]:
+    """Return what pg_hba.conf admits: the server sees HAProxy's address instead of the client's."""
+    hosts = [addresses.single(each.address) for each in (*cluster.members, *cluster.poolers)]
+    return () if "all" in allowed else tuple(dict.fromkeys([*_networks(allowed, probe), *hosts]))
+
+
+def _networks(allowed: Sequence[str], probe: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the loopback and the allowed networks, written out."""
+    words = {"samenet": probe["networks"], "samehost": []}
+    networks = [each for name in allowed for each in words.get(name, [name])]
+    return tuple(dict.fromkeys([*addresses.LOOPBACK_NETWORKS, *networks]))
 
 
 def timers(v: Mapping[str, Any]) -> Iterable[schema.Timer]:

@@ -14,6 +14,7 @@ import ssl
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,8 @@ wait $!
 """Kills a rolling restart as it pauses the poolers for the primary's turn."""
 LEDGER = CREATE + "; TRUNCATE ledger; GRANT INSERT, SELECT ON ledger TO minion_app"
 AGENTS = "SELECT count(*), md5(string_agg(id::text || name, ',' ORDER BY id)) FROM agents"
+SSL_REQUEST = bytes.fromhex("0000000804d2162f")
+"""A PostgreSQL server answers it with a letter (manual, "SSL Session Encryption")."""
 TTL_S = 30
 """Patroni's longer ttl."""
 FAILOVER_S = 60
@@ -523,8 +526,18 @@ def test_address_of_the_balancers_moves_and_clients_lose_nothing(members: Member
     assert (account.lost, account.duplicates) == ((), 0), str(account)
     assert until(lambda: len(holders()) == 1, 30), holders()
 
-    members.configure(cluster=True, balancer_enabled=True)
+    # Without the address, and closed to this machine.
+    members.configure(cluster=True, balancer_enabled=True, postgresql_allowed_networks=["192.0.2.0/24"])
     run = members.play()
     assert run.code == 0, run.output
     assert holders() == []
-    assert members.hosts["db1"].run("systemctl is-active haproxy keepalived").stdout.split() == ["active", "inactive"]
+    active = "systemctl is-active haproxy keepalived"
+    assert members.hosts["db1"].run(active).stdout.split() == ["active", "inactive"]
+    assert members.hosts["db1"].run("pg_isready -h db2 -p 5000").returncode == 0
+    with socket.create_connection((members.hosts["db1"].address, 5000), timeout=5) as plain, suppress(ConnectionError):
+        plain.sendall(SSL_REQUEST)
+        assert plain.recv(1) == b"", "HAProxy forwards a client of a foreign network"
+    members.configure(cluster=True)
+    run = members.play()
+    assert run.code == 0, run.output
+    assert members.hosts["db1"].run(active).stdout.split() == ["inactive", "inactive"]

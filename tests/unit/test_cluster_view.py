@@ -50,11 +50,20 @@ def test_running_replica_streams_if_the_primary_says_so() -> None:
     assert view.with_streams(stopped, rows) == stopped
 
 
-def test_healthy_means_one_timeline_and_no_member_down() -> None:
-    assert seen(PRIMARY, row("db2", "replica", lag=0)).healthy
-    assert not seen(PRIMARY, row("db2", "replica", lag=0, timeline=3)).healthy
-    assert not seen(PRIMARY, row("db2", "replica", "stopped", lag=0)).healthy
-    assert not seen(row("db2", "replica", lag=0)).healthy
+@pytest.mark.parametrize(
+    ("member", "gap"),
+    [
+        (row("db2", "replica", lag=0), ""),
+        (row("db2", "replica", lag=0, timeline=3), "is on timeline 3, not 4"),
+        (row("db2", "replica", "stopped", lag=0), "is stopped, not streaming"),
+        (row("db2", "replica", "running", lag=0), "is running, not streaming"),
+        (row("db2", "replica", "in archive recovery", lag=0), "is in archive recovery, not streaming"),
+    ],
+)
+def test_replica_follows_if_it_streams_on_the_leader_s_timeline(member: dict[str, Any], gap: str) -> None:
+    found = seen(PRIMARY, member)
+    assert found.leader is not None
+    assert found.members[1].gap(found.leader) == gap
 
 
 def test_another_answer_is_no_view() -> None:
@@ -72,8 +81,8 @@ def test_chooses_a_synchronous_replica_with_the_least_lag() -> None:
 @pytest.mark.parametrize(
     ("member", "problem"),
     [
-        (row("db2", "replica", "stopped", lag=0), "is stopped"),
-        (row("db2", "replica", lag=0, timeline=3), "is on timeline 3, the primary on 4"),
+        (row("db2", "replica", "stopped", lag=0), "is stopped, not streaming"),
+        (row("db2", "replica", lag=0, timeline=3), "is on timeline 3, not 4"),
         (row("db2", "replica", lag="unknown"), "has an unknown lag"),
         (row("db2", "replica", lag=17 * 2**20), "lags 17 MiB (at most 16)"),
         (row("db2", "replica", lag=0, tags={"nofailover": True}), "has the tag nofailover"),

@@ -1,7 +1,7 @@
 """Bring HAProxy and keepalived up to their files: start them, or reload what is older than its files. Does IO, as root.
 
 A reload of HAProxy keeps sessions: the old process serves them until they end. A reload of keepalived keeps the address
-where it is. Without an address the role removes keepalived's file, and a keepalived without a file is stopped.
+where it is. The role removes the files of what the plan no longer has, and a unit without its file is stopped.
 """
 
 from __future__ import annotations
@@ -15,19 +15,28 @@ from provision.plan.schema import Plan
 HAPROXY, KEEPALIVED = "haproxy.service", "keepalived.service"
 CONFIGURATION = Path("/etc/haproxy/haproxy.cfg")
 MOVING = Path("/etc/keepalived")
+ADDRESS = MOVING / "keepalived.conf"
 RELOADED = Path("/run/provision")
 
 
 def apply(plan: Plan) -> list[str]:
     """Return the actions taken, such as `haproxy reloaded`. Raises HostError."""
-    member = plan.tls.certificate("member")
-    actions = _converge(HAPROXY, [CONFIGURATION, Path(member.certificate), Path(member.key), Path(plan.tls.ca)])
+    actions = []
+    if plan.balancer.enabled:
+        member = plan.tls.certificate("member")
+        actions += _converge(HAPROXY, [CONFIGURATION, Path(member.certificate), Path(member.key), Path(plan.tls.ca)])
+    else:
+        actions += _end(HAPROXY, CONFIGURATION)
     if plan.balancer.address:
-        return actions + _converge(KEEPALIVED, [MOVING / "keepalived.conf", MOVING / "balancer-check"])
-    if not (MOVING / "keepalived.conf").exists() and _state(KEEPALIVED)["UnitFileState"] == "enabled":
-        system.run("systemctl", "disable", "--now", KEEPALIVED)
-        actions.append("keepalived stopped")
-    return actions
+        return actions + _converge(KEEPALIVED, [ADDRESS, MOVING / "balancer-check"])
+    return actions + _end(KEEPALIVED, ADDRESS)
+
+
+def _end(unit: str, file: Path) -> list[str]:
+    if file.exists() or _state(unit)["UnitFileState"] != "enabled":
+        return []
+    system.run("systemctl", "disable", "--now", unit)
+    return [f"{unit.removesuffix('.service')} stopped"]
 
 
 def _converge(unit: str, files: Sequence[Path]) -> list[str]:

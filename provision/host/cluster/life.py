@@ -49,11 +49,7 @@ def status(patroni: Patroni, dcs: Dcs) -> Status:
     if leader is None:
         problems.append("there is no primary")
     else:
-        problems += [
-            f"{each.name} is {each.state} on timeline {each.timeline}, the primary on {leader.timeline}"
-            for each in seen.members
-            if each is not leader and (not each.alive or each.timeline != leader.timeline)
-        ]
+        problems += [f"{each.name} {gap}" for each in seen.members if each is not leader and (gap := each.gap(leader))]
         problems += [
             f"the pooler of {each.pooler} connects to {each.target}, not to the primary {leader.name}"
             for each in reports.values()
@@ -155,10 +151,7 @@ def _seen(patroni: Patroni) -> view.View | None:
 def follows_in(seen: view.View, name: str) -> bool:
     """Return whether a view has a member as the primary, or streaming from it on its timeline."""
     member, leader = seen.member(name), seen.leader
-    return bool(
-        member and leader
-        and (member.leader or (member.state == "streaming" and member.timeline == leader.timeline))
-    )  # fmt: skip
+    return bool(member and leader and (member.leader or not member.gap(leader)))
 
 
 def returned(patroni: Patroni, name: str, within_s: float, narrate: Narrate | None = None) -> None:

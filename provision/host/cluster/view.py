@@ -14,7 +14,7 @@ from provision.plan.cluster import Cluster
 
 LEADERS = ("leader", "standby_leader")
 SYNCHRONOUS = ("sync_standby", "quorum_standby")
-ALIVE = ("running", "streaming", "in archive recovery")
+STREAMING = "streaming"
 
 
 @dataclass(frozen=True)
@@ -37,10 +37,11 @@ class Member:
         """Whether this member holds the leader key."""
         return self.role in LEADERS
 
-    @property
-    def alive(self) -> bool:
-        """Whether its server runs."""
-        return self.state in ALIVE
+    def gap(self, leader: Member) -> str:
+        """Say why this replica does not follow the leader; "" if it streams on the leader's timeline."""
+        if self.state != STREAMING:
+            return f"is {self.state}, not {STREAMING}"
+        return "" if self.timeline == leader.timeline else f"is on timeline {self.timeline}, not {leader.timeline}"
 
 
 @dataclass(frozen=True)
@@ -65,12 +66,6 @@ class View:
     def member(self, name: str) -> Member | None:
         """Return a member by name."""
         return next((each for each in self.members if each.name == name), None)
-
-    @property
-    def healthy(self) -> bool:
-        """Whether there is a leader, and every other member streams from it on its timeline."""
-        leader = self.leader
-        return leader is not None and all(each.alive and each.timeline == leader.timeline for each in self.members)
 
 
 def of(answer: Mapping[str, Any]) -> View:
@@ -157,10 +152,8 @@ def _problem(member: Member, leader: Member, cluster: Cluster) -> str:
     """Say why a member cannot become primary; "" if it can."""
     if member.name not in {each.name for each in cluster.members}:
         return "is not in the inventory"
-    if not member.alive:
-        return f"is {member.state}"
-    if member.timeline != leader.timeline:
-        return f"is on timeline {member.timeline}, the primary on {leader.timeline}"
+    if gap := member.gap(leader):
+        return gap
     if member.lag < 0:
         return "has an unknown lag"
     if member.lag > LAG_ALLOWED:

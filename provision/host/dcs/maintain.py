@@ -57,6 +57,6 @@ def maintain(plan: Plan) -> Maintained:
         raise DriftError(
             "etcd reports an alarm", where=admin.own(plan), allowed="none",
             seen=", ".join(sorted({str(each.get("alarm")) for each in alarms})),
-            run="free space, then etcdctl alarm disarm (docs/cluster.md)",
+            run="see docs/cluster.md, Faults",
         )  # fmt: skip
     return Maintained(str(path), size, in_use, wasteful, tuple(each.name for each in old))

@@ -22,7 +22,7 @@ DISABLED, AUTO = "disabled", "auto"
 CONFIGURATION = Path("/etc/patroni/config.yml")
 CACHE = "patroni.dynamic.json"
 """Patroni's copy of the dynamic configuration, which it takes where etcd has none: here one that is paused."""
-LEFT = ("provision-follow.service", "haproxy.service", "provision-dcs.timer", "etcd.service")
+LEFT = ("provision-follow.service", "haproxy.service", "keepalived.service", "provision-dcs.timer", "etcd.service")
 """Units of a member beside Patroni, which a single host does not have."""
 
 
