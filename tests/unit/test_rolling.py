@@ -57,12 +57,12 @@ def test_complete_cluster_is_updated() -> None:
 @pytest.mark.parametrize(
     ("members", "silent", "sick", "said"),
     [
-        ((PRIMARY, STREAMS[0]), ["db3"], [], ["Patroni on db3 does not answer",
-                                              "db3 is not running Patroni, and does not stream from the primary"]),
+        ((PRIMARY, STREAMS[0]), ["db3"], [], ["Patroni on db3 does not answer"]),
+        ((PRIMARY, STREAMS[0]), [], [], ["db3 does not stream from db1 (unknown to Patroni)"]),
         ((PRIMARY, STREAMS[0], row("db3", "replica", "running")), [], [],
-         ["db3 is running, and does not stream from the primary"]),
+         ["db3 does not stream from db1 (running, timeline 4)"]),
         ((PRIMARY, STREAMS[0], row("db3", "replica", timeline=3)), [], [],
-         ["db3 is streaming, and does not stream from the primary"]),
+         ["db3 does not stream from db1 (streaming, timeline 3)"]),
         ((row("db1", "replica"), *STREAMS), [], [], ["there is no primary"]),
         ((PRIMARY, *STREAMS), [], ["192.0.2.3:2379"], ["etcd at 192.0.2.3:2379 does not answer or has no quorum"]),
     ],

@@ -7,7 +7,7 @@ so starts with the new programs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 import psycopg
@@ -61,17 +61,17 @@ def gaps(plan: Plan) -> list[str]:
     return missing(api.view(), cluster, silent, sick)
 
 
-def missing(seen: view.View | None, cluster: Cluster, silent: Iterable[str], sick: Iterable[str]) -> list[str]:
+def missing(seen: view.View | None, cluster: Cluster, silent: Collection[str], sick: Iterable[str]) -> list[str]:
     """Judge a view: `silent` members do not answer, `sick` endpoints of etcd have no quorum. Pure."""
     found = [f"Patroni on {name} does not answer" for name in silent]
-    if seen:
-        states = {each.name: each.state for each in seen.members}
-        found += [] if seen.leader else ["there is no primary"]
-        found += [
-            f"{each.name} is {states.get(each.name, 'not running Patroni')}, and does not stream from the primary"
-            for each in cluster.members
-            if seen.leader and not life.follows_in(seen, each.name)
-        ]
+    if seen and (leader := seen.leader):
+        for member in cluster.members:
+            here = seen.member(member.name)
+            if member.name not in silent and not life.follows_in(seen, member.name):
+                state = f"{here.state}, timeline {here.timeline}" if here else "unknown to Patroni"
+                found.append(f"{member.name} does not stream from {leader.name} ({state})")
+    elif seen:
+        found.append("there is no primary")
     return found + [f"etcd at {each} does not answer or has no quorum" for each in sick]
 
 
