@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 import subprocess
-from collections.abc import Iterator
 
 import pytest
 
@@ -36,7 +35,7 @@ members = test_cluster.members
 
 
 @pytest.fixture(scope="module")
-def older(members: Members) -> Iterator[Members]:
+def older(members: Members) -> Members:
     """Give the cluster with older packages, whose files its services use."""
     for name in NAMES:
         host = members.hosts[name]
@@ -47,7 +46,7 @@ def older(members: Members) -> Iterator[Members]:
     done = members.hosts["db1"].run("provision cluster restart --all")
     assert done.returncode == 0, done.stderr
     assert until(members.complete, 60), members.view()
-    yield members
+    return members
 
 
 def update(members: Members, *arguments: str) -> Run:

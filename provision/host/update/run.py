@@ -76,6 +76,13 @@ def look(plan: Plan) -> Look:
         )
     if units.serves(plan) and not plan.backup.physical:
         found.append("backup_physical is false: no backup is taken before the update")
+    if any(each.kind == "host" for each in plan.backup.repositories):
+        found += [
+            f"{each.name} {each.candidate}: the backup host needs the same version, so update it there first"
+            for each in packages
+            if each.name == "pgbackrest"
+            and compatibility.version_key(each.candidate) != compatibility.version_key(each.installed)
+        ]
     unfinished = system.evidence(NAME, of_root=True).get("state") == INSTALLING
     return Look(
         packages, tuple(_restarts(plan, packages)), tuple(fixes(packages)), tuple(found), unfinished,
