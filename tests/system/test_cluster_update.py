@@ -12,14 +12,17 @@ import pytest
 
 from provision.distributions import DEFAULT_KEY, by_key
 from tests.ledger import Ledger
+from tests.sandboxes import Host
 from tests.system import test_cluster
 from tests.system.playbooks import Run
-from tests.system.test_cluster import EVERY, LEDGER, NAMES, Members, until
+from tests.system.test_cluster import EVERY, LEDGER, NAMES, OS, Members, until
 from tests.system.test_update import BROKEN, OLDER
 
 pytestmark = pytest.mark.faults
 MAJOR = by_key(DEFAULT_KEY).postgresql
 PACKAGES = (f"postgresql-{MAJOR}", f"postgresql-{MAJOR}-pgvector", "patroni", "etcd-server")
+BESIDE = "app1"
+ALL = (*NAMES, BESIDE)
 POLICY = "/usr/sbin/policy-rc.d"
 NO_RESTART = f"printf '#!/bin/sh\\nexit 101\\n' > {POLICY}; chmod 0755 {POLICY}"
 CONFIGURATION = BROKEN.replace("/17/", f"/{MAJOR}/")
@@ -36,7 +39,14 @@ members = test_cluster.members
 
 @pytest.fixture(scope="module")
 def older(members: Members) -> Members:
-    """Give the cluster with older packages, whose files its services use."""
+    """Give the cluster, with a pooler on a host of its own, and older packages whose files the services use."""
+    sandbox = members.hosts["db1"].sandbox
+    app = Host(sandbox, sandbox.up([BESIDE], {"os": OS, "group": "pooler"})[0])
+    run = members.play()
+    assert run.code == 0, run.output
+    members.hosts[BESIDE] = app
+    done = app.run(OLDER.format(names="pgbouncer"))
+    assert done.returncode == 0, done.stdout + done.stderr
     for name in NAMES:
         host = members.hosts[name]
         done = host.run("\n".join([NO_RESTART, OLDER.format(names=" ".join(PACKAGES)), f"rm {POLICY}"]))
@@ -55,10 +65,11 @@ def update(members: Members, *arguments: str) -> Run:
 
 def versions(members: Members) -> dict[str, str]:
     """Return by host whether its packages are older, new, or some of each."""
-    shown = f"dpkg-query --show --showformat='${{Version}}\\n' {' '.join(PACKAGES)}"
     found = {}
-    for name in NAMES:
-        lines = members.hosts[name].run(shown).stdout.split()
+    for name in ALL:
+        packages = " ".join(PACKAGES if name in NAMES else ["pgbouncer"])
+        shown = members.hosts[name].run(f"dpkg-query --show --showformat='${{Version}}\\n' {packages}")
+        lines = shown.stdout.split()
         old = [line for line in lines if line.endswith("~older")]
         found[name] = "older" if old == lines else "some of each" if old else "new"
     return found
@@ -106,7 +117,7 @@ def test_unreachable_member_refuses_the_update_before_anything_changes(older: Me
     assert run.code != 0
     assert f"Patroni on {absent} does not answer" in run.text(), run.output
     assert until(older.complete, 120), older.view()
-    assert versions(older) == dict.fromkeys(NAMES, "older")
+    assert versions(older) == dict.fromkeys(ALL, "older")
 
 
 def test_failure_on_the_first_replica_stops_the_run_and_leaves_a_complete_cluster(older: Members) -> None:
@@ -119,7 +130,7 @@ def test_failure_on_the_first_replica_stops_the_run_and_leaves_a_complete_cluste
     assert "the cluster is complete" in run.text(), run.output
     assert re.search(rf"versions before the update: etcd-server \S+~older, patroni .*postgresql-{MAJOR} ", run.text())
     assert f"provision cluster restart --only {first}" in run.text()
-    assert versions(older) == {first: "new", **dict.fromkeys(others, "older")}
+    assert versions(older) == dict.fromkeys(ALL, "older") | {first: "new"}
     assert (older.primary(), started(older, first)) == (others[-1], since)
     assert until(older.complete, 10), older.view()
 
@@ -135,13 +146,15 @@ def test_killed_and_repeated_update_loses_nothing_and_no_client_of_a_pooler_fail
         run = update(older, *APPLY)
         assert run.code == 0, run.output
     print(*ledger.accounts(older.url(5432)), sep="\n")
-    assert versions(older) == dict.fromkeys(NAMES, "new")
+    assert versions(older) == dict.fromkeys(ALL, "new")
     assert all(started(older, name) > since[name] for name in NAMES)
-    assert (older.primary() != primary, timeline(older)) == (True, before + 1)
+    assert (older.primary() == primary, timeline(older)) == (False, before + 1)
     assert until(older.complete, 30), older.view()
     status = older.hosts["db1"].run("provision cluster status")
     assert status.returncode == 0, status.stdout
-    assert older.sql("db1", "SELECT extversion > '1.4' FROM pg_extension WHERE extname = 'hstore'") == "t"
+    new = older.primary()
+    assert older.sql(new, "SELECT extversion > '1.4' FROM pg_extension WHERE extname = 'hstore'") == "t"
+    older.sql(new, "DROP EXTENSION hstore")
     for account in ledger.accounts(older.url(5432)):
         assert (account.lost, account.duplicates, account.errors) == ((), 0, ()), str(account)
         assert account.acknowledged > 1000
@@ -151,8 +164,8 @@ def test_second_update_changes_nothing(older: Members) -> None:
     since, before = {name: started(older, name) for name in NAMES}, timeline(older)
     run = update(older, *APPLY)
     assert run.code == 0, run.output
-    assert {name: row.changed for name, row in run.recap.items()} == dict.fromkeys(NAMES, 0), run.output
+    assert {name: row.changed for name, row in run.recap.items()} == dict.fromkeys(ALL, 0), run.output
     assert ({name: started(older, name) for name in NAMES}, timeline(older)) == (since, before)
     run = older.play()
     assert run.code == 0, run.output
-    assert {name: row.changed for name, row in run.recap.items()} == dict.fromkeys(EVERY, 0), run.output
+    assert {name: row.changed for name, row in run.recap.items()} == dict.fromkeys((*EVERY, BESIDE), 0), run.output

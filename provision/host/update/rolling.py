@@ -22,7 +22,7 @@ from provision.host.dcs import admin
 from provision.host.dcs import apply as etcd
 from provision.host.update.apt import Package
 from provision.host.upgrade import after
-from provision.host.upgrade.sessions import session_of
+from provision.host.upgrade.sessions import databases, session_of
 from provision.plan.cluster import Cluster
 from provision.plan.schema import Plan
 from provision.system import wait
@@ -30,7 +30,6 @@ from provision.system import wait
 SETTLE_S = 30
 """A killed switchover or restart needs a moment until every member streams again."""
 ETCD = "etcd-server"
-INSTALLED = "SELECT extname::text FROM pg_extension"
 AVAILABLE = "SELECT name::text, default_version FROM pg_available_extensions"
 Narrate = Callable[[str], None]
 
@@ -129,27 +128,21 @@ def restart(plan: Plan, replaced: Callable[[], list[str]], narrate: Narrate) -> 
     return facts
 
 
-def update_extensions(plan: Plan) -> tuple[dict[str, list[str]], list[str]]:
-    """Update the extensions on the primary once every member has the files; return them, and what waits for a member.
-
-    Nothing on a replica. Raises HostError and DatabaseError.
-    """
-    if not is_primary(plan):
-        return {}, []
-    cluster = access.required(plan)
-    with session_of(plan, plan.access.database) as session:
-        installed = {str(row[0]) for row in ask(session, INSTALLED)}
-        ours = {str(name): version for name, version in ask(session, AVAILABLE) if name in installed}
-    behind = []
-    for member in cluster.members:
-        if member.name != cluster.member:
-            theirs = _available(primary.url(plan, member))
-            behind += [
-                f"{member.name} has {name} {theirs.get(name)}, the primary {version}: update {member.name}"
-                for name, version in ours.items()
-                if theirs.get(name) != version
-            ]
-    return ({}, behind) if behind else (after.update_extensions(plan), [])
+def behind(plan: Plan) -> list[str]:
+    """Say which members lack the files that an update of extensions on this primary needs. Raises DatabaseError."""
+    cluster, wanted = access.required(plan), dict[str, object]()
+    for database in databases(plan):
+        with session_of(plan, database) as session:
+            wanted |= {str(name): version for name, version in ask(session, after.OUTDATED)}
+    found = []
+    for member in cluster.members if wanted else ():
+        theirs = _available(primary.url(plan, member)) if member.name != cluster.member else wanted
+        found += [
+            f"{member.name} has {name} {theirs.get(name)}, the primary {version}: first update {member.name}"
+            for name, version in wanted.items()
+            if theirs.get(name) != version
+        ]
+    return found
 
 
 def _available(url: str) -> dict[str, object]:

@@ -140,17 +140,19 @@ def run(plan: Plan, found: Look, narrate: Narrate) -> dict[str, Any]:
 
 
 def extensions(plan: Plan) -> tuple[dict[str, list[str]], list[str]]:
-    """Update the extensions of a cluster once every member has the new files; return them, and what they wait for.
+    """Update extensions, in a cluster on the primary alone, once every member has the new files.
 
-    Raises HostError where a vector search then finds less.
+    Return what was updated, by database, and what waits for a member. Raises HostError if a search then finds less.
     """
-    if not plan.cluster:
-        return after.update_extensions(plan), []
+    if plan.cluster and not rolling.is_primary(plan):
+        return {}, []
+    if plan.cluster and (waits := rolling.behind(plan)):
+        return {}, waits
     before = _searches(plan)
-    done = rolling.update_extensions(plan)
-    if wrong := list(_worse(plan, before)):
+    done = after.update_extensions(plan)
+    if done and (wrong := list(_worse(plan, before))):
         raise HostError("a search finds less after the update of extensions", where=plan.name, seen="; ".join(wrong))
-    return done
+    return done, []
 
 
 def _searches(plan: Plan) -> dict[str, list[dict[str, Any]]]:
@@ -197,8 +199,8 @@ def _with_way_back(plan: Plan, packages: tuple[Package, ...]) -> Iterator[None]:
 
 
 def _state(plan: Plan) -> str:
-    """Say what a failure left of the cluster, "" for a single host."""
-    if not plan.cluster:
+    """Say what a failure left of the cluster, "" on a host without a server of it."""
+    if not plan.members:
         return ""
     try:
         found = rolling.gaps(plan)
@@ -243,6 +245,7 @@ def lines(found: Look) -> list[str]:
         *(f"fixes {each}" for each in found.fixes),
         *(f"note: {each}" for each in found.notices),
         *(["an earlier update is not finished: the next one continues it"] if found.unfinished else []),
+        *(["the primary: updated after the other hosts of the cluster"] if found.last and not found.empty else []),
         *([] if found.packages else ["no packages to update"]),
         *([] if found.empty else ["to install: update.yml -e update_apply=yes, or provision update run on the host"]),
     ]
