@@ -212,6 +212,7 @@ def _state(plan: Plan) -> str:
 def _restart(plan: Plan, narrate: Narrate) -> dict[str, Any]:
     """Restart each unit that uses replaced files. Raises HostError."""
     facts: dict[str, Any] = {"restarted": []}
+    program("systemctl", "daemon-reload")  # a package that may start no service leaves a new unit file unread
     for unit in units.of(plan):
         if not unit.replaced():
             continue
