@@ -14,7 +14,7 @@ import signal
 import stat
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -211,6 +211,14 @@ def sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def wait(condition: Callable[[], bool], seconds: float, pause_s: float = 0.5) -> bool:
+    """Ask until it is true or the time is over; return the last answer."""
+    until = time.monotonic() + seconds
+    while not (found := condition()) and time.monotonic() < until:
+        time.sleep(pause_s)
+    return found
 
 
 def stamp(at: float | None = None) -> str:

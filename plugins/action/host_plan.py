@@ -81,7 +81,7 @@ class ActionModule(ActionBase):
         if failed:
             return failed
         uses_only = inputs.uses_only(roles, values)
-        if uses_only and not probe["ours"]:
+        if uses_only and not (probe["ours"] if database else "toolkit" in probe["manifests"]):
             return self._refused(["this host was not converged: run site.yml first"], given)
         built = build.build(values, probe, read.profile, context, judge=self._judge(uses_only, database))
         if not built.plan:

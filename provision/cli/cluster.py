@@ -64,14 +64,15 @@ def switchover(to: str, wait: float, force: bool, as_json: bool) -> None:
 
 @command.command()
 @click.option("--all", "everything", is_flag=True, help="Restart every member, not only those with a pending restart.")
+@click.option("--only", default="", metavar="NAME", help="Restart this member, whether a restart is pending or not.")
 @wait
 @force
 @as_json
-def restart(everything: bool, wait: float, force: bool, as_json: bool) -> None:
+def restart(everything: bool, only: str, wait: float, force: bool, as_json: bool) -> None:
     """Restart the servers with a pending restart: replicas first, then the primary while clients wait."""
     patroni, dcs = _clients(control=True)
     writable = primary.checker(load.load())
-    names = life.restart(patroni, dcs, writable, _narrate, everything=everything, wait_s=wait, force=force)
+    names = life.restart(patroni, dcs, writable, _narrate, everything=everything, only=only, wait_s=wait, force=force)
     shown = f"restarted {', '.join(names)}" if names else "no pending restart"
     echo(json.dumps({"changed": bool(names), "restarted": names}) if as_json else shown)
 

@@ -8,7 +8,9 @@ from dataclasses import asdict
 import click
 
 from provision.cli._echo import echo
+from provision.cli._process import stoppable
 from provision.host.member import apply as member
+from provision.host.member import restart as restarting
 from provision.plan import load
 
 
@@ -34,3 +36,10 @@ def apply(check: bool, as_json: bool) -> None:
         echo(json.dumps({"changed": done.changed, **asdict(done), "warnings": warnings}))
     else:
         echo("\n".join(["changed" if done.changed else "no change", *warnings]))
+
+
+@command.command()
+def restart() -> None:
+    """Restart Patroni while its server goes on; automatic failover is off meanwhile."""
+    with stoppable():
+        restarting.restart(load.load(), lambda text: echo(text, err=True))

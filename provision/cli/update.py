@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping
 from dataclasses import asdict
 
 import click
@@ -29,7 +30,8 @@ def check(as_json: bool) -> None:
     """Show available updates, their restarts, and the defects they fix. Exit 3 if there is something to do."""
     with working("reading the package lists"):
         found = updates.look(load.load())
-    echo(json.dumps(asdict(found)) if as_json else "\n".join(updates.lines(found)))
+    rows = updates.lines(found)
+    echo(json.dumps({**asdict(found), "lines": rows}) if as_json else "\n".join(rows))
     if not found.empty:
         sys.exit(3)
 
@@ -48,5 +50,22 @@ def run(as_json: bool) -> None:
     rows = [f"{each.name}: {each.installed} -> {each.candidate}" for each in found.packages]
     rows += [f"restarted {unit}" for unit in facts.get("restarted", ())]
     rows += [f"PostgreSQL was restarted in {facts['down_seconds']} s"] if "down_seconds" in facts else []
-    rows += [f"updated in {name}: {', '.join(each)}" for name, each in facts.get("extensions", {}).items()]
+    if "primary" in facts:
+        rows.append(f"{facts['primary']} is the primary; clients of the poolers waited {facts['paused_seconds']} s")
+    rows += _extensions(facts.get("extensions", {}))
     echo("\n".join(rows or ["nothing to update"]))
+
+
+@command.command()
+@as_json
+def extensions(as_json: bool) -> None:
+    """Update the extensions of a cluster, on its primary, once every member has their new files."""
+    done, waits = updates.extensions(load.load())
+    if as_json:
+        echo(json.dumps({"changed": bool(done), "extensions": done, "warnings": waits}))
+    else:
+        echo("\n".join([*_extensions(done), *waits] or ["nothing to update"]))
+
+
+def _extensions(found: Mapping[str, list[str]]) -> list[str]:
+    return [f"updated in {name}: {', '.join(each)}" for name, each in found.items()]

@@ -89,6 +89,7 @@ WITHOUT_JSON = {
             "provision cluster resume",
             "provision dcs remove",
             "provision dcs restart",
+            "provision member restart",
             "provision dcs maintain",
         ),
         "prints one sentence; provision cluster status has --json",

@@ -233,6 +233,8 @@ def test_follower_that_dies_is_named_and_stops_a_switchover(members: Members) ->
 def test_rolling_restart_breaks_no_pooler_session(members: Members) -> None:
     leader = members.leader()
     assert members.hosts["db1"].provision("cluster", "restart").stdout == "no pending restart\n"
+    unknown = members.hosts["db1"].provision("cluster", "restart", "--only", "db9")
+    assert (unknown.returncode, "db9 is not a member of the cluster" in unknown.stderr) == (1, True), unknown.stderr
     members.patroni().configure(leader.member, {"postgresql": {"parameters": {"shared_buffers": "72MB"}}})
 
     def pending() -> list[bool]:

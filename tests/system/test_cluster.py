@@ -74,10 +74,10 @@ class Members:
         options = ("--vault-password-file", str(self.key))
         return play(playbook, inventory, *options, *arguments, environment=self.environment, timeout=900)
 
-    def kill_run(self, task: str, *arguments: str) -> None:
-        """Run site.yml and kill it, and its commands on the hosts, when a task begins."""
+    def kill_run(self, task: str, *arguments: str, playbook: str = "site.yml") -> None:
+        """Run a playbook and kill it, and its commands on the hosts, when a task begins."""
         options = ("--vault-password-file", str(self.key), *arguments)
-        command = words("site.yml", self.hosts["db1"].inventory, *options, environment=self.environment)
+        command = words(playbook, self.hosts["db1"].inventory, *options, environment=self.environment)
         with subprocess.Popen(command, cwd=ROOT, env=watched(), stdout=subprocess.PIPE, text=True) as run:
             assert run.stdout is not None
             assert any(f"TASK [{task}" in line for line in run.stdout)

@@ -34,7 +34,6 @@ for each in {names}; do
   dpkg --force-downgrade --install older.deb
   rm -rf tree older.deb
 done
-systemctl restart postgresql@17-main
 """
 BROKEN = "/etc/postgresql/17/main/conf.d/99-broken.conf"
 
@@ -54,7 +53,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Host, Host]
         run = play("site.yml", one.inventory, "-e", f"@{variables(tmp_path_factory)}", timeout=1800)
         assert run.code == 0, run.output
         for host in (one, two):
-            done = host.run(OLDER.format(names=" ".join(PACKAGES)))
+            done = host.run(OLDER.format(names=" ".join(PACKAGES)) + "systemctl restart postgresql@17-main")
             assert done.returncode == 0, done.stdout + done.stderr
         yield one, two
 

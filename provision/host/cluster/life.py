@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from provision.errors import HostError
 from provision.host.cluster import orders, primary, switchover, view
@@ -65,6 +67,13 @@ def status(patroni: Patroni, dcs: Dcs) -> Status:
     return Status(seen, tuple(reports[name] for name in sorted(reports)), tuple(problems))
 
 
+def records(dcs: Dcs, scope: str) -> dict[str, Mapping[str, Any]]:
+    """Return what each member's Patroni last wrote of itself into etcd, such as version and pause. Raises DcsError."""
+    folder = f"/service/{scope}/members/"
+    found = {key.removeprefix(folder): json.loads(value.text) for key, value in dcs.read(folder).items()}
+    return {name: record for name, record in found.items() if isinstance(record, dict)}
+
+
 def strangers(seen: view.View, cluster: Cluster) -> list[str]:
     """Return the members of Patroni's cluster that the plan does not have: hosts removed from the inventory."""
     known = {each.name for each in cluster.members}
@@ -90,18 +99,21 @@ def lines(found: Status) -> list[str]:
 
 def restart(
     patroni: Patroni, dcs: Dcs, writable: primary.Writable, narrate: Narrate, *,
-    everything: bool = False, wait_s: float = 10, force: bool = False,
+    everything: bool = False, only: str = "", wait_s: float = 10, force: bool = False,
 ) -> list[str]:  # fmt: skip
     """Restart members one at a time, the primary last while the poolers pause; return their names.
 
-    Raises HostError where a member does not come back; the others are then untouched.
+    They are those with a pending restart, `everything`, or `only` the one of a name. Raises HostError where a member
+    does not come back; the others are then untouched.
     """
     cluster = patroni.access.cluster
     seen = patroni.view()
     leader = seen.leader
     if leader is None:
         raise HostError("the cluster has no primary: nothing is restarted", seen=view.describe(seen))
-    due = [each for each in seen.members if everything or each.pending_restart]
+    if only and seen.member(only) is None:
+        raise HostError(f"{only} is not a member of the cluster", where=cluster.scope, seen=view.describe(seen))
+    due = [each for each in seen.members if (each.name == only if only else everything or each.pending_restart)]
     done = []
     for each in sorted(due, key=lambda one: one.leader):
         member = primary.member(cluster, each.name)

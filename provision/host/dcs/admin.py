@@ -129,7 +129,10 @@ def lock(dcs: Dcs, key: str, owner: str) -> Iterator[None]:
         if time.monotonic() > until:
             holder = next((each.text for each in dcs.read(key).values()), "none")
             raise HostError(
-                "the lock for restarts of etcd is held", where=key, seen=holder, run="provision dcs restart"
+                "another host of the cluster is restarting",
+                where=key,
+                seen=holder,
+                run="repeat the command when it is done",
             )
         dcs.keep_alive(lease)
         time.sleep(POLL_S)

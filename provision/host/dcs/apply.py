@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import json
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ from provision.host.dcs import admin
 from provision.host.member import origin
 from provision.plan.cluster import Cluster
 from provision.plan.schema import Plan
-from provision.system import run, write
+from provision.system import run, wait, write
 
 UNIT = "etcd.service"
 DATA = Path("/var/lib/etcd/provision")
@@ -31,7 +30,6 @@ JOIN = Path("/run/provision/etcd-join.env")
 """Read by the unit after its own file: how this start joins a running cluster. etcd ignores it once it has data."""
 FILES = (Path("/etc/default/etcd"), Path("/etc/systemd/system/etcd.service.d/50-provision.conf"))
 QUORUM_S, USERS_S, RESTART_S, ADD_S, FIRST_S = 90, 60, 60, 30, 20
-POLL_S = 0.5
 LOCK = "/provision/etcd-restart"
 
 
@@ -59,7 +57,7 @@ def apply(plan: Plan, passwords: Mapping[str, str], say: Callable[[str], None] =
     active = _systemctl("is-active", UNIT) == "active"
     joined = False if active else _join(plan, passwords)
     started = _start()
-    if not _wait(lambda: admin.healthy(plan, admin.own(plan)), QUORUM_S):
+    if not wait(lambda: admin.healthy(plan, admin.own(plan)), QUORUM_S):
         raise HostError(
             f"etcd has no quorum after {QUORUM_S} s",
             where=admin.own(plan),
@@ -145,7 +143,7 @@ def restart(plan: Plan) -> None:
             )  # fmt: skip
         admin.move_leadership(root(plan))
         run("systemctl", "restart", UNIT, timeout=RESTART_S)
-        if not _wait(lambda: admin.healthy(plan, admin.own(plan)), RESTART_S):
+        if not wait(lambda: admin.healthy(plan, admin.own(plan)), RESTART_S):
             raise HostError("etcd is not healthy after its restart", where=UNIT, seen=_last_words())
 
 
@@ -168,7 +166,7 @@ def _join(plan: Plan, passwords: Mapping[str, str]) -> bool:
         # It has run with data that are gone: as a new member it asks the others for them.
         dcs.call("cluster/member/remove", {"ID": here["ID"]})
         del listed[mine]
-    if mine not in listed and not _wait(lambda: _added(dcs, mine), ADD_S):
+    if mine not in listed and not wait(lambda: _added(dcs, mine), ADD_S):
         dcs.call("cluster/member/add", {"peerURLs": [mine]})
     known = {url: each["name"] or urls.get(url, "") for url, each in listed.items()} | {mine: cluster.dcs_member}
     initial = ",".join(f"{name}={url}" for url, name in known.items())
@@ -202,7 +200,7 @@ def _users(plan: Plan, passwords: Mapping[str, str]) -> tuple[str, ...]:
     cluster = access.required(plan)
     here, first, rights = (admin.own(plan),), cluster.dcs[0].name == cluster.dcs_member, grants(cluster)
     if not admin.protected(plan, here):
-        if not first and _wait(lambda: _is_protected(plan, here), USERS_S):
+        if not first and wait(lambda: _is_protected(plan, here), USERS_S):
             _keep(passwords["root"])
             return ()
         admin.protect(admin.client(plan, here), passwords, rights)
@@ -213,7 +211,7 @@ def _users(plan: Plan, passwords: Mapping[str, str]) -> tuple[str, ...]:
         user = admin.client(plan, here, name, passwords[name])
         keys = [key for _, key in rights.get(name, ())]
         # Each change ends every token of etcd: the first member makes it, and another one only in its place.
-        if not (_may(user, keys) or (not first and _wait(functools.partial(_may, user, keys), FIRST_S))):
+        if not (_may(user, keys) or (not first and wait(functools.partial(_may, user, keys), FIRST_S))):
             admin.admit(root(plan), name, passwords[name], rights.get(name, ()))
             done.append(name)
         if name == "root":
@@ -263,14 +261,6 @@ def _stale() -> bool:
     since = _systemctl("show", "--timestamp=unix", "--property=ActiveEnterTimestamp", "--value", UNIT).lstrip("@")
     newest = max((int(path.stat().st_mtime) for path in FILES if path.exists()), default=0)
     return since.isdigit() and int(since) <= newest
-
-
-def _wait(condition: Callable[[], bool], seconds: float) -> bool:
-    """Ask until it is true or the time is over."""
-    deadline = time.monotonic() + seconds
-    while not (found := condition()) and time.monotonic() < deadline:
-        time.sleep(POLL_S)
-    return found
 
 
 def _systemctl(*words: str) -> str:

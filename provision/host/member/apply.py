@@ -85,10 +85,7 @@ def warnings(plan: Plan, done: Done) -> Iterator[str]:
     if done.pending:
         yield f"settings have a pending restart on {plan.name}: provision cluster restart, on a member"
     if DROP_IN.exists() and patroni.since() < int(DROP_IN.stat().st_mtime):
-        yield (
-            f"{patroni.UNIT} on {plan.name} has changed since it started: provision cluster pause; "
-            f"systemctl restart patroni; provision cluster resume"
-        )
+        yield (f"{patroni.UNIT} on {plan.name} has changed since it started: on it, provision member restart")
     if done.primary:
         for name in life.strangers(_patroni(plan).view(), access.required(plan)):
             yield f"{name} still runs Patroni but is not in the inventory: on it, systemctl disable --now patroni"

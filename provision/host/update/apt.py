@@ -7,7 +7,7 @@ packages of their own, so an update never leaves its major.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +24,8 @@ POLICY_TEXT = "#!/bin/sh\nexit 101\n"
 """As Ansible's module apt writes it, so that role packages removes one that a killed run has left."""
 BUNDLE = "/etc/provision/bundle.apt.conf"
 NAMES = ("pgbouncer", "pgbackrest", *EXPORTERS)
+CLUSTER = ("patroni", "etcd-server", "etcd-client", "haproxy")
+"""Of hosts of a cluster alone: elsewhere they are not ours."""
 SERVER = re.compile(r"postgresql-(?:[a-z][a-z0-9]*-)?(?P<major>\d+)(?:-.*)?")
 LOCK_S = 120
 TIMEOUT_S = 1800
@@ -60,17 +62,18 @@ def refresh(plan: Plan) -> None:
 def look(plan: Plan) -> list[Package]:
     """Return the installed packages of the database, in the order of their names. Raises HostError."""
     shown = run("dpkg-query", "--show", "--showformat=${db:Status-Abbrev}${Package}\n").stdout
-    names = list(ours((line[3:] for line in shown.splitlines() if line[1:2] not in "nc"), plan.server.major))
+    installed = [line[3:] for line in shown.splitlines() if line[1:2] not in "nc"]
+    names = list(ours(installed, plan.server.major, NAMES + CLUSTER if plan.cluster else NAMES))
     held = set(run("apt-mark", "showhold", *names).stdout.split())
     policy = run("apt-cache", "policy", *names, environment=environment(plan)).stdout
     return sorted(parse(policy, held), key=lambda each: each.name)
 
 
-def ours(installed: Iterable[str], major: int) -> Iterator[str]:
+def ours(installed: Iterable[str], major: int, tools: Collection[str] = NAMES) -> Iterator[str]:
     """Yield the names of packages that an update concerns: the major's server, client and extensions, and the tools."""
     for name in installed:
         server = SERVER.fullmatch(name)
-        if name in NAMES or (server and int(server["major"]) == major):
+        if name in tools or (server and int(server["major"]) == major):
             yield name
 
 

@@ -1,31 +1,26 @@
 """Update a host's packages within their major: look, back up, install, restart, verify. Does IO, as root.
 
 Files are replaced while the servers run; each unit that still uses a replaced file is restarted afterwards, the
-server behind a paused pooler. The same command continues after a kill.
+server behind a paused pooler, or in a cluster through Patroni (`rolling`). The same command continues after a kill.
 A failure names the old packages and the command that installs them again.
 """
 
 from __future__ import annotations
 
-import re
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from provision import compatibility, system
 from provision.errors import HostError, ProvisionError
-from provision.host import rehearsal
 from provision.host.backup import fresh
 from provision.host.backup import journal as locks
-from provision.host.pooler import console
-from provision.host.server import configuration
-from provision.host.update import apt, stale
+from provision.host.cluster import life
+from provision.host.member import restart as member
+from provision.host.update import apt, rolling, units
 from provision.host.update.apt import Package
 from provision.host.upgrade import after, search
-from provision.plan.packages import EXPORTERS
 from provision.plan.schema import Plan
 from provision.system import run as program
 
@@ -47,6 +42,8 @@ class Look:
     fixes: tuple[str, ...]
     notices: tuple[str, ...]
     unfinished: bool = False
+    last: bool = False
+    """The host is the primary of its cluster, which is updated after the other hosts."""
 
     @property
     def empty(self) -> bool:
@@ -57,13 +54,12 @@ class Look:
 def look(plan: Plan) -> Look:
     """Read the package lists and ask the host. Changes nothing else. Raises HostError."""
     if plan.cluster:
-        raise HostError(
-            "an update of packages does not support clusters", seen="cluster_enabled: true", allowed="a single host",
-            run="apt-get install --only-upgrade PACKAGES on one member at a time, then provision cluster restart --all",
-        )  # fmt: skip
+        rolling.refuse(plan)
     apt.refresh(plan)
     known = apt.look(plan)
     packages = tuple(each for each in known if each.newer and not each.held)
+    if plan.cluster:
+        rolling.refuse_etcd(plan, packages)
     found = [
         f"{each.name} {each.candidate} is available, but the package is on hold: apt-mark unhold {each.name}"
         for each in known
@@ -78,25 +74,26 @@ def look(plan: Plan) -> Look:
         found.append(
             f"{AUTOMATIC} is enabled: with unattended-upgrades configured, it restarts servers without a pause"
         )
-    if not plan.backup.physical:
+    if units.serves(plan) and not plan.backup.physical:
         found.append("backup_physical is false: no backup is taken before the update")
+    if any(each.kind == "host" for each in plan.backup.repositories):
+        found += [
+            f"{each.name} {each.candidate}: the backup host needs the same version, so update it there first"
+            for each in packages
+            if each.name == "pgbackrest"
+            and compatibility.version_key(each.candidate) != compatibility.version_key(each.installed)
+        ]
     unfinished = system.evidence(NAME, of_root=True).get("state") == INSTALLING
-    return Look(packages, tuple(_restarts(plan, packages)), tuple(fixes(packages)), tuple(found), unfinished)
-
-
-def _units(plan: Plan) -> list[tuple[str, re.Pattern[str]]]:
-    """Return the units in the order of their restart, each with the packages whose update needs it."""
-    found = [(plan.server.unit, re.compile(rf"postgresql-(?:pl[a-z0-9]+-)?{plan.server.major}(?:-.*)?"))]
-    found += [(console.UNIT, re.compile("pgbouncer"))] if plan.pooler.enabled else []
-    if plan.monitoring.exporters:
-        found += [(f"{name}.service", re.compile(re.escape(name))) for name in EXPORTERS]
-    return found
+    return Look(
+        packages, tuple(_restarts(plan, packages)), tuple(fixes(packages)), tuple(found), unfinished,
+        last=rolling.is_primary(plan),
+    )  # fmt: skip
 
 
 def _restarts(plan: Plan, packages: tuple[Package, ...]) -> Iterator[str]:
-    for unit, names in _units(plan):
-        if any(names.fullmatch(each.name) for each in packages) or stale.replaced(unit):
-            yield unit
+    for unit in units.of(plan):
+        if any(unit.packages.fullmatch(each.name) for each in packages) or unit.replaced():
+            yield unit.name
 
 
 def fixes(packages: tuple[Package, ...]) -> Iterator[str]:
@@ -112,13 +109,17 @@ def fixes(packages: tuple[Package, ...]) -> Iterator[str]:
 def run(plan: Plan, found: Look, narrate: Narrate) -> dict[str, Any]:
     """Install the packages and restart what uses replaced files. Raises HostError with the command back."""
     with locks.held(NAME, "another update is running on this host"):
+        if plan.members:
+            member.finish(plan)
+            member.refuse_pause(plan)
         installed = {each.name: each.installed for each in apt.look(plan)}
         packages = since_before(found.packages, system.evidence(NAME, of_root=True), installed)
         facts: dict[str, Any] = {"begun": system.stamp(), "packages": [asdict(each) for each in packages]}
         apt.finish(plan)
-        narrate("check for a backup from the last hour")
-        fresh.ensure(plan)
-        before = {name: search.as_facts(search.measure(plan, name)) for name in plan.access.databases}
+        if found.last or not plan.cluster:  # a replica is a copy, and takes no backups
+            narrate("check for a backup from the last hour")
+            fresh.ensure(plan)
+        before = _searches(plan)
         narrate("download the packages")
         if found.packages:
             apt.download(plan, found.packages)
@@ -129,12 +130,39 @@ def run(plan: Plan, found: Look, narrate: Narrate) -> dict[str, Any]:
                 apt.install(plan, found.packages)
             facts |= _restart(plan, narrate)
             _verify(plan, packages, before)  # before the extensions, which do not go back with the packages
-            narrate("update extensions")
-            facts["extensions"] = after.update_extensions(plan)
-            _verify(plan, packages, before)
+            if not plan.cluster:
+                narrate("update extensions")
+                facts["extensions"] = after.update_extensions(plan)
+                _verify(plan, packages, before)
         facts |= {"state": "finished", "finished": system.stamp()}
         system.keep(NAME, facts)
         return facts
+
+
+def extensions(plan: Plan) -> tuple[dict[str, list[str]], list[str]]:
+    """Update extensions, in a cluster on the primary alone, once every member has the new files.
+
+    Return what was updated, by database, and what waits for a member. Raises HostError if a search then finds less.
+    """
+    if plan.cluster and not rolling.is_primary(plan):
+        return {}, []
+    if plan.cluster and (waits := rolling.behind(plan)):
+        return {}, waits
+    before = _searches(plan)
+    done = after.update_extensions(plan)
+    if done and (wrong := list(_worse(plan, before))):
+        raise HostError("a search finds less after the update of extensions", where=plan.name, seen="; ".join(wrong))
+    return done, []
+
+
+def _searches(plan: Plan) -> dict[str, list[dict[str, Any]]]:
+    names = plan.access.databases if units.serves(plan) else ()
+    return {name: search.as_facts(search.measure(plan, name)) for name in names}
+
+
+def _worse(plan: Plan, before: Mapping[str, list[dict[str, Any]]]) -> Iterator[str]:
+    for name, rows in before.items():
+        yield from search.differences(rows, search.measure(plan, name))
 
 
 def since_before(
@@ -159,31 +187,38 @@ def _with_way_back(plan: Plan, packages: tuple[Package, ...]) -> Iterator[None]:
     try:
         yield
     except ProvisionError as error:
+        state = _state(plan)
         if packages:
             old = ", ".join(f"{each.name} {each.installed}" for each in packages)
-            units = " ".join(
-                unit for unit, names in _units(plan) if any(names.fullmatch(each.name) for each in packages)
-            )
-            error.seen = "; ".join(filter(None, [error.seen, f"versions before the update: {old}"]))
-            error.run = apt.way_back(packages) + (f" && systemctl restart {units}" if units else "")
+            concerned = [
+                unit.back for unit in units.of(plan) if any(unit.packages.fullmatch(each.name) for each in packages)
+            ]
+            error.seen = "; ".join(filter(None, [error.seen, f"versions before the update: {old}", state]))
+            error.run = " && ".join([apt.way_back(packages), *concerned])
         raise
 
 
+def _state(plan: Plan) -> str:
+    """Say what a failure left of the cluster, "" on a host without a server of it."""
+    if not plan.members:
+        return ""
+    try:
+        found = rolling.gaps(plan)
+    except ProvisionError as error:
+        found = [str(error)]
+    return f"the cluster is not complete: {'; '.join(found)}" if found else "the cluster is complete"
+
+
 def _restart(plan: Plan, narrate: Narrate) -> dict[str, Any]:
-    """Restart each unit that uses replaced files, the server behind a paused pooler. Raises HostError."""
+    """Restart each unit that uses replaced files. Raises HostError."""
     facts: dict[str, Any] = {"restarted": []}
-    for unit, _ in _units(plan):
-        if not stale.replaced(unit):
+    program("systemctl", "daemon-reload")  # a package that may start no service leaves a new unit file unread
+    for unit in units.of(plan):
+        if not unit.replaced():
             continue
-        narrate(f"restart {unit}")
-        if unit == plan.server.unit:
-            rehearsal.rehearse(Path(plan.server.programs), plan.server.configuration)  # while the old server runs
-            begun = time.monotonic()
-            configuration.restart(plan, narrate)
-            facts["down_seconds"] = round(time.monotonic() - begun, 1)
-        else:
-            program("systemctl", "restart", unit)
-        facts["restarted"].append(unit)
+        narrate(f"restart {unit.name}")
+        facts |= unit.restart(narrate)
+        facts["restarted"].append(unit.name)
     return facts
 
 
@@ -191,13 +226,14 @@ def _verify(plan: Plan, packages: tuple[Package, ...], before: dict[str, list[di
     """Raise HostError where a package is not the new one, a unit does not run it, or vector searches find less."""
     now = {each.name: each.installed for each in apt.look(plan)}
     wrong = [f"{each.name} is {now.get(each.name)}" for each in packages if now.get(each.name) != each.candidate]
-    for unit, _ in _units(plan):
-        if not program("systemctl", "is-active", "--quiet", unit, check=False).ok:
-            wrong.append(f"{unit} does not run")
-        elif left := stale.replaced(unit):
-            wrong.append(f"{unit} still uses {left[0]}")
-    for name, rows in before.items():
-        wrong += search.differences(rows, search.measure(plan, name))
+    for unit in units.of(plan):
+        if not unit.runs():
+            wrong.append(f"{unit.name} does not run")
+        elif left := unit.replaced():
+            wrong.append(f"{unit.name} still uses {left[0]}")
+    wrong += _worse(plan, before)
+    if plan.cluster and not system.wait(lambda: not rolling.gaps(plan), life.RETURN_S):
+        wrong += rolling.gaps(plan)
     if wrong:
         raise HostError("the update is not complete", where=plan.name, seen="; ".join(wrong))
 
@@ -210,6 +246,7 @@ def lines(found: Look) -> list[str]:
         *(f"fixes {each}" for each in found.fixes),
         *(f"note: {each}" for each in found.notices),
         *(["an earlier update is not finished: the next one continues it"] if found.unfinished else []),
+        *(["the primary: updated after the other hosts of the cluster"] if found.last and not found.empty else []),
         *([] if found.packages else ["no packages to update"]),
         *([] if found.empty else ["to install: update.yml -e update_apply=yes, or provision update run on the host"]),
     ]

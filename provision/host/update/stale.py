@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import pwd
 import re
+from collections.abc import Iterable
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -27,8 +28,18 @@ def replaced(unit: str) -> list[str]:
 
     Raises HostError where a process cannot be read.
     """
-    main = int(run("systemctl", "show", "--property=MainPID", "--value", unit, check=False).stdout.strip() or 0)
-    return sorted({name for pid in tree(main, parents()) for name in files(_maps(pid))}) if main else []
+    main = main_process(unit)
+    return of_processes(tree(main, parents())) if main else []
+
+
+def main_process(unit: str) -> int:
+    """Return the main process of a unit; 0 for one that does not run."""
+    return int(run("systemctl", "show", "--property=MainPID", "--value", unit, check=False).stdout.strip() or 0)
+
+
+def of_processes(pids: Iterable[int]) -> list[str]:
+    """Return the replaced files that processes still use. Raises HostError where one cannot be read."""
+    return sorted({name for pid in pids for name in files(_maps(pid))})
 
 
 def parents() -> dict[int, int]:
