@@ -11,6 +11,7 @@ import sys
 import click
 
 from provision.cli._migrate import Call, destroys, options, with_extensions, without_backup
+from provision.cli._migrate_majors import Two, differences, lines, majors
 from provision.cli._migrate_tenants import status_all, up_all
 from provision.database import is_standby
 from provision.errors import UsageError
@@ -144,26 +145,33 @@ def create(call: Call, name: str) -> None:
 
 
 @command.command()
-@click.option("--scratch-url", required=True, help="libpq URL whose role can create databases and extensions.")
+@click.option("--scratch-url", default="", help="libpq URL whose role can create databases and extensions.")
+@majors
 @with_extensions
 @options
-def verify(call: Call, scratch_url: str, extensions: tuple[str, ...]) -> None:
-    """Run all migrations up, down and up again on a scratch database; exit 1 if the schemas differ."""
+def verify(call: Call, scratch_url: str, extensions: tuple[str, ...], two: Two | None) -> None:
+    """Run all migrations up, down and up again on a scratch database; exit 1 if the schemas differ.
+
+    With --from and --to, do so on scratch servers of two installed majors, and compare their schemas.
+    """
     from provision.host.migrate.verify import verify as verify_files
 
     call.narrator.quiet = True
+    if two:
+        two.verify(call, extensions)
+        return
     found = verify_files(
         from_url(scratch_url, call.settings),
         extensions,
         lambda settings, name: Runner(settings, call.narrator, lambda: call.signal, name),
     )
-    lines = [f"{difference.when}:\n" + "\n".join(difference.lines) for difference in found.differences]
+    shown = lines(found.differences)
     values = {
         "steps": len(found.done),
         "seconds": round(sum(took for _, took in found.done), 3),
-        "differences": [{"when": each.when, "lines": list(each.lines)} for each in found.differences],
+        "differences": differences(found.differences),
     }
-    call.result(values, "\n".join([*lines, f"{len(found.done)} steps up, down and up again: {len(lines)} differences"]))
+    call.result(values, "\n".join([*shown, f"{len(found.done)} steps up, down and up again: {len(shown)} differences"]))
     sys.exit(1 if found.differences else 0)
 
 

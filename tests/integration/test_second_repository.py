@@ -236,7 +236,13 @@ def test_each_of_two_repositories_is_enough(host: Host, store: Store) -> None:
         "allowed": f"1 (local:{host.first}), 2 (s3://backups/copies)",
     }  # fmt: skip
 
-    # Each keeps as many full backups as it should.
+    # Each keeps as many full backups as it should, and more while the cluster from before an upgrade is kept.
+    upgraded = host.folder / "evidence/upgrade.json"
+    upgraded.write_text(json.dumps({"state": "finished", "from": MAJOR - 1, "to": MAJOR, "method": "copy"}))
+    assert "error" not in host.run("take", "full", "0")
+    seen = host.run("status")
+    assert (len(seen["sets"]), len(seen["second"]["sets"])) == (2, 2)
+    upgraded.unlink()
     assert "error" not in host.run("take", "full", "0")
     seen = host.run("status")
     assert (len(seen["sets"]), len(seen["second"]["sets"])) == (2, 1)

@@ -556,6 +556,7 @@ UNTESTED = {
         ("tenant-locks", "tenant-migrations", "tenant-schema", "tenant-size"),
         "no tenant in that host's inventory; tests/integration/test_tenants.py reports each and runs the commands",
     ),
+    "updates": "tests/system/test_update.py runs the command; tests/integration/test_host_checks.py reports it",
     "upgrade": "going on, going back or deleting the old cluster is a decision; tests/unit/test_upgrade.py reports it",
     "collation": "a comment: when to rebuild every index is a decision; tests/integration/test_doctor.py reports it",
     "vector": "dropping it drops the data; tests/integration/test_doctor.py reports it",

@@ -56,10 +56,15 @@ def sql(host: Host, text: str, database: str = "minion", user: str = "") -> str:
 
 
 def make(by_psql: Host, by_golang: Host) -> None:
-    """Set both hosts up: on one psql as postgres made the schema, on the other golang-migrate as minion."""
+    """Set both hosts up: on one psql as postgres made the schema, on the other golang-migrate as minion.
+
+    An image that has the packages has no cluster, which the package makes when it is installed.
+    """
 
     def install(host: Host) -> None:
-        done = host.run(f"apt-get -q update && apt-get -qy install --no-install-recommends {PACKAGES}")
+        packages = f"apt-get -q update && apt-get -qy install --no-install-recommends {PACKAGES}"
+        present = "test -e /usr/share/postgresql/17/extension/vector.control"
+        done = host.run(f"if {present}; then pg_createcluster --start 17 main; else {packages}; fi")
         assert done.returncode == 0, done.stderr
         sql(host, BY_THE_BOOK, database="postgres")
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import psycopg
 import pytest
 
-from tests.sandboxes import Host, Hosts
+from tests.sandboxes import INSTALLED, Host, Hosts
 from tests.system import handmade
 from tests.system.playbooks import Run, play, url
 
@@ -44,7 +44,7 @@ def files(host: Host) -> str:
 
 @pytest.fixture(scope="module")
 def adoption(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Adoption]:
-    with Hosts.made(tmp_path_factory.mktemp("adopt")) as sandbox:
+    with Hosts.made(tmp_path_factory.mktemp("adopt"), INSTALLED) as sandbox:
         hosts = {name: sandbox.up(name) for name in (PSQL, GOLANG)}
         handmade.make(hosts[PSQL], hosts[GOLANG])
         before = {name: handmade.checksums(host) for name, host in hosts.items()}

@@ -26,7 +26,7 @@ import yaml
 from provision.distributions import DEFAULT_KEY
 from provision.plan.secrets import new_password
 from tests.ledger import CREATE, Ledger
-from tests.sandboxes import Host, Hosts, provision
+from tests.sandboxes import INSTALLED, Host, Hosts, provision
 from tests.system.playbooks import ROOT, Run, kill_commands, play, watched, words
 
 NAMES = ("db1", "db2", "db3")
@@ -145,7 +145,7 @@ def until(condition: Callable[[], object], seconds: float) -> bool:
 
 @pytest.fixture(scope="module")
 def members(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Members]:
-    with Hosts.made(tmp_path_factory.mktemp("cluster")) as sandbox:
+    with Hosts.made(tmp_path_factory.mktemp("cluster"), INSTALLED if OS == DEFAULT_KEY else ()) as sandbox:
         hosts = {name: sandbox.up(name, os=OS) for name in NAMES}
         sandbox.up(EVERY[-1], group="backup", os=OS)
         environment = tmp_path_factory.mktemp("environment") / "dev"

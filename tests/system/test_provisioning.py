@@ -302,7 +302,7 @@ def test_refuses_a_setting_that_the_server_rejects_and_keeps_the_old_file(
     assert run.code != 0
     assert expected in run.text(), run.output
     assert (fleet.one.run(f"sha256sum {conf}").stdout, started(fleet.one)) == before
-    assert fleet.one.run("ls -A /var/lib/postgresql | grep rehearsal").stdout == ""
+    assert fleet.one.run("ls -A /var/lib/postgresql | grep scratch-").stdout == ""
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ Needs hosts of its own, so it runs with `make test-faults`.
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
@@ -44,6 +45,12 @@ def version(host: Host) -> str:
 
 def started(host: Host) -> str:
     return host.run("runuser -u postgres -- psql -XAtqc 'SELECT pg_postmaster_start_time()'").stdout.strip()
+
+
+def behind(host: Host) -> str:
+    """Return what the host's doctor says of packages that are older than those of their sources."""
+    found = json.loads(host.run("provision doctor --json").stdout)["findings"]
+    return "; ".join(str(each["seen"]) for each in found if each["id"] == "updates")
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +93,7 @@ def test_look_names_versions_and_restarts_and_changes_nothing(
     run = update(one, tmp_path_factory)
     assert run.code == 0, run.output
     assert f"postgresql-17: {old} -> {old.removesuffix('~older')}" in run.text()
+    assert f"postgresql-17 {old} (available: {old.removesuffix('~older')})" in behind(one)
     assert "restart, if it uses a replaced file: postgresql@17-main.service" in run.text()
     assert (version(one), started(one)) == (old, since)
 
@@ -116,6 +124,7 @@ def test_repeated_command_updates_both_hosts_while_clients_wait(
     print(found, run.output)
     assert run.code == 0, run.output
     assert version(one) == version(two) == old.removesuffix("~older")
+    assert behind(one) == behind(two) == ""
     assert started(one) > since
     (seen,) = found
     assert seen.transactions > 100

@@ -98,6 +98,18 @@ def test_check_shows_the_stages_and_leaves_the_old_server(upgraded: Upgraded) ->
     assert "set postgresql_version: 15 to keep it, or upgrade with ansible-playbook upgrade.yml" in refused.text()
 
 
+def test_migrations_work_on_both_majors_of_the_host(upgraded: Upgraded) -> None:
+    before = upgraded.sql("SELECT string_agg(datname, ',' ORDER BY oid) FROM pg_database")
+    path = "--path /usr/local/share/provision/migrations"
+    done = upgraded.host.run(f"provision migrate verify --from 15 --to 17 {path}")
+    assert done.returncode == 0, done.stdout + done.stderr
+    older, newer, schemas = done.stdout.splitlines()
+    assert "(vector 0.5.1, uuid-ossp 1.1): 6 steps up, down and up again: 0 differences" in older
+    assert "(vector 0.8.0, uuid-ossp 1.1): 6 steps up, down and up again: 0 differences" in newer
+    assert schemas == "schemas of 15 and 17: equal"
+    assert upgraded.sql("SELECT string_agg(datname, ',' ORDER BY oid) FROM pg_database") == before
+
+
 @pytest.mark.parametrize("method", ["copy", "link"])
 @pytest.mark.parametrize("state", BEFORE)
 def test_command_killed_before_the_new_server_goes_back(upgraded: Upgraded, method: str, state: str) -> None:

@@ -14,26 +14,51 @@ from provision.plan.schema import Plan
 
 @dataclass(frozen=True)
 class Catalogue:
-    """The repository of a stanza. `times` maps a segment's name to when it was archived (Unix time)."""
+    """The repository of a stanza and the archive of one of its clusters, by its number `database` in the stanza.
+
+    A stanza has several clusters after a major upgrade. `times` maps a segment's name to when it was archived (Unix
+    time).
+    """
 
     repository: Repository
+    database: int
     archive: Archive
     times: dict[str, int]
     timeline: int = 0
 
     @classmethod
-    def read(cls, plan: Plan, stanza: str = "", timeline: int = 0, number: int = 1) -> Catalogue:
-        """Read the repository `number`. Raises BackupError if it cannot be read."""
+    def read(cls, plan: Plan, stanza: str = "", timeline: int = 0, number: int = 1, major: int = 0) -> Catalogue:
+        """Read the repository `number`. Raises BackupError if it cannot be read.
+
+        `major` chooses the newest cluster of that major, where there is one, instead of the stanza's current one.
+        """
         repository = tool.info(stanza or plan.backup.stanza, number)
-        folder = f"archive/{repository.stanza}/{repository.archive_id(repository.current)}"
-        rows = tool.listing(repository.stanza, folder, number)
+        fitting = [id_ for id_, version in repository.majors.items() if version == str(major)]
+        return cls.of(repository, max(fitting, default=repository.current), timeline)
+
+    @classmethod
+    def of(cls, repository: Repository, database: int, timeline: int = 0) -> Catalogue:
+        """Read the archive of a cluster. Raises BackupError."""
+        folder = f"archive/{repository.stanza}/{repository.archive_id(database)}"
+        rows = tool.listing(repository.stanza, folder, repository.number)
         times = {Path(name).name[:24]: int(row["time"]) for name, row in rows.items() if row["type"] == "file"}
-        return cls(repository, tool.archive(repository, repository.current, rows), times, timeline)
+        return cls(repository, database, tool.archive(repository, database, rows), times, timeline)
+
+    @property
+    def major(self) -> str:
+        """The major of PostgreSQL of this cluster."""
+        return self.repository.majors[self.database]
+
+    @property
+    def others(self) -> list[Catalogue]:
+        """The stanza's other clusters that have sets, oldest first: those of before or after a major upgrade."""
+        ids = sorted({each.database for each in self.repository.sets} - {self.database})
+        return [Catalogue.of(self.repository, each) for each in ids]
 
     @property
     def sets(self) -> list[Set]:
-        """The sets of the stanza's current cluster, oldest first."""
-        return [each for each in self.repository.sets if each.database == self.repository.current]
+        """The sets of this cluster, oldest first."""
+        return [each for each in self.repository.sets if each.database == self.database]
 
     @property
     def windows(self) -> list[Window]:

@@ -14,7 +14,7 @@ from typing import Any
 from provision import system
 from provision.database import connect_pinned
 from provision.errors import HostError, ProvisionError, UsageError
-from provision.host.backup import copies, journal, show, targets, tool, wal
+from provision.host.backup import copies, journal, show, sides, targets, tool, wal
 from provision.host.backup.catalogue import Catalogue
 from provision.host.backup.targets import Target, Window
 from provision.plan.cluster import Cluster
@@ -148,8 +148,8 @@ def _reaching(plan: Plan, request: Request, target: Target, flushed: str) -> tup
 
 def _window(plan: Plan, request: Request, repository: Repository, target: Target, flushed: str) -> Window:
     """Choose the set of a repository. Raises UsageError, HostError, BackupError."""
-    catalogue = Catalogue.read(plan, request.stanza, request.timeline, repository.number)
-    version = catalogue.repository.majors[catalogue.repository.current]
+    catalogue = Catalogue.read(plan, request.stanza, request.timeline, repository.number, plan.server.major)
+    version = catalogue.major
     if version != str(plan.server.major):
         raise HostError(
             "this backup is from another major of PostgreSQL",
@@ -157,7 +157,7 @@ def _window(plan: Plan, request: Request, repository: Repository, target: Target
             seen=f"the backup is from {version}, this host has {plan.server.major}",
             allowed=f"a host with PostgreSQL {version}", run="docs/move-to-another-major.md",
         )  # fmt: skip
-    window = catalogue.choose(target, request.set)
+    window = sides.choose(catalogue, target, request.set, request.target)
     if target.kind == "latest" and flushed and not request.timeline and not catalogue.holds(flushed):
         raise UsageError(
             "the latest state cannot be reached: WAL is missing from the archive",

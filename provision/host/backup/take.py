@@ -54,9 +54,7 @@ def physical(
             point = _count(plan, known)
         except DatabaseError as error:
             uncounted = str(error)
-        narrate("removing expired backups")
-        for repository, _ in taken:
-            tool.program_with_lock(plan.backup.stanza, f"--repo={repository.number}", "expire")
+        _expire(plan, [repository for repository, _ in taken], narrate)
     if failures:
         raise _failure(plan, failures, taken)
     return {
@@ -67,6 +65,16 @@ def physical(
         "uncounted": uncounted,
         "restore": plan.site(playbook="restore.yml", extra=f"-e restore_set={taken[0][1].label}"),
     }
+
+
+def _expire(plan: Plan, repositories: list[Repository], narrate: Callable[[str], None]) -> None:
+    """Remove expired backups; none while an upgrade's old cluster is kept, because they reach moments before it."""
+    if upgrades.kept(facts := upgrades.read()):
+        narrate(f"no backup expires until the kept cluster is released ({upgrades.described(facts)})")
+        return
+    narrate("removing expired backups")
+    for repository in repositories:
+        tool.program_with_lock(plan.backup.stanza, f"--repo={repository.number}", "expire")
 
 
 def _take(plan: Plan, kind: str, repository: Repository) -> tuple[tool.Repository, Set]:

@@ -40,6 +40,8 @@ class Settings:
     compatible: bool = False
     without_backup: bool = False
     evidence: Path = BACKUP
+    pg_dump: Path | None = None
+    """None for the newest installed one."""
 
 
 def seconds(text: str) -> float:
