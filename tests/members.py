@@ -533,8 +533,9 @@ class Members:
         """Whether all members stream from one primary, on one timeline."""
         with suppress(Exception):
             seen = self.view()
-            states = [each.state for each in seen.members if not each.leader]
-            return seen.healthy and len(seen.members) == len(self.hosts) and states == ["streaming"] * 2
+            leader = seen.leader
+            gaps = [leader is None or each.gap(leader) for each in seen.replicas]
+            return len(seen.members) == len(self.hosts) and not any(gaps)
         return False
 
     def synchronous(self) -> bool:

@@ -441,8 +441,8 @@ def balancer(
 
 def _sources(allowed: Sequence[str], probe: Mapping[str, Any], cluster: Cluster) -> tuple[str, ...]:
     """Return what pg_hba.conf admits: the server sees HAProxy's address instead of the client's."""
-    hosts = [addresses.single(each.address) for each in (*cluster.members, *cluster.poolers)]
-    return () if "all" in allowed else tuple(dict.fromkeys([*_networks(allowed, probe), *hosts]))
+    hosts = [each.address for each in cluster.members] + [each.address for each in cluster.poolers]
+    return () if "all" in allowed else tuple(dict.fromkeys([*_networks(allowed, probe), *map(addresses.single, hosts)]))
 
 
 def _networks(allowed: Sequence[str], probe: Mapping[str, Any]) -> tuple[str, ...]:
