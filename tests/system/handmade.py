@@ -64,7 +64,7 @@ def make(by_psql: Host, by_golang: Host) -> None:
     def install(host: Host) -> None:
         packages = f"apt-get -q update && apt-get -qy install --no-install-recommends {PACKAGES}"
         present = "test -e /usr/share/postgresql/17/extension/vector.control"
-        done = host.run(f"if {present}; then pg_createcluster --start 17 main; else {packages}; fi")
+        done = host.run(f"if {present}; then pg_createcluster --locale=C.UTF-8 --start 17 main; else {packages}; fi")
         assert done.returncode == 0, done.stderr
         sql(host, BY_THE_BOOK, database="postgres")
 
