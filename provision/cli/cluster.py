@@ -118,10 +118,11 @@ def route(as_json: bool) -> None:
 
 
 @command.command()
+@click.option("--check", is_flag=True, help="Show what is due; change nothing.")
 @as_json
-def balance(as_json: bool) -> None:
-    """Start HAProxy, or reload it if its files changed."""
-    actions = balancer.apply(load.load())
+def balance(check: bool, as_json: bool) -> None:
+    """Start HAProxy, reload it if its files changed, or stop it if the inventory no longer has it."""
+    actions = balancer.apply(load.load(), check=check)
     facts = {"changed": bool(actions), "actions": actions}
     echo(json.dumps(facts) if as_json else ", ".join(actions) or "no change")
 

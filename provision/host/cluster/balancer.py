@@ -6,7 +6,7 @@ where it is. The role removes the files of what the plan no longer has, and a un
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from provision import system
@@ -19,43 +19,46 @@ ADDRESS = MOVING / "keepalived.conf"
 RELOADED = Path("/run/provision")
 
 
-def apply(plan: Plan) -> list[str]:
-    """Return the actions taken, such as `haproxy reloaded`. Raises HostError."""
-    actions = []
-    if plan.balancer.enabled:
-        member = plan.tls.certificate("member")
-        actions += _converge(HAPROXY, [CONFIGURATION, Path(member.certificate), Path(member.key), Path(plan.tls.ca)])
-    else:
-        actions += _end(HAPROXY, CONFIGURATION)
-    if plan.balancer.address:
-        return actions + _converge(KEEPALIVED, [ADDRESS, MOVING / "balancer-check"])
-    return actions + _end(KEEPALIVED, ADDRESS)
-
-
-def _end(unit: str, file: Path) -> list[str]:
-    if file.exists() or _state(unit)["UnitFileState"] != "enabled":
-        return []
-    system.run("systemctl", "disable", "--now", unit)
-    return [f"{unit.removesuffix('.service')} stopped"]
-
-
-def _converge(unit: str, files: Sequence[Path]) -> list[str]:
-    state, name, actions = _state(unit), unit.removesuffix(".service"), []
-    if state["UnitFileState"] != "enabled":
-        system.run("systemctl", "enable", unit)
-        actions.append(f"{name} enabled")
-    newest = max(path.stat().st_mtime_ns for path in files if path.exists())
-    mark = _mark(unit)
-    if state["ActiveState"] != "active":
-        system.run("systemctl", "start", unit)
-        actions.append(f"{name} started")
-    elif not mark.exists() or mark.stat().st_mtime_ns < newest:
-        system.run("systemctl", "reload", unit)
-        actions.append(f"{name} reloaded")
-    if actions:
+def apply(plan: Plan, *, check: bool = False) -> list[str]:
+    """Return the actions taken, such as `haproxy reloaded`; with `check`, those due. Raises HostError."""
+    found = list(_due(plan))
+    for unit, verbs, _ in found if not check else ():
+        for verb in verbs:
+            system.run("systemctl", *verb.split(), unit)
+        mark = _mark(unit)
         mark.parent.mkdir(mode=0o755, exist_ok=True)
         mark.touch()
-    return actions
+    return [f"{unit.removesuffix('.service')} {said}" for unit, _, said in found]
+
+
+Due = tuple[str, tuple[str, ...], str]
+"""A unit, what systemctl does with it, and how it is reported."""
+
+
+def _due(plan: Plan) -> Iterator[Due]:
+    member = plan.tls.certificate("member") if plan.balancer.enabled else None
+    files = [CONFIGURATION, Path(member.certificate), Path(member.key), Path(plan.tls.ca)] if member else []
+    yield from _of(HAPROXY, CONFIGURATION, files)
+    yield from _of(KEEPALIVED, ADDRESS, [ADDRESS, MOVING / "balancer-check"] if plan.balancer.address else [])
+
+
+def _of(unit: str, own: Path, files: Sequence[Path]) -> Iterator[Due]:
+    """Yield what is due of a unit: with `files`, it runs and has read them; without, it is stopped if `own` is gone."""
+    state = _state(unit)
+    enabled, active = state["UnitFileState"] == "enabled", state["ActiveState"] == "active"
+    if not files:
+        if enabled and not own.exists():
+            yield unit, ("disable --now",), "stopped"
+        return
+    mark = _mark(unit)
+    newest = max((path.stat().st_mtime_ns for path in files if path.exists()), default=0)
+    verbs = () if enabled else ("enable",)
+    if not active:
+        yield unit, (*verbs, "start"), "started"
+    elif not mark.exists() or mark.stat().st_mtime_ns < newest:
+        yield unit, (*verbs, "reload"), "reloaded"
+    elif verbs:
+        yield unit, verbs, "enabled"
 
 
 def _state(unit: str) -> dict[str, str]:
