@@ -487,8 +487,8 @@ def test_address_of_the_balancers_moves_and_clients_lose_nothing(members: Member
     members.configure(cluster=True, balancer_enabled=True, balancer_address=f"{address}/24")
     run = members.play()
     assert run.code == 0, run.output
-    for words in ((), ("--check",)):
-        again = members.play(*words)
+    for mode in ((), ("--check",)):
+        again = members.play(*mode)
         assert {name: row.changed for name, row in again.recap.items()} == dict.fromkeys(EVERY, 0), again.output
     assert until(lambda: len(holders()) == 1, 30), holders()
     time.sleep(10)
