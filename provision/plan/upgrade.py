@@ -13,9 +13,9 @@ from provision.plan.context import Context, Verdict
 
 ROLE = "upgrade"
 """The role of upgrade.yml, whose packages are the server's too."""
-DOWN = ("stopped", "transferred", "started")
+DOWN = ("stopped", "transferred", "started", "returning", "returned")
 """States of the journal (host.upgrade.journal) in which no server may be running, and no other run may start one."""
-NEW_SERVES = ("started", "serving", "finished")
+NEW_SERVES = ("started", "serving", "finished", "returning", "returned")
 """States in which the new server has started: after a link upgrade, the old data is no longer usable."""
 PAGE = "docs/move-to-another-major.md"
 

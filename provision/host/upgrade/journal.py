@@ -16,13 +16,15 @@ NAME = "upgrade"
 FOLDER = Path("/etc/provision/upgrade")
 """Of root: the plan of the new major, the plan and the configuration of the old one."""
 NEW_PLAN, OLD_PLAN = FOLDER / "plan.json", FOLDER / "plan-before.json"
-METHODS = ("copy", "link")
+METHODS = ("copy", "link", "logical")
 
 DOWN, NEW_SERVES = upgrade.DOWN, upgrade.NEW_SERVES
-STOPPED, TRANSFERRED, STARTED = DOWN
-_, SERVING, FINISHED = NEW_SERVES
-CHECKED, PREPARED, RELEASED, ROLLED_BACK = "checked", "prepared", "released", "rolled back"
-OPEN = (CHECKED, PREPARED, STOPPED, TRANSFERRED, STARTED, SERVING)
+STOPPED, TRANSFERRED, STARTED, RETURNING, RETURNED = DOWN
+_, SERVING, FINISHED, *_ = NEW_SERVES
+CHECKED, PREPARED, COPYING, RELEASED, ROLLED_BACK = "checked", "prepared", "copying", "released", "rolled back"
+OPEN = (CHECKED, PREPARED, COPYING, *DOWN, SERVING)
+GOING_BACK = (RETURNING, RETURNED)
+"""States of a rollback that has closed the new server: only the same command continues."""
 
 
 def read() -> dict[str, Any]:

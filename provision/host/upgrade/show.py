@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from provision.host.upgrade import check, journal, run
+from provision.host.upgrade import check, journal
+from provision.host.upgrade.context import Upgrade
 
 NOTHING = "it was finished before: nothing was done"
 
 
-def checked(upgrade: run.Upgrade, found: check.Found) -> dict[str, Any]:
+def checked(upgrade: Upgrade, found: check.Found) -> dict[str, Any]:
     """Return the plan of an upgrade that nothing stops."""
     return {
         "from": upgrade.old.major, "to": upgrade.new.major, "method": upgrade.method, "size_mb": found.size_mb,
-        "notices": found.notices, "stages": list(run.STAGES),
+        "notices": found.notices, "stages": list(upgrade.stages),
         "start": f"upgrade.yml -e upgrade_to={upgrade.new.major} -e upgrade_method={upgrade.method} "
         f"-e upgrade_confirm={check.host()}",
     }  # fmt: skip

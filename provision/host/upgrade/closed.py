@@ -1,0 +1,108 @@
+"""A server of an upgrade that does not serve: it runs, but only postgres and root reach it. Does IO, as root.
+
+A closed server listens on no network address, and its socket is in a directory of postgres with mode 0700. It archives
+nothing and uses little memory. One file in conf.d makes the difference, so that a reboot starts it as it was.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from provision import secure_path, system
+from provision.errors import HostError
+from provision.host.server import cluster
+from provision.host.server.cluster import Postmaster
+from provision.host.upgrade import side
+from provision.host.upgrade.side import Side
+from provision.plan.schema import Plan
+from provision.quoting import postgresql_conf
+from provision.system import POSTGRES, run
+
+FILE = Path("conf.d/90-provision-upgrade.conf")
+WORKERS = 8
+"""Workers and slots of a closed server beyond one for each database: initial copies, and those of extensions."""
+SETTINGS = {
+    "listen_addresses": "",
+    "archive_mode": "off",  # one stanza archives one server
+    "huge_pages": "off",  # the other server has the reserved pages
+    "shared_buffers": "128MB",
+    "wal_level": "logical",
+    "wal_retrieve_retry_interval": "200ms",  # time until a subscription connects again
+    "cron.launch_active_jobs": "off",  # pg_cron would run its jobs here too
+}
+
+
+@dataclass(frozen=True)
+class Server:
+    """One server of an upgrade: its plan, its cluster, and the directory of its socket while it is closed."""
+
+    plan: Plan
+    side: Side
+    folder: Path
+
+    @property
+    def closed(self) -> bool:
+        """Whether its files say that it does not serve."""
+        return self.file.exists()
+
+    @property
+    def file(self) -> Path:
+        """The file that closes it."""
+        return self.side.configuration / FILE
+
+    @property
+    def inside(self) -> Plan:
+        """The plan with the socket of the closed server."""
+        return replace(self.plan, server=replace(self.plan.server, socket_directory=str(self.folder)))
+
+    @property
+    def here(self) -> Plan:
+        """The plan with the socket where the server is now."""
+        return self.inside if self.closed else self.plan
+
+    def close(self, databases: int) -> None:
+        """Restart the server so that no client reaches it any more; start it if it is closed. Raises HostError."""
+        workers = databases + WORKERS
+        counts = {"max_logical_replication_workers": workers, "max_replication_slots": workers + databases,
+                  "max_wal_senders": workers + databases, "max_worker_processes": workers + WORKERS}  # fmt: skip
+        settings = {**SETTINGS, **counts, "unix_socket_directories": str(self.folder)}
+        lines = ["# provision upgrade: this server does not serve."]
+        lines += [f"{name} = {postgresql_conf(str(value))}" for name, value in settings.items()]
+        self._change("\n".join(lines) + "\n")
+        found = Postmaster.read(self.side.data)
+        if found is None or found.socket_directory != str(self.folder):
+            raise HostError(
+                "the server does not use the settings that close it", where=str(self.file), seen=str(found),
+                allowed=f"a socket in {self.folder}; ALTER SYSTEM must not set unix_socket_directories",
+            )  # fmt: skip
+
+    def open(self) -> None:
+        """Restart the server so that it serves, with its own settings. Raises HostError."""
+        self._change("")
+
+    def stop(self) -> None:
+        """Stop the server; it can be started again. Raises HostError."""
+        side.stop(self.side)
+
+    def forget(self) -> None:
+        """Remove the settings that close the server, which is stopped. Raises OSError."""
+        secure_path.remove(self.file)
+
+    def _change(self, text: str) -> None:
+        places = (self.folder.parent, self.folder)
+        run("install", "--directory", "--mode=0700", *places, user=POSTGRES, directory=Path("/"))
+        there = secure_path.text(self.file) if self.file.exists() else ""
+        if text != there:
+            side.stop(self.side)
+            if text:
+                owner = self.side.configuration.stat()
+                system.write(self.file, text, mode=0o644, owner=(owner.st_uid, owner.st_gid))
+            else:
+                secure_path.remove(self.file)
+        side.unseal(self.side)
+        if self.side.unit:
+            cluster.start(self.plan)
+        elif not self.side.running:
+            words = ("start", "--wait", "--silent", f"--pgdata={self.side.configuration}")
+            run(self.side.programs / "pg_ctl", *words, f"--log={self.folder}/log", user=POSTGRES, directory=Path("/"))
