@@ -64,7 +64,8 @@ def release(upgrade: Upgrade, confirm: str) -> list[str]:
         found = [path for path in _paths(gone, upgrade.work) if secure_path.about(path) is not None]
         for path in found:
             secure_path.remove_tree(path)
-        system.run("systemctl", "daemon-reload")
+        if gone.unit:
+            system.run("systemctl", "daemon-reload")
         upgrade.write(journal.RELEASED)
         return [str(path) for path in found]
 

@@ -81,6 +81,15 @@ class Server:
         """Restart the server so that it serves, with its own settings. Raises HostError."""
         self._change("")
 
+    def start(self) -> None:
+        """Start the server as it was, if it does not run. Raises HostError."""
+        side.unseal(self.side)
+        if self.side.unit:
+            cluster.start(self.plan)
+        elif not self.side.running:
+            words = ("start", "--wait", "--silent", f"--pgdata={self.side.configuration}")
+            run(self.side.programs / "pg_ctl", *words, f"--log={self.folder}/log", user=POSTGRES, directory=Path("/"))
+
     def stop(self) -> None:
         """Stop the server; it can be started again. Raises HostError."""
         side.stop(self.side)
@@ -100,9 +109,4 @@ class Server:
                 system.write(self.file, text, mode=0o644, owner=(owner.st_uid, owner.st_gid))
             else:
                 secure_path.remove(self.file)
-        side.unseal(self.side)
-        if self.side.unit:
-            cluster.start(self.plan)
-        elif not self.side.running:
-            words = ("start", "--wait", "--silent", f"--pgdata={self.side.configuration}")
-            run(self.side.programs / "pg_ctl", *words, f"--log={self.folder}/log", user=POSTGRES, directory=Path("/"))
+        self.start()

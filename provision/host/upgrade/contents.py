@@ -59,7 +59,7 @@ UNION ALL SELECT format('schema %I', nspname) FROM pg_namespace WHERE oid >= 163
 def dump(server: Server, programs: Path) -> str:
     """Return roles and the schemas of all databases as SQL, by the programs of the new major. Raises HostError."""
     plan = server.here
-    words = ["--schema-only", "--clean", "--if-exists", "--no-publications", "--no-subscriptions"]
+    words = ["--schema-only", "--clean", "--if-exists", "--no-publications", "--no-subscriptions", "--encoding=UTF8"]
     words += [f"--host={plan.server.socket_directory}", f"--port={plan.server.port}", "--username=postgres"]
     done = run(
         programs / "pg_dumpall", *words, user=POSTGRES, directory=Path("/"), timeout=TIMEOUT_S,

@@ -30,7 +30,7 @@ UNCOMPARABLE = ("json", "xml", "point", "line", "lseg", "box", "path", "polygon"
 LOCK_MS = 5000
 
 _TABLE = """FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-WHERE c.relkind = 'r' AND c.oid >= 16384 AND n.nspname NOT LIKE 'pg\\_t%' AND """
+WHERE c.relkind = 'r' AND c.oid >= 16384 AND n.nspname !~ '^pg_t' AND """
 _IDENTITY = """CASE c.relreplident WHEN 'n' THEN 'NOTHING' WHEN 'f' THEN 'FULL' WHEN 'i' THEN 'USING INDEX ' ||
   (SELECT quote_ident(x.relname) FROM pg_index i JOIN pg_class x ON x.oid = i.indexrelid
    WHERE i.indrelid = c.oid AND i.indisreplident) ELSE 'DEFAULT' END"""
@@ -52,6 +52,7 @@ BLIND = (
     " WHERE a.attnum > 0 AND format_type(a.atttypid, NULL) = ANY (%s) ORDER BY 1"
 )
 UNLOGGED = f"SELECT c.oid::regclass::text {_TABLE} c.relpersistence = 'u' AND pg_table_size(c.oid) > 0 ORDER BY 1"
+HIDDEN = "SELECT datname FROM pg_database WHERE NOT datallowconn AND datname <> 'template0' ORDER BY 1"
 # Functions of users that a CHECK, a generated column, a domain or a trigger that always fires would call.
 CODE = """
 SELECT DISTINCT format('%s calls %s', pg_describe_object(d.classid, d.objid, 0), p.oid::regprocedure)
@@ -77,9 +78,14 @@ def problems(old: Plan, new: Plan) -> list[str]:
     names = [name for name in databases(old) if name != "template1"]
     with session_of(old) as session:
         values = {name: str(ask(session, f"SHOW {name}")[0][0]) for name in DEFAULTS}
+        hidden = [str(row[0]) for row in ask(session, HIDDEN)]
         used = int(str(ask(session, "SELECT count(*) FROM pg_replication_slots")[0][0]))
     found = settings(old, values, len(names) + SPARE + used, "the old server has")
     planned = {each.name: each.text for each in new.server.settings}
+    if hidden:
+        found.append(
+            f"databases that accept no connections do not move: {_some(hidden)}; drop them, or allow connections"
+        )
     found += settings(old, {**DEFAULTS, **planned}, len(names), "the new plan has")
     lowest = min(old.server.major, new.server.major)
     for name in names:

@@ -1,7 +1,8 @@
 """The journal of an upgrade: its stages in order, what each found, and whether there is a way back. Reads and writes.
 
 A stage is written before it begins, so that the same command continues after a kill. Until STARTED, the old server is
-the database and a failure goes back to it. From STARTED on, the new server is: it may have accepted writes.
+the database and a failure goes back to it. From STARTED on, the new server is: it may have accepted writes. RETURNING
+and RETURNED are of a way back that loses nothing: the new server is closed, and the old one has every row.
 """
 
 from __future__ import annotations
@@ -20,8 +21,9 @@ METHODS = ("copy", "link", "logical")
 
 DOWN, NEW_SERVES = upgrade.DOWN, upgrade.NEW_SERVES
 STOPPED, TRANSFERRED, STARTED, RETURNING, RETURNED = DOWN
-_, SERVING, FINISHED, *_ = NEW_SERVES
-CHECKED, PREPARED, COPYING, RELEASED, ROLLED_BACK = "checked", "prepared", "copying", "released", "rolled back"
+_, SERVING, FINISHED, RETURNING, RETURNED = NEW_SERVES
+COPYING = upgrade.COPYING
+CHECKED, PREPARED, RELEASED, ROLLED_BACK = "checked", "prepared", "released", "rolled back"
 OPEN = (CHECKED, PREPARED, COPYING, *DOWN, SERVING)
 GOING_BACK = (RETURNING, RETURNED)
 """States of a rollback that has closed the new server: only the same command continues."""

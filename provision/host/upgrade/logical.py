@@ -37,7 +37,7 @@ STAGES = (
 )  # fmt: skip
 LAG_BYTES = 2**20
 """WAL that may be unconfirmed when the pooler pauses: a fraction of a second."""
-SHOW_S, POLL_S = 10.0, 0.5
+POLL_S = 0.5
 
 
 def rehearse(upgrade: Upgrade) -> None:
@@ -54,17 +54,25 @@ def make(upgrade: Upgrade) -> None:
     side.stop(upgrade.new)
     replication.retire(upgrade.old_plan)  # of an earlier attempt
     transfer.make(upgrade.new, like)
-    upgrade.write(journal.CHECKED, identities=demands.identities(upgrade.old_plan))
-    demands.identify(upgrade.old_plan, upgrade.facts["identities"])
+    _identify(upgrade)
     new.close(len(replication.filled(upgrade.old_plan)))
     contents.load(new, contents.dump(upgrade.old_server, upgrade.new.programs))
+
+
+def _identify(upgrade: Upgrade) -> None:
+    """Let tables without a key replicate, and keep what they had before in the journal first."""
+    tables = demands.identities(upgrade.old_plan)
+    for name, rows in upgrade.facts.get("identities", {}).items():  # of an earlier attempt
+        tables[name] = [*rows, *tables.get(name, [])]
+    upgrade.write(journal.CHECKED, identities=tables)
+    demands.identify(upgrade.old_plan, tables)
 
 
 def copy(upgrade: Upgrade) -> None:
     """Copy the rows and build the indexes while the old server serves. Raises HostError, DatabaseError."""
     old, new = upgrade.old_server, upgrade.new_server
-    upgrade.write(journal.COPYING)
     names = replication.filled(old.plan)
+    upgrade.write(journal.COPYING, replicated=names)
     new.close(len(names))
     with upgrade.stage(COPY):
         replication.publish(old.plan, names)
@@ -87,10 +95,12 @@ def _follow(upgrade: Upgrade, names: list[str]) -> None:
     """Show the initial copy until every table is copied."""
     sizes, shown = replication.sizes(upgrade.old_plan, names), 0.0
     while True:
-        percent, copied, tables = replication.progress(upgrade.new_server.here, sizes)
+        here = upgrade.new_server.here
+        percent, copied, tables = replication.progress(here, sizes)
         replication.behind(upgrade.old_plan)
-        if copied == tables or time.monotonic() - shown >= SHOW_S:
-            upgrade.narrate(f"  {percent} % of the bytes, {copied} of {tables} tables copied")
+        if copied == tables or time.monotonic() - shown >= replication.SHOW_S:
+            said = f"  {percent} % of the bytes, {copied} of {tables} tables copied"
+            upgrade.narrate(said + replication.errors(here))
             shown = time.monotonic()
         if copied == tables:
             return
@@ -121,6 +131,8 @@ def move(upgrade: Upgrade) -> None:
     with context.paused(upgrade):
         if journal.state(upgrade.facts) != journal.STARTED:
             try:
+                for server in (old, new):  # after a reboot; else they run
+                    server.start()
                 with upgrade.stage(CLOSE):
                     _close(upgrade, old, journal.STOPPED, journal.TRANSFERRED)
                 with upgrade.stage(TAKE_OVER):
@@ -134,7 +146,11 @@ def move(upgrade: Upgrade) -> None:
         with upgrade.stage(OPEN):
             upgrade.write(journal.STARTED)
             context.publish(new.plan)
-            new.open()
+            try:
+                new.open()
+            except HostError as error:
+                error.run = f"{error.run}; or upgrade.yml -e upgrade_rollback=yes, which loses nothing"
+                raise
     down = round(time.monotonic() - begun, 1)
     systems = [*upgrade.facts.get("systems", []), after.identifier(new.plan)]
     upgrade.write(journal.SERVING, down_seconds=down, systems=systems)
@@ -144,7 +160,7 @@ def move(upgrade: Upgrade) -> None:
 def _reserve(upgrade: Upgrade) -> None:
     """Keep every change of the new server for the old one, from before its first client on."""
     here = upgrade.new_server.here
-    names = replication.filled(here)
+    names = upgrade.facts["replicated"]
     wide = demands.wide(upgrade.old_server.here)
     upgrade.write(journal.TRANSFERRED, wide=wide)
     demands.identify(here, wide)
@@ -160,7 +176,7 @@ def finish(upgrade: Upgrade) -> None:
 
 def _replicate_back(upgrade: Upgrade) -> None:
     old, new = upgrade.old_server, upgrade.new_server
-    names = replication.reserved(new.here)
+    names = upgrade.facts["replicated"]
     old.close(len(names))
     replication.subscribe(new.here, old.here, names, copy=False)
     replication.redirect(new.here, old.here)
@@ -170,10 +186,9 @@ def _close(upgrade: Upgrade, source: Server, state: str, later: str) -> None:
     """Close a server that serves, unless it has been handed over already."""
     if journal.state(upgrade.facts) == later:
         return
-    names = replication.filled(source.here)
     upgrade.write(state)
     system.run("systemctl", "stop", *context.HELPERS, check=False)
-    source.close(len(names))
+    source.close(len(upgrade.facts["replicated"]))
 
 
 def _take_over(upgrade: Upgrade, source: Server, target: Server, state: str) -> None:
@@ -183,7 +198,7 @@ def _take_over(upgrade: Upgrade, source: Server, target: Server, state: str) -> 
     """
     if journal.state(upgrade.facts) != state:
         replication.redirect(source.here, target.here)
-        replication.confirmed(source.here, replication.subscribed(target.here))
+        replication.confirmed(source.here, upgrade.facts["replicated"])
         contents.copy_sequences(source.here, target.here)
         found = contents.differences(source.here, target.here)
         counts, left = contents.count(source.here, target.here)
@@ -231,8 +246,7 @@ def back(upgrade: Upgrade, served: bool) -> None:
 def _start_both(upgrade: Upgrade) -> None:
     """Start what does not run, and replicate back where a kill has come before it."""
     old, new = upgrade.old_server, upgrade.new_server
-    if not new.side.running:
-        new.close(len(replication.subscribed(old.here)) or 1)
+    new.start()
     _replicate_back(upgrade)
     if found := contents.differences(new.here, old.here):
         raise HostError(
@@ -245,6 +259,8 @@ def _start_both(upgrade: Upgrade) -> None:
 def _return(upgrade: Upgrade) -> None:
     old, new = upgrade.old_server, upgrade.new_server
     before = journal.state(upgrade.facts)
+    for server in (old, new):  # after a reboot; else they run
+        server.start()
     try:
         _close(upgrade, new, journal.RETURNING, journal.RETURNED)
         _take_over(upgrade, new, old, journal.RETURNED)
@@ -265,7 +281,6 @@ def _end(upgrade: Upgrade, old: Server, new: Server) -> None:
     demands.restore(old.plan, upgrade.facts.get("identities", {}))
     new.stop()
     side.seal(new.side)
-    new.forget()
 
 
 def release(upgrade: Upgrade, kept: Server, gone: Server) -> None:

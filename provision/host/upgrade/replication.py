@@ -22,15 +22,15 @@ NAME = "provision_upgrade"
 """Of the publication and the subscription in each database; slots add the database's OID."""
 SLOTS = rf"^({NAME}_|pg_\d+_sync_)"
 """Slots of the subscriptions, and of their initial copies (manual, "Replication Slot Management")."""
-ORIGIN_SINCE = 16
-POLL_S = 0.05
+ORIGIN_SINCE, COUNTS_ERRORS_SINCE = 16, 15
+POLL_S, SETTLE_S, SHOW_S = 0.05, 0.2, 10.0
 CATCH_UP_S = 60.0
 """Time for the last changes, once nothing writes any more."""
 TABLES = """
 SELECT c.oid, c.oid::regclass::text, c.relpersistence::text, c.relreplident::text,
   EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c.oid AND i.indisprimary), pg_table_size(c.oid), c.relkind::text
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-WHERE c.relkind = 'r' AND c.oid >= 16384 AND n.nspname <> 'information_schema' AND n.nspname NOT LIKE 'pg\\_t%'
+WHERE c.relkind = 'r' AND c.oid >= 16384 AND n.nspname <> 'information_schema' AND n.nspname !~ '^pg_t'
   AND c.relpersistence <> 't' ORDER BY 2
 """
 PROGRESS = """
@@ -78,16 +78,10 @@ def reserve(plan: Plan, names: Iterable[str]) -> None:
                 ask(session, "SELECT pg_create_logical_replication_slot(%s, 'pgoutput')", [slot])
 
 
-def reserved(plan: Plan) -> list[str]:
-    """Name the databases whose changes the server keeps for a subscriber."""
-    query = f"SELECT database FROM pg_replication_slots WHERE slot_name ~ '^{NAME}_' ORDER BY 1"  # noqa: S608
-    with session_of(plan) as session:
-        return [str(row[0]) for row in ask(session, query)]
-
-
 def slot_of(session: Connection) -> str:
     """Name the slot of the session's database."""
-    return f"{NAME}_{ask(session, 'SELECT oid FROM pg_database WHERE datname = current_database()')[0][0]}"
+    ((oid,),) = ask(session, "SELECT oid FROM pg_database WHERE datname = current_database()")
+    return f"{NAME}_{oid}"
 
 
 def subscribe(source: Plan, target: Plan, names: Iterable[str], *, copy: bool) -> None:
@@ -181,6 +175,17 @@ def progress(target: Plan, sizes: dict[str, int]) -> tuple[int, int, int]:
     return (100 if copied == tables else min(99, 100 * done // max(1, total))), copied, tables
 
 
+def errors(target: Plan) -> str:
+    """Count the errors of a server's subscriptions, which try again, for a line of progress; "" without one."""
+    if target.server.major < COUNTS_ERRORS_SINCE:
+        return ""
+    query = "SELECT coalesce(sum(apply_error_count + sync_error_count), 0)::bigint FROM pg_stat_subscription_stats"
+    with session_of(target) as session:
+        ((count,),) = ask(session, query)
+    log = f"/var/log/postgresql/postgresql-{target.server.major}-main.log"
+    return f"; {count} errors, see {log}" if count else ""
+
+
 def sizes(plan: Plan, names: Iterable[str]) -> dict[str, int]:
     """Return the bytes of each table, by `DATABASE TABLE`."""
     found = {}
@@ -225,7 +230,7 @@ def confirmed(source: Plan, names: Collection[str], seconds: float = CATCH_UP_S)
 def settle(source: Plan, target: Plan, *, most: int, show: Callable[[str], None]) -> None:
     """Wait until every table is copied and at most `most` bytes of WAL are not confirmed; show what is left."""
     query = "SELECT count(*) FROM pg_subscription_rel WHERE srsubstate <> 'r'"
-    shown, quiet = "", 0.0
+    quiet = 0.0
     while True:
         open_tables = 0
         for database in subscribed(target):
@@ -234,8 +239,8 @@ def settle(source: Plan, target: Plan, *, most: int, show: Callable[[str], None]
         left = behind(source)
         if not open_tables and left <= most:
             return
-        text = f"{left / 2**20:.1f} MB of WAL behind, {open_tables} tables not synchronised"
-        if text != shown and time.monotonic() >= quiet:
-            show(text)
-            shown, quiet = text, time.monotonic() + 10
-        time.sleep(POLL_S)
+        if time.monotonic() >= quiet:
+            said = f"{left / 2**20:.1f} MB of WAL behind, {open_tables} tables not synchronised"
+            show(said + errors(target))
+            quiet = time.monotonic() + SHOW_S
+        time.sleep(SETTLE_S)

@@ -109,10 +109,8 @@ def _begun(upgrade: Upgrade) -> dict[str, Any]:
             "a rollback has begun", seen=journal.described(found), run="upgrade.yml -e upgrade_rollback=yes"
         )
     if state in (*journal.OPEN, journal.FINISHED):
-        if (found["to"], found["method"]) != (new, upgrade.method) and state not in (
-            journal.CHECKED,
-            journal.PREPARED,
-        ):
+        early = state in (journal.CHECKED, journal.PREPARED) and not METHODS[str(found["method"])].keeps
+        if (found["to"], found["method"]) != (new, upgrade.method) and not early:
             if state == journal.FINISHED and new > int(found["to"]):
                 raise HostError(
                     "the old cluster of the last upgrade is still there",
@@ -125,6 +123,7 @@ def _begun(upgrade: Upgrade) -> dict[str, Any]:
                 run="repeat that command, or upgrade.yml -e upgrade_rollback=yes",
             )  # fmt: skip
         return {**found, "to": new, "method": upgrade.method}
+    upgrade.new_server.forget()
     return {"from": upgrade.old.major, "to": new, "method": upgrade.method, "begun": system.stamp()}
 
 

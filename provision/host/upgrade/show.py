@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from provision.host.upgrade import check, journal
+from provision.host.upgrade import check, journal, run
 from provision.host.upgrade.context import Upgrade
 
 NOTHING = "it was finished before: nothing was done"
@@ -47,11 +47,14 @@ def _next(facts: dict[str, Any]) -> list[str]:
         where = "the new server serves" if state in journal.NEW_SERVES else "the old server is the database"
         return [f"not finished ({where}): repeat upgrade.yml, or -e upgrade_rollback=yes"]
     if state == journal.FINISHED:
-        back = "" if facts["method"] == "link" else "; or -e upgrade_rollback=yes, which loses later writes"
+        keeps = run.METHODS[facts["method"]].keeps
+        loss = "loses nothing" if keeps else "loses later writes"
+        back = "" if facts["method"] == "link" else f"; or -e upgrade_rollback=yes, which {loss}"
         return [
             f"set postgresql_version: {facts['to']} in the inventory",
             f"the old cluster is kept; upgrade.yml -e upgrade_release=yes -e upgrade_confirm={host} deletes it{back}",
         ]
     if state == journal.ROLLED_BACK:
-        return [f"set postgresql_version: {facts['from']} in the inventory and run site.yml"]
+        backup = ", then provision backup take: no restore crosses the rollback" if "down_seconds" in facts else ""
+        return [f"set postgresql_version: {facts['from']} in the inventory and run site.yml{backup}"]
     return []
