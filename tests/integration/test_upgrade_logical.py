@@ -253,6 +253,7 @@ def killed(upgrade: Loopback, work: Callable[[Loopback], None], state: str, dela
     assert process.is_alive(), f"the command ended before {state} and {delay} s"
     os.kill(int(process.pid or 0), signal.SIGKILL)
     process.join()
+    time.sleep(0.2)  # a child of it that is about to become another program still holds the lock
 
 
 @pytest.mark.parametrize(

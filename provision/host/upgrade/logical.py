@@ -11,6 +11,7 @@ changes travel in one direction only.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 from provision import system
 from provision.errors import HostError, ProvisionError
@@ -88,7 +89,7 @@ def copy(upgrade: Upgrade) -> None:
         if found := context.verify(upgrade, new.here):
             context.refuse(upgrade, found)
     with upgrade.stage(CATCH_UP):
-        _settle(upgrade, old, new)
+        _settle(upgrade, old, new, _unchanged)
 
 
 def _follow(upgrade: Upgrade, names: list[str]) -> None:
@@ -99,8 +100,10 @@ def _follow(upgrade: Upgrade, names: list[str]) -> None:
         percent, copied, tables = replication.progress(here, sizes)
         replication.behind(upgrade.old_plan)
         if copied == tables or time.monotonic() - shown >= replication.SHOW_S:
-            said = f"  {percent} % of the bytes, {copied} of {tables} tables copied"
-            upgrade.narrate(said + replication.errors(here))
+            errors = replication.errors(here)
+            upgrade.narrate(f"  {percent} % of the bytes, {copied} of {tables} tables copied{errors}")
+            if errors:
+                _unchanged(upgrade)
             shown = time.monotonic()
         if copied == tables:
             return
@@ -117,8 +120,15 @@ def _unchanged(upgrade: Upgrade) -> None:
         )  # fmt: skip
 
 
-def _settle(upgrade: Upgrade, source: Server, target: Server) -> None:
-    replication.settle(source.here, target.here, most=LAG_BYTES, show=lambda text: upgrade.narrate(f"  {text}"))
+def _settle(upgrade: Upgrade, source: Server, target: Server, check: Callable[[Upgrade], None]) -> None:
+    """Wait until the target has nearly everything; `check` raises the cause of an error that its log has."""
+
+    def show(text: str, errors: str) -> None:
+        upgrade.narrate(f"  {text}{errors}")
+        if errors:
+            check(upgrade)
+
+    replication.settle(source.here, target.here, most=LAG_BYTES, show=show)
     for server in (source, target):  # the restarts to come then end at once
         with session_of(server.here) as session:
             session.execute("CHECKPOINT")
@@ -237,7 +247,7 @@ def back(upgrade: Upgrade, served: bool) -> None:
         return
     if journal.state(upgrade.facts) != journal.RETURNED:
         _start_both(upgrade)
-        _settle(upgrade, new, old)
+        _settle(upgrade, new, old, _same)
     with context.paused(upgrade):
         _return(upgrade)
     _end(upgrade, old, new)
@@ -245,9 +255,14 @@ def back(upgrade: Upgrade, served: bool) -> None:
 
 def _start_both(upgrade: Upgrade) -> None:
     """Start what does not run, and replicate back where a kill has come before it."""
-    old, new = upgrade.old_server, upgrade.new_server
-    new.start()
+    upgrade.new_server.start()
     _replicate_back(upgrade)
+    _same(upgrade)
+
+
+def _same(upgrade: Upgrade) -> None:
+    """Raise HostError if tables of the new server have changed since the upgrade."""
+    old, new = upgrade.old_server, upgrade.new_server
     if found := contents.differences(new.here, old.here):
         raise HostError(
             "the schema has changed since the upgrade: the old server cannot take every row",

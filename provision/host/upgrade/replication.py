@@ -227,7 +227,7 @@ def confirmed(source: Plan, names: Collection[str], seconds: float = CATCH_UP_S)
             time.sleep(POLL_S)
 
 
-def settle(source: Plan, target: Plan, *, most: int, show: Callable[[str], None]) -> None:
+def settle(source: Plan, target: Plan, *, most: int, show: Callable[[str, str], None]) -> None:
     """Wait until every table is copied and at most `most` bytes of WAL are not confirmed; show what is left."""
     query = "SELECT count(*) FROM pg_subscription_rel WHERE srsubstate <> 'r'"
     quiet = 0.0
@@ -241,6 +241,6 @@ def settle(source: Plan, target: Plan, *, most: int, show: Callable[[str], None]
             return
         if time.monotonic() >= quiet:
             said = f"{left / 2**20:.1f} MB of WAL behind, {open_tables} tables not synchronised"
-            show(said + errors(target))
+            show(said, errors(target))
             quiet = time.monotonic() + SHOW_S
         time.sleep(SETTLE_S)
