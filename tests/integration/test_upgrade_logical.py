@@ -326,7 +326,7 @@ def test_what_does_not_replicate_is_refused(made: Loopback) -> None:
     ]
 
 
-def test_settings_are_refused_with_the_way_to_change_them(made: Loopback) -> None:
+def test_settings_and_forced_policies_are_refused_with_the_way_to_change_them(made: Loopback) -> None:
     values = {"wal_level": "replica", "max_replication_slots": "2", "max_wal_senders": "10"}
     (said,) = demands.settings(made.old_plan, values, 6, "the old server has")
     assert said.startswith(
@@ -334,4 +334,9 @@ def test_settings_are_refused_with_the_way_to_change_them(made: Loopback) -> Non
         "logical, max_replication_slots: 6} to the inventory"
     )
     assert "-e postgresql_version=15 -e postgresql_restart_allowed=true" in said
+    made.do("ALTER TABLE log FORCE ROW LEVEL SECURITY")
+    with psycopg.connect(made.url) as session:
+        assert demands.of_database(session, (14, 15)) == []
+        (forced,) = demands.of_database(session, (15, 17))
+    assert "as whom PostgreSQL 17 applies changes: log;" in forced
     assert demands.settings(made.old_plan, {**values, "wal_level": "logical"}, 2, "the old server has") == []

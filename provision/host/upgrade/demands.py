@@ -52,6 +52,7 @@ BLIND = (
     " WHERE a.attnum > 0 AND format_type(a.atttypid, NULL) = ANY (%s) ORDER BY 1"
 )
 UNLOGGED = f"SELECT c.oid::regclass::text {_TABLE} c.relpersistence = 'u' AND pg_table_size(c.oid) > 0 ORDER BY 1"
+FORCED = f"SELECT c.oid::regclass::text {_TABLE} c.relforcerowsecurity ORDER BY 1"
 HIDDEN = "SELECT datname FROM pg_database WHERE NOT datallowconn AND datname <> 'template0' ORDER BY 1"
 # Functions of users that a CHECK, a generated column, a domain or a trigger that always fires would call.
 CODE = """
@@ -87,10 +88,10 @@ def problems(old: Plan, new: Plan) -> list[str]:
             f"databases that accept no connections do not move: {_some(hidden)}; drop them, or allow connections"
         )
     found += settings(old, {**DEFAULTS, **planned}, len(names), "the new plan has")
-    lowest = min(old.server.major, new.server.major)
+    majors = (old.server.major, new.server.major)
     for name in names:
         with session_of(old, name) as session:
-            found += [f"database {name}: {each}" for each in of_database(session, lowest)]
+            found += [f"database {name}: {each}" for each in of_database(session, majors)]
     return found
 
 
@@ -113,8 +114,9 @@ def settings(old: Plan, values: Mapping[str, str], needed: int, where: str) -> l
     ]
 
 
-def of_database(session: Connection, lowest: int) -> list[str]:
-    """Return what in one database does not replicate. `lowest` is the older of the two majors."""
+def of_database(session: Connection, majors: tuple[int, int]) -> list[str]:
+    """Return what in one database does not replicate between two majors, in both directions."""
+    lowest = min(majors)
 
     def first(query: str, *parameters: object) -> list[str]:
         return [" ".join(map(str, row)) for row in ask(session, query, parameters)]
@@ -135,6 +137,11 @@ def of_database(session: Connection, lowest: int) -> list[str]:
         found.append(
             f"functions that PostgreSQL {lowest} would call as superuser for each replicated row: {_some(code)}; use "
             "upgrade_method copy or link"
+        )
+    if max(majors) >= OWNER_SINCE and (tables := first(FORCED)):
+        found.append(
+            f"row-level security binds the owner, as whom PostgreSQL {max(majors)} applies changes: {_some(tables)}; "
+            "ALTER TABLE ... NO FORCE ROW LEVEL SECURITY, or use upgrade_method copy or link"
         )
     if stored := first(STORED, sorted(pins.HARMFUL)):
         found.append(f"stored settings that redirect or end its sessions: {_some(stored)}; ALTER DATABASE ... RESET")

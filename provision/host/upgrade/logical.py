@@ -255,7 +255,11 @@ def back(upgrade: Upgrade, served: bool) -> None:
 
 def _start_both(upgrade: Upgrade) -> None:
     """Start what does not run, and replicate back where a kill has come before it."""
-    upgrade.new_server.start()
+    new = upgrade.new_server
+    try:
+        new.start()
+    except HostError:  # with its own settings it may never have started; closed it has
+        new.close(len(upgrade.facts["replicated"]))
     _replicate_back(upgrade)
     _same(upgrade)
 
@@ -280,12 +284,14 @@ def _return(upgrade: Upgrade) -> None:
         _close(upgrade, new, journal.RETURNING, journal.RETURNED)
         _take_over(upgrade, new, old, journal.RETURNED)
     except BaseException as error:
+        said = "no server serves: repeat upgrade.yml -e upgrade_rollback=yes"
         if journal.state(upgrade.facts) != journal.RETURNED:
             new.open()
             replication.redirect(new.here, old.here)
             upgrade.write(journal.SERVING if before == journal.RETURNING else before)
-            if isinstance(error, ProvisionError):
-                error.run = f"{error.run}; the new server serves again"
+            said = "the new server serves again"
+        if isinstance(error, ProvisionError):
+            error.run = f"{error.run}; {said}"
         raise
     context.publish(old.plan)
     old.open()
