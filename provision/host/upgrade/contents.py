@@ -34,7 +34,9 @@ SHOWN = 6
 BATCH = 500
 COUNT_S = 2.0
 """Time for counting rows while clients wait, smallest tables first; larger ones rely on the confirmed position."""
-SEQUENCES = "SELECT c.oid::regclass::text FROM pg_class c WHERE c.relkind = 'S' AND c.oid >= 16384 ORDER BY 1"
+SEQUENCES = (
+    "SELECT oid::regclass::text FROM pg_class WHERE relkind = 'S' AND oid >= 16384 AND relpersistence <> 't' ORDER BY 1"
+)
 # Of tables with data alone: an index of a partitioned table makes those of its partitions.
 INDEXES = """
 SELECT i.indexrelid::regclass::text, pg_get_indexdef(i.indexrelid)
@@ -44,15 +46,19 @@ WHERE c.relkind = 'i' AND NOT c.relispartition AND NOT i.indisunique AND i.indis
   AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.objid = c.oid AND d.deptype = 'e') ORDER BY t.relpages, 1
 """
 VIEWS = "SELECT oid::regclass::text, relispopulated FROM pg_class WHERE relkind = 'm' AND oid >= 16384 ORDER BY oid"
+# Without what belongs to extensions, whose views differ between majors.
 SHAPE = """
 SELECT format('%s.%s %s%s', c.oid::regclass, a.attname, format_type(a.atttypid, a.atttypmod),
   CASE WHEN a.attnotnull THEN ' not null' END)
 FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid
-WHERE c.relkind IN ('r', 'p', 'v', 'm') AND c.oid >= 16384 AND a.attnum > 0 AND NOT a.attisdropped
+WHERE c.relkind IN ('r', 'p', 'v', 'm') AND c.oid >= 16384 AND c.relpersistence <> 't' AND a.attnum > 0
+  AND NOT a.attisdropped AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.objid = c.oid AND d.deptype = 'e')
 UNION ALL SELECT format('constraint %s of %s', conname, conrelid::regclass) FROM pg_constraint
 WHERE conrelid >= 16384 AND contype <> 'n'
-UNION ALL SELECT format('sequence %s', oid::regclass) FROM pg_class WHERE relkind = 'S' AND oid >= 16384
-UNION ALL SELECT format('schema %I', nspname) FROM pg_namespace WHERE oid >= 16384
+UNION ALL SELECT format('sequence %s', oid::regclass) FROM pg_class
+WHERE relkind = 'S' AND oid >= 16384 AND relpersistence <> 't'
+UNION ALL SELECT format('schema %I', nspname) FROM pg_namespace
+WHERE oid >= 16384 AND nspname !~ '^pg_'
 """
 
 

@@ -80,8 +80,11 @@ def copy(upgrade: Upgrade) -> None:
         replication.subscribe(old.plan, new.here, names, copy=True)
         _follow(upgrade, names)
     with upgrade.stage(INDEX):
+        shown = time.monotonic()
         for name in contents.build(old.plan, new.here):
-            upgrade.narrate(f"  {name}")
+            if time.monotonic() - shown >= replication.SHOW_S:
+                upgrade.narrate(f"  {name}")
+                shown = time.monotonic()
     with upgrade.stage(FIRST):
         after.first_statistics(new.here)
     with upgrade.stage(context.VERIFY):
