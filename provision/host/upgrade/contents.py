@@ -48,17 +48,16 @@ WHERE c.relkind = 'i' AND NOT c.relispartition AND NOT i.indisunique AND i.indis
 VIEWS = "SELECT oid::regclass::text, relispopulated FROM pg_class WHERE relkind = 'm' AND oid >= 16384 ORDER BY oid"
 # Without what belongs to extensions, whose views differ between majors.
 SHAPE = """
-SELECT format('%s.%s %s%s', c.oid::regclass, a.attname, format_type(a.atttypid, a.atttypmod),
+WITH own AS (SELECT oid, relkind FROM pg_class c WHERE oid >= 16384 AND relpersistence <> 't'
+  AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.objid = c.oid AND d.deptype = 'e'))
+SELECT format('%s.%s %s%s', o.oid::regclass, a.attname, format_type(a.atttypid, a.atttypmod),
   CASE WHEN a.attnotnull THEN ' not null' END)
-FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid
-WHERE c.relkind IN ('r', 'p', 'v', 'm') AND c.oid >= 16384 AND c.relpersistence <> 't' AND a.attnum > 0
-  AND NOT a.attisdropped AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.objid = c.oid AND d.deptype = 'e')
-UNION ALL SELECT format('constraint %s of %s', conname, conrelid::regclass) FROM pg_constraint
-WHERE conrelid >= 16384 AND contype <> 'n'
-UNION ALL SELECT format('sequence %s', oid::regclass) FROM pg_class
-WHERE relkind = 'S' AND oid >= 16384 AND relpersistence <> 't'
-UNION ALL SELECT format('schema %I', nspname) FROM pg_namespace
-WHERE oid >= 16384 AND nspname !~ '^pg_'
+FROM own o JOIN pg_attribute a ON a.attrelid = o.oid
+WHERE o.relkind IN ('r', 'p', 'v', 'm') AND a.attnum > 0 AND NOT a.attisdropped
+UNION ALL SELECT format('constraint %s of %s', c.conname, o.oid::regclass) FROM own o
+JOIN pg_constraint c ON c.conrelid = o.oid WHERE c.contype <> 'n'
+UNION ALL SELECT format('sequence %s', oid::regclass) FROM own WHERE relkind = 'S'
+UNION ALL SELECT format('schema %I', nspname) FROM pg_namespace WHERE oid >= 16384 AND nspname !~ '^pg_'
 """
 
 
@@ -152,7 +151,7 @@ def copy_sequences(source: Plan, target: Plan) -> int:
             for first in range(0, len(names), BATCH):
                 rows = session.execute(_values(names[first : first + BATCH])).fetchall()
                 values = sql.SQL(", ").join(
-                    sql.SQL("({}::regclass, {}::bigint, {}::boolean)").format(*map(sql.Literal, row)) for row in rows
+                    sql.SQL("(to_regclass({}), {}::bigint, {}::boolean)").format(*map(sql.Literal, row)) for row in rows
                 )
                 other.execute(sql.SQL("SELECT setval(n, v, c) FROM (VALUES {}) AS s (n, v, c)").format(values))
                 number += len(rows)

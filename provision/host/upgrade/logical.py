@@ -212,12 +212,13 @@ def _take_over(upgrade: Upgrade, source: Server, target: Server, state: str) -> 
     if journal.state(upgrade.facts) != state:
         replication.redirect(source.here, target.here)
         replication.confirmed(source.here, upgrade.facts["replicated"])
-        contents.copy_sequences(source.here, target.here)
-        found = contents.differences(source.here, target.here)
-        counts, left = contents.count(source.here, target.here)
-        if found or counts:
+        found, left = contents.differences(source.here, target.here), 0
+        if not found:
+            contents.copy_sequences(source.here, target.here)
+            found, left = contents.count(source.here, target.here)
+        if found:
             raise HostError(
-                "the two servers differ", where=str(target.side.data), seen="; ".join([*found, *counts]),
+                "the two servers differ", where=str(target.side.data), seen="; ".join(found),
                 run="provision upgrade status",
             )  # fmt: skip
         if left:
