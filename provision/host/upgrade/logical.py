@@ -132,6 +132,7 @@ def _settle(upgrade: Upgrade, source: Server, target: Server, check: Callable[[U
             check(upgrade)
 
     replication.settle(source.here, target.here, most=LAG_BYTES, show=show)
+    system.run("systemctl", "stop", *context.HELPERS, check=False)
     for server in (source, target):  # the restarts to come then end at once
         with session_of(server.here) as session:
             session.execute("CHECKPOINT")
@@ -200,7 +201,6 @@ def _close(upgrade: Upgrade, source: Server, state: str, later: str) -> None:
     if journal.state(upgrade.facts) == later:
         return
     upgrade.write(state)
-    system.run("systemctl", "stop", *context.HELPERS, check=False)
     source.close(len(upgrade.facts["replicated"]))
 
 
