@@ -6,20 +6,24 @@ nothing and uses little memory. One file in conf.d makes the difference, so that
 
 from __future__ import annotations
 
+import time
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from provision import secure_path, system
-from provision.errors import HostError
+from provision.errors import DatabaseError, HostError
 from provision.host.server import cluster
 from provision.host.server.cluster import Postmaster
 from provision.host.upgrade import side
+from provision.host.upgrade.sessions import session_of
 from provision.host.upgrade.side import Side
 from provision.plan.schema import Plan
 from provision.quoting import postgresql_conf
 from provision.system import POSTGRES, run
 
 FILE = Path("conf.d/90-provision-upgrade.conf")
+POLL_S, START_S = 0.05, 60.0
 WORKERS = 8
 """Workers and slots of a closed server beyond one for each database: initial copies, and those of extensions."""
 SETTINGS = {
@@ -85,7 +89,8 @@ class Server:
         """Start the server as it was, if it does not run. Raises HostError."""
         side.unseal(self.side)
         if self.side.unit:
-            cluster.start(self.plan)
+            if not self._answers():
+                cluster.start(self.plan)
         elif not self.side.running:
             words = ("start", "--wait", "--silent", f"--pgdata={self.side.configuration}")
             run(self.side.programs / "pg_ctl", *words, f"--log={self.folder}/log", user=POSTGRES, directory=Path("/"))
@@ -97,6 +102,21 @@ class Server:
     def forget(self) -> None:
         """Remove the settings that close the server, which is stopped. Raises OSError."""
         secure_path.remove(self.file)
+
+    def _answers(self) -> bool:
+        """Start the unit and return as soon as the server answers; False if it does not, or would not at boot.
+
+        pg_ctlcluster, for which systemctl waits, looks for the server every half second alone.
+        """
+        if run("systemctl", "is-enabled", "--quiet", self.side.unit, check=False).returncode:
+            return False
+        run("systemctl", "start", "--no-block", self.side.unit)
+        deadline = time.monotonic() + START_S
+        while time.monotonic() < deadline and not run("systemctl", "is-failed", self.side.unit, check=False).ok:
+            with suppress(DatabaseError), session_of(self.here):
+                return True
+            time.sleep(POLL_S)
+        return False
 
     def _change(self, text: str) -> None:
         places = (self.folder.parent, self.folder)
