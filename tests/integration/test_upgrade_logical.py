@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import re
 import shutil
 import signal
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,7 +29,7 @@ from provision.host.upgrade.context import Upgrade
 from provision.host.upgrade.side import Side
 from provision.plan import load
 from provision.plan.schema import Plan, Setting
-from tests import clusters, plans
+from tests import clusters, embedded, plans
 from tests.clusters import SETTINGS, free_port
 
 FORM = transfer.Form("UTF8", "C.UTF-8", "C.UTF-8", "libc", "", checksums=True, segment_mb=16)
@@ -89,7 +91,8 @@ class Loopback(Upgrade):
         return self.root / "closed"
 
     def _side(self, plan: Plan) -> Side:
-        return Side(15, self.root / "bin", plan.server.configuration, plan.server.data)
+        major = plan.server.major
+        return Side(major, self.root / f"bin-{major}", plan.server.configuration, plan.server.data)
 
     @property
     def url(self) -> str:
@@ -109,7 +112,7 @@ class Loopback(Upgrade):
             return found.fetchall()
 
 
-def place(root: Path, name: str, port: int) -> Plan:
+def place(root: Path, name: str, port: int, major: int) -> Plan:
     """Make the configuration of a cluster and return its plan."""
     folder = root / name
     (folder / "conf" / "conf.d").mkdir(parents=True)
@@ -122,7 +125,7 @@ def place(root: Path, name: str, port: int) -> Plan:
     (folder / "conf/pg_ident.conf").touch()
     level = Setting("wal_level", "logical", "wal_level = logical", "of the test", "", restart=True)
     places = {"socket_directory": str(root), "data_directory": str(data), "configuration_directory": f"{folder}/conf"}
-    server = {"settings": (level,), "port": port, "major": 15, **places}
+    server = {"settings": (level,), "port": port, "major": major, **places}
     return plans.sample(
         server=server,
         host={"systemd": False, "cpus": 2},
@@ -133,11 +136,22 @@ def place(root: Path, name: str, port: int) -> Plan:
 
 @pytest.fixture
 def made(monkeypatch: pytest.MonkeyPatch) -> Iterator[Loopback]:
+    with loopback(monkeypatch, 0, SCHEMA) as upgrade:
+        yield upgrade
+
+
+@contextmanager
+def loopback(monkeypatch: pytest.MonkeyPatch, major: int, schema: str) -> Iterator[Loopback]:
+    """Make an old server of a major, or for 0 of the machine's own, which is that of the new one."""
     root = Path(tempfile.mkdtemp(prefix="provision-logical-", dir="/tmp"))
     programs = clusters.install(root)
-    (root / "bin").symlink_to(programs)
+    own = int(re.findall(r"\d+", clusters.run(programs / "postgres", "--version"))[0])
+    (root / f"bin-{own}").symlink_to(programs)
+    if major:
+        embedded.unpack(major, root / "embedded")
+        (root / f"bin-{major}").symlink_to(root / "embedded/bin")
     port = free_port()
-    old, new = (place(root, name, port) for name in ("old", "new"))
+    old, new = place(root, "old", port, major or own), place(root, "new", port, own)
     monkeypatch.setattr(system, "EVIDENCE", root / "evidence")
     monkeypatch.setattr(load, "PATH", plans.write(root / "plan.json", old))
     upgrade = Loopback(old, new, "logical", print, logical.STAGES, root=root)
@@ -148,7 +162,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> Iterator[Loopback]:
         transfer.make(upgrade.old, FORM, auth="trust")
         upgrade.old_server.open()
         words = ("-X", "-q", "-v", "ON_ERROR_STOP=1", "-h", root, "-p", str(port), "-U", "postgres", "-f", "-")
-        clusters.run(programs / "psql", *words, text=SCHEMA)
+        clusters.run(programs / "psql", *words, text=schema)
         yield upgrade
     finally:
         for each in (upgrade.old, upgrade.new):
@@ -188,7 +202,7 @@ class Writers:
 
 def prepared(upgrade: Loopback) -> None:
     """Do what precedes the copy, but for the backup."""
-    upgrade.facts = {"from": 15, "to": 15, "method": "logical"}
+    upgrade.facts = {"from": upgrade.old.major, "to": upgrade.new.major, "method": "logical"}
     logical.make(upgrade)
     upgrade.write(journal.COPYING)
 
@@ -240,6 +254,19 @@ def test_rows_of_the_new_server_are_those_of_the_old_one(made: Loopback) -> None
     left = "SELECT (SELECT count(*) FROM pg_replication_slots), (SELECT count(*) FROM pg_publication)"
     assert made.ask(made.new_plan, left) == [(0, 0)]
     assert made.ask(made.new_plan, "SELECT relreplident FROM pg_class WHERE relname = 'log'") == [("d",)]
+
+
+@pytest.mark.faults
+def test_old_server_of_14_receives_what_the_new_one_has_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = "CREATE DATABASE minion; \\connect minion\nCREATE TABLE log (id bigserial PRIMARY KEY, said text)"
+    with loopback(monkeypatch, 14, plain) as upgrade:
+        upgrade.do("INSERT INTO log (said) SELECT 'line ' || n FROM generate_series(1, 100) n")
+        prepared(upgrade)
+        finished(upgrade)
+        assert upgrade.ask(upgrade.new_plan, "SELECT current_setting('server_version_num')::int > 150000") == [(True,)]
+        upgrade.ask(upgrade.new_plan, "UPDATE log SET said = 'new' WHERE id <= 10 RETURNING 1")
+        returned(upgrade)
+        assert upgrade.ask(upgrade.old_plan, "SELECT count(*), sum((said = 'new')::int) FROM log") == [(100, 10)]
 
 
 def killed(upgrade: Loopback, work: Callable[[Loopback], None], state: str, delay: float) -> None:
@@ -315,14 +342,15 @@ def test_what_does_not_replicate_is_refused(made: Loopback) -> None:
     made.do("CREATE FUNCTION good(text) RETURNS bool LANGUAGE sql RETURN true")
     made.do("ALTER TABLE log ADD CHECK (good(said))")
     made.do("ALTER DATABASE minion SET statement_timeout = '5s'")
-    found = demands.problems(made.old_plan, made.new_plan)
+    with psycopg.connect(made.url, options="-c search_path=pg_catalog") as session:
+        found = demands.of_database(session, (15, 17))
     assert [each.split(";")[0] for each in found] == [
-        "database minion: 1 large objects, which do not replicate: use upgrade_method copy or link",
-        "database minion: unlogged tables with rows, which do not replicate: public.cache",
-        "database minion: tables without a primary key and with a type that has no equality: public.odd json",
-        "database minion: functions that PostgreSQL 15 would call as superuser for each replicated row: constraint "
+        "1 large objects, which do not replicate: use upgrade_method copy or link",
+        "unlogged tables with rows, which do not replicate: public.cache",
+        "tables without a primary key and with a type that has no equality: public.odd json",
+        "functions that PostgreSQL 15 would call as superuser for each replicated row: constraint "
         "log_said_check on table public.log calls public.good(text)",
-        "database minion: stored settings that redirect or end its sessions: statement_timeout",
+        "stored settings that redirect or end its sessions: statement_timeout",
     ]
 
 
@@ -333,7 +361,7 @@ def test_settings_and_forced_policies_are_refused_with_the_way_to_change_them(ma
         "the old server has wal_level = replica, max_replication_slots = 2: add postgresql_settings: {wal_level: "
         "logical, max_replication_slots: 6} to the inventory"
     )
-    assert "-e postgresql_version=15 -e postgresql_restart_allowed=true" in said
+    assert "-e postgresql_restart_allowed=true" in said
     made.do("ALTER TABLE log FORCE ROW LEVEL SECURITY")
     with psycopg.connect(made.url) as session:
         assert demands.of_database(session, (14, 15)) == []
