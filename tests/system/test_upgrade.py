@@ -9,6 +9,7 @@ import shlex
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -99,8 +100,10 @@ def test_check_shows_the_stages_and_leaves_the_old_server(upgraded: Upgraded) ->
     assert "set postgresql_version: 15 to keep it, or upgrade with ansible-playbook upgrade.yml" in refused.text()
 
 
-@pytest.mark.parametrize("method", ["copy", "link"])
-@pytest.mark.parametrize("state", BEFORE)
+@pytest.mark.parametrize(
+    ("method", "state"),
+    [*product(("copy", "link"), BEFORE), *product(("logical",), ("copying", *BEFORE[1:]))],
+)
 def test_command_killed_before_the_new_server_goes_back(upgraded: Upgraded, method: str, state: str) -> None:
     command = f"provision upgrade run --method {method} --confirm {upgraded.host.name}"
     with subprocess.Popen(upgraded.words(command), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as run:
