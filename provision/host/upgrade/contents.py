@@ -16,7 +16,6 @@ from psycopg import sql
 
 from provision import pins, secure_path
 from provision.database import Connection, ask
-from provision.errors import HostError
 from provision.host.upgrade.closed import Server
 from provision.host.upgrade.replication import TABLES
 from provision.host.upgrade.sessions import databases, session_of
@@ -191,9 +190,3 @@ def _rows(session: Connection, table: str, seconds: float) -> int:
     session.execute(sql.SQL("SET statement_timeout = {}").format(sql.Literal(f"{max(1, round(seconds * 1000))}ms")))
     row = session.execute(sql.SQL("SELECT count(*) FROM ONLY {}").format(sql.SQL(table))).fetchone()
     return int(str(row[0])) if row else 0
-
-
-def refuse(problems: list[str], what: str, run_next: str) -> None:
-    """Raise HostError if there are problems."""
-    if problems:
-        raise HostError(what, seen="; ".join(problems), run=run_next)
