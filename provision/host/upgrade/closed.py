@@ -24,10 +24,13 @@ from provision.system import POSTGRES, run
 
 FILE = Path("conf.d/90-provision-upgrade.conf")
 POLL_S, START_S = 0.05, 60.0
+PORT = 50000
+"""Plus the major: the name of a closed server's socket. Debian's psql looks for a cluster with the default port."""
 WORKERS = 8
 """Workers and slots of a closed server beyond one for each database: initial copies, and those of extensions."""
 SETTINGS = {
     "listen_addresses": "",
+    "default_transaction_read_only": "on",  # against a psql on this server; replication does not ask
     "archive_mode": "off",  # one stanza archives one server
     "huge_pages": "off",  # the other server has the reserved pages
     "shared_buffers": "128MB",
@@ -58,7 +61,8 @@ class Server:
     @property
     def inside(self) -> Plan:
         """The plan with the socket of the closed server."""
-        return replace(self.plan, server=replace(self.plan.server, socket_directory=str(self.folder)))
+        server = replace(self.plan.server, socket_directory=str(self.folder), port=PORT + self.side.major)
+        return replace(self.plan, server=server)
 
     @property
     def here(self) -> Plan:
@@ -70,7 +74,8 @@ class Server:
         workers = databases + WORKERS
         counts = {"max_logical_replication_workers": workers, "max_replication_slots": workers + databases,
                   "max_wal_senders": workers + databases, "max_worker_processes": workers + WORKERS}  # fmt: skip
-        settings = {**SETTINGS, **counts, "unix_socket_directories": str(self.folder)}
+        place = {"unix_socket_directories": str(self.folder), "port": self.inside.server.port}
+        settings = {**SETTINGS, **counts, **place}
         lines = ["# provision upgrade: this server does not serve."]
         lines += [f"{name} = {postgresql_conf(str(value))}" for name, value in settings.items()]
         self._change("\n".join(lines) + "\n")
@@ -97,6 +102,9 @@ class Server:
 
     def stop(self) -> None:
         """Stop the server; it can be started again. Raises HostError."""
+        if self.side.unit and self.side.running:
+            # Waits for a start: systemd would kill a server whose start it still waits for.
+            run("systemctl", "start", self.side.unit, check=False)
         side.stop(self.side)
 
     def forget(self) -> None:
@@ -123,7 +131,7 @@ class Server:
         run("install", "--directory", "--mode=0700", *places, user=POSTGRES, directory=Path("/"))
         there = secure_path.text(self.file) if self.file.exists() else ""
         if text != there:
-            side.stop(self.side)
+            self.stop()
             if text:
                 owner = self.side.configuration.stat()
                 system.write(self.file, text, mode=0o644, owner=(owner.st_uid, owner.st_gid))

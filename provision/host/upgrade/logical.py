@@ -52,7 +52,7 @@ def make(upgrade: Upgrade) -> None:
     with session_of(upgrade.old_plan) as session:
         like = transfer.form(session)
     new = upgrade.new_server
-    side.stop(upgrade.new)
+    new.stop()
     replication.retire(upgrade.old_plan)  # of an earlier attempt
     transfer.make(upgrade.new, like)
     _identify(upgrade)
