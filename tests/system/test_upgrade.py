@@ -172,7 +172,8 @@ def test_logical_replication_goes_back_with_every_row_of_the_new_server(upgraded
     assert again.code == 0, again.output
     assert again.recap[upgraded.host.name].changed == 0, again.output
     back = upgraded.back()
-    assert back.code == 0, back.output
+    log = upgraded.host.run("tail -n 25 /var/log/postgresql/postgresql-15-main.log; provision upgrade status").stdout
+    assert back.code == 0, back.output + log
     site = upgraded.play("site.yml", upgraded.old)
     assert site.code == 0, site.output
     assert (upgraded.major, upgraded.sql(DIGEST)) == ("15", rows)
