@@ -242,6 +242,7 @@ def back_to_old(upgrade: Upgrade) -> None:
 def back(upgrade: Upgrade, served: bool) -> None:
     """Return to the old server: with every change, if the new one has served. Raises HostError."""
     old, new = upgrade.old_server, upgrade.new_server
+    side.put_back_configuration(upgrade.old, journal.FOLDER)  # the run with the new major has removed its files
     if not served:
         new.stop()
         with context.paused(upgrade):
