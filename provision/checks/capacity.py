@@ -18,6 +18,8 @@ NEARLY_USED = 0.9
 """Share of the connections at which applications are about to be refused."""
 HELD_MB = 256
 """WAL kept for a slot without a consumer: far more than a restart of the consumer needs."""
+UPGRADE = "provision_upgrade_"
+"""Slots of an upgrade by logical replication (host.upgrade.replication)."""
 LIMIT_SHARE = 4
 """A quarter of max_slot_wal_keep_size, where that is less."""
 FORGOTTEN_S = 3600
@@ -93,8 +95,11 @@ def slots(plan: Plan, session: Connection) -> Iterator[Row]:
         kept = "lost its WAL, so its consumer must be rebuilt" if status == "lost" else f"keeps {held_mb} MB of WAL"
         drop = sql.SQL("SELECT pg_drop_replication_slot({})").format(sql.Literal(str(name))).as_string(session)
         half = bounded and held_mb * 2 >= limit_mb
+        fix = f"{psql('postgres', drop)}  # if its consumer is gone for good: docs/a-slot-keeps-wal.md"
+        if str(name).startswith(UPGRADE):
+            fix = "# start the old server of the upgrade, or end the way back: docs/move-to-another-major.md"
         yield (
             f"{kind} slot {name}{where} has no consumer and {kept}; {bound}",
-            f"{psql('postgres', drop)}  # if its consumer is gone for good: docs/a-slot-keeps-wal.md",
+            fix,
             Severity.CRITICAL if half or (not bounded and held_mb >= HELD_MB) else Severity.WARNING,
         )

@@ -13,20 +13,20 @@ from provision.cli._echo import echo
 from provision.cli._process import require_root, stoppable
 from provision.cli._progress import working
 from provision.errors import HostError
-from provision.host.upgrade import back, check, journal, show
+from provision.host.upgrade import back, check, context, journal, show
 from provision.host.upgrade import run as upgrades
 from provision.plan import load
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 method = click.option(
-    "--method", type=click.Choice(journal.METHODS), default="copy", show_default=True, help="How pg_upgrade moves data."
+    "--method", type=click.Choice(journal.METHODS), default="copy", show_default=True, help="How the data moves."
 )
 confirm = click.option("--confirm", default="", help="This host's name, to confirm.")
 
 
 @click.group("upgrade")
 def command() -> None:
-    """Move this host to another PostgreSQL major with pg_upgrade."""
+    """Move this host to another PostgreSQL major."""
     require_root("an upgrade stops and starts the server", "provision upgrade")
 
 
@@ -100,7 +100,7 @@ def status(as_json: bool) -> None:
     echo(json.dumps(facts) if as_json else "\n".join(show.lines(facts)))
 
 
-def _upgrade(method: str, narrate: Callable[[str], None]) -> upgrades.Upgrade:
-    old, new = upgrades.plans()
+def _upgrade(method: str, narrate: Callable[[str], None]) -> context.Upgrade:
+    old, new = context.plans()
     facts: dict[str, Any] = journal.read()
-    return upgrades.Upgrade(old, new, method or str(facts.get("method", "copy")), narrate)
+    return upgrades.begin(old, new, method or str(facts.get("method", "copy")), narrate)

@@ -13,9 +13,11 @@ from provision.plan.context import Context, Verdict
 
 ROLE = "upgrade"
 """The role of upgrade.yml, whose packages are the server's too."""
-DOWN = ("stopped", "transferred", "started")
+COPYING = "copying"
+"""The old server serves, and a new one beside it receives its rows (upgrade_method logical)."""
+DOWN = ("stopped", "transferred", "started", "returning", "returned")
 """States of the journal (host.upgrade.journal) in which no server may be running, and no other run may start one."""
-NEW_SERVES = ("started", "serving", "finished")
+NEW_SERVES = ("started", "serving", "finished", "returning", "returned")
 """States in which the new server has started: after a link upgrade, the old data is no longer usable."""
 PAGE = "docs/move-to-another-major.md"
 
@@ -25,7 +27,7 @@ def judge(v: Mapping[str, Any], host: Mapping[str, Any], context: Context, verdi
     journal, now, major = host["upgrade"], host["plan_major"], v["postgresql_version"]
     state = str(journal.get("state", ""))
     if ROLE not in context.roles:
-        if state in DOWN:
+        if state in (COPYING, *DOWN):
             verdict.refusals.append(
                 f"an upgrade from {journal.get('from')} to {journal.get('to')} has not finished ({state}): repeat "
                 f"upgrade.yml -e upgrade_to={journal.get('to')} -e upgrade_method={journal.get('method')}, or go back "
@@ -59,8 +61,13 @@ def _new(journal: Mapping[str, Any]) -> int:
 
 
 def allowed(cluster: Mapping[str, Any], host: Mapping[str, Any], context: Context) -> bool:
-    """Whether a running cluster of another major is the one that upgrade.yml moves."""
-    return ROLE in context.roles and cluster["name"] == "main" and cluster["major"] == str(host["plan_major"])
+    """Whether a running cluster of another major is the one that upgrade.yml moves, or the other one of an upgrade by
+    logical replication, which only postgres and root reach."""
+    journal = host["upgrade"]
+    beside = {COPYING: journal.get("to"), "serving": journal.get("from"), "finished": journal.get("from")}
+    replicates = journal.get("method") == "logical" and str(beside.get(str(journal.get("state")))) == cluster["major"]
+    moved = ROLE in context.roles and cluster["major"] == str(host["plan_major"])
+    return cluster["name"] == "main" and (moved or replicates)
 
 
 def way(cluster: Mapping[str, Any], host: Mapping[str, Any], major: int) -> str:

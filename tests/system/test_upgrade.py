@@ -9,6 +9,7 @@ import shlex
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,7 @@ SHARED = {
     "backup_physical": True,
     "backup_allow_local_only": True,
     "backup_repository_passphrase": "a passphrase of this test",
+    "postgresql_settings": {"wal_level": "logical"},
 }
 MEGABYTES, VECTORS = 500, 5000
 DIGEST = "SELECT count(*), md5(string_agg(m::text, '' ORDER BY id)) FROM memories m"
@@ -110,8 +112,10 @@ def test_migrations_work_on_both_majors_of_the_host(upgraded: Upgraded) -> None:
     assert upgraded.sql("SELECT string_agg(datname, ',' ORDER BY oid) FROM pg_database") == before
 
 
-@pytest.mark.parametrize("method", ["copy", "link"])
-@pytest.mark.parametrize("state", BEFORE)
+@pytest.mark.parametrize(
+    ("method", "state"),
+    [*product(("copy", "link"), BEFORE), *product(("logical",), ("copying", *BEFORE[1:]))],
+)
 def test_command_killed_before_the_new_server_goes_back(upgraded: Upgraded, method: str, state: str) -> None:
     command = f"provision upgrade run --method {method} --confirm {upgraded.host.name}"
     with subprocess.Popen(upgraded.words(command), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as run:
@@ -168,6 +172,27 @@ def _upgrade_under_load(upgraded: Upgraded, method: str) -> None:
     (seen,) = found
     assert seen.transactions > 100
     assert (seen.failed, seen.lost) == (0, 0), seen
+
+
+def test_logical_replication_goes_back_with_every_row_of_the_new_server(upgraded: Upgraded) -> None:
+    _upgrade_under_load(upgraded, "logical")
+    assert upgraded.host.run("runuser -u postgres -- psql -XAtc 'SELECT 1' -p 5432 minion").returncode == 0
+    upgraded.sql("INSERT INTO notes SELECT 1000000 + n, 'of the new server' FROM generate_series(1, 1000) n")
+    upgraded.sql("UPDATE memories SET content = 'changed', embedding = embedding WHERE content = 'memory 7'")
+    rows = upgraded.sql(DIGEST)
+    again = upgraded.play("site.yml", upgraded.new)
+    assert again.code == 0, again.output
+    assert again.recap[upgraded.host.name].changed == 0, again.output
+    back = upgraded.back()
+    log = upgraded.host.run("tail -n 25 /var/log/postgresql/postgresql-15-main.log; provision upgrade status").stdout
+    assert back.code == 0, back.output + log
+    site = upgraded.play("site.yml", upgraded.old)
+    assert site.code == 0, site.output
+    assert (upgraded.major, upgraded.sql(DIGEST)) == ("15", rows)
+    assert upgraded.sql("SELECT count(*) FROM notes WHERE t = 'of the new server'") == "1000"
+    upgraded.sql("UPDATE memories SET content = 'memory 7', embedding = embedding WHERE content = 'changed'")
+    upgraded.rows = upgraded.sql(DIGEST)
+    upgraded.sql("DELETE FROM notes WHERE n > 1000000")
 
 
 def test_link_ends_the_way_back_and_the_old_server_cannot_start(upgraded: Upgraded) -> None:

@@ -103,12 +103,20 @@ def test_site_with_the_old_major_is_refused_after_the_upgrade() -> None:
     assert "this host was upgraded from 14 to 17: set postgresql_version: 17" in said
 
 
-@pytest.mark.parametrize("state", ["stopped", "transferred", "started"])
+@pytest.mark.parametrize("state", ["copying", "stopped", "transferred", "started", "returning", "returned"])
 def test_site_is_refused_while_an_upgrade_is_unfinished(state: str) -> None:
     journal = {"state": state, "from": 15, "to": 17, "method": "link"}
     given = {**plans.SAMPLE, "postgresql_version": 15, "postgresql_repository": "pgdg"}
     said = refusals(given, SITE, clusters=[{**OLD, "running_pid": 0}], upgrade=journal)
     assert f"an upgrade from 15 to 17 has not finished ({state}): repeat upgrade.yml -e upgrade_to=17" in said
+
+
+def test_site_accepts_the_closed_old_server_of_a_logical_upgrade_alone() -> None:
+    journal = {"state": "finished", "from": 15, "to": 17, "method": "logical"}
+    found = built(plans.SAMPLE, SITE, plan_major=17, clusters=[OLD, NEW], upgrade=journal)
+    assert found.plan, found.problems
+    said = refusals(plans.SAMPLE, SITE, plan_major=17, clusters=[OLD, NEW], upgrade={**journal, "method": "copy"})
+    assert "of PostgreSQL 15 is running (process 812), postgresql_version is 17" in said
 
 
 def test_update_scripts_are_followed_from_version_to_version() -> None:
@@ -170,6 +178,9 @@ def test_lost_objects_and_lost_recall_are_named() -> None:
         ({"state": "transferred", "from": 15, "to": 17, "method": "link"},
          "an upgrade is not finished: 15 to 17 by link",
          "-e upgrade_to=17 -e upgrade_method=link -e upgrade_confirm=db1"),
+        ({"state": "copying", "from": 15, "to": 17, "method": "logical"},
+         "an upgrade is not finished: 15 to 17 by logical",
+         "-e upgrade_to=17 -e upgrade_method=logical -e upgrade_confirm=db1"),
         ({"state": "finished", "from": 15, "to": 17, "method": "copy"}, "is kept for 20 days: 15 to 17 by copy",
          "-e upgrade_release=yes -e upgrade_confirm=db1"),
     ],
@@ -184,6 +195,18 @@ def test_doctor_reports_what_an_upgrade_left(
     assert said in seen
     assert command.endswith(fix)
     assert command.startswith("ansible-playbook upgrade.yml -i inventories/prod --limit db1")
+
+
+def test_doctor_reports_the_stopped_old_server_of_a_logical_upgrade(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(system, "EVIDENCE", tmp_path)
+    system.keep("upgrade", {"state": "finished", "from": 15, "to": 17, "method": "logical", "when": system.stamp()})
+    ((seen, fix, _severity),) = checks.upgrade(plans.sample())
+    assert seen.startswith("the old server does not run, so the new one keeps WAL for it: 15 to 17 by logical")
+    assert fix.startswith(
+        "systemctl start postgresql@15-main  # or end the way back: upgrade.yml -e upgrade_release=yes"
+    )
 
 
 def test_doctor_is_content_with_a_new_or_released_upgrade(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

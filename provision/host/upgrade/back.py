@@ -12,20 +12,20 @@ from typing import Any
 from provision import secure_path, system
 from provision.errors import HostError, UsageError
 from provision.host.backup import journal as locks
-from provision.host.server import cluster
 from provision.host.upgrade import check, journal, run, side
+from provision.host.upgrade.context import Upgrade
 
 LOSS = "discard"
 
 
-def rollback(upgrade: run.Upgrade, confirm: str, loss: str) -> dict[str, Any]:
+def rollback(upgrade: Upgrade, confirm: str, loss: str) -> dict[str, Any]:
     """Return to the old server. Raises UsageError without the confirmations, HostError where there is no way back."""
     with locks.held(journal.NAME, "an upgrade is running on this host"):
         upgrade.facts = journal.read()
         state = journal.state(upgrade.facts)
         if state not in (*journal.OPEN, journal.FINISHED):
             raise HostError("there is no upgrade to go back from", seen=state or "none", run="provision upgrade status")
-        served = state in journal.NEW_SERVES
+        served, method = state in journal.NEW_SERVES, run.METHODS[upgrade.method]
         if served and upgrade.facts["method"] == "link":
             raise HostError(
                 "a link upgrade has no way back once its new server has started: both clusters share their files",
@@ -34,36 +34,17 @@ def rollback(upgrade: run.Upgrade, confirm: str, loss: str) -> dict[str, Any]:
                 run="docs/move-to-another-major.md",
             )  # fmt: skip
         _confirm(confirm)
-        if served and loss != LOSS:
+        if served and not method.keeps and loss != LOSS:
             raise UsageError(
                 f"everything written since PostgreSQL {upgrade.new.major} started is lost",
                 where=check.host(), seen=repr(loss), allowed=f"-e upgrade_confirm_loss={LOSS}",
             )  # fmt: skip
-        with run.paused(upgrade):
-            side.end_strays(upgrade.work)
-            side.put_back_configuration(upgrade.old, journal.FOLDER)
-            system.run("systemctl", "stop", *run.HELPERS, check=False)
-            side.stop(upgrade.new)
-            side.seal(upgrade.new)
-            if served:
-                _unchanged(upgrade)
-                run.publish(upgrade.old_plan)
-            side.unseal(upgrade.old)
-            cluster.start(upgrade.old_plan)
+        method.back(upgrade, served)
         upgrade.write(journal.ROLLED_BACK)
         return upgrade.facts
 
 
-def _unchanged(upgrade: run.Upgrade) -> None:
-    """Raise HostError if the old data changed since it was copied."""
-    seen, expected = side.checkpoint(upgrade.old), str(upgrade.facts.get("checkpoint"))
-    if not upgrade.old.running and seen != expected:
-        raise HostError(
-            "the old data changed after the upgrade", where=str(upgrade.old.data), seen=seen, allowed=expected
-        )
-
-
-def release(upgrade: run.Upgrade, confirm: str) -> list[str]:
+def release(upgrade: Upgrade, confirm: str) -> list[str]:
     """Delete the cluster that no longer serves, and return what was deleted. Raises UsageError, HostError."""
     with locks.held(journal.NAME, "an upgrade is running on this host"):
         upgrade.facts = journal.read()
@@ -76,12 +57,15 @@ def release(upgrade: run.Upgrade, confirm: str) -> list[str]:
         if not kept.running:
             raise HostError("the server that is kept does not run", where=str(kept.data), run="provision doctor")
         _confirm(confirm)
+        if state == journal.FINISHED:
+            run.METHODS[upgrade.method].release(upgrade, upgrade.new_server, upgrade.old_server)
         if gone.running:
             raise HostError("a server runs on the cluster that would be deleted", where=str(gone.data))
         found = [path for path in _paths(gone, upgrade.work) if secure_path.about(path) is not None]
         for path in found:
             secure_path.remove_tree(path)
-        system.run("systemctl", "daemon-reload")
+        if gone.unit:
+            system.run("systemctl", "daemon-reload")
         upgrade.write(journal.RELEASED)
         return [str(path) for path in found]
 

@@ -117,10 +117,10 @@ def space(old: Side, new: Side, method: str, size_mb: int) -> list[str]:
     """Return whether the disk has no room for the method, or cannot link. Raises OSError."""
     place = next(path for path in (new.data, *new.data.parents) if path.exists())
     free = shutil.disk_usage(place).free // 2**20
-    needed = SPARE_MB + (round(size_mb * COPY_SHARE) if method == "copy" else 0)
+    needed = SPARE_MB + (0 if method == "link" else round(size_mb * COPY_SHARE))
     found = []
     if free < needed:
-        other = "; upgrade_method=link needs no second copy" if method == "copy" else ""
+        other = "" if method == "link" else "; upgrade_method=link needs no second copy"
         found.append(f"{free} MB are free in {place}: upgrade_method {method} needs {needed} MB{other}")
     if method == "link" and place.stat().st_dev != old.data.stat().st_dev:
         found.append(f"upgrade_method is link: {old.data} and {place} are on different file systems; use copy")

@@ -1,7 +1,8 @@
 """The journal of an upgrade: its stages in order, what each found, and whether there is a way back. Reads and writes.
 
 A stage is written before it begins, so that the same command continues after a kill. Until STARTED, the old server is
-the database and a failure goes back to it. From STARTED on, the new server is: it may have accepted writes.
+the database and a failure goes back to it. From STARTED on, the new server is: it may have accepted writes. RETURNING
+and RETURNED are of a way back that loses nothing: the new server is closed, and the old one has every row.
 """
 
 from __future__ import annotations
@@ -16,13 +17,16 @@ NAME = "upgrade"
 FOLDER = Path("/etc/provision/upgrade")
 """Of root: the plan of the new major, the plan and the configuration of the old one."""
 NEW_PLAN, OLD_PLAN = FOLDER / "plan.json", FOLDER / "plan-before.json"
-METHODS = ("copy", "link")
+METHODS = ("copy", "link", "logical")
 
 DOWN, NEW_SERVES = upgrade.DOWN, upgrade.NEW_SERVES
-STOPPED, TRANSFERRED, STARTED = DOWN
-_, SERVING, FINISHED = NEW_SERVES
+STOPPED, TRANSFERRED, STARTED, RETURNING, RETURNED = DOWN
+_, SERVING, FINISHED, RETURNING, RETURNED = NEW_SERVES
+COPYING = upgrade.COPYING
 CHECKED, PREPARED, RELEASED, ROLLED_BACK = "checked", "prepared", "released", "rolled back"
-OPEN = (CHECKED, PREPARED, STOPPED, TRANSFERRED, STARTED, SERVING)
+OPEN = (CHECKED, PREPARED, COPYING, *DOWN, SERVING)
+GOING_BACK = (RETURNING, RETURNED)
+"""States of a rollback that has closed the new server: only the same command continues."""
 
 
 def read() -> dict[str, Any]:

@@ -5,15 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 from provision.host.upgrade import check, journal, run
+from provision.host.upgrade.context import Upgrade
 
 NOTHING = "it was finished before: nothing was done"
 
 
-def checked(upgrade: run.Upgrade, found: check.Found) -> dict[str, Any]:
+def checked(upgrade: Upgrade, found: check.Found) -> dict[str, Any]:
     """Return the plan of an upgrade that nothing stops."""
     return {
         "from": upgrade.old.major, "to": upgrade.new.major, "method": upgrade.method, "size_mb": found.size_mb,
-        "notices": found.notices, "stages": list(run.STAGES),
+        "notices": found.notices, "stages": list(upgrade.stages),
         "start": f"upgrade.yml -e upgrade_to={upgrade.new.major} -e upgrade_method={upgrade.method} "
         f"-e upgrade_confirm={check.host()}",
     }  # fmt: skip
@@ -46,11 +47,14 @@ def _next(facts: dict[str, Any]) -> list[str]:
         where = "the new server serves" if state in journal.NEW_SERVES else "the old server is the database"
         return [f"not finished ({where}): repeat upgrade.yml, or -e upgrade_rollback=yes"]
     if state == journal.FINISHED:
-        back = "" if facts["method"] == "link" else "; or -e upgrade_rollback=yes, which loses later writes"
+        keeps = run.METHODS[facts["method"]].keeps
+        loss = "loses nothing" if keeps else "loses later writes"
+        back = "" if facts["method"] == "link" else f"; or -e upgrade_rollback=yes, which {loss}"
         return [
             f"set postgresql_version: {facts['to']} in the inventory",
             f"the old cluster is kept; upgrade.yml -e upgrade_release=yes -e upgrade_confirm={host} deletes it{back}",
         ]
     if state == journal.ROLLED_BACK:
-        return [f"set postgresql_version: {facts['from']} in the inventory and run site.yml"]
+        backup = ", then provision backup take: no restore crosses the rollback" if "down_seconds" in facts else ""
+        return [f"set postgresql_version: {facts['from']} in the inventory and run site.yml{backup}"]
     return []

@@ -1,0 +1,159 @@
+"""The stages of pg_upgrade, with its methods copy and link. Does IO as root.
+
+The old server serves until it is stopped; no transaction runs through the pooler from then on to the verification of
+the new server. A failure before the new server starts goes back to the old one.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict
+
+from provision import system
+from provision.errors import HostError, ProvisionError
+from provision.host import rehearsal
+from provision.host.server import cluster
+from provision.host.upgrade import after, context, journal, side, transfer
+from provision.host.upgrade.context import Upgrade
+from provision.host.upgrade.sessions import session_of
+
+MAKE, STOP, MOVE, START, FIRST, EXTEND, RESUME = (
+    "make the new cluster and run pg_upgrade --check",
+    "pause the pooler and stop the old server",
+    "run pg_upgrade",
+    "start the new server",
+    "collect first statistics",
+    "update extensions",
+    "resume the pooler",
+)
+STAGES = (
+    context.CHECK, MAKE, context.BACKUP, context.RECALL, STOP, MOVE, START, FIRST, EXTEND, context.VERIFY, RESUME,
+    context.STATISTICS,
+)  # fmt: skip
+
+
+def rehearse(upgrade: Upgrade) -> None:
+    """Start a scratch server with the new configuration; run pg_upgrade --check. Raises HostError, DatabaseError."""
+    with session_of(upgrade.old_plan) as session:
+        like = transfer.form(session)
+    rehearsal.rehearse(upgrade.new.programs, upgrade.new.configuration)
+    side.end_strays(upgrade.work)
+    side.stop(upgrade.new)
+    transfer.make(upgrade.new, like)
+    upgrade.made = True
+    context.refuse(upgrade, transfer.check(upgrade.old, upgrade.new, upgrade.work))
+    upgrade.facts["form"] = asdict(like)
+
+
+def move(upgrade: Upgrade) -> None:
+    """Stop the old server, move its data, start the new one and verify it, while clients of the pooler wait."""
+    begun = time.monotonic()
+    with context.paused(upgrade):
+        if journal.state(upgrade.facts) not in journal.NEW_SERVES:
+            try:
+                _stop(upgrade)
+                _transfer(upgrade)
+            except BaseException as error:
+                back_to_old(upgrade)
+                if isinstance(error, ProvisionError):
+                    error.run = f"{error.run}; the old server serves again; repeat the command once it is resolved"
+                raise
+        _start(upgrade)
+        with upgrade.stage(FIRST):
+            after.first_statistics(upgrade.new_plan)
+        with upgrade.stage(EXTEND):
+            updated = after.update_extensions(upgrade.new_plan)
+        with upgrade.stage(context.VERIFY):
+            _verify(upgrade)
+    down = round(time.monotonic() - begun, 1)
+    with upgrade.stage(RESUME):
+        systems = [*upgrade.facts.get("systems", []), after.identifier(upgrade.new_plan)]
+        upgrade.write(journal.SERVING, updated=updated, down_seconds=down, systems=systems)
+    upgrade.narrate(f"clients of the pooler waited at most {down} s")
+
+
+def _stop(upgrade: Upgrade) -> None:
+    upgrade.write(journal.STOPPED)
+    with upgrade.stage(STOP):
+        side.end_strays(upgrade.work)
+        system.run("systemctl", "stop", *context.HELPERS, check=False)
+        side.stop(upgrade.new)
+        if upgrade.old.linked:  # a killed pg_upgrade --link
+            side.unseal(upgrade.old)
+        side.stop(upgrade.old)
+        side.seal(upgrade.old)
+        seen = side.checkpoint(upgrade.old)
+        if not seen.startswith("shut down at"):
+            raise HostError("the old server did not shut down cleanly", where=str(upgrade.old.data), seen=seen)
+
+
+def _transfer(upgrade: Upgrade) -> None:
+    with upgrade.stage(MOVE):
+        if not upgrade.made:  # after a kill; clients wait meanwhile
+            transfer.make(upgrade.new, transfer.of_facts(upgrade.facts["form"]))
+        upgrade.made = False
+        transfer.transfer(upgrade.old, upgrade.new, upgrade.work, upgrade.method, upgrade.new_plan.host.cpus)
+        # Not that of the stop: pg_upgrade starts the old server, too.
+        upgrade.write(journal.TRANSFERRED, checkpoint=side.checkpoint(upgrade.old))
+
+
+def back_to_old(upgrade: Upgrade) -> None:
+    """Start the old server again, whatever pg_upgrade did: nothing has changed its data. Raises HostError."""
+    side.end_strays(upgrade.work)
+    side.stop(upgrade.new)
+    side.seal(upgrade.new)
+    side.unseal(upgrade.old)
+    cluster.start(upgrade.old_plan)
+    upgrade.write(journal.PREPARED)
+
+
+def _start(upgrade: Upgrade) -> None:
+    """Start the new server. From here on it is the database: the old data cannot be started any more."""
+    with upgrade.stage(START):
+        first = journal.state(upgrade.facts) == journal.TRANSFERRED  # else it may have served, and has data of its own
+        side.seal(upgrade.old, control=upgrade.method == "link")
+        upgrade.write(journal.STARTED)
+        side.unseal(upgrade.new)
+        context.publish(upgrade.new_plan)
+        try:
+            cluster.start(upgrade.new_plan)
+        except HostError as error:
+            if first and upgrade.method == "copy" and not upgrade.new.running:
+                context.publish(upgrade.old_plan)
+                back_to_old(upgrade)
+                error.run = f"{error.run}; the old server serves again"
+            raise
+
+
+def _verify(upgrade: Upgrade) -> None:
+    """Compare the new server with what the old one had. Raises HostError; the new server keeps running."""
+    if found := context.verify(upgrade, upgrade.new_plan):
+        raise HostError(
+            "the new server serves, but differs from the old one",
+            where=upgrade.new_plan.server.unit, seen="; ".join(found),
+            run="upgrade.yml -e upgrade_rollback=yes, or repair it and repeat the command",
+        )  # fmt: skip
+
+
+def back(upgrade: Upgrade, served: bool) -> None:
+    """Start the old server again; what the new one has written is lost. Raises HostError."""
+    with context.paused(upgrade):
+        side.end_strays(upgrade.work)
+        side.put_back_configuration(upgrade.old, journal.FOLDER)
+        system.run("systemctl", "stop", *context.HELPERS, check=False)
+        side.stop(upgrade.new)
+        side.seal(upgrade.new)
+        if served:
+            _unchanged(upgrade)
+            context.publish(upgrade.old_plan)
+        side.unseal(upgrade.old)
+        cluster.start(upgrade.old_plan)
+
+
+def _unchanged(upgrade: Upgrade) -> None:
+    """Raise HostError if the old data changed since it was copied."""
+    seen, expected = side.checkpoint(upgrade.old), str(upgrade.facts.get("checkpoint"))
+    if not upgrade.old.running and seen != expected:
+        raise HostError(
+            "the old data changed after the upgrade", where=str(upgrade.old.data), seen=seen, allowed=expected
+        )
