@@ -16,6 +16,9 @@ from provision.checks.finding import Severity
 from provision.checks.registry import Scope, examine, unknown_site
 from provision.database import connect_pinned
 from provision.host.backup import counts, dump, tool
+from provision.host.cluster import primary
+from provision.plan.cluster import Member
+from provision.plan.schema import Certificate
 from tests import embedded
 from tests.clusters import Cluster
 from tests.plans import sample
@@ -86,6 +89,22 @@ def test_a_pinned_session_ignores_what_the_database_stores(cluster: Cluster, own
     kept = {name: seen[name] for name in pins.EVERYWHERE if name in seen}
     assert kept == {name: value for name, value in pins.EVERYWHERE.items() if name in seen}
     assert seen["client_encoding"] == "UTF8"
+
+
+def test_the_pooler_s_role_at_a_member_calls_no_function_of_the_owner(cluster: Cluster, owned: str) -> None:
+    cluster.psql("CREATE ROLE minion_pooler LOGIN")
+    with connect_pinned(cluster.url(owned), application="test") as session:
+        session.execute("CREATE SCHEMA hostile")
+        session.execute("GRANT USAGE ON SCHEMA hostile TO PUBLIC")
+        session.execute("CREATE FUNCTION hostile.pg_is_in_recovery() RETURNS bool LANGUAGE sql AS 'SELECT true'")
+    member = Member("db1", cluster.host, "db1", cluster.port, 6432)
+    certificate = Certificate("pooler-client", "/missing.crt", "/missing.key", "client", "minion_pooler", ())
+    plan = sample(access={"database": owned}, tls={"certificates": (certificate,)})
+    try:
+        assert primary.writable(primary.url(plan, member))
+        assert not primary.writable(cluster.url(owned, "minion_pooler"))  # the proof that the pins did it
+    finally:
+        cluster.psql("DROP ROLE minion_pooler")
 
 
 def test_dump_counts_and_programs_work_beside_hostile_settings(

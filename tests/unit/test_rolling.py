@@ -81,15 +81,22 @@ def test_etcd_that_would_lock_out_a_member_s_patroni_is_refused() -> None:
     assert rolling.locked_out("3.5.16-4", {"db1": "4.0.7"}) == ""
 
 
-def test_packages_of_a_cluster_are_left_alone_on_a_single_host() -> None:
-    installed = ["patroni", "etcd-server", "haproxy", "pgbouncer", "postgresql-17", "keepalived"]
-    assert list(apt.ours(installed, 17)) == ["pgbouncer", "postgresql-17"]
-    assert list(apt.ours(installed, 17, apt.NAMES + apt.CLUSTER)) == installed[:-1]
-
-
 def plan(*, member: str = "", dcs_member: str = "", pooler: str = "") -> Plan:
     base = sample(server={"patroni": bool(member)}, balancer={"enabled": True})
     return replace(base, cluster=replace(CLUSTER, member=member, dcs_member=dcs_member, pooler=pooler))
+
+
+@pytest.mark.parametrize(
+    ("found", "names"),
+    [
+        (sample(), []),
+        (plan(member="db1"), ["patroni", "etcd-server", "haproxy"]),
+        (replace(plan(pooler="app1"), balancer=sample().balancer), ["patroni", "etcd-server"]),
+    ],
+)
+def test_packages_that_are_not_of_this_host_s_cluster_are_left_alone(found: Plan, names: list[str]) -> None:
+    installed = ["patroni", "etcd-server", "haproxy", "pgbouncer", "postgresql-17", "keepalived"]
+    assert list(apt.ours(installed, 17, apt.tools(found))) == [*names, "pgbouncer", "postgresql-17"]
 
 
 EXPORTERS = ["prometheus-node-exporter.service", "prometheus-postgres-exporter.service"]

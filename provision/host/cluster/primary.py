@@ -13,6 +13,7 @@ import psycopg
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.sql import SQL
 
+from provision import pins
 from provision.database import Connection, ask, connect, connect_pinned
 from provision.errors import DatabaseError
 from provision.host.cluster.patroni import Patroni, PatroniError
@@ -37,13 +38,17 @@ def checker(plan: Plan) -> Writable:
 
 
 def url(plan: Plan, member: Member) -> str:
-    """Return the libpq string with which the pooler's role logs in at a member."""
+    """Return the libpq string with which the pooler's role logs in at a member.
+
+    Pinned, because the database's owner may store settings for it, and the role may look up verifiers.
+    """
     certificate = plan.tls.certificate("pooler-client")
     return conninfo(
         {
             "host": member.address, "port": member.port, "dbname": plan.access.database,
             "user": plan.access.pooler, "sslmode": "verify-full", "sslrootcert": plan.tls.ca,
             "sslcert": certificate.certificate, "sslkey": certificate.key,
+            "options": pins.options(),
         }
     )  # fmt: skip
 

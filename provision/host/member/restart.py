@@ -3,7 +3,8 @@
 In Patroni's maintenance mode, Patroni stops without its server and without giving up the leader key, and takes the
 running server over when it starts (Patroni's manual, "Pause/Resume mode for the cluster"; `Ha.shutdown` in ha.py). The
 mode is one of the whole cluster: until it ends, no member takes over. A restart that was killed leaves it on, and the
-next one, or `finish`, turns it off.
+next one, or `finish`, turns it off. Without a running server there is nothing to keep: Patroni in this mode would not
+start one, so the mode stays off.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from provision.errors import HostError
 from provision.host.cluster import access, life
 from provision.host.cluster.dcs import Dcs
 from provision.host.cluster.patroni import Patroni
+from provision.host.server import cluster as server
 from provision.host.server import patroni
 from provision.plan.schema import Plan
 from provision.system import run, wait
@@ -33,14 +35,13 @@ def restart(plan: Plan, narrate: Callable[[str], None]) -> None:
     reach = access.controlling(plan)
     api, dcs, name = Patroni(reach), Dcs.of(reach), reach.cluster.member
     refuse_pause(plan)
-    system.keep(EVIDENCE, {"paused": True})
-    life.set_pause(api, True)
-    if not wait(lambda: _all_paused(dcs, reach.cluster.scope), PAUSE_S):
-        _resume(api)
-        raise HostError(
-            f"the members did not turn automatic failover off within {PAUSE_S} s; nothing was restarted",
-            where=reach.cluster.scope, run="provision cluster status",
-        )  # fmt: skip
+    if not _serves(plan):
+        finish(plan)
+        narrate("restart Patroni; no server runs that it could keep")
+        run("systemctl", "restart", patroni.UNIT)
+        life.returned(api, name, life.RETURN_S, narrate)
+        return
+    _pause(api, dcs)
     narrate("restart Patroni; automatic failover is off, and the server goes on")
     run("systemctl", "restart", patroni.UNIT)
     if not wait(lambda: _runs(api), START_S):
@@ -56,7 +57,7 @@ def restart(plan: Plan, narrate: Callable[[str], None]) -> None:
 def refuse_pause(plan: Plan) -> None:
     """Raise HostError while automatic failover is off, unless a killed restart of this host turned it off."""
     reach = access.controlling(plan)
-    if Patroni(reach).view().paused and not _ours():
+    if Patroni(reach).view().paused and not _ours(reach):
         raise HostError(
             "automatic failover is off", where=reach.cluster.scope, seen="Patroni's maintenance mode",
             allowed="automatic failover on", run="provision cluster resume",
@@ -64,15 +65,54 @@ def refuse_pause(plan: Plan) -> None:
 
 
 def finish(plan: Plan) -> None:
-    """Turn automatic failover on again if a killed restart of this host turned it off and Patroni runs."""
-    if _ours():
-        api = Patroni(access.controlling(plan))
-        if wait(lambda: _runs(api), START_S):
+    """Turn automatic failover on again if a killed restart of this host turned it off and Patroni runs.
+
+    Without a server too: Patroni waits for the end of the mode to start one.
+    """
+    reach = access.controlling(plan)
+    if _ours(reach):
+        api = Patroni(reach)
+        if not _serves(plan) or wait(lambda: _runs(api), START_S):
             _resume(api)
 
 
-def _ours() -> bool:
-    return bool(system.evidence(EVIDENCE, of_root=True).get("paused"))
+def _serves(plan: Plan) -> bool:
+    return server.Postmaster.read(plan.server.data) is not None
+
+
+def _pause(api: Patroni, dcs: Dcs) -> None:
+    """Turn automatic failover off and wait until every member has read this. Raises HostError.
+
+    A member writes the mode into its key at the end of a loop. A key that still has an earlier pause, which Patroni
+    itself no longer remembers, must not count: Patroni would stop its server.
+    """
+    scope = api.access.cluster.scope
+    ended = api.view().paused or wait(lambda: not any(_marks(dcs, scope)), PAUSE_S)
+    if ended:
+        system.keep(EVIDENCE, {"paused": True})
+        life.set_pause(api, True)
+        system.keep(EVIDENCE, {"paused": True, "revision": _revision(dcs, scope)})
+    if not (ended and wait(lambda: all(_marks(dcs, scope)), PAUSE_S)):
+        _resume(api)
+        raise HostError(
+            f"the members did not read {'that automatic failover is off' if ended else 'the end of an earlier pause'} "
+            f"within {PAUSE_S} s; nothing was restarted",
+            where=scope, run="provision cluster status",
+        )  # fmt: skip
+
+
+def _ours(reach: access.Access) -> bool:
+    """Return whether a restart of this host turned automatic failover off, and no command has changed it since."""
+    found = system.evidence(EVIDENCE, of_root=True)
+    if not found.get("paused"):
+        return False
+    now = _revision(Dcs.of(reach), reach.cluster.scope)
+    return bool(found.get("revision", now) == now)
+
+
+def _revision(dcs: Dcs, scope: str) -> int:
+    """Return the revision of the cluster's dynamic configuration, which has the mode."""
+    return next((each.revision for each in dcs.read(f"/service/{scope}/config").values()), 0)
 
 
 def _resume(api: Patroni) -> None:
@@ -80,9 +120,9 @@ def _resume(api: Patroni) -> None:
     system.keep(EVIDENCE, {"paused": False})
 
 
-def _all_paused(dcs: Dcs, scope: str) -> bool:
-    """Return whether every member has read the mode, which it writes into its key in etcd."""
-    return all(record.get("pause") for record in life.records(dcs, scope).values())
+def _marks(dcs: Dcs, scope: str) -> list[bool]:
+    """Return whether each member has read the mode, by its key in etcd."""
+    return [bool(record.get("pause")) for record in life.records(dcs, scope).values()]
 
 
 def _runs(api: Patroni) -> bool:

@@ -24,8 +24,9 @@ POLICY_TEXT = "#!/bin/sh\nexit 101\n"
 """As Ansible's module apt writes it, so that role packages removes one that a killed run has left."""
 BUNDLE = "/etc/provision/bundle.apt.conf"
 NAMES = ("pgbouncer", "pgbackrest", *EXPORTERS)
-CLUSTER = ("patroni", "etcd-server", "etcd-client", "haproxy")
-"""Of hosts of a cluster alone: elsewhere they are not ours."""
+CLUSTER = ("patroni", "etcd-server", "etcd-client")
+BALANCER = "haproxy"
+"""Of hosts of a cluster, and of those with a balancer: elsewhere they are not ours."""
 SERVER = re.compile(r"postgresql-(?:[a-z][a-z0-9]*-)?(?P<major>\d+)(?:-.*)?")
 LOCK_S = 120
 TIMEOUT_S = 1800
@@ -63,10 +64,16 @@ def look(plan: Plan) -> list[Package]:
     """Return the installed packages of the database, in the order of their names. Raises HostError."""
     shown = run("dpkg-query", "--show", "--showformat=${db:Status-Abbrev}${Package}\n").stdout
     installed = [line[3:] for line in shown.splitlines() if line[1:2] not in "nc"]
-    names = list(ours(installed, plan.server.major, NAMES + CLUSTER if plan.cluster else NAMES))
+    names = list(ours(installed, plan.server.major, tools(plan)))
     held = set(run("apt-mark", "showhold", *names).stdout.split())
     policy = run("apt-cache", "policy", *names, environment=environment(plan)).stdout
     return sorted(parse(policy, held), key=lambda each: each.name)
+
+
+def tools(plan: Plan) -> tuple[str, ...]:
+    """Return the names of the packages beside those of PostgreSQL that an update of this host concerns."""
+    balancer = (BALANCER,) if plan.balancer.enabled else ()
+    return (*NAMES, *CLUSTER, *balancer) if plan.cluster else NAMES
 
 
 def ours(installed: Iterable[str], major: int, tools: Collection[str] = NAMES) -> Iterator[str]:

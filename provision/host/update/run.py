@@ -194,7 +194,8 @@ def _with_way_back(plan: Plan, packages: tuple[Package, ...]) -> Iterator[None]:
                 unit.back for unit in units.of(plan) if any(unit.packages.fullmatch(each.name) for each in packages)
             ]
             error.seen = "; ".join(filter(None, [error.seen, f"versions before the update: {old}", state]))
-            error.run = " && ".join([apt.way_back(packages), *concerned])
+            back = " && ".join([apt.way_back(packages), *concerned])
+            error.run = f"{error.run}; or go back: {back}" if error.run else back
         raise
 
 
