@@ -42,28 +42,22 @@ def upgrade(plan: Plan) -> Iterator[Row]:
     """Report an upgrade that was not finished, and a cluster that is kept too long."""
     facts = journal.read()
     state = journal.state(facts)
+    again = f"-e upgrade_to={facts.get('to')} -e upgrade_method={facts.get('method')} -e upgrade_confirm={plan.name}"
+    fix = plan.site(playbook="upgrade.yml", extra=again)
     if state in (journal.COPYING, *journal.DOWN, journal.SERVING):
-        again = (
-            f"-e upgrade_to={facts.get('to')} -e upgrade_method={facts.get('method')} -e upgrade_confirm={plan.name}"
-        )
-        fix = plan.site(playbook="upgrade.yml", extra=again)
         severity = Severity.WARNING if state == journal.COPYING else Severity.CRITICAL
         yield f"an upgrade is not finished: {journal.described(facts)}", fix, severity
-    elif state == journal.FINISHED and facts.get("method") == "logical" and (unit := _stopped(facts)):
-        yield (
-            f"the old server does not run, so the new one keeps WAL for it: {journal.described(facts)}",
-            f"systemctl start {unit}  # or end the way back: upgrade.yml -e upgrade_release=yes",
-            Severity.WARNING,
-        )
+    elif state == journal.FINISHED and facts.get("method") == "logical" and _stopped(facts):
+        seen = f"the old server does not run, so the new one keeps WAL for it: {journal.described(facts)}"
+        yield seen, f"{fix}  # or end the way back: upgrade.yml -e upgrade_release=yes", Severity.WARNING
     elif journal.kept(facts) and (days := (time.time() - moment(str(facts["when"]))) / 86400) > KEPT_DAYS:
         fix = plan.site(playbook="upgrade.yml", extra=f"-e upgrade_release=yes -e upgrade_confirm={plan.name}")
         yield f"a cluster that no longer serves is kept for {days:.0f} days: {journal.described(facts)}", fix
 
 
-def _stopped(facts: dict[str, Any]) -> str:
-    """Return the unit of the old server if it does not run."""
-    old = Path("/var/lib/postgresql", str(facts.get("from")), "main")
-    return "" if Postmaster.read(old) else f"postgresql@{facts.get('from')}-main"
+def _stopped(facts: dict[str, Any]) -> bool:
+    """Whether the old server does not run."""
+    return Postmaster.read(Path("/var/lib/postgresql", str(facts.get("from")), "main")) is None
 
 
 @check(

@@ -67,7 +67,7 @@ def allowed(cluster: Mapping[str, Any], host: Mapping[str, Any], context: Contex
     beside = {COPYING: journal.get("to"), "serving": journal.get("from"), "finished": journal.get("from")}
     replicates = journal.get("method") == "logical" and str(beside.get(str(journal.get("state")))) == cluster["major"]
     moved = ROLE in context.roles and cluster["major"] == str(host["plan_major"])
-    return cluster["name"] == "main" and (moved or replicates)
+    return bool(cluster["name"] == "main" and (moved or replicates))
 
 
 def way(cluster: Mapping[str, Any], host: Mapping[str, Any], major: int) -> str:

@@ -239,10 +239,16 @@ def back_to_old(upgrade: Upgrade) -> None:
     upgrade.write(journal.COPYING)
 
 
+def keep(upgrade: Upgrade) -> None:
+    """Put back the old server's files, which the run with the new major removes, and start it. Raises HostError."""
+    side.put_back_configuration(upgrade.old, journal.FOLDER)
+    upgrade.old_server.start()
+
+
 def back(upgrade: Upgrade, served: bool) -> None:
     """Return to the old server: with every change, if the new one has served. Raises HostError."""
     old, new = upgrade.old_server, upgrade.new_server
-    side.put_back_configuration(upgrade.old, journal.FOLDER)  # the run with the new major has removed its files
+    side.put_back_configuration(upgrade.old, journal.FOLDER)
     if not served:
         new.stop()
         with context.paused(upgrade):

@@ -41,6 +41,8 @@ class Method:
     """Prepare the deletion of the second server, while the first is kept."""
     keeps: bool
     """The way back loses nothing that was written to the new server."""
+    keep: Callable[[Upgrade], None] = lambda _upgrade: None
+    """Keep that way ready, after a run with the new major."""
     problems: Callable[[Plan, Plan], list[str]] = lambda _old, _new: []
     notices: Callable[[Plan], list[str]] = lambda _old: []
 
@@ -54,7 +56,7 @@ PG_UPGRADE = Method(
 )
 LOGICAL = Method(
     logical.STAGES, logical.rehearse, logical.make, logical.copy, logical.move, logical.finish, logical.back,
-    logical.release, keeps=True, problems=demands.problems, notices=demands.notices,
+    logical.release, keeps=True, keep=logical.keep, problems=demands.problems, notices=demands.notices,
 )  # fmt: skip
 METHODS = dict(zip(journal.METHODS, (PG_UPGRADE, PG_UPGRADE, LOGICAL), strict=True))
 
@@ -86,6 +88,7 @@ def run(upgrade: Upgrade, confirm: str) -> dict[str, Any]:
         upgrade.facts = _begun(upgrade)
         state = journal.state(upgrade.facts)
         if state == journal.FINISHED:
+            method.keep(upgrade)
             return {**upgrade.facts, "repeated": True}
         if state in ("", journal.CHECKED, journal.PREPARED):
             _before(upgrade, method)
