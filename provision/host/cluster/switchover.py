@@ -124,7 +124,7 @@ def pause(held: orders.Held, poolers: list[str], wait_s: float, narrate: Narrate
             raise HostError(
                 f"transactions did not end within {wait_s:g} s; nothing was switched and the poolers resume",
                 seen="; ".join(seen) or "a follower stopped",
-                run="end them (docs/statements-wait.md); or provision cluster switchover or restart with --wait or --force",
+                run="end them (docs/statements-wait.md); or provision cluster switchover, with --wait or --force",
             )
         narrate(f"terminating transactions: {'; '.join(seen)}")
     return time.monotonic() - begun
