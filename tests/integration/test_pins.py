@@ -98,7 +98,9 @@ def test_the_pooler_s_role_at_a_member_calls_no_function_of_the_owner(cluster: C
         session.execute("GRANT USAGE ON SCHEMA hostile TO PUBLIC")
         session.execute("CREATE FUNCTION hostile.pg_is_in_recovery() RETURNS bool LANGUAGE sql AS 'SELECT true'")
     member = Member("db1", cluster.host, "db1", cluster.port, 6432)
-    certificate = Certificate("pooler-client", "/missing.crt", "/missing.key", "client", "minion_pooler", (), False)
+    certificate = Certificate(
+        "pooler-client", "/missing.crt", "/missing.key", "client", "minion_pooler", (), own_names=False
+    )
     plan = sample(access={"database": owned}, tls={"certificates": (certificate,)})
     try:
         assert primary.writable(primary.url(plan, member))
