@@ -10,6 +10,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from psycopg.conninfo import make_conninfo
 
 from provision import pins, system
 from provision.checks.finding import Severity
@@ -103,8 +104,11 @@ def test_the_pooler_s_role_at_a_member_calls_no_function_of_the_owner(cluster: C
     )
     plan = sample(access={"database": owned}, tls={"certificates": (certificate,)})
     try:
-        assert primary.writable(primary.url(plan, member))
-        assert not primary.writable(cluster.url(owned, "minion_pooler"))  # the proof that the pins did it
+        place = primary.url(plan, member)
+        assert primary.writable(place)
+        assert not primary.writable(make_conninfo(place, options=""))  # the proof that the pins did it
+        cluster.psql(f"ALTER DATABASE {owned} RESET local_preload_libraries; ALTER DATABASE {owned} RESET role")
+        assert not primary.writable(make_conninfo(place, options="-c statement_timeout=0"))  # the owner's function
     finally:
         cluster.psql("DROP ROLE minion_pooler")
 
