@@ -35,7 +35,7 @@ def updates(plan: Plan) -> Iterator[Row]:
     except HostError as error:
         yield f"{error.what}: {error.seen}", "apt-get check"
         return
-    update = plan.site(playbook="update.yml", extra="-e update_apply=yes")
+    update = plan.site(playbook="update.yml", extra="-e update_apply=yes", every=bool(plan.cluster))  # in its order
     held = [each for each in behind if each.held]
     if seen := _listed(each for each in behind if not each.held):
         yield seen, update

@@ -517,18 +517,22 @@ class Plan:
     """None on a single host."""
     warnings: tuple[str, ...]
 
-    def site(self, tags: str = "", *, playbook: str = "site.yml", extra: str = "") -> str:
-        """Return the command, run on the controller, that converges this host or a part of it again.
+    def site(self, tags: str = "", *, playbook: str = "site.yml", extra: str = "", every: bool = False) -> str:
+        """Return the command, run on the controller, that converges this host or a part of it again; or `every` host.
 
         Every fix that names a playbook comes from here: inventory and limit are those of the run that built the plan.
         """
-        words = ["ansible-playbook", playbook, self.selection()]
+        words = ["ansible-playbook", playbook, self.inventories() if every else self.selection()]
         words += [f"--tags {tags}"] if tags else []
         return " ".join([*words, *([extra] if extra else [])])
 
     def selection(self) -> str:
         """Return the options that select this host on the controller: inventories and limit."""
-        return " ".join([*(f"-i {shlex.quote(path)}" for path in self.inventory), f"--limit {self.name}"])
+        return f"{self.inventories()} --limit {self.name}".strip()
+
+    def inventories(self) -> str:
+        """Return the options that name the inventories of the run that built the plan."""
+        return " ".join(f"-i {shlex.quote(path)}" for path in self.inventory)
 
     @property
     def firewall(self) -> bool:

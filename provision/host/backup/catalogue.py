@@ -53,7 +53,8 @@ class Catalogue:
     def others(self) -> list[Catalogue]:
         """The stanza's other clusters that have sets, oldest first: those of before or after a major upgrade."""
         ids = sorted({each.database for each in self.repository.sets} - {self.database})
-        return [Catalogue.of(self.repository, each) for each in ids]
+        majors = self.repository.majors
+        return [Catalogue.of(self.repository, id_, self.timeline if majors[id_] == self.major else 0) for id_ in ids]
 
     @property
     def sets(self) -> list[Set]:

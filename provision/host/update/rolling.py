@@ -34,13 +34,18 @@ AVAILABLE = "SELECT name::text, default_version FROM pg_available_extensions"
 Narrate = Callable[[str], None]
 
 
-def refuse(plan: Plan, within_s: float = SETTLE_S) -> None:
-    """Raise HostError if a member or an etcd member is missing after `within_s` seconds."""
+def refuse(plan: Plan, within_s: float = SETTLE_S, *, unfinished: bool = False) -> None:
+    """Raise HostError if a member or an etcd member is missing after `within_s` seconds.
+
+    After an `unfinished` update it may be this one: a reboot in the middle leaves packages half installed.
+    """
+    ours = "dpkg --configure -a && systemctl start patroni, if this host is the one; else " if unfinished else ""
+    others = "provision cluster status; start the host, or remove it from the cluster (docs/cluster.md), and repeat"
     if not wait(lambda: not gaps(plan), within_s):
         raise HostError(
             "the cluster is not complete", where=access.required(plan).scope, seen="; ".join(gaps(plan)),
             allowed="every member streams from the primary and every etcd member is healthy; nothing was changed",
-            run="provision cluster status; start the host, or remove it from the cluster (docs/cluster.md), and repeat",
+            run=ours + others,
         )  # fmt: skip
 
 

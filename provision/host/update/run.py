@@ -53,8 +53,9 @@ class Look:
 
 def look(plan: Plan) -> Look:
     """Read the package lists and ask the host. Changes nothing else. Raises HostError."""
+    unfinished = system.evidence(NAME, of_root=True).get("state") == INSTALLING
     if plan.cluster:
-        rolling.refuse(plan)
+        rolling.refuse(plan, unfinished=unfinished)
     apt.refresh(plan)
     known = apt.look(plan)
     packages = tuple(each for each in known if each.newer and not each.held)
@@ -83,7 +84,6 @@ def look(plan: Plan) -> Look:
             if each.name == "pgbackrest"
             and compatibility.version_key(each.candidate) != compatibility.version_key(each.installed)
         ]
-    unfinished = system.evidence(NAME, of_root=True).get("state") == INSTALLING
     return Look(
         packages, tuple(_restarts(plan, packages)), tuple(fixes(packages)), tuple(found), unfinished,
         last=rolling.is_primary(plan),
