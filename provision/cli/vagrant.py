@@ -29,6 +29,12 @@ def command() -> None:
 )
 @click.option("--driver", default="", help="libvirt driver: kvm or qemu; recorded for later runs.")
 @click.option("--box", default="", help="Box of a virtual machine; recorded for later runs.")
+@click.option(
+    "--address",
+    "addresses",
+    multiple=True,
+    help="Address of each of MACHINES in the network that they share, in the same order: they become a cluster.",
+)
 @click.option("--public-key", type=click.Path(path_type=Path), required=True, help="Key of Vagrant's first login.")
 def prepare(
     machines: tuple[str, ...],
@@ -40,6 +46,7 @@ def prepare(
     repository: str,
     driver: str,
     box: str,
+    addresses: tuple[str, ...],
     public_key: Path,
 ) -> None:
     """Create the image (containers only), the inventory of MACHINES, and secrets that the profile needs.
@@ -49,5 +56,7 @@ def prepare(
     from provision.controller import vagrant
 
     os_name = os_name or vagrant.default_os(provider)
-    request = vagrant.Request(provider, profile, os_name, memory, cpus, machines, public_key, repository, driver, box)
+    request = vagrant.Request(
+        provider, profile, os_name, memory, cpus, machines, public_key, repository, driver, box, addresses
+    )
     echo(json.dumps(vagrant.values(vagrant.prepare(Path(), request, Stderr()))))

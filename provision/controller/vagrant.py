@@ -35,13 +35,15 @@ OVERRIDES = {
     "postgresql_allowed_networks": ["samenet"],
     "backup_allow_local_only": True,
 }
+CLUSTER = {"cluster_enabled": True, "tls_enabled": True}
 
 
 @dataclass(frozen=True)
 class Request:
     """Options of the Vagrantfile; `public_key` is the key of Vagrant's first login.
 
-    `repository` selects the source of a virtual machine's versions: the inventory, or its distribution.
+    `repository` selects the source of a virtual machine's versions: the inventory, or its distribution. With
+    `addresses`, one for each machine, they are members of a cluster.
     """
 
     provider: str
@@ -54,6 +56,7 @@ class Request:
     repository: str = "inventory"
     driver: str = ""
     box: str = ""
+    addresses: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -104,6 +107,11 @@ def check(project: Path, request: Request, remembered: dict[str, Any]) -> None:
     if request.repository not in REPOSITORIES:
         allowed = ", ".join(REPOSITORIES)
         raise UsageError("unknown repository", where="MINION_REPOSITORY", seen=request.repository, allowed=allowed)
+    if request.addresses and not published_passwords(project, request.profile):
+        raise UsageError(
+            "Vagrant's machines are no cluster of this profile: it needs a backup host or a bucket",
+            where="MINION_NODES", seen=f"MINION_PROFILE={request.profile}", allowed="MINION_PROFILE=dev",
+        )  # fmt: skip
     made = remembered.get("profile", request.profile)
     if made != request.profile:
         raise UsageError(
@@ -130,9 +138,15 @@ def prepare(project: Path, request: Request, narration: Narration) -> Prepared:
     if not published_passwords(project, request.profile):
         write_inventory(project, folder, request.profile)
     hosts = {name: dict(variables) for name in request.machines}
-    (folder / "hosts.yml").write_text(yaml.safe_dump({"all": {"hosts": hosts}}, width=1000))
+    groups: dict[str, Any] = {"hosts": hosts}
+    if request.addresses:
+        for name, address in zip(request.machines, request.addresses, strict=True):
+            hosts[name]["cluster_address"] = address
+        groups["vars"] = dict(CLUSTER)
+    (folder / "hosts.yml").write_text(yaml.safe_dump({"all": groups}, width=1000))
     remembered = {key: getattr(request, key) for key in REMEMBERED}
-    choices.write_text(json.dumps({**remembered, "machines": len(request.machines)}))
+    remembered["nodes" if request.addresses else "machines"] = len(hosts)
+    choices.write_text(json.dumps(remembered))
     return prepared
 
 

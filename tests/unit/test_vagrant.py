@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,23 @@ def test_profile_without_published_passwords_gets_the_variables_but_neither_host
     assert len(secrets["database_credentials"]["minion"]["password"]) >= 20
     write_inventory(project, folder, "staging")  # again, as `vagrant provision` does
     assert Vault(folder / "staging", password).read() == secrets
+
+
+def test_machines_with_addresses_are_a_cluster_of_dev(project: Path) -> None:
+    addresses = ("192.0.2.11", "192.0.2.12")
+    prepare(project, replace(request(), addresses=addresses), Narration())
+    found = yaml.safe_load((project / ".provision/vagrant/hosts.yml").read_text())["all"]
+    assert found["vars"] == {"cluster_enabled": True, "tls_enabled": True}
+    assert found["hosts"] == {
+        f"db{number}": {"cluster_address": address} for number, address in enumerate(addresses, 1)
+    }
+    remembered = json.loads((project / ".provision/vagrant/choices.json").read_text())
+    assert (remembered["nodes"], "machines" in remembered) == (2, False)
+
+
+def test_cluster_of_a_profile_with_backups_elsewhere_is_refused(project: Path) -> None:
+    with pytest.raises(UsageError, match="MINION_PROFILE=dev"):
+        prepare(project, replace(request("staging"), addresses=("192.0.2.11", "192.0.2.12")), Narration())
 
 
 def test_virtual_machine_keeps_the_versions_of_the_inventory(project: Path) -> None:
