@@ -3,7 +3,7 @@
     python -m benchmarks.upgrade [MEGABYTES [VECTORS]]
 
 The host has Debian 13, PostgreSQL 15 of Debian 12 and pgvector 0.5.1 with the prod profile (tests/older.py) and moves
-to Debian 13's 17: by copy, back, and by link. pgbench writes and searches through the pooler with TLS meanwhile. Prints
+to Debian 13's 17: by logical replication and by copy, each time back, and by link. pgbench writes and searches through the pooler with TLS meanwhile. Prints
 failed transactions, acknowledged rows that are missing, the longest wait, and the seconds that a dump and restore of
 the same database takes on the same host before the upgrades; asserts nothing.
 """
@@ -30,7 +30,10 @@ NAME = "bench-upgrade"
 MEMORY = "4g"
 MEGABYTES, VECTORS = 1000, 20_000
 TLS = "PGSSLMODE=verify-full PGSSLROOTCERT=/etc/provision/tls/ca.crt"
-VARIABLES = {"backup_allow_local_only": True, "backup_repository_inventory_name": "", "backup_repository_host": ""}
+VARIABLES = {
+    "backup_allow_local_only": True, "backup_repository_inventory_name": "", "backup_repository_host": "",
+    "postgresql_settings": {"wal_level": "logical"},
+}  # fmt: skip
 DUMP = f"""
 new=/usr/lib/postgresql/17/bin; port="-h {SCRATCH} -p 5999 -U postgres"
 $new/initdb -D {SCRATCH}/new -U postgres --encoding=UTF8 --locale=C.UTF-8 --data-checksums >/dev/null
@@ -123,16 +126,16 @@ def main() -> None:
         dump = ended - begun
         print(f"dump {dumped - begun:.1f} s, restore and analyse {ended - dumped:.1f} s", flush=True)
         print(f"{'':<8}{'transactions':>14}{'failed':>8}{'lost':>6}{'longest wait s':>16}{'x dump':>8}{'run s':>8}")
-        for method in ("copy", "link"):
+        for method in ("logical", "copy", "link"):
             seen, took, stages = moved(made, place, method)
             print(
                 f"{method:<8}{seen.transactions:>14}{seen.failed:>8}{seen.lost:>6}{seen.wait_s:>16.1f}"
                 f"{seen.wait_s / dump:>8.2f}{took:>8.0f}   {seen.said}"
             )
             print("  " + "; ".join(f"{name} {seconds} s" for name, seconds in stages.items()), flush=True)
-            if method == "copy":
-                back = ("-e", "upgrade_rollback=yes", "-e", f"upgrade_confirm={NAME}")
-                made.upgrade(*back, "-e", "upgrade_confirm_loss=discard")
+            if method != "link":
+                loss = ("-e", "upgrade_confirm_loss=discard") if method == "copy" else ()
+                made.upgrade("-e", "upgrade_rollback=yes", "-e", f"upgrade_confirm={NAME}", *loss)
                 made.play("site.yml", made.old)
         print(f"load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} CPUs at the end")
 
