@@ -174,7 +174,7 @@ bench-failover: test-setup ## Compare gaps and lost rows of failovers with those
 	$(BIN)/python -m benchmarks.failover
 
 .PHONY: bench-upgrade
-bench-upgrade: .venv/.tests ## Measure waits during a major upgrade, beside a dump and restore, on 1 GB with vectors (40 minutes)
+bench-upgrade: .venv/.tests ## Measure waits during a major upgrade by each method, beside a dump and restore, on 1 GB with vectors (an hour)
 	$(BIN)/python -m benchmarks.upgrade
 
 .PHONY: bench-tenants
