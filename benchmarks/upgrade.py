@@ -3,9 +3,9 @@
     python -m benchmarks.upgrade [MEGABYTES [VECTORS]]
 
 The host has Debian 13, PostgreSQL 15 of Debian 12 and pgvector 0.5.1 with the prod profile (tests/older.py) and moves
-to Debian 13's 17: by logical replication and by copy, each time back, and by link. pgbench writes and searches through the pooler with TLS meanwhile. Prints
-failed transactions, acknowledged rows that are missing, the longest wait, and the seconds that a dump and restore of
-the same database takes on the same host before the upgrades; asserts nothing.
+to Debian 13's 17: by logical replication and by copy, each time back, and by link. pgbench writes and searches through
+the pooler with TLS meanwhile. Prints failed transactions, acknowledged rows that are missing, the longest wait, and the
+seconds that a dump and restore of the same database takes on the same host before the upgrades; asserts nothing.
 """
 
 from __future__ import annotations
