@@ -40,6 +40,6 @@ def apply(check: bool, as_json: bool) -> None:
 
 @command.command()
 def restart() -> None:
-    """Restart Patroni while its server goes on; automatic failover is off meanwhile."""
+    """Restart Patroni without stopping PostgreSQL; automatic failover is off meanwhile."""
     with stoppable():
         restarting.restart(load.load(), lambda text: echo(text, err=True))

@@ -1,4 +1,4 @@
-"""Restart Patroni of this host while its server goes on. Does IO, as root.
+"""Restart Patroni of this host without stopping PostgreSQL. Does IO, as root.
 
 In Patroni's maintenance mode, Patroni stops without its server and without giving up the leader key, and takes the
 running server over when it starts (Patroni's manual, "Pause/Resume mode for the cluster"; `Ha.shutdown` in ha.py). The

@@ -1,7 +1,7 @@
 """The way back from an upgrade, and its end: start the old server again, or delete the old cluster. Does IO as root.
 
-Before the new server started, nothing is lost by either method. After it, a link upgrade has no way back, for both
-clusters share their files; a copy has one, and what was written since is lost, which must be confirmed.
+Before the new server starts, a rollback loses nothing. After that, `link` has none, for both clusters share their
+files; `copy` loses later writes, which must be confirmed; `logical` loses nothing.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What logical replication does not bring to the other server: the schema, sequences, indexes built late. Does IO.
 
-Also compares both servers: their tables and columns by name, their rows by number.
+Also compares both servers: tables and columns by name, and row counts.
 """
 
 from __future__ import annotations
