@@ -11,7 +11,7 @@ from provision.checks.finding import Severity
 from provision.checks.registry import Row, Scope, check
 from provision.database import Connection
 from provision.host.server.cluster import Postmaster
-from provision.host.upgrade import journal
+from provision.host.upgrade import commands, journal
 from provision.plan.schema import Plan
 from provision.system import moment
 
@@ -42,17 +42,18 @@ def upgrade(plan: Plan) -> Iterator[Row]:
     """Report an upgrade that was not finished, and a cluster that is kept too long."""
     facts = journal.read()
     state = journal.state(facts)
-    again = f"-e upgrade_to={facts.get('to')} -e upgrade_method={facts.get('method')} -e upgrade_confirm={plan.name}"
-    fix = plan.site(playbook="upgrade.yml", extra=again)
-    if state in (journal.COPYING, *journal.DOWN, journal.SERVING):
+    fix = commands.again(plan, facts.get("to"), facts.get("method"))
+    if state in journal.GOING_BACK:
+        yield f"a rollback is not finished: {journal.described(facts)}", commands.rollback(plan), Severity.CRITICAL
+    elif state in (journal.COPYING, *journal.DOWN, journal.SERVING):
         severity = Severity.WARNING if state == journal.COPYING else Severity.CRITICAL
         yield f"an upgrade is not finished: {journal.described(facts)}", fix, severity
     elif state == journal.FINISHED and facts.get("method") == "logical" and _stopped(facts):
         seen = f"the old server does not run, so the new one keeps WAL for it: {journal.described(facts)}"
-        yield seen, f"{fix}  # or end the way back: upgrade.yml -e upgrade_release=yes", Severity.WARNING
+        yield seen, f"{fix}  # or delete it: {commands.release(plan)}", Severity.WARNING
     elif journal.kept(facts) and (days := (time.time() - moment(str(facts["when"]))) / 86400) > KEPT_DAYS:
-        fix = plan.site(playbook="upgrade.yml", extra=f"-e upgrade_release=yes -e upgrade_confirm={plan.name}")
-        yield f"a cluster that no longer serves is kept for {days:.0f} days: {journal.described(facts)}", fix
+        seen = f"a cluster that no longer serves is kept for {days:.0f} days: {journal.described(facts)}"
+        yield seen, commands.release(plan)
 
 
 def _stopped(facts: dict[str, Any]) -> bool:

@@ -13,7 +13,7 @@ from provision.cli._echo import echo
 from provision.cli._process import require_root, stoppable
 from provision.cli._progress import working
 from provision.errors import HostError
-from provision.host.upgrade import back, check, context, journal, show
+from provision.host.upgrade import back, commands, context, journal, show
 from provision.host.upgrade import run as upgrades
 from provision.plan import load
 
@@ -51,7 +51,7 @@ def check_command(method: str, as_json: bool) -> None:
             )
         found = upgrades.judge(upgrade)
     facts = show.checked(upgrade, found)
-    echo(json.dumps(facts) if as_json else "\n".join(show.lines(facts)))
+    echo(json.dumps(facts) if as_json else "\n".join(show.lines(facts, load.load())))
 
 
 @command.command()
@@ -65,8 +65,8 @@ def run(method: str, confirm: str, as_json: bool) -> None:
         if not confirm and journal.state(journal.read()) not in journal.NEW_SERVES:
             facts = show.checked(upgrade, upgrades.judge(upgrade))
         else:
-            facts = upgrades.run(upgrade, confirm or check.host())
-    echo(json.dumps(facts, default=str) if as_json else "\n".join(show.lines(facts)))
+            facts = upgrades.run(upgrade, confirm or commands.host())
+    echo(json.dumps(facts, default=str) if as_json else "\n".join(show.lines(facts, load.load())))
     if "start" in facts:
         sys.exit(3)
 
@@ -79,7 +79,7 @@ def rollback(confirm: str, confirm_loss: str, as_json: bool) -> None:
     """Start the old server again."""
     with working("going back to the old server") as narrate:
         facts = back.rollback(_upgrade("", narrate), confirm, confirm_loss)
-    echo(json.dumps(facts, default=str) if as_json else "\n".join(show.lines(facts)))
+    echo(json.dumps(facts, default=str) if as_json else "\n".join(show.lines(facts, load.load())))
 
 
 @command.command()
@@ -97,7 +97,7 @@ def release(confirm: str, as_json: bool) -> None:
 def status(as_json: bool) -> None:
     """Show the last upgrade of this host, its stages and what to do next."""
     facts = journal.read()
-    echo(json.dumps(facts) if as_json else "\n".join(show.lines(facts)))
+    echo(json.dumps(facts) if as_json else "\n".join(show.lines(facts, load.load())))
 
 
 def _upgrade(method: str, narrate: Callable[[str], None]) -> context.Upgrade:

@@ -24,7 +24,7 @@ import pytest
 
 from provision import system
 from provision.errors import HostError
-from provision.host.upgrade import back, check, demands, journal, logical, replication, run, side, transfer
+from provision.host.upgrade import back, commands, demands, journal, logical, replication, run, side, transfer
 from provision.host.upgrade.context import Upgrade
 from provision.host.upgrade.side import Side
 from provision.plan import load
@@ -209,11 +209,11 @@ def prepared(upgrade: Loopback) -> None:
 
 def finished(upgrade: Loopback) -> None:
     """Upgrade, or continue after a kill, as the command does."""
-    assert run.run(upgrade, check.host())["state"] == journal.FINISHED
+    assert run.run(upgrade, commands.host())["state"] == journal.FINISHED
 
 
 def returned(upgrade: Loopback) -> None:
-    assert back.rollback(upgrade, check.host(), "")["state"] == journal.ROLLED_BACK
+    assert back.rollback(upgrade, commands.host(), "")["state"] == journal.ROLLED_BACK
 
 
 def test_copy_and_hand_over_under_writes_keep_every_row_and_go_back_with_all(made: Loopback) -> None:
@@ -249,7 +249,7 @@ def test_rows_of_the_new_server_are_those_of_the_old_one(made: Loopback) -> None
     finished(made)
     assert made.ask(made.new_plan, DIGEST) == rows
     assert made.ask(made.new_plan, "SELECT nextval('memories_id_seq'), n FROM notes") == [(ROWS + 51, ROWS)]
-    back.release(made, check.host())
+    back.release(made, commands.host())
     assert not made.old.data.exists()
     left = "SELECT (SELECT count(*) FROM pg_replication_slots), (SELECT count(*) FROM pg_publication)"
     assert made.ask(made.new_plan, left) == [(0, 0)]
@@ -317,7 +317,7 @@ def test_killed_rollback_is_repeated_without_a_loss(made: Loopback, state: str, 
     made.ask(made.new_plan, "INSERT INTO log VALUES ('last') RETURNING 1")
     killed(made, returned, state, delay)
     with pytest.raises(HostError, match="a rollback has begun"):
-        run.run(made, check.host())
+        run.run(made, commands.host())
     returned(made)
     assert made.ask(made.old_plan, "SELECT count(*) FROM log WHERE said = 'last'") == [(1,)]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from provision.plan import build
 from tests import plans
 
 ROLES = ("packages", "pgvector", "upgrade")
+NAME = os.uname().nodename
+"""The word that confirms: not the name in the inventory, which may be another one."""
 GIVEN = {**plans.SAMPLE, "upgrade_to": 17}
 OLD = {"major": "15", "name": "main", "port": "5432", "data_directory": "/var/lib/postgresql/15/main",
        "version_file": "15", "running_pid": 812, "running_port": 5432, "includes_conf_d": True}  # fmt: skip
@@ -177,12 +180,14 @@ def test_lost_objects_and_lost_recall_are_named() -> None:
     [
         ({"state": "transferred", "from": 15, "to": 17, "method": "link"},
          "an upgrade is not finished: 15 to 17 by link",
-         "-e upgrade_to=17 -e upgrade_method=link -e upgrade_confirm=db1"),
+         "-e upgrade_to=17 -e upgrade_method=link"),
         ({"state": "copying", "from": 15, "to": 17, "method": "logical"},
          "an upgrade is not finished: 15 to 17 by logical",
-         "-e upgrade_to=17 -e upgrade_method=logical -e upgrade_confirm=db1"),
+         "-e upgrade_to=17 -e upgrade_method=logical"),
+        ({"state": "returning", "from": 15, "to": 17, "method": "logical"},
+         "a rollback is not finished: 15 to 17 by logical", "-e upgrade_rollback=yes"),
         ({"state": "finished", "from": 15, "to": 17, "method": "copy"}, "is kept for 20 days: 15 to 17 by copy",
-         "-e upgrade_release=yes -e upgrade_confirm=db1"),
+         "-e upgrade_release=yes"),
     ],
 )  # fmt: skip
 def test_doctor_reports_what_an_upgrade_left(
@@ -193,7 +198,7 @@ def test_doctor_reports_what_an_upgrade_left(
     (row,) = checks.upgrade(plans.sample())
     seen, command = row[0], row[1]
     assert said in seen
-    assert command.endswith(fix)
+    assert command.endswith(f" {fix} -e upgrade_confirm={NAME}")
     assert command.startswith("ansible-playbook upgrade.yml -i inventories/prod --limit db1")
 
 
@@ -205,8 +210,8 @@ def test_doctor_reports_the_stopped_old_server_of_a_logical_upgrade(
     (row,) = checks.upgrade(plans.sample())
     seen, fix = row[0], row[1]
     assert seen.startswith("the old server does not run, so the new one keeps WAL for it: 15 to 17 by logical")
-    assert fix.endswith("-e upgrade_method=logical -e upgrade_confirm=db1  # or end the way back: upgrade.yml -e "
-                        "upgrade_release=yes")  # fmt: skip
+    assert f"-e upgrade_method=logical -e upgrade_confirm={NAME}  # or delete it: ansible-playbook upgrade.yml" in fix
+    assert fix.endswith(f"-e upgrade_release=yes -e upgrade_confirm={NAME}")
 
 
 def test_doctor_is_content_with_a_new_or_released_upgrade(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,10 +12,8 @@ from typing import Any
 from provision import secure_path, system
 from provision.errors import HostError, UsageError
 from provision.host.backup import journal as locks
-from provision.host.upgrade import check, journal, run, side
+from provision.host.upgrade import commands, journal, run, side
 from provision.host.upgrade.context import Upgrade
-
-LOSS = "discard"
 
 
 def rollback(upgrade: Upgrade, confirm: str, loss: str) -> dict[str, Any]:
@@ -34,10 +32,10 @@ def rollback(upgrade: Upgrade, confirm: str, loss: str) -> dict[str, Any]:
                 run="docs/move-to-another-major.md",
             )  # fmt: skip
         _confirm(confirm)
-        if served and not method.keeps and loss != LOSS:
+        if served and not method.keeps and loss != commands.LOSS:
             raise UsageError(
                 f"everything written since PostgreSQL {upgrade.new.major} started is lost",
-                where=check.host(), seen=repr(loss), allowed=f"-e upgrade_confirm_loss={LOSS}",
+                where=commands.host(), seen=repr(loss), allowed=f"-e upgrade_confirm_loss={commands.LOSS}",
             )  # fmt: skip
         method.back(upgrade, served)
         upgrade.write(journal.ROLLED_BACK)
@@ -76,8 +74,8 @@ def _paths(gone: side.Side, work: Path) -> list[Path]:
 
 
 def _confirm(word: str) -> None:
-    if word != check.host():
+    if word != commands.host():
         raise UsageError(
             "this must be confirmed with the host's name",
-            where=check.host(), seen=repr(word), allowed=f"-e upgrade_confirm={check.host()}",
+            where=commands.host(), seen=repr(word), allowed=f"-e upgrade_confirm={commands.host()}",
         )  # fmt: skip

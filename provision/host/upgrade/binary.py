@@ -13,7 +13,7 @@ from provision import system
 from provision.errors import HostError, ProvisionError
 from provision.host import rehearsal
 from provision.host.server import cluster
-from provision.host.upgrade import after, context, journal, side, transfer
+from provision.host.upgrade import after, commands, context, journal, side, transfer
 from provision.host.upgrade.context import Upgrade
 from provision.host.upgrade.sessions import session_of
 
@@ -127,11 +127,13 @@ def _start(upgrade: Upgrade) -> None:
 
 def _verify(upgrade: Upgrade) -> None:
     """Compare the new server with what the old one had. Raises HostError; the new server keeps running."""
-    if found := context.verify(upgrade, upgrade.new_plan):
+    plan = upgrade.new_plan
+    if found := context.verify(upgrade, plan):
         raise HostError(
             "the new server serves, but differs from the old one",
-            where=upgrade.new_plan.server.unit, seen="; ".join(found),
-            run="upgrade.yml -e upgrade_rollback=yes, or repair it and repeat the command",
+            where=plan.server.unit, seen="; ".join(found),
+            run=f"repair it, then {commands.again(plan, plan.server.major, upgrade.method)}"
+            + (f"; or {commands.rollback(plan, loses=True)}" if upgrade.method == "copy" else ""),
         )  # fmt: skip
 
 

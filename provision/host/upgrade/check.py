@@ -6,7 +6,6 @@ a new cluster that `transfer.make` has just made.
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 from collections.abc import Iterable, Mapping
@@ -204,8 +203,3 @@ def _backups(plan: Plan) -> list[str]:
     if not plan.backup.physical:
         return ["backup_physical is false: no backup is taken before the upgrade"]
     return []
-
-
-def host() -> str:
-    """Return the word that confirms: the host's name."""
-    return os.uname().nodename

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from provision import system
 from provision.errors import HostError, ProvisionError
 from provision.host import rehearsal
-from provision.host.upgrade import after, contents, context, demands, journal, replication, side, transfer
+from provision.host.upgrade import after, commands, contents, context, demands, journal, replication, side, transfer
 from provision.host.upgrade.closed import Server
 from provision.host.upgrade.context import Upgrade
 from provision.host.upgrade.sessions import session_of
@@ -119,7 +119,7 @@ def _unchanged(upgrade: Upgrade) -> None:
         raise HostError(
             "roles or schemas have changed since the copy began", where=upgrade.old_plan.server.unit,
             seen="; ".join(found), allowed="no migration and no change of roles during the copy; the old server serves",
-            run="undo the change and repeat the command, or upgrade.yml -e upgrade_rollback=yes and begin again",
+            run=f"undo the change and repeat the command; or {commands.rollback(upgrade.new_plan)}, and begin again",
         )  # fmt: skip
 
 
@@ -163,7 +163,7 @@ def move(upgrade: Upgrade) -> None:
             try:
                 new.open()
             except HostError as error:
-                error.run = f"{error.run}; or upgrade.yml -e upgrade_rollback=yes, which loses nothing"
+                error.run = f"{error.run}; or {commands.rollback(new.plan)}, which loses nothing"
                 raise
     down = round(time.monotonic() - begun, 1)
     systems = [*upgrade.facts.get("systems", []), after.identifier(new.plan)]
@@ -295,7 +295,7 @@ def _return(upgrade: Upgrade) -> None:
         _close(upgrade, new, journal.RETURNING, journal.RETURNED)
         _take_over(upgrade, new, old, journal.RETURNED)
     except BaseException as error:
-        said = "no server serves: repeat upgrade.yml -e upgrade_rollback=yes"
+        said = f"no server serves: repeat {commands.rollback(new.plan)}"
         if journal.state(upgrade.facts) != journal.RETURNED:
             new.open()
             replication.redirect(new.here, old.here)

@@ -15,6 +15,7 @@ from psycopg import sql
 
 from provision.database import Connection, ask
 from provision.errors import HostError
+from provision.host.upgrade import commands
 from provision.host.upgrade.sessions import databases, session_of
 from provision.plan.schema import Plan
 
@@ -204,7 +205,7 @@ def behind(source: Plan) -> int:
             "the server has removed WAL that the other server still needs", where=source.server.unit,
             seen="a slot is lost: the changes since then are more than max_slot_wal_keep_size",
             allowed="a larger max_slot_wal_keep_size (postgresql_settings)",
-            run="upgrade.yml -e upgrade_rollback=yes, then begin again",
+            run=f"{commands.rollback(source)}, then begin again",
         )  # fmt: skip
     return int(str(count))
 

@@ -15,7 +15,7 @@ from provision.errors import HostError, UsageError
 from provision.host.backup import fresh
 from provision.host.backup import journal as locks
 from provision.host.server import cluster
-from provision.host.upgrade import after, binary, check, context, demands, journal, logical, search, side
+from provision.host.upgrade import after, binary, check, commands, context, demands, journal, logical, search, side
 from provision.host.upgrade.closed import Server
 from provision.host.upgrade.context import Upgrade
 from provision.host.upgrade.side import Side
@@ -78,10 +78,10 @@ def create(plan: Plan) -> bool:
 
 def run(upgrade: Upgrade, confirm: str) -> dict[str, Any]:
     """Upgrade, or continue an upgrade, and return the journal. Raises UsageError without confirmation, HostError."""
-    if confirm != check.host():
+    if confirm != commands.host():
         raise UsageError(
             "an upgrade stops the server and must be confirmed",
-            where=check.host(), seen=repr(confirm), allowed=f"-e upgrade_confirm={check.host()}",
+            where=commands.host(), seen=repr(confirm), allowed=f"-e upgrade_confirm={commands.host()}",
         )  # fmt: skip
     method = METHODS[upgrade.method]
     with locks.held(journal.NAME, "another upgrade is running on this host"):
@@ -108,22 +108,21 @@ def _begun(upgrade: Upgrade) -> dict[str, Any]:
     found = journal.read()
     state, new = journal.state(found), upgrade.new.major
     if state in journal.GOING_BACK:
-        raise HostError(
-            "a rollback has begun", seen=journal.described(found), run="upgrade.yml -e upgrade_rollback=yes"
-        )
+        raise HostError("a rollback has begun", seen=journal.described(found), run=commands.rollback(upgrade.new_plan))
     if state in (*journal.OPEN, journal.FINISHED):
         early = state in (journal.CHECKED, journal.PREPARED) and not METHODS[str(found["method"])].keeps
         if (found["to"], found["method"]) != (new, upgrade.method) and not early:
             if state == journal.FINISHED and new > int(found["to"]):
                 raise HostError(
                     "the old cluster of the last upgrade is still there",
-                    seen=journal.described(found), run="upgrade.yml -e upgrade_release=yes",
+                    seen=journal.described(found), run=commands.release(upgrade.new_plan),
                 )  # fmt: skip
             raise HostError(
                 "another upgrade of this host was begun",
                 seen=journal.described(found),
                 allowed=f"-e upgrade_to={found['to']} -e upgrade_method={found['method']}",
-                run="repeat that command, or upgrade.yml -e upgrade_rollback=yes",
+                run=f"{commands.again(upgrade.new_plan, found['to'], found['method'])}, or "
+                + commands.rollback(upgrade.new_plan),
             )  # fmt: skip
         return {**found, "to": new, "method": upgrade.method}
     upgrade.new_server.forget()

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from provision.host.upgrade import check, journal, run
+from provision.host.upgrade import check, commands, journal, run
 from provision.host.upgrade.context import Upgrade
+from provision.plan.schema import Plan
 
 NOTHING = "it was finished before: nothing was done"
 
@@ -15,13 +16,12 @@ def checked(upgrade: Upgrade, found: check.Found) -> dict[str, Any]:
     return {
         "from": upgrade.old.major, "to": upgrade.new.major, "method": upgrade.method, "size_mb": found.size_mb,
         "notices": found.notices, "stages": list(upgrade.stages),
-        "start": f"upgrade.yml -e upgrade_to={upgrade.new.major} -e upgrade_method={upgrade.method} "
-        f"-e upgrade_confirm={check.host()}",
+        "start": commands.again(upgrade.new_plan, upgrade.new.major, upgrade.method),
     }  # fmt: skip
 
 
-def lines(facts: dict[str, Any]) -> list[str]:
-    """Return the lines of a plan or of a journal."""
+def lines(facts: dict[str, Any], plan: Plan) -> list[str]:
+    """Return the lines of a plan or of a journal; `plan` is the host's."""
     if not facts:
         return ["this host was never upgraded"]
     if "start" in facts:
@@ -38,21 +38,25 @@ def lines(facts: dict[str, Any]) -> list[str]:
     found += [f"updated in {name}: {', '.join(each)}" for name, each in facts.get("updated", {}).items()]
     for name, rows in facts.get("before", {}).items():
         found += [f"{name}, {row['index']}: recall {row['recall']:.2f} before" for row in rows]
-    return found + _next(facts)
+    return found + _next(facts, plan)
 
 
-def _next(facts: dict[str, Any]) -> list[str]:
-    state, host = journal.state(facts), check.host()
+def _next(facts: dict[str, Any], plan: Plan) -> list[str]:
+    state = journal.state(facts)
+    served, keeps = state in journal.NEW_SERVES, run.METHODS[facts["method"]].keeps
+    loses = served and not keeps
+    back = [] if loses and facts["method"] == "link" else [f"to go back: {commands.rollback(plan, loses=loses)}"]
+    if state in journal.GOING_BACK:
+        return [f"a rollback is not finished; {back[0]}"]
     if state in journal.OPEN:
-        where = "the new server serves" if state in journal.NEW_SERVES else "the old server is the database"
-        return [f"not finished ({where}): repeat upgrade.yml, or -e upgrade_rollback=yes"]
+        where = "the new server serves" if served else "the old server is the database"
+        again = commands.again(plan, facts["to"], facts["method"])
+        return [f"not finished ({where}); to continue: {again}", *back]
     if state == journal.FINISHED:
-        keeps = run.METHODS[facts["method"]].keeps
-        loss = "loses nothing" if keeps else "loses later writes"
-        back = "" if facts["method"] == "link" else f"; or -e upgrade_rollback=yes, which {loss}"
         return [
             f"set postgresql_version: {facts['to']} in the inventory",
-            f"the old cluster is kept; upgrade.yml -e upgrade_release=yes -e upgrade_confirm={host} deletes it{back}",
+            f"the old cluster is kept; to delete it: {commands.release(plan)}",
+            *back,
         ]
     if state == journal.ROLLED_BACK:
         backup = ", then provision backup take: no restore crosses the rollback" if "down_seconds" in facts else ""
