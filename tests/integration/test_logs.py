@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -50,6 +51,11 @@ def test_start_up_packet_forges_no_message(major: int, tmp_path: Path, monkeypat
                 session.execute(
                     "DO $$ BEGIN RAISE '%', E'x\\n2026-11-24 13:00:00.000 UTC [1] PANIC:  in a message'; END $$"
                 )
+            written = list(server.socket.glob(f"postgresql-{major}-main.*"))
+            end = time.monotonic() + 10
+            while not all("in a message" in path.read_text() for path in written):  # by the logging collector, later
+                assert time.monotonic() < end, written
+                time.sleep(0.05)
             text_log = (server.socket / f"postgresql-{major}-main.log").read_text()
             assert f"\n{FORGED}" in text_log  # the trap is real: a line of the text log is forged
             after = datetime.now(UTC) - timedelta(hours=1)
