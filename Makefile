@@ -94,7 +94,7 @@ collection: .venv/.ready ## Build the Ansible collection into .provision/collect
 LANES := -n 3 --dist loadscope --no-loadscope-reorder
 
 .PHONY: test
-test: test-setup lint ## Run all tests (about 45 minutes on 2 cores)
+test: test-setup lint ## Run all tests (about 30 minutes on 2 cores)
 	$(call stage,run the tests,$(BIN)/pytest $(LANES))
 
 .PHONY: test-fast

@@ -91,7 +91,7 @@ def exported(text: str) -> set[str]:
 def figures(production: Production) -> str:
     """Renew the collector's file, and scrape it."""
     start = (
-        "systemctl reset-failed provision-metrics; systemctl start provision-metrics"  # else 5 starts in 10 s at most
+        "systemctl reset-failed provision-metrics; systemctl start provision-metrics"  # systemd allows 5 starts in 10 s
     )
     assert production.database.run(start).returncode == 0
     return scrape(production, 9100)
