@@ -33,7 +33,7 @@ def command() -> None:
     "--address",
     "addresses",
     multiple=True,
-    help="Address of each of MACHINES in the network that they share, in the same order: they become a cluster.",
+    help="Address of each of MACHINES, in their order. They become a cluster.",
 )
 @click.option("--public-key", type=click.Path(path_type=Path), required=True, help="Key of Vagrant's first login.")
 def prepare(
