@@ -58,6 +58,8 @@ def vagrant(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Vagrant]:
     made = Vagrant(checkouts.clone(tmp_path_factory.mktemp("clone")), tmp_path_factory.mktemp("home"))
     try:
         made.up = made.run("up", "--provider=docker", MINION_MEMORY="1024")
+        if "no such object" in made.up.stdout:  # Vagrant inspects every container, and another test has removed one
+            made.up = made.run("up", "--provider=docker", MINION_MEMORY="1024")
         yield made
     finally:
         with suppress(subprocess.TimeoutExpired):
