@@ -73,6 +73,11 @@ class Host:
         """Run a shell command as root in the host."""
         return self.sandbox.run(self.container, "sh", "-c", command)
 
+    def podman(self, *words: str) -> str:
+        """Run podman on this host's container, as in `kill` or `stop --time=10`, and return what it printed."""
+        command = [*self.sandbox.machine.prefix, "podman", *words, self.container.container]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
     @property
     def gateway(self) -> str:
         """This machine's address on the host's network."""
@@ -80,14 +85,7 @@ class Host:
 
     def cut_off(self) -> None:
         """Leave the host no route but to its own network, and no name service; gone with the container's restart."""
-        machine = [
-            *self.sandbox.machine.prefix,
-            "podman",
-            "inspect",
-            "--format={{.State.Pid}}",
-            self.container.container,
-        ]
-        pid = subprocess.run(machine, capture_output=True, text=True, check=True).stdout.strip()
+        pid = self.podman("inspect", "--format={{.State.Pid}}")
         inside = [*self.sandbox.machine.prefix, "nsenter", f"--target={pid}", "--net"]
         subprocess.run([*inside, "ip", "route", "del", "default"], check=True)
         assert self.run(": >/etc/resolv.conf").returncode == 0

@@ -12,14 +12,13 @@ from psycopg import sql
 from provision.checks.finding import Severity, psql
 from provision.checks.registry import Row, Scope, check
 from provision.database import Connection
+from provision.host.upgrade import replication
 from provision.plan.schema import Plan
 
 NEARLY_USED = 0.9
 """Share of the connections at which applications are about to be refused."""
 HELD_MB = 256
 """WAL kept for a slot without a consumer: far more than a restart of the consumer needs."""
-UPGRADE = "provision_upgrade_"
-"""Slots of an upgrade by logical replication (host.upgrade.replication)."""
 LIMIT_SHARE = 4
 """A quarter of max_slot_wal_keep_size, where that is less."""
 FORGOTTEN_S = 3600
@@ -96,7 +95,7 @@ def slots(plan: Plan, session: Connection) -> Iterator[Row]:
         drop = sql.SQL("SELECT pg_drop_replication_slot({})").format(sql.Literal(str(name))).as_string(session)
         half = bounded and held_mb * 2 >= limit_mb
         fix = f"{psql('postgres', drop)}  # if its consumer is gone for good: docs/a-slot-keeps-wal.md"
-        if str(name).startswith(UPGRADE):
+        if str(name).startswith(f"{replication.NAME}_"):
             fix = "# start the old server of the upgrade, or end the way back: docs/move-to-another-major.md"
         yield (
             f"{kind} slot {name}{where} has no consumer and {kept}; {bound}",

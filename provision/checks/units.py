@@ -41,8 +41,8 @@ def services(plan: Plan) -> Iterator[Row]:
     for unit, text in _placed(".service"):
         if "\n[Install]" in text and "@." not in unit:
             yield from _running(unit, "is down")
-    unused = Path(plan.server.unit_file).parent.name.removesuffix(".d")  # by Patroni, which starts the server itself
-    for unit in _with_drop_ins() - {plan.server.unit, unused}:
+    # Patroni starts the server itself, and leaves its own unit disabled.
+    for unit in _with_drop_ins() - {plan.server.unit, plan.server.own_unit}:
         yield from _running(unit, "is down")
 
 

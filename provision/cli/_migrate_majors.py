@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -51,12 +52,14 @@ def majors(function: Callable[..., None]) -> Callable[..., None]:
     return wrapped
 
 
+@dataclass(frozen=True)
 class Two:
     """The two majors of a call, older first, their programs where not Debian's, and the roles."""
 
-    def __init__(self, older: int, newer: int, programs: dict[int, Path], roles: tuple[str, ...]) -> None:
-        """Store what the options say."""
-        self.older, self.newer, self.programs, self.roles = older, newer, programs, roles
+    older: int
+    newer: int
+    programs: dict[int, Path]
+    roles: tuple[str, ...]
 
     def verify(self, call: Call, extensions: tuple[str, ...]) -> None:
         """Run the comparison, print its result, and exit 1 if it is not sound."""

@@ -43,17 +43,16 @@ ExecStartPre=
 ExecStartPre=/bin/sh -c 'test -s {HOST_KEY} || ssh-keygen -q -t ed25519 -N "" -f {HOST_KEY}'
 ExecStartPre=/usr/sbin/sshd -t
 """
-HOST_KEY_HOOKS = (
-    'rm -f "$1"/etc/ssh/ssh_host_*',
-    'mkdir -p "$1/etc/systemd/system/ssh.service.d"',
-    f'printf %s {shlex.quote(HOST_KEY_UNIT)} > "$1/etc/systemd/system/ssh.service.d/host-key.conf"',
-)
+
+
+def _drop_in(unit: str, name: str, text: str) -> tuple[str, str]:
+    folder = f"$1/etc/systemd/system/{unit}.d"
+    return f'mkdir -p "{folder}"', f'printf %s {shlex.quote(text)} > "{folder}/{name}"'
+
+
+HOST_KEY_HOOKS = ('rm -f "$1"/etc/ssh/ssh_host_*', *_drop_in("ssh.service", "host-key.conf", HOST_KEY_UNIT))
 # A container without the right to mount cannot start HAProxy's unit otherwise. HAProxy's own log is missing there.
-BALANCER_UNIT = "[Service]\nBindReadOnlyPaths=\n"
-BALANCER_HOOKS = (
-    'mkdir -p "$1/etc/systemd/system/haproxy.service.d"',
-    f'printf %s {shlex.quote(BALANCER_UNIT)} > "$1/etc/systemd/system/haproxy.service.d/sandbox.conf"',
-)
+BALANCER_HOOKS = _drop_in("haproxy.service", "sandbox.conf", "[Service]\nBindReadOnlyPaths=\n")
 CERTIFICATE_HOOKS = (
     f'if test -d {CERTIFICATES}; then cp -r {CERTIFICATES}/. "$1{CERTIFICATES}/"; fi',
     'chroot "$1" update-ca-certificates >&2',

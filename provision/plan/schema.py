@@ -142,12 +142,17 @@ class Server:
     @property
     def unit(self) -> str:
         """The systemd unit that runs the server."""
-        return PATRONI if self.patroni else f"postgresql@{self.major}-main.service"
+        return PATRONI if self.patroni else self.own_unit
+
+    @property
+    def own_unit(self) -> str:
+        """Debian's unit of the server, which is disabled where Patroni runs it."""
+        return f"postgresql@{self.major}-main.service"
 
     @property
     def unit_file(self) -> str:
         """The drop-in with its sandbox of the unit that starts the server where Patroni does not."""
-        return f"/etc/systemd/system/postgresql@{self.major}-main.service.d/50-provision.conf"
+        return f"/etc/systemd/system/{self.own_unit}.d/50-provision.conf"
 
     @property
     def settings_file(self) -> str:

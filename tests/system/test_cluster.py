@@ -295,17 +295,16 @@ def test_restores_to_a_moment_after_a_switchover_with_the_same_rows_on_every_mem
 def test_killed_host_of_the_primary_is_replaced_and_returns(members: Members) -> None:
     old = members.primary()
     host = members.hosts[old]
-    podman = [*host.sandbox.machine.prefix, "podman"]
     ledger = Ledger({"poolers of the others": members.url(6432, tuple(name for name in NAMES if name != old))})
     with ledger.writing():
-        subprocess.run([*podman, "kill", host.container.container], check=True, capture_output=True)
+        host.podman("kill")
         killed = time.monotonic()
         assert until(lambda: ledger.resumed(killed + 1), FAILOVER_S), members.view()
     new = members.primary()
     assert new not in ("", old)
     (account,) = ledger.accounts(members.url(5432, (new,)))
     assert (account.lost, account.duplicates) == ((), 0), str(account)
-    subprocess.run([*podman, "start", host.container.container], check=True, capture_output=True)
+    host.podman("start")
     assert until(members.complete, 90), members.view()
 
 
@@ -315,12 +314,11 @@ def test_unreachable_member_blocks_no_other_and_is_named(members: Members) -> No
     host = members.hosts[absent]
     run = members.play()  # grants on the tables that the tests before made
     assert run.code == 0, run.output
-    podman = [*host.sandbox.machine.prefix, "podman"]
-    subprocess.run([*podman, "stop", "--time=10", host.container.container], check=True, capture_output=True)
+    host.podman("stop", "--time=10")
     try:
         run = members.play()
     finally:
-        subprocess.run([*podman, "start", host.container.container], check=True, capture_output=True)
+        host.podman("start")
     others = {name: row for name, row in run.recap.items() if name != absent}
     assert run.recap[absent].unreachable == 1, run.output
     assert {name: (row.failed, row.unreachable, row.changed) for name, row in others.items()} == {
@@ -513,13 +511,12 @@ def test_address_of_the_balancers_moves_and_clients_lose_nothing(members: Member
 
         second = holders()[0]
         host = members.hosts[second]
-        podman = [*host.sandbox.machine.prefix, "podman"]
-        subprocess.run([*podman, "kill", host.container.container], check=True, capture_output=True)
+        host.podman("kill")
         begun = time.monotonic()
         killed = second
         assert until(lambda: moved(second), 30), holders()
         assert until(lambda: ledger.resumed(begun + 1), FAILOVER_S), members.view()
-    subprocess.run([*podman, "start", host.container.container], check=True, capture_output=True)
+    host.podman("start")
     killed = ""
     assert until(members.complete, 90), members.view()
     (account,) = ledger.accounts(members.url(5432, (members.primary(),)))

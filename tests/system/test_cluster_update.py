@@ -6,7 +6,6 @@ The tests run in order on the same hosts, which are those of test_cluster: it co
 from __future__ import annotations
 
 import re
-import subprocess
 
 import pytest
 
@@ -107,13 +106,12 @@ def test_patroni_restarts_while_its_server_goes_on_also_after_a_kill(older: Memb
 
 def test_unreachable_member_refuses_the_update_before_anything_changes(older: Members) -> None:
     absent = replicas(older)[-1]
-    podman = [*older.hosts[absent].sandbox.machine.prefix, "podman"]
-    container = older.hosts[absent].container.container
-    subprocess.run([*podman, "stop", "--time=10", container], check=True, capture_output=True)
+    host = older.hosts[absent]
+    host.podman("stop", "--time=10")
     try:
         run = update(older, *APPLY)
     finally:
-        subprocess.run([*podman, "start", container], check=True, capture_output=True)
+        host.podman("start")
     assert run.code != 0
     assert f"Patroni on {absent} does not answer" in run.text(), run.output
     assert until(older.complete, 120), older.view()

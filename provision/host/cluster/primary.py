@@ -14,7 +14,7 @@ from psycopg.conninfo import conninfo_to_dict
 from psycopg.sql import SQL
 
 from provision import pins
-from provision.database import Connection, ask, connect, connect_pinned
+from provision.database import ask, connect, connect_pinned
 from provision.errors import DatabaseError
 from provision.host.cluster.patroni import Patroni, PatroniError
 from provision.plan.cluster import Cluster, Member
@@ -102,19 +102,14 @@ def stream_from(plan: Plan, member: Member) -> None:
     not use, and whenever it writes its settings it deletes those of ALTER SYSTEM.
     """
     with connect_pinned(plan.server.url("postgres"), application="provision follow") as session:
-        follow_at(session, member)
-
-
-def follow_at(session: Connection, member: Member) -> None:
-    """Do this in a superuser's session; nothing on a primary. Raises DatabaseError."""
-    (standby, text), *_ = ask(session, "SELECT pg_is_in_recovery(), current_setting('primary_conninfo')")
-    place = {"host": member.address, "port": str(member.port)}
-    now = conninfo_to_dict(str(text))
-    if not standby or not now or place.items() <= now.items():
-        return
-    wanted = conninfo({**now, **place, "channel_binding": "disable"})
-    try:
-        session.execute(SQL("ALTER SYSTEM SET primary_conninfo = {}").format(wanted))
-        session.execute("SELECT pg_reload_conf()")
-    except psycopg.Error as error:
-        raise DatabaseError("cannot follow the new primary yet", seen=str(error).strip()) from None
+        ((standby, text),) = ask(session, "SELECT pg_is_in_recovery(), current_setting('primary_conninfo')")
+        place = {"host": member.address, "port": str(member.port)}
+        now = conninfo_to_dict(str(text))
+        if not standby or not now or place.items() <= now.items():
+            return
+        wanted = conninfo({**now, **place, "channel_binding": "disable"})
+        try:
+            session.execute(SQL("ALTER SYSTEM SET primary_conninfo = {}").format(wanted))
+            session.execute("SELECT pg_reload_conf()")
+        except psycopg.Error as error:
+            raise DatabaseError("cannot follow the new primary yet", seen=str(error).strip()) from None

@@ -125,7 +125,7 @@ def start(plan: Plan) -> bool:
             return False
         control(plan, "start")
         return True
-    unit, changed = f"postgresql@{plan.server.major}-main.service", False
+    unit, changed = plan.server.own_unit, False
     loaded = _output("systemctl", "show", "--property=NeedDaemonReload,DropInPaths", unit)
     if "NeedDaemonReload=yes" in loaded or (
         Path(plan.server.unit_file).exists() and plan.server.unit_file not in loaded

@@ -39,8 +39,8 @@ def own(plan: Plan) -> bool:
     """Stop the server's own unit for good, so that Patroni alone starts it; False if it is so already."""
     if owns(plan):
         return False
-    run("systemctl", "disable", _own_unit(plan), check=False)
-    run("systemctl", "stop", _own_unit(plan))
+    run("systemctl", "disable", plan.server.own_unit, check=False)
+    run("systemctl", "stop", plan.server.own_unit)
     _write_mark(plan, f"# Patroni runs this cluster: systemctl start {UNIT}\n{DISABLED}\n")
     return True
 
@@ -74,7 +74,7 @@ def release(plan: Plan, say: Callable[[str], None] = lambda _text: None) -> bool
     if original.exists():  # Patroni had renamed it
         run("mv", original, plan.server.configuration / "postgresql.conf", user=POSTGRES)
     _write_mark(plan, f"{AUTO}\n")
-    run("systemctl", "enable", _own_unit(plan))
+    run("systemctl", "enable", plan.server.own_unit)
     return True
 
 
@@ -131,10 +131,6 @@ def drop_slots(plan: Plan) -> list[str]:
 
 def _patronictl(*words: str) -> str:
     return run("patronictl", "-c", CONFIGURATION, *words, timeout=60).stdout
-
-
-def _own_unit(plan: Plan) -> str:
-    return f"postgresql@{plan.server.major}-main.service"
 
 
 def _write_mark(plan: Plan, text: str) -> None:

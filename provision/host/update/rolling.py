@@ -41,12 +41,24 @@ def refuse(plan: Plan, within_s: float = SETTLE_S, *, unfinished: bool = False) 
     """
     ours = "dpkg --configure -a && systemctl start patroni, if this host is the one; else " if unfinished else ""
     others = "provision cluster status; start the host, or remove it from the cluster (docs/cluster.md), and repeat"
-    if not wait(lambda: not gaps(plan), within_s):
+    if found := settled(plan, within_s):
         raise HostError(
-            "the cluster is not complete", where=access.required(plan).scope, seen="; ".join(gaps(plan)),
+            "the cluster is not complete", where=access.required(plan).scope, seen="; ".join(found),
             allowed="every member streams from the primary and every etcd member is healthy; nothing was changed",
             run=ours + others,
         )  # fmt: skip
+
+
+def settled(plan: Plan, within_s: float) -> list[str]:
+    """Wait until nothing is missing, and return what still is. Raises PatroniError."""
+    found: list[str] = []
+
+    def complete() -> bool:
+        found[:] = gaps(plan)
+        return not found
+
+    wait(complete, within_s)
+    return found
 
 
 def gaps(plan: Plan) -> list[str]:

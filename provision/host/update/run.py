@@ -233,8 +233,8 @@ def _verify(plan: Plan, packages: tuple[Package, ...], before: dict[str, list[di
         elif left := unit.replaced():
             wrong.append(f"{unit.name} still uses {left[0]}")
     wrong += _worse(plan, before)
-    if plan.cluster and not system.wait(lambda: not rolling.gaps(plan), life.RETURN_S):
-        wrong += rolling.gaps(plan)
+    if plan.cluster:
+        wrong += rolling.settled(plan, life.RETURN_S)
     if wrong:
         raise HostError("the update is not complete", where=plan.name, seen="; ".join(wrong))
 

@@ -10,7 +10,7 @@ import time
 from dataclasses import asdict
 
 from provision import system
-from provision.errors import HostError, ProvisionError
+from provision.errors import HostError
 from provision.host import rehearsal
 from provision.host.server import cluster
 from provision.host.upgrade import after, commands, context, journal, side, transfer
@@ -50,14 +50,9 @@ def move(upgrade: Upgrade) -> None:
     begun = time.monotonic()
     with context.paused(upgrade):
         if journal.state(upgrade.facts) not in journal.NEW_SERVES:
-            try:
+            with context.or_back(lambda: back_to_old(upgrade)):
                 _stop(upgrade)
                 _transfer(upgrade)
-            except BaseException as error:
-                back_to_old(upgrade)
-                if isinstance(error, ProvisionError):
-                    error.run = f"{error.run}; the old server serves again; repeat the command once it is resolved"
-                raise
         _start(upgrade)
         with upgrade.stage(FIRST):
             after.first_statistics(upgrade.new_plan)

@@ -11,7 +11,7 @@ from typing import Any
 
 from provision import secure_path, system
 from provision.database import ask
-from provision.errors import HostError
+from provision.errors import HostError, ProvisionError
 from provision.host.pooler import console
 from provision.host.upgrade import after, journal, search, side
 from provision.host.upgrade.closed import Server
@@ -130,6 +130,18 @@ def paused(upgrade: Upgrade) -> Iterator[None]:
     finally:
         if found.pooler:
             console.resume()
+
+
+@contextmanager
+def or_back(back: Callable[[], None]) -> Iterator[None]:
+    """Let the old server serve again if the `with` block fails or is interrupted, and say so in its error."""
+    try:
+        yield
+    except BaseException as error:
+        back()
+        if isinstance(error, ProvisionError):
+            error.run = f"{error.run}; the old server serves again; repeat the command once it is resolved"
+        raise
 
 
 def publish(plan: Plan) -> None:

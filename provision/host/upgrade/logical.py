@@ -144,7 +144,7 @@ def move(upgrade: Upgrade) -> None:
     old, new = upgrade.old_server, upgrade.new_server
     with context.paused(upgrade):
         if journal.state(upgrade.facts) != journal.STARTED:
-            try:
+            with context.or_back(lambda: back_to_old(upgrade)):
                 for server in (old, new):  # after a reboot; else they run
                     server.start()
                 with upgrade.stage(CLOSE):
@@ -152,11 +152,6 @@ def move(upgrade: Upgrade) -> None:
                 with upgrade.stage(TAKE_OVER):
                     _take_over(upgrade, old, new, journal.TRANSFERRED)
                     _reserve(upgrade)
-            except BaseException as error:
-                back_to_old(upgrade)
-                if isinstance(error, ProvisionError):
-                    error.run = f"{error.run}; the old server serves again; repeat the command once it is resolved"
-                raise
         with upgrade.stage(OPEN):
             upgrade.write(journal.STARTED)
             context.publish(new.plan)

@@ -22,6 +22,10 @@ from provision.host.upgrade.side import Side
 from provision.plan.schema import Plan
 
 
+def _nothing(*_arguments: object) -> None:
+    return
+
+
 @dataclass(frozen=True)
 class Method:
     """A way to move the data: its stages, and the functions that run them."""
@@ -41,14 +45,10 @@ class Method:
     """Prepare the deletion of the second server, while the first is kept."""
     keeps: bool
     """The way back loses nothing that was written to the new server."""
-    keep: Callable[[Upgrade], None] = lambda _upgrade: None
+    keep: Callable[[Upgrade], None] = _nothing
     """Keep that way ready, after a run with the new major."""
     problems: Callable[[Plan, Plan], list[str]] = lambda _old, _new: []
     notices: Callable[[Plan], list[str]] = lambda _old: []
-
-
-def _nothing(*_arguments: object) -> None:
-    return
 
 
 PG_UPGRADE = Method(
