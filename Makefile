@@ -121,6 +121,10 @@ test-faults: test-setup ## Run long fault-injection tests, before a release
 test-pg14: .venv/.tests ## Test the default versions, PostgreSQL 14 and pgvector 0.5.1, from a mirror (docs/test-pg14.md)
 	$(BIN)/pytest tests/pg14
 
+.PHONY: test-majors
+test-majors: .venv/.tests ## Test upgrades from 14 to 17 and from 17 to 18 on hosts (docs/test-pg14.md; 30 minutes)
+	$(BIN)/pytest -rP tests/majors
+
 # Packages for a libvirt machine and for building its box. MINION_OS selects the release.
 VAGRANT_LIBVIRT := vagrant vagrant-libvirt libvirt-daemon-system libvirt-clients qemu-system-x86 qemu-utils dnsmasq-base \
 	mmdebstrap extlinux fdisk syslinux-common openssh-client postgresql-client

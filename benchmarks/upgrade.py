@@ -2,7 +2,7 @@
 
     python -m benchmarks.upgrade [MEGABYTES [VECTORS]]
 
-The host has Debian 13, PostgreSQL 15 of Debian 12 and pgvector 0.5.1 with the prod profile (tests/older.py) and moves
+The host has Debian 13, PostgreSQL 15 of Debian 12 and pgvector 0.5.1 with the prod profile (tests/pairs.py) and moves
 to Debian 13's 17: by logical replication and by copy, each time back, and by link. pgbench writes and searches through
 the pooler with TLS meanwhile. Prints failed transactions, acknowledged rows that are missing, the longest wait, and the
 seconds that a dump and restore of the same database takes on the same host before the upgrades; asserts nothing.
@@ -22,7 +22,7 @@ from pathlib import Path
 
 from benchmarks.hosts import BIN, production_inventory, run
 from provision.controller.vault import Vault
-from tests import older
+from tests.pairs import FIFTEEN, Variables
 from tests.sandboxes import Host, Hosts
 from tests.waits import DIMENSIONS, SCRATCH, Load, Pooler
 
@@ -60,9 +60,10 @@ class Subject:
     host: Host
     inventory: Path
     key: Path
-    old: dict[str, object]
+    old: Variables
+    new: Variables
 
-    def play(self, playbook: str, variables: dict[str, object], *more: str) -> str:
+    def play(self, playbook: str, variables: Variables, *more: str) -> str:
         """Run a playbook and return its output."""
         words = (playbook, "-i", str(self.inventory), "-i", str(self.host.inventory), "--limit", self.host.name)
         given = json.dumps({**VARIABLES, **variables})
@@ -70,7 +71,7 @@ class Subject:
 
     def upgrade(self, *more: str) -> str:
         """Run upgrade.yml with the variables of the new major."""
-        return self.play("upgrade.yml", dict(older.NEW), *more)
+        return self.play("upgrade.yml", self.new, *more)
 
     def words(self, script: str, user: str = "postgres") -> list[str]:
         """Return the command line of a shell script on the host."""
@@ -90,7 +91,7 @@ def subject() -> Iterator[Subject]:
         project.mkdir()
         with Hosts.made(project) as hosts:
             host = hosts.up(NAME, os="debian13", memory=MEMORY)
-            made = Subject(host, inventory, key, older.prepare(host, Path(folder)))
+            made = Subject(host, inventory, key, *FIFTEEN.variables(host, Path(folder)))
             made.play("site.yml", made.old)
             yield made
 

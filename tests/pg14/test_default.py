@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from dataclasses import dataclass
 
@@ -10,9 +9,9 @@ import psycopg
 import pytest
 import yaml
 
-from tests.pg14.conftest import RELEASES, Mirror
+from tests.pg14.mirror import RELEASES, Mirror
 from tests.sandboxes import Host, Hosts
-from tests.system.playbooks import ROOT, Run, play, url
+from tests.system.playbooks import Run, play, url
 from tests.system.test_provisioning import TABLES
 
 MEANT = {
@@ -53,20 +52,10 @@ def fleet(sandbox: Hosts, mirror: Mirror, tmp_path_factory: pytest.TempPathFacto
 
 
 def wanted(mirror: Mirror) -> dict[str, object]:
-    """Give the variables that lead to the default; version and checksum of the tarball are the role's own."""
-    role = yaml.safe_load((ROOT / "roles/pgvector/defaults/main.yml").read_text())
+    """Give the variables that lead to the default on each release."""
     suite = mirror.suite.replace("CODENAME", f"{{{{ {RELEASES}[inventory_hostname] }}}}")
     return {
-        "postgresql_version": 14,
-        "postgresql_repository": "mirror",
-        "postgresql_mirror_uri": mirror.uri,
-        "postgresql_mirror_suite": "" if mirror.suite == "CODENAME-pgdg" else suite,
-        "postgresql_mirror_component": mirror.component,
-        "postgresql_mirror_key": str(mirror.key),
-        "pgvector_install_method": "source",
-        "pgvector_version": role["pgvector_version"],
-        "pgvector_source_url": os.environ["PROVISION_PGVECTOR_URL"],
-        "pgvector_source_sha256": role["pgvector_source_sha256"],
+        **mirror.variables("" if mirror.suite == "CODENAME-pgdg" else suite),
         "pgvector_keep_build_packages": False,
     }
 

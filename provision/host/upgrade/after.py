@@ -1,6 +1,7 @@
 """What the new server needs after pg_upgrade: statistics, newer extensions, a comparison of its contents. Does IO.
 
-pg_upgrade keeps statistics from PostgreSQL 18 on; before, every table has none until it is analysed, and plans are bad.
+pg_upgrade moves statistics from PostgreSQL 18 on, but extended ones; before, and after logical replication to any
+major, a table has none until it is analysed, and plans are bad.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from provision.host.upgrade.sessions import databases, session_of
 from provision.host.upgrade.side import Side
 from provision.plan.schema import Plan
 
-KEEPS_STATISTICS = 18
+MOVED_SINCE = 18
 OUTDATED = """
 SELECT e.extname::text, a.default_version FROM pg_extension e JOIN pg_available_extensions a ON a.name = e.extname
 WHERE a.default_version <> e.extversion ORDER BY 1
@@ -31,23 +32,31 @@ ROLES = "SELECT rolname::text FROM pg_roles WHERE rolname NOT LIKE 'pg\\_%'"
 
 def first_statistics(plan: Plan) -> None:
     """Analyse every table coarsely, so that the first plans use indexes: one statistics target, a few seconds."""
-    _analyse(plan, "1")
+    _analyse(plan, default_statistics_target="1")
 
 
 def statistics(plan: Plan) -> None:
     """Analyse every table again in two steps, while clients work."""
-    for target in ("10", ""):
-        _analyse(plan, target)
+    _analyse(plan, default_statistics_target="10")
+    _analyse(plan)
 
 
-def _analyse(plan: Plan, target: str) -> None:
-    words = ["--all", "--analyze-only", f"--jobs={max(1, plan.host.cpus)}", "--username=postgres"]
+def moved(plan: Plan) -> bool:
+    """Whether pg_upgrade has moved the statistics."""
+    return plan.server.major >= MOVED_SINCE
+
+
+def statistics_after_pg_upgrade(plan: Plan) -> None:
+    """Analyse every table again, or where pg_upgrade moves statistics those tables of which it has left some out."""
+    if moved(plan):
+        _analyse(plan, "--missing-stats-only")
+    else:
+        statistics(plan)
+
+
+def _analyse(plan: Plan, *more: str, **settings: str) -> None:
+    words = ["--all", "--analyze-only", f"--jobs={max(1, plan.host.cpus)}", "--username=postgres", *more]
     words += [f"--host={plan.server.socket_directory}", f"--port={plan.server.port}"]
-    if plan.server.major >= KEEPS_STATISTICS:
-        if target:
-            return
-        words.append("--missing-stats-only")
-    settings = {"default_statistics_target": target} if target else {}
     transfer.program(Side.of(plan), "vacuumdb", *words, **settings)
 
 

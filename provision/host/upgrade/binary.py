@@ -55,7 +55,8 @@ def move(upgrade: Upgrade) -> None:
                 _transfer(upgrade)
         _start(upgrade)
         with upgrade.stage(FIRST):
-            after.first_statistics(upgrade.new_plan)
+            if not after.moved(upgrade.new_plan):
+                after.first_statistics(upgrade.new_plan)
         with upgrade.stage(EXTEND):
             updated = after.update_extensions(upgrade.new_plan)
         with upgrade.stage(context.VERIFY):

@@ -43,6 +43,8 @@ class Method:
     """Let the old server serve again; the second argument says whether the new one has served."""
     release: Callable[[Upgrade, Server, Server], None]
     """Prepare the deletion of the second server, while the first is kept."""
+    statistics: Callable[[Plan], None]
+    """Collect all statistics while the new server serves."""
     keeps: bool
     """The way back loses nothing that was written to the new server."""
     keep: Callable[[Upgrade], None] = _nothing
@@ -52,11 +54,13 @@ class Method:
 
 
 PG_UPGRADE = Method(
-    binary.STAGES, binary.rehearse, binary.rehearse, _nothing, binary.move, _nothing, binary.back, _nothing, keeps=False
-)
+    binary.STAGES, binary.rehearse, binary.rehearse, _nothing, binary.move, _nothing, binary.back, _nothing,
+    after.statistics_after_pg_upgrade, keeps=False,
+)  # fmt: skip
 LOGICAL = Method(
     logical.STAGES, logical.rehearse, logical.make, logical.copy, logical.move, logical.finish, logical.back,
-    logical.release, keeps=True, keep=logical.keep, problems=demands.problems, notices=demands.notices,
+    logical.release, after.statistics, keeps=True, keep=logical.keep, problems=demands.problems,
+    notices=demands.notices,
 )  # fmt: skip
 METHODS = dict(zip(journal.METHODS, (PG_UPGRADE, PG_UPGRADE, LOGICAL), strict=True))
 
@@ -98,7 +102,7 @@ def run(upgrade: Upgrade, confirm: str) -> dict[str, Any]:
             method.move(upgrade)
         method.finish(upgrade)
         with upgrade.stage(context.STATISTICS):
-            after.statistics(upgrade.new_plan)
+            method.statistics(upgrade.new_plan)
         upgrade.write(journal.FINISHED, finished=system.stamp())
         return upgrade.facts
 
