@@ -26,9 +26,7 @@ VERSION, SHA256 = "0.5.1", "cc7a8e034a96e30a819911ac79d32f6bc47bdd1aa2de4d7d4904
 STAMP = "/usr/local/src/pgvector-for-15.built"
 OLD_LIBRARIES = "libicu72 libldap-2.5-0 libllvm14"
 """What PostgreSQL 15 of Debian 12 needs that Debian 13 does not have."""
-NEW_LIBRARIES = (
-    "libc6 libc-bin libc-l10n libc-gconv-modules-extra locales locales-all libicu78 libxml2-16 openssl-provider-legacy"
-)
+NEW_LIBRARIES = "libc6 libc-bin libc-l10n libc-gconv-modules-extra locales libicu78 libxml2-16"
 """What PostgreSQL 18 of Debian testing needs that Debian 13 does not have, or only older: the C library, too."""
 Variables = dict[str, object]
 DISTRIBUTION: Variables = {

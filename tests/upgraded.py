@@ -27,6 +27,13 @@ SHARED = {
     "postgresql_settings": {"wal_level": "logical", "deadlock_timeout": "1700ms"},
 }
 MEGABYTES, VECTORS = 500, 5000
+BY_HAND = """
+SET password_encryption = 'md5';
+CREATE ROLE legacy LOGIN CONNECTION LIMIT 3 VALID UNTIL '2099-01-01' PASSWORD 'a password of this test';
+ALTER ROLE legacy IN DATABASE minion SET work_mem = '5MB';
+GRANT SELECT, INSERT ON tools TO legacy;
+"""
+"""A role that no inventory knows, with a password that the next majors no longer want."""
 ROLES = """
 SELECT concat_ws(' ', 'role', rolname, rolsuper, rolinherit, rolcreaterole, rolcreatedb, rolcanlogin, rolreplication,
   rolconnlimit, rolbypassrls, md5(rolpassword), rolvaliduntil) FROM pg_authid WHERE rolname !~ '^pg_'
@@ -169,7 +176,7 @@ def converged(pair: Pair, folder: Path, project: Path) -> Iterator[Upgraded]:
         run = made.play("site.yml", made.old)
         assert run.code == 0, run.output
         made.pooler.fill(MEGABYTES, VECTORS)
-        made.sql(handmade.ROWS)
+        made.sql(handmade.ROWS + BY_HAND)
         made.sql("VACUUM ANALYZE")
         made.remember()
         yield made
@@ -181,6 +188,8 @@ def checked(upgraded: Upgraded) -> None:
     run = upgraded.upgrade("copy")
     assert run.code == 0, run.output
     assert f"PostgreSQL {old} can be upgraded to {new} by copy" in run.text()
+    warned = "; PostgreSQL 18 warns of them" if new >= 18 else ""
+    assert f"note: MD5 passwords: legacy{warned}; set them again with SCRAM" in run.text()
     upgraded.serves(old)
     refused = upgraded.play("site.yml", upgraded.new)
     wanted = f"set postgresql_version: {old} to keep it, or upgrade with ansible-playbook upgrade.yml"
