@@ -154,15 +154,17 @@ class Upgraded:
         """Keep what must survive."""
         self.rows, self.kept, self.settings = handmade.checksums(self.host), self.known(), self.configured()
         self.exact = self.nearest("indexscan")
-        self.recall, self.statistics = self._recall(), self.sql(STATISTICS)
+        self.recall, self.statistics = self.find_by_index(), self.sql(STATISTICS)
 
-    def _recall(self) -> float:
+    def find_by_index(self) -> float:
+        """Return the share of the nearest neighbours that a search by index finds."""
         return len(self.nearest("seqscan") & self.exact) / len(self.exact)
 
     def serves(self, major: int) -> None:
         """Assert that a major serves every row."""
-        assert self.major == major
-        assert handmade.checksums(self.host) == self.rows
+        assert self.major == major, self.major
+        rows = handmade.checksums(self.host)
+        assert rows == self.rows, f"{rows} instead of {self.rows}"
 
 
 @contextmanager
@@ -227,26 +229,27 @@ def upgrade_under_load(upgraded: Upgraded, method: str) -> None:
 
 def same(upgraded: Upgraded) -> None:
     """Assert that the new server has every row, role, right and setting, its own pgvector, and finds neighbours."""
-    pair = upgraded.pair
+    pair, now, vector = upgraded.pair, upgraded.known(), upgraded.vector(upgraded.pair.new)
     upgraded.serves(pair.new)
-    assert upgraded.known() == upgraded.kept
-    found = upgraded.configured()
-    gone = {name: value for name, value in upgraded.settings.items() if found.get(name) != value}
-    print(f"{pair}: settings that differ: { {name: (value, found.get(name)) for name, value in gone.items()} }")
-    assert not set(gone) - pair.settings, gone
-    vector = upgraded.sql("SELECT extversion FROM pg_extension WHERE extname = 'vector'")
-    assert vector == upgraded.vector(pair.new)
+    recall, found = upgraded.find_by_index(), upgraded.configured()
+    print(f"{pair}: recall {upgraded.recall:.3f} before, {recall:.3f} after, pgvector {pair.vector} -> {vector}")
+    changed = {name: (old, found.get(name)) for name, old in upgraded.settings.items() if found.get(name) != old}
+    print(f"{pair}: {len(upgraded.settings)} settings, of which differ: {changed}")
+    lost, more = sorted(set(upgraded.kept) - set(now)), sorted(set(now) - set(upgraded.kept))
+    print(f"{pair}: {len(upgraded.kept)} roles and rights; lost {lost}; more {more}")
+    assert not lost + more, (lost, more)
+    assert set(changed) <= pair.settings, changed
+    assert upgraded.sql("SELECT extversion FROM pg_extension WHERE extname = 'vector'") == vector
     assert version_key(vector) > version_key(pair.vector)
     # Without enable_seqscan = off: the planner takes the index by itself.
     plan = upgraded.sql(
         "EXPLAIN SELECT id FROM memories ORDER BY embedding <=> (SELECT embedding FROM memories LIMIT 1) LIMIT 10"
     )
     assert f"Index Scan using {INDEX}" in plan, plan
-    assert upgraded.sql(STATISTICS) == upgraded.statistics
+    histogram = upgraded.sql(STATISTICS)
+    assert histogram == upgraded.statistics, histogram
     assert upgraded.nearest("indexscan") == upgraded.exact
-    recall = upgraded._recall()
-    print(f"{pair}: recall {upgraded.recall:.3f} before, {recall:.3f} after, pgvector {pair.vector} -> {vector}")
-    assert recall >= upgraded.recall - 0.05
+    assert recall >= upgraded.recall - 0.05, recall
 
 
 def goes_back(upgraded: Upgraded, *arguments: str) -> None:

@@ -50,7 +50,7 @@ $(ls /usr/lib/postgresql/*/bin/pgbench | head -1) -n -f {scratch}/script -c {cli
   -h 127.0.0.1 -p 6432 -U minion_app minion >said 2>&1 || true
 awk '/transactions actually processed/ {{print $NF}}' said
 grep -c aborted said || true
-awk '/number of failed/ {{print $5}}' said
+awk '/number of failed/ {{failed = $5}} END {{print failed + 0}}' said  # pgbench 14 counts aborted clients only
 cut -d' ' -f3 pgbench_log.* | sort -n | tail -1
 grep -m1 error: said || true
 """
