@@ -69,7 +69,10 @@ def _from_testing(host: Host, folder: Path) -> tuple[Variables, Variables]:
     return DISTRIBUTION, {"postgresql_version": 18, "pgvector_install_method": "package", **archive}
 
 
-FOURTEEN, FIFTEEN = Pair(14, 17, VERSION, _from_mirror), Pair(15, 17, VERSION, _from_debian_12)
+# jsonlog and compression by lz4 exist from 15 on, stats_temp_directory up to 14.
+SINCE_15 = frozenset(("log_destination", "stats_temp_directory", "wal_compression"))
+FOURTEEN = Pair(14, 17, VERSION, _from_mirror, SINCE_15)
+FIFTEEN = Pair(15, 17, VERSION, _from_debian_12)
 EIGHTEEN = Pair(17, 18, "0.8.0", _from_testing)
 
 
