@@ -7,6 +7,7 @@ memory. Its data directory is temporary and always removed; it never opens the r
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from provision.errors import DatabaseError
@@ -17,17 +18,20 @@ from provision.host import scratch_server
 MEMORY: tuple[dict[str, str], ...] = ({"huge_pages": "off"}, {"shared_buffers": "16MB"})
 
 
-def rehearse(programs: Path, configuration: Path) -> None:
+def rehearse(programs: Path, configuration: Path, use: Callable[[Path], None] = lambda _scratch: None) -> None:
     """Start and stop a scratch server with the files in `configuration`, using the server binaries in `programs`.
 
-    Raises DatabaseError with the server's log messages if it does not start.
+    `use` gets its directory while it runs, which holds its socket. Raises DatabaseError with the server's log messages
+    if it does not start.
     """
     with scratch_server.directory(programs) as scratch:
-        for memory in MEMORY:
-            _start(programs, configuration, scratch, memory)
+        for memory, then in zip(MEMORY, (lambda _scratch: None, use), strict=True):
+            _start(programs, configuration, scratch, memory, then)
 
 
-def _start(programs: Path, configuration: Path, scratch: Path, memory: dict[str, str]) -> None:
+def _start(
+    programs: Path, configuration: Path, scratch: Path, memory: dict[str, str], then: Callable[[Path], None]
+) -> None:
     places = {"data_directory": str(scratch / "data"), "unix_socket_directories": str(scratch)}
     words = [f"--config_file={configuration / 'postgresql.conf'}", *scratch_server.options({**memory, **places})]
     with scratch_server.serving(programs, scratch, *words) as (ready, log):
@@ -40,3 +44,4 @@ def _start(programs: Path, configuration: Path, scratch: Path, memory: dict[str,
                 allowed="a valid configuration; the running server was not changed",
                 run="fix the variable, then run the playbook again",
             )
+        then(scratch)

@@ -269,6 +269,21 @@ def test_old_server_of_14_receives_what_the_new_one_has_written(monkeypatch: pyt
         assert upgrade.ask(upgrade.old_plan, "SELECT count(*), sum((said = 'new')::int) FROM log") == [(100, 10)]
 
 
+@pytest.mark.parametrize("method", ["copy", "logical"])
+def test_schema_that_the_new_major_cannot_have_is_found_by_the_check(
+    monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    schema = "CREATE DATABASE minion; \\connect minion\nCREATE VIEW backups AS SELECT pg_is_in_backup()"
+    with loopback(monkeypatch, 14, schema) as upgrade:
+        upgrade.method = method
+        with pytest.raises(HostError) as refused:
+            run.judge(upgrade)
+        assert "cannot create the roles and schemas of this host; the old server serves" in refused.value.what
+        assert "function pg_is_in_backup() does not exist" in refused.value.seen
+        upgrade.do("DROP VIEW backups")
+        assert run.judge(upgrade).problems == []
+
+
 def killed(upgrade: Loopback, work: Callable[[Loopback], None], state: str, delay: float) -> None:
     """Run a command in a process of its own, and kill it some time after it has written a state."""
     process = multiprocessing.get_context("fork").Process(target=work, args=(upgrade,))

@@ -11,9 +11,8 @@ from dataclasses import asdict
 
 from provision import system
 from provision.errors import HostError
-from provision.host import rehearsal
 from provision.host.server import cluster
-from provision.host.upgrade import after, commands, context, journal, side, transfer
+from provision.host.upgrade import after, commands, contents, context, journal, side, transfer
 from provision.host.upgrade.context import Upgrade
 from provision.host.upgrade.sessions import session_of
 
@@ -33,10 +32,13 @@ STAGES = (
 
 
 def rehearse(upgrade: Upgrade) -> None:
-    """Start a scratch server with the new configuration; run pg_upgrade --check. Raises HostError, DatabaseError."""
+    """Start a scratch server with the new configuration and the old schemas; run pg_upgrade --check.
+
+    Raises HostError, DatabaseError.
+    """
     with session_of(upgrade.old_plan) as session:
         like = transfer.form(session)
-    rehearsal.rehearse(upgrade.new.programs, upgrade.new.configuration)
+    contents.rehearse(upgrade.old_server, upgrade.new_server)
     side.end_strays(upgrade.work)
     side.stop(upgrade.new)
     transfer.make(upgrade.new, like)

@@ -16,6 +16,8 @@ from psycopg import sql
 
 from provision import pins, secure_path
 from provision.database import Connection, ask
+from provision.errors import HostError
+from provision.host import rehearsal
 from provision.host.upgrade.closed import Server
 from provision.host.upgrade.replication import TABLES
 from provision.host.upgrade.sessions import databases, session_of
@@ -72,23 +74,46 @@ def dump(server: Server, programs: Path) -> str:
     return OWN.sub("", done.stdout)
 
 
+def rehearse(old: Server, new: Server) -> None:
+    """Create roles and schemas of the old server on a scratch server with the new configuration. Raises HostError.
+
+    pg_upgrade and `load` do the same later; what fails then is found here, while the old server serves.
+    """
+    text = dump(old, new.side.programs)
+    rehearsal.rehearse(
+        new.side.programs, new.side.configuration, lambda scratch: _create(new, scratch, new.plan.server.port, text)
+    )
+
+
 def load(server: Server, text: str) -> None:
     """Create roles, databases and schemas in a new cluster, and keep the text to compare it later. Raises HostError."""
     plan = server.here
-    path = server.folder / DUMP
-    with as_user():
-        path.unlink(missing_ok=True)
-        path.touch(mode=0o600)
-        path.write_text(text)
-    program(
-        server.side, "psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", f"--host={plan.server.socket_directory}",
-        f"--port={plan.server.port}", "--username=postgres", "--dbname=postgres", f"--file={path}",
-    )  # fmt: skip
+    _create(server, server.folder, plan.server.port, text)
     for name in databases(plan):
         with session_of(plan, name) as session:
             _empty(session)
             for index, _definition in ask(session, INDEXES):
                 session.execute(sql.SQL("DROP INDEX {}").format(sql.SQL(str(index))))
+
+
+def _create(server: Server, folder: Path, port: int, text: str) -> None:
+    """Run a dump on the server whose socket is in a folder of postgres, and leave its text there. Raises HostError."""
+    path = folder / DUMP
+    with as_user():
+        path.unlink(missing_ok=True)
+        path.touch(mode=0o600)
+        path.write_text(text)
+    words = ("-X", "-q", "-v", "ON_ERROR_STOP=1", f"--host={folder}", f"--port={port}", "--username=postgres")
+    try:
+        program(server.side, "psql", *words, "--dbname=postgres", f"--file={path}")
+    except HostError as error:
+        version = run(server.side.programs / "postgres", "--version").stdout.split()[2]
+        raise HostError(
+            f"PostgreSQL {version} cannot create the roles and schemas of this host; the old server serves",
+            where=str(server.side.programs), seen=SECRET.sub(" PASSWORD ...", error.seen),
+            allowed="objects that the new major has too, and a minor release of it that is not older than the old server's",
+            run="provision upgrade check, once it is resolved",
+        ) from None  # fmt: skip
 
 
 def _empty(session: Connection) -> None:

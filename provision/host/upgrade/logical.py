@@ -42,13 +42,13 @@ POLL_S = 0.5
 
 
 def rehearse(upgrade: Upgrade) -> None:
-    """Start a scratch server with the new configuration. Raises HostError, DatabaseError."""
-    rehearsal.rehearse(upgrade.new.programs, upgrade.new.configuration)
+    """Start a scratch server with the new configuration and the old schemas. Raises HostError, DatabaseError."""
+    contents.rehearse(upgrade.old_server, upgrade.new_server)
 
 
 def make(upgrade: Upgrade) -> None:
     """Make the new cluster, start it closed, and load roles and schemas. Raises HostError, DatabaseError."""
-    rehearse(upgrade)
+    rehearsal.rehearse(upgrade.new.programs, upgrade.new.configuration)
     with session_of(upgrade.old_plan) as session:
         like = transfer.form(session)
     new = upgrade.new_server
