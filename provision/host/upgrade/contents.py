@@ -111,7 +111,7 @@ def _create(server: Server, folder: Path, port: int, text: str) -> None:
         raise HostError(
             f"PostgreSQL {version} cannot create the roles and schemas of this host; the old server serves",
             where=str(server.side.programs), seen=SECRET.sub(" PASSWORD ...", error.seen),
-            allowed="objects that the new major has too, and a minor release of it that is not older than the old server's",
+            allowed="objects that the new major has too; a minor release of it that is not older than the old one's",
             run="provision upgrade check, once it is resolved",
         ) from None  # fmt: skip
 
