@@ -28,6 +28,14 @@ OLD_LIBRARIES = "libicu72 libldap-2.5-0 libllvm14"
 """What PostgreSQL 15 of Debian 12 needs that Debian 13 does not have."""
 NEW_LIBRARIES = "libc6 libc-bin libc-l10n libc-gconv-modules-extra locales libicu78 libxml2-16"
 """What PostgreSQL 18 of Debian testing needs that Debian 13 does not have, or only older: the C library, too."""
+PG17 = ("postgresql-client-17", "postgresql-17")
+OWN_RELEASE = """
+set -eu; cd $(mktemp -d); export DEBIAN_FRONTEND=noninteractive
+mkdir -p /etc/postgresql-common/createcluster.d
+echo 'create_main_cluster = false' > /etc/postgresql-common/createcluster.d/50-provision.conf
+for name in {names}; do /usr/lib/apt/apt-helper download-file {pool}/$name $PWD/$name; done
+chmod 755 . && apt-get -q update && apt-get -qy install --no-install-recommends ./*.deb
+"""
 Variables = dict[str, object]
 DISTRIBUTION: Variables = {
     "postgresql_version": 17,
@@ -65,7 +73,16 @@ def _from_debian_12(host: Host, folder: Path) -> tuple[Variables, Variables]:
 
 
 def _from_testing(host: Host, folder: Path) -> tuple[Variables, Variables]:
+    """Pin the libraries, and install the release of 17 that PROVISION_PG17_VERSION names, from the archive's pool.
+
+    The archive of testing may have a release of 18 that is older than Debian 13's 17, which no upgrade can take.
+    """
     archive = _archive(host, folder, "testing", NEW_LIBRARIES)
+    if version := os.environ.get("PROVISION_PG17_VERSION", ""):
+        pool = f"{archive['postgresql_mirror_uri']}/pool/main/p/postgresql-17"
+        names = " ".join(f"{name}_{version}_$(dpkg --print-architecture).deb" for name in PG17)
+        done = host.run(OWN_RELEASE.format(pool=pool, names=names))
+        assert done.returncode == 0, done.stdout + done.stderr
     return DISTRIBUTION, {"postgresql_version": 18, "pgvector_install_method": "package", **archive}
 
 
@@ -73,7 +90,7 @@ def _from_testing(host: Host, folder: Path) -> tuple[Variables, Variables]:
 SINCE_15 = frozenset(("log_destination", "stats_temp_directory", "wal_compression"))
 FOURTEEN = Pair(14, 17, VERSION, _from_mirror, SINCE_15)
 FIFTEEN = Pair(15, 17, VERSION, _from_debian_12)
-EIGHTEEN = Pair(17, 18, "0.8.0", _from_testing)
+EIGHTEEN = Pair(17, 18, "0.8.0", _from_testing, frozenset(("log_connections",)))
 
 
 def _archive(host: Host, folder: Path, suite: str, libraries: str) -> Variables:
