@@ -122,7 +122,7 @@ test-pg14: .venv/.tests ## Test the default versions, PostgreSQL 14 and pgvector
 	$(BIN)/pytest tests/pg14
 
 .PHONY: test-majors
-test-majors: .venv/.tests ## Test upgrades from 14 to 17 and from 17 to 18 on hosts (docs/test-pg14.md; 30 minutes)
+test-majors: .venv/.tests ## Test upgrades from 14 to 17 and from 17 to 18 on hosts (docs/test-pg14.md; 20 minutes)
 	$(BIN)/pytest -rP tests/majors
 
 # Packages for a libvirt machine and for building its box. MINION_OS selects the release.
