@@ -16,21 +16,29 @@ from provision.host import scratch_server
 # Two starts. One has the real shared_buffers but no huge pages, since untouched memory costs nothing. The other has the
 # real huge_pages but little memory, because the running server holds the reserved pages.
 MEMORY: tuple[dict[str, str], ...] = ({"huge_pages": "off"}, {"shared_buffers": "16MB"})
+# For a start that is used: fast, and without workers of extensions, which would keep a database from being dropped.
+ALONE = {"huge_pages": "off", "shared_buffers": "64MB", "fsync": "off", "max_worker_processes": "0"}
 
 
-def rehearse(programs: Path, configuration: Path, use: Callable[[Path], None] = lambda _scratch: None) -> None:
+def rehearse(programs: Path, configuration: Path, use: Callable[[Path], None] | None = None) -> None:
     """Start and stop a scratch server with the files in `configuration`, using the server binaries in `programs`.
 
-    `use` gets its directory while it runs, which holds its socket. Raises DatabaseError with the server's log messages
-    if it does not start.
+    `use` gets the directory of one more start, which holds its socket, while no worker of an extension is connected.
+    Raises DatabaseError with the server's log messages if it does not start.
     """
     with scratch_server.directory(programs) as scratch:
-        for memory, then in zip(MEMORY, (lambda _scratch: None, use), strict=True):
-            _start(programs, configuration, scratch, memory, then)
+        for memory in MEMORY:
+            _start(programs, configuration, scratch, memory)
+        if use:
+            _start(programs, configuration, scratch, ALONE, use)
 
 
 def _start(
-    programs: Path, configuration: Path, scratch: Path, memory: dict[str, str], then: Callable[[Path], None]
+    programs: Path,
+    configuration: Path,
+    scratch: Path,
+    memory: dict[str, str],
+    use: Callable[[Path], None] = lambda _scratch: None,
 ) -> None:
     places = {"data_directory": str(scratch / "data"), "unix_socket_directories": str(scratch)}
     words = [f"--config_file={configuration / 'postgresql.conf'}", *scratch_server.options({**memory, **places})]
@@ -44,4 +52,4 @@ def _start(
                 allowed="a valid configuration; the running server was not changed",
                 run="fix the variable, then run the playbook again",
             )
-        then(scratch)
+        use(scratch)
