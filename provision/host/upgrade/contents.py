@@ -44,13 +44,15 @@ SELECT i.indexrelid::regclass::text, pg_get_indexdef(i.indexrelid)
 FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_class t ON t.oid = i.indrelid
 WHERE c.relkind = 'i' AND NOT c.relispartition AND NOT i.indisunique AND i.indisvalid AND t.relkind = 'r'
   AND t.oid >= 16384 AND NOT i.indisclustered AND NOT i.indisreplident
-  AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.objid = c.oid AND d.deptype = 'e') ORDER BY t.relpages, 1
+  AND NOT EXISTS (SELECT FROM pg_depend d
+    WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e') ORDER BY t.relpages, 1
 """
 VIEWS = "SELECT oid::regclass::text, relispopulated FROM pg_class WHERE relkind = 'm' AND oid >= 16384 ORDER BY oid"
 # Without what belongs to extensions, whose views differ between majors.
 SHAPE = """
 WITH own AS (SELECT oid, relkind FROM pg_class c WHERE oid >= 16384 AND relpersistence <> 't'
-  AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.objid = c.oid AND d.deptype = 'e'))
+  AND NOT EXISTS (SELECT FROM pg_depend d
+    WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e'))
 SELECT format('%s.%s %s%s', o.oid::regclass, a.attname, format_type(a.atttypid, a.atttypmod),
   CASE WHEN a.attnotnull THEN ' not null' END)
 FROM own o JOIN pg_attribute a ON a.attrelid = o.oid
