@@ -21,6 +21,8 @@ from provision.plan.schema import Plan
 
 SPARE_MB = 1024
 """Free MiB that every method needs: catalogs of the new cluster, WAL and logs."""
+LEAST_MB = 256
+"""Free MiB below which a copy beside a serving server ends: the server needs them for its WAL."""
 COPY_SHARE = 1.1
 RECREATED = ("pgaudit",)
 """Extensions with a version of their own for each major, without scripts between them and without data."""
@@ -89,11 +91,7 @@ def shape(old: Plan, new: Plan) -> list[str]:
 def blockers(session: Connection) -> list[str]:
     """Return what the new cluster could not have. Raises DatabaseError."""
     found = []
-    prepared = [str(row[0]) for row in ask(session, "SELECT gid FROM pg_prepared_xacts ORDER BY 1")]
-    if prepared:
-        found.append(
-            f"prepared transactions: {', '.join(prepared)}; end each with COMMIT PREPARED or ROLLBACK PREPARED"
-        )
+    found += prepared(session)
     slots = [f"{row[0]} ({row[1]})" for row in ask(session, "SELECT slot_name, slot_type FROM pg_replication_slots")]
     if slots:
         found.append(
@@ -112,10 +110,17 @@ def blockers(session: Connection) -> list[str]:
     return found
 
 
+def prepared(session: Connection) -> list[str]:
+    """Return the prepared transactions, which no method moves. Raises DatabaseError."""
+    names = [str(row[0]) for row in ask(session, "SELECT gid FROM pg_prepared_xacts ORDER BY 1")]
+    if not names:
+        return []
+    return [f"prepared transactions: {', '.join(names)}; end each with COMMIT PREPARED or ROLLBACK PREPARED"]
+
+
 def space(old: Side, new: Side, method: str, size_mb: int) -> list[str]:
     """Return whether the disk has no room for the method, or cannot link. Raises OSError."""
-    place = next(path for path in (new.data, *new.data.parents) if path.exists())
-    free = shutil.disk_usage(place).free // 2**20
+    place, free = free_mb(new)
     needed = SPARE_MB + (0 if method == "link" else round(size_mb * COPY_SHARE))
     found = []
     if free < needed:
@@ -124,6 +129,12 @@ def space(old: Side, new: Side, method: str, size_mb: int) -> list[str]:
     if method == "link" and place.stat().st_dev != old.data.stat().st_dev:
         found.append(f"upgrade_method is link: {old.data} and {place} are on different file systems; use copy")
     return found
+
+
+def free_mb(new: Side) -> tuple[Path, int]:
+    """Return the directory of the new data, or the one that will hold it, and its free MiB. Raises OSError."""
+    place = next(path for path in (new.data, *new.data.parents) if path.exists())
+    return place, shutil.disk_usage(place).free // 2**20
 
 
 def extensions(installed: Mapping[str, str], there: Path, database: str) -> list[str]:

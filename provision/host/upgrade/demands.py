@@ -14,6 +14,7 @@ from psycopg import sql
 from provision import pins
 from provision.compatibility import version_key
 from provision.database import Connection, ask
+from provision.host.upgrade import check
 from provision.host.upgrade.sessions import databases, session_of
 from provision.plan.schema import Plan
 
@@ -41,7 +42,8 @@ KEYLESS = (
 )
 WIDE = (
     f"SELECT c.oid::regclass::text, {_IDENTITY} {_TABLE} c.relreplident <> 'f' AND EXISTS (SELECT FROM pg_attribute a"  # noqa: S608
-    " JOIN pg_type t ON t.oid = a.atttypid JOIN pg_depend d ON d.objid = t.oid AND d.deptype = 'e'"
+    " JOIN pg_type t ON t.oid = a.atttypid"
+    " JOIN pg_depend d ON d.classid = 'pg_type'::regclass AND d.objid = t.oid AND d.deptype = 'e'"
     " JOIN pg_extension e ON e.oid = d.refobjid AND e.extname = 'vector'"
     " WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped) ORDER BY 1"
 )
@@ -51,14 +53,15 @@ BLIND = (
     f" OR c.relreplident = 'd' AND NOT {_HAS_KEY})) c"
     " WHERE a.attnum > 0 AND format_type(a.atttypid, NULL) = ANY (%s) ORDER BY 1"
 )
-UNLOGGED = f"SELECT c.oid::regclass::text {_TABLE} c.relpersistence = 'u' AND pg_table_size(c.oid) > 0 ORDER BY 1"
+UNLOGGED = f"SELECT c.oid::regclass::text {_TABLE} c.relpersistence = 'u' AND pg_relation_size(c.oid) > 0 ORDER BY 1"
 FORCED = f"SELECT c.oid::regclass::text {_TABLE} c.relforcerowsecurity ORDER BY 1"
 HIDDEN = "SELECT datname FROM pg_database WHERE NOT datallowconn AND datname <> 'template0' ORDER BY 1"
 # Functions of users that a CHECK, a generated column, a domain or a trigger that always fires would call.
 CODE = """
 SELECT DISTINCT format('%s calls %s', pg_describe_object(d.classid, d.objid, 0), p.oid::regprocedure)
 FROM pg_depend d JOIN pg_proc p ON p.oid = d.refobjid AND d.refclassid = 'pg_proc'::regclass
-WHERE p.oid >= 16384 AND NOT EXISTS (SELECT FROM pg_depend e WHERE e.objid = p.oid AND e.deptype = 'e')
+WHERE p.oid >= 16384 AND NOT EXISTS (SELECT FROM pg_depend e
+  WHERE e.classid = 'pg_proc'::regclass AND e.objid = p.oid AND e.deptype = 'e')
   AND (d.classid = 'pg_constraint'::regclass
     OR d.classid = 'pg_attrdef'::regclass AND EXISTS (SELECT FROM pg_attrdef f JOIN pg_attribute a
       ON a.attrelid = f.adrelid AND a.attnum = f.adnum WHERE f.oid = d.objid AND a.attgenerated <> '')
@@ -119,16 +122,9 @@ def of_database(session: Connection, majors: tuple[int, int]) -> list[str]:
     lowest = min(majors)
 
     def first(query: str, *parameters: object) -> list[str]:
-        return [" ".join(map(str, row)) for row in ask(session, query, parameters)]
+        return _first(session, query, *parameters)
 
-    found = []
-    if (count := first("SELECT count(*) FROM pg_largeobject_metadata")) != ["0"]:
-        found.append(f"{count[0]} large objects, which do not replicate: use upgrade_method copy or link")
-    if tables := first(UNLOGGED):
-        found.append(
-            f"unlogged tables with rows, which do not replicate: {_some(tables)}; TRUNCATE them, or ALTER TABLE ... "
-            "SET LOGGED"
-        )
+    found = _unreplicated(session, ": use upgrade_method copy or link")
     if tables := first(BLIND, list(UNCOMPARABLE)):
         found.append(
             f"tables without a primary key and with a type that has no equality: {_some(tables)}; add a primary key"
@@ -145,6 +141,38 @@ def of_database(session: Connection, majors: tuple[int, int]) -> list[str]:
         )
     if stored := first(STORED, sorted(pins.HARMFUL)):
         found.append(f"stored settings that redirect or end its sessions: {_some(stored)}; ALTER DATABASE ... RESET")
+    return found
+
+
+def _first(session: Connection, query: str, *parameters: object) -> list[str]:
+    return [" ".join(map(str, row)) for row in ask(session, query, parameters)]
+
+
+def _unreplicated(session: Connection, advice: str = "") -> list[str]:
+    """Return the contents of one database that do not replicate, and that clients could add at any time."""
+    found = []
+    if (count := _first(session, "SELECT count(*) FROM pg_largeobject_metadata")) != ["0"]:
+        found.append(f"{count[0]} large objects, which do not replicate{advice}")
+    if tables := _first(session, UNLOGGED):
+        found.append(
+            f"unlogged tables with rows, which do not replicate: {_some(tables)}; TRUNCATE them, or ALTER TABLE ... "
+            "SET LOGGED"
+        )
+    return found
+
+
+def left(source: Plan, *, prepared: bool = False) -> list[str]:
+    """Return the contents of a server that its subscriber does not have; with `prepared`, prepared transactions too.
+
+    Prepared transactions come and go: they count only once no client can end them any more. Raises DatabaseError.
+    """
+    found = []
+    for name in databases(source):
+        with session_of(source, name) as session:
+            found += [f"database {name}: {each}" for each in _unreplicated(session)]
+    if prepared:
+        with session_of(source) as session:
+            found += check.prepared(session)
     return found
 
 

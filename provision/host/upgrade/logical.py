@@ -16,7 +16,18 @@ from collections.abc import Callable
 from provision import system
 from provision.errors import HostError, ProvisionError
 from provision.host import rehearsal
-from provision.host.upgrade import after, commands, contents, context, demands, journal, replication, side, transfer
+from provision.host.upgrade import (
+    after,
+    check,
+    commands,
+    contents,
+    context,
+    demands,
+    journal,
+    replication,
+    side,
+    transfer,
+)
 from provision.host.upgrade.closed import Server
 from provision.host.upgrade.context import Upgrade
 from provision.host.upgrade.sessions import session_of
@@ -54,7 +65,7 @@ def make(upgrade: Upgrade) -> None:
     new = upgrade.new_server
     new.stop()
     replication.retire(upgrade.old_plan)  # of an earlier attempt
-    transfer.make(upgrade.new, like)
+    transfer.make(upgrade.new, like, upgrade.work)
     _identify(upgrade)
     new.close(len(replication.filled(upgrade.old_plan)))
     contents.load(new, contents.dump(upgrade.old_server, upgrade.new.programs))
@@ -72,16 +83,20 @@ def _identify(upgrade: Upgrade) -> None:
 def copy(upgrade: Upgrade) -> None:
     """Copy the rows and build the indexes while the old server serves. Raises HostError, DatabaseError."""
     old, new = upgrade.old_server, upgrade.new_server
+    old.start()  # after a crash or a reboot; else it runs
     names = replication.filled(old.plan)
     upgrade.write(journal.COPYING, replicated=names)
     new.close(len(names))
     with upgrade.stage(COPY):
+        for line in replication.writers(old.plan):
+            upgrade.narrate(f"  waits for the end of {line}")
         replication.publish(old.plan, names)
         replication.subscribe(old.plan, new.here, names, copy=True)
         _follow(upgrade, names)
     with upgrade.stage(INDEX):
         shown = time.monotonic()
         for name in contents.build(old.plan, new.here):
+            _room(upgrade)
             if time.monotonic() - shown >= replication.SHOW_S:
                 upgrade.narrate(f"  {name}")
                 shown = time.monotonic()
@@ -92,7 +107,25 @@ def copy(upgrade: Upgrade) -> None:
         if found := context.verify(upgrade, new.here):
             context.refuse(upgrade, found)
     with upgrade.stage(CATCH_UP):
-        _settle(upgrade, old, new, _unchanged)
+        _settle(upgrade, old, new, _unchanged, _room)
+        _unchanged(upgrade)  # what has changed since the verification
+        _settle(upgrade, old, new, _unchanged, _room)
+
+
+def _room(upgrade: Upgrade) -> None:
+    """End a copy that would fill the disk, on which the old server could not write its WAL. Raises HostError."""
+    place, free = check.free_mb(upgrade.new)
+    if free >= check.LEAST_MB:
+        return
+    upgrade.new_server.stop()
+    replication.retire(upgrade.old_plan)
+    transfer.empty(upgrade.new)
+    upgrade.write(journal.PREPARED)
+    raise HostError(
+        "the disk is nearly full: the copy was ended and deleted; the old server serves", where=str(place),
+        seen=f"{free} MB are free", allowed=f"{check.LEAST_MB} MB during the copy",
+        run="free some space, then repeat the command",
+    )  # fmt: skip
 
 
 def _follow(upgrade: Upgrade, names: list[str]) -> None:
@@ -102,6 +135,7 @@ def _follow(upgrade: Upgrade, names: list[str]) -> None:
         here = upgrade.new_server.here
         percent, copied, tables = replication.progress(here, sizes)
         replication.behind(upgrade.old_plan)
+        _room(upgrade)
         if copied == tables or time.monotonic() - shown >= replication.SHOW_S:
             errors = replication.errors(here)
             upgrade.narrate(f"  {percent} % of the bytes, {copied} of {tables} tables copied{errors}")
@@ -114,22 +148,31 @@ def _follow(upgrade: Upgrade, names: list[str]) -> None:
 
 
 def _unchanged(upgrade: Upgrade) -> None:
-    """Raise HostError if roles or schemas of the old server have changed since they were loaded."""
-    if found := contents.changed(upgrade.old_server, upgrade.new_server):
+    """Raise HostError if the old server has other roles or schemas than were loaded, or what does not replicate."""
+    found = contents.changed(upgrade.old_server, upgrade.new_server) + demands.left(upgrade.old_plan)
+    if found:
         raise HostError(
             "roles or schemas have changed since the copy began", where=upgrade.old_plan.server.unit,
-            seen="; ".join(found), allowed="no migration and no change of roles during the copy; the old server serves",
+            seen="; ".join(found),
+            allowed="no migration, no change of roles and no large objects during the copy; the old server serves",
             run=f"undo the change and repeat the command; or {commands.rollback(upgrade.new_plan)}, and begin again",
         )  # fmt: skip
 
 
-def _settle(upgrade: Upgrade, source: Server, target: Server, check: Callable[[Upgrade], None]) -> None:
-    """Wait until the target has nearly everything; `check` raises the cause of an error that its log has."""
+def _settle(
+    upgrade: Upgrade,
+    source: Server,
+    target: Server,
+    cause: Callable[[Upgrade], None],
+    watch: Callable[[Upgrade], None] = lambda _upgrade: None,
+) -> None:
+    """Wait until the target has nearly everything; `cause` raises the cause of an error that its log has."""
 
     def show(text: str, errors: str) -> None:
         upgrade.narrate(f"  {text}{errors}")
+        watch(upgrade)
         if errors:
-            check(upgrade)
+            cause(upgrade)
 
     replication.settle(source.here, target.here, most=LAG_BYTES, show=show)
     system.run("systemctl", "stop", *context.HELPERS, check=False)
@@ -207,7 +250,7 @@ def _take_over(upgrade: Upgrade, source: Server, target: Server, state: str) -> 
     if journal.state(upgrade.facts) != state:
         replication.redirect(source.here, target.here)
         replication.confirmed(source.here, upgrade.facts["replicated"])
-        found, left = contents.differences(source.here, target.here), 0
+        found, left = demands.left(source.here, prepared=True) + contents.differences(source.here, target.here), 0
         if not found:
             contents.copy_sequences(source.here, target.here)
             found, left = contents.count(source.here, target.here)
@@ -271,13 +314,14 @@ def _start_both(upgrade: Upgrade) -> None:
 
 
 def _same(upgrade: Upgrade) -> None:
-    """Raise HostError if tables of the new server have changed since the upgrade."""
+    """Raise HostError if the new server has contents that the old one cannot receive."""
     old, new = upgrade.old_server, upgrade.new_server
-    if found := contents.differences(new.here, old.here):
+    if found := demands.left(new.here) + contents.differences(new.here, old.here):
         raise HostError(
-            "the schema has changed since the upgrade: the old server cannot take every row",
-            where=new.plan.server.unit, seen="; ".join(found), allowed="the same tables on both servers",
-            run="undo the change (provision migrate down), then repeat the command",
+            "the old server cannot take everything that the new one has",
+            where=new.plan.server.unit, seen="; ".join(found),
+            allowed="the same tables on both servers, and no large objects or rows of unlogged tables",
+            run="undo the change (provision migrate down) or delete those, then repeat the command",
         )  # fmt: skip
 
 
@@ -313,6 +357,8 @@ def _end(upgrade: Upgrade, old: Server, new: Server) -> None:
 def release(upgrade: Upgrade, kept: Server, gone: Server) -> None:
     """End the replication before the cluster that no longer serves is deleted. Raises HostError, DatabaseError."""
     gone.stop()
+    if gone.side.configuration.exists():  # else a killed release has deleted it
+        side.seal(gone.side)
     replication.retire(kept.plan)
     for tables in ("wide", "identities"):
         demands.restore(kept.plan, upgrade.facts.get(tables, {}))

@@ -52,6 +52,14 @@ WHERE slot_name ~ '^{NAME}_' AND confirmed_flush_lsn >= %s::pg_lsn AND database:
 """  # noqa: S608 - a constant
 
 
+WRITERS = """
+SELECT pid, usename::text, datname::text, to_char(xact_start, 'YYYY-MM-DD HH24:MI:SS') FROM pg_stat_activity
+WHERE backend_xid IS NOT NULL AND xact_start < clock_timestamp() - %s * interval '1 second' ORDER BY xact_start
+"""
+LONG_S = 10
+"""Age in seconds from which a transaction is shown."""
+
+
 def filled(plan: Plan) -> list[str]:
     """Name the databases that have tables, which are the ones to replicate."""
     found = []
@@ -68,6 +76,16 @@ def publish(plan: Plan, names: Iterable[str]) -> None:
         with session_of(plan, name) as session:
             if not ask(session, "SELECT FROM pg_publication WHERE pubname = %s", [NAME]):
                 session.execute(sql.SQL("CREATE PUBLICATION {} FOR ALL TABLES").format(sql.Identifier(NAME)))
+
+
+def writers(plan: Plan) -> list[str]:
+    """Describe the transactions for whose end a new subscription waits: all that write and began some time ago."""
+    with session_of(plan) as session:
+        return [
+            f"the transaction of process {pid} (user {user}, database {database}), open since {since}; to end it: "
+            f"SELECT pg_terminate_backend({pid})"
+            for pid, user, database, since in ask(session, WRITERS, [LONG_S])
+        ]
 
 
 def reserve(plan: Plan, names: Iterable[str]) -> None:
