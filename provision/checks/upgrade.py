@@ -11,7 +11,7 @@ from provision.checks.finding import Severity
 from provision.checks.registry import Row, Scope, check
 from provision.database import Connection
 from provision.host.server.cluster import Postmaster
-from provision.host.upgrade import commands, journal
+from provision.host.upgrade import commands, journal, run
 from provision.plan.schema import Plan
 from provision.system import moment
 
@@ -44,7 +44,8 @@ def upgrade(plan: Plan) -> Iterator[Row]:
     state = journal.state(facts)
     fix = commands.again(plan, facts.get("to"), facts.get("method"))
     if state in journal.GOING_BACK:
-        yield f"a rollback is not finished: {journal.described(facts)}", commands.rollback(plan), Severity.CRITICAL
+        fix = run.way_back(plan, facts)
+        yield f"a rollback is not finished: {journal.described(facts)}", fix, Severity.CRITICAL
     elif state in (journal.COPYING, *journal.DOWN, journal.SERVING):
         severity = Severity.WARNING if state == journal.COPYING else Severity.CRITICAL
         yield f"an upgrade is not finished: {journal.described(facts)}", fix, severity

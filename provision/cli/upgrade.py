@@ -12,7 +12,6 @@ import click
 from provision.cli._echo import echo
 from provision.cli._process import require_root, stoppable
 from provision.cli._progress import working
-from provision.errors import HostError
 from provision.host.upgrade import back, commands, context, journal, show
 from provision.host.upgrade import run as upgrades
 from provision.plan import load
@@ -45,10 +44,6 @@ def check_command(method: str, as_json: bool) -> None:
     """Check all that would stop the upgrade while the old server serves; show its stages."""
     with working("checking the old server") as narrate:
         upgrade = _upgrade(method, narrate)
-        if journal.state(journal.read()) in journal.NEW_SERVES:
-            raise HostError(
-                "this host has been upgraded", seen=journal.described(journal.read()), run="provision upgrade status"
-            )
         found = upgrades.judge(upgrade)
     facts = show.checked(upgrade, found)
     echo(json.dumps(facts) if as_json else "\n".join(show.lines(facts, load.load())))

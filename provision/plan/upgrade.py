@@ -17,6 +17,8 @@ COPYING = "copying"
 """The old server serves, and a new one beside it receives its rows (upgrade_method logical)."""
 DOWN = ("stopped", "transferred", "started", "returning", "returned")
 """States of the journal (host.upgrade.journal) in which no server may be running, and no other run may start one."""
+GOING_BACK = ("returning", "returned")
+"""States of a rollback that has closed the new server: only the same command continues."""
 NEW_SERVES = ("started", "serving", "finished", "returning", "returned")
 """States in which the new server has started: after a link upgrade, the old data is no longer usable."""
 PAGE = "docs/move-to-another-major.md"
@@ -27,7 +29,12 @@ def judge(v: Mapping[str, Any], host: Mapping[str, Any], context: Context, verdi
     journal, now, major = host["upgrade"], host["plan_major"], v["postgresql_version"]
     state = str(journal.get("state", ""))
     if ROLE not in context.roles:
-        if state in (COPYING, *DOWN):
+        if state in GOING_BACK:
+            verdict.refusals.append(
+                f"a rollback from {journal.get('to')} to {journal.get('from')} has not finished ({state}): repeat "
+                f"upgrade.yml -e upgrade_rollback=yes ({PAGE})"
+            )
+        elif state in (COPYING, *DOWN):
             verdict.refusals.append(
                 f"an upgrade from {journal.get('from')} to {journal.get('to')} has not finished ({state}): repeat "
                 f"upgrade.yml -e upgrade_to={journal.get('to')} -e upgrade_method={journal.get('method')}, or go back "

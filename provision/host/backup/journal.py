@@ -29,7 +29,7 @@ class HeldError(HostError):
 
 
 @contextmanager
-def held(name: str, busy: str) -> Iterator[None]:
+def held(name: str, busy: str, status: str = "provision backup status") -> Iterator[None]:
     """Hold a lock file on this host within a `with` block. Raises HostError if another process holds it."""
     handle = secure_path.open_lock(system.EVIDENCE / f"{name}.lock")
     try:
@@ -39,7 +39,7 @@ def held(name: str, busy: str) -> Iterator[None]:
             raise HeldError(
                 busy,
                 where=f"{system.EVIDENCE}/{name}.lock is locked",
-                run="wait until it ends; provision backup status",
+                run=f"wait until it ends; {status}",
             ) from None
         yield
     finally:

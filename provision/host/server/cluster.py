@@ -41,10 +41,12 @@ class Postmaster:
         try:
             lines = secure_path.text(data / "postmaster.pid").splitlines()
             found = cls(int(lines[0]), int(lines[3]), lines[4].strip())
-            program = Path(f"/proc/{found.pid}/comm").read_text()
+            about = Path(f"/proc/{found.pid}/stat").read_text()
         except (OSError, IndexError, ValueError):
             return None
-        return found if program.startswith("postgres") else None  # else the file is a crashed server's
+        program, _, state = about.partition("(")[2].rpartition(") ")
+        # Else the file is a crashed server's, which may still wait for its parent as a zombie.
+        return found if program.startswith("postgres") and state[:1] != "Z" else None
 
 
 def url(plan: Plan) -> str:

@@ -18,7 +18,7 @@ from provision.host.upgrade.context import Upgrade
 
 def rollback(upgrade: Upgrade, confirm: str, loss: str) -> dict[str, Any]:
     """Return to the old server. Raises UsageError without the confirmations, HostError where there is no way back."""
-    with locks.held(journal.NAME, "an upgrade is running on this host"):
+    with locks.held(journal.NAME, "an upgrade is running on this host", journal.STATUS):
         upgrade.facts = journal.read()
         state = journal.state(upgrade.facts)
         if state not in (*journal.OPEN, journal.FINISHED):
@@ -44,7 +44,7 @@ def rollback(upgrade: Upgrade, confirm: str, loss: str) -> dict[str, Any]:
 
 def release(upgrade: Upgrade, confirm: str) -> list[str]:
     """Delete the cluster that no longer serves, and return what was deleted. Raises UsageError, HostError."""
-    with locks.held(journal.NAME, "an upgrade is running on this host"):
+    with locks.held(journal.NAME, "an upgrade is running on this host", journal.STATUS):
         upgrade.facts = journal.read()
         state = journal.state(upgrade.facts)
         if state not in (journal.FINISHED, journal.ROLLED_BACK):

@@ -11,7 +11,6 @@ from dataclasses import asdict
 
 from provision import system
 from provision.errors import HostError
-from provision.host.server import cluster
 from provision.host.upgrade import after, commands, contents, context, journal, side, transfer
 from provision.host.upgrade.context import Upgrade
 from provision.host.upgrade.sessions import session_of
@@ -25,6 +24,8 @@ MAKE, STOP, MOVE, START, FIRST, EXTEND, RESUME = (
     "update extensions",
     "resume the pooler",
 )
+CLEAN = "shut down at"
+"""How `side.checkpoint` describes a cluster that was shut down."""
 STAGES = (
     context.CHECK, MAKE, context.BACKUP, context.RECALL, STOP, MOVE, START, FIRST, EXTEND, context.VERIFY, RESUME,
     context.STATISTICS,
@@ -41,7 +42,7 @@ def rehearse(upgrade: Upgrade) -> None:
     contents.rehearse(upgrade.old_server, upgrade.new_server)
     side.end_strays(upgrade.work)
     side.stop(upgrade.new)
-    transfer.make(upgrade.new, like)
+    transfer.make(upgrade.new, like, upgrade.work)
     upgrade.made = True
     context.refuse(upgrade, transfer.check(upgrade.old, upgrade.new, upgrade.work))
     upgrade.facts["form"] = asdict(like)
@@ -79,16 +80,19 @@ def _stop(upgrade: Upgrade) -> None:
         if upgrade.old.linked:  # a killed pg_upgrade --link
             side.unseal(upgrade.old)
         side.stop(upgrade.old)
+        if not side.checkpoint(upgrade.old).startswith(CLEAN):
+            upgrade.old_server.start()  # it was killed: its start recovers
+            side.stop(upgrade.old)
         side.seal(upgrade.old)
         seen = side.checkpoint(upgrade.old)
-        if not seen.startswith("shut down at"):
+        if not seen.startswith(CLEAN):
             raise HostError("the old server did not shut down cleanly", where=str(upgrade.old.data), seen=seen)
 
 
 def _transfer(upgrade: Upgrade) -> None:
     with upgrade.stage(MOVE):
         if not upgrade.made:  # after a kill; clients wait meanwhile
-            transfer.make(upgrade.new, transfer.of_facts(upgrade.facts["form"]))
+            transfer.make(upgrade.new, transfer.of_facts(upgrade.facts["form"]), upgrade.work)
         upgrade.made = False
         transfer.transfer(upgrade.old, upgrade.new, upgrade.work, upgrade.method, upgrade.new_plan.host.cpus)
         # Not that of the stop: pg_upgrade starts the old server, too.
@@ -97,26 +101,37 @@ def _transfer(upgrade: Upgrade) -> None:
 
 def back_to_old(upgrade: Upgrade) -> None:
     """Start the old server again, whatever pg_upgrade did: nothing has changed its data. Raises HostError."""
-    side.end_strays(upgrade.work)
-    side.stop(upgrade.new)
-    side.seal(upgrade.new)
-    side.unseal(upgrade.old)
-    cluster.start(upgrade.old_plan)
+    _clear(upgrade)
+    upgrade.old_server.start()
     upgrade.write(journal.PREPARED)
+
+
+def _clear(upgrade: Upgrade, *, down: bool = True) -> None:
+    """Stop what pg_upgrade has started, and delete what it has copied: the old server may need the space to start.
+
+    `down` says that the old server does not serve: one that runs is pg_upgrade's, with a socket of its own.
+    """
+    side.end_strays(upgrade.work)
+    for each in (upgrade.new, *([upgrade.old] if down else [])):
+        side.stop(each)
+    transfer.empty(upgrade.new)
+    side.seal(upgrade.new)
 
 
 def _start(upgrade: Upgrade) -> None:
     """Start the new server. From here on it is the database: the old data cannot be started any more."""
     with upgrade.stage(START):
         first = journal.state(upgrade.facts) == journal.TRANSFERRED  # else it may have served, and has data of its own
+        before = side.checkpoint(upgrade.new) if first else ""
         side.seal(upgrade.old, control=upgrade.method == "link")
         upgrade.write(journal.STARTED)
-        side.unseal(upgrade.new)
         context.publish(upgrade.new_plan)
         try:
-            cluster.start(upgrade.new_plan)
+            upgrade.new_server.start()
         except HostError as error:
-            if first and upgrade.method == "copy" and not upgrade.new.running:
+            # A server that has accepted clients, and then died, has written its state into pg_control before.
+            served = upgrade.new.running or side.checkpoint(upgrade.new) != before
+            if first and upgrade.method == "copy" and not served:
                 context.publish(upgrade.old_plan)
                 back_to_old(upgrade)
                 error.run = f"{error.run}; the old server serves again"
@@ -136,24 +151,46 @@ def _verify(upgrade: Upgrade) -> None:
 
 
 def back(upgrade: Upgrade, served: bool) -> None:
-    """Start the old server again; what the new one has written is lost. Raises HostError."""
+    """Start the old server again; what the new one has written is lost. Raises HostError.
+
+    From RETURNING on, only a rollback continues: both servers are stopped, or the old one takes writes.
+    """
+    state = journal.state(upgrade.facts)
+    if served and state != journal.RETURNING:
+        _unchanged(upgrade)
     with context.paused(upgrade):
         side.end_strays(upgrade.work)
         side.put_back_configuration(upgrade.old, journal.FOLDER)
         system.run("systemctl", "stop", *context.HELPERS, check=False)
-        side.stop(upgrade.new)
-        side.seal(upgrade.new)
         if served:
-            _unchanged(upgrade)
-            context.publish(upgrade.old_plan)
-        side.unseal(upgrade.old)
-        cluster.start(upgrade.old_plan)
+            _return(upgrade, state)
+            return
+        _clear(upgrade, down=state in journal.DOWN)
+        upgrade.old_server.start()
+
+
+def _return(upgrade: Upgrade, before: str) -> None:
+    """Start the old server instead of the new one, or the new one again if it does not start. Raises HostError."""
+    upgrade.write(journal.RETURNING)
+    side.stop(upgrade.new)
+    side.seal(upgrade.new)
+    context.publish(upgrade.old_plan)
+    try:
+        upgrade.old_server.start()
+    except HostError as error:
+        if before != journal.RETURNING and not upgrade.old.running:
+            side.seal(upgrade.old)
+            context.publish(upgrade.new_plan)
+            upgrade.new_server.start()
+            upgrade.write(before)
+            error.run = f"{error.run}; the new server serves again"
+        raise
 
 
 def _unchanged(upgrade: Upgrade) -> None:
     """Raise HostError if the old data changed since it was copied."""
     seen, expected = side.checkpoint(upgrade.old), str(upgrade.facts.get("checkpoint"))
-    if not upgrade.old.running and seen != expected:
+    if seen != expected:
         raise HostError(
             "the old data changed after the upgrade", where=str(upgrade.old.data), seen=seen, allowed=expected
         )

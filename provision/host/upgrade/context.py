@@ -140,7 +140,8 @@ def or_back(back: Callable[[], None]) -> Iterator[None]:
     except BaseException as error:
         back()
         if isinstance(error, ProvisionError):
-            error.run = f"{error.run}; the old server serves again; repeat the command once it is resolved"
+            said = "the old server serves again; repeat the command once it is resolved"
+            error.run = f"{error.run}; {said}" if error.run else said
         raise
 
 

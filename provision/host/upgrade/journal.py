@@ -2,7 +2,8 @@
 
 A stage is written before it begins, so that the same command continues after a kill. Until STARTED, the old server is
 the database and a failure goes back to it. From STARTED on, the new server is: it may have accepted writes. RETURNING
-and RETURNED are of a way back that loses nothing: the new server is closed, and the old one has every row.
+is of a way back after that: the new server is closed. RETURNED is of one that loses nothing: the old server has every
+row.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from provision import system
 from provision.plan import upgrade
 
 NAME = "upgrade"
+STATUS = "provision upgrade status"
 FOLDER = Path("/etc/provision/upgrade")
 """Of root: the plan of the new major, the plan and the configuration of the old one."""
 NEW_PLAN, OLD_PLAN = FOLDER / "plan.json", FOLDER / "plan-before.json"
@@ -25,8 +27,7 @@ _, SERVING, FINISHED, RETURNING, RETURNED = NEW_SERVES
 COPYING = upgrade.COPYING
 CHECKED, PREPARED, RELEASED, ROLLED_BACK = "checked", "prepared", "released", "rolled back"
 OPEN = (CHECKED, PREPARED, COPYING, *DOWN, SERVING)
-GOING_BACK = (RETURNING, RETURNED)
-"""States of a rollback that has closed the new server: only the same command continues."""
+GOING_BACK = upgrade.GOING_BACK
 
 
 def read() -> dict[str, Any]:

@@ -88,7 +88,7 @@ def run(upgrade: Upgrade, confirm: str) -> dict[str, Any]:
             where=commands.host(), seen=repr(confirm), allowed=f"-e upgrade_confirm={commands.host()}",
         )  # fmt: skip
     method = METHODS[upgrade.method]
-    with locks.held(journal.NAME, "another upgrade is running on this host"):
+    with locks.held(journal.NAME, "another upgrade is running on this host", journal.STATUS):
         upgrade.facts = _begun(upgrade)
         state = journal.state(upgrade.facts)
         if state == journal.FINISHED:
@@ -100,6 +100,7 @@ def run(upgrade: Upgrade, confirm: str) -> dict[str, Any]:
             method.copy(upgrade)
         if journal.state(upgrade.facts) != journal.SERVING:
             method.move(upgrade)
+        upgrade.new_server.start()  # after a kill or a reboot; else it runs
         method.finish(upgrade)
         with upgrade.stage(context.STATISTICS):
             method.statistics(upgrade.new_plan)
@@ -112,7 +113,7 @@ def _begun(upgrade: Upgrade) -> dict[str, Any]:
     found = journal.read()
     state, new = journal.state(found), upgrade.new.major
     if state in journal.GOING_BACK:
-        raise HostError("a rollback has begun", seen=journal.described(found), run=commands.rollback(upgrade.new_plan))
+        raise HostError("a rollback has begun", seen=journal.described(found), run=way_back(upgrade.new_plan, found))
     if state in (*journal.OPEN, journal.FINISHED):
         early = state in (journal.CHECKED, journal.PREPARED) and not METHODS[str(found["method"])].keeps
         if (found["to"], found["method"]) != (new, upgrade.method) and not early:
@@ -125,22 +126,35 @@ def _begun(upgrade: Upgrade) -> dict[str, Any]:
                 "another upgrade of this host was begun",
                 seen=journal.described(found),
                 allowed=f"-e upgrade_to={found['to']} -e upgrade_method={found['method']}",
-                run=f"{commands.again(upgrade.new_plan, found['to'], found['method'])}, or "
-                + commands.rollback(upgrade.new_plan),
+                run=", or ".join(filter(None, (
+                    commands.again(upgrade.new_plan, found["to"], found["method"]), way_back(upgrade.new_plan, found),
+                ))),
             )  # fmt: skip
         return {**found, "to": new, "method": upgrade.method}
     upgrade.new_server.forget()
     return {"from": upgrade.old.major, "to": new, "method": upgrade.method, "begun": system.stamp()}
 
 
+def way_back(plan: Plan, facts: dict[str, Any]) -> str:
+    """Return the command that goes back from an upgrade; "" where there is no way back."""
+    served, method = journal.state(facts) in journal.NEW_SERVES, str(facts["method"])
+    if served and method == "link":
+        return ""
+    return commands.rollback(plan, loses=served and not METHODS[method].keeps)
+
+
 def judge(upgrade: Upgrade) -> check.Found:
     """Check all that stops the upgrade while the old server serves; the new cluster is made for pg_upgrade's check.
 
-    Raises HostError with every problem.
+    Raises HostError with every problem, and where an upgrade has begun, whose new cluster this would delete.
     """
-    found = look(upgrade)
-    METHODS[upgrade.method].rehearse(upgrade)
-    return found
+    with locks.held(journal.NAME, "an upgrade is running on this host", journal.STATUS):
+        facts = journal.read()
+        if journal.state(facts) in (journal.COPYING, *journal.DOWN, *journal.NEW_SERVES):
+            raise HostError("an upgrade of this host has begun", seen=journal.described(facts), run=journal.STATUS)
+        found = look(upgrade)
+        METHODS[upgrade.method].rehearse(upgrade)
+        return found
 
 
 def look(upgrade: Upgrade) -> check.Found:

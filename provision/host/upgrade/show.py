@@ -43,9 +43,8 @@ def lines(facts: dict[str, Any], plan: Plan) -> list[str]:
 
 def _next(facts: dict[str, Any], plan: Plan) -> list[str]:
     state = journal.state(facts)
-    served, keeps = state in journal.NEW_SERVES, run.METHODS[facts["method"]].keeps
-    loses = served and not keeps
-    back = [] if loses and facts["method"] == "link" else [f"to go back: {commands.rollback(plan, loses=loses)}"]
+    served = state in journal.NEW_SERVES
+    back = [f"to go back: {command}" for command in [run.way_back(plan, facts)] if command]
     if state in journal.GOING_BACK:
         return [f"a rollback is not finished; {back[0]}"]
     if state in journal.OPEN:

@@ -7,9 +7,11 @@ boot, and with `control` its pg_control has another name, which stops every othe
 from __future__ import annotations
 
 import os
+import pwd
 import shutil
 import signal
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +27,8 @@ CONTROL, MOVED = "global/pg_control", "global/pg_control.old"
 """pg_upgrade --link renames the first to the second when it begins to link (manual, pg_upgrade)."""
 AUTO, DISABLED = "auto", "disabled"
 STOP_S = 3600
-STRAYS_S = 30.0
+"""Time for the checkpoint of a shutdown, as in Debian's unit of the server."""
+STRAYS_S, POLL_S = 30.0, 0.05
 
 
 @dataclass(frozen=True)
@@ -58,36 +61,56 @@ class Side:
 
 
 def stop(side: Side) -> None:
-    """Stop the cluster's server; a killed pg_upgrade leaves one that no unit knows. Raises HostError."""
+    """Stop the cluster's server and wait until its last process has ended. Raises HostError.
+
+    A killed command leaves servers that no unit knows: one that has not written its postmaster.pid yet, or processes of
+    a dead one, which still use its memory. pg_ctl alone sees neither, and calls a server that dies meanwhile one that
+    does not shut down.
+    """
     if side.unit:
         run("systemctl", "stop", side.unit, check=False, timeout=STOP_S)
-    if side.running:
-        words = ("stop", "--mode=fast", "--wait", f"--timeout={STOP_S}", f"--pgdata={side.data}")
-        run(side.programs / "pg_ctl", *words, user=POSTGRES, directory=Path("/"))
+    words = ("stop", "--mode=fast", "--wait", f"--timeout={STOP_S}", f"--pgdata={side.data}")
+    deadline, said = time.monotonic() + STRAYS_S, ""
+    while (pids := list(_within(side.data, "postgres"))) or side.running:
+        if side.running:
+            done = run(side.programs / "pg_ctl", *words, user=POSTGRES, directory=Path("/"), check=False)
+            said = f"{done.last}; "
+            deadline = time.monotonic() + STRAYS_S if done.ok else deadline
+        if time.monotonic() > deadline:
+            numbers = " ".join(map(str, pids))
+            raise HostError(
+                "the server does not stop", where=str(side.data), seen=f"{said}processes {numbers}",
+                run=f"read its log; to end it (its next start recovers): kill -QUIT {numbers}; then repeat the command",
+            )  # fmt: skip
+        time.sleep(POLL_S)
 
 
 def end_strays(work: Path) -> None:
     """Kill what a killed command left in pg_upgrade's working directory: pg_upgrade, its workers, pg_dump, pg_restore.
 
-    Servers work in their data directories and are left to `stop`. Raises HostError for a process that stays.
+    Servers work in their data directories and are left to `stop`; an administrator may read logs there. Raises
+    HostError for a process that stays.
     """
-    deadline = time.monotonic() + STRAYS_S
-    while pids := _within(work):
-        for pid in pids:
+    deadline, pids = time.monotonic() + STRAYS_S, [0]
+    while pids:
+        pids = []
+        for pid in _within(work):  # each at once: a server leaves this directory as it starts
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        if time.monotonic() > deadline:
+            pids.append(pid)
+        if pids and time.monotonic() > deadline:
             raise HostError("processes of an earlier pg_upgrade do not end", where=str(work), seen=str(pids))
-        time.sleep(0.05)
+        time.sleep(POLL_S if pids else 0)
 
 
-def _within(folder: Path) -> list[int]:
-    found = []
+def _within(folder: Path, program: str = "") -> Iterator[int]:
+    """Find postgres's processes with this working directory, and a program whose name begins so. Zombies have none."""
+    place, owner = folder.resolve(), pwd.getpwnam(POSTGRES).pw_uid if os.geteuid() == 0 else os.geteuid()
     for link in Path("/proc").glob("[0-9]*/cwd"):
         with suppress(OSError):
-            if link.readlink() == folder:
-                found.append(int(link.parent.name))
-    return found
+            ours = link.readlink() == place and link.parent.stat().st_uid == owner
+            if ours and (link.parent / "comm").read_text().startswith(program):
+                yield int(link.parent.name)
 
 
 def seal(side: Side, *, control: bool = False) -> None:

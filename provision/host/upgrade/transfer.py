@@ -15,11 +15,15 @@ from typing import Any
 from provision import pins, secure_path
 from provision.database import Connection, ask
 from provision.errors import HostError
+from provision.host.upgrade import side
 from provision.host.upgrade.side import Side
 from provision.system import POSTGRES, Finished, run
 
 NEW_OPTIONS = "-c shared_buffers=64MB -c huge_pages=off -c archive_mode=off"
 """Of the servers that pg_upgrade starts: little memory beside the running server, and no WAL into the stanza."""
+STOP_S = "3600"
+"""How long pg_upgrade's own pg_ctl waits for the start or the stop of a server: not 60 s, its default, which a slow
+checkpoint exceeds."""
 TIMEOUT_S = 24 * 3600
 CHECKSUMS_ARE_DEFAULT = 18
 PROVIDER_SINCE, BUILTIN_SINCE = 15, 17
@@ -79,18 +83,29 @@ def of_facts(facts: dict[str, Any]) -> Form:
     return Form(**facts)
 
 
-def make(new: Side, like: Form, auth: str = "peer") -> None:
+def make(new: Side, like: Form, work: Path, auth: str = "peer") -> None:
     """Make an empty cluster in the new data directory, and delete what an earlier attempt left. Raises HostError."""
     if new.running:
         raise HostError("a server is running on the new data directory", where=str(new.data))
-    if secure_path.about(new.data) is not None:
-        run("find", new.data, "-mindepth", "1", "-delete", user=POSTGRES, directory=Path("/"))
+    _prepare(work)
+    side.end_strays(work)  # an initdb that fails would delete what the next one has made
+    empty(new)
     words = ("--username=postgres", f"--auth={auth}", f"--pgdata={new.data}", *like.words(new.major))
-    run(new.programs / "initdb", *words, user=POSTGRES, directory=Path("/"), umask=0o077)
+    run(new.programs / "initdb", *words, user=POSTGRES, directory=work, umask=0o077)
     # Debian's configuration in /etc is used: a second one would confuse pg_upgrade.
     for name in ("postgresql.conf", "pg_hba.conf", "pg_ident.conf"):
         if new.configuration != new.data:
             secure_path.remove(new.data / name)
+
+
+def empty(new: Side) -> None:
+    """Delete the contents of the new data directory. Files that pg_upgrade has linked stay in the old one."""
+    if secure_path.about(new.data) is not None:
+        run("find", new.data, "-mindepth", "1", "-delete", user=POSTGRES, directory=Path("/"))
+
+
+def _prepare(work: Path) -> None:
+    run("install", "--directory", "--mode=0700", work, user=POSTGRES, directory=Path("/"))
 
 
 def check(old: Side, new: Side, work: Path) -> list[str]:
@@ -113,14 +128,14 @@ def transfer(old: Side, new: Side, work: Path, method: str, jobs: int) -> None:
 
 
 def _pg_upgrade(old: Side, new: Side, work: Path, *words: str) -> Finished:
-    run("install", "--directory", "--mode=0700", work, user=POSTGRES, directory=Path("/"))
+    _prepare(work)
     places = (
         f"--old-bindir={old.programs}", f"--new-bindir={new.programs}", f"--old-datadir={old.configuration}",
         f"--new-datadir={new.configuration}", f"--new-options={NEW_OPTIONS}", "--username=postgres",
     )  # fmt: skip
     return run(
         new.programs / "pg_upgrade", *places, *words, user=POSTGRES, directory=work, timeout=TIMEOUT_S, check=False,
-        environment={"LC_ALL": "C.UTF-8", **pins.environment()},
+        environment={"LC_ALL": "C.UTF-8", "PGCTLTIMEOUT": STOP_S, **pins.environment()},
     )  # fmt: skip
 
 
