@@ -117,6 +117,11 @@ lint: .venv/.tests ## Check style and types
 test-faults: test-setup ## Run long fault-injection tests, before a release
 	$(call stage,run the fault-injection tests,$(BIN)/pytest -m faults)
 
+.PHONY: test-upgrade-kills
+test-upgrade-kills: test-setup ## Kill upgrades between local servers, ROUNDS=10 of each method (10 minutes); SEED repeats a run
+	$(call stage,kill upgrades,UPGRADE_KILL_ROUNDS=$(or $(ROUNDS),10) UPGRADE_KILL_SEED=$(SEED) \
+	  $(BIN)/pytest -q -s -m faults tests/integration/test_upgrade_kills.py)
+
 .PHONY: test-pg14
 test-pg14: .venv/.tests ## Test the default versions, PostgreSQL 14 and pgvector 0.5.1, from a mirror (docs/test-pg14.md)
 	$(BIN)/pytest tests/pg14

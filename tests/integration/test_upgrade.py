@@ -7,20 +7,25 @@ major upgrade.
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import psycopg
 import pytest
 
+from provision.database import ask
 from provision.errors import HostError
-from provision.host.upgrade import check, search, side, transfer
+from provision.host.upgrade import after, check, contents, search, side, transfer
 from provision.host.upgrade.side import Side
 from tests import plans
 from tests.clusters import Cluster
 
+BECOME = ["setpriv", "--reuid=postgres", "--regid=postgres", "--init-groups"] if os.geteuid() == 0 else []
 ROWS = 2000
 SCHEMA = f"""
 CREATE EXTENSION vector;
@@ -47,7 +52,7 @@ class Pair:
             self.form = transfer.form(session)
 
     def make(self) -> None:
-        transfer.make(self.new, self.form, auth="trust")
+        transfer.make(self.new, self.form, self.work, auth="trust")
 
     def move(self, method: str) -> None:
         self.make()
@@ -139,6 +144,46 @@ def test_killed_pg_upgrade_is_repeated_without_a_loss(pair: Pair, method: str) -
     assert pair.served(pair.new.data) == rows
 
 
+@pytest.mark.parametrize("reaped_after", [0.0, 1.0])
+def test_server_that_dies_while_it_is_stopped_is_a_stopped_one(pair: Pair, reaped_after: float) -> None:
+    server = pair.cluster.server
+    assert server
+    server.kill()  # a zombie until its parent, this process, reaps it
+    reaper = threading.Timer(reaped_after, server.wait)
+    reaper.start()
+    begun = time.monotonic()
+    side.stop(pair.old)
+    assert time.monotonic() - begun < 10
+    assert pair.cluster.processes() == []
+    assert side.checkpoint(pair.old).startswith("in production at ")
+    reaper.join()
+
+
+def test_slow_last_checkpoint_does_not_fail_pg_upgrade(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PGCTLTIMEOUT", "1")  # pg_ctl's default is a minute
+    rows = pair.cluster.psql(DIGEST)
+    pair.cluster.stop()
+    frozen = threading.Thread(target=_freeze_checkpointer, args=(pair.old.data, 3.0))
+    frozen.start()
+    pair.move("copy")
+    frozen.join()
+    assert pair.served(pair.new.data) == rows
+
+
+def _freeze_checkpointer(data: Path, seconds: float) -> None:
+    """Stop the checkpointer of the server of pg_upgrade, as soon as it runs, for some time."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        for link in Path("/proc").glob("[0-9]*/cwd"):
+            with suppress(OSError):
+                if link.readlink() == data and b"checkpointer" in (link.parent / "cmdline").read_bytes():
+                    os.kill(int(link.parent.name), signal.SIGSTOP)
+                    time.sleep(seconds)
+                    os.kill(int(link.parent.name), signal.SIGCONT)
+                    return
+    raise AssertionError("pg_upgrade has started no server")
+
+
 def _killed(pair: Pair, delay: float, *words: str) -> None:
     """Start pg_upgrade as `transfer` does, and kill what started it and then the rest, but no server."""
     as_user = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
@@ -149,6 +194,17 @@ def _killed(pair: Pair, delay: float, *words: str) -> None:
         time.sleep(delay)
         program.kill()  # of runuser alone, where this is root: pg_upgrade goes on, as after the kill of our command
     side.end_strays(pair.work)
+
+
+def test_processes_of_a_killed_upgrade_end_and_an_administrator_beside_them_stays(pair: Pair) -> None:
+    pair.make()
+    administrator, stray = (subprocess.Popen([*user, "sleep", "60"], cwd=pair.work) for user in ([], BECOME))
+    time.sleep(0.5)  # the second one becomes postgres, and then the other program
+    side.end_strays(pair.work)
+    assert stray.wait(10) == -signal.SIGKILL
+    assert (administrator.poll() is None) is (os.geteuid() == 0)
+    administrator.kill()
+    administrator.wait()
 
 
 def test_check_beside_the_running_server_names_what_cannot_move(pair: Pair) -> None:
@@ -181,6 +237,18 @@ def test_blockers_name_prepared_transactions_and_slots(pair: Pair) -> None:
         "prepared transactions: transfer 7",
         "replication slots do not move: standby (physical)",
     ]
+
+
+def test_table_with_the_number_of_an_extensions_function_is_compared_too(pair: Pair) -> None:
+    plan = plans.sample(server={"socket_directory": pair.cluster.host, "port": pair.cluster.port})
+    pair.cluster.psql(
+        "SET allow_system_table_mods = on; INSERT INTO pg_depend SELECT 'pg_proc'::regclass, 'memories'::regclass, 0,"
+        " 'pg_extension'::regclass, oid, 0, 'e' FROM pg_extension WHERE extname = 'vector'"
+    )  # OIDs are unique in each catalog alone, and pg_upgrade keeps those of tables
+    assert "r public.memories" in after.contents(plan)["postgres"]
+    assert contents.differences(plan, plan) == []
+    with psycopg.connect(pair.cluster.url()) as session:
+        assert ("memories.id integer not null",) in ask(session, contents.SHAPE)
 
 
 def test_recall_of_the_index_is_measured_and_its_loss_reported(pair: Pair) -> None:

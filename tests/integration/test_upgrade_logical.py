@@ -8,62 +8,19 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import re
-import shutil
 import signal
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
 
 import psycopg
 import pytest
 
-from provision import system
 from provision.errors import HostError
-from provision.host.upgrade import back, commands, contents, demands, journal, logical, replication, run, side, transfer
-from provision.host.upgrade.context import Upgrade
-from provision.host.upgrade.side import Side
+from provision.host.upgrade import back, commands, contents, demands, journal, replication, run
 from provision.plan import load
-from provision.plan.schema import Plan, Setting
-from tests import clusters, embedded, plans
-from tests.clusters import SETTINGS, free_port
+from tests.upgrades import DIGEST, ROWS, SCHEMA, Loopback, begin, finished, loopback, returned
 
-FORM = transfer.Form("UTF8", "C.UTF-8", "C.UTF-8", "libc", "", checksums=True, segment_mb=16)
-ROWS = 3000
-SCHEMA = f"""
-CREATE ROLE minion LOGIN PASSWORD 'a secret of this test';
-CREATE DATABASE minion OWNER minion;
-\\connect minion
-CREATE EXTENSION vector;
-CREATE SCHEMA acme;
-CREATE TABLE memories (id bigserial PRIMARY KEY, at timestamptz DEFAULT clock_timestamp(), embedding vector(8),
-  note text);
-CREATE INDEX memories_embedding_idx ON memories USING hnsw (embedding vector_cosine_ops);
-CREATE INDEX memories_note_idx ON memories (note);
-CREATE TABLE acme.events (id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY, memory bigint REFERENCES memories,
-  double int, twice int GENERATED ALWAYS AS (double * 2) STORED);
-CREATE TABLE log (said text);
-CREATE TABLE schema_migrations (version bigint PRIMARY KEY, dirty boolean NOT NULL);
-CREATE MATERIALIZED VIEW notes AS SELECT count(*) AS n FROM memories;
-SELECT setseed(0.5);
-INSERT INTO memories (embedding, note)
-  SELECT ARRAY(SELECT random() + n * 0 FROM generate_series(1, 8))::vector, md5(n::text)
-FROM generate_series(1, {ROWS}) n;
-INSERT INTO acme.events (memory, double) SELECT n, n FROM generate_series(1, 500) n;
-INSERT INTO log SELECT 'line ' || n FROM generate_series(1, 100) n;
-INSERT INTO schema_migrations VALUES (7, false);
-REFRESH MATERIALIZED VIEW notes;
-SELECT nextval('memories_id_seq') FROM generate_series(1, 50);
-"""
-DIGEST = """
-SELECT (SELECT count(*) || ' ' || md5(string_agg(m::text, ',' ORDER BY id)) FROM memories m),
-  (SELECT count(*) || ' ' || md5(string_agg(e::text, ',' ORDER BY id)) FROM acme.events e),
-  (SELECT count(*) || ' ' || md5(string_agg(said, ',' ORDER BY said)) FROM log)
-"""
 WRITES = (
     "INSERT INTO memories (embedding, note) SELECT ARRAY(SELECT random() FROM generate_series(1, 8))::vector, 'new'",
     "UPDATE memories SET note = 'again', embedding = embedding WHERE id = 1 + floor(random() * 1000)::int",
@@ -72,102 +29,10 @@ WRITES = (
 )
 
 
-@dataclass
-class Loopback(Upgrade):
-    """An upgrade on this machine, whose servers have the programs of a test."""
-
-    root: Path = Path()
-
-    @property
-    def old(self) -> Side:
-        return self._side(self.old_plan)
-
-    @property
-    def new(self) -> Side:
-        return self._side(self.new_plan)
-
-    @property
-    def work(self) -> Path:
-        return self.root / "closed"
-
-    def _side(self, plan: Plan) -> Side:
-        major = plan.server.major
-        return Side(major, self.root / f"bin-{major}", plan.server.configuration, plan.server.data)
-
-    @property
-    def url(self) -> str:
-        """Return where clients connect, before and after the upgrade."""
-        return self.old_plan.server.url("minion")
-
-    def do(self, *statements: str) -> None:
-        """Run statements on the old server."""
-        for each in statements:
-            self.ask(self.old_plan, f"{each}; SELECT 1")
-
-    def ask(self, plan: Plan, query: str) -> list[tuple[object, ...]]:
-        with psycopg.connect(plan.server.url("minion"), autocommit=True) as session:
-            found = session.execute(query.encode())
-            while found.nextset():
-                pass
-            return found.fetchall()
-
-
-def place(root: Path, name: str, port: int, major: int) -> Plan:
-    """Make the configuration of a cluster and return its plan."""
-    folder = root / name
-    (folder / "conf" / "conf.d").mkdir(parents=True)
-    data = folder / "data"
-    own = {"port": str(port), "data_directory": str(data), "unix_socket_directories": str(root)}
-    lines = {**SETTINGS, "wal_level": "logical", "shared_buffers": "64MB", **own}
-    text = "".join(f"{key} = '{value}'\n" for key, value in lines.items())
-    (folder / "conf/postgresql.conf").write_text(f"{text}include_dir 'conf.d'\n")
-    (folder / "conf/pg_hba.conf").write_text("local all all trust\nhost all all 127.0.0.1/32 trust\n")
-    (folder / "conf/pg_ident.conf").touch()
-    level = Setting("wal_level", "logical", "wal_level = logical", "of the test", "", restart=True)
-    places = {"socket_directory": str(root), "data_directory": str(data), "configuration_directory": f"{folder}/conf"}
-    server = {"settings": (level,), "port": port, "major": major, **places}
-    return plans.sample(
-        server=server,
-        host={"systemd": False, "cpus": 2},
-        pooler={"enabled": False},
-        access={"databases": {"minion": "minion"}},
-    )
-
-
 @pytest.fixture
 def made(monkeypatch: pytest.MonkeyPatch) -> Iterator[Loopback]:
     with loopback(monkeypatch, 0, SCHEMA) as upgrade:
         yield upgrade
-
-
-@contextmanager
-def loopback(monkeypatch: pytest.MonkeyPatch, major: int, schema: str) -> Iterator[Loopback]:
-    """Make an old server of a major, or for 0 of the machine's own, which is that of the new one."""
-    root = Path(tempfile.mkdtemp(prefix="provision-logical-", dir="/tmp"))
-    programs = clusters.install(root)
-    own = int(re.findall(r"\d+", clusters.run(programs / "postgres", "--version"))[0])
-    (root / f"bin-{own}").symlink_to(programs)
-    if major:
-        embedded.unpack(major, root / "embedded")
-        (root / f"bin-{major}").symlink_to(root / "embedded/bin")
-    port = free_port()
-    old, new = place(root, "old", port, major or own), place(root, "new", port, own)
-    monkeypatch.setattr(system, "EVIDENCE", root / "evidence")
-    monkeypatch.setattr(load, "PATH", plans.write(root / "plan.json", old))
-    upgrade = Loopback(old, new, "logical", print, logical.STAGES, root=root)
-    if os.geteuid() == 0:
-        for path in (root, *root.glob("*"), *root.glob("*/conf"), *root.glob("*/conf/*")):
-            shutil.chown(path, "postgres", "postgres")
-    try:
-        transfer.make(upgrade.old, FORM, auth="trust")
-        upgrade.old_server.open()
-        words = ("-X", "-q", "-v", "ON_ERROR_STOP=1", "-h", root, "-p", str(port), "-U", "postgres", "-f", "-")
-        clusters.run(programs / "psql", *words, text=schema)
-        yield upgrade
-    finally:
-        for each in (upgrade.old, upgrade.new):
-            side.stop(each)
-        shutil.rmtree(root)
 
 
 class Writers:
@@ -200,25 +65,9 @@ class Writers:
                 time.sleep(0.05)
 
 
-def prepared(upgrade: Loopback) -> None:
-    """Do what precedes the copy, but for the backup."""
-    upgrade.facts = {"from": upgrade.old.major, "to": upgrade.new.major, "method": "logical"}
-    logical.make(upgrade)
-    upgrade.write(journal.COPYING)
-
-
-def finished(upgrade: Loopback) -> None:
-    """Upgrade, or continue after a kill, as the command does."""
-    assert run.run(upgrade, commands.host())["state"] == journal.FINISHED
-
-
-def returned(upgrade: Loopback) -> None:
-    assert back.rollback(upgrade, commands.host(), "")["state"] == journal.ROLLED_BACK
-
-
 def test_copy_and_hand_over_under_writes_keep_every_row_and_go_back_with_all(made: Loopback) -> None:
     with Writers(made.url) as writers:
-        prepared(made)
+        begin(made)
         finished(made)
         before = writers.done
         assert before > 20
@@ -245,7 +94,7 @@ def test_copy_and_hand_over_under_writes_keep_every_row_and_go_back_with_all(mad
 
 def test_rows_of_the_new_server_are_those_of_the_old_one(made: Loopback) -> None:
     rows = made.ask(made.old_plan, DIGEST)
-    prepared(made)
+    begin(made)
     finished(made)
     assert made.ask(made.new_plan, DIGEST) == rows
     assert made.ask(made.new_plan, "SELECT nextval('memories_id_seq'), n FROM notes") == [(ROWS + 51, ROWS)]
@@ -261,7 +110,7 @@ def test_old_server_of_14_receives_what_the_new_one_has_written(monkeypatch: pyt
     plain = "CREATE DATABASE minion; \\connect minion\nCREATE TABLE log (id bigserial PRIMARY KEY, said text)"
     with loopback(monkeypatch, 14, plain) as upgrade:
         upgrade.do("INSERT INTO log (said) SELECT 'line ' || n FROM generate_series(1, 100) n")
-        prepared(upgrade)
+        begin(upgrade)
         finished(upgrade)
         assert upgrade.ask(upgrade.new_plan, "SELECT current_setting('server_version_num')::int > 150000") == [(True,)]
         upgrade.ask(upgrade.new_plan, "UPDATE log SET said = 'new' WHERE id <= 10 RETURNING 1")
@@ -307,7 +156,7 @@ def killed(upgrade: Loopback, work: Callable[[Loopback], None], state: str, dela
 )  # fmt: skip
 @pytest.mark.faults
 def test_killed_upgrade_continues_or_goes_back(made: Loopback, state: str, delay: float) -> None:
-    prepared(made)
+    begin(made)
     killed(made, finished, state, delay)
     made.facts = journal.read()
     if delay:
@@ -327,7 +176,7 @@ def test_killed_upgrade_continues_or_goes_back(made: Loopback, state: str, delay
 )
 @pytest.mark.faults
 def test_killed_rollback_is_repeated_without_a_loss(made: Loopback, state: str, delay: float) -> None:
-    prepared(made)
+    begin(made)
     finished(made)
     made.ask(made.new_plan, "INSERT INTO log VALUES ('last') RETURNING 1")
     killed(made, returned, state, delay)
@@ -338,7 +187,7 @@ def test_killed_rollback_is_repeated_without_a_loss(made: Loopback, state: str, 
 
 
 def test_changed_schema_stops_the_hand_over_and_the_old_server_serves(made: Loopback) -> None:
-    prepared(made)
+    begin(made)
     made.do("ALTER TABLE log ADD COLUMN extra int")
     made.do("ALTER ROLE minion PASSWORD 'another secret'")
     with pytest.raises(HostError, match="roles or schemas have changed since the copy began") as refused:

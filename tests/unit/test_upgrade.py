@@ -106,12 +106,20 @@ def test_site_with_the_old_major_is_refused_after_the_upgrade() -> None:
     assert "this host was upgraded from 14 to 17: set postgresql_version: 17" in said
 
 
-@pytest.mark.parametrize("state", ["copying", "stopped", "transferred", "started", "returning", "returned"])
+@pytest.mark.parametrize("state", ["copying", "stopped", "transferred", "started"])
 def test_site_is_refused_while_an_upgrade_is_unfinished(state: str) -> None:
     journal = {"state": state, "from": 15, "to": 17, "method": "link"}
     given = {**plans.SAMPLE, "postgresql_version": 15, "postgresql_repository": "pgdg"}
     said = refusals(given, SITE, clusters=[{**OLD, "running_pid": 0}], upgrade=journal)
     assert f"an upgrade from 15 to 17 has not finished ({state}): repeat upgrade.yml -e upgrade_to=17" in said
+
+
+@pytest.mark.parametrize("state", ["returning", "returned"])
+def test_site_is_refused_while_a_rollback_is_unfinished(state: str) -> None:
+    journal = {"state": state, "from": 15, "to": 17, "method": "copy"}
+    given = {**plans.SAMPLE, "postgresql_version": 15, "postgresql_repository": "pgdg"}
+    said = refusals(given, SITE, clusters=[{**OLD, "running_pid": 0}], upgrade=journal)
+    assert f"a rollback from 17 to 15 has not finished ({state}): repeat upgrade.yml -e upgrade_rollback=yes" in said
 
 
 def test_site_accepts_the_closed_old_server_of_a_logical_upgrade_alone() -> None:
@@ -186,6 +194,8 @@ def test_lost_objects_and_lost_recall_are_named() -> None:
          "-e upgrade_to=17 -e upgrade_method=logical"),
         ({"state": "returning", "from": 15, "to": 17, "method": "logical"},
          "a rollback is not finished: 15 to 17 by logical", "-e upgrade_rollback=yes"),
+        ({"state": "returning", "from": 15, "to": 17, "method": "copy"}, "a rollback is not finished: 15 to 17 by copy",
+         f"-e upgrade_rollback=yes -e upgrade_confirm={NAME} -e upgrade_confirm_loss=discard"),
         ({"state": "finished", "from": 15, "to": 17, "method": "copy"}, "is kept for 20 days: 15 to 17 by copy",
          "-e upgrade_release=yes"),
     ],
@@ -198,7 +208,8 @@ def test_doctor_reports_what_an_upgrade_left(
     (row,) = checks.upgrade(plans.sample())
     seen, command = row[0], row[1]
     assert said in seen
-    assert command.endswith(f" {fix} -e upgrade_confirm={NAME}")
+    assert f" {fix}" in command
+    assert f" -e upgrade_confirm={NAME}" in command
     assert command.startswith("ansible-playbook upgrade.yml -i inventories/prod --limit db1")
 
 
