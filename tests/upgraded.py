@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import re
 import shlex
+import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -167,6 +169,37 @@ class Upgraded:
         """Return the share of the nearest neighbours that a search by index finds."""
         return len(self.nearest("seqscan") & self.exact) / len(self.exact)
 
+    def killed(self, method: str, state: str) -> None:
+        """Start the host's command, and kill it, and pg_upgrade, once the journal has reached a state.
+
+        Or, for the state pg_upgrade, once this program runs the old server itself.
+        """
+        reached = f'grep -qs \'"state": "{state}"\' /var/lib/provision/upgrade.json'
+        if state == "pg_upgrade":
+            reached = f"grep -qs upgrade-{self.pair.new} /var/lib/postgresql/{self.pair.old}/main/postmaster.pid"
+        command = f"provision upgrade run --method {method} --confirm {self.host.name}"
+        script = (
+            "until pid=$(pgrep -f '^[^ ]*python3? [^ ]*provision upgrade run'); do sleep 0.1; done; "
+            f"until {reached}; do sleep 0.01; done; "
+            "kill -9 $pid; kill -9 $(pgrep -x pg_upgrade) 2>/dev/null; true"
+        )
+        with subprocess.Popen(self.words(command), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as run:
+            done = self.host.run(f"timeout 600 sh -c {shlex.quote(script)}")
+            assert done.returncode != 124, f"the upgrade did not reach the state {state}"
+            assert run.wait(60) != 0
+
+    def reboot(self) -> None:
+        """Stop the host as for a reboot, and wait until its units have started."""
+        self.host.podman("stop", "--time=60")
+        self.host.podman("start")
+        deadline = time.monotonic() + 120
+        while (state := self.host.run("systemctl is-system-running --wait").stdout.strip()) not in (
+            "running",
+            "degraded",
+        ):
+            assert time.monotonic() < deadline, state
+            time.sleep(0.5)
+
     def serves(self, major: int) -> None:
         """Assert that a major serves every row."""
         assert self.major == major, self.major
@@ -175,16 +208,21 @@ class Upgraded:
 
 
 @contextmanager
-def converged(pair: Pair, folder: Path, project: Path) -> Iterator[Upgraded]:
-    """Make a host with the old major, fill all nine tables, and remove the host at the end."""
+def converged(
+    pair: Pair, folder: Path, project: Path, *, megabytes: int = MEGABYTES, vectors: int = VECTORS, **more: object
+) -> Iterator[Upgraded]:
+    """Make a host with the old major, fill all nine tables, and remove the host at the end.
+
+    `more` are variables of both majors.
+    """
     with Hosts.made(project) as hosts:
         host = hosts.up("up1", os="debian13", memory="2g")
         made = Upgraded(host, pair, folder / "old.yml", folder / "new.yml")
         for path, variables in zip((made.old, made.new), pair.variables(host, folder), strict=True):
-            path.write_text(yaml.safe_dump({**SHARED, **variables}))
+            path.write_text(yaml.safe_dump({**SHARED, **variables, **more}))
         run = made.play("site.yml", made.old)
         assert run.code == 0, run.output
-        made.pooler.fill(MEGABYTES, VECTORS)
+        made.pooler.fill(megabytes, vectors)
         made.sql(handmade.ROWS + BY_HAND)
         made.sql("VACUUM ANALYZE")
         made.remember()
