@@ -34,7 +34,7 @@ set -eu; cd $(mktemp -d); export DEBIAN_FRONTEND=noninteractive
 mkdir -p /etc/postgresql-common/createcluster.d
 echo 'create_main_cluster = false' > /etc/postgresql-common/createcluster.d/50-provision.conf
 for name in {names}; do /usr/lib/apt/apt-helper download-file {pool}/$name $PWD/$name; done
-chmod 755 . && apt-get -q update && apt-get -qy install --no-install-recommends ./*.deb
+chmod 755 . && apt-get -q update && apt-get -qy install --no-install-recommends ./*.deb && apt-mark hold {held}
 """
 Variables = dict[str, object]
 DISTRIBUTION: Variables = {
@@ -81,7 +81,7 @@ def _from_testing(host: Host, folder: Path) -> tuple[Variables, Variables]:
     if version := os.environ.get("PROVISION_PG17_VERSION", ""):
         pool = f"{archive['postgresql_mirror_uri']}/pool/main/p/postgresql-17"
         names = " ".join(f"{name}_{version}_$(dpkg --print-architecture).deb" for name in PG17)
-        done = host.run(OWN_RELEASE.format(pool=pool, names=names))
+        done = host.run(OWN_RELEASE.format(pool=pool, names=names, held=" ".join(PG17)))
         assert done.returncode == 0, done.stdout + done.stderr
     return DISTRIBUTION, {"postgresql_version": 18, "pgvector_install_method": "package", **archive}
 

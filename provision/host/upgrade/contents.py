@@ -107,7 +107,7 @@ def _create(server: Server, folder: Path, port: int, text: str) -> None:
         path.write_text(text)
     words = ("-X", "-q", "-v", "ON_ERROR_STOP=1", f"--host={folder}", f"--port={port}", "--username=postgres")
     try:
-        program(server.side, "psql", *words, "--dbname=postgres", f"--file={path}")
+        program(server.side, "psql", *words, "--dbname=postgres", f"--file={path}", client_min_messages="error")
     except HostError as error:
         version = run(server.side.programs / "postgres", "--version").stdout.split()[2]
         raise HostError(
