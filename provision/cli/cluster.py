@@ -103,7 +103,13 @@ def pause() -> None:
 @command.command()
 def resume() -> None:
     """Turn on automatic failover."""
-    changed = life.set_pause(_clients(control=True)[0], False)
+    api, dcs = _clients(control=True)
+    if moving := life.upgrading(dcs, api.access.cluster.scope):
+        raise HostError(
+            "automatic failover stays off during a major upgrade: a replica would take over with the old data",
+            where=api.access.cluster.scope, seen=moving, run="provision upgrade status, on that member",
+        )  # fmt: skip
+    changed = life.set_pause(api, False)
     echo("automatic failover is on" if changed else "automatic failover was already on")
 
 

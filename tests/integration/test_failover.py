@@ -20,7 +20,7 @@ import psycopg
 import pytest
 
 from provision.checks import cluster as checks
-from provision.host.cluster import access, orders
+from provision.host.cluster import access, hold, orders
 from provision.host.cluster.dcs import Dcs, DcsError, RejectedError
 from tests import ledger
 from tests.clusters import as_server_user
@@ -256,6 +256,21 @@ def test_rolling_restart_breaks_no_pooler_session(members: Members) -> None:
     assert pending() == [False] * 3
 
 
+def test_poolers_are_held_longer_than_an_order_lives_without_an_error(members: Members) -> None:
+    leader = members.leader()
+    reach, seconds = access.of(leader.plan, leader.home / "cluster.json"), orders.LEASE_S + 3
+
+    def held() -> None:
+        with hold.poolers(reach, lambda _text: None, seconds=60, wait_s=10):
+            time.sleep(seconds)
+
+    accounts = judged(members, held, within_s=seconds + 15)
+    through = [account for account in accounts if account.writer.startswith("pooler")]
+    assert [account.errors for account in through] == [(), ()]
+    assert all(account.gap_s > seconds for account in through), through
+    assert members.leader() is leader
+
+
 def test_maintenance_pause_stops_a_failover_and_is_named(members: Members) -> None:
     host = members.hosts["db1"]
     assert host.provision("cluster", "pause").stdout == "automatic failover is off\n"
@@ -264,6 +279,23 @@ def test_maintenance_pause_stops_a_failover_and_is_named(members: Members) -> No
     assert (done.returncode, "automatic failover is off" in done.stdout) == (3, True)
     assert host.provision("cluster", "resume").stdout == "automatic failover is on\n"
     assert host.provision("cluster", "status").returncode == 0
+
+
+def test_failover_stays_off_during_a_major_upgrade(members: Members) -> None:
+    host = members.hosts["db1"]
+    dcs, key = Dcs.of(access.of(host.plan, host.home / "cluster.json")), orders.upgrade_key("minion")
+    assert host.provision("cluster", "pause").returncode == 0
+    dcs.put(key, "db2 is being moved from PostgreSQL 15 to 17")
+    try:
+        refused = host.provision("cluster", "resume")
+        assert refused.returncode == 1
+        assert "db2 is being moved from PostgreSQL 15 to 17" in refused.stderr
+        status = host.provision("cluster", "status").stdout
+        assert "db2 is being moved from PostgreSQL 15 to 17; automatic failover stays off" in status
+        assert "provision cluster resume" not in status
+    finally:
+        dcs.delete(key)
+    assert host.provision("cluster", "resume").stdout == "automatic failover is on\n"
 
 
 @pytest.mark.faults

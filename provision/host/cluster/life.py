@@ -14,11 +14,14 @@ from provision.host.cluster.dcs import Dcs, DcsError
 from provision.host.cluster.patroni import Patroni, PatroniError
 from provision.host.cluster.pooler import Pooler
 from provision.plan.cluster import Cluster, Member
+from provision.system import wait
 
 Narrate = Callable[[str], None]
 RETURN_S = 300
 """Longest wait for a restarted member to stream again."""
 CLONE_S = 24 * 3600
+READ_S = 60
+"""Longest wait for every member to read a change of Patroni's mode, which it does once in each loop of up to 10 s."""
 POLL_S = 0.5
 
 
@@ -35,8 +38,9 @@ def status(patroni: Patroni, dcs: Dcs) -> Status:
     """Ask Patroni and etcd. Raises PatroniError if no member answers; etcd's silence is a problem of the result."""
     cluster = patroni.access.cluster
     seen = patroni.view()
-    problems = []
+    problems, moving = [], ""
     try:
+        moving = upgrading(dcs, cluster.scope)
         reports = orders.reports_of(dcs.read(orders.reports_key(cluster.scope)), cluster.scope)
     except DcsError as error:
         problems.append(f"etcd has no quorum or does not answer: {error.seen}")
@@ -62,14 +66,21 @@ def status(patroni: Patroni, dcs: Dcs) -> Status:
         f"{name} runs Patroni but is not in the inventory: stop it there (docs/cluster.md, Remove a host)"
         for name in strangers(seen, cluster)
     ]
-    if seen.paused:
+    if moving:
+        problems.append(f"{moving}; automatic failover stays off, for a replica would take over with the old data")
+    elif seen.paused:
         problems.append("automatic failover is off (provision cluster resume)")
     return Status(seen, tuple(reports[name] for name in sorted(reports)), tuple(problems))
 
 
+def members_key(scope: str) -> str:
+    """Return the prefix of the keys in which each member's Patroni writes about itself."""
+    return f"/service/{scope}/members/"
+
+
 def records(dcs: Dcs, scope: str) -> dict[str, Mapping[str, Any]]:
     """Return what each member's Patroni last wrote of itself into etcd, such as version and pause. Raises DcsError."""
-    folder = f"/service/{scope}/members/"
+    folder = members_key(scope)
     found = {key.removeprefix(folder): json.loads(value.text) for key, value in dcs.read(folder).items()}
     return {name: record for name, record in found.items() if isinstance(record, dict)}
 
@@ -224,6 +235,37 @@ def set_pause(patroni: Patroni, paused: bool) -> bool:
         except PatroniError as error:
             problem = error
     raise problem or PatroniError("the cluster has no members", where=cluster.scope)
+
+
+def failover_off(patroni: Patroni, dcs: Dcs) -> bool:
+    """Turn automatic failover off and wait until every member has read this; False if it was off already.
+
+    Raises HostError; it is then as it was.
+
+    A member writes the mode into its key at the end of a loop. A key that still has an earlier pause, which Patroni
+    itself no longer remembers, must not count: Patroni would stop its server.
+    """
+    scope = patroni.access.cluster.scope
+
+    def marks() -> list[bool]:
+        return [bool(record.get("pause")) for record in records(dcs, scope).values()]
+
+    ended = patroni.view().paused or wait(lambda: not any(marks()), READ_S)
+    turned = ended and set_pause(patroni, True)
+    if not (ended and wait(lambda: all(marks()), READ_S)):
+        if turned:
+            set_pause(patroni, False)
+        raise HostError(
+            f"the members did not read {'that automatic failover is off' if ended else 'the end of an earlier pause'} "
+            f"within {READ_S} s; no server was stopped",
+            where=scope, run="provision cluster status",
+        )  # fmt: skip
+    return turned
+
+
+def upgrading(dcs: Dcs, scope: str) -> str:
+    """Describe the major upgrade of a member that is not finished, "" without one. Raises DcsError."""
+    return next((each.text for each in dcs.read(orders.upgrade_key(scope)).values()), "")
 
 
 def route(patroni: Patroni, dcs: Dcs, pooler: Pooler) -> tuple[bool, str]:

@@ -69,6 +69,11 @@ def order_key(scope: str) -> str:
     return f"{folder(scope)}order"
 
 
+def upgrade_key(scope: str) -> str:
+    """Return the key that says which member is upgraded to another major."""
+    return f"{folder(scope)}upgrade"
+
+
 def reports_key(scope: str) -> str:
     """Return the prefix of the reports of all poolers."""
     return f"{folder(scope)}poolers/"
@@ -143,11 +148,18 @@ class Held:
         self.order = replace(self.order, phase=phase)
         self._dcs.put(order_key(self._scope), self.order.text, self._lease)
 
-    def renew(self) -> None:
-        """Keep the order alive. Raises DcsError."""
+    def renew(self) -> bool:
+        """Keep the order alive; False if it has ended. Raises DcsError."""
         if time.monotonic() - self._renewed > LEASE_S / 4:
             self._renewed = time.monotonic()
-            self._dcs.keep_alive(self._lease)
+            return self._dcs.keep_alive(self._lease)
+        return True
+
+    def again(self) -> None:
+        """Publish an order that etcd has deleted, as a new one in the same phase. Raises DcsError."""
+        self.order = replace(self.order, id=secrets.token_hex(4))
+        self._lease, self._renewed = self._dcs.lease(LEASE_S), time.monotonic()
+        self._dcs.replace(order_key(self._scope), self.order.text, 0, self._lease)
 
     def reports(self) -> dict[str, Report]:
         """Return the reports on this order of the poolers whose followers live. Raises DcsError."""

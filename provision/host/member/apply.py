@@ -11,25 +11,28 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from provision.database import ask, connect_pinned
 from provision.errors import HostError
-from provision.host.cluster import access, life
+from provision.host.cluster import access, hold, life, orders, primary
+from provision.host.cluster.dcs import Dcs
 from provision.host.cluster.patroni import PRIMARY_ROLES, Patroni, PatroniError
 from provision.host.member import origin, roles
 from provision.host.server import cluster as server
 from provision.host.server import patroni
 from provision.plan.schema import Plan
-from provision.system import as_user, run
+from provision.system import as_user, run, wait
 
 DROP_IN = Path("/etc/systemd/system/patroni.service.d/50-provision.conf")
 FILES = (Path("/etc/patroni/config.yml"), DROP_IN)
 LOADED = Path("/run/provision/patroni-loaded")
 """Touched when Patroni has loaded its file: a reload leaves no other trace."""
 FIRST_S, START_S, SETTLE_S = 300, 120, 30
+HOLD_S, DRAIN_S = 120, 10
 POLL_S = 1.0
 CALL_S = 10.0
 RUNNING = ("running", "streaming", "in archive recovery")
@@ -60,11 +63,14 @@ def apply(plan: Plan, say: Callable[[str], None] = lambda _text: None) -> Done:
     started = not patroni.active()
     if started:
         adopted, made = _prepare(plan, say)
-        patroni.own(plan)
-        patroni.start()
-        LOADED.parent.mkdir(mode=0o755, exist_ok=True)
-        LOADED.touch()
-    found = _settled(plan, say)
+        with _held(plan, say) if adopted else nullcontext():
+            patroni.own(plan)
+            patroni.start()
+            LOADED.parent.mkdir(mode=0o755, exist_ok=True)
+            LOADED.touch()
+            found = _settled(plan, say)
+    else:
+        found = _settled(plan, say)
     reloaded = not started and _stale(plan)
     if reloaded:
         run("systemctl", "reload", patroni.UNIT)
@@ -136,7 +142,24 @@ def _prepare(plan: Plan, say: Callable[[str], None]) -> tuple[bool, tuple[str, .
             allowed="an empty data directory, which Patroni fills from another member, or the same database",
             run=f"move {data} away, then {plan.site()}",
         )
+    if has_data and not patroni.owns(plan) and server.Postmaster.read(data):  # after a major upgrade
+        say(f"Patroni takes over {data}: one restart")
+        return True, _roles(plan)
     return False, ()
+
+
+@contextmanager
+def _held(plan: Plan, say: Callable[[str], None]) -> Iterator[None]:
+    """Pause the poolers that already follow this cluster, as after a major upgrade, for the restart of its server."""
+    reach = access.controlling(plan)
+    key = orders.reports_key(reach.cluster.scope)
+    if not orders.reports_of(Dcs.of(reach).read(key), reach.cluster.scope):
+        yield
+        return
+    writable = primary.checker(plan)
+    with hold.poolers(reach, say, seconds=HOLD_S, wait_s=DRAIN_S, force=True):
+        yield
+        wait(lambda: writable(reach.cluster.here), HOLD_S)  # Patroni calls it primary before its promotion is complete
 
 
 def system_identifier(plan: Plan) -> str:

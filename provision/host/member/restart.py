@@ -21,8 +21,6 @@ from provision.host.server import patroni
 from provision.plan.schema import Plan
 from provision.system import run, wait
 
-PAUSE_S = 60
-"""Every member reads the mode once in each loop, which takes up to 10 s."""
 START_S = 60
 EVIDENCE = "member-restart"
 
@@ -81,24 +79,14 @@ def _serves(plan: Plan) -> bool:
 
 
 def _pause(api: Patroni, dcs: Dcs) -> None:
-    """Turn automatic failover off and wait until every member has read this. Raises HostError.
-
-    A member writes the mode into its key at the end of a loop. A key that still has an earlier pause, which Patroni
-    itself no longer remembers, must not count: Patroni would stop its server.
-    """
-    scope = api.access.cluster.scope
-    ended = api.view().paused or wait(lambda: not any(_marks(dcs, scope)), PAUSE_S)
-    if ended:
-        system.keep(EVIDENCE, {"paused": True})
-        life.set_pause(api, True)
-        system.keep(EVIDENCE, {"paused": True, "revision": _revision(dcs, scope)})
-    if not (ended and wait(lambda: all(_marks(dcs, scope)), PAUSE_S)):
+    """Turn automatic failover off, and note that this host did. Raises HostError."""
+    system.keep(EVIDENCE, {"paused": True})
+    try:
+        life.failover_off(api, dcs)
+    except HostError:
         _resume(api)
-        raise HostError(
-            f"the members did not read {'that automatic failover is off' if ended else 'the end of an earlier pause'} "
-            f"within {PAUSE_S} s; nothing was restarted",
-            where=scope, run="provision cluster status",
-        )  # fmt: skip
+        raise
+    system.keep(EVIDENCE, {"paused": True, "revision": _revision(dcs, api.access.cluster.scope)})
 
 
 def _ours(reach: access.Access) -> bool:
@@ -118,11 +106,6 @@ def _revision(dcs: Dcs, scope: str) -> int:
 def _resume(api: Patroni) -> None:
     life.set_pause(api, False)
     system.keep(EVIDENCE, {"paused": False})
-
-
-def _marks(dcs: Dcs, scope: str) -> list[bool]:
-    """Return whether each member has read the mode, by its key in etcd."""
-    return [bool(record.get("pause")) for record in life.records(dcs, scope).values()]
 
 
 def _runs(api: Patroni) -> bool:
