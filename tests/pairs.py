@@ -13,6 +13,7 @@ import subprocess
 import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import yaml
@@ -110,6 +111,7 @@ def _archive(host: Host, folder: Path, suite: str, libraries: str) -> Variables:
     }  # fmt: skip
 
 
+@cache  # the members of a cluster share it
 def _build(folder: Path) -> Path:
     given = os.environ.get("PGVECTOR_TARBALL", "")
     tarball = Path(given).absolute() if given else folder / "tarball"

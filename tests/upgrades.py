@@ -123,12 +123,12 @@ def begin(upgrade: Loopback) -> None:
 
 def finished(upgrade: Loopback) -> None:
     """Upgrade, or continue after a kill, as the command does."""
-    assert run.run(upgrade, commands.host())["state"] == journal.FINISHED
+    assert run.run(upgrade, commands.word(upgrade.new_plan))["state"] == journal.FINISHED
 
 
 def returned(upgrade: Loopback) -> None:
     """Go back, also with the loss of later writes."""
-    assert back.rollback(upgrade, commands.host(), commands.LOSS)["state"] == journal.ROLLED_BACK
+    assert back.rollback(upgrade, commands.word(upgrade.new_plan), commands.LOSS)["state"] == journal.ROLLED_BACK
 
 
 def command(upgrade: Loopback, action: str) -> None:

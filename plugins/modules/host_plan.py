@@ -259,13 +259,14 @@ def ours() -> bool:
 
 
 def upgrade() -> dict[str, Any]:
-    """Return state, majors and method of the last upgrade, as root recorded it; {} without one."""
+    """Return what a run judges of the last upgrade, as root recorded it; {} without one."""
     try:
         if UPGRADE.lstat().st_uid != 0:
             return {}
     except OSError:
         return {}
-    return {name: value for name, value in _json(UPGRADE).items() if name in ("state", "from", "to", "method")}
+    judged = ("state", "from", "to", "method", "part", "handed_over")
+    return {name: value for name, value in _json(UPGRADE).items() if name in judged}
 
 
 def exporter_ports(monitoring: dict[str, Any]) -> list[int]:

@@ -49,6 +49,9 @@ def upgrade(plan: Plan) -> Iterator[Row]:
     elif state in (journal.COPYING, *journal.DOWN, journal.SERVING):
         severity = Severity.WARNING if state == journal.COPYING else Severity.CRITICAL
         yield f"an upgrade is not finished: {journal.described(facts)}", fix, severity
+    elif journal.half_moved(facts):
+        seen = f"the replicas have not left the other cluster, and nothing can take over: {journal.described(facts)}"
+        yield seen, fix if state == journal.FINISHED else commands.rollback(plan), Severity.CRITICAL
     elif state == journal.FINISHED and facts.get("method") == "logical" and _stopped(facts):
         seen = f"the old server does not run, so the new one keeps WAL for it: {journal.described(facts)}"
         yield seen, f"{fix}  # or delete it: {commands.release(plan)}", Severity.WARNING

@@ -57,6 +57,16 @@ def bound(v: Mapping[str, Any]) -> list[Bound]:
     return found
 
 
+def _serving(v: Mapping[str, Any], host: Mapping[str, Any]) -> int:
+    """Return the port of the server that runs: of the major that is wanted, else of another one; else the wanted port.
+
+    After an upgrade by logical replication the old server runs, too, with a port of its own.
+    """
+    running = [each for each in host["clusters"] if each["running_port"]]
+    running.sort(key=lambda each: each["major"] != str(v["postgresql_version"]))
+    return int(running[0]["running_port"]) if running else int(v["postgresql_port"])
+
+
 def judge(v: Mapping[str, Any], host: Mapping[str, Any], verdict: Verdict) -> None:
     """Refuse ports that cannot be bound; note where the server serves now."""
     ours = bound(v)
@@ -66,7 +76,7 @@ def judge(v: Mapping[str, Any], host: Mapping[str, Any], verdict: Verdict) -> No
             verdict.refusals.append(f"{second.variable} is {second.port}, as is {first.variable}: choose another port")
     port = v["postgresql_port"]
     known = host["ours"] or verdict.adopting
-    serving = next((each["running_port"] for each in host["clusters"] if each["running_port"] and known), port)
+    serving = _serving(v, host) if known else port
     verdict.serving_port = serving
     if serving != port and not v["postgresql_restart_allowed"]:
         verdict.refusals.append(

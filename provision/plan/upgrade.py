@@ -21,6 +21,8 @@ GOING_BACK = ("returning", "returned")
 """States of a rollback that has closed the new server: only the same command continues."""
 NEW_SERVES = ("started", "serving", "finished", "returning", "returned")
 """States in which the new server has started: after a link upgrade, the old data is no longer usable."""
+HANDED_OVER = "handed_over"
+"""Key of the journal of a cluster's upgraded member: the cluster that no longer serves is not in etcd any more."""
 PAGE = "docs/move-to-another-major.md"
 
 
@@ -29,6 +31,11 @@ def judge(v: Mapping[str, Any], host: Mapping[str, Any], context: Context, verdi
     journal, now, major = host["upgrade"], host["plan_major"], v["postgresql_version"]
     state = str(journal.get("state", ""))
     if ROLE not in context.roles:
+        if half_moved(journal):
+            verdict.refusals.append(
+                f"the replicas have not left the other cluster (upgrade {state}): repeat upgrade.yml "
+                f"with {_options(journal)} for all members ({PAGE})"
+            )
         if state in GOING_BACK:
             verdict.refusals.append(
                 f"a rollback from {journal.get('to')} to {journal.get('from')} has not finished ({state}): repeat "
@@ -46,10 +53,10 @@ def judge(v: Mapping[str, Any], host: Mapping[str, Any], context: Context, verdi
             f"upgrade_to is {v['upgrade_to']}, postgresql_version is {major}: set postgresql_version to the new major "
             "in the inventory first, with what it needs, and give the same with -e upgrade_to"
         )
-    if v["cluster_enabled"]:
+    if v["cluster_enabled"] and v["upgrade_method"] == "logical":
         verdict.refusals.append(
-            "cluster_enabled is true: upgrade.yml takes single hosts, because every replica would have to be cloned "
-            f"again; move a cluster with a dump ({PAGE})"
+            "upgrade_method is logical and cluster_enabled is true: a failover would lose the slots that the rollback "
+            "needs; use copy or link"
         )
     if not host["systemd"]:
         verdict.refusals.append("systemd is not running: upgrade.yml stops and starts the servers as its units")
@@ -61,6 +68,18 @@ def judge(v: Mapping[str, Any], host: Mapping[str, Any], context: Context, verdi
         )
     if now > major or (now == major and not (state in NEW_SERVES and _new(journal) == major)):
         verdict.refusals.append(f"upgrade_to is {major}: this host runs PostgreSQL {now}; expected a newer major")
+
+
+def half_moved(journal: Mapping[str, Any]) -> bool:
+    """Whether a cluster's member was upgraded or went back, and etcd still has the other cluster."""
+    ended = str(journal.get("state")) in ("finished", "rolled back")
+    return ended and journal.get("part") == "primary" and not journal.get(HANDED_OVER)
+
+
+def _options(journal: Mapping[str, Any]) -> str:
+    if journal.get("state") == "finished":
+        return f"-e upgrade_to={journal.get('to')} -e upgrade_method={journal.get('method')}"
+    return "-e upgrade_rollback=yes"
 
 
 def _new(journal: Mapping[str, Any]) -> int:

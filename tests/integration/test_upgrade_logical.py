@@ -98,7 +98,7 @@ def test_rows_of_the_new_server_are_those_of_the_old_one(made: Loopback) -> None
     finished(made)
     assert made.ask(made.new_plan, DIGEST) == rows
     assert made.ask(made.new_plan, "SELECT nextval('memories_id_seq'), n FROM notes") == [(ROWS + 51, ROWS)]
-    back.release(made, commands.host())
+    back.release(made, commands.word(made.new_plan))
     assert not made.old.data.exists()
     left = "SELECT (SELECT count(*) FROM pg_replication_slots), (SELECT count(*) FROM pg_publication)"
     assert made.ask(made.new_plan, left) == [(0, 0)]
@@ -181,7 +181,7 @@ def test_killed_rollback_is_repeated_without_a_loss(made: Loopback, state: str, 
     made.ask(made.new_plan, "INSERT INTO log VALUES ('last') RETURNING 1")
     killed(made, returned, state, delay)
     with pytest.raises(HostError, match="a rollback has begun"):
-        run.run(made, commands.host())
+        run.run(made, commands.word(made.new_plan))
     returned(made)
     assert made.ask(made.old_plan, "SELECT count(*) FROM log WHERE said = 'last'") == [(1,)]
 

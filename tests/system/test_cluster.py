@@ -143,23 +143,28 @@ def until(condition: Callable[[], object], seconds: float) -> bool:
     return True
 
 
+def gathered(hosts: dict[str, Host], folder: Path) -> Members:
+    """Return hosts with an environment and secrets of their own."""
+    environment = folder / "dev"
+    (environment / "group_vars/all").mkdir(parents=True)
+    for name in ("hosts.yml", "group_vars/all/main.yml"):
+        (environment / name).write_text((ROOT / "inventories/dev" / name).read_text())
+    key = folder / "password"
+    key.write_text(new_password())
+    made = provision("secrets", "init", environment, "--vault-password-file", key)
+    assert made.returncode == 0, made.stderr
+    from provision.controller.vault import Vault
+
+    password = Vault(environment, key.read_text()).read()["database_credentials"]["minion_app"]["password"]
+    return Members(hosts, environment, key, password)
+
+
 @pytest.fixture(scope="module")
 def members(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Members]:
     with Hosts.made(tmp_path_factory.mktemp("cluster"), INSTALLED if OS == DEFAULT_KEY else ()) as sandbox:
         hosts = {name: sandbox.up(name, os=OS) for name in NAMES}
         sandbox.up(EVERY[-1], group="backup", os=OS)
-        environment = tmp_path_factory.mktemp("environment") / "dev"
-        (environment / "group_vars/all").mkdir(parents=True)
-        for name in ("hosts.yml", "group_vars/all/main.yml"):
-            (environment / name).write_text((ROOT / "inventories/dev" / name).read_text())
-        key = environment.parent / "password"
-        key.write_text(new_password())
-        made = provision("secrets", "init", environment, "--vault-password-file", key)
-        assert made.returncode == 0, made.stderr
-        from provision.controller.vault import Vault
-
-        password = Vault(environment, key.read_text()).read()["database_credentials"]["minion_app"]["password"]
-        found = Members(hosts, environment, key, password)
+        found = gathered(hosts, tmp_path_factory.mktemp("environment"))
         found.configure(cluster=True)
         run = found.play()
         assert run.code == 0, run.output

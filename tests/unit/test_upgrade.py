@@ -27,6 +27,10 @@ NEW = {**OLD, "major": "17", "version_file": "17", "data_directory": "/var/lib/p
 HOST = {"ours": True, "proved": True, "plan_major": 15, "clusters": [OLD], "toolkit_sha256": "t"}
 
 
+MOVED = {"from": 15, "to": 17, "method": "copy", "part": "primary"}
+"""The journal of a cluster's upgraded member."""
+
+
 def refusals(given: dict[str, Any], roles: tuple[str, ...], **probe: Any) -> str:
     found = built(given, roles, **probe)
     assert found.plan is None
@@ -114,6 +118,32 @@ def test_site_is_refused_while_an_upgrade_is_unfinished(state: str) -> None:
     assert f"an upgrade from 15 to 17 has not finished ({state}): repeat upgrade.yml -e upgrade_to=17" in said
 
 
+@pytest.mark.parametrize(
+    ("state", "major", "again"),
+    [("finished", 17, "-e upgrade_to=17 -e upgrade_method=copy"), ("rolled back", 15, "-e upgrade_rollback=yes")],
+)
+def test_site_is_refused_while_the_replicas_are_on_the_other_major(state: str, major: int, again: str) -> None:
+    serving = {15: OLD, 17: NEW}[major]
+    given = {**plans.SAMPLE, "postgresql_version": major}
+    journal = {**MOVED, "state": state}
+    said = refusals(given, SITE, plan_major=major, clusters=[serving], upgrade=journal)
+    assert f"(upgrade {state}): repeat upgrade.yml with {again} for all members" in said
+    found = built(given, SITE, plan_major=major, clusters=[serving], upgrade={**journal, "handed_over": True})
+    assert "repeat upgrade.yml" not in "\n".join(found.problems)
+
+
+def test_cluster_is_not_upgraded_by_logical_replication() -> None:
+    given = {**GIVEN, "cluster_enabled": True, "upgrade_method": "logical"}
+    assert "a failover would lose the slots that the rollback needs; use copy or link" in refusals(given, ROLES)
+
+
+@pytest.mark.parametrize(("member", "slot"), [("db1", "db1"), ("DB-1.example", "db_1_example"), ("a b", "au0032b")])
+def test_slot_of_a_member_has_patroni_s_name(member: str, slot: str) -> None:
+    from patroni.dcs import slot_name_from_member_name  # type: ignore[import-untyped]
+
+    assert check.slot(member) == slot == slot_name_from_member_name(member)
+
+
 @pytest.mark.parametrize("state", ["returning", "returned"])
 def test_site_is_refused_while_a_rollback_is_unfinished(state: str) -> None:
     journal = {"state": state, "from": 15, "to": 17, "method": "copy"}
@@ -125,6 +155,10 @@ def test_site_is_refused_while_a_rollback_is_unfinished(state: str) -> None:
 def test_site_accepts_the_closed_old_server_of_a_logical_upgrade_alone() -> None:
     journal = {"state": "finished", "from": 15, "to": 17, "method": "logical"}
     found = built(plans.SAMPLE, SITE, plan_major=17, clusters=[OLD, NEW], upgrade=journal)
+    assert found.plan, found.problems
+    closed = {**OLD, "running_port": 50015}
+    strict = {**plans.SAMPLE, "postgresql_restart_allowed": False}
+    found = built(strict, SITE, plan_major=17, clusters=[closed, NEW], upgrade=journal)
     assert found.plan, found.problems
     said = refusals(plans.SAMPLE, SITE, plan_major=17, clusters=[OLD, NEW], upgrade={**journal, "method": "copy"})
     assert "of PostgreSQL 15 is running (process 812), postgresql_version is 17" in said
@@ -198,6 +232,10 @@ def test_lost_objects_and_lost_recall_are_named() -> None:
          f"-e upgrade_rollback=yes -e upgrade_confirm={NAME} -e upgrade_confirm_loss=discard"),
         ({"state": "finished", "from": 15, "to": 17, "method": "copy"}, "is kept for 20 days: 15 to 17 by copy",
          "-e upgrade_release=yes"),
+        ({**MOVED, "state": "finished"}, "the replicas have not left the other cluster",
+         "-e upgrade_to=17 -e upgrade_method=copy"),
+        ({**MOVED, "state": "rolled back"}, "the replicas have not left the other cluster", "-e upgrade_rollback=yes"),
+        ({**MOVED, "state": "finished", "handed_over": True}, "is kept for 20 days", "-e upgrade_release=yes"),
     ],
 )  # fmt: skip
 def test_doctor_reports_what_an_upgrade_left(

@@ -61,7 +61,7 @@ def release(plan: Plan, say: Callable[[str], None] = lambda _text: None) -> bool
         run("systemctl", "stop", UNIT)
     _refuse_replica(plan)
     if running or _systemctl("is-enabled", UNIT) == "enabled":  # it is disabled directly after
-        _forget()
+        forget()
     run("rm", "--force", plan.server.data / CACHE, user=POSTGRES)
     run("systemctl", "disable", UNIT, check=False)
     for unit in LEFT:
@@ -70,12 +70,17 @@ def release(plan: Plan, say: Callable[[str], None] = lambda _text: None) -> bool
     programs, data = plan.server.programs, plan.server.data_directory
     if run(f"{programs}/pg_ctl", "status", "-D", data, user=POSTGRES, check=False).ok:
         run(f"{programs}/pg_ctl", "stop", "--mode=fast", "--wait", "-D", data, user=POSTGRES)
-    original = plan.server.configuration / "postgresql.base.conf"
-    if original.exists():  # Patroni had renamed it
-        run("mv", original, plan.server.configuration / "postgresql.conf", user=POSTGRES)
+    restore_configuration(plan)
     _write_mark(plan, f"{AUTO}\n")
     run("systemctl", "enable", plan.server.own_unit)
     return True
+
+
+def restore_configuration(plan: Plan) -> None:
+    """Give postgresql.conf its name back, under which Patroni had placed its own. Raises HostError."""
+    original = plan.server.configuration / "postgresql.base.conf"
+    if original.exists():
+        run("mv", original, plan.server.configuration / "postgresql.conf", user=POSTGRES)
 
 
 def _judge(members: Sequence[Mapping[str, object]]) -> None:
@@ -85,8 +90,8 @@ def _judge(members: Sequence[Mapping[str, object]]) -> None:
         raise HostError("cluster_enabled is false, and the cluster has no primary", run="journalctl -u patroni -n 50")
 
 
-def _forget() -> None:
-    """Delete the cluster from etcd. Raises HostError where it has another member.
+def forget() -> None:
+    """Delete this host's cluster from etcd. Raises HostError where it has another member.
 
     With it, a former member that starts again could become primary with the data that it had when it left.
     """
@@ -101,8 +106,8 @@ def _forget() -> None:
 def _refuse_others(names: Sequence[str]) -> None:
     if names:
         raise HostError(
-            "cluster_enabled is false, and the cluster has other members",
-            seen=", ".join(names), allowed="the primary as its last member",
+            "the cluster has other members",
+            seen=", ".join(names), allowed="this host as its last member",
             run="on the others: systemctl disable --now patroni; after the ttl, repeat the run (docs/cluster.md)",
         )  # fmt: skip
 

@@ -12,7 +12,7 @@ from typing import Any
 from provision import secure_path, system
 from provision.errors import HostError, UsageError
 from provision.host.backup import journal as locks
-from provision.host.upgrade import commands, journal, run, side
+from provision.host.upgrade import commands, journal, members, run, side
 from provision.host.upgrade.context import Upgrade
 
 
@@ -21,6 +21,10 @@ def rollback(upgrade: Upgrade, confirm: str, loss: str) -> dict[str, Any]:
     with locks.held(journal.NAME, "an upgrade is running on this host", journal.STATUS):
         upgrade.facts = journal.read()
         state = journal.state(upgrade.facts)
+        if state == journal.ROLLED_BACK and upgrade.new_plan.server.patroni:
+            if journal.half_moved(upgrade.facts):  # replicas are still to leave
+                members.mark(upgrade, back=True)
+            return upgrade.facts
         if state not in (*journal.OPEN, journal.FINISHED):
             raise HostError("there is no upgrade to go back from", seen=state or "none", run="provision upgrade status")
         served, method = state in journal.NEW_SERVES, run.METHODS[upgrade.method]
@@ -31,14 +35,15 @@ def rollback(upgrade: Upgrade, confirm: str, loss: str) -> dict[str, Any]:
                 allowed="a restore of the last backup of the old major, which loses later writes",
                 run="docs/move-to-another-major.md",
             )  # fmt: skip
-        _confirm(confirm)
+        commands.refuse(upgrade.new_plan, confirm)
         if served and not method.keeps and loss != commands.LOSS:
             raise UsageError(
                 f"everything written since PostgreSQL {upgrade.new.major} started is lost",
-                where=commands.host(), seen=repr(loss), allowed=f"-e upgrade_confirm_loss={commands.LOSS}",
+                where=upgrade.new_plan.name, seen=repr(loss), allowed=f"-e upgrade_confirm_loss={commands.LOSS}",
             )  # fmt: skip
         method.back(upgrade, served)
-        upgrade.write(journal.ROLLED_BACK)
+        upgrade.write(journal.ROLLED_BACK, **{journal.HANDED_OVER: False})
+        members.mark(upgrade, back=True)
         return upgrade.facts
 
 
@@ -47,14 +52,21 @@ def release(upgrade: Upgrade, confirm: str) -> list[str]:
     with locks.held(journal.NAME, "an upgrade is running on this host", journal.STATUS):
         upgrade.facts = journal.read()
         state = journal.state(upgrade.facts)
+        if state in ("", journal.RELEASED) and upgrade.new_plan.server.patroni:
+            return []
         if state not in (journal.FINISHED, journal.ROLLED_BACK):
             raise HostError(
                 "there is no old cluster to release", seen=journal.described(upgrade.facts) if state else "no upgrade"
             )
+        if journal.half_moved(upgrade.facts):
+            raise HostError(
+                "the replicas have not left the cluster that no longer serves", seen=journal.described(upgrade.facts),
+                run="provision upgrade status",
+            )  # fmt: skip
         gone, kept = (upgrade.old, upgrade.new) if state == journal.FINISHED else (upgrade.new, upgrade.old)
         if not kept.running:
             raise HostError("the server that is kept does not run", where=str(kept.data), run="provision doctor")
-        _confirm(confirm)
+        commands.refuse(upgrade.new_plan, confirm)
         if state == journal.FINISHED:
             run.METHODS[upgrade.method].release(upgrade, upgrade.new_server, upgrade.old_server)
         if gone.running:
@@ -71,11 +83,3 @@ def release(upgrade: Upgrade, confirm: str) -> list[str]:
 def _paths(gone: side.Side, work: Path) -> list[Path]:
     drop_in = [Path(f"/etc/systemd/system/{gone.unit}.d")] if gone.unit else []
     return [gone.data, gone.configuration, work, *drop_in]
-
-
-def _confirm(word: str) -> None:
-    if word != commands.host():
-        raise UsageError(
-            "this must be confirmed with the host's name",
-            where=commands.host(), seen=repr(word), allowed=f"-e upgrade_confirm={commands.host()}",
-        )  # fmt: skip

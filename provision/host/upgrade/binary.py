@@ -11,7 +11,9 @@ from dataclasses import asdict
 
 from provision import system
 from provision.errors import HostError
-from provision.host.upgrade import after, commands, contents, context, journal, side, transfer
+from provision.host.server import patroni
+from provision.host.upgrade import after, commands, contents, context, journal, members, pause, side, transfer
+from provision.host.upgrade.closed import Server
 from provision.host.upgrade.context import Upgrade
 from provision.host.upgrade.sessions import session_of
 
@@ -39,6 +41,7 @@ def rehearse(upgrade: Upgrade) -> None:
     """
     with session_of(upgrade.old_plan) as session:
         like = transfer.form(session)
+    patroni.restore_configuration(upgrade.new_plan)  # of an upgrade that went back
     contents.rehearse(upgrade.old_server, upgrade.new_server)
     side.end_strays(upgrade.work)
     side.stop(upgrade.new)
@@ -51,7 +54,7 @@ def rehearse(upgrade: Upgrade) -> None:
 def move(upgrade: Upgrade) -> None:
     """Stop the old server, move its data, start the new one and verify it, while clients of the pooler wait."""
     begun = time.monotonic()
-    with context.paused(upgrade):
+    with pause.paused(upgrade):
         if journal.state(upgrade.facts) not in journal.NEW_SERVES:
             with context.or_back(lambda: back_to_old(upgrade)):
                 _stop(upgrade)
@@ -79,6 +82,7 @@ def _stop(upgrade: Upgrade) -> None:
         side.stop(upgrade.new)
         if upgrade.old.linked:  # a killed pg_upgrade --link
             side.unseal(upgrade.old)
+        members.release(upgrade.old_plan)
         side.stop(upgrade.old)
         if not side.checkpoint(upgrade.old).startswith(CLEAN):
             upgrade.old_server.start()  # it was killed: its start recovers
@@ -102,8 +106,16 @@ def _transfer(upgrade: Upgrade) -> None:
 def back_to_old(upgrade: Upgrade) -> None:
     """Start the old server again, whatever pg_upgrade did: nothing has changed its data. Raises HostError."""
     _clear(upgrade)
-    upgrade.old_server.start()
+    _serve(upgrade, upgrade.old_server)
     upgrade.write(journal.PREPARED)
+
+
+def _serve(upgrade: Upgrade, server: Server) -> None:
+    """Start a server, under Patroni where its cluster is in etcd. Raises HostError."""
+    side.relink(server.side)
+    if not members.serve(server.plan, server.side, upgrade.narrate):
+        patroni.restore_configuration(server.plan)
+        server.start()
 
 
 def _clear(upgrade: Upgrade, *, down: bool = True) -> None:
@@ -155,10 +167,11 @@ def back(upgrade: Upgrade, served: bool) -> None:
 
     From RETURNING on, only a rollback continues: both servers are stopped, or the old one takes writes.
     """
+    members.refuse_replica(upgrade.new_plan)
     state = journal.state(upgrade.facts)
     if served and state != journal.RETURNING:
         _unchanged(upgrade)
-    with context.paused(upgrade):
+    with pause.paused(upgrade):
         side.end_strays(upgrade.work)
         side.put_back_configuration(upgrade.old, journal.FOLDER)
         system.run("systemctl", "stop", *context.HELPERS, check=False)
@@ -166,22 +179,23 @@ def back(upgrade: Upgrade, served: bool) -> None:
             _return(upgrade, state)
             return
         _clear(upgrade, down=state in journal.DOWN)
-        upgrade.old_server.start()
+        _serve(upgrade, upgrade.old_server)
 
 
 def _return(upgrade: Upgrade, before: str) -> None:
     """Start the old server instead of the new one, or the new one again if it does not start. Raises HostError."""
     upgrade.write(journal.RETURNING)
+    members.release(upgrade.new_plan)
     side.stop(upgrade.new)
     side.seal(upgrade.new)
     context.publish(upgrade.old_plan)
     try:
-        upgrade.old_server.start()
+        _serve(upgrade, upgrade.old_server)
     except HostError as error:
         if before != journal.RETURNING and not upgrade.old.running:
             side.seal(upgrade.old)
             context.publish(upgrade.new_plan)
-            upgrade.new_server.start()
+            _serve(upgrade, upgrade.new_server)
             upgrade.write(before)
             error.run = f"{error.run}; the new server serves again"
         raise

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -53,7 +53,7 @@ def look(old_plan: Plan, new_plan: Plan, method: str) -> Found:
     if seen := restores.unfinished(old.data):
         found.problems.append(seen)
     with session_of(old_plan) as session:
-        found.problems += blockers(session)
+        found.problems += blockers(session, [slot(each.name) for each in old_plan.members])
         found.size_mb = _size_mb(session)
         found.notices += _notices(session, new.major)
     found.problems += space(old, new, method, found.size_mb)
@@ -68,11 +68,6 @@ def look(old_plan: Plan, new_plan: Plan, method: str) -> Found:
 
 def shape(old: Plan, new: Plan) -> list[str]:
     """Refuse hosts and majors that an upgrade does not take."""
-    if old.server.patroni or new.server.patroni or old.cluster or new.cluster:
-        return [
-            "cluster_enabled is true: upgrade.yml takes single hosts, because the replicas of a cluster would have to "
-            "be cloned again; move a cluster with a dump (docs/move-to-another-major.md)"
-        ]
     if new.server.major <= old.server.major:
         return [
             f"upgrade_to is {new.server.major}: this host has PostgreSQL {old.server.major}; expected a newer major"
@@ -81,6 +76,7 @@ def shape(old: Plan, new: Plan) -> list[str]:
         f"{name} is {there}, this host has {here}: change one thing at a time; run site.yml for it before or after the "
         "upgrade"
         for name, here, there in (
+            ("cluster_enabled", old.server.patroni, new.server.patroni),
             ("postgresql_port", old.server.port, new.server.port),
             ("database_name", old.access.database, new.access.database),
         )
@@ -88,11 +84,17 @@ def shape(old: Plan, new: Plan) -> list[str]:
     ]
 
 
-def blockers(session: Connection) -> list[str]:
-    """Return what the new cluster could not have. Raises DatabaseError."""
+def slot(member: str) -> str:
+    """Return the name of a member's replication slot (Patroni's `slot_name_from_member_name`)."""
+    return re.sub(r"[^a-z0-9_]", lambda seen: "_" if seen[0] in "-." else f"u{ord(seen[0]):04d}", member.lower())[:63]
+
+
+def blockers(session: Connection, members: Sequence[str] = ()) -> list[str]:
+    """Return what the new cluster could not have, beside the slots of `members`. Raises DatabaseError."""
     found = []
     found += prepared(session)
-    slots = [f"{row[0]} ({row[1]})" for row in ask(session, "SELECT slot_name, slot_type FROM pg_replication_slots")]
+    query = "SELECT slot_name::text, slot_type FROM pg_replication_slots WHERE slot_name::text <> ALL (%s)"
+    slots = [f"{name} ({kind})" for name, kind in ask(session, query, [list(members)])]
     if slots:
         found.append(
             f"replication slots do not move: {', '.join(slots)}; end their consumers and drop each with "
@@ -124,8 +126,9 @@ def space(old: Side, new: Side, method: str, size_mb: int) -> list[str]:
     needed = SPARE_MB + (0 if method == "link" else round(size_mb * COPY_SHARE))
     found = []
     if free < needed:
-        other = "" if method == "link" else "; upgrade_method=link needs no second copy"
-        found.append(f"{free} MB are free in {place}: upgrade_method {method} needs {needed} MB{other}")
+        other = "; upgrade_method=link needs no second copy" if method in ("copy", "logical") else ""
+        what = "a clone" if method == "clone" else f"upgrade_method {method}"
+        found.append(f"{free} MB are free in {place}: {what} needs {needed} MB{other}")
     if method == "link" and place.stat().st_dev != old.data.stat().st_dev:
         found.append(f"upgrade_method is link: {old.data} and {place} are on different file systems; use copy")
     return found

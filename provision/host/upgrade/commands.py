@@ -4,15 +4,25 @@ from __future__ import annotations
 
 import os
 
+from provision.errors import UsageError
 from provision.plan.schema import Plan
 
 LOSS = "discard"
 """Confirms that what the new server has written is lost."""
 
 
-def host() -> str:
-    """Return the word that confirms: the host's name."""
-    return os.uname().nodename
+def word(plan: Plan) -> str:
+    """Return the word that confirms: the host's name, or that of its cluster."""
+    return plan.cluster.scope if plan.cluster else os.uname().nodename
+
+
+def refuse(plan: Plan, confirm: str) -> None:
+    """Raise UsageError unless a word confirms what stops the server or deletes a cluster."""
+    if confirm != word(plan):
+        raise UsageError(
+            f"this must be confirmed with the name of the {'cluster' if plan.cluster else 'host'}",
+            where=word(plan), seen=repr(confirm), allowed=f"-e upgrade_confirm={word(plan)}",
+        )  # fmt: skip
 
 
 def again(plan: Plan, to: object, method: object) -> str:
@@ -31,4 +41,9 @@ def release(plan: Plan) -> str:
 
 
 def _upgrade(plan: Plan, options: str) -> str:
-    return plan.site(playbook="upgrade.yml", extra=f"{options} -e upgrade_confirm={host()}")
+    extra = f"{options} -e upgrade_confirm={word(plan)}"
+    if not plan.cluster:
+        return plan.site(playbook="upgrade.yml", extra=extra)
+    return plan.site(
+        playbook="upgrade.yml", extra=f"--limit {','.join(each.name for each in plan.members)} {extra}", every=True
+    )

@@ -12,7 +12,6 @@ from typing import Any
 from provision import secure_path, system
 from provision.database import ask
 from provision.errors import HostError, ProvisionError
-from provision.host.pooler import console
 from provision.host.upgrade import after, journal, search, side
 from provision.host.upgrade.closed import Server
 from provision.host.upgrade.sessions import session_of
@@ -23,9 +22,6 @@ from provision.plan.schema import Plan
 Narrate = Callable[[str], None]
 HELPERS = ("provision-backup@*.service", "provision-drill.service", "provision-maintain@*.service")
 """Units that use the old server, and would be cut off."""
-PAUSE_WAIT_S = 30.0
-PAUSE_AT_MOST_S = 3600
-"""After which the pooler resumes by itself, if this command was killed."""
 CHECK, BACKUP, RECALL, VERIFY, STATISTICS = (
     "check the old server",
     "take a backup",
@@ -117,19 +113,6 @@ def owner(path: Path) -> tuple[int, int]:
     """Return the ids of a file's owner and group, those of root if there is none."""
     found = secure_path.about(path)
     return (found.st_uid, found.st_gid) if found else (0, 0)
-
-
-@contextmanager
-def paused(upgrade: Upgrade) -> Iterator[None]:
-    """Pause the pooler for the duration of a `with` block; it resumes in every outcome."""
-    found = console.pause(PAUSE_WAIT_S, PAUSE_AT_MOST_S)
-    if found.running:
-        upgrade.narrate(f"{found.running} transactions still run after {PAUSE_WAIT_S:.0f} s and end with the server")
-    try:
-        yield
-    finally:
-        if found.pooler:
-            console.resume()
 
 
 @contextmanager

@@ -26,6 +26,9 @@ STOPPED, TRANSFERRED, STARTED, RETURNING, RETURNED = DOWN
 _, SERVING, FINISHED, RETURNING, RETURNED = NEW_SERVES
 COPYING = upgrade.COPYING
 CHECKED, PREPARED, RELEASED, ROLLED_BACK = "checked", "prepared", "released", "rolled back"
+ALONE, PRIMARY, REPLICA = "alone", "primary", "replica"
+"""Parts of a host in an upgrade."""
+HANDED_OVER, half_moved = upgrade.HANDED_OVER, upgrade.half_moved
 OPEN = (CHECKED, PREPARED, COPYING, *DOWN, SERVING)
 GOING_BACK = upgrade.GOING_BACK
 
@@ -55,7 +58,9 @@ def kept(facts: dict[str, Any]) -> bool:
 def continues(identifier: int) -> bool:
     """Whether a cluster, by its system identifier, is one of the two of this host's last upgrade: one backup stanza
     holds both."""
-    return identifier in read().get("systems", [])
+    facts = read()
+    clone = facts.get("part") == REPLICA and state(facts) == FINISHED
+    return clone or identifier in facts.get("systems", [])
 
 
 def described(facts: dict[str, Any]) -> str:

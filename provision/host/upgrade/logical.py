@@ -24,6 +24,7 @@ from provision.host.upgrade import (
     context,
     demands,
     journal,
+    pause,
     replication,
     side,
     transfer,
@@ -185,7 +186,7 @@ def move(upgrade: Upgrade) -> None:
     """Hand over from the old server to the new one, while clients of the pooler wait. Raises HostError."""
     begun = time.monotonic()
     old, new = upgrade.old_server, upgrade.new_server
-    with context.paused(upgrade):
+    with pause.paused(upgrade):
         if journal.state(upgrade.facts) != journal.STARTED:
             with context.or_back(lambda: back_to_old(upgrade)):
                 for server in (old, new):  # after a reboot; else they run
@@ -289,7 +290,7 @@ def back(upgrade: Upgrade, served: bool) -> None:
     side.put_back_configuration(upgrade.old, journal.FOLDER)
     if not served:
         new.stop()
-        with context.paused(upgrade):
+        with pause.paused(upgrade):
             old.open()
         replication.retire(old.plan)
         _end(upgrade, old, new)
@@ -297,7 +298,7 @@ def back(upgrade: Upgrade, served: bool) -> None:
     if journal.state(upgrade.facts) != journal.RETURNED:
         _start_both(upgrade)
         _settle(upgrade, new, old, _same)
-    with context.paused(upgrade):
+    with pause.paused(upgrade):
         _return(upgrade)
     _end(upgrade, old, new)
 

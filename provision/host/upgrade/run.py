@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from provision import system
-from provision.errors import HostError, UsageError
+from provision.errors import HostError
 from provision.host.backup import fresh
 from provision.host.backup import journal as locks
 from provision.host.server import cluster
-from provision.host.upgrade import after, binary, check, commands, context, demands, journal, logical, search, side
+from provision.host.upgrade import after, binary, check, commands, context, demands, journal, logical, members, side
+from provision.host.upgrade import search as searches
 from provision.host.upgrade.closed import Server
 from provision.host.upgrade.context import Upgrade
 from provision.host.upgrade.side import Side
@@ -62,6 +63,8 @@ LOGICAL = Method(
     logical.release, after.statistics, keeps=True, keep=logical.keep, problems=demands.problems,
     notices=demands.notices,
 )  # fmt: skip
+ANALYSED = "analysed"
+"""Key of the journal: all statistics were collected. A cluster does so once its replicas are cloned."""
 METHODS = dict(zip(journal.METHODS, (PG_UPGRADE, PG_UPGRADE, LOGICAL), strict=True))
 
 
@@ -82,18 +85,16 @@ def create(plan: Plan) -> bool:
 
 def run(upgrade: Upgrade, confirm: str) -> dict[str, Any]:
     """Upgrade, or continue an upgrade, and return the journal. Raises UsageError without confirmation, HostError."""
-    if confirm != commands.host():
-        raise UsageError(
-            "an upgrade stops the server and must be confirmed",
-            where=commands.host(), seen=repr(confirm), allowed=f"-e upgrade_confirm={commands.host()}",
-        )  # fmt: skip
+    commands.refuse(upgrade.new_plan, confirm)
     method = METHODS[upgrade.method]
     with locks.held(journal.NAME, "another upgrade is running on this host", journal.STATUS):
         upgrade.facts = _begun(upgrade)
         state = journal.state(upgrade.facts)
         if state == journal.FINISHED:
             method.keep(upgrade)
-            return {**upgrade.facts, "repeated": True}
+            if upgrade.facts.get(ANALYSED, True) or journal.half_moved(upgrade.facts):
+                return {**upgrade.facts, "repeated": True}
+            return _analysed(upgrade, method)
         if state in ("", journal.CHECKED, journal.PREPARED):
             _before(upgrade, method)
         if journal.state(upgrade.facts) in (journal.PREPARED, journal.COPYING):
@@ -102,10 +103,17 @@ def run(upgrade: Upgrade, confirm: str) -> dict[str, Any]:
             method.move(upgrade)
         upgrade.new_server.start()  # after a kill or a reboot; else it runs
         method.finish(upgrade)
-        with upgrade.stage(context.STATISTICS):
-            method.statistics(upgrade.new_plan)
-        upgrade.write(journal.FINISHED, finished=system.stamp())
-        return upgrade.facts
+        if upgrade.facts.get("part") == journal.PRIMARY:  # first the replicas: until then nothing could take over
+            upgrade.write(journal.FINISHED, finished=system.stamp(), **{ANALYSED: False})
+            return upgrade.facts
+        return _analysed(upgrade, method)
+
+
+def _analysed(upgrade: Upgrade, method: Method) -> dict[str, Any]:
+    with upgrade.stage(context.STATISTICS):
+        method.statistics(upgrade.new_plan)
+    upgrade.write(journal.FINISHED, finished=upgrade.facts.get("finished") or system.stamp(), **{ANALYSED: True})
+    return upgrade.facts
 
 
 def _begun(upgrade: Upgrade) -> dict[str, Any]:
@@ -130,9 +138,17 @@ def _begun(upgrade: Upgrade) -> dict[str, Any]:
                     commands.again(upgrade.new_plan, found["to"], found["method"]), way_back(upgrade.new_plan, found),
                 ))),
             )  # fmt: skip
-        return {**found, "to": new, "method": upgrade.method}
+        return {**found, "to": new, "method": upgrade.method, "part": _part(upgrade)}
     upgrade.new_server.forget()
-    return {"from": upgrade.old.major, "to": new, "method": upgrade.method, "begun": system.stamp()}
+    begun = {"from": upgrade.old.major, "to": new, "method": upgrade.method, "begun": system.stamp()}
+    return {**begun, "part": _part(upgrade)}
+
+
+def _part(upgrade: Upgrade) -> str:
+    found = members.part(upgrade.old_plan, upgrade.new.major)
+    if found == journal.REPLICA:
+        members.refuse_replica(upgrade.old_plan)
+    return found
 
 
 def way_back(plan: Plan, facts: dict[str, Any]) -> str:
@@ -161,9 +177,9 @@ def look(upgrade: Upgrade) -> check.Found:
     """Ask the old server and the host. Raises HostError with every problem."""
     old, new, method = upgrade.old_plan, upgrade.new_plan, METHODS[upgrade.method]
     found = check.look(old, new, upgrade.method)
-    found.problems += [] if found.problems else method.problems(old, new)
+    found.problems += [] if found.problems else [*members.problems(old), *method.problems(old, new)]
     context.refuse(upgrade, found.problems)
-    found.notices += method.notices(old)
+    found.notices += [*members.notices(old), *method.notices(old)]
     return found
 
 
@@ -181,9 +197,8 @@ def _before(upgrade: Upgrade, method: Method) -> None:
     with upgrade.stage(context.BACKUP):
         fresh.ensure(upgrade.old_plan)
     with upgrade.stage(context.RECALL):
-        before = {
-            name: search.as_facts(search.measure(upgrade.old_plan, name)) for name in upgrade.old_plan.access.databases
-        }
+        plan = upgrade.old_plan
+        before = {name: searches.as_facts(searches.measure(plan, name)) for name in plan.access.databases}
     upgrade.write(
         journal.PREPARED,
         before=before,

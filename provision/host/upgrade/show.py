@@ -24,6 +24,9 @@ def lines(facts: dict[str, Any], plan: Plan) -> list[str]:
     """Return the lines of a plan or of a journal; `plan` is the host's."""
     if not facts:
         return ["this host was never upgraded"]
+    if facts.get("part") == journal.REPLICA and "state" not in facts:
+        size = f"{facts['size_mb']} MB"
+        return [f"this replica can be cloned with PostgreSQL {facts['to']} ({size}); nothing was changed"]
     if "start" in facts:
         return [
             f"PostgreSQL {facts['from']} can be upgraded to {facts['to']} by {facts['method']} ({facts['size_mb']} MB)",
@@ -44,6 +47,10 @@ def lines(facts: dict[str, Any], plan: Plan) -> list[str]:
 def _next(facts: dict[str, Any], plan: Plan) -> list[str]:
     state = journal.state(facts)
     served = state in journal.NEW_SERVES
+    if journal.half_moved(facts):
+        other = facts["from" if served else "to"]
+        more = commands.again(plan, facts["to"], facts["method"]) if served else commands.rollback(plan)
+        return [f"the playbook stops the replicas of PostgreSQL {other} next; if it has ended: {more}"]
     back = [f"to go back: {command}" for command in [run.way_back(plan, facts)] if command]
     if state in journal.GOING_BACK:
         return [f"a rollback is not finished; {back[0]}"]

@@ -124,9 +124,14 @@ def seal(side: Side, *, control: bool = False) -> None:
 
 def unseal(side: Side) -> None:
     """Allow the cluster to start again. Raises HostError, OSError."""
+    relink(side)
+    _start_conf(side, AUTO)
+
+
+def relink(side: Side) -> None:
+    """Give a cluster that pg_upgrade has begun to link its pg_control back. Raises OSError."""
     if side.linked:
         _rename(side.data / MOVED, Path(CONTROL).name)
-    _start_conf(side, AUTO)
 
 
 def _start_conf(side: Side, mode: str) -> None:

@@ -19,7 +19,9 @@ from provision.host.upgrade import side
 from provision.host.upgrade.side import Side
 from provision.system import POSTGRES, Finished, run
 
-NEW_OPTIONS = "-c shared_buffers=64MB -c huge_pages=off -c archive_mode=off"
+OLD_OPTIONS = "-c synchronous_standby_names="
+"""Of the servers that pg_upgrade starts: no replica confirms anything, and CREATE DATABASE always waits for it."""
+NEW_OPTIONS = f"-c shared_buffers=64MB -c huge_pages=off -c archive_mode=off {OLD_OPTIONS}"
 """Of the servers that pg_upgrade starts: little memory beside the running server, and no WAL into the stanza."""
 STOP_S = "3600"
 """How long pg_upgrade's own pg_ctl waits for the start or the stop of a server: not 60 s, its default, which a slow
@@ -131,7 +133,8 @@ def _pg_upgrade(old: Side, new: Side, work: Path, *words: str) -> Finished:
     _prepare(work)
     places = (
         f"--old-bindir={old.programs}", f"--new-bindir={new.programs}", f"--old-datadir={old.configuration}",
-        f"--new-datadir={new.configuration}", f"--new-options={NEW_OPTIONS}", "--username=postgres",
+        f"--new-datadir={new.configuration}", f"--old-options={OLD_OPTIONS}", f"--new-options={NEW_OPTIONS}",
+        "--username=postgres",
     )  # fmt: skip
     return run(
         new.programs / "pg_upgrade", *places, *words, user=POSTGRES, directory=work, timeout=TIMEOUT_S, check=False,
