@@ -54,7 +54,7 @@ ORDER BY 1
 GRANTS = """
 WITH roles AS (SELECT oid, rolname FROM pg_roles WHERE rolname !~ '^pg_'),
 own AS (SELECT oid, relkind FROM pg_class c WHERE relnamespace = 'public'::regnamespace
-  AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.objid = c.oid AND d.deptype = 'e'))
+  AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e'))
 SELECT concat_ws(' ', rolname, privilege, own.oid::regclass) FROM roles, own,
   unnest('{SELECT,INSERT,UPDATE,DELETE,TRUNCATE,REFERENCES,TRIGGER}'::text[]) privilege
   WHERE relkind IN ('r', 'v') AND has_table_privilege(roles.oid, own.oid, privilege)
@@ -67,7 +67,7 @@ UNION ALL SELECT concat_ws(' ', rolname, privilege, datname) FROM roles, pg_data
   unnest('{CONNECT,CREATE,TEMPORARY}'::text[]) privilege WHERE has_database_privilege(roles.oid, datname, privilege)
 UNION ALL SELECT concat_ws(' ', rolname, 'EXECUTE', p.oid::regprocedure) FROM roles, pg_proc p
   WHERE pronamespace = 'public'::regnamespace AND has_function_privilege(roles.oid, p.oid, 'EXECUTE')
-  AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.objid = p.oid AND d.deptype = 'e')
+  AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e')
 ORDER BY 1
 """
 SETTINGS = "SELECT name || '=' || setting FROM pg_settings WHERE source = 'configuration file' ORDER BY 1"
