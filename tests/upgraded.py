@@ -54,7 +54,8 @@ ORDER BY 1
 GRANTS = """
 WITH roles AS (SELECT oid, rolname FROM pg_roles WHERE rolname !~ '^pg_'),
 own AS (SELECT oid, relkind FROM pg_class c WHERE relnamespace = 'public'::regnamespace
-  AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e'))
+  AND NOT EXISTS (SELECT FROM pg_depend d
+    WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e'))
 SELECT concat_ws(' ', rolname, privilege, own.oid::regclass) FROM roles, own,
   unnest('{SELECT,INSERT,UPDATE,DELETE,TRUNCATE,REFERENCES,TRIGGER}'::text[]) privilege
   WHERE relkind IN ('r', 'v') AND has_table_privilege(roles.oid, own.oid, privilege)

@@ -180,7 +180,7 @@ def test_killed_rollback_is_repeated_without_a_loss(made: Loopback, state: str, 
     finished(made)
     made.ask(made.new_plan, "INSERT INTO log VALUES ('last') RETURNING 1")
     killed(made, returned, state, delay)
-    with pytest.raises(HostError, match="a rollback has begun"):
+    with pytest.raises(HostError, match="a rollback has not finished"):
         run.run(made, commands.word(made.new_plan))
     returned(made)
     assert made.ask(made.old_plan, "SELECT count(*) FROM log WHERE said = 'last'") == [(1,)]

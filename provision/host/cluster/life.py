@@ -67,7 +67,7 @@ def status(patroni: Patroni, dcs: Dcs) -> Status:
         for name in strangers(seen, cluster)
     ]
     if moving:
-        problems.append(f"{moving}; automatic failover stays off, for a replica would take over with the old data")
+        problems.append(f"{moving}; automatic failover stays off, because a replica would take over with the old data")
     elif seen.paused:
         problems.append("automatic failover is off (provision cluster resume)")
     return Status(seen, tuple(reports[name] for name in sorted(reports)), tuple(problems))

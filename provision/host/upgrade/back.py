@@ -1,6 +1,6 @@
 """The way back from an upgrade, and its end: start the old server again, or delete the old cluster. Does IO as root.
 
-Before the new server starts, a rollback loses nothing. After that, `link` has none, for both clusters share their
+Before the new server starts, a rollback loses nothing. After that, `link` has none, because both clusters share their
 files; `copy` loses later writes, which must be confirmed; `logical` loses nothing.
 """
 
@@ -65,12 +65,12 @@ def release(upgrade: Upgrade, confirm: str) -> list[str]:
             )  # fmt: skip
         gone, kept = (upgrade.old, upgrade.new) if state == journal.FINISHED else (upgrade.new, upgrade.old)
         if not kept.running:
-            raise HostError("the server that is kept does not run", where=str(kept.data), run="provision doctor")
+            raise HostError("the server to keep is not running", where=str(kept.data), run="provision doctor")
         commands.refuse(upgrade.new_plan, confirm)
         if state == journal.FINISHED:
             run.METHODS[upgrade.method].release(upgrade, upgrade.new_server, upgrade.old_server)
         if gone.running:
-            raise HostError("a server runs on the cluster that would be deleted", where=str(gone.data))
+            raise HostError("the cluster to delete still has a running server", where=str(gone.data))
         found = [path for path in _paths(gone, upgrade.work) if secure_path.about(path) is not None]
         for path in found:
             secure_path.remove_tree(path)

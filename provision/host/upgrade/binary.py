@@ -157,7 +157,7 @@ def _verify(upgrade: Upgrade) -> None:
         raise HostError(
             "the new server serves, but differs from the old one",
             where=plan.server.unit, seen="; ".join(found),
-            run=f"repair it, then {commands.again(plan, plan.server.major, upgrade.method)}"
+            run=f"fix it, then {commands.again(plan, plan.server.major, upgrade.method)}"
             + (f"; or {commands.rollback(plan, loses=True)}" if upgrade.method == "copy" else ""),
         )  # fmt: skip
 
@@ -206,5 +206,8 @@ def _unchanged(upgrade: Upgrade) -> None:
     seen, expected = side.checkpoint(upgrade.old), str(upgrade.facts.get("checkpoint"))
     if seen != expected:
         raise HostError(
-            "the old data changed after the upgrade", where=str(upgrade.old.data), seen=seen, allowed=expected
+            "the old data changed after it was copied: no rollback is possible",
+            where=str(upgrade.old.data),
+            seen=seen,
+            allowed=expected,
         )

@@ -2,8 +2,8 @@
 
 The primary is upgraded like a single host, without Patroni, while every pooler waits. Then the replicas leave the old
 cluster, the primary replaces it in etcd, and the run that follows makes the new one: Patroni takes over the primary's
-server and clones the others. Automatic failover is off from the stop of the old server on, for a replica that took over
-would serve the old data. A rollback goes the same way.
+server and clones the others. Automatic failover is off before the old server is stopped, because a replica that took
+over would serve the old data. A rollback goes the same way.
 """
 
 from __future__ import annotations
@@ -70,8 +70,9 @@ def notices(plan: Plan) -> list[str]:
     if not plan.server.patroni:
         return []
     return [
-        "until the first replica is cloned, a commit is on the primary alone, whatever cluster_synchronous says, and "
-        "no member can take over; the replicas keep their old data until the release"
+        "from the stop of the old server until the first replica is cloned, commits are on the primary alone, whatever "
+        "cluster.synchronous and cluster.strict say, and no member can take over; the replicas keep their old data "
+        "until the release"
     ]
 
 
@@ -96,7 +97,7 @@ def refuse_replica(plan: Plan) -> None:
         if leader and leader.name != reach.member:
             raise HostError(
                 f"{leader.name} is the primary: an upgrade and its rollback begin on the primary", where=plan.name,
-                allowed=f"{reach.member} as the primary, for a rollback if it was upgraded; only it has the old server",
+                allowed=f"an upgrade on {leader.name}; a rollback on the member that was upgraded, as the primary",
                 run=f"provision cluster switchover --to {reach.member}, and repeat",
             )  # fmt: skip
 
@@ -182,7 +183,7 @@ def _refuse_serving(plan: Plan) -> None:
     reach = access.controlling(plan)
     if patroni.active() and not Patroni(reach).view().paused:
         raise HostError(
-            "this replica belongs to a cluster that serves", where=reach.cluster.scope,
+            "this replica's cluster is in use; it must not leave it", where=reach.cluster.scope,
             seen="automatic failover is on", allowed="a cluster whose primary upgrade.yml has moved to another major",
             run="provision cluster status",
         )  # fmt: skip
@@ -208,7 +209,7 @@ def _go_back(upgrade: Upgrade) -> None:
     seen = life.upgrading(Dcs.of(reach), reach.cluster.scope)
     if WENT_BACK not in seen:
         raise HostError(
-            "the upgraded member has not gone back", where=reach.cluster.scope, seen=seen or "no upgrade",
+            "the primary has not been rolled back yet", where=reach.cluster.scope, seen=seen or "no upgrade",
             run=commands.rollback(upgrade.new_plan, loses=True),
         )  # fmt: skip
     upgrade.write(journal.RETURNING)

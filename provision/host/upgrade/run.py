@@ -121,7 +121,9 @@ def _begun(upgrade: Upgrade) -> dict[str, Any]:
     found = journal.read()
     state, new = journal.state(found), upgrade.new.major
     if state in journal.GOING_BACK:
-        raise HostError("a rollback has begun", seen=journal.described(found), run=way_back(upgrade.new_plan, found))
+        raise HostError(
+            "a rollback has not finished", seen=journal.described(found), run=way_back(upgrade.new_plan, found)
+        )
     if state in (*journal.OPEN, journal.FINISHED):
         early = state in (journal.CHECKED, journal.PREPARED) and not METHODS[str(found["method"])].keeps
         if (found["to"], found["method"]) != (new, upgrade.method) and not early:
@@ -131,7 +133,7 @@ def _begun(upgrade: Upgrade) -> dict[str, Any]:
                     seen=journal.described(found), run=commands.release(upgrade.new_plan),
                 )  # fmt: skip
             raise HostError(
-                "another upgrade of this host was begun",
+                "another upgrade of this host has begun",
                 seen=journal.described(found),
                 allowed=f"-e upgrade_to={found['to']} -e upgrade_method={found['method']}",
                 run=", or ".join(filter(None, (

@@ -8,7 +8,7 @@ from provision.host.upgrade import check, commands, journal, run
 from provision.host.upgrade.context import Upgrade
 from provision.plan.schema import Plan
 
-NOTHING = "it was finished before: nothing was done"
+NOTHING = "the upgrade was already finished: nothing was done"
 
 
 def checked(upgrade: Upgrade, found: check.Found) -> dict[str, Any]:
@@ -50,12 +50,12 @@ def _next(facts: dict[str, Any], plan: Plan) -> list[str]:
     if journal.half_moved(facts):
         other = facts["from" if served else "to"]
         more = commands.again(plan, facts["to"], facts["method"]) if served else commands.rollback(plan)
-        return [f"the playbook stops the replicas of PostgreSQL {other} next; if it has ended: {more}"]
+        return [f"the replicas of PostgreSQL {other} have not left their cluster; if no playbook is running: {more}"]
     back = [f"to go back: {command}" for command in [run.way_back(plan, facts)] if command]
     if state in journal.GOING_BACK:
         return [f"a rollback is not finished; {back[0]}"]
     if state in journal.OPEN:
-        where = "the new server serves" if served else "the old server is the database"
+        where = "the new server is the database" if served else "the old server is the database"
         again = commands.again(plan, facts["to"], facts["method"])
         return [f"not finished ({where}); to continue: {again}", *back]
     if state == journal.FINISHED:
