@@ -99,7 +99,7 @@ def refuse(upgrade: Upgrade, problems: list[str]) -> None:
     if problems:
         raise HostError(
             f"PostgreSQL {upgrade.old.major} cannot be upgraded to {upgrade.new.major} yet; the old server serves",
-            seen="\n".join(problems), run="provision upgrade check, once each is resolved",
+            seen="\n".join(problems), run=f"provision upgrade check --method {upgrade.method}, once each is resolved",
         )  # fmt: skip
 
 
