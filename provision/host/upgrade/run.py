@@ -92,7 +92,8 @@ def run(upgrade: Upgrade, confirm: str) -> dict[str, Any]:
         state = journal.state(upgrade.facts)
         if state == journal.FINISHED:
             method.keep(upgrade)
-            if upgrade.facts.get(ANALYSED, True) or journal.half_moved(upgrade.facts):
+            later = journal.half_moved(upgrade.facts) or not upgrade.new.running  # the roles start it
+            if later or upgrade.facts.get(ANALYSED, True):
                 return {**upgrade.facts, "repeated": True}
             return _analysed(upgrade, method)
         if state in ("", journal.CHECKED, journal.PREPARED):

@@ -7,6 +7,7 @@ itself are called: another one could be a user's function, which would run with 
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -19,8 +20,9 @@ from provision.plan.schema import Plan
 PROBES, NEIGHBOURS = 10, 10
 EXACT_ROWS = 2_000_000
 """Larger tables are searched by index alone: an exact search of each probe would take minutes."""
-TOLERANCE = 0.05
-"""Recall may differ so much: an approximate index depends on random levels."""
+TOLERANCE, ERRORS = 0.05, 3.0
+"""Recall may differ so much: an approximate index depends on random levels, and few probes are searched. The larger of
+a share of the neighbours, and of a number of standard errors of the difference (binomial)."""
 INDEXES = """
 SELECT n.nspname, t.relname, a.attname, i.relname, format('OPERATOR(%s.%s)', o.oprnamespace::regnamespace, o.oprname),
   greatest(t.reltuples, 0)::bigint
@@ -92,9 +94,15 @@ def differences(before: list[dict[str, Any]], after: list[Recall]) -> list[str]:
             found.append(f"{name} is missing")
         elif seen.probes and row["used"] and not seen.used:
             found.append(f"{name} is not used by a search")
-        elif seen.recall + TOLERANCE < float(row["recall"]):
+        elif seen.recall + _tolerance(float(row["recall"]), int(row["probes"])) < float(row["recall"]):
             found.append(f"{name} finds {seen.recall:.0%} of the nearest neighbours, {float(row['recall']):.0%} before")
     return found
+
+
+def _tolerance(recall: float, probes: int) -> float:
+    if not 0 <= recall <= 1 or not probes:
+        return TOLERANCE
+    return max(TOLERANCE, ERRORS * math.sqrt(2 * recall * (1 - recall) / (probes * NEIGHBOURS)))
 
 
 def as_facts(found: list[Recall]) -> list[dict[str, Any]]:
