@@ -74,9 +74,13 @@ def call(project: Project, programs: list[str], *words: str) -> Done:
 
 
 def scratches() -> list[Path]:
-    """Return the directories of scratch servers, and so those that were left behind."""
-    places = (Path("/var/lib/postgresql"), Path(tempfile.gettempdir()))
-    return [path for place in places if place.is_dir() for path in place.glob(".scratch-*")]
+    """Return the directories of scratch servers, and so those that these tests left behind."""
+    return [path for place in PLACES if place.is_dir() for path in place.glob(".scratch-*") if path not in EARLIER]
+
+
+PLACES = (Path("/var/lib/postgresql"), Path(tempfile.gettempdir()))
+EARLIER: list[Path] = []
+EARLIER += scratches()
 
 
 def test_migrations_that_work_on_both_majors_make_equal_schemas(

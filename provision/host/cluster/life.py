@@ -10,7 +10,7 @@ from typing import Any
 
 from provision.errors import HostError
 from provision.host.cluster import orders, primary, switchover, view
-from provision.host.cluster.dcs import Dcs, DcsError
+from provision.host.cluster.dcs import Dcs, DcsError, RejectedError
 from provision.host.cluster.patroni import Patroni, PatroniError
 from provision.host.cluster.pooler import Pooler
 from provision.plan.cluster import Cluster, Member
@@ -264,8 +264,15 @@ def failover_off(patroni: Patroni, dcs: Dcs) -> bool:
 
 
 def upgrading(dcs: Dcs, scope: str) -> str:
-    """Describe the major upgrade of a member that is not finished, "" without one. Raises DcsError."""
-    return next((each.text for each in dcs.read(orders.upgrade_key(scope)).values()), "")
+    """Describe the major upgrade of a member that is not finished, "" without one. Raises DcsError.
+
+    A host with a pooler alone may not read it, and sees none.
+    """
+    try:
+        found = dcs.read(orders.upgrade_key(scope))
+    except RejectedError:
+        return ""
+    return next((each.text for each in found.values()), "")
 
 
 def route(patroni: Patroni, dcs: Dcs, pooler: Pooler) -> tuple[bool, str]:
