@@ -73,14 +73,18 @@ def call(project: Project, programs: list[str], *words: str) -> Done:
     return project.run("verify", f"--from={OLDER}", f"--to={NEWER}", *programs, *words)
 
 
+def directories() -> set[Path]:
+    """Return the directories of scratch servers on this machine."""
+    places = (Path("/var/lib/postgresql"), Path(tempfile.gettempdir()))
+    return {path for place in places if place.is_dir() for path in place.glob(".scratch-*")}
+
+
+EARLIER = directories()
+
+
 def scratches() -> list[Path]:
-    """Return the directories of scratch servers, and so those that these tests left behind."""
-    return [path for place in PLACES if place.is_dir() for path in place.glob(".scratch-*") if path not in EARLIER]
-
-
-PLACES = (Path("/var/lib/postgresql"), Path(tempfile.gettempdir()))
-EARLIER: list[Path] = []
-EARLIER += scratches()
+    """Return those of these tests, and so those that they left behind."""
+    return list(directories() - EARLIER)
 
 
 def test_migrations_that_work_on_both_majors_make_equal_schemas(

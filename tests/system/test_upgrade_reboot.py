@@ -50,7 +50,8 @@ def findings(upgraded: Upgraded) -> set[str]:
 def test_reboot_during_the_copy_leaves_the_old_server_and_the_command_continues(upgraded: Upgraded) -> None:
     check = upgraded.upgrade("logical")
     assert check.code == 0, check.output
-    assert upgraded.host.run("runuser -u nobody -- psql -h /var/run/postgresql -U minion minion").returncode != 0
+    login = "psql --host=/var/run/postgresql --username=minion --dbname=minion"
+    assert upgraded.host.run(f"runuser -u nobody -- {login}").returncode != 0  # not in postgresql_local_users
     upgraded.killed("logical", "copying")
     upgraded.reboot()
     upgraded.serves(15)

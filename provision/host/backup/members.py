@@ -15,7 +15,7 @@ from provision import system
 from provision.database import ask, connect_pinned
 from provision.errors import HostError, UsageError
 from provision.host.backup.request import Request, cluster_of
-from provision.host.cluster import access, life
+from provision.host.cluster import access, life, orders
 from provision.host.cluster.dcs import Dcs
 from provision.host.cluster.patroni import PRIMARY_ROLES, Patroni, PatroniError
 from provision.host.server import patroni as service
@@ -73,7 +73,7 @@ def detach(plan: Plan, narrate: Narrate) -> None:
 
 def _pause_in_etcd(reach: access.Access) -> bool:
     """Turn automatic failover off as Patroni's REST API does; False if it is so already. Raises HostError."""
-    dcs, key = Dcs.of(reach, "patroni"), f"/service/{reach.cluster.scope}/config"
+    dcs, key = Dcs.of(reach, "patroni"), orders.config_key(reach.cluster.scope)
     found = dcs.read(key).get(key)
     settings = json.loads(found.text) if found else {}
     if found is None or settings.get("pause"):

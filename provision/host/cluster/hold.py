@@ -29,7 +29,7 @@ def poolers(
     follower is missing. Raises HostError; nothing is then paused.
     """
     dcs, name = Dcs.of(reach), reach.cluster.member
-    names = switchover.pooler_names(Patroni(reach), dcs, force=force)
+    names = switchover.pooler_names(Patroni(reach), dcs, force=force, otherwise="and repeat")
     with orders.Held(dcs, reach.cluster.scope, name, name, seconds) as held:
         switchover.prepare(held, names, narrate)
         switchover.pause(held, names, wait_s, narrate, force=True)

@@ -89,6 +89,16 @@ def leader_key(scope: str) -> str:
     return f"/service/{scope}/leader"
 
 
+def config_key(scope: str) -> str:
+    """Return Patroni's key with the dynamic configuration."""
+    return f"/service/{scope}/config"
+
+
+def initialize_key(scope: str) -> str:
+    """Return Patroni's key with the system identifier of the cluster's database."""
+    return f"/service/{scope}/initialize"
+
+
 def order_of(found: Mapping[str, Value], scope: str) -> Order | None:
     """Read the order among keys; None if there is none, or a damaged one."""
     value = found.get(order_key(scope))

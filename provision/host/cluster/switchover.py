@@ -23,6 +23,7 @@ PAUSE_S = 30
 """Longest pause in all. Clients wait this long before they get an error."""
 STREAM_S = 90
 """Longest wait for the old primary to stream from the new one."""
+OTHERWISE = "or --force to continue without them"
 Narrate = Callable[[str], None]
 
 
@@ -44,7 +45,7 @@ class Switched:
     """The old primary streams from the new one."""
 
 
-def pooler_names(patroni: Patroni, dcs: Dcs, *, force: bool) -> list[str]:
+def pooler_names(patroni: Patroni, dcs: Dcs, *, force: bool, otherwise: str = OTHERWISE) -> list[str]:
     """Return the poolers whose followers live. Raises HostError if one is missing, unless `force`.
 
     If a member's Patroni does not answer, its pooler is assumed down too. A host with a pooler alone offers no such
@@ -60,7 +61,7 @@ def pooler_names(patroni: Patroni, dcs: Dcs, *, force: bool) -> list[str]:
             where=cluster.scope,
             seen=", ".join(missing),
             allowed="a follower on each member" + (" and each host of the group pooler" if cluster.poolers else ""),
-            run="systemctl start provision-follow on these hosts, or --force to continue without them",
+            run=f"systemctl start provision-follow on these hosts, {otherwise}",
         )
     return sorted(known)
 

@@ -63,13 +63,12 @@ def apply(plan: Plan, say: Callable[[str], None] = lambda _text: None) -> Done:
     started = not patroni.active()
     if started:
         adopted, made = _prepare(plan, say)
-        with _held(plan, say) if adopted else nullcontext():
+    with _held(plan, say) if adopted else nullcontext():
+        if started:
             patroni.own(plan)
             patroni.start()
             LOADED.parent.mkdir(mode=0o755, exist_ok=True)
             LOADED.touch()
-            found = _settled(plan, say)
-    else:
         found = _settled(plan, say)
     reloaded = not started and _stale(plan)
     if reloaded:

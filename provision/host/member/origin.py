@@ -6,7 +6,7 @@ The member that has a database brings it; without one, the first of the inventor
 from __future__ import annotations
 
 from provision.errors import HostError
-from provision.host.cluster import access
+from provision.host.cluster import access, orders
 from provision.host.cluster.dcs import Dcs
 from provision.plan.schema import Plan
 
@@ -14,7 +14,7 @@ from provision.plan.schema import Plan
 def initialised(plan: Plan) -> str:
     """Return the system identifier of the cluster's database, "" before there is one. Raises HostError."""
     reach = access.of(plan)
-    key = f"/service/{reach.cluster.scope}/initialize"
+    key = orders.initialize_key(reach.cluster.scope)
     return next((each.text for each in Dcs.of(reach, "patroni").read(key).values()), "")
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 from provision import system
 from provision.errors import HostError
-from provision.host.cluster import access, life
+from provision.host.cluster import access, life, orders
 from provision.host.cluster.dcs import Dcs
 from provision.host.cluster.patroni import Patroni
 from provision.host.server import cluster as server
@@ -100,7 +100,7 @@ def _ours(reach: access.Access) -> bool:
 
 def _revision(dcs: Dcs, scope: str) -> int:
     """Return the revision of the cluster's dynamic configuration, which has the mode."""
-    return next((each.revision for each in dcs.read(f"/service/{scope}/config").values()), 0)
+    return next((each.revision for each in dcs.read(orders.config_key(scope)).values()), 0)
 
 
 def _resume(api: Patroni) -> None:

@@ -62,7 +62,7 @@ def release(plan: Plan, say: Callable[[str], None] = lambda _text: None) -> bool
     _refuse_replica(plan)
     if running or _systemctl("is-enabled", UNIT) == "enabled":  # it is disabled directly after
         forget()
-    run("rm", "--force", plan.server.data / CACHE, user=POSTGRES)
+    drop_cache(plan)
     run("systemctl", "disable", UNIT, check=False)
     for unit in LEFT:
         if _systemctl("is-enabled", unit) == "enabled":
@@ -74,6 +74,11 @@ def release(plan: Plan, say: Callable[[str], None] = lambda _text: None) -> bool
     _write_mark(plan, f"{AUTO}\n")
     run("systemctl", "enable", plan.server.own_unit)
     return True
+
+
+def drop_cache(plan: Plan) -> None:
+    """Delete Patroni's copy of its dynamic configuration in the data, which may say that failover is off."""
+    run("rm", "--force", plan.server.data / CACHE, user=POSTGRES)
 
 
 def restore_configuration(plan: Plan) -> None:

@@ -26,7 +26,7 @@ def rollback(upgrade: Upgrade, confirm: str, loss: str) -> dict[str, Any]:
                 members.mark(upgrade, back=True)
             return upgrade.facts
         if state not in (*journal.OPEN, journal.FINISHED):
-            raise HostError("there is no upgrade to go back from", seen=state or "none", run="provision upgrade status")
+            raise HostError("there is no upgrade to go back from", seen=state or "none", run=journal.STATUS)
         served, method = state in journal.NEW_SERVES, run.METHODS[upgrade.method]
         if served and upgrade.facts["method"] == "link":
             raise HostError(
@@ -61,7 +61,7 @@ def release(upgrade: Upgrade, confirm: str) -> list[str]:
         if journal.half_moved(upgrade.facts):
             raise HostError(
                 "the replicas have not left the cluster that no longer serves", seen=journal.described(upgrade.facts),
-                run="provision upgrade status",
+                run=journal.STATUS,
             )  # fmt: skip
         gone, kept = (upgrade.old, upgrade.new) if state == journal.FINISHED else (upgrade.new, upgrade.old)
         if not kept.running:

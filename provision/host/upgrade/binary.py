@@ -167,7 +167,6 @@ def back(upgrade: Upgrade, served: bool) -> None:
 
     From RETURNING on, only a rollback continues: both servers are stopped, or the old one takes writes.
     """
-    members.refuse_replica(upgrade.new_plan)
     state = journal.state(upgrade.facts)
     if served and state != journal.RETURNING:
         _unchanged(upgrade)

@@ -26,7 +26,7 @@ from provision.host.upgrade.context import Upgrade
 from provision.host.upgrade.side import Side
 from provision.plan import load
 from provision.plan.schema import Plan
-from provision.system import POSTGRES, run, wait
+from provision.system import run, wait
 
 START_S = 300.0
 FORGET_S = 60.0
@@ -226,14 +226,9 @@ def _stop(plan: Plan, which: Side) -> None:
     release(plan)
     side.stop(which)
     side.seal(which)
-    _forget_mode(plan)
+    patroni.drop_cache(plan)
     reach = access.controlling(plan)
     Dcs.of(reach, "patroni").delete(f"{life.members_key(reach.cluster.scope)}{reach.cluster.member}")
-
-
-def _forget_mode(plan: Plan) -> None:
-    """Delete Patroni's copy of its dynamic configuration in the data, which says that failover is off."""
-    run("rm", "--force", plan.server.data / patroni.CACHE, user=POSTGRES)
 
 
 def forget(narrate: Narrate) -> bool:
@@ -250,7 +245,7 @@ def forget(narrate: Narrate) -> bool:
     if found:
         _replace(plan, own, narrate)
     if not patroni.active():
-        _forget_mode(plan)
+        patroni.drop_cache(plan)
     unmark(plan)
     journal.write(facts, **{journal.HANDED_OVER: True})
     return found
@@ -265,5 +260,5 @@ def _replace(plan: Plan, identifier: str, narrate: Narrate) -> None:
     if origin.initialised(plan):
         patroni.forget()  # refuses other members
     dcs = Dcs.of(reach, "patroni")
-    dcs.put(f"/service/{scope}/config", json.dumps(dict(reach.cluster.dynamic)))
-    dcs.put(f"/service/{scope}/initialize", identifier)
+    dcs.put(orders.config_key(scope), json.dumps(dict(reach.cluster.dynamic)))
+    dcs.put(orders.initialize_key(scope), identifier)

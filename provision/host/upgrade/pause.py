@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
-from provision.errors import HostError
 from provision.host.cluster import access, hold, life
 from provision.host.cluster.dcs import Dcs
 from provision.host.cluster.patroni import Patroni
@@ -59,11 +58,9 @@ def _cluster_paused(upgrade: Upgrade) -> Iterator[None]:
             members.mark(upgrade)
             held = hold.poolers(reach, upgrade.narrate, seconds=AT_MOST_S, wait_s=WAIT_S, force=began)
             stack.enter_context(held)
-        except BaseException as error:
+        except BaseException:
             if turned and patroni.active():  # nothing was stopped
                 members.unmark(upgrade.old_plan)
                 life.set_pause(api, False)
-            if isinstance(error, HostError):
-                error.run = error.run.replace(", or --force to continue without them", ", and repeat")
             raise
         yield
