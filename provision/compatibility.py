@@ -114,6 +114,9 @@ PGVECTOR = {
     )
 }
 
+CITUS, CITUS_MAJORS = "14.0", (16, 17, 18)
+"""The supported series of Citus, which is part of its packages' names, and the majors that it supports."""
+
 OLDEST_PGBOUNCER = "1.18.0"  # assumed on an unknown distribution
 
 FEATURES = {"hnsw": "0.5.0", "parallel_hnsw_build": "0.6.0", "halfvec": "0.7.0", "iterative_scan": "0.8.0"}
@@ -196,6 +199,7 @@ def pgdg_packages(postgresql: int, codename: str) -> list[str]:
         f"postgresql-client-{postgresql}",
         f"postgresql-server-dev-{postgresql}",
         f"postgresql-{postgresql}-pgvector",
+        f"postgresql-{postgresql}-citus-{CITUS}",
         *("postgresql-common", "postgresql-common-dev", "postgresql-client-common", "libpq5", "libpq-dev"),
         *(["pgbackrest"] if too_old else []),
     ]
@@ -275,6 +279,13 @@ def pooler_warnings(version: str, accepted: Collection[str] = ()) -> list[str]:
     if covered:
         said.append(f"pgbouncer {version}: not fixed, but prevented by the configuration: {', '.join(covered)}")
     return said
+
+
+def citus_problem(postgresql: int) -> str:
+    """Return why no package of Citus is for this major; "" if one is."""
+    if postgresql in CITUS_MAJORS:
+        return ""
+    return f"postgresql_version is {postgresql}: Citus {CITUS} supports {', '.join(map(str, CITUS_MAJORS))}"
 
 
 PATRONI_OF_ETCD = ("3.5.28", "4.1.1")

@@ -17,8 +17,12 @@ from provision.errors import ProvisionError
 from provision.plan import secrets
 
 
-def access(plan: dict[str, Any], credentials: dict[str, Any]) -> dict[str, Any]:
-    """Return what `provision access` reads: plan.access, with the SCRAM verifier of each role that has a password."""
+def access(plan: dict[str, Any], credentials: dict[str, Any], cluster: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Return what `provision access` reads: plan.access, with the SCRAM verifier of each role that has a password.
+
+    `cluster` is plan.cluster, whose fleet says whether this host holds the schemas of tenants.
+    """
+    fleet = (cluster or {}).get("fleet")
     try:
         roles = [_role(role, credentials) for role in plan["roles"]]
         tenants = [
@@ -37,6 +41,7 @@ def access(plan: dict[str, Any], credentials: dict[str, Any]) -> dict[str, Any]:
         "roles": roles,
         "tenants": tenants,
         "tenant_limits": plan["tenant_limits"],
+        "fleet": ("worker" if fleet["group"] else "coordinator") if fleet else "",
     }
 
 

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import functools
 import json
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from types import FrameType
 from typing import Any, TypeVar
 
 import click
@@ -20,6 +18,7 @@ from click.core import ParameterSource
 from provision import system
 from provision.cli._database import migration_database_option
 from provision.cli._echo import echo
+from provision.cli._process import noting
 from provision.cli._progress import Line
 from provision.errors import ConfirmationError, ProvisionError, UsageError
 from provision.host.migrate import report
@@ -63,19 +62,9 @@ class Call:
             typed = click.prompt("Type the database's name to continue", default="", show_default=False, err=True)
             return action(typed.strip())
 
-    @contextmanager
-    def catching_signals(self) -> Iterator[None]:
-        """Record SIGINT and SIGTERM, so that the run can stop with the database in a known state."""
-
-        def note(number: int, _frame: FrameType | None) -> None:
-            self.signal = signal.Signals(number).name
-
-        previous = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
+    def note(self, name: str) -> None:
+        """Record a signal, so that the run can stop with the database in a known state."""
+        self.signal = name
 
 
 class Stderr(Narrator):
@@ -225,7 +214,7 @@ def options(function: Callable[..., None]) -> Callable[..., None]:
                 settings = replace(settings, statement_timeout_s=seconds(statement_timeout))
             call.settings = replace(settings, table=table or settings.table, schema=schema or settings.schema)
             call.schema = schema
-            with call.catching_signals(), as_tenant(call, tenant):
+            with noting(call.note), as_tenant(call, tenant):
                 function(call, **own)
         except ProvisionError as error:
             if as_json:

@@ -15,6 +15,9 @@ from provision.cli._echo import echo, restrict_output
 from provision.cli._progress import working
 from provision.errors import ConfirmationError, ProvisionError
 from provision.host.backup import show as sizes
+from provision.host.fleet import apply as fleet
+from provision.host.fleet import move as moving
+from provision.host.fleet import nodes
 from provision.host.migrate.narrate import Narrator
 from provision.host.migrate.runner import Runner
 from provision.host.migrate.settings import Settings
@@ -57,13 +60,15 @@ def add(name: str, connections: int | None, new_passwords: bool, adopt: bool, no
     plan = _plan()
     made = manage.add(plan, name, connections=connections or 0, new_passwords=new_passwords, adopt=adopt)
     failure: ProvisionError | None = None
-    version, applied = "", 0
+    version, applied, distributed = "", 0, False
     if not no_migrate:
         try:
             version, applied = _migrate(plan, name)
+            distributed = fleet.distribute_new(plan, name)
         except ProvisionError as error:  # after the passwords, which are printed only now
             failure = error
     changes = [*made.changes, *([f"{applied} migrations applied"] if applied else [])]
+    changes += [f"schema {name}: distributed"] if distributed else []
     places = {role: connect.connection(plan, role, password=word, tenant=True) for role, word in made.passwords.items()}
     if as_json:
         values = {
@@ -147,6 +152,22 @@ def show(name: str, as_json: bool) -> None:
 
 @command.command()
 @name_argument
+@click.option("--to", "group", type=click.IntRange(1), required=True, help="Group of the fleet.")
+@json_option
+def move(name: str, group: int, as_json: bool) -> None:
+    """Move a tenant to another group of the fleet while it is used; writes wait some seconds at the end."""
+    plan = _plan()
+    with nodes.coordinator(plan) as session, working(f"moving {name} to group {group}"):
+        seconds = moving.move(session, name, group)
+    values = {"tenant": name, "group": group, "changed": bool(seconds), "seconds": round(seconds, 1)}
+    text = (
+        f"tenant {name} moved to group {group} in {seconds:.1f} s" if seconds else f"tenant {name} is in group {group}"
+    )
+    echo(json.dumps(values, indent=2) if as_json else text)
+
+
+@command.command()
+@name_argument
 @click.option("--yes-destroy", default="", metavar="NAME", help="Confirm the destruction of this tenant's data.")
 @click.option("--without-export", is_flag=True, help="Do not export the data first.")
 @json_option
@@ -223,6 +244,7 @@ def import_(name: str, folder: Path, replaces: bool, yes_destroy: str, as_json: 
             manage.empty(session, name)
         narrate("importing")
         done = {**transfer.load(plan, session, name, folder), "replaced": kept and kept["folder"]}
+        fleet.distribute_new(plan, name)
     echo(json.dumps(done, indent=2) if as_json else _done(done, "imported from"))
     if kept and not as_json:
         echo(f"export of the replaced contents: {kept['folder']}")

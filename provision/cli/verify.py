@@ -30,23 +30,26 @@ from provision.plan import load
     is_flag=True,
     help="Verify ports and timers too, and keep the result in /var/lib/provision/verified.json.",
 )
+@click.option("--no-tables", is_flag=True, help="Of a worker of a fleet: verify the login and the extensions only.")
 @click.option("--status", "with_status", is_flag=True, help="Add this host's status to the JSON object.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def command(url: str, password_stdin: bool, pooler: str, keep: bool, with_status: bool, as_json: bool) -> None:
+def command(
+    url: str, password_stdin: bool, pooler: str, keep: bool, no_tables: bool, with_status: bool, as_json: bool
+) -> None:
     """Log in, write a memory, find it by vector, roll back; check tables and extensions."""
     shown = urls.describe(url)
     if password_stdin:
         url = make_conninfo(url, password=sys.stdin.readline().rstrip("\n"))
     with working("verifying the database") as narrate:
         with connect(url, application="provision verify") as connection:
-            proof = prove(connection)
+            proof = prove(connection, tables=not no_tables)
         if pooler:
             narrate("verifying through the pooler")
             with connect(
                 make_conninfo(url, **urls.parsed(urls.read(pooler).url)), application="provision verify"
             ) as connection:
                 require_pooler(connection)
-                prove(connection)
+                prove(connection, tables=not no_tables)
         if keep:
             narrate("verifying ports and timers")
             ports.prove(load.load())

@@ -48,6 +48,8 @@ SHARED = "public"
 MAINTAINED = ("postgres", "template1")
 """Databases of superusers and the template of new databases: every role may connect, none may create objects."""
 
+CITUS, WORKER = "citus", "worker"
+"""The extension that joins a fleet, in the main database alone; `fleet` of a host that holds tenants."""
 APPLICATION = "provision access"
 UNSEEN = {
     "log_statement": "none",
@@ -476,15 +478,19 @@ def _of(schema: str) -> str:
     return "" if schema == SHARED else f" of schema {schema}"
 
 
-def _session(server: str, database: str) -> Connection:
-    return connect_pinned(f"{server} {conninfo({'dbname': database})}", application=APPLICATION)
+def _session(server: str, database: str, fleet: str = "") -> Connection:
+    found = connect_pinned(f"{server} {conninfo({'dbname': database})}", application=APPLICATION)
+    if fleet:  # each group converges its own roles, also while others are down
+        found.execute("SET citus.enable_ddl_propagation TO off")
+    return found
 
 
 def converge(server: str, expected: Mapping[str, Any], *, plan: bool = False) -> list[str]:
     """Converge every database of `expected` and return the changes in order.
 
     `server` is a libpq string of the superuser without a database. `expected` has database, owner, guard (a boolean,
-    see database.guarded), extensions, roles (see Role), extra_databases (name to owner) and tenants (name and roles).
+    see database.guarded), extensions, roles (see Role), extra_databases (name to owner), tenants (name and roles) and
+    fleet ("", coordinator or worker; Citus gives a worker the schemas of tenants).
     Tenants that it does not list keep their roles with the settings of tenant_limits; grants are converged. Raises
     DatabaseError and UsageError.
     """
@@ -496,17 +502,18 @@ def converge(server: str, expected: Mapping[str, Any], *, plan: bool = False) ->
     databases = {expected["database"]: expected["owner"], **expected.get("extra_databases", {})}
     main, given = expected["database"], {each["name"]: each["roles"] for each in expected.get("tenants", ())}
     declared = {name: [Role.of(each) for each in listed] for name, listed in given.items()}
+    fleet = str(expected.get("fleet", ""))
     limits = TenantLimits(**expected.get("tenant_limits") or {"connections": 0, "size_mb": 0, "settings": {}})
     try:
         changes = []
         for name in MAINTAINED:
-            with _session(server, name) as connection:
+            with _session(server, name, fleet) as connection:
                 access = Access(connection, plan=plan)
                 access.closed(name)
                 access.temporary(name)
                 access.large_objects()
             changes += access.changes
-        with _session(server, "postgres") as connection:
+        with _session(server, "postgres", fleet) as connection:
             changes += [] if plan else exchange.clean_up(connection)
             access = Access(connection, plan=plan)
             access.roles([role for role in roles if role.present])
@@ -522,19 +529,21 @@ def converge(server: str, expected: Mapping[str, Any], *, plan: bool = False) ->
                 access.connect_privileges(name, databases[name], set(users) - {databases[name]} | more)
         changes += access.changes
         for name in existing:
-            with _session(server, name) as connection:
+            with _session(server, name, fleet) as connection:
                 access = Access(connection, plan=plan)
-                access.extensions(expected["extensions"])
+                access.extensions([each for each in expected["extensions"] if name == main or each != CITUS])
                 access.schema(databases[name], roles, strangers=theirs)
                 access.large_objects(databases[name])
                 with connection.transaction():  # logins look users up meanwhile, and a run may be killed
                     lookup.align(access, [role.name for role in roles if role.kind == "pooler" and role.present])
-                for tenant in sorted({*found, *declared}) if name == main else ():
+                if fleet:  # the tables of tenants are on other groups
+                    connection.execute("RESET citus.enable_ddl_propagation")
+                for tenant in sorted({*found, *declared}) if name == main and fleet != WORKER else ():
                     tenants.schema(access, tenant, declared.get(tenant) or tenants.present(access, tenant))
                 if found and name == main:
                     tenants.statistics(access, users)
             changes += access.changes
-        with _session(server, "postgres") as connection:
+        with _session(server, "postgres", fleet) as connection:
             access = Access(connection, plan=plan)
             every = [*roles, *(role for listed in declared.values() for role in listed)]
             access.roles([*(role for role in roles if not role.present), *access.unused_second_logins(every)])

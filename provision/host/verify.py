@@ -42,15 +42,17 @@ class Proof:
     encrypted: bool
 
 
-def prove(connection: psycopg.Connection[Any]) -> Proof:
+def prove(connection: psycopg.Connection[Any], *, tables: bool = True) -> Proof:
     """Verify the database of a new autocommit connection. Raises DatabaseError for the first check that fails.
+
+    Without `tables`, as on a worker of a fleet, which has none of its own, only the login and the extensions.
 
     Runs in one transaction so that its settings end with it: behind a pooler the next client would inherit them.
     """
     try:
         with connection.transaction():
             connection.execute("SELECT set_config('statement_timeout', %s, true)", (f"{TIMEOUT_MS}ms",))
-            return _prove(connection)
+            return _prove(connection, tables=tables)
     except psycopg.Error as error:
         raise _failed(connection, str(error).strip(), "ansible-playbook site.yml -i INVENTORY") from None
 
@@ -68,13 +70,26 @@ def prove_timers(plan: Plan) -> None:
         )
 
 
-def _prove(connection: psycopg.Connection[Any]) -> Proof:
+def _prove(connection: psycopg.Connection[Any], *, tables: bool) -> Proof:
     extensions = dict(connection.execute("SELECT extname, extversion FROM pg_extension ORDER BY 1").fetchall())
     missing = sorted(set(EXTENSIONS) - set(extensions))
     if missing:
         raise _failed(
             connection, f"extension {missing[0]} is not installed in the database", "site.yml --tags pgvector,database"
         )
+    there, migration = _schema(connection) if tables else ((), None)
+    return Proof(
+        server=connection.execute("SHOW server_version").fetchone()[0],  # type: ignore[index]
+        extensions=extensions,
+        tables=there,
+        migration=migration,
+        # Of this connection: behind a pooler the server sees the pooler's.
+        encrypted=bool(connection.pgconn.ssl_in_use),
+    )
+
+
+def _schema(connection: psycopg.Connection[Any]) -> tuple[tuple[str, ...], int | None]:
+    """Use the tables, and return their names and the version of the schema."""
     tables = tuple(
         str(row[0])
         for row in connection.execute(
@@ -88,14 +103,7 @@ def _prove(connection: psycopg.Connection[Any]) -> Proof:
     standby = connection.execute("SELECT pg_is_in_recovery()").fetchone() == (True,)
     (_find if standby else _remember_and_find)(connection)
     version = connection.execute("SELECT version FROM schema_migrations WHERE NOT dirty").fetchone()
-    return Proof(
-        server=connection.execute("SHOW server_version").fetchone()[0],  # type: ignore[index]
-        extensions=extensions,
-        tables=tables,
-        migration=None if version is None else int(version[0]),
-        # Of this connection: behind a pooler the server sees the pooler's.
-        encrypted=bool(connection.pgconn.ssl_in_use),
-    )
+    return tables, None if version is None else int(version[0])
 
 
 def _remember_and_find(connection: psycopg.Connection[Any]) -> None:

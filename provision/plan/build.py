@@ -14,6 +14,7 @@ from provision import compatibility
 from provision.distributions import ARCHITECTURES
 from provision.errors import UsageError
 from provision.plan import (
+    fleet,
     names,
     network,
     packages,
@@ -69,6 +70,7 @@ def build(
     if v["postgresql_version"] not in compatibility.POSTGRESQL:
         allowed = ", ".join(map(str, compatibility.POSTGRESQL))
         return Built(None, None, (f"postgresql_version is {v['postgresql_version']}: expected {allowed}",), ())
+    v, context = fleet.applied(v, sections.NODE_FILES), fleet.context(context)
     v, mistakes = settings.typed(v)
     version = _pgvector_version(v, probe, context)
     verdict = judge(v, probe, profile, context, version)

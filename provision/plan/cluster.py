@@ -46,6 +46,41 @@ class PoolerHost:
 
 
 @dataclass(frozen=True)
+class Node:
+    """A database host of a fleet, as the others reach it."""
+
+    name: str
+    group: int
+    address: str
+    port: int
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """Clusters that Citus joins, and the group that this host's cluster is. Group 0 is the coordinator."""
+
+    name: str
+    group: int
+    nodes: tuple[Node, ...]
+    """Every database host of the fleet, by group."""
+
+    @property
+    def worker(self) -> bool:
+        """Whether this group holds tenants, and not the tables of all."""
+        return self.group > 0
+
+    @property
+    def groups(self) -> tuple[int, ...]:
+        """The groups, the coordinator's first."""
+        return tuple(sorted({each.group for each in self.nodes}))
+
+    @property
+    def others(self) -> tuple[Node, ...]:
+        """The hosts of other groups."""
+        return tuple(each for each in self.nodes if each.group != self.group)
+
+
+@dataclass(frozen=True)
 class Cluster:
     """A group of database hosts under Patroni, and the etcd members that they agree through.
 
@@ -81,6 +116,8 @@ class Cluster:
     """Hosts of the group pooler that follow this cluster."""
     scopes: tuple[str, ...] = ()
     """Names of all clusters of the inventory: several may share one etcd."""
+    fleet: Fleet | None = None
+    """None outside fleets; otherwise this cluster is one of its groups, and `scope` is NAME/GROUP."""
 
     @property
     def here(self) -> Member:

@@ -27,8 +27,8 @@ _ALTERNATIVES = re.compile(r"\^\(?([a-z_][a-z0-9_-]*(?:\|[a-z_][a-z0-9_-]*)*)\)?
 """A pattern that lists whole names, such as ^(root|postgres)$."""
 PATTERNS_SINCE = 16
 """The first major that reads /pattern as a database or a role."""
-MEMBERS = "members"
-"""User name map of the certificates of a cluster's members."""
+MEMBERS, NODES = "members", "nodes"
+"""User name maps of the certificates of a cluster's members, and of a fleet's nodes, which act as any role."""
 REPLICATION = "replication"
 """Word for physical replication in the column of databases."""
 OPENS = ("0.0.0.0/0", "::/0", "all")
@@ -58,13 +58,16 @@ def rules(
     members: Iterable[str] = (),
     member_logins: Mapping[str, str] | None = None,
     poolers: Iterable[str] = (),
+    nodes: Iterable[str] = (),
+    database: str = "",
     extra: Iterable[Mapping[str, Any]] = (),
 ) -> list[Rule]:
     """Return all rules in order. With `tls`, connections from outside require TLS; without it, none does.
 
     socket_logins: role, database (peer, by a map of the role's name). certificate_logins: role, from (only with `tls`).
     members, poolers: addresses of the other members of a cluster, and of hosts that have a pooler alone; both open
-    sessions for clients. extra: users, databases, from (none is the socket), method, map.
+    sessions for clients. nodes: addresses of a fleet's other groups, whose servers act as any role in `database`.
+    extra: users, databases, from (none is the socket), method, map.
     """
     kind = "hostssl" if tls else "host"
     found = [Rule("local", "all", "postgres", "", "peer")]
@@ -87,6 +90,7 @@ def rules(
     found += [rule for group in own for rule in group if rule.kind == "local"]
     found += [
         Rule("local", "all", "all", "", "scram-sha-256"),
+        *(Rule(kind, quoting.hba(database), "all", each, f"cert map={NODES}") for each in nodes),
         Rule("host", "all", "postgres", "all", "reject"),
     ]
     for each in certificate_logins if tls else ():

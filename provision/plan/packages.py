@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from provision import compatibility
 from provision.plan.schema import Plan
 
 ANSIBLE = ("python3", "python3-apt", "sudo")
@@ -39,6 +40,7 @@ class Extension:
 
 
 EXTENSIONS = {
+    "citus": Extension(f"postgresql-{{major}}-citus-{compatibility.CITUS}", preload="citus"),
     "vector": Extension("postgresql-{major}-pgvector"),
     "pg_cron": Extension("postgresql-{major}-cron", preload="pg_cron"),
     "pg_partman": Extension("postgresql-{major}-partman"),

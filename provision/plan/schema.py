@@ -39,6 +39,18 @@ class Host:
 
 
 @dataclass(frozen=True)
+class CitusSource:
+    """Where apt finds the package of Citus, and nothing else."""
+
+    uri: str
+    suite: str
+    component: str
+    host: str
+    """Of the URI: only `package` may come from it."""
+    package: str
+
+
+@dataclass(frozen=True)
 class Source:
     """Where apt finds packages. `kind` is distribution, pgdg, mirror or bundle; the rest is "" where it does not apply.
 
@@ -55,6 +67,8 @@ class Source:
     bundle_sha256: str = ""
     bundle_pgvector_file: str = ""
     hints: Mapping[str, str] | None = None
+    citus: CitusSource | None = None
+    """On a host of a fleet whose package of Citus comes from a source of its own."""
 
 
 @dataclass(frozen=True)
@@ -548,6 +562,11 @@ class Plan:
     def pooler_alone(self) -> bool:
         """Whether the host has a pooler and no server: a host of the group pooler."""
         return bool(self.cluster and self.cluster.pooler)
+
+    @property
+    def worker(self) -> bool:
+        """Whether the host is a worker of a fleet, whose only tables are those that Citus places there."""
+        return bool(self.cluster and self.cluster.fleet and self.cluster.fleet.worker)
 
     @property
     def members(self) -> tuple[Member, ...]:

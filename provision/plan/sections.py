@@ -10,13 +10,15 @@ from dataclasses import replace
 from typing import Any
 
 from provision import addresses, compatibility
-from provision.plan import dns, hba, names, network, ports, schema, tenants
+from provision.plan import dns, fleet, hba, names, network, packages, ports, schema, tenants
 from provision.plan.account import repository_user
 from provision.plan.cluster import PRIMARY, Cluster
 from provision.plan.context import SECOND_PATH, Context, repository_kind
 from provision.tuning import Tuning, network_share, pools, vector
 
 TLS = "/etc/provision/tls"
+NODE_FILES = {"ca": f"{TLS}/ca.crt", "certificate": f"{TLS}/member.crt", "key": f"{TLS}/member.key"}
+"""With which the nodes of a fleet log in to each other."""
 SOCKETS = "/var/run/postgresql"
 PGDG_KEY = "/usr/share/postgresql-common/pgdg/apt.postgresql.org.asc"
 MIRROR_KEY = "/etc/apt/keyrings/provision-postgresql.asc"
@@ -56,6 +58,8 @@ def server(
         certificate_logins=[{"role": access.pooler, "from": [*addresses.LOOPBACK_NETWORKS, *others, *poolers]}],
         members=others,
         poolers=poolers,
+        nodes=[addresses.single(each.address) for each in cluster.fleet.others] if cluster and cluster.fleet else [],
+        database=access.database,
         member_logins={cluster.replication_role: hba.REPLICATION, cluster.rewind_role: "postgres"} if cluster else {},
         extra=v["postgresql_extra_rules"],
     )
@@ -107,11 +111,27 @@ def _member_logins(cluster: Cluster | None) -> list[schema.Ident]:
     return [
         *(hba.ident(hba.MEMBERS, cluster.common_name, role) for role in roles),
         hba.ident(cluster.replication_role, "postgres", cluster.replication_role),
+        *([schema.Ident(hba.NODES, hba.ident("", cluster.common_name, "").system, "all")] if cluster.fleet else []),
     ]
 
 
 def source(v: Mapping[str, Any], codename: str, context: Context) -> schema.Source:
-    """Make the section source: repository, suite, key, pins, and the variables to name in errors."""
+    """Make the section source: where PostgreSQL's packages come from and, on a host of a fleet, that of Citus."""
+    found = _source(v, codename, context)
+    if fleet.group_of(v) == fleet.NONE or not v["citus_key"]:
+        return found
+    package = packages.EXTENSIONS[fleet.EXTENSION].package.format(major=v["postgresql_version"])
+    uri, suite = v["citus_uri"], v["citus_suite"] or codename
+    return replace(found, citus=schema.CitusSource(uri, suite, v["citus_component"], _host(uri), package))
+
+
+def _host(uri: str) -> str:
+    """Return the host of a URI as apt's pins name it."""
+    return uri.partition("://")[2].partition("/")[0].partition(":")[0]
+
+
+def _source(v: Mapping[str, Any], codename: str, context: Context) -> schema.Source:
+    """Return repository, suite, key, pins, and the variables to name in errors."""
     kind, major = v["postgresql_repository"], v["postgresql_version"]
     pinned = tuple(compatibility.pgdg_packages(major, codename))
     if kind == "mirror":
@@ -139,7 +159,7 @@ def source(v: Mapping[str, Any], codename: str, context: Context) -> schema.Sour
             "postgresql-common on the host, which contains the key",
         }
         suite = f"{codename}-pgdg{'-archive' if over else ''}"
-        pin = f'origin "{uri.partition("://")[2].partition("/")[0].partition(":")[0]}"'
+        pin = f'origin "{_host(uri)}"'
         return schema.Source(kind, uri, suite, "main", PGDG_KEY, pin, pinned, hints=hints)
     if kind == "bundle":
         hints = dict.fromkeys(("uri", "suite", "component", "key"), "postgresql_bundle to a newly made one")

@@ -17,7 +17,7 @@ from typing import Any
 
 from provision import addresses, compatibility
 from provision.distributions import by_codename
-from provision.plan import dns, names
+from provision.plan import dns, fleet, names
 from provision.plan.cluster import Cluster, DcsMember, Member, PoolerHost
 from provision.plan.context import Context, Listed, Verdict, repository_kind
 from provision.tuning import Tuning
@@ -40,6 +40,7 @@ ROUTER_IDS = 255
 EQUAL = ("max_connections", "max_worker_processes")
 """Settings that a replica must have at least as high as the primary (manual, "Hot Standby"); Patroni passes them from
 its dynamic configuration and ignores the files."""
+PRELOADED = ("shared_preload_libraries",)
 NOTICED: Mapping[str, str] = {
     "wal_retrieve_retry_interval": "500ms",  # after a switchover commits wait for a replica; the default is 5 s
     "wal_receiver_timeout": "10s",  # a primary that vanished; the default is 60 s
@@ -54,7 +55,7 @@ SAME = ("postgresql_version", "postgresql_port", "plan_profile_name", "cluster_r
 """Options that all members must share."""
 MOVING = ("balancer_address", "balancer_router_id")
 """Options that members with an address must share."""
-OPTIONS = ("cluster_enabled", "cluster_name", "cluster_address", "pgbouncer_port", *MOVING, *SAME)
+OPTIONS = ("cluster_enabled", "cluster_name", "cluster_address", "pgbouncer_port", *MOVING, *SAME, *fleet.OPTIONS)
 """Options of every host that its peers read."""
 
 
@@ -140,13 +141,14 @@ def build(
         replication_role=names.of_owner(owner, "replica"),
         rewind_role=names.of_owner(owner, "rewind"),
         common_name=common_name(owner),
-        dynamic=dynamic(profile, probe, tuning, len(ours)),
+        dynamic=dynamic(profile, probe, tuning, len(ours), joined=fleet.group_of(v) != fleet.NONE),
         watchdog=bool(probe.get("watchdog")),
         pooler=context.name if context.pooler else "",
         poolers=tuple(
             PoolerHost(each.name, each.address, int(each.values["pgbouncer_port"])) for each in poolers(context, scope)
         ),
         scopes=tuple(scopes(context)),
+        fleet=fleet.build(v, context),
     )
 
 
@@ -168,8 +170,13 @@ def synchronous(profile: Mapping[str, Any], probe: Mapping[str, Any]) -> str:
     return "on" if asked == "quorum" and patroni_major(probe) < QUORUM_SINCE else asked
 
 
-def dynamic(profile: Mapping[str, Any], probe: Mapping[str, Any], tuning: Tuning, count: int) -> Mapping[str, Any]:
-    """Return Patroni's dynamic configuration, as its REST API shows it."""
+def dynamic(
+    profile: Mapping[str, Any], probe: Mapping[str, Any], tuning: Tuning, count: int, *, joined: bool = False
+) -> Mapping[str, Any]:
+    """Return Patroni's dynamic configuration, as its REST API shows it, for a cluster of `count` members.
+
+    In a group of a fleet (`joined`) Patroni writes the preloaded libraries, and would write citus alone.
+    """
     mode = synchronous(profile, probe)
     timers = dict(TIMERS[profile["cluster"]["timers"]])
     if patroni_major(probe) < QUORUM_SINCE:
@@ -180,13 +187,13 @@ def dynamic(profile: Mapping[str, Any], probe: Mapping[str, Any], tuning: Tuning
         "failsafe_mode": True,
         "maximum_lag_on_failover": int(profile["cluster"]["maximum_lag_mb"]) * 1024 * 1024,
         "synchronous_mode": {"off": False, "on": True}.get(mode, mode),
-        "synchronous_mode_strict": mode != "off" and bool(profile["cluster"]["strict"]),
+        "synchronous_mode_strict": mode != "off" and bool(profile["cluster"]["strict"]) and count > 1,
         "synchronous_node_count": 1,
         "postgresql": {
             "use_pg_rewind": True,
             "use_slots": True,
             "parameters": {
-                **{name: texts[name] for name in EQUAL if name in texts},
+                **{name: texts[name] for name in (*EQUAL, *(PRELOADED if joined else ())) if name in texts},
                 "wal_level": texts.get("wal_level", "replica"),
                 "max_wal_senders": texts.get("max_wal_senders", str(SENDERS + count)),
                 "max_replication_slots": texts.get("max_replication_slots", str(SENDERS + count)),
@@ -204,6 +211,7 @@ def judge(
     v: Mapping[str, Any], host: Mapping[str, Any], profile: Mapping[str, Any], context: Context, verdict: Verdict
 ) -> None:
     """Refuse a cluster that could not keep its promises; warn about a weaker choice."""
+    verdict.refusals += fleet.judge(v, context)
     if not takes_part(v, context):
         return
     scope = scope_of(v, context)
@@ -283,7 +291,7 @@ def _sizes(context: Context, scope: str) -> list[str]:
     ours, dcs = members(context, scope), stores(context, scope)
     scopes = {str(each.values.get("cluster_name")) for each in context.listed if each.database}
     group = [each.name for each in context.listed if each.dcs]
-    if len(ours) < PAIR:
+    if len(ours) < PAIR and fleet.group_of(ours[0].values if ours else {}) == fleet.NONE:
         return [
             f"cluster_enabled is true and the cluster {scope} has {len(ours)} member: expected two or more hosts in "
             "the group database with cluster_enabled: true and the same cluster_name"

@@ -12,8 +12,9 @@ PREWARM_INTERVAL_S = 300  # the default; the list has some 20 bytes for each cac
 
 
 def preload(chosen: Iterable[str], added: Iterable[str] = ()) -> tuple[str, ...]:
-    """Merge the libraries of profile and user in order, without duplicates."""
-    return tuple(dict.fromkeys(name.strip() for name in (*chosen, *added) if name.strip()))
+    """Merge the libraries of profile and user in order, without duplicates; Citus must be the first."""
+    found = dict.fromkeys(name.strip() for name in (*chosen, *added) if name.strip())
+    return tuple(sorted(found, key=lambda name: name != "citus"))
 
 
 def settings(request: Request) -> list[Setting]:

@@ -174,7 +174,9 @@ def _promote(
 
 
 def confirmation(plan: Plan) -> str:
-    """Return the word that confirms a restore in place: the cluster's name, or this host's."""
+    """Return the word that confirms a restore in place: the fleet's name, the cluster's, or this host's."""
+    if plan.cluster and plan.cluster.fleet:
+        return plan.cluster.fleet.name
     return plan.cluster.scope if plan.cluster and plan.server.patroni else os.uname().nodename
 
 
@@ -187,6 +189,11 @@ def _confirm(plan: Plan, request: Request) -> None:
             f"a restore in place replaces {'every member' if plan.server.patroni else 'this host'}'s data and must be "
             "confirmed",
             where=host, seen=repr(request.confirm), allowed=f"-e restore_confirm={word}",
+        )  # fmt: skip
+    if plan.cluster and plan.cluster.fleet and not request.target.startswith("name:"):
+        raise UsageError(
+            "a fleet is restored to a restore point that every group has",
+            where=host, seen=f"target {request.target}", allowed="name:POINT, made by provision fleet point POINT",
         )  # fmt: skip
     if request.delta and request.confirm_delta != "overwrite":
         raise UsageError(

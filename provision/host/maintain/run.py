@@ -45,6 +45,11 @@ def run(plan: Plan, job: str, *, dry: bool = False, say: Say = lambda _text: Non
     begun = time.time()
     facts: dict[str, Any] = {"job": job, "when": system.stamp(begun), "outcome": "would" if dry else "done"}
     maintenance = plan.maintenance
+    if plan.worker:
+        return facts | {
+            "outcome": "skipped",
+            "why": "this host is a worker of a fleet; maintenance runs on the coordinator",
+        }
     url = url or plan.server.url(plan.access.database, plan.access.owner)
     with connect(url, application=APPLICATION, lock_timeout_ms=maintenance.lock_timeout_ms) as connection:
         row = connection.execute("SELECT pg_is_in_recovery()").fetchone()

@@ -130,10 +130,13 @@ def _parallel(
 
 
 def _one(plan: Plan, settings: Settings, name: str, limit_s: float, interrupted: Callable[[], str]) -> Result:
+    from provision.host.fleet.apply import distribute_new
+
     begun = time.monotonic()
     try:
         with login.superuser(plan) as session, login.acting(plan, session, name, limit_s=limit_s) as acting:
             report = Runner(replace(settings, url=acting.url), Narrator(), interrupted).up()
+        distribute_new(plan, name)
     except ProvisionError as error:
         why = "; ".join(line.strip() for line in str(error).splitlines())
         why = f"took longer than {limit_s:g} s; {why}" if limit_s and time.monotonic() - begun > limit_s else why

@@ -1,0 +1,162 @@
+"""`provision fleet`: groups of servers that share the tenants. On a host of the fleet, as root or postgres."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+
+import click
+
+from provision import system
+from provision.cli._echo import echo
+from provision.cli._process import noting
+from provision.cli._progress import working
+from provision.host.backup import show as sizes
+from provision.host.fleet import apply as converging
+from provision.host.fleet import move as moving
+from provision.host.fleet import nodes, points
+from provision.plan import load
+from provision.plan.schema import Plan
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+group_argument = click.argument("group", type=click.IntRange(1))
+
+
+@click.group("fleet")
+def command() -> None:
+    """Manage a fleet: groups of servers, joined by Citus, that share the tenants."""
+
+
+def _plan() -> Plan:
+    plan = load.load()
+    nodes.fleet_of(plan)
+    system.become()
+    return plan
+
+
+@command.command()
+@json_option
+def status(as_json: bool) -> None:
+    """Show the groups, their primaries, and the tenants that each holds; exit 3 if a group is missing or inactive."""
+    plan = _plan()
+    with nodes.coordinator(plan) as session:
+        groups, places = nodes.groups(session), nodes.places(session)
+    missing = sorted(set(nodes.fleet_of(plan).groups) - {each.number for each in groups if each.active})
+    if as_json:
+        values = {
+            "fleet": nodes.fleet_of(plan).name,
+            "groups": [asdict(each) for each in groups],
+            "tenants": [asdict(each) for each in places],
+            "missing": missing,
+        }
+        echo(json.dumps(values, indent=2))
+    else:
+        echo("\n".join(_lines(groups, places, missing)))
+    if missing:
+        raise SystemExit(3)
+
+
+def _lines(groups: list[nodes.Group], places: list[nodes.Place], missing: list[int]) -> list[str]:
+    rows = [("group", "primary", "state", "tenants", "size")]
+    for each in groups:
+        held = [place for place in places if place.group == each.number]
+        state = "inactive" if not each.active else "draining" if each.draining else "active"
+        role = "coordinator" if each.number == nodes.COORDINATOR else str(each.number)
+        rows.append(
+            (role, f"{each.host}:{each.port}", state, str(len(held)), sizes.size(sum(place.size for place in held)))
+        )
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    table = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+    return [*table, *(f"PROBLEM group {number} is not registered or not active" for number in missing)]
+
+
+@command.command()
+@click.option("--check", is_flag=True, help="Change nothing; report what would be done.")
+@json_option
+def apply(check: bool, as_json: bool) -> None:
+    """Wait until every group is registered, then distribute the migrated tenants; site.yml calls it."""
+    plan = _plan()
+    if converging.idle(plan):
+        echo(json.dumps({"changed": False}) if as_json else "nothing to do on this host")
+        return
+    if check:
+        with nodes.coordinator(plan) as session:
+            pending = converging.pending(session)
+        text = "\n".join(f"distribute tenant {each}" for each in pending) or "no change"
+        echo(json.dumps({"changed": bool(pending), "pending": pending}) if as_json else text)
+        return
+    done = converging.apply(plan, lambda text: echo(text, err=True))
+    if as_json:
+        echo(json.dumps({"changed": bool(done.distributed), **asdict(done)}))
+    else:
+        echo("\n".join([*(f"distributed tenant {each}" for each in done.distributed), *done.warnings]) or "no change")
+
+
+@command.command()
+@click.option("--by", type=click.Choice(moving.BY), default="size", show_default=True, help="What to even out.")
+@click.option("--yes", is_flag=True, help="Make the moves; without it, only print them.")
+@json_option
+def rebalance(by: str, yes: bool, as_json: bool) -> None:
+    """Even out the groups by moving tenants, one at a time, while they are used.
+
+    Prints the plan first. After an interruption, the same command continues.
+    """
+    _rebalance(by, yes=yes, as_json=as_json)
+
+
+@command.command()
+@group_argument
+@click.option("--undo", is_flag=True, help="Let the group receive tenants again.")
+@json_option
+def drain(group: int, undo: bool, as_json: bool) -> None:
+    """Move every tenant of a group to the others; new tenants go to the others too."""
+    plan = _plan()
+    with nodes.coordinator(plan) as session:
+        moving.set_draining(session, group, not undo)
+    if undo:
+        echo(json.dumps({"group": group, "draining": False}) if as_json else f"group {group} receives tenants again")
+        return
+    _rebalance("size", yes=True, as_json=as_json, only=group)
+
+
+@command.command()
+@group_argument
+def remove(group: int) -> None:
+    """Remove a group that holds no tenants, after its hosts have left the inventory."""
+    plan = _plan()
+    with nodes.coordinator(plan) as session:
+        moving.remove(session, group)
+    points.forget(plan, group)
+    echo(f"group {group} is removed; its hosts may be switched off")
+
+
+@command.command()
+@click.argument("name")
+@json_option
+def point(name: str, as_json: bool) -> None:
+    """Make a restore point of this NAME in every group, to which the whole fleet can be restored."""
+    plan = _plan()
+    with nodes.coordinator(plan) as session:
+        made = points.make(session, name)
+    echo(json.dumps({"name": name, "points": made}, indent=2) if as_json else f"restore point {name} in every group")
+
+
+def _rebalance(by: str, *, yes: bool, as_json: bool, only: int = 0) -> None:
+    plan, signals = _plan(), list[str]()
+    with nodes.coordinator(plan) as session:
+        places, groups = nodes.places(session), nodes.groups(session)
+        weights = nodes.load(session) if by == "load" else {each.tenant: each.size for each in places}
+        moves = [each for each in moving.plan(places, weights, groups) if not only or each.source == only]
+        done: list[moving.Move] = []
+        if yes:
+            with noting(signals.append), working("moving") as narrate:
+                done = moving.run(session, moves, lambda: bool(signals), narrate)
+    if as_json:
+        echo(json.dumps({"moves": [asdict(each) for each in moves], "done": [asdict(each) for each in done]}, indent=2))
+        return
+    for each in done if yes else moves:
+        echo(f"tenant {each.tenant}: group {each.source} -> {each.target}" + ("" if yes else " (planned)"))
+    if not moves:
+        echo("no move is needed")
+    else:
+        echo(f"{len(done)} of {len(moves)} moves made" if yes else "to make these moves, repeat the command with --yes")

@@ -1,0 +1,1 @@
+"""A fleet on its coordinator: groups, tenants spread over them, moves, restore points."""

@@ -1,0 +1,132 @@
+"""Move tenants between the groups of a fleet while they are used. Does IO, on the coordinator.
+
+A move copies the tenant by logical replication; writes wait only while Citus changes the place, at the end. Citus's
+own record says where a tenant is, so that an interrupted plan is continued by the same command.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+import psycopg
+
+from provision.database import Connection
+from provision.errors import DatabaseError, UsageError
+from provision.host.fleet import nodes
+
+BY = ("size", "load")
+
+
+@dataclass(frozen=True)
+class Move:
+    """One tenant and the groups between which it moves. `weight` is its bytes or statements."""
+
+    tenant: str
+    source: int
+    target: int
+    weight: int
+
+
+def move(session: Connection, name: str, number: int) -> float:
+    """Move a tenant to a group and return the seconds; 0 if it is there. Raises UsageError and DatabaseError."""
+    target = nodes.find(nodes.groups(session), number)
+    found = {each.tenant: each for each in nodes.places(session)}
+    if name not in found:
+        raise UsageError(
+            "this tenant is not distributed",
+            where=f"database {session.info.dbname}",
+            seen=name,
+            allowed=", ".join(found) or "there is none",
+            run="provision fleet apply",
+        )
+    if found[name].group == number:
+        return 0.0
+    begun = time.monotonic()
+    try:
+        session.execute("SELECT citus_schema_move(%s, %s, %s, 'force_logical')", (name, target.host, target.port))
+    except psycopg.Error as error:
+        raise DatabaseError(
+            f"tenant {name} was not moved; it is in group {found[name].group} as before",
+            where=f"group {number}",
+            seen=str(error).strip(),
+            run=f"provision fleet status; then: provision tenant move {name} --to {number}",
+        ) from None
+    return time.monotonic() - begun
+
+
+def plan(places: Iterable[nodes.Place], weights: Mapping[str, int], groups: Iterable[nodes.Group]) -> list[Move]:
+    """Return the moves that even out the weight of the groups, the heaviest tenants first. Pure.
+
+    A draining group gives all its tenants away. A tenant moves only if that narrows the gap between two groups.
+    """
+    workers = [each for each in groups if each.number != nodes.COORDINATOR]
+    open_ = {each.number for each in workers if not each.draining}
+    if not open_:
+        return []
+    where = {each.tenant: each.group for each in places}
+    total = dict.fromkeys((each.number for each in workers), 0)
+    for tenant, number in where.items():
+        total[number] = total.get(number, 0) + weights.get(tenant, 0)
+    moves = []
+    for tenant in sorted(where, key=lambda each: (-weights.get(each, 0), each)):
+        source, weight = where[tenant], weights.get(tenant, 0)
+        target = min(open_, key=lambda each: (total[each], each))
+        if source in open_ and (source == target or total[source] - total[target] <= weight):
+            continue
+        moves.append(Move(tenant, source, target, weight))
+        total[source] = total.get(source, 0) - weight
+        total[target] += weight
+    return moves
+
+
+def run(
+    session: Connection, moves: list[Move], interrupted: Callable[[], bool], narrate: Callable[[str], None]
+) -> list[Move]:
+    """Make the moves one at a time and return those that were made; a signal stops before the next one."""
+    done = []
+    for number, each in enumerate(moves, 1):
+        if interrupted():
+            break
+        narrate(f"{number} of {len(moves)}: tenant {each.tenant} from group {each.source} to {each.target}")
+        move(session, each.tenant, each.target)
+        done.append(each)
+    return done
+
+
+def set_draining(session: Connection, number: int, draining: bool) -> bool:
+    """Say whether a group receives tenants; False if it is so already. Raises UsageError."""
+    group = nodes.find(nodes.groups(session), number)
+    if group.draining == draining:
+        return False
+    session.execute(
+        "SELECT citus_set_node_property(%s, %s, 'shouldhaveshards', %s)", (group.host, group.port, not draining)
+    )
+    return True
+
+
+def remove(session: Connection, number: int) -> None:
+    """Remove a group that holds no tenants from the fleet. Raises UsageError and DatabaseError."""
+    group = nodes.find(nodes.groups(session), number)
+    held = [each.tenant for each in nodes.places(session) if each.group == number]
+    if held:
+        raise UsageError(
+            f"group {number} holds tenants",
+            seen=", ".join(held[:5]) + (f" and {len(held) - 5} more" if len(held) > 5 else ""),
+            allowed="an empty group",
+            run=f"provision fleet drain {number}",
+        )
+    rows = session.execute(
+        "SELECT nodename, nodeport FROM pg_dist_node WHERE groupid = %s ORDER BY noderole = 'primary'", (number,)
+    ).fetchall()
+    try:
+        for host, port in rows:
+            session.execute("SELECT citus_remove_node(%s, %s)", (host, port))
+    except psycopg.Error as error:
+        raise DatabaseError(
+            f"group {number} was not removed",
+            where=f"{group.host}:{group.port}",
+            seen=str(error).strip(),
+            run=f"provision fleet remove {number}",
+        ) from None

@@ -1,0 +1,124 @@
+"""What the coordinator knows of its fleet: the groups, and where each tenant is. Reads Citus's catalogue.
+
+Source: Citus's documentation ("Metadata Tables Reference").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from provision.database import Connection, refuse_read_only
+from provision.errors import UsageError
+from provision.host.tenants import login
+from provision.plan.cluster import Fleet
+from provision.plan.schema import Plan
+
+COORDINATOR = 0
+_GROUPS = """
+SELECT groupid, nodeid, nodename, nodeport, isactive AND (metadatasynced OR groupid = 0), shouldhaveshards
+FROM pg_dist_node WHERE noderole = 'primary' ORDER BY groupid
+"""
+_PLACES = """
+SELECT n.nspname::text, coalesce(min(p.groupid), -1)::int, coalesce(sum(z.size), 0)::bigint
+FROM pg_dist_schema d JOIN pg_namespace n ON n.oid = d.schemaid
+LEFT JOIN pg_dist_partition t ON t.colocationid = d.colocationid
+LEFT JOIN pg_dist_shard s ON s.logicalrelid = t.logicalrelid
+LEFT JOIN pg_dist_placement p ON p.shardid = s.shardid
+LEFT JOIN citus_shard_sizes() z ON z.shard_id = s.shardid
+GROUP BY 1 ORDER BY 1
+"""
+_LOAD = """
+SELECT n.nspname::text, sum(t.read_count_in_this_period + t.read_count_in_last_period)::bigint
+FROM citus_stat_tenants t JOIN pg_dist_schema d ON d.colocationid = t.colocation_id
+JOIN pg_namespace n ON n.oid = d.schemaid GROUP BY 1
+"""
+
+
+@dataclass(frozen=True)
+class Group:
+    """A registered group. `host` and `port` are its primary's; `draining` receives no tenants."""
+
+    number: int
+    node: int
+    """Citus's id of the primary."""
+    host: str
+    port: int
+    active: bool
+    draining: bool
+
+
+@dataclass(frozen=True)
+class Place:
+    """A distributed tenant: the group that holds it, and its bytes with indexes."""
+
+    tenant: str
+    group: int
+    size: int
+
+
+def fleet_of(plan: Plan) -> Fleet:
+    """Return the plan's fleet. Raises UsageError on a host outside fleets."""
+    if plan.cluster is None or plan.cluster.fleet is None:
+        raise UsageError(
+            "this host is not part of a fleet",
+            where=plan.name,
+            seen="no fleet_group in its plan",
+            allowed="a host with fleet_group of 0 or more",
+            run=plan.site(every=True),
+        )
+    return plan.cluster.fleet
+
+
+@contextmanager
+def coordinator(plan: Plan) -> Iterator[Connection]:
+    """Yield a superuser session on the coordinator's primary. Raises UsageError and HostError on another host."""
+    fleet = fleet_of(plan)
+    if fleet.worker:
+        hosts = ", ".join(each.name for each in fleet.nodes if each.group == COORDINATOR)
+        raise UsageError(
+            "this host is a worker of the fleet",
+            where=plan.name,
+            seen=f"group {fleet.group}",
+            allowed=f"the primary of group {COORDINATOR}",
+            run=f"the same command on {hosts}",
+        )
+    with login.superuser(plan) as session:
+        refuse_read_only(session)
+        yield session
+
+
+def groups(session: Connection) -> list[Group]:
+    """Return the registered groups by number."""
+    rows: list[tuple[Any, ...]] = session.execute(_GROUPS.encode()).fetchall()
+    return [
+        Group(int(number), int(node), str(host), int(port), bool(active), not shards and number != COORDINATOR)
+        for number, node, host, port, active, shards in rows
+    ]
+
+
+def places(session: Connection) -> list[Place]:
+    """Return every distributed tenant by name."""
+    rows: list[tuple[Any, ...]] = session.execute(_PLACES.encode()).fetchall()
+    return [Place(str(name), int(group), int(size)) for name, group, size in rows]
+
+
+def load(session: Connection) -> dict[str, int]:
+    """Return the statements of each tenant in the last one to two minutes (citus_stat_tenants)."""
+    rows: list[tuple[Any, ...]] = session.execute(_LOAD.encode()).fetchall()
+    return {str(name): int(number) for name, number in rows}
+
+
+def find(found: list[Group], number: int) -> Group:
+    """Return a registered worker group. Raises UsageError."""
+    for each in found:
+        if each.number == number and number != COORDINATOR:
+            return each
+    raise UsageError(
+        "there is no such worker group",
+        seen=f"group {number}",
+        allowed=", ".join(str(each.number) for each in found if each.number != COORDINATOR) or "none is registered",
+        run="provision fleet status",
+    )
