@@ -130,6 +130,10 @@ test-pg14: .venv/.tests ## Test the default versions, PostgreSQL 14 and pgvector
 test-majors: .venv/.tests ## Test upgrades from 14 to 17 and from 17 to 18 on hosts (docs/test-pg14.md; 20 minutes)
 	$(BIN)/pytest -rP tests/majors
 
+.PHONY: test-fleet
+test-fleet: .venv/.tests ## Test a fleet of five hosts with Citus (docs/fleet.md; needs a package source of Citus)
+	$(BIN)/pytest -rP tests/fleet
+
 # Packages for a libvirt machine and for building its box. MINION_OS selects the release.
 VAGRANT_LIBVIRT := vagrant vagrant-libvirt libvirt-daemon-system libvirt-clients qemu-system-x86 qemu-utils dnsmasq-base \
 	mmdebstrap extlinux fdisk syslinux-common openssh-client postgresql-client

@@ -37,7 +37,10 @@ def _plan() -> Plan:
 @command.command()
 @json_option
 def status(as_json: bool) -> None:
-    """Show the groups, their primaries, and the tenants that each holds; exit 3 if a group is missing or inactive."""
+    """Show the groups and their tenants.
+
+    Exits with 3 if a group is missing or inactive.
+    """
     plan = _plan()
     with nodes.coordinator(plan) as session:
         groups, places = nodes.groups(session), nodes.places(session)
@@ -121,13 +124,14 @@ def drain(group: int, undo: bool, as_json: bool) -> None:
 
 @command.command()
 @group_argument
-def remove(group: int) -> None:
+@json_option
+def remove(group: int, as_json: bool) -> None:
     """Remove a group that holds no tenants, after its hosts have left the inventory."""
     plan = _plan()
     with nodes.coordinator(plan) as session:
         moving.remove(session, group)
     points.forget(plan, group)
-    echo(f"group {group} is removed; its hosts may be switched off")
+    echo(json.dumps({"group": group, "removed": True}) if as_json else f"group {group} is removed")
 
 
 @command.command()

@@ -1,6 +1,6 @@
 """Judge and build what a fleet adds to its hosts: several clusters, its groups, that Citus joins. Pure.
 
-`fleet_group` gives a host its group: 0 is the coordinator, 1 and more are workers, which hold tenants. Each group is a
+`citus_group` gives a host its group: 0 is the coordinator, 1 and more are workers, which hold tenants. Each group is a
 cluster of its own, named NAME/GROUP, which is also where Patroni keeps it in etcd; so what holds for a cluster holds
 for a group. `applied` and `scoped` give a host, and the others, the options that follow from its group.
 
@@ -18,7 +18,7 @@ from provision.plan.cluster import Fleet, Node
 from provision.plan.context import Context, Listed, repository_kind
 
 NONE = -1
-"""fleet_group of a host outside fleets."""
+"""citus_group of a host outside fleets."""
 COORDINATOR = 0
 EXTENSION = "citus"
 MAPS_TO_ALL_SINCE = 16
@@ -38,13 +38,13 @@ FIXED = ("wal_level", "auto_explain.log_analyze")
 SAME = ("postgresql_version", "database_owner", "database_name", "tls_enabled", "pgvector_version",
         "pgvector_install_method")  # fmt: skip
 """Options that all hosts of a fleet must share."""
-OPTIONS = ("fleet_group", "backup_stanza", *SAME)
+OPTIONS = ("citus_group", "backup_stanza", *SAME)
 """Options of every host that the others read."""
 
 
 def group_of(values: Mapping[str, Any]) -> int:
     """Return a host's group, NONE outside fleets."""
-    return int(values.get("fleet_group", NONE))
+    return int(values.get("citus_group", NONE))
 
 
 def scoped(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -126,15 +126,15 @@ def judge(v: Mapping[str, Any], given: Context) -> Iterable[str]:
     if group == NONE:
         return
     if group < NONE:
-        yield f"fleet_group is {group}: expected 0 for the coordinator, 1 or more for a worker, -1 outside a fleet"
+        yield f"citus_group is {group}: expected 0 for the coordinator, 1 or more for a worker, -1 outside a fleet"
         return
     if not v["cluster_enabled"]:
-        yield "fleet_group is set and cluster_enabled is false: each group is a cluster; set cluster_enabled to true"
+        yield "citus_group is set and cluster_enabled is false: each group is a cluster; set cluster_enabled to true"
         return
     major = v["postgresql_version"]
     if major < MAPS_TO_ALL_SINCE:
         yield (
-            f"fleet_group is set and postgresql_version is {major}: expected {MAPS_TO_ALL_SINCE} or newer, whose "
+            f"citus_group is set and postgresql_version is {major}: expected {MAPS_TO_ALL_SINCE} or newer, whose "
             "pg_ident.conf can map the certificate of a node to every role"
         )
     elif problem := compatibility.citus_problem(major):
@@ -148,10 +148,11 @@ def judge(v: Mapping[str, Any], given: Context) -> Iterable[str]:
     prepared = v["postgresql_settings"]["max_prepared_transactions"]
     if str(prepared.get("value") if isinstance(prepared, Mapping) else prepared) == "0":
         yield "postgresql_settings.max_prepared_transactions is 0: expected more, because nodes prepare transactions"
+    source = v["citus_source"]
     if v["postgresql_repository"] == "bundle":
-        yield "postgresql_repository is bundle: a bundle has no package of Citus; use another one with citus_uri"
-    elif v["postgresql_repository"] != "mirror" and not (v["citus_uri"] and v["citus_key"]):
-        yield "citus_key is empty: set it to the file with the public key of citus_uri, Citus's package source"
+        yield "postgresql_repository is bundle, which has no package of Citus: set it to pgdg, mirror or distribution"
+    elif (source or v["postgresql_repository"] != "mirror") and not (source.get("uri") and source.get("key")):
+        yield "citus_source is incomplete: set uri and key of a package source that has Citus"
     yield from _groups(v, given)
 
 
@@ -162,8 +163,8 @@ def _groups(v: Mapping[str, Any], given: Context) -> Iterable[str]:
         yield f"the fleet {name_of(v)} has the groups {', '.join(map(str, groups))}: expected a host of group 0"
     elif len(groups) == 1:
         yield (
-            f"the fleet {name_of(v)} has group 0 alone: expected a worker; set fleet_group: 1 for a host, or remove "
-            "fleet_group"
+            f"the fleet {name_of(v)} has group 0 alone: expected a worker; set citus_group: 1 for a host, or remove "
+            "citus_group"
         )
     for option in SAME:
         others = {each.name: each.values.get(option) for _, each in found if each.values.get(option) != v[option]}

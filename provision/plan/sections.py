@@ -118,11 +118,13 @@ def _member_logins(cluster: Cluster | None) -> list[schema.Ident]:
 def source(v: Mapping[str, Any], codename: str, context: Context) -> schema.Source:
     """Make the section source: where PostgreSQL's packages come from and, on a host of a fleet, that of Citus."""
     found = _source(v, codename, context)
-    if fleet.group_of(v) == fleet.NONE or not v["citus_key"]:
+    given = v["citus_source"]
+    if fleet.group_of(v) == fleet.NONE or not given:
         return found
     package = packages.EXTENSIONS[fleet.EXTENSION].package.format(major=v["postgresql_version"])
-    uri, suite = v["citus_uri"], v["citus_suite"] or codename
-    return replace(found, citus=schema.CitusSource(uri, suite, v["citus_component"], _host(uri), package))
+    suite, component = given.get("suite") or codename, given.get("component") or "main"
+    theirs = schema.CitusSource(str(given.get("uri")), suite, component, _host(str(given.get("uri"))), package)
+    return replace(found, citus=theirs)
 
 
 def _host(uri: str) -> str:

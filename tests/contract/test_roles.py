@@ -22,7 +22,7 @@ OWN_PREFIXES = {"operate": ("backup_type", "restore_", "switchover_"), "patroni"
 SHARED = {
     "verify": {"database_credentials"},  # the owner's password, to log in as a client does: no plan holds a secret
     "pgbouncer": {"database_credentials"},  # passwords of the roles with a pool, to prove that each can log in
-    "packages": {"postgresql_mirror_key"},  # a path on the controller, of which the plan keeps the host's copy alone
+    "packages": {"postgresql_mirror_key", "citus_source"},  # paths on the controller; the plan keeps the host's copy
     "adopt": {"cluster_name"},  # the server's setting of that name, not the variable
     "etcd": {"cluster_passphrase"},  # passwords of etcd's users; no plan holds a secret
     "pgvector": {"packages_lock_timeout"},  # removes the packages of its build itself
@@ -30,7 +30,7 @@ SHARED = {
 """Variables of another role that a role reads, with the reason."""
 PLAYBOOK_ROLES = ("operate", "upgrade", "update")
 """Roles whose variables are given with -e for one run, not in an inventory."""
-MOST_OPTIONS = 145
+MOST_OPTIONS = 146
 LONGEST_NAME = 70
 TASKS = ("block", "rescue", "always")
 KEYWORDS = {

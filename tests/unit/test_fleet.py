@@ -14,20 +14,20 @@ from provision.plan.cluster import Cluster
 from provision.plan.context import Listed
 from tests import topologies
 
-KEY = {"citus_key": "/etc/citus.asc"}
+SOURCE = {"citus_source": {"uri": "http://192.0.2.9/citus", "key": "/etc/citus.asc"}}
 GROUPS = {"db1": 0, "db2": 1, "db3": 1, "db4": 2}
 
 
 def inventory(given: dict[str, Any] | None = None, groups: dict[str, int] | None = None) -> tuple[Listed, ...]:
     """Return four database hosts, three of which run etcd, with their groups."""
     groups = groups or GROUPS
-    hosts = topologies.listed({**KEY, **(given or {})}, dcs=("db1", "db2", "db3"), count=len(groups))
-    return tuple(replace(each, values={**each.values, "fleet_group": groups[each.name]}) for each in hosts)
+    hosts = topologies.listed({**SOURCE, **(given or {})}, dcs=("db1", "db2", "db3"), count=len(groups))
+    return tuple(replace(each, values={**each.values, "citus_group": groups[each.name]}) for each in hosts)
 
 
 def built(name: str, given: dict[str, Any] | None = None, groups: dict[str, int] | None = None) -> Any:
     groups = groups or GROUPS
-    own = {**KEY, "fleet_group": groups[name], **(given or {})}
+    own = {**SOURCE, "citus_group": groups[name], **(given or {})}
     return topologies.built(name, own, hosts=inventory(given, groups))
 
 
@@ -96,7 +96,7 @@ def test_backups_of_a_worker_have_a_stanza_of_their_own() -> None:
         ({"postgresql_settings": {"auto_explain.log_analyze": True}}, None, "auto_explain.log_analyze is on: expected"),
         ({"postgresql_settings": {"wal_level": "replica"}}, None, "wal_level is replica: expected logical"),
         ({"postgresql_settings": {"max_prepared_transactions": 0}}, None, "max_prepared_transactions is 0"),
-        ({"citus_key": ""}, None, "citus_key is empty"),
+        ({"citus_source": {}}, None, "citus_source is incomplete"),
         ({}, {"db1": 1, "db2": 1, "db3": 2}, "expected a host of group 0"),
         ({}, {"db1": 0, "db2": 0, "db3": 0}, "has group 0 alone: expected a worker"),
         ({"cluster_enabled": False}, None, "cluster_enabled is false: each group is a cluster"),

@@ -31,7 +31,7 @@ LEFT JOIN citus_shard_sizes() z ON z.shard_id = s.shardid
 GROUP BY 1 ORDER BY 1
 """
 _LOAD = """
-SELECT n.nspname::text, sum(t.read_count_in_this_period + t.read_count_in_last_period)::bigint
+SELECT n.nspname::text, sum(t.query_count_in_this_period + t.query_count_in_last_period)::bigint
 FROM citus_stat_tenants t JOIN pg_dist_schema d ON d.colocationid = t.colocation_id
 JOIN pg_namespace n ON n.oid = d.schemaid GROUP BY 1
 """
@@ -65,8 +65,8 @@ def fleet_of(plan: Plan) -> Fleet:
         raise UsageError(
             "this host is not part of a fleet",
             where=plan.name,
-            seen="no fleet_group in its plan",
-            allowed="a host with fleet_group of 0 or more",
+            seen="no citus_group in its plan",
+            allowed="a host with citus_group of 0 or more",
             run=plan.site(every=True),
         )
     return plan.cluster.fleet

@@ -1,0 +1,1 @@
+"""Tests of a fleet on hosts: they need a package of Citus (docs/fleet.md) and run with `make test-fleet`."""

@@ -1,0 +1,93 @@
+"""The hosts of a fleet: a coordinator and two workers of two members each, with etcd on three of them. Does IO."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.pairs import DISTRIBUTION
+from tests.sandboxes import Host, Hosts
+from tests.system.playbooks import Run
+from tests.system.test_cluster import Members, gathered
+
+NEEDED = {
+    "PROVISION_CITUS_URI": "a package source that has postgresql-17-citus-14.0, as sandbox hosts reach it",
+    "PROVISION_CITUS_KEY": "path of the source's public key",
+}
+GROUPS = {"db1": 0, "db2": 1, "db3": 1, "db4": 2, "db5": 2}
+DCS = ("db1", "db2", "db4")
+KEEPER = "keeper"
+EVERY = (*GROUPS, KEEPER)
+
+
+def require() -> None:
+    """Refuse to begin without the variables: to skip would look like success. Raises pytest.UsageError."""
+    missing = [f"  {name}: {meaning}" for name, meaning in NEEDED.items() if not os.environ.get(name)]
+    if missing:
+        raise pytest.UsageError("\n".join(["set these environment variables (docs/fleet.md):", *missing]))
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """The hosts by name, and the file of variables that each run gets."""
+
+    members: Members
+    given: Path
+
+    @property
+    def hosts(self) -> dict[str, Host]:
+        return self.members.hosts
+
+    def site(self, *arguments: str, playbook: str = "site.yml", without: tuple[str, ...] = ()) -> Run:
+        """Run a playbook for the whole fleet."""
+        return self.members.play("-e", f"@{self.given}", *arguments, playbook=playbook, without=without)
+
+    def primary(self, group: int) -> str:
+        """Return the name of a group's primary, "" while there is none."""
+        rows = self.members.view()
+        return next(
+            (str(each["Member"]) for each in rows if each["Role"] == "Leader" and int(each["Group"]) == group), ""
+        )
+
+    def run(self, command: str, group: int = 0) -> str:
+        """Run a command that must succeed on a group's primary and return what it printed."""
+        done = self.hosts[self.primary(group)].run(command)
+        assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
+        return str(done.stdout)
+
+    def sql(self, query: str, group: int = 0) -> str:
+        """Ask the database of a group's primary as the superuser."""
+        return self.members.sql(self.primary(group), query)
+
+
+def made(sandbox: Hosts, folder: Path, groups: dict[str, int]) -> Fleet:
+    """Create the hosts and the files of the inventory; converges nothing."""
+    hosts = {name: sandbox.up(name, os="debian13") for name in groups}
+    sandbox.up(KEEPER, group="backup", os="debian13")
+    members = gathered(hosts, folder)
+    members.configure(cluster=True)
+    inventory = members.environment / "hosts.yml"
+    tree: dict[str, Any] = yaml.safe_load(inventory.read_text())
+    tree["all"]["children"]["dcs"]["hosts"] = {name: {} for name in DCS if name in groups}
+    inventory.write_text(yaml.safe_dump(tree))
+    (members.environment / "host_vars").mkdir()
+    for name, group in groups.items():
+        (members.environment / f"host_vars/{name}.yml").write_text(f"citus_group: {group}\n")
+    given = folder / "given.yml"
+    given.write_text(
+        yaml.safe_dump(
+            {
+                **DISTRIBUTION,
+                "citus_source": {
+                    "uri": os.environ["PROVISION_CITUS_URI"],
+                    "key": str(Path(os.environ["PROVISION_CITUS_KEY"]).resolve()),
+                },
+            }
+        )
+    )
+    return Fleet(members, given)
