@@ -60,6 +60,10 @@ UNSEEN = {
 }
 
 
+_SCHEMA = """
+SELECT v.schema::text FROM pg_available_extensions a JOIN pg_available_extension_versions v
+ON v.name = a.name AND v.version = a.default_version WHERE a.name = %s AND v.schema IS NOT NULL
+"""
 _LACKING = """
 SELECT w.privilege_type FROM (
     SELECT 'd'::"char" AS kind, datname AS name, datdba AS owner, datacl AS acl FROM pg_database
@@ -300,7 +304,9 @@ class Access:
         for name in names:
             mine = sql.Identifier(name)
             if name not in found:
-                self.change(f"extension {name}", sql.SQL("CREATE EXTENSION {} SCHEMA public").format(mine))
+                fixed = self.ask(_SCHEMA, name)  # some, such as citus, can only be in the schema that they name
+                place = sql.Identifier(fixed[0][0] if fixed else SHARED)
+                self.change(f"extension {name}", sql.SQL("CREATE EXTENSION {} SCHEMA {}").format(mine, place))
             elif name in newest and found[name][0] != found[name][1]:
                 old, new = found[name]
                 self.change(f"extension {name}: {old} -> {new}", sql.SQL("ALTER EXTENSION {} UPDATE").format(mine))
