@@ -109,7 +109,7 @@ def list_(as_json: bool) -> None:
     if as_json:
         echo(json.dumps({"database": plan.access.database, "tenants": [each.values() for each in found]}, indent=2))
         return
-    rows = [("tenant", "version", "size", "rows", "vectors", "sessions", "last use", "state")]
+    rows: list[tuple[str, ...]] = [("tenant", "version", "size", "rows", "vectors", "sessions", "last use", "state")]
     rows += [
         (
             each.name, each.version, sizes.size(each.size), str(each.rows), str(each.vectors), str(each.sessions),
@@ -117,6 +117,9 @@ def list_(as_json: bool) -> None:
         )
         for each in found
     ]  # fmt: skip
+    if any(each.group is not None for each in found):
+        groups = ["-" if each.group is None else str(each.group) for each in found]
+        rows = [(*row, group) for row, group in zip(rows, ["group", *groups], strict=True)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     echo("\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows))
 

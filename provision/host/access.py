@@ -546,7 +546,7 @@ def converge(server: str, expected: Mapping[str, Any], *, plan: bool = False) ->
                     connection.execute("RESET citus.enable_ddl_propagation")
                 for tenant in sorted({*found, *declared}) if name == main and fleet != WORKER else ():
                     tenants.schema(access, tenant, declared.get(tenant) or tenants.present(access, tenant))
-                if found and name == main:
+                if (found or fleet) and name == main:
                     tenants.statistics(access, users)
             changes += access.changes
         with _session(server, "postgres", fleet) as connection:

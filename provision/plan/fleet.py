@@ -31,6 +31,8 @@ SETTINGS: Mapping[str, tuple[Any, str]] = {
     "auto_explain.log_analyze": (False, "INSERT ... SELECT fails with it on a node with Citus"),
     "citus.enable_unsafe_triggers": (True, "tables with triggers can be distributed: those of a tenant share one node"),
     "citus.enable_schema_based_sharding": (False, "a tenant is migrated first, then distributed"),
+    # Citus's filter for other programs breaks outer joins of pg_class, such as that of \d.
+    "citus.show_shards_for_app_name_prefixes": ("psql", "psql shows shards, and its \\d works"),
     "citus.stat_tenants_track": ("all", "load by tenant, for provision fleet rebalance --by load"),
 }
 """Settings of every node, with the reason. The first three must not be set to another value."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,6 +60,36 @@ class Fleet:
         done = self.hosts[self.primary(group)].run(command)
         assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
         return str(done.stdout)
+
+    def complete(self) -> bool:
+        """Return whether every member runs, the replicas stream, and the coordinator has every group."""
+        rows = self.members.view()
+        states = {str(each["Member"]): str(each["State"]) for each in rows}
+        leaders = [each for each in rows if each["Role"] == "Leader"]
+        fine = set(states) == set(GROUPS) and set(states.values()) <= {"running", "streaming"}
+        if not fine or len(leaders) != len(set(GROUPS.values())):
+            return False
+        return self.hosts[self.primary(0)].run("provision fleet status").returncode == 0
+
+    def tenant(self, name: str) -> str:
+        """Create a tenant, and return the password of its application's role."""
+        made = json.loads(self.run(f"provision tenant add {name} --json"))
+        return next(str(each["password"]) for each in made["logins"] if each["role"] == f"{name}_app")
+
+    def places(self) -> dict[str, int]:
+        """Return the group of each tenant."""
+        return {
+            each["tenant"]: each["group"] for each in json.loads(self.run("provision fleet status --json"))["tenants"]
+        }
+
+    def url(self, tenant: str, password: str, *names: str, port: int = 6432) -> str:
+        """Return the URL of a tenant's application through some hosts, the coordinator's by default."""
+        address = ",".join(f"{self.hosts[name].address}:{port}" for name in names or (self.primary(0),))
+        authority = self.members.environment / "tls/ca.crt"
+        return (
+            f"postgresql://{tenant}_app:{password}@{address}/minion?sslmode=verify-full&sslrootcert={authority}"
+            "&connect_timeout=3"
+        )
 
     def sql(self, query: str, group: int = 0) -> str:
         """Ask the database of a group's primary as the superuser."""

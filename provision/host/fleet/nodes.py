@@ -5,6 +5,7 @@ Source: Citus's documentation ("Metadata Tables Reference").
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,6 +31,15 @@ LEFT JOIN pg_dist_placement p ON p.shardid = s.shardid
 LEFT JOIN citus_shard_sizes() z ON z.shard_id = s.shardid
 GROUP BY 1 ORDER BY 1
 """
+_COUNTS = "SELECT result FROM run_command_on_workers(%s) WHERE success"
+_COUNT = """
+SELECT coalesce(json_object_agg(name, json_build_array(rows, memories)), '{}') FROM (
+    SELECT n.nspname AS name, coalesce(sum(pg_stat_get_live_tuples(c.oid)), 0)::bigint AS rows,
+        coalesce(sum(pg_stat_get_live_tuples(c.oid)) FILTER (WHERE c.relname ~ '^memories_[0-9]+$'), 0)::bigint
+            AS memories
+    FROM pg_dist_schema d JOIN pg_namespace n ON n.oid = d.schemaid JOIN pg_class c ON c.relnamespace = n.oid
+    WHERE c.relkind = 'r' GROUP BY 1) counted
+"""
 _LOAD = """
 SELECT n.nspname::text, sum(t.query_count_in_this_period + t.query_count_in_last_period)::bigint
 FROM citus_stat_tenants t JOIN pg_dist_schema d ON d.colocationid = t.colocation_id
@@ -52,11 +62,13 @@ class Group:
 
 @dataclass(frozen=True)
 class Place:
-    """A distributed tenant: the group that holds it, and its bytes with indexes."""
+    """A distributed tenant: the group that holds it, its bytes with indexes, and estimates of its rows."""
 
     tenant: str
     group: int
     size: int
+    rows: int = 0
+    memories: int = 0
 
 
 def fleet_of(plan: Plan) -> Fleet:
@@ -102,7 +114,10 @@ def groups(session: Connection) -> list[Group]:
 def places(session: Connection) -> list[Place]:
     """Return every distributed tenant by name."""
     rows: list[tuple[Any, ...]] = session.execute(_PLACES.encode()).fetchall()
-    return [Place(str(name), int(group), int(size)) for name, group, size in rows]
+    counted: dict[str, list[int]] = {}
+    for (text,) in session.execute(_COUNTS, (_COUNT,)) if rows else ():
+        counted |= json.loads(str(text))
+    return [Place(str(name), int(group), int(size), *counted.get(str(name), (0, 0))) for name, group, size in rows]
 
 
 def load(session: Connection) -> dict[str, int]:

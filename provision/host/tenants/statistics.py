@@ -6,7 +6,7 @@ own tables, as the tenant.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +64,8 @@ class Statistics:
     vectors: int
     sessions: int
     last_use: str | None
+    group: int | None = None
+    """Of a fleet: the group that holds the tenant, None while it is not distributed."""
 
     def values(self) -> dict[str, Any]:
         """Return plain values, for JSON."""
@@ -94,7 +96,22 @@ def read(session: Connection) -> list[Statistics]:
                 each.name, state, version, size, tables, rows, vectors, used.get(each.name, 0), last.get(each.name)
             )
         )
-    return result
+    return _placed(session, result)
+
+
+def _placed(session: Connection, found: list[Statistics]) -> list[Statistics]:
+    """Replace what the coordinator of a fleet does not know itself: size and rows are those of the tenant's group."""
+    if session.execute("SELECT to_regclass('pg_catalog.pg_dist_schema') IS NULL").fetchone() == (True,):
+        return found
+    from provision.host.fleet import nodes
+
+    places = {each.tenant: each for each in nodes.places(session)}
+    return [
+        replace(each, group=place.group, size=place.size, rows=place.rows, vectors=place.memories)
+        if (place := places.get(each.name))
+        else each
+        for each in found
+    ]
 
 
 def _version(session: Connection, name: str) -> str:

@@ -1,0 +1,29 @@
+"""One fleet for all tests of the folder: they run in order, and each leaves a complete fleet behind."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.fleet import hosts
+from tests.fleet.hosts import EVERY, GROUPS, Fleet
+from tests.sandboxes import Hosts
+from tests.system.test_cluster import until
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Name the variables that are missing."""
+    if session.items:
+        hosts.require()
+
+
+@pytest.fixture(scope="session")
+def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    with Hosts.made(tmp_path_factory.mktemp("fleet")) as sandbox:
+        found = hosts.made(sandbox, tmp_path_factory.mktemp("environment"), GROUPS)
+        run = found.site()
+        assert run.code == 0, run.output
+        assert {name: row.failed for name, row in run.recap.items()} == dict.fromkeys(EVERY, 0)
+        assert until(found.complete, 60), found.members.view()
+        yield found

@@ -1,0 +1,255 @@
+"""A fleet of a coordinator and two workers with two members each: converged, used, moved, killed, restored."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+
+import psycopg
+import pytest
+
+from tests.fleet.hosts import EVERY, GROUPS, Fleet
+from tests.ledger import CREATE, Account, Ledger
+from tests.system.test_cluster import FAILOVER_S, until
+
+TENANTS = tuple(f"t{number:02}" for number in range(20))
+passwords: dict[str, str] = {}
+"""Of each tenant's application; filled by the first test that needs tenants."""
+
+
+@pytest.fixture
+def tenants(fleet: Fleet) -> dict[str, str]:
+    """Twenty tenants, made once; each has a table for the ledger."""
+    for name in TENANTS:
+        if name not in passwords:
+            passwords[name] = fleet.tenant(name)
+            fleet.sql(
+                f"SET search_path = {name}, public; SET ROLE {name}; {CREATE};"
+                f" GRANT INSERT, SELECT ON ledger TO {name}_app"
+            )
+    return passwords
+
+
+def writing(fleet: Fleet, tenants: dict[str, str], names: Sequence[str], *through: str) -> Ledger:
+    """Return a ledger whose writers are the applications of some tenants."""
+    return Ledger({name: fleet.url(name, tenants[name], *through) for name in names})
+
+
+def account(fleet: Fleet, ledger: Ledger, tenants: dict[str, str]) -> list[Account]:
+    """Count what is left of the rows of each writer in its tenant, and print it."""
+    found = []
+    for writer in ledger.writers:
+        own = Ledger({writer.name: writer.url}, [writer], ledger.ended)
+        found += own.accounts(fleet.url(writer.name, tenants[writer.name], port=5432))
+    print(*found, sep="\n")
+    return found
+
+
+def unchanged(fleet: Fleet) -> None:
+    run = fleet.site()
+    assert run.code == 0, run.output
+    assert {name: row.changed for name, row in run.recap.items()} == dict.fromkeys(EVERY, 0), run.output
+
+
+def test_second_run_changes_nothing(fleet: Fleet) -> None:
+    unchanged(fleet)
+    check = fleet.site("--check", "--diff")
+    assert check.code == 0, check.output
+    assert {name: row.changed for name, row in check.recap.items()} == dict.fromkeys(EVERY, 0), check.output
+
+
+def test_doctor_finds_nothing_critical(fleet: Fleet) -> None:
+    for name in GROUPS:
+        done = fleet.hosts[name].run("provision doctor --json")
+        critical = [row for row in json.loads(done.stdout)["findings"] if row["severity"] == "critical"]
+        assert critical == [], name
+
+
+@pytest.mark.usefixtures("tenants")
+def test_tenants_are_spread_and_stay_so(fleet: Fleet) -> None:
+    places = fleet.places()
+    assert set(places) == set(TENANTS)
+    assert {1, 2} == set(places.values())
+    listed = json.loads(fleet.run("provision tenant list --json"))["tenants"]
+    assert {each["name"]: each["group"] for each in listed} == places
+    assert all(each["size"] > 0 for each in listed)
+    unchanged(fleet)
+    assert fleet.places() == places
+
+
+def test_nodes_log_in_with_certificates_and_nobody_is_trusted(fleet: Fleet, tenants: dict[str, str]) -> None:
+    with psycopg.connect(fleet.url("t00", tenants["t00"])) as session:
+        session.execute("SELECT count(*) FROM agents")
+        group = fleet.places()["t00"]
+        inside = (
+            "FROM pg_stat_ssl s JOIN pg_stat_activity a USING (pid) WHERE a.application_name LIKE 'citus_internal%'"
+        )
+        seen = fleet.sql(
+            f"SELECT count(*) > 0, bool_and(s.ssl), bool_and(s.client_dn LIKE '%minion_member%') {inside}", group
+        )
+    assert seen == "t|t|t"
+    for group in (0, 1, 2):
+        assert fleet.sql("SELECT count(*) FROM pg_hba_file_rules WHERE auth_method = 'trust'", group) == "0"
+
+
+def test_tenant_reads_nothing_of_another_on_any_node(fleet: Fleet, tenants: dict[str, str]) -> None:
+    fleet.sql("INSERT INTO t01.agents (name) VALUES ('secret of t01')")
+    assert fleet.sql("SELECT count(*) FROM t01.agents") == "1"
+    for name in (fleet.primary(0), fleet.primary(1), fleet.primary(2)):
+        for port in (5432, 6432):
+            with psycopg.connect(fleet.url("t00", tenants["t00"], name, port=port), autocommit=True) as session:
+                for query in (
+                    "SELECT * FROM t01.agents",
+                    "SELECT run_command_on_workers('SELECT name FROM t01.agents LIMIT 1')",
+                    "SELECT * FROM public.agents",
+                    "SELECT * FROM pg_dist_authinfo",
+                    "SELECT * FROM pg_stat_statements",
+                    "SELECT citus_remove_node('192.0.2.1', 5432)",
+                    "SELECT citus_schema_undistribute('t01')",
+                ):
+                    try:
+                        rows = session.execute(query.encode()).fetchall()
+                    except psycopg.Error:
+                        continue
+                    assert all("secret of t01" not in str(row) for row in rows), (name, query, rows)
+                    assert all("permission denied" in str(row) or "does not exist" in str(row) for row in rows), (
+                        query,
+                        rows,
+                    )
+
+
+def test_tenant_moves_while_it_is_written_to(fleet: Fleet, tenants: dict[str, str]) -> None:
+    places = fleet.places()
+    chosen = [name for name in TENANTS if places[name] == 1][:4]
+    ledger = writing(fleet, tenants, chosen)
+    with ledger.writing():
+        for name in chosen[:2]:
+            print(fleet.run(f"provision tenant move {name} --to 2").strip())
+    for each in account(fleet, ledger, tenants):
+        assert (each.lost, each.duplicates, each.errors) == ((), 0, ()), str(each)
+    assert {fleet.places()[name] for name in chosen[:2]} == {2}
+
+
+def test_rebalance_evens_out_under_load_and_is_continued(fleet: Fleet, tenants: dict[str, str]) -> None:
+    planned = json.loads(fleet.run("provision fleet rebalance --by size --json"))
+    assert planned["done"] == []
+    ledger = writing(fleet, tenants, TENANTS[:3])
+    with ledger.writing():
+        done = json.loads(fleet.run("provision fleet rebalance --by size --yes --json"))
+    assert len(done["done"]) == len(done["moves"])
+    print(f"{len(done['done'])} moves")
+    for each in account(fleet, ledger, tenants):
+        assert (each.lost, each.duplicates, each.errors) == ((), 0, ()), str(each)
+    assert json.loads(fleet.run("provision fleet rebalance --by size --json"))["moves"] == []
+
+
+def test_migrations_of_all_tenants_run_on_the_coordinator(fleet: Fleet, tenants: dict[str, str]) -> None:
+    name = "003_fleet_test"
+    where = "/usr/local/share/provision/migrations"
+    coordinator = fleet.hosts[fleet.primary(0)]
+    try:
+        for direction, text in (
+            ("up", "ALTER TABLE agents ADD COLUMN region text;"),
+            ("down", "ALTER TABLE agents DROP COLUMN region;"),
+        ):
+            assert coordinator.run(f"echo '{text}' > {where}/{name}.{direction}.sql").returncode == 0
+        done = json.loads(fleet.run("provision migrate up --all-tenants --json"))
+        assert {each["outcome"] for each in done["tenants"]} == {"migrated"}
+        with psycopg.connect(fleet.url("t05", tenants["t05"], fleet.primary(2))) as session:
+            session.execute("SELECT region FROM agents")
+        for each in TENANTS:
+            fleet.run(f"provision migrate down 1 --tenant {each}")
+    finally:
+        coordinator.run(f"rm -f {where}/{name}.*")
+
+
+def test_failover_of_a_group_loses_nothing_and_the_others_notice_nothing(fleet: Fleet, tenants: dict[str, str]) -> None:
+    places = fleet.places()
+    hit = next(name for name in TENANTS if places[name] == 1)
+    other = next(name for name in TENANTS if places[name] == 2)
+    old = fleet.primary(1)
+    ledger = writing(fleet, tenants, (hit, other))
+    with ledger.writing():
+        fleet.hosts[old].podman("kill")
+        killed = time.monotonic()
+        assert until(lambda: ledger.resumed(killed + 1), FAILOVER_S), fleet.members.view()
+    assert fleet.primary(1) not in ("", old)
+    first, second = account(fleet, ledger, tenants)
+    assert (first.lost, first.duplicates) == ((), 0), str(first)
+    assert (second.lost, second.duplicates, second.errors) == ((), 0, ()), str(second)
+    fleet.hosts[old].podman("start")
+    assert until(fleet.complete, 120), fleet.members.view()
+
+
+def test_whole_group_down_hits_its_own_tenants_alone(fleet: Fleet, tenants: dict[str, str]) -> None:
+    places = fleet.places()
+    other = next(name for name in TENANTS if places[name] == 1)
+    ledger = writing(fleet, tenants, (other,))
+    with ledger.writing():
+        for name in ("db4", "db5"):
+            fleet.hosts[name].podman("kill")
+        time.sleep(10)
+    (found,) = account(fleet, ledger, tenants)
+    assert (found.lost, found.duplicates, found.errors) == ((), 0, ()), str(found)
+    for name in ("db4", "db5"):
+        fleet.hosts[name].podman("start")
+    assert until(fleet.complete, 180), fleet.members.view()
+
+
+def test_planned_switchover_of_the_coordinator(fleet: Fleet, tenants: dict[str, str]) -> None:
+    """The only member of group 0 restarts: tenants are reached through the workers' poolers meanwhile."""
+    places = fleet.places()
+    name = next(each for each in TENANTS if places[each] == 1)
+    ledger = writing(fleet, tenants, (name,), fleet.primary(1))
+    with ledger.writing():
+        fleet.run("systemctl restart patroni")
+        assert until(fleet.complete, 120), fleet.members.view()
+    (found,) = account(fleet, ledger, tenants)
+    assert (found.lost, found.duplicates, found.errors) == ((), 0, ()), str(found)
+
+
+@pytest.mark.usefixtures("tenants")
+def test_fleet_is_restored_to_one_point(fleet: Fleet) -> None:
+    rows = "(writer, id) SELECT 'x', i FROM generate_series(1, 500) i"
+    for name in ("t00", "t01", "t02", "t03"):
+        fleet.sql(f"TRUNCATE {name}.ledger; INSERT INTO {name}.ledger {rows}")
+    fleet.sql("INSERT INTO public.agents (name) VALUES ('before')")
+    run = fleet.site("-e", "backup_type=full", playbook="backup.yml")
+    assert run.code == 0, run.output
+    before = {name: fleet.sql(f"SELECT count(*) FROM {name}.ledger") for name in TENANTS}
+    print(fleet.run("provision fleet point kept").strip())
+    for name in ("t00", "t01", "t02", "t03"):
+        fleet.sql(f"DELETE FROM {name}.ledger")
+    fleet.sql("DELETE FROM public.agents")
+    options = ("-e", "restore_target=name:kept", "-e", "restore_confirm=minion")
+    alone = fleet.site(*options, "--limit", "db2,db3,keeper", playbook="restore.yml")
+    assert "run the command without --limit" in alone.text()
+    latest = fleet.site("-e", "restore_confirm=minion", playbook="restore.yml")
+    assert "a fleet is restored to a restore point that every group has" in latest.text()
+    run = fleet.site(*options, playbook="restore.yml")
+    assert run.code == 0, run.output
+    assert until(fleet.complete, 180), fleet.members.view()
+    assert {name: fleet.sql(f"SELECT count(*) FROM {name}.ledger") for name in TENANTS} == before
+    assert fleet.sql("SELECT count(*) FROM public.agents WHERE name = 'before'") == "1"
+    run = fleet.site()
+    assert run.code == 0, run.output
+    unchanged(fleet)
+
+
+def test_group_is_drained_removed_and_added_again(fleet: Fleet, tenants: dict[str, str]) -> None:
+    name = next(each for each, group in fleet.places().items() if group == 2)
+    ledger = writing(fleet, tenants, (name,))
+    with ledger.writing():
+        refused = fleet.hosts[fleet.primary(0)].run("provision fleet remove 2")
+        assert refused.returncode != 0
+        assert "provision fleet drain 2" in refused.stderr
+        print(fleet.run("provision fleet drain 2").strip())
+    for each in account(fleet, ledger, tenants):
+        assert (each.lost, each.duplicates, each.errors) == ((), 0, ()), str(each)
+    assert set(fleet.places().values()) == {1}
+    for host in ("db4", "db5"):
+        assert fleet.hosts[host].run("systemctl disable --now patroni provision-follow pgbouncer").returncode == 0
+    fleet.run("provision fleet remove 2")
+    status = json.loads(fleet.hosts[fleet.primary(0)].run("provision fleet status --json").stdout)
+    assert [each["number"] for each in status["groups"]] == [0, 1]
