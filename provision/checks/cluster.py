@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from provision.checks.finding import Severity
-from provision.checks.registry import Row, check
+from provision.checks.registry import Row, Scope, check
+from provision.database import Connection
 from provision.errors import HostError
 from provision.host.cluster import access, life
 from provision.host.cluster.dcs import Dcs
 from provision.host.cluster.patroni import Patroni
+from provision.host.fleet import nodes
 from provision.plan.schema import Plan
 
 
@@ -30,3 +32,30 @@ def unhealthy(plan: Plan) -> Iterator[Row]:
         yield from life.status(Patroni(reach), Dcs.of(reach)).problems
     except HostError as error:
         yield f"{error.what}: {error.seen}"
+
+
+@check(
+    "fleet-groups",
+    scope=Scope.SERVER,
+    area="cluster",
+    severity=Severity.CRITICAL,
+    expected="every group of the fleet registered and active at the coordinator, with the same extensions",
+    why="statements on the tenants of that group fail",
+    fix="provision fleet status",
+)
+def groups(plan: Plan, session: Connection) -> Iterator[Row]:
+    """Report groups that the coordinator does not reach, and workers whose extensions have other versions."""
+    if plan.cluster is None or plan.cluster.fleet is None or plan.worker:
+        return
+    found = nodes.groups(session)
+    active = {each.number for each in found if each.active}
+    for number in sorted(set(plan.cluster.fleet.groups) - active):
+        yield f"group {number} is not registered or not active"
+    own = nodes.extensions(session)
+    for host, theirs in nodes.worker_extensions(session).items():
+        if theirs is None:
+            yield f"the worker {host} does not answer"
+        elif theirs != own:
+            different = sorted(name for name in own if own[name] != theirs.get(name))
+            seen = ", ".join(f"{name} {theirs.get(name, 'missing')} instead of {own[name]}" for name in different)
+            yield f"the worker {host} has other extensions: {seen}", plan.site("database", every=True)

@@ -84,7 +84,9 @@ def applied(v: Mapping[str, Any], certificate: Mapping[str, str]) -> dict[str, A
     extensions = [*(each for each in v["database_extensions"] if each != EXTENSION), EXTENSION]
     ours = {name: {"value": value, "reason": reason} for name, (value, reason) in SETTINGS.items()}
     ours["citus.node_conninfo"] = {"value": _conninfo(v, certificate), "reason": "nodes verify each other"}
-    return {**found, "database_extensions": extensions, "postgresql_settings": {**ours, **v["postgresql_settings"]}}
+    found |= {"database_extensions": extensions, "postgresql_settings": {**ours, **v["postgresql_settings"]}}
+    # A dump of the coordinator has the tenants of every group.
+    return {**found, "backup_logical": False} if group_of(v) > COORDINATOR else found
 
 
 def _conninfo(v: Mapping[str, Any], certificate: Mapping[str, str]) -> str:

@@ -8,7 +8,7 @@ import pytest
 
 from tests.fleet import hosts
 from tests.fleet.hosts import EVERY, GROUPS, Fleet
-from tests.sandboxes import Hosts
+from tests.sandboxes import INSTALLED, Hosts
 from tests.system.test_cluster import until
 
 
@@ -20,7 +20,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 @pytest.fixture(scope="session")
 def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
-    with Hosts.made(tmp_path_factory.mktemp("fleet")) as sandbox:
+    with Hosts.made(tmp_path_factory.mktemp("fleet"), INSTALLED) as sandbox:
         found = hosts.made(sandbox, tmp_path_factory.mktemp("environment"), GROUPS)
         run = found.site()
         assert run.code == 0, run.output

@@ -190,6 +190,9 @@ def test_whole_group_down_hits_its_own_tenants_alone(fleet: Fleet, tenants: dict
         for name in ("db4", "db5"):
             fleet.hosts[name].podman("kill")
         time.sleep(10)
+        done = fleet.hosts[fleet.primary(0)].run("provision doctor --json")
+        seen = [each["seen"] for each in json.loads(done.stdout)["findings"] if each["id"] == "fleet-groups"]
+        assert any("does not answer" in each for each in seen), done.stdout
     (found,) = account(fleet, ledger, tenants)
     assert (found.lost, found.duplicates, found.errors) == ((), 0, ()), str(found)
     for name in ("db4", "db5"):

@@ -40,6 +40,13 @@ def unit(plan: Plan, port: int) -> str:
     return f"postgresql@{plan.server.major}-{name(port)}.service"
 
 
+ALONE = (
+    "citus.recover_2pc_interval = -1\ncitus.defer_shard_delete_interval = -1\n"
+    "citus.node_conninfo = 'sslmode=verify-full sslrootcert=/nonexistent'\n"
+)
+"""Settings with which a copy of a fleet's node reaches no other node: it would end their prepared transactions."""
+
+
 def free_port(port: int) -> None:
     """Raise UsageError if the port is privileged or in use."""
     with socket.socket() as probe:
@@ -71,5 +78,6 @@ def _write(plan: Plan, target: Path, port: int, limits: str) -> None:
         f"cluster_name = '{name(port)}'\n"
         f"external_pid_file = '/var/run/postgresql/{plan.server.major}-{name(port)}.pid'\n"
         f"shared_buffers = 128MB\nhuge_pages = off\nwal_retrieve_retry_interval = 500ms\n"
-        f"primary_conninfo = ''\nlogging_collector = off\nlog_destination = 'stderr'\n{limits}"
+        f"primary_conninfo = ''\nlogging_collector = off\nlog_destination = 'stderr'\n"
+        f"{ALONE if plan.cluster and plan.cluster.fleet else ''}{limits}"
     )

@@ -80,9 +80,7 @@ def _take(url: str, point: str) -> dict[str, Any]:
 
 
 def _freeze(locker: Connection, reader: Connection, point: str) -> str:
-    # No unlogged tables, which are not recovered.
-    tables = [table.name for table in plain.tables(locker).values() if table.permanent]
-    if tables:
+    if tables := list(_known(locker)):
         locker.execute(f"LOCK TABLE {', '.join(tables)} IN SHARE MODE")  # quoted by the server
     row = locker.execute("SELECT pg_create_restore_point(%s)::text", (point,)).fetchone()
     reader.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
@@ -94,12 +92,30 @@ def _freeze(locker: Connection, reader: Connection, point: str) -> str:
 
 def read(connection: Connection) -> dict[str, Any]:
     """Return count and checksum of every table in this session's snapshot, and the extensions with versions."""
-    known = {name: table for name, table in plain.tables(connection).items() if table.permanent}
+    known = _known(connection)
     digests = plain.digests(connection, known)
     tables = {name: {"rows": rows, "checksum": str(checksum)} for name, (rows, checksum) in digests.items()}
     found = connection.execute("SELECT extname, extversion FROM pg_extension ORDER BY 1")
     extensions = {str(name): str(version) for name, version in found}
     return {"form": FORM, "tables": tables, "extensions": extensions}
+
+
+def _known(connection: Connection) -> dict[str, plain.Table]:
+    """Return the tables whose rows this server's files hold: no unlogged ones, which are not recovered.
+
+    On a node of a fleet, those of tenants are on the workers, as shards, which Citus hides from programs.
+    """
+    found = {name: table for name, table in plain.tables(connection).items() if table.permanent}
+    if connection.execute("SELECT to_regclass('pg_catalog.pg_dist_partition') IS NULL").fetchone() == (True,):
+        return found
+    connection.execute("SET citus.override_table_visibility TO off")
+    rows = connection.execute(
+        "SELECT format('%I.%I', n.nspname, c.relname) FROM pg_dist_partition p"
+        " JOIN pg_class c ON c.oid = p.logicalrelid JOIN pg_namespace n ON n.oid = c.relnamespace"
+    ).fetchall()
+    distributed = {str(row[0]) for row in rows}
+    every = {name: table for name, table in plain.tables(connection).items() if table.permanent}
+    return {name: table for name, table in every.items() if name not in distributed}
 
 
 def differences(expected: dict[str, Any], seen: dict[str, Any]) -> list[str]:

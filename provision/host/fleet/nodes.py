@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from psycopg import sql
+
 from provision.database import Connection, refuse_read_only
 from provision.errors import UsageError
 from provision.host.tenants import login
@@ -18,6 +20,8 @@ from provision.plan.cluster import Fleet
 from provision.plan.schema import Plan
 
 COORDINATOR = 0
+SHARED = ("citus", "uuid-ossp", "vector")
+_VERSIONS = "SELECT extname, extversion FROM pg_extension WHERE extname = ANY(%s)"
 _GROUPS = """
 SELECT groupid, nodeid, nodename, nodeport, isactive AND (metadatasynced OR groupid = 0), shouldhaveshards
 FROM pg_dist_node WHERE noderole = 'primary' ORDER BY groupid
@@ -124,6 +128,22 @@ def load(session: Connection) -> dict[str, int]:
     """Return the statements of each tenant in the last one to two minutes (citus_stat_tenants)."""
     rows: list[tuple[Any, ...]] = session.execute(_LOAD.encode()).fetchall()
     return {str(name): int(number) for name, number in rows}
+
+
+def extensions(session: Connection) -> dict[str, str]:
+    """Return the versions of the extensions that nodes must share: those of the session's own server."""
+    rows: list[tuple[Any, ...]] = session.execute(_VERSIONS.encode(), (list(SHARED),)).fetchall()
+    return {str(name): str(version) for name, version in rows}
+
+
+def worker_extensions(session: Connection) -> dict[str, dict[str, str] | None]:
+    """Return the same of each worker by its address, None for one that does not answer."""
+    query = sql.SQL("SELECT json_object_agg(extname, extversion) FROM pg_extension WHERE extname IN ({})")
+    text = query.format(sql.SQL(", ").join(map(sql.Literal, SHARED))).as_string(session)
+    rows: list[tuple[Any, ...]] = session.execute(
+        "SELECT nodename, success, result FROM run_command_on_workers(%s)", (text,)
+    ).fetchall()
+    return {str(host): json.loads(str(result)) if success else None for host, success, result in rows}
 
 
 def find(found: list[Group], number: int) -> Group:
