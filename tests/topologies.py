@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from provision.plan import build, schema, topology
@@ -19,6 +20,9 @@ GIVEN: dict[str, Any] = {
     "backup_repository_inventory_name": "backup1",
 }
 """Variables of a member."""
+SOURCE = {"citus_source": {"uri": "http://192.0.2.9/citus", "key": "/etc/citus.asc"}}
+GROUPS = {"db1": 0, "db2": 1, "db3": 1, "db4": 2}
+"""A fleet: a coordinator, and two workers, of which one has a second member."""
 ADDRESSES = {f"db{number}": f"192.0.2.{number}" for number in range(1, 6)}
 
 
@@ -44,6 +48,28 @@ def listed(
         )
         for number, name in enumerate(names)
     )
+
+
+def grouped(
+    given: Mapping[str, Any] | None = None, groups: Mapping[str, int] | None = None, profile: str = "prod"
+) -> tuple[Listed, ...]:
+    """Give the hosts of a fleet, three of which run etcd; `groups` has the group of each."""
+    groups = groups or GROUPS
+    hosts = listed({**SOURCE, **(given or {})}, dcs=("db1", "db2", "db3"), count=len(groups), profile=profile)
+    return tuple(replace(each, values={**each.values, "citus_group": groups[each.name]}) for each in hosts)
+
+
+def in_fleet(
+    name: str,
+    given: Mapping[str, Any] | None = None,
+    groups: Mapping[str, int] | None = None,
+    *,
+    profile: str = "prod",
+    **context: Any,
+) -> build.Built:
+    """Build the plan of a host of a fleet, or the reasons why it is refused."""
+    own = {**SOURCE, "citus_group": (groups or GROUPS)[name], **(given or {})}
+    return built(name, own, profile=profile, hosts=grouped(given, groups, profile), **context)
 
 
 def built(

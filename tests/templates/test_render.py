@@ -92,9 +92,19 @@ def of_member(profile: str) -> dict[str, Any]:
     return {"plan": inputs.published(found.plan, found.state), "cluster_passphrase": topologies.PASSPHRASE}
 
 
+@functools.cache
+def of_fleet(profile: str) -> dict[str, Any]:
+    """Give what differs for a worker of a fleet."""
+    found = topologies.in_fleet("db2", profile=profile)
+    assert found.plan, found.problems
+    return {"plan": inputs.published(found.plan, found.state), "cluster_passphrase": topologies.PASSPHRASE}
+
+
 def render(template: Path, profile: str, **changed: Any) -> str:
     if template.parent.name in ("balancer", "etcd", "patroni"):
         changed = {**of_member(profile), **changed}
+    if "citus" in template.name:
+        changed = {**of_fleet(profile), **changed}
     repository = "bundle" if template.name.startswith("bundle") else "mirror"
     # As the action host_files does: beside the template, then among the shared ones.
     places = [str(template.parent), str(ROOT / "templates/toolkit")]
@@ -242,6 +252,15 @@ def test_url_of_a_host_on_ipv6_has_brackets() -> None:
     assert application.url(5432).startswith("postgresql://minion_app@[fd00::5]:5432/minion?")
     other = plans.plan("prod", given, probe={**PROBE, "addresses": ["10.0.0.5", "fd00::5"]}, address="10.0.0.5")
     assert connect.connection(other).url(5432).startswith("postgresql://minion_app@[fd00::5]:5432/minion?")
+
+
+def test_patroni_of_a_worker_has_its_group_and_admits_the_whole_fleet() -> None:
+    found = yaml.safe_load(render(template("patroni/config.yml.j2"), "prod", **of_fleet("prod")))
+    assert (found["scope"], found["citus"]) == ("minion", {"group": 1, "database": "minion"})
+    assert found["restapi"]["allowlist"] == ["127.0.0.1", "192.0.2.1", "192.0.2.2", "192.0.2.3", "192.0.2.4"]
+    assert found["bootstrap"]["dcs"]["postgresql"]["parameters"]["shared_preload_libraries"].startswith("citus,")
+    rules = render(template("postgresql/firewall.nft.j2"), "prod", **of_fleet("prod"))
+    assert "ip saddr 192.0.2.4 tcp dport 5432 accept" in rules
 
 
 def of_host(name: str) -> dict[str, Any]:

@@ -11,31 +11,13 @@ from provision.host.fleet import move
 from provision.host.fleet.nodes import Group, Place
 from provision.plan import packages, schema
 from provision.plan.cluster import Cluster
-from provision.plan.context import Listed
 from tests import topologies
-
-SOURCE = {"citus_source": {"uri": "http://192.0.2.9/citus", "key": "/etc/citus.asc"}}
-GROUPS = {"db1": 0, "db2": 1, "db3": 1, "db4": 2}
-
-
-def inventory(given: dict[str, Any] | None = None, groups: dict[str, int] | None = None) -> tuple[Listed, ...]:
-    """Return four database hosts, three of which run etcd, with their groups."""
-    groups = groups or GROUPS
-    hosts = topologies.listed({**SOURCE, **(given or {})}, dcs=("db1", "db2", "db3"), count=len(groups))
-    return tuple(replace(each, values={**each.values, "citus_group": groups[each.name]}) for each in hosts)
-
-
-def built(name: str, given: dict[str, Any] | None = None, groups: dict[str, int] | None = None) -> Any:
-    groups = groups or GROUPS
-    own = {**SOURCE, "citus_group": groups[name], **(given or {})}
-    return topologies.built(name, own, hosts=inventory(given, groups))
 
 
 def plan(name: str) -> schema.Plan:
-    found = built(name)
+    found = topologies.in_fleet(name)
     assert found.plan, found.problems
-    made: schema.Plan = found.plan
-    return made
+    return found.plan
 
 
 def cluster(name: str) -> Cluster:
@@ -104,7 +86,7 @@ def test_backups_of_a_worker_have_a_stanza_of_their_own_and_no_dumps() -> None:
     ],
 )
 def test_refused(given: dict[str, Any], groups: dict[str, int] | None, expected: str) -> None:
-    found = built("db2", given, groups)
+    found = topologies.in_fleet("db2", given, groups)
     assert any(expected in each for each in found.problems), found.problems
 
 
