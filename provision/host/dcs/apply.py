@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import json
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -52,7 +53,7 @@ class Done:
 def apply(plan: Plan, passwords: Mapping[str, str], say: Callable[[str], None] = lambda _text: None) -> Done:
     """Converge. `passwords` are those of root and of the users in `grants`. Raises HostError."""
     if not access.required(plan).dcs_member:
-        origin.announce(plan)
+        _announce(plan, say)
         return Done(False, False, (), False, ())
     active = _systemctl("is-active", UNIT) == "active"
     joined = False if active else _join(plan, passwords)
@@ -72,6 +73,20 @@ def apply(plan: Plan, passwords: Mapping[str, str], say: Callable[[str], None] =
         restart(plan)
     origin.announce(plan)
     return Done(started, joined, users, restarted, tuple(_strangers(plan)))
+
+
+def _announce(plan: Plan, say: Callable[[str], None]) -> None:
+    """Announce this host's data; in a new cluster its etcd starts on other hosts meanwhile. Raises DcsError."""
+    until = time.monotonic() + QUORUM_S + USERS_S
+    while True:
+        try:
+            origin.announce(plan)
+            return
+        except DcsError as error:
+            if time.monotonic() > until:
+                raise
+            say(f"waiting for etcd: {error.seen}")
+            time.sleep(admin.POLL_S)
 
 
 def grants(cluster: Cluster) -> admin.Grants:
