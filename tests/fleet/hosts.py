@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from tests.pairs import DISTRIBUTION
-from tests.sandboxes import Host, Hosts
+from tests.sandboxes import Host, Hosts, provision
 from tests.system.playbooks import Run
 from tests.system.test_cluster import Members, gathered
 
@@ -23,6 +23,8 @@ NEEDED = {
 GROUPS = {"db1": 0, "db2": 1, "db3": 1, "db4": 2, "db5": 2}
 DCS = ("db1", "db2", "db4")
 KEEPER = "keeper"
+DECLARED = "acme"
+"""A tenant of the inventory."""
 EVERY = (*GROUPS, KEEPER)
 
 
@@ -101,7 +103,9 @@ def made(sandbox: Hosts, folder: Path, groups: dict[str, int]) -> Fleet:
     hosts = {name: sandbox.up(name, os="debian13") for name in groups}
     sandbox.up(KEEPER, group="backup", os="debian13")
     members = gathered(hosts, folder)
-    members.configure(cluster=True)
+    members.configure(cluster=True, database_tenants=[{"name": DECLARED}])
+    added = provision("secrets", "init", members.environment, "--vault-password-file", members.key)
+    assert added.returncode == 0, added.stderr
     inventory = members.environment / "hosts.yml"
     tree: dict[str, Any] = yaml.safe_load(inventory.read_text())
     tree["all"]["children"]["dcs"]["hosts"] = {name: {} for name in DCS if name in groups}

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import psycopg
 import pytest
 
-from tests.fleet.hosts import EVERY, GROUPS, Fleet
+from tests.fleet.hosts import DECLARED, EVERY, GROUPS, Fleet
 from tests.ledger import CREATE, Account, Ledger
 from tests.system.test_cluster import FAILOVER_S, until
 
@@ -69,7 +69,7 @@ def test_doctor_finds_nothing_critical(fleet: Fleet) -> None:
 @pytest.mark.usefixtures("tenants")
 def test_tenants_are_spread_and_stay_so(fleet: Fleet) -> None:
     places = fleet.places()
-    assert set(places) == set(TENANTS)
+    assert set(places) == {*TENANTS, DECLARED}
     assert {1, 2} == set(places.values())
     listed = json.loads(fleet.run("provision tenant list --json"))["tenants"]
     assert {each["name"]: each["group"] for each in listed} == places
@@ -158,10 +158,30 @@ def test_migrations_of_all_tenants_run_on_the_coordinator(fleet: Fleet, tenants:
         assert {each["outcome"] for each in done["tenants"]} == {"migrated"}
         with psycopg.connect(fleet.url("t05", tenants["t05"], fleet.primary(2))) as session:
             session.execute("SELECT region FROM agents")
-        for each in TENANTS:
+        for each in (*TENANTS, DECLARED):
             fleet.run(f"provision migrate down 1 --tenant {each}")
     finally:
         coordinator.run(f"rm -f {where}/{name}.*")
+
+
+def test_tenant_is_exported_dropped_and_imported(fleet: Fleet, tenants: dict[str, str]) -> None:
+    name = TENANTS[-1]
+    with psycopg.connect(fleet.url(name, tenants[name]), autocommit=True) as session:
+        session.execute("INSERT INTO agents (name) SELECT 'agent ' || i FROM generate_series(1, 200) i")
+    made = json.loads(fleet.run(f"provision tenant export {name} --json"))
+    assert made["rows"][f"{name}.agents"] == 200
+    dropped = json.loads(fleet.run(f"provision tenant drop {name} --yes-destroy {name} --json"))
+    assert dropped["export"]["rows"] == made["rows"]
+    assert name not in fleet.places()
+    for group in (0, 1, 2):
+        assert fleet.sql(f"SELECT count(*) FROM pg_roles WHERE rolname ~ '^{name}'", group) == "0"
+        assert fleet.sql(f"SELECT count(*) FROM pg_namespace WHERE nspname = '{name}'", group) == "0"
+    added = json.loads(fleet.run(f"provision tenant add {name} --no-migrate --json"))
+    tenants[name] = next(each["password"] for each in added["logins"] if each["role"] == f"{name}_app")
+    fleet.run(f"provision tenant import {name} {made['folder']}")
+    assert fleet.places()[name] in (1, 2)
+    with psycopg.connect(fleet.url(name, tenants[name])) as session:
+        assert session.execute("SELECT count(*) FROM agents").fetchone() == (200,)
 
 
 def test_failover_of_a_group_loses_nothing_and_the_others_notice_nothing(fleet: Fleet, tenants: dict[str, str]) -> None:
