@@ -79,6 +79,7 @@ query(
     "hba-superuser",
     "SELECT format('pg_hba.conf line %s allows a superuser over TCP before a reject rule', r.line_number)"
     " FROM pg_hba_file_rules r WHERE r.type LIKE 'host%' AND r.auth_method <> 'reject'"
+    " AND NOT (r.auth_method = 'cert' AND r.options @> '{map=nodes}')"  # of a fleet, by certificate alone
     " AND (r.user_name && ARRAY['all', 'postgres']) AND NOT EXISTS (SELECT FROM pg_hba_file_rules e"
     " WHERE e.line_number < r.line_number AND e.type = 'host' AND e.auth_method = 'reject'"
     " AND e.address = 'all' AND 'postgres' = ANY (e.user_name))",
