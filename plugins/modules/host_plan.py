@@ -292,6 +292,7 @@ def earlier(major: int) -> dict[str, Any]:
         "build_packages": [line.strip() for line in _lines(BUILD_PACKAGES)],
         "toolkit_sha256": _toolkit(),
         "plan_major": (plan.get("server") or {}).get("major", 0),
+        "plan_scope": (plan.get("cluster") or {}).get("scope", ""),
         "upgrade": upgrade(),
         "bundle_sha256": hashlib.sha256(manifest).hexdigest() if manifest else "",
     }

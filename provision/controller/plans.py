@@ -108,6 +108,7 @@ class Assumed:
             "build_packages": [],
             "toolkit_sha256": "",
             "plan_major": 0,
+            "plan_scope": "",
             "upgrade": {},
             "bundle_sha256": "",
         }

@@ -58,6 +58,11 @@ def judge(v: Mapping[str, Any], host: Mapping[str, Any], context: Context, verdi
             "upgrade_method is logical and cluster_enabled is true: a failover would lose the slots that the rollback "
             "needs; use copy or link"
         )
+    if v["citus_group"] >= 0:
+        verdict.refusals.append(
+            "citus_group is set: upgrade.yml does not take the hosts of a fleet; export each tenant to a new fleet "
+            "with the other major (docs/fleet.md)"
+        )
     if not host["systemd"]:
         verdict.refusals.append("systemd is not running: upgrade.yml stops and starts the servers as its units")
     if not now:

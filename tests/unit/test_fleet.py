@@ -90,6 +90,12 @@ def test_refused(given: dict[str, Any], groups: dict[str, int] | None, expected:
     assert any(expected in each for each in found.problems), found.problems
 
 
+def test_running_cluster_cannot_become_a_group() -> None:
+    found = topologies.in_fleet("db2", probe={"plan_scope": "minion"})
+    assert any("the cluster of this host is minion, the inventory makes it minion/1" in each for each in found.problems)
+    assert topologies.in_fleet("db2", probe={"plan_scope": "minion/1"}).plan
+
+
 def group(number: int, *, draining: bool = False) -> Group:
     return Group(number, number + 1, f"192.0.2.{number}", 5432, active=True, draining=draining)
 
