@@ -219,8 +219,8 @@ def judge(
     known = host.get("plan_scope", "")
     if context.database and known not in ("", scope):
         verdict.refusals.append(
-            f"the cluster of this host is {known}, the inventory makes it {scope}: a running cluster keeps its name and "
-            "cannot become a group of a fleet; restore cluster_name and citus_group, or make it a single host first"
+            f"the cluster of this host is {known}, the inventory makes it {scope}: a running cluster keeps its name, "
+            "and cannot become a group of a fleet; restore cluster_name and citus_group, or make it a single host first"
         )
     verdict.refusals += [
         *_needs(v, profile),
