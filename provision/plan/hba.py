@@ -90,7 +90,7 @@ def rules(
     found += [rule for group in own for rule in group if rule.kind == "local"]
     found += [
         Rule("local", "all", "all", "", "scram-sha-256"),
-        *(Rule(kind, quoting.hba(database), "all", each, f"cert map={NODES}") for each in nodes),
+        *_between(kind, quoting.hba(database), list(nodes)),
         Rule("host", "all", "postgres", "all", "reject"),
     ]
     for each in certificate_logins if tls else ():
@@ -107,6 +107,12 @@ def rules(
     found += [Rule(kind, "all", "all", each, "scram-sha-256") for each in (*members, *poolers)]
     found += [Rule("hostnossl", "all", "all", "all", "reject")] if tls else []
     return found + [Rule(kind, "all", "all", network, "scram-sha-256") for network in networks]
+
+
+def _between(kind: str, database: str, nodes: Sequence[str]) -> list[Rule]:
+    """Return the rules of a fleet's nodes; each also connects to itself, as the superuser."""
+    own = [Rule(kind, database, "postgres", each, f"cert map={NODES}") for each in addresses.LOOPBACK_NETWORKS]
+    return [*(own if nodes else ()), *(Rule(kind, database, "all", each, f"cert map={NODES}") for each in nodes)]
 
 
 def _own(rule: Mapping[str, Any], kind: str) -> list[Rule]:

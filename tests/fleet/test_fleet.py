@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import psycopg
 import pytest
@@ -32,7 +33,9 @@ def tenants(fleet: Fleet) -> dict[str, str]:
 
 
 def writing(fleet: Fleet, tenants: dict[str, str], names: Sequence[str], *through: str) -> Ledger:
-    """Return a ledger whose writers are the applications of some tenants."""
+    """Return a ledger, empty in each tenant, whose writers are the applications of some tenants."""
+    for name in names:
+        fleet.sql(f"TRUNCATE {name}.ledger")
     return Ledger({name: fleet.url(name, tenants[name], *through) for name in names})
 
 
@@ -44,6 +47,18 @@ def account(fleet: Fleet, ledger: Ledger, tenants: dict[str, str]) -> list[Accou
         found += own.accounts(fleet.url(writer.name, tenants[writer.name], port=5432))
     print(*found, sep="\n")
     return found
+
+
+@contextmanager
+def down(fleet: Fleet, *names: str) -> Iterator[float]:
+    """Kill hosts for a `with` block; give the moment (monotonic)."""
+    for name in names:
+        fleet.hosts[name].podman("kill")
+    try:
+        yield time.monotonic()
+    finally:
+        for name in names:
+            fleet.hosts[name].podman("start")
 
 
 def unchanged(fleet: Fleet) -> None:
@@ -113,10 +128,6 @@ def test_tenant_reads_nothing_of_another_on_any_node(fleet: Fleet, tenants: dict
                     except psycopg.Error:
                         continue
                     assert all("secret of t01" not in str(row) for row in rows), (name, query, rows)
-                    assert all("permission denied" in str(row) or "does not exist" in str(row) for row in rows), (
-                        query,
-                        rows,
-                    )
 
 
 def test_tenant_moves_while_it_is_written_to(fleet: Fleet, tenants: dict[str, str]) -> None:
@@ -190,34 +201,27 @@ def test_failover_of_a_group_loses_nothing_and_the_others_notice_nothing(fleet: 
     other = next(name for name in TENANTS if places[name] == 2)
     old = fleet.primary(1)
     ledger = writing(fleet, tenants, (hit, other))
-    with ledger.writing():
-        fleet.hosts[old].podman("kill")
-        killed = time.monotonic()
+    with ledger.writing(), down(fleet, old) as killed:
         assert until(lambda: ledger.resumed(killed + 1), FAILOVER_S), fleet.members.view()
-    assert fleet.primary(1) not in ("", old)
+        assert fleet.primary(1) not in ("", old)
+    assert until(fleet.complete, 180), fleet.members.view()
     first, second = account(fleet, ledger, tenants)
     assert (first.lost, first.duplicates) == ((), 0), str(first)
     assert (second.lost, second.duplicates, second.errors) == ((), 0, ()), str(second)
-    fleet.hosts[old].podman("start")
-    assert until(fleet.complete, 120), fleet.members.view()
 
 
 def test_whole_group_down_hits_its_own_tenants_alone(fleet: Fleet, tenants: dict[str, str]) -> None:
     places = fleet.places()
     other = next(name for name in TENANTS if places[name] == 1)
     ledger = writing(fleet, tenants, (other,))
-    with ledger.writing():
-        for name in ("db4", "db5"):
-            fleet.hosts[name].podman("kill")
+    with ledger.writing(), down(fleet, "db4", "db5"):
         time.sleep(10)
         done = fleet.hosts[fleet.primary(0)].run("provision doctor --json")
-        seen = [each["seen"] for each in json.loads(done.stdout)["findings"] if each["id"] == "fleet-groups"]
-        assert any("does not answer" in each for each in seen), done.stdout
+    assert until(fleet.complete, 180), fleet.members.view()
     (found,) = account(fleet, ledger, tenants)
     assert (found.lost, found.duplicates, found.errors) == ((), 0, ()), str(found)
-    for name in ("db4", "db5"):
-        fleet.hosts[name].podman("start")
-    assert until(fleet.complete, 180), fleet.members.view()
+    seen = [each["seen"] for each in json.loads(done.stdout)["findings"] if each["id"] == "fleet-groups"]
+    assert any("does not answer" in each for each in seen), done.stdout
 
 
 def test_planned_switchover_of_the_coordinator(fleet: Fleet, tenants: dict[str, str]) -> None:

@@ -374,8 +374,11 @@ class Ledger:
 
     def ending(self, state: State, outcome: str, detail: str | None = None, *, wait: bool = True) -> bytes:
         """Return the statements that set the version after a step and record its outcome."""
+        # Citus refuses a volatile function in an UPDATE, so the clock is read before it.
         update = (
-            b"UPDATE %b SET outcome = %b, detail = %b, duration = clock_timestamp() - started_at"
+            b"SELECT pg_catalog.set_config('provision.ended', pg_catalog.clock_timestamp()::text, true);"
+            b" UPDATE %b SET outcome = %b, detail = %b,"
+            b" duration = pg_catalog.current_setting('provision.ended')::timestamptz - started_at"
             b" WHERE outcome = 'started' AND id = (SELECT max(id) FROM %b)"
         )
         values = (self._text(outcome), self._text(detail))
