@@ -31,6 +31,7 @@ SETTINGS: Mapping[str, tuple[Any, str]] = {
     "auto_explain.log_analyze": (False, "INSERT ... SELECT fails with it on a node with Citus"),
     "citus.enable_unsafe_triggers": (True, "tables with triggers can be distributed: those of a tenant share one node"),
     "citus.enable_schema_based_sharding": (False, "a tenant is migrated first, then distributed"),
+    "citus.node_connection_timeout": ("5s", "a node that is down is noticed; the default is 30 s"),
     # Citus's filter for other programs breaks outer joins of pg_class, such as that of \d.
     "citus.show_shards_for_app_name_prefixes": ("psql", "psql shows shards, and its \\d works"),
     "citus.stat_tenants_track": ("all", "load by tenant, for provision fleet rebalance --by load"),
@@ -93,7 +94,7 @@ def _conninfo(v: Mapping[str, Any], certificate: Mapping[str, str]) -> str:
     mode = "verify-ca" if v["tls_provided_certificate"] else "verify-full"
     return (
         f"sslmode={mode} sslrootcert={certificate['ca']} sslcert={certificate['certificate']} "
-        f"sslkey={certificate['key']}"
+        f"sslkey={certificate['key']} tcp_user_timeout=10000"
     )
 
 
