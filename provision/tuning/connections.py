@@ -24,6 +24,10 @@ def settings(request: Request, memory: Memory) -> list[Setting]:
             if request.computed
             else "the recommended value"
         )
+    check = request.choices.client_connection_check_s
+    why_check = "cancels a query if its client disconnects"
+    if not check:
+        why_check = "off, so the query of a lost client runs to its end or statement_timeout"
     found = group(
         "connections and time-outs",
         ("max_connections", memory.connections, "", why),
@@ -32,7 +36,7 @@ def settings(request: Request, memory: Memory) -> list[Setting]:
         ("tcp_keepalives_idle", 60, "s", "Linux would wait two hours before probing a silent client"),
         ("tcp_keepalives_interval", 10, "s", "interval between probes"),
         ("tcp_keepalives_count", 6, "", "a lost client is disconnected after two minutes in total"),
-        ("client_connection_check_interval", 10, "s", "cancels a query if its client disconnects"),
+        ("client_connection_check_interval", check, "s", f"from the profile: {why_check}"),
         ("deadlock_timeout", 1, "s", "also the delay of log_lock_waits"),
     )
     if request.postgresql >= RESERVED_SINCE:

@@ -68,6 +68,8 @@ class Choices:
     sizes: str
     huge_pages: str
     preload: tuple[str, ...]
+    client_connection_check_s: int
+    track_io_timing: bool
     log_statement: str
     log_min_duration_ms: int
     log_error_verbosity: str

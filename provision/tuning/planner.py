@@ -15,13 +15,14 @@ def settings(request: Request) -> list[Setting]:
     if request.computed and not request.flash:
         cost, reads, background = 2.0, 2, 10
         why_cost, why_reads = "seeks are slow, but most index pages are cached", "a spinning disk serves one or two"
+    why_timing = "from the profile: shows I/O waits; check the cost with pg_test_timing"
     found = group(
         "planner and input/output",
         ("random_page_cost", cost, "", why_cost),
         ("effective_io_concurrency", reads, "", why_reads),
         ("maintenance_io_concurrency", background, "", "for VACUUM, ANALYZE and recovery beside queries"),
         ("jit", False, "", "vector scans have high cost estimates: compiling takes longer than the scan"),
-        ("track_io_timing", True, "", "shows I/O waits; check the cost with pg_test_timing"),
+        ("track_io_timing", request.choices.track_io_timing, "", why_timing),
     )
     if request.postgresql >= 18:
         workers = max(3, min(request.host.cpus // 4, 32))

@@ -1,4 +1,4 @@
-"""A pooler that hangs, or that remembers a failure whose cause is gone, with a real PgBouncer."""
+"""A pooler that hangs, that remembers a failure whose cause is gone, or whose client is gone, with a real PgBouncer."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -19,6 +19,8 @@ from provision.host.metrics import collect
 from provision.host.pooler import console, login
 from provision.plan import load
 from provision.quoting import conninfo
+from provision.tuning import Host, tune
+from provision.tuning.choices import built_in
 from tests.clusters import Cluster, as_server_user, free_port
 from tests.plans import sample, write
 
@@ -109,3 +111,25 @@ def test_other_failures_are_not_repeated(pooler: Pooler) -> None:
     with pytest.raises(DatabaseError, match="cannot connect"):
         login.prove(pooler.url(), {"nobody": "a"}, 30)
     assert time.monotonic() - begun < 5
+
+
+@pytest.mark.parametrize("pooled", [False, True], ids=["direct", "pooled"])
+@pytest.mark.parametrize(("check_s", "left"), [(1, "0"), (0, "1")])
+def test_statement_of_a_killed_client_ends_only_if_the_server_checks(
+    pooler: Pooler, pooled: bool, check_s: int, left: str
+) -> None:
+    choices = replace(built_in("prod"), client_connection_check_s=check_s)
+    setting = tune(Host(2048, 2), "prod", choices=choices)["client_connection_check_interval"]
+    pooler.server.psql(f"ALTER SYSTEM SET {setting.name} = '{setting.text}'; SELECT pg_reload_conf()")
+    active = "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND query LIKE 'SELECT pg_sleep%'"
+    place = f"{pooler.url()} user=minion" if pooled else pooler.server.url()
+    command = [pooler.server.bin / "psql", "-X", "-c", "SELECT pg_sleep(60)", place]
+    client = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 10
+    while pooler.server.psql(active) != "1":
+        assert time.monotonic() < deadline, "the statement does not run"
+        time.sleep(0.05)
+    client.kill()
+    client.wait(10)
+    time.sleep(3)  # three checks
+    assert pooler.server.psql(active) == left

@@ -1,11 +1,13 @@
 """What hosts get, with values worked out by hand from the contract, the reference and pgvector's source."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from provision.errors import UsageError
 from provision.tuning import Host, Tuning, as_facts, tune, vector
+from provision.tuning.choices import built_in
 
 CONTRACT = {
     "shared_buffers": "256MB",
@@ -253,6 +255,16 @@ def test_prod_never_logs_values_of_parameters_or_all_statements() -> None:
     tuning = tune(REFERENCE_HOST, "prod", postgresql_major=16)
     names = ("log_parameter_max_length", "auto_explain.log_parameter_max_length", "log_statement")
     assert texts(tuning, *names) == ["0", "0", "ddl"]
+
+
+def test_profile_decides_on_the_check_for_lost_clients_and_the_timing_of_io() -> None:
+    for profile in ("dev", "prod"):
+        tuning = tune(Host(2048, 2), profile)
+        assert texts(tuning, "client_connection_check_interval", "track_io_timing") == ["10s", "on"]
+    off = replace(built_in("prod"), client_connection_check_s=0, track_io_timing=False)
+    tuning = tune(Host(2048, 2), "prod", choices=off)
+    assert texts(tuning, "client_connection_check_interval", "track_io_timing") == ["0", "off"]
+    assert "statement_timeout" in tuning["client_connection_check_interval"].reason
 
 
 def test_pgaudit_logs_roles_and_objects_but_no_parameters() -> None:
