@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import TypeVar
 
 from provision.controller.bench.intervals import Ratio, ratio
 from provision.errors import UsageError
 
+Measured = TypeVar("Measured")
 WRITING = ("TPC-B", "mixed")
 KEYS = ("server", "pgvector", "machine", "sizes")
 """What must be equal in results that are combined."""
@@ -166,21 +168,46 @@ def markdown(results: Results, base: str) -> str:
 
 
 def combined(several: Iterable[Results]) -> Results:
-    """Return the rounds of several runs as one. Raises UsageError if their machines, versions or sizes differ."""
-    first, *others = several
+    """Return the rounds of several runs as one: of the configurations and stages that all runs measured.
+
+    A ratio pairs rounds by position, so an unfinished round is left out unless it is the last. Raises UsageError if
+    machines, versions or sizes differ.
+    """
+    first, *others = runs = list(several)
     for other in others:
         for key in KEYS:
             if getattr(first, key) != getattr(other, key):
                 seen = f"{getattr(first, key)} and {getattr(other, key)}"
                 raise UsageError("results of different runs cannot be combined", where=key, seen=seen)
-        for name, conf in other.configurations.items():
-            first.configurations.setdefault(name, conf)
-        for name, rounds in other.rounds.items():
-            first.rounds.setdefault(name, []).extend(rounds)
-        for name, builds in other.builds.items():
-            first.builds.setdefault(name, []).extend(builds)
-        first.remarks += other.remarks
-    return first
+    stages = _shared([run.stages for run in runs])
+    rounds = _joined([run.rounds for run in runs])
+    builds = _joined([run.builds for run in runs])
+    known = {name: conf for run in reversed(runs) for name, conf in run.configurations.items()}
+    missing = [name for name in known if name not in rounds and name not in builds]
+    remarks = [f"not in every run, so left out: {'; '.join(missing)}"] if missing else []
+    return replace(
+        first,
+        configurations={name: conf for name, conf in known.items() if name not in missing},
+        rounds={name: [{stage: one[stage] for stage in stages} for one in each] for name, each in rounds.items()},
+        builds=builds,
+        remarks=[*(remark for run in runs for remark in run.remarks), *remarks],
+    )
+
+
+def _shared(several: Sequence[Iterable[str]]) -> list[str]:
+    first, *others = map(list, several)
+    return [name for name in first if all(name in other for other in others)]
+
+
+def _joined(several: Sequence[Mapping[str, Sequence[Measured]]]) -> dict[str, list[Measured]]:
+    """Return the measurements of the names that every run measured, in step: all but the last run are cut for that."""
+    names = _shared([[name for name, found in each.items() if found] for each in several])
+    joined: dict[str, list[Measured]] = {name: [] for name in names}
+    for number, each in enumerate(several, 1):
+        finished = None if number == len(several) else min((len(each[name]) for name in names), default=0)
+        for name in names:
+            joined[name] += each[name][:finished]
+    return joined
 
 
 def save(results: Results, path: Path) -> None:

@@ -92,6 +92,7 @@ class Choices:
                     where=f"postgresql.{name}",
                     seen=", ".join(section),
                     allowed=near[0] if near else ", ".join(names),
+                    run="" if name in section else f"grep '^  {name}:' profiles/prod.yml  # copy its line",
                 )
         values = dict(section)
         for name in ("preload", "audit"):

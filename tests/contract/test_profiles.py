@@ -75,8 +75,9 @@ def test_refuses_a_misspelt_key_and_names_the_right_one() -> None:
 def test_refuses_a_missing_key() -> None:
     section = load("prod")["postgresql"]
     del section["sizes"]
-    with pytest.raises(UsageError, match="key missing from a profile"):
+    with pytest.raises(UsageError, match="key missing from a profile") as refused:
         Choices.of(section)
+    assert refused.value.run == "grep '^  sizes:' profiles/prod.yml  # copy its line"
 
 
 def test_refuses_a_class_that_pgaudit_does_not_have() -> None:

@@ -89,6 +89,27 @@ def test_runs_in_pieces_are_combined_only_if_their_conditions_are_equal(tmp_path
         combined([load(tmp_path / "one.json"), other])
 
 
+def test_combined_runs_pair_only_rounds_of_one_run() -> None:
+    # The first run ended before prod's second round, and the second run measured one more configuration: by position
+    # alone, prod's 300 would be divided by the first run's 150, and tpa's 90 by 100.
+    one, two = results({"stock": [100, 150], "prod": [200]}), results({"stock": [120], "prod": [300], "tpa": [90]})
+    found = combined([one, two])
+    assert {name: [each["TPC-B"].tps for each in rounds] for name, rounds in found.rounds.items()} == {
+        "stock": [100, 120],
+        "prod": [200, 300],
+    }
+    assert found.configurations.keys() == {"stock", "prod"}
+
+
+def test_combined_runs_show_what_all_measured_and_name_the_rest() -> None:
+    one, two = results({"stock": [100], "prod": [200]}), results({"stock": [100], "prod": [200]})
+    two.rounds = {name: [{**each[0], "mixed": sample(1)}] for name, each in two.rounds.items()}
+    two.configurations["tpa"] = "jit = on"
+    found = combined([two, one])
+    assert found.stages == ["TPC-B"]
+    assert found.remarks == ["not in every run, so left out: tpa"]
+
+
 def test_the_report_opens_without_a_network(tmp_path: Path) -> None:
     shown, numbers = write(results({"stock": [100, 100], "prod": [150, 140]}), "stock", tmp_path)
     page = shown.read_text()
