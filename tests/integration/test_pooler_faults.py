@@ -123,7 +123,7 @@ def test_statement_of_a_killed_client_ends_only_if_the_server_checks(
     pooler.server.psql(f"ALTER SYSTEM SET {setting.name} = '{setting.text}'; SELECT pg_reload_conf()")
     active = "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND query LIKE 'SELECT pg_sleep%'"
     place = f"{pooler.url()} user=minion" if pooled else pooler.server.url()
-    command = [pooler.server.bin / "psql", "-X", "-c", "SELECT pg_sleep(60)", place]
+    command = [str(pooler.server.bin / "psql"), "-X", "-c", "SELECT pg_sleep(60)", place]
     client = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 10
     while pooler.server.psql(active) != "1":
