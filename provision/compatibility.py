@@ -199,7 +199,7 @@ def pgdg_packages(postgresql: int, codename: str) -> list[str]:
         f"postgresql-client-{postgresql}",
         f"postgresql-server-dev-{postgresql}",
         f"postgresql-{postgresql}-pgvector",
-        f"postgresql-{postgresql}-citus-{CITUS}",
+        *([f"postgresql-{postgresql}-citus-{CITUS}"] if postgresql in CITUS_MAJORS else []),
         *("postgresql-common", "postgresql-common-dev", "postgresql-client-common", "libpq5", "libpq-dev"),
         *(["pgbackrest"] if too_old else []),
     ]

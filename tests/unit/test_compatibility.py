@@ -184,7 +184,8 @@ def test_pgbackrest_comes_from_pgdg_only_where_the_distributions_is_too_old(
 ) -> None:
     names = compatibility.pgdg_packages(major, codename)
     assert ("pgbackrest" in names) is expected
-    assert set(names) - {"pgbackrest"} == {
+    assert (f"postgresql-{major}-citus-14.0" in names) is (major >= 16)
+    assert {each for each in names if "citus" not in each} - {"pgbackrest"} == {
         f"postgresql-{major}", f"postgresql-client-{major}", f"postgresql-server-dev-{major}",
         f"postgresql-{major}-pgvector", "postgresql-common", "postgresql-common-dev", "postgresql-client-common",
         "libpq5", "libpq-dev",
