@@ -23,8 +23,8 @@ NEEDED = {
 GROUPS = {"db1": 0, "db2": 1, "db3": 1, "db4": 2, "db5": 2}
 DCS = ("db1", "db2", "db4")
 KEEPER = "keeper"
-DECLARED = "acme"
-"""A tenant of the inventory."""
+DECLARED, FIRST = "acme", "first"
+"""A tenant of the inventory, and one that db1 had as a single host."""
 EVERY = (*GROUPS, KEEPER)
 
 
@@ -49,6 +49,13 @@ class Fleet:
     def site(self, *arguments: str, playbook: str = "site.yml", without: tuple[str, ...] = ()) -> Run:
         """Run a playbook for the whole fleet."""
         return self.members.play("-e", f"@{self.given}", *arguments, playbook=playbook, without=without)
+
+    def join(self, groups: dict[str, int]) -> None:
+        """Give each host its group in the inventory."""
+        self.members.configure(cluster=True, database_tenants=[{"name": DECLARED}])
+        (self.members.environment / "host_vars").mkdir()
+        for name, group in groups.items():
+            (self.members.environment / f"host_vars/{name}.yml").write_text(f"citus_group: {group}\n")
 
     def primary(self, group: int) -> str:
         """Return the name of a group's primary, "" while there is none."""
@@ -99,20 +106,17 @@ class Fleet:
 
 
 def made(sandbox: Hosts, folder: Path, groups: dict[str, int]) -> Fleet:
-    """Create the hosts and the files of the inventory; converges nothing."""
+    """Create the hosts and the files of an inventory that is no fleet yet; converges nothing."""
     hosts = {name: sandbox.up(name, os="debian13") for name in groups}
     sandbox.up(KEEPER, group="backup", os="debian13")
     members = gathered(hosts, folder)
-    members.configure(cluster=True, database_tenants=[{"name": DECLARED}])
+    members.configure(cluster=False, database_tenants=[{"name": DECLARED}])
     added = provision("secrets", "init", members.environment, "--vault-password-file", members.key)
     assert added.returncode == 0, added.stderr
     inventory = members.environment / "hosts.yml"
     tree: dict[str, Any] = yaml.safe_load(inventory.read_text())
     tree["all"]["children"]["dcs"]["hosts"] = {name: {} for name in DCS if name in groups}
     inventory.write_text(yaml.safe_dump(tree))
-    (members.environment / "host_vars").mkdir()
-    for name, group in groups.items():
-        (members.environment / f"host_vars/{name}.yml").write_text(f"citus_group: {group}\n")
     given = folder / "given.yml"
     given.write_text(
         yaml.safe_dump(

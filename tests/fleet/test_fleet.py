@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import psycopg
 import pytest
 
-from tests.fleet.hosts import DECLARED, EVERY, GROUPS, Fleet
+from tests.fleet.hosts import DECLARED, EVERY, FIRST, GROUPS, Fleet
 from tests.ledger import CREATE, Account, Ledger
 from tests.system.test_cluster import FAILOVER_S, until
 
@@ -74,6 +74,11 @@ def test_second_run_changes_nothing(fleet: Fleet) -> None:
     assert {name: row.changed for name, row in check.recap.items()} == dict.fromkeys(EVERY, 0), check.output
 
 
+def test_tenants_of_the_single_host_are_distributed_with_their_rows(fleet: Fleet) -> None:
+    assert {fleet.places()[name] for name in (FIRST, DECLARED)} <= {1, 2}
+    assert fleet.sql(f"SELECT count(*) FROM {FIRST}.agents") == "1000"
+
+
 def test_doctor_finds_nothing_critical(fleet: Fleet) -> None:
     for name in GROUPS:
         done = fleet.hosts[name].run("provision doctor --json")
@@ -84,7 +89,7 @@ def test_doctor_finds_nothing_critical(fleet: Fleet) -> None:
 @pytest.mark.usefixtures("tenants")
 def test_tenants_are_spread_and_stay_so(fleet: Fleet) -> None:
     places = fleet.places()
-    assert set(places) == {*TENANTS, DECLARED}
+    assert set(places) == {*TENANTS, DECLARED, FIRST}
     assert {1, 2} == set(places.values())
     listed = json.loads(fleet.run("provision tenant list --json"))["tenants"]
     assert {each["name"]: each["group"] for each in listed} == places
@@ -169,7 +174,7 @@ def test_migrations_of_all_tenants_run_on_the_coordinator(fleet: Fleet, tenants:
         assert {each["outcome"] for each in done["tenants"]} == {"migrated"}
         with psycopg.connect(fleet.url("t05", tenants["t05"], fleet.primary(2))) as session:
             session.execute("SELECT region FROM agents")
-        for each in (*TENANTS, DECLARED):
+        for each in (*TENANTS, DECLARED, FIRST):
             fleet.run(f"provision migrate down 1 --tenant {each}")
     finally:
         coordinator.run(f"rm -f {where}/{name}.*")
@@ -194,6 +199,7 @@ def test_maintenance_runs_in_every_tenant_on_the_coordinator_alone(fleet: Fleet)
 def test_tenant_is_exported_dropped_and_imported(fleet: Fleet, tenants: dict[str, str]) -> None:
     name = TENANTS[-1]
     with psycopg.connect(fleet.url(name, tenants[name]), autocommit=True) as session:
+        session.execute("DELETE FROM agents")
         session.execute("INSERT INTO agents (name) SELECT 'agent ' || i FROM generate_series(1, 200) i")
     made = json.loads(fleet.run(f"provision tenant export {name} --json"))
     assert made["rows"][f"{name}.agents"] == 200
