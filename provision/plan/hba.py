@@ -90,7 +90,7 @@ def rules(
     found += [rule for group in own for rule in group if rule.kind == "local"]
     found += [
         Rule("local", "all", "all", "", "scram-sha-256"),
-        *_between(kind, quoting.hba(database), list(nodes)),
+        *_between(kind, quoting.hba(database), list(nodes), members),
         Rule("host", "all", "postgres", "all", "reject"),
     ]
     for each in certificate_logins if tls else ():
@@ -109,10 +109,13 @@ def rules(
     return found + [Rule(kind, "all", "all", network, "scram-sha-256") for network in networks]
 
 
-def _between(kind: str, database: str, nodes: Sequence[str]) -> list[Rule]:
-    """Return the rules of a fleet's nodes; each also connects to itself, as the superuser."""
-    own = [Rule(kind, database, "postgres", each, f"cert map={NODES}") for each in addresses.LOOPBACK_NETWORKS]
-    return [*(own if nodes else ()), *(Rule(kind, database, "all", each, f"cert map={NODES}") for each in nodes)]
+def _between(kind: str, database: str, nodes: Sequence[str], members: Iterable[str]) -> list[Rule]:
+    """Return the rules of a fleet's nodes. A node connects to itself too, as the superuser, by any of its addresses."""
+    own = [*addresses.LOOPBACK_NETWORKS, *members] if nodes else []
+    return [
+        *(Rule(kind, database, "postgres", each, f"cert map={NODES}") for each in own),
+        *(Rule(kind, database, "all", each, f"cert map={NODES}") for each in nodes),
+    ]
 
 
 def _own(rule: Mapping[str, Any], kind: str) -> list[Rule]:

@@ -59,6 +59,8 @@ def test_nodes_log_in_with_their_certificate_alone() -> None:
     assert [rule for rule in rules if "map=nodes" in rule] == [
         "hostssl minion postgres 127.0.0.1/32 cert map=nodes",
         "hostssl minion postgres ::1/128 cert map=nodes",
+        "hostssl minion postgres 192.0.2.2/32 cert map=nodes",
+        "hostssl minion postgres 192.0.2.3/32 cert map=nodes",
         "hostssl minion all 192.0.2.1/32 cert map=nodes",
         "hostssl minion all 192.0.2.4/32 cert map=nodes",
     ]
