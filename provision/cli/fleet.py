@@ -141,8 +141,8 @@ def point(name: str, as_json: bool) -> None:
     """Make a restore point of this NAME in every group, to which the whole fleet can be restored."""
     plan = _plan()
     with nodes.coordinator(plan) as session:
-        made = points.make(session, name)
-    echo(json.dumps({"name": name, "points": made}, indent=2) if as_json else f"restore point {name} in every group")
+        made = points.make(plan, session, name)
+    echo(json.dumps({"name": name, "segments": made}, indent=2) if as_json else f"restore point {name} in every group")
 
 
 def _rebalance(by: str, *, yes: bool, as_json: bool, only: int = 0) -> None:

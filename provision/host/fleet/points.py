@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import time
+from collections.abc import Mapping
 from typing import Any
 
 import psycopg
@@ -16,10 +18,13 @@ from provision.plan.schema import Plan
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 """A restore point's name has at most 63 bytes (manual, pg_create_restore_point)."""
+ARCHIVED_S = 120
+SEGMENT = 24
+"""Length of the name of a WAL segment; history files and backup labels have more."""
 
 
-def make(session: Connection, name: str) -> dict[int, str]:
-    """Make a restore point in every group and archive it; return the WAL position (LSN) of each group.
+def make(plan: Plan, session: Connection, name: str) -> dict[int, str]:
+    """Make a restore point in every group and wait until it is archived; return the WAL segment of each group.
 
     Citus blocks distributed commits meanwhile, so that no transaction of several groups lies across the points. Raises
     UsageError and DatabaseError.
@@ -30,13 +35,21 @@ def make(session: Connection, name: str) -> dict[int, str]:
             seen=name,
             allowed="1 to 63 letters, digits, _ . and -, a letter or digit first",
         )
-    every = nodes.groups(session)
+    if not plan.backup.physical:
+        raise UsageError(
+            "a fleet without physical backups cannot be restored to a point",
+            seen="backup_physical is false",
+            allowed="backup_physical: true, with a repository that all groups share",
+        )
+    every = {each.number for each in nodes.groups(session)}
     try:
         session.execute("SELECT citus_create_restore_point(%s)", (name,))
-        rows: list[tuple[Any, ...]] = session.execute(
-            "SELECT groupid, result FROM run_command_on_all_nodes('SELECT pg_switch_wal()') r"
-            " JOIN pg_dist_node n ON n.nodeid = r.nodeid WHERE n.noderole = 'primary' AND r.success"
-        ).fetchall()
+        segments = _ask(session, "SELECT pg_walfile_name(pg_switch_wal())")
+        until = time.monotonic() + ARCHIVED_S
+        while waiting := _unarchived(session, segments, every):
+            if time.monotonic() > until:
+                break
+            time.sleep(0.5)
     except psycopg.Error as error:
         raise DatabaseError(
             "the restore point was not made in every group",
@@ -45,14 +58,29 @@ def make(session: Connection, name: str) -> dict[int, str]:
             allowed="every group running",
             run="provision fleet status; then use another name",
         ) from None
-    found = {int(group): str(position) for group, position in rows}
-    if missing := sorted({each.number for each in every} - set(found)):
+    if waiting:
         raise DatabaseError(
             "the restore point is not archived in every group yet",
-            seen=f"group {', '.join(map(str, missing))}",
-            run="provision backup status, on its primary",
+            seen=f"group {', '.join(map(str, sorted(waiting)))}, after {ARCHIVED_S} s",
+            run="provision backup status, on the primary of that group",
         )
-    return found
+    return segments
+
+
+def _ask(session: Connection, query: str) -> dict[int, str]:
+    """Return the answer of each group's primary."""
+    rows: list[tuple[Any, ...]] = session.execute(
+        "SELECT groupid, result FROM run_command_on_all_nodes(%s) r JOIN pg_dist_node n ON n.nodeid = r.nodeid"
+        " WHERE n.noderole = 'primary' AND r.success",
+        (query,),
+    ).fetchall()
+    return {int(group): str(answer) for group, answer in rows}
+
+
+def _unarchived(session: Connection, segments: Mapping[int, str], every: set[int]) -> set[int]:
+    """Return the groups whose segment is not archived; names of one timeline sort by age."""
+    archived = _ask(session, "SELECT coalesce(last_archived_wal, '') FROM pg_stat_archiver")
+    return {number for number in every if archived.get(number, "")[:SEGMENT] < segments.get(number, "G")}
 
 
 def forget(plan: Plan, number: int) -> None:
