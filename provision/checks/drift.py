@@ -19,7 +19,7 @@ from provision.checks.placed import ask
 from provision.checks.registry import Row, Scope, also, check
 from provision.database import Connection, connect_pinned
 from provision.errors import ProvisionError
-from provision.host import lookup
+from provision.host import grants, lookup
 from provision.host.access import Access, Role
 from provision.host.deadline import ended
 from provision.host.migrate import status
@@ -72,17 +72,15 @@ def access(plan: schema.Plan, session: Connection) -> Iterator[Row]:
     theirs = catalog.roles(needed.ask, tenants)
     needed.connect_privileges(database, owner, {role.name for role in present} - {owner} | set(theirs))
     needed.extensions(plan.access.extensions)
-    needed.schema(owner, roles, strangers=theirs)
+    grants.converge(needed, [grants.Schema(grants.SHARED, owner, roles, theirs)])
     needed.large_objects(owner)
     lookup.align(needed, [role.name for role in present if role.kind == "pooler"])
-    declared = {
-        each.name: [_role(role, verifiers.get(role.name)) for role in each.roles] for each in plan.access.tenants
-    }
-    for each in catalog.known(session):
-        limits = plan.access.tenant_limits
-        needed.roles(declared.get(each.name) or of_tenants.current(needed, each.name, limits))
-        if each.sound:  # others are reported by tenant-schema
-            of_tenants.schema(needed, each.name, of_tenants.present(needed, each.name))
+    listed = [each for each in plan.access.tenants if each.name in tenants]
+    declared = [_role(role, verifiers.get(role.name)) for each in listed for role in each.roles]
+    others = sorted(set(tenants) - {each.name for each in listed})
+    needed.roles([*declared, *of_tenants.current(needed, others, plan.access.tenant_limits)])
+    sound = [each.name for each in catalog.known(session) if each.sound]  # others are reported by tenant-schema
+    of_tenants.schemas(needed, of_tenants.present(needed, sound))
     if tenants:
         of_tenants.statistics(needed, [role.name for role in present])
     for what, statement in needed.statements:

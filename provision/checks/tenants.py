@@ -68,7 +68,7 @@ def versions(plan: schema.Plan, session: Connection) -> Iterator[Row]:
         if each.state is not None and each.state.dirty:
             status = f"provision migrate status --tenant {each.name}  # docs/migration-is-dirty.md"
             yield f"the version of tenant {each.name} is dirty", status, Severity.CRITICAL
-        elif each.why and not each.why.startswith("the schema of tenant"):
+        elif each.why and not each.why.startswith(migrations.UNSOUND):  # reported by tenant-schema
             yield f"the version of tenant {each.name} cannot be read: {each.why}", "provision tenant list"
 
 

@@ -132,7 +132,7 @@ def show(name: str, as_json: bool) -> None:
     plan = _plan()
     with login.superuser(plan) as session:
         catalog.find(session, name)
-        found = next(each for each in statistics.read(session) if each.name == name)
+        (found,) = statistics.read(session, name)
         values: dict[str, Any] = {
             **found.values(),
             "database": plan.access.database,

@@ -7,6 +7,7 @@ and the session keeps them out of the server's log and pg_stat_statements.
 
 from __future__ import annotations
 
+import itertools
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,14 +24,6 @@ from provision.plan import names
 from provision.plan.schema import TenantLimits
 from provision.quoting import conninfo
 
-TABLE_PRIVILEGES: Mapping[str, frozenset[str]] = {
-    "write": frozenset({"SELECT", "INSERT", "UPDATE", "DELETE"}),
-    "read": frozenset({"SELECT"}),
-}
-SEQUENCE_PRIVILEGES: Mapping[str, frozenset[str]] = {
-    "write": frozenset({"SELECT", "USAGE"}),
-    "read": frozenset({"SELECT"}),
-}
 GROUPS = {"backup": ("pg_read_all_data", "pg_read_all_stats"), "monitor": ("pg_monitor",)}
 """Predefined roles (PostgreSQL 14 and newer): the least that pg_dump and an exporter need."""
 RESERVED_GROUP = "pg_use_reserved_connections"
@@ -40,8 +33,6 @@ LARGE_OBJECTS = ("lo_creat(integer)", "lo_create(oid)", "lo_from_bytea(oid, byte
 
 KINDS = ("owner", "write", "read", "backup", "monitor", "pooler", "second")
 """A second login is a member of the role in its setting `role`, so that its sessions have that role's privileges."""
-MIGRATION_TABLES = ("schema_migrations", "schema_migrations_history")
-"""Only the owner may write these, regardless of default privileges."""
 
 SHARED = "public"
 """The schema of the extensions and of the tables that belong to no tenant."""
@@ -65,10 +56,10 @@ SELECT v.schema::text FROM pg_available_extensions a JOIN pg_available_extension
 ON v.name = a.name AND v.version = a.default_version WHERE a.name = %s AND v.schema IS NOT NULL
 """
 _LACKING = """
-SELECT w.privilege_type FROM (
+SELECT o.name::text, pg_get_userbyid(o.owner)::text, w.privilege_type FROM (
     SELECT 'd'::"char" AS kind, datname AS name, datdba AS owner, datacl AS acl FROM pg_database
     UNION ALL SELECT 'n', nspname, nspowner, nspacl FROM pg_namespace) o, aclexplode(acldefault(o.kind, o.owner)) w
-WHERE o.kind = %s AND o.name = %s AND pg_get_userbyid(o.owner) = %s AND w.grantee = o.owner AND NOT EXISTS (
+WHERE o.kind = %s AND o.name = ANY(%s) AND w.grantee = o.owner AND NOT EXISTS (
     SELECT FROM aclexplode(coalesce(o.acl, acldefault(o.kind, o.owner))) x
     WHERE x.grantee = o.owner AND x.privilege_type = w.privilege_type)
 """
@@ -293,7 +284,8 @@ class Access:
             name,
         )
         found = {(str(role), str(kind)) for role, kind in rows if role != owner}
-        expected = {(role, "CONNECT") for role in roles} | self._lacking("d", name, owner)
+        expected = {(role, "CONNECT") for role in roles}
+        expected |= {pair for pair in self.lacking("d", [name]).get(name, set()) if pair[0] == owner}
         self.align(f"database {name}", sql.SQL("DATABASE {}").format(sql.Identifier(name)), found, expected)
 
     def extensions(self, names: Sequence[str], newest: Sequence[str] = ("vector",)) -> None:
@@ -344,120 +336,12 @@ class Access:
             expected = {(owner, "EXECUTE")} if owner else set()
             self.align(f"function {function}", sql.SQL("FUNCTION pg_catalog." + function), found, expected)
 
-    def schema(
-        self,
-        owner: str,
-        roles: Sequence[Role],
-        name: str = SHARED,
-        strangers: Iterable[str] = (),
-        *,
-        open_: bool = True,
-    ) -> None:
-        """Converge owner, grants and default privileges of a schema and its objects.
-
-        `strangers` are roles that get no privilege in it. `open_` keeps USAGE of PUBLIC where it is granted.
-        """
-        rows = self.ask("SELECT r.rolname FROM pg_namespace n JOIN pg_roles r ON r.oid = n.nspowner"
-                        " WHERE n.nspname = %s", name)  # fmt: skip
-        mine = sql.Identifier(name)
-        if rows and rows[0][0] != owner:
-            statement = sql.SQL("ALTER SCHEMA {} OWNER TO {}").format(mine, sql.Identifier(owner))
-            self.change(f"schema {name}: owner", statement)
-        users = [role for role in roles if role.kind in TABLE_PRIVILEGES and role.present and role.name != owner]
-        managed = {role.name for role in roles} - {owner} | {"PUBLIC", *strangers}
-        rows = self.ask(
-            "SELECT coalesce(r.rolname, 'PUBLIC'), x.privilege_type FROM pg_namespace n,"
-            " aclexplode(coalesce(n.nspacl, acldefault('n', n.nspowner))) x LEFT JOIN pg_roles r ON r.oid = x.grantee"
-            " WHERE n.nspname = %s",
-            name,
-        )
-        found = {(str(role), str(kind)) for role, kind in rows if role in managed}
-        expected = {(role.name, "USAGE") for role in users} | ({("PUBLIC", "USAGE")} & found if open_ else set())
-        expected |= self._lacking("n", name, owner)
-        self.align(f"schema {name}", sql.SQL("SCHEMA {}").format(mine), found, expected)
-        self._finer(name, managed)
-        self._objects(name, owner, users, managed)
-        self._future(name, owner, users, managed)
-
-    def _lacking(self, kind: str, name: str, owner: str) -> set[tuple[str, str]]:
-        """Return the privileges that the owner of a database (kind d) or a schema (n) was deprived of."""
-        return {(owner, str(privilege)) for (privilege,) in self.ask(_LACKING, kind, name, owner)}
-
-    def _objects(self, schema: str, owner: str, users: Sequence[Role], managed: set[str]) -> None:
-        """Converge grants on tables, views and sequences, except those of extensions and identity columns.
-
-        Their owner gets back what was revoked from it.
-        """
-        rows = self.ask(
-            "SELECT c.relname, c.relkind = 'S', ARRAY(SELECT coalesce(r.rolname, 'PUBLIC') || ' ' || x.privilege_type"
-            " FROM aclexplode(c.relacl) x LEFT JOIN pg_roles r ON r.oid = x.grantee),"
-            " ARRAY(SELECT w.privilege_type FROM"
-            " aclexplode(acldefault(CASE c.relkind WHEN 'S' THEN 's' ELSE 'r' END::\"char\", c.relowner)) w"
-            " WHERE c.relacl IS NOT NULL AND w.grantee = c.relowner AND pg_get_userbyid(c.relowner) = %s"
-            " AND NOT EXISTS (SELECT FROM aclexplode(c.relacl) x"
-            " WHERE x.grantee = c.relowner AND x.privilege_type = w.privilege_type))"
-            " FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
-            " WHERE n.nspname = %s AND c.relkind IN ('r', 'p', 'v', 'm', 'S')"
-            " AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid"
-            " AND d.deptype IN ('e', 'i')) ORDER BY 1",
-            owner,
-            schema,
-        )
-        for name, is_sequence, entries, lacking in rows:
-            pairs = {(who, kind) for who, _, kind in (entry.rpartition(" ") for entry in entries)}
-            found = {(who, kind) for who, kind in pairs if who in managed}
-            kinds = SEQUENCE_PRIVILEGES if is_sequence else TABLE_PRIVILEGES
-            expected = {(role.name, kind) for role in users for kind in kinds[role.kind]}
-            if name in MIGRATION_TABLES:
-                expected = {pair for pair in expected if pair[1] == "SELECT"}
-            expected |= {(owner, kind) for kind in lacking}
-            word = "SEQUENCE" if is_sequence else "TABLE"
-            object_ = sql.SQL(word + " {}").format(sql.Identifier(schema, name))
-            self.align(f"{word.lower()} {_shown(schema, name)}", object_, found, expected)
-
-    def _finer(self, schema: str, managed: set[str]) -> None:
-        """Revoke grant options and column privileges, which the comparison of table grants does not cover."""
-        rows = self.ask(
-            "SELECT c.relname, c.relkind = 'S', NULL, coalesce(r.rolname, 'PUBLIC'), x.privilege_type FROM pg_class c,"
-            " aclexplode(c.relacl) x LEFT JOIN pg_roles r ON r.oid = x.grantee WHERE x.is_grantable"
-            " AND x.grantee <> c.relowner AND c.relnamespace = %s::regnamespace"
-            " UNION ALL SELECT c.relname, false, a.attname, coalesce(r.rolname, 'PUBLIC'), x.privilege_type"
-            " FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid, aclexplode(a.attacl) x"
-            " LEFT JOIN pg_roles r ON r.oid = x.grantee WHERE c.relnamespace = %s::regnamespace"
-            " ORDER BY 1, 3, 4, 5",
-            *[identifier(schema)] * 2,
-        )
-        for name, is_sequence, column, who, kind in rows:
-            if who not in managed:
-                continue
-            word = "SEQUENCE" if is_sequence else "TABLE"
-            right = f"{kind} " + ("({})" if column else "")
-            verb = f"REVOKE {right}" if column else f"REVOKE GRANT OPTION FOR {right}"
-            whom = sql.SQL("PUBLIC") if who == "PUBLIC" else sql.Identifier(who)
-            parts = [sql.Identifier(column)] if column else []
-            # CASCADE also revokes what the role granted to others: only the role itself could revoke that otherwise.
-            statement = sql.SQL(f"{verb} ON {word} {{}} FROM {{}} CASCADE").format(
-                *parts, sql.Identifier(schema, name), whom
-            )
-            label = f"REVOKE {kind} ({column})" if column else f"REVOKE GRANT OPTION FOR {kind}"
-            self.change(f"{word.lower()} {_shown(schema, name)}: {label} FROM {who}", statement)
-
-    def _future(self, schema: str, owner: str, users: Sequence[Role], managed: set[str]) -> None:
-        rows = self.ask(
-            "SELECT d.defaclobjtype::text, coalesce(r.rolname, 'PUBLIC'), x.privilege_type FROM pg_default_acl d"
-            " JOIN pg_roles o ON o.oid = d.defaclrole, aclexplode(d.defaclacl) x"
-            " LEFT JOIN pg_roles r ON r.oid = x.grantee"
-            " WHERE d.defaclnamespace = %s::regnamespace AND o.rolname = %s",
-            identifier(schema),
-            owner,
-        )
-        for letter, word, kinds in (("r", "TABLES", TABLE_PRIVILEGES), ("S", "SEQUENCES", SEQUENCE_PRIVILEGES)):
-            found = {(str(who), str(kind)) for kind_of, who, kind in rows if kind_of == letter and who in managed}
-            expected = {(role.name, kind) for role in users for kind in kinds[role.kind]}
-            prefix = sql.SQL("ALTER DEFAULT PRIVILEGES FOR ROLE {} IN SCHEMA {} ").format(
-                sql.Identifier(owner), sql.Identifier(schema)
-            )
-            self.align(f"future {word.lower()}{_of(schema)}", sql.SQL(word), found, expected, prefix)
+    def lacking(self, kind: str, names: Sequence[str]) -> dict[str, set[tuple[str, str]]]:
+        """Return the privileges that the owners of databases (kind d) or schemas (n) were deprived of, by name."""
+        found: dict[str, set[tuple[str, str]]] = {}
+        for name, owner, privilege in self.ask(_LACKING, kind, list(names)):
+            found.setdefault(str(name), set()).add((str(owner), str(privilege)))
+        return found
 
     def align(
         self,
@@ -469,19 +353,11 @@ class Access:
     ) -> None:
         """Grant missing and revoke extra privileges. `found` and `expected` are pairs of role and privilege."""
         for verb, word, pairs in (("GRANT", "TO", expected - found), ("REVOKE", "FROM", found - expected)):
-            for role in sorted({pair[0] for pair in pairs}):
-                kinds = sorted(kind for who, kind in pairs if who == role)
+            for role, of_role in itertools.groupby(sorted(pairs), key=lambda pair: pair[0]):
+                kinds = [kind for _, kind in of_role]
                 whom = sql.SQL("PUBLIC") if role == "PUBLIC" else sql.Identifier(role)
                 statement = sql.SQL("{}" + f"{verb} {', '.join(kinds)} ON {{}} {word} {{}}").format(prefix, what, whom)
                 self.change(f"{label}: {verb} {', '.join(kinds)} {word} {role}", statement)
-
-
-def _shown(schema: str, name: str) -> str:
-    return name if schema == SHARED else f"{schema}.{name}"
-
-
-def _of(schema: str) -> str:
-    return "" if schema == SHARED else f" of schema {schema}"
 
 
 def _session(server: str, database: str, fleet: str = "") -> Connection:
@@ -500,6 +376,7 @@ def converge(server: str, expected: Mapping[str, Any], *, plan: bool = False) ->
     Tenants that it does not list keep their roles with the settings of tenant_limits; grants are converged. Raises
     DatabaseError and UsageError.
     """
+    from provision.host import grants
     from provision.host.tenants import catalog
     from provision.host.tenants import converge as tenants
 
@@ -524,11 +401,10 @@ def converge(server: str, expected: Mapping[str, Any], *, plan: bool = False) ->
             access = Access(connection, plan=plan)
             access.roles([role for role in roles if role.present])
             existing = [name for name, owner in databases.items() if access.database(name, owner, expected["guard"])]
-            for name, listed in declared.items():
-                tenants.roles(access, main, name, listed)
+            tenants.roles(access, main, declared)
             found = catalog.marked(access.ask, main)
-            for name in sorted(set(found) - set(declared)) if limits.connections else ():
-                access.roles(tenants.current(access, name, limits))
+            if limits.connections:
+                access.roles(tenants.current(access, sorted(set(found) - set(declared)), limits))
             theirs = catalog.roles(access.ask, found)
             for name in existing:
                 more = set(theirs) if name == main else set()
@@ -538,14 +414,14 @@ def converge(server: str, expected: Mapping[str, Any], *, plan: bool = False) ->
             with _session(server, name, fleet) as connection:
                 access = Access(connection, plan=plan)
                 access.extensions([each for each in expected["extensions"] if name == main or each != CITUS])
-                access.schema(databases[name], roles, strangers=theirs)
+                grants.converge(access, [grants.Schema(SHARED, databases[name], roles, theirs)])
                 access.large_objects(databases[name])
                 with connection.transaction():  # logins look users up meanwhile, and a run may be killed
                     lookup.align(access, [role.name for role in roles if role.kind == "pooler" and role.present])
                 if fleet:  # the tables of tenants are on other groups
                     connection.execute("RESET citus.enable_ddl_propagation")
-                for tenant in sorted({*found, *declared}) if name == main and fleet != WORKER else ():
-                    tenants.schema(access, tenant, declared.get(tenant) or tenants.present(access, tenant))
+                if name == main and fleet != WORKER:
+                    tenants.schemas(access, tenants.present(access, found) | declared)
                 if (found or fleet) and name == main:
                     tenants.statistics(access, users)
             changes += access.changes

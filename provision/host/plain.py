@@ -9,8 +9,10 @@ pg_dump reads rows in the same way (manual, "COPY"; CVE-2018-1058 concerns names
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
+from itertools import islice
 
 import psycopg
 from psycopg import sql
@@ -98,14 +100,17 @@ def _rows(session: Connection, table: Table, source: str, form: str) -> Iterator
         raise DatabaseError("a table cannot be read", where=table.name, seen=str(error).strip()) from None
 
 
-def values(session: Connection, name: sql.Identifier, columns: Sequence[str]) -> list[list[str | None]]:
-    """Read columns as text, for values without tab, backslash and line break. Raises psycopg.Error."""
+def values(
+    session: Connection, name: sql.Identifier, columns: Sequence[str], most: int | None = None
+) -> list[list[str | None]]:
+    """Read columns as text, for values without tab, backslash and line break; `most` rows. Raises psycopg.Error."""
     listed = sql.SQL(", ").join(map(sql.Identifier, columns)).as_string(session)
-    found = _copy(session, f"{name.as_string(session)} ({listed})", "text")
+    with closing(_copy(session, f"{name.as_string(session)} ({listed})", "text")) as rows:
+        found = list(islice(rows, most))
     return [[None if each == b"\\N" else each.decode() for each in row.rstrip(b"\n").split(b"\t")] for row in found]
 
 
-def _copy(session: Connection, source: str, form: str) -> Iterator[bytes]:
+def _copy(session: Connection, source: str, form: str) -> Generator[bytes, None, None]:
     """Yield each row; the server sends one message per row, and the header with the first one."""
     with session.cursor() as cursor, cursor.copy(f"COPY {source} TO STDOUT (FORMAT {form})".encode()) as stream:
         for chunk in stream:

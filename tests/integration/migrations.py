@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import psycopg
@@ -15,7 +15,12 @@ import pytest
 from click.testing import CliRunner
 
 from provision.cli import root
+from provision.database import Connection, connect_pinned
 from provision.errors import ProvisionError
+from provision.host.access import Access, Role
+from provision.host.tenants import converge
+from provision.plan import tenants
+from tests import plans
 from tests.clusters import Cluster
 
 REAL = os.environ.get("MIGRATE_BIN") or shutil.which("migrate")
@@ -33,6 +38,23 @@ class Done:
     err: str
 
 
+@dataclass(frozen=True)
+class Account:
+    """The role that migrates, its schema, and what its URL adds."""
+
+    role: str = "minion"
+    schema: str = "public"
+    query: str = ""
+
+
+TENANT = Account("acme", "acme")
+ACCOUNTS = {
+    "owner": Account(),
+    "tenant": TENANT,
+    "tenant with search_path in the URL": replace(TENANT, query="&search_path=acme,public"),
+}
+
+
 @dataclass
 class Project:
     """A database and its migrations directory."""
@@ -40,13 +62,15 @@ class Project:
     cluster: Cluster
     database: str
     path: Path
+    account: Account = Account()
     query: str = ""
     started: list[subprocess.Popen[str]] = field(default_factory=list)
 
     @property
     def url(self) -> str:
-        """URL of the database as its owner, over TCP."""
-        return self.cluster.url(self.database, "minion") + f"?sslmode=disable{self.query}"
+        """URL of the database as the role that migrates, over TCP."""
+        place = self.cluster.url(self.database, self.account.role)
+        return f"{place}?sslmode=disable{self.account.query}{self.query}"
 
     def write(self, **files: str | bytes) -> None:
         """Write files. In a keyword, __ is the dot before up or down, and .sql is appended: _1_a__up."""
@@ -107,18 +131,19 @@ class Project:
         return process
 
     def query_all(self, sql: str) -> list[tuple[object, ...]]:
-        """Query the database as its owner."""
+        """Query the database as the role that migrates."""
         with psycopg.connect(self.url.partition("&")[0], autocommit=True, client_encoding="UTF8") as connection:
             return connection.execute(sql.encode()).fetchall()
 
     def execute(self, *statements: str) -> None:
-        """Change the database as its owner."""
+        """Change the database as the role that migrates."""
         with psycopg.connect(self.url.partition("&")[0], autocommit=True, client_encoding="UTF8") as connection:
             for statement in statements:
                 connection.execute(statement.encode())
 
-    def state(self, table: str = "schema_migrations") -> tuple[int, bool]:
+    def state(self, table: str = "") -> tuple[int, bool]:
         """Content of the version table, read as golang-migrate reads it."""
+        table = table or f"{self.account.schema}.schema_migrations"
         if not self.query_all(f"SELECT to_regclass('{table}') IS NOT NULL")[0][0]:
             return NOTHING
         rows = self.query_all(f"SELECT version, dirty FROM {table}")
@@ -126,9 +151,11 @@ class Project:
         return (int(str(rows[0][0])), bool(rows[0][1])) if rows else NOTHING
 
     def made(self) -> set[str]:
-        """Tables of schema public, without those of the runner."""
+        """Tables of the role's schema without those of the runner, and tables of other schemas with their schema."""
+        own = self.account.schema
         rows = self.query_all(
-            "SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind = 'r'"
+            f"SELECT CASE WHEN n.nspname <> '{own}' THEN n.nspname || '.' ELSE '' END || c.relname FROM pg_class c"
+            " JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname IN ('public', 'acme') AND c.relkind = 'r'"
         )
         return {str(row[0]) for row in rows} - {"schema_migrations", "schema_migrations_history"}
 
@@ -140,17 +167,32 @@ def shared_database(cluster: Cluster) -> Iterator[str]:
     cluster.psql(f"CREATE DATABASE {name} OWNER minion")
     yield name
     cluster.psql(f"DROP DATABASE {name} WITH (FORCE)")
+    cluster.psql(f"DROP ROLE IF EXISTS {', '.join(tenants.role_names(TENANT.schema))}")
 
 
 @pytest.fixture
-def project(cluster: Cluster, shared_database: str, tmp_path: Path) -> Iterator[Project]:
-    """An empty database and directory; ends processes that a failed test left."""
-    project = Project(cluster, shared_database, tmp_path / "migrations")
-    with psycopg.connect(cluster.url(shared_database), autocommit=True) as connection:
-        connection.execute("SET lock_timeout = '20s'")
-        connection.execute("DROP SCHEMA IF EXISTS public, app, other CASCADE")
+def project(
+    cluster: Cluster, shared_database: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> Iterator[Project]:
+    """An empty database and directory, for one of ACCOUNTS; ends processes that a failed test left."""
+    account = ACCOUNTS[getattr(request, "param", "owner")]
+    project = Project(cluster, shared_database, tmp_path / "migrations", account)
+    with connect_pinned(cluster.url(shared_database), application="test", lock_timeout_ms=20_000) as connection:
+        connection.execute("DROP SCHEMA IF EXISTS public, app, other, acme CASCADE")
         connection.execute("CREATE SCHEMA public AUTHORIZATION minion")
+        if account != ACCOUNTS["owner"]:
+            make_tenant(connection, account.schema)
     yield project
     for process in project.started:
         process.kill()
         process.communicate()
+
+
+def make_tenant(connection: Connection, name: str) -> None:
+    """Create a tenant without passwords."""
+    listed = tenants.roles(name, plans.sample().access.tenant_limits, connections=100)
+    roles = [Role(each.name, each.kind, None, each.connection_limit, None, each.settings) for each in listed]
+    access = Access(connection)
+    converge.roles(access, connection.info.dbname, {name: roles})
+    converge.schemas(access, {name: roles})
+    connection.execute("GRANT USAGE ON SCHEMA public TO PUBLIC")

@@ -13,7 +13,7 @@ from itertools import cycle
 
 import pytest
 
-from tests.integration.migrations import NOTHING, Project, needs_real, project, shared_database
+from tests.integration.migrations import ACCOUNTS, NOTHING, Project, needs_real, project, shared_database
 
 __all__ = ["project", "shared_database"]  # fixtures
 
@@ -167,7 +167,7 @@ SCENARIOS = [
         set(),
     ),
     Scenario("ROLLBACK succeeds with nothing done", {"1_a.up.sql": "CREATE TABLE a (); ROLLBACK;"}, ["up -> 1"], set()),
-    Scenario("SET ROLE", {"1_a.up.sql": "SET ROLE minion; CREATE TABLE a ();"}, ["up -> 1"], {"a"}),
+    Scenario("SET ROLE", {"1_a.up.sql": "SET ROLE :role; CREATE TABLE a ();"}, ["up -> 1"], {"a"}),
     Scenario("DISCARD ALL", {"1_a.up.sql": "DISCARD ALL"}, ["up -> 1"], set()),
     Scenario(
         "pg_advisory_unlock_all",
@@ -215,12 +215,15 @@ SCENARIOS = [
     ),
 ]
 
+AS_EACH = pytest.mark.parametrize("project", ACCOUNTS, indirect=True)
+EACH = pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
+
 
 def play(project: Project, scenario: Scenario, *tools: str) -> None:
     """Run the commands of a scenario alternately with each tool: "ours" or "real"."""
     project.query = scenario.query
     for name, body in scenario.files.items():
-        project.put(name, body)
+        project.put(name, body.replace(":role", project.account.role) if isinstance(body, str) else body)
     for name, target in scenario.links.items():
         (project.path / name).symlink_to(target)
     for line, tool in zip(scenario.commands, cycle(tools)):
@@ -239,18 +242,21 @@ def play(project: Project, scenario: Scenario, *tools: str) -> None:
     assert project.made() == scenario.tables
 
 
-@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
+@AS_EACH
+@EACH
 def test_leaves_what_golang_migrate_leaves(project: Project, scenario: Scenario) -> None:
     play(project, scenario, "ours")
 
 
 @needs_real
-@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
+@AS_EACH
+@EACH
 def test_golang_migrate_itself_leaves_it(project: Project, scenario: Scenario) -> None:
     play(project, scenario, "real")
 
 
 @needs_real
+@AS_EACH
 @pytest.mark.parametrize("first", ["ours", "real"])
 @pytest.mark.parametrize(
     "scenario", [each for each in SCENARIOS if len(each.commands) > 1], ids=lambda scenario: scenario.name
@@ -260,6 +266,7 @@ def test_golang_migrate_takes_turns_with_ours(project: Project, scenario: Scenar
 
 
 @needs_real
+@AS_EACH
 def test_golang_migrate_and_ours_run_at_once(project: Project) -> None:
     project.execute("CREATE TABLE log (version int, at timestamptz DEFAULT clock_timestamp())")
     for number in range(1, 6):
@@ -272,6 +279,7 @@ def test_golang_migrate_and_ours_run_at_once(project: Project) -> None:
 
 
 @needs_real
+@AS_EACH
 def test_golang_migrate_sees_what_a_killed_run_of_ours_left(project: Project) -> None:
     project.put("1_a.up.sql", "CREATE TABLE a (); SELECT pg_sleep(60);")
     process = project.start("up")
@@ -287,6 +295,7 @@ def test_golang_migrate_sees_what_a_killed_run_of_ours_left(project: Project) ->
 
 
 @needs_real
+@AS_EACH
 def test_golang_migrate_and_ours_take_turns(project: Project) -> None:
     project.tables("a", "b", "c", "d")
     assert project.real("up", "1").code == 0
@@ -325,6 +334,7 @@ def test_url_selects_the_version_table(project: Project, query: str, table: str)
     assert project.state() == NOTHING
 
 
+@AS_EACH
 def test_reads_the_version_of_golang_migrate(project: Project) -> None:
     project.tables("a", "b")
     project.execute(
@@ -336,6 +346,7 @@ def test_reads_the_version_of_golang_migrate(project: Project) -> None:
     assert (done.code, project.state(), project.made()) == (0, (2, False), {"a", "b"})
 
 
+@AS_EACH
 @pytest.mark.parametrize("words", [("-1",), ("--", "-1")])
 def test_force_to_no_version_writes_what_golang_migrate_writes(project: Project, words: tuple[str, ...]) -> None:
     project.tables("a")
@@ -343,13 +354,19 @@ def test_force_to_no_version_writes_what_golang_migrate_writes(project: Project,
     assert (project.run("force", *words).code, project.state()) == (0, NOTHING)
 
 
+@AS_EACH
 def test_dirty_version_is_refused_with_the_message_of_golang_migrate(project: Project) -> None:
     project.tables("a")
     project.execute(
         "CREATE TABLE schema_migrations (version bigint not null primary key, dirty boolean not null)",
         "INSERT INTO schema_migrations VALUES (1, true)",
     )
-    assert "Dirty database version 1. Fix and force version." in project.run("up").err
+    shown = project.run("version")
+    assert "1 (dirty)" in shown.out + shown.err
+    for words in (["up"], ["down", "1"], ["goto", "1"]):
+        assert "Dirty database version 1. Fix and force version." in project.run(*words).err
+    assert project.run("force", "1").code == 0
+    assert project.state() == (1, False)
 
 
 def test_default_privileges_do_not_allow_other_roles_to_write_the_version(project: Project) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from provision.checks.registry import Scope, examine, unknown_site
 from provision.database import connect_pinned
+from provision.host import grants
 from provision.host.access import Access, Role
 from provision.host.backup import counts, dump
 from tests.clusters import Cluster
@@ -71,7 +72,7 @@ def test_checks_of_the_doctor_run_no_code_of_the_owner(cluster: Cluster, trapped
 def test_convergence_of_privileges_runs_no_code_of_the_owner(cluster: Cluster, trapped: str) -> None:
     with connect_pinned(cluster.url(trapped), application="test") as session:
         access = Access(session, plan=True)
-        access.schema("minion", [Role("minion", "owner")])
+        grants.converge(access, [grants.Schema("public", "minion", [Role("minion", "owner")])])
         access.large_objects("minion")
     assert not planted(cluster)
 

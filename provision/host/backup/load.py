@@ -127,11 +127,12 @@ def _tenants(plan: Plan, session: Connection, work: loader.Loader, database: str
     with connect_pinned(work.admin, application="provision restore") as inside:
         access = Access(inside)
         rows = access.ask("SELECT nspname::text FROM pg_namespace WHERE nspname = ANY(%s) ORDER BY 1", found)
-        for (name,) in rows:
-            ownership.give(inside, str(name))
-            converge.schema(access, str(name), converge.present(access, str(name)))
+        there = [str(name) for (name,) in rows]
+        for name in there:
+            ownership.give(inside, name)
+        converge.schemas(access, converge.present(access, there))
         converge.statistics(access, [each.name for each in plan.access.roles if each.state == "present"])
-    return [str(row[0]) for row in rows]
+    return there
 
 
 def create(

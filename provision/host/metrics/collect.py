@@ -10,13 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 from provision import system
 from provision.database import Connection, connect_pinned
 from provision.errors import ProvisionError
 from provision.host.backup import drill
 from provision.host.deadline import ended
-from provision.host.metrics import backup, certificates, cluster, database, pooler, statements
+from provision.host.metrics import backup, certificates, cluster, database, pooler, statements, tenants
 from provision.host.metrics.exposition import Metric, render
 from provision.host.pooler import console
 from provision.host.queries import snapshots
@@ -47,7 +48,7 @@ class Collected:
 
 
 def collect() -> Collected:
-    """Read backups, certificates, database, pooler and cluster. Raises HostError on a host without a plan."""
+    """Read backups, certificates, database, tenants, pooler and cluster. Raises HostError on a host without a plan."""
     plan = load.load()
     sources: dict[str, Callable[[], list[Metric]]] = {
         "backup": lambda: backup.metrics(
@@ -56,6 +57,7 @@ def collect() -> Collected:
         "certificates": certificates.metrics,
         **{name: partial(_catalogue, plan, read) for name, read in database.CATALOGUE.items()},
         "tables": lambda: _tables(plan),
+        "tenants": lambda: _catalogue(plan, lambda session: tenants.read(session, Path(plan.migrations.directory))),
     }
     if queries.EXTENSION in plan.access.extensions:
         sources["statements"] = lambda: _statements(plan)

@@ -6,6 +6,9 @@ migration) has no sample. `tables` belongs in a session of the owner: its querie
 Every role that may write can lock a table. A locked relation is left out, because its size would wait for the lock, and
 is listed in provision_relation_unread. Each query has time limits, also for a lock that is taken meanwhile.
 
+Many tenants have many tables, so the number of series is bounded: MOST tables and indexes, those of public and then the
+largest, and the MOST used sequences.
+
 Bloat is an estimate from the planner's statistics: rows of average width in pages filled to the fillfactor. A table
 that was never analyzed has no estimate. Padding is ignored, so up to 10 % is noise.
 """
@@ -27,6 +30,8 @@ STATEMENT_TIMEOUT_MS = 5_000
 LOCK_TIMEOUT_MS = 1_000
 LIMITS = f"SET statement_timeout = {STATEMENT_TIMEOUT_MS}; SET lock_timeout = {LOCK_TIMEOUT_MS}"
 """Set before each query: the owner's code in the one before may have changed them."""
+MOST = 500
+OTHERS = "all others"
 SCHEMAS = "n.nspname NOT LIKE ALL (ARRAY['pg\\_%', 'information\\_schema'])"
 
 # Modes that the functions of the queries below wait for: ACCESS SHARE of a size, ROW EXCLUSIVE of a sequence.
@@ -39,6 +44,7 @@ WITH held AS MATERIALIZED (SELECT DISTINCT relation FROM pg_locks WHERE locktype
 _UNREAD = f"""
 {_HELD} SELECT format('%I.%I', n.nspname, c.relname), 1::float8
 FROM held JOIN pg_class c ON c.oid = held.relation JOIN pg_namespace n ON n.oid = c.relnamespace WHERE {SCHEMAS}
+LIMIT {MOST}
 """  # noqa: S608 - constants of this module
 _LOCKED = f"""
 {_HELD} SELECT EXISTS (SELECT FROM held WHERE relation = to_regclass('public.' || quote_ident(%s)))
@@ -56,7 +62,7 @@ _SEQUENCES = f"""
         THEN ((pg_sequence_last_value(c.oid) - s.seqmin)::numeric
             / nullif(s.seqmax::numeric - s.seqmin, 0))::float8 END
 FROM pg_sequence s JOIN pg_class c ON c.oid = s.seqrelid JOIN pg_namespace n ON n.oid = c.relnamespace
-WHERE NOT s.seqcycle AND s.seqincrement > 0
+WHERE NOT s.seqcycle AND s.seqincrement > 0 ORDER BY 2 DESC NULLS LAST LIMIT {MOST}
 """  # noqa: S608 - constants of this module
 # 28 bytes are the row header and line pointer, 24 the page header; a page holds only whole rows.
 _TABLES = f"""
@@ -64,22 +70,27 @@ _TABLES = f"""
     CASE WHEN analyzed THEN greatest(bytes - 8192 * ceil(rows / greatest(floor(room / width), 1)), 0)::float8 END,
     pg_stat_get_dead_tuples(oid)::float8
 FROM (
-    SELECT c.oid, format('%I.%I', n.nspname, c.relname) AS table_name,
+    SELECT c.oid, format('%I.%I', c.nspname, c.relname) AS table_name,
         CASE WHEN c.oid NOT IN (SELECT relation FROM held) THEN pg_relation_size(c.oid) END AS bytes,
         greatest(c.reltuples, 0) AS rows, c.reltuples >= 0 AND s.width IS NOT NULL AS analyzed,
         28 + coalesce(s.width, 0) AS width,
         8168 * coalesce((SELECT split_part(o, '=', 2)::float8 / 100 FROM unnest(c.reloptions) o
             WHERE o LIKE 'fillfactor=%'), 1) AS room
-    FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+    FROM (SELECT n.nspname, c.oid, c.relname, c.reltuples, c.reloptions
+        FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.relkind IN ('r', 'm') AND {SCHEMAS}
+        ORDER BY n.nspname = 'public' DESC, c.relpages DESC, c.oid LIMIT {MOST}) c
     LEFT JOIN LATERAL (SELECT sum(avg_width * (1 - null_frac)) AS width FROM pg_stats
-        WHERE schemaname = n.nspname AND tablename = c.relname) s ON true
-    WHERE c.relkind IN ('r', 'm') AND {SCHEMAS}
+        WHERE schemaname = c.nspname AND tablename = c.relname) s ON true
 ) t
 """  # noqa: S608 - constants of this module
 _HNSW = f"""
-{_HELD} SELECT format('%I.%I', n.nspname, c.relname),
-    CASE WHEN c.oid NOT IN (SELECT relation FROM held) THEN pg_relation_size(c.oid)::float8 END
-FROM pg_class c JOIN pg_am a ON a.oid = c.relam JOIN pg_namespace n ON n.oid = c.relnamespace WHERE a.amname = 'hnsw'
+{_HELD}, ranked AS (SELECT c.oid, format('%I.%I', n.nspname, c.relname) AS name, c.relpages,
+    row_number() OVER (ORDER BY n.nspname = 'public' DESC, c.relpages DESC, c.oid) AS place FROM pg_class c
+    JOIN pg_am a ON a.oid = c.relam JOIN pg_namespace n ON n.oid = c.relnamespace WHERE a.amname = 'hnsw')
+SELECT name, CASE WHEN oid NOT IN (SELECT relation FROM held) THEN pg_relation_size(oid)::float8 END
+FROM ranked WHERE place <= {MOST}
+UNION ALL SELECT '{OTHERS}', sum(relpages)::float8 * current_setting('block_size')::int
+FROM ranked WHERE place > {MOST} HAVING count(*) > 0
 """  # noqa: S608 - constants of this module
 _SLOTS = """
 SELECT slot_name, greatest(pg_wal_lsn_diff(CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn()

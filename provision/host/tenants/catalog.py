@@ -36,6 +36,11 @@ class Tenant:
         """Whether its schema can be used."""
         return self.schema and self.owned
 
+    @property
+    def state(self) -> str:
+        """Its schema in words: sound, no schema or foreign schema."""
+        return "sound" if self.sound else "foreign schema" if self.schema else "no schema"
+
 
 def marked(ask: Ask, database: str) -> list[str]:
     """Return the names of a database's tenants; `ask` queries any database of the server."""

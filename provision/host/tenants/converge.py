@@ -5,83 +5,94 @@ Runs statements about objects of a tenant (GRANT, REVOKE, ALTER ... OWNER), whic
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from psycopg import sql
 
 from provision.errors import DatabaseError
+from provision.host import grants
 from provision.host.access import Access, Role
 from provision.host.tenants import catalog
 from provision.plan import tenants
+from provision.plan.names import second_login
 from provision.plan.schema import TenantLimits
 
 STATISTICS = "pg_stat_statements"
 """Extension whose views show every role the number of calls and rows of all others."""
 
 
-def roles(access: Access, database: str, name: str, wanted: Sequence[Role]) -> None:
-    """Converge a tenant's login roles and mark its owner. Raises DatabaseError for a role that is not a tenant's."""
-    found = catalog.marked(access.ask, database)
-    if name not in found:
-        taken = access.ask("SELECT rolname::text FROM pg_roles WHERE rolname = ANY(%s)", [each.name for each in wanted])
-        if taken:
+def roles(access: Access, database: str, requested: Mapping[str, Sequence[Role]]) -> None:
+    """Converge the login roles of tenants by name, and mark their owners.
+
+    Raises DatabaseError for a role that is not a tenant's.
+    """
+    known = set(catalog.marked(access.ask, database))
+    missing = [name for name in requested if name not in known]
+    every = [role.name for name in missing for role in requested[name]]
+    taken = {str(row[0]) for row in access.ask("SELECT rolname::text FROM pg_roles WHERE rolname = ANY(%s)", every)}
+    for name in missing:
+        if clash := next((role.name for role in requested[name] if role.name in taken), None):
             raise DatabaseError(
                 f"tenant {name} cannot be created",
                 where=f"database {database}",
-                seen=f"role {taken[0][0]} exists and belongs to no tenant",
+                seen=f"role {clash} exists and belongs to no tenant",
                 allowed="a name whose roles do not exist",
-                run=f"choose another name, or: DROP ROLE {taken[0][0]}",
+                run=f"choose another name, or: DROP ROLE {clash}",
             )
         # One message, and so one transaction: a run that is killed leaves no role that belongs to no tenant.
         mine = sql.Identifier(name)
         statement = sql.SQL("CREATE ROLE {}; COMMENT ON ROLE {} IS {}")
         access.change(f"tenant {name}", statement.format(mine, mine, sql.Literal(tenants.mark(database))))
-    access.roles(wanted)
+    access.roles([role for listed in requested.values() for role in listed])
 
 
-def schema(access: Access, name: str, wanted: Sequence[Role]) -> None:
-    """Converge a tenant's schema and the grants in it, in a session of its database.
+def schemas(access: Access, requested: Mapping[str, Sequence[Role]]) -> None:
+    """Converge the schemas of tenants by name and the grants in them, in a session of their database.
 
     Raises DatabaseError for a schema of another role, whose contents are not the tenant's.
     """
-    rows = access.ask(
-        "SELECT pg_get_userbyid(nspowner)::text FROM pg_namespace WHERE nspname = %s",
-        name,
-    )
-    mine = sql.Identifier(name)
-    if not rows:
-        access.change(f"schema {name}", sql.SQL("CREATE SCHEMA {} AUTHORIZATION {}").format(mine, mine))
-        if access.plan:
-            return
-    elif rows[0][0] != name:
-        raise DatabaseError(
-            f"schema {name} does not belong to tenant {name}",
-            where=f"database {access.connection.info.dbname}",
-            seen=f"owner {rows[0][0]}",
-            allowed=f"owner {name}",
-            run=f"review its contents, then: provision tenant add {name} --adopt",
-        )
-    access.schema(name, wanted, name, open_=False)
+    names = sorted(requested)
+    owners = dict(access.ask(grants.OWNERS, names))
+    for name in names:
+        mine = sql.Identifier(name)
+        if name not in owners:
+            access.change(f"schema {name}", sql.SQL("CREATE SCHEMA {} AUTHORIZATION {}").format(mine, mine))
+        elif owners[name] != name:
+            raise DatabaseError(
+                f"schema {name} does not belong to tenant {name}",
+                where=f"database {access.connection.info.dbname}",
+                seen=f"owner {owners[name]}",
+                allowed=f"owner {name}",
+                run=f"review its contents, then: provision tenant add {name} --adopt",
+            )
+    there = [name for name in names if name in owners or not access.plan]
+    grants.converge(access, [grants.Schema(name, name, requested[name], open_=False) for name in there])
 
 
-def current(access: Access, name: str, limits: TenantLimits) -> list[Role]:
-    """Return the roles of a tenant that the inventory does not declare: its own limits, and the plan's settings."""
+def current(access: Access, names: Sequence[str], limits: TenantLimits) -> list[Role]:
+    """Return the roles of tenants that the inventory does not declare: their own limits, and the plan's settings."""
     rows = access.ask(
         "SELECT rolname::text, rolpassword, rolconnlimit FROM pg_authid WHERE rolname = ANY(%s)",
-        list(tenants.role_names(name)),
+        [role for name in names for role in tenants.role_names(name)],
     )
     found = {str(role): (verifier, int(limit)) for role, verifier, limit in rows}
     return [
         Role(each.name, each.kind, *found[each.name], None, each.settings)
+        for name in names
         for each in tenants.roles(name, limits)
         if each.name in found
     ]
 
 
-def present(access: Access, name: str) -> list[Role]:
-    """Return the roles of a tenant as the server has them, by kind, for the comparison of grants alone."""
-    kinds = dict(zip(tenants.role_names(name), ("owner", *tenants.SUFFIXES.values()), strict=True))
-    return [Role(role, kinds.get(role, "second")) for role in catalog.roles(access.ask, [name])]
+def present(access: Access, names: Iterable[str]) -> dict[str, list[Role]]:
+    """Return the roles of tenants as the server has them, by tenant and kind, for the comparison of grants alone."""
+    result: dict[str, list[Role]] = {name: [] for name in names}
+    there = set(catalog.roles(access.ask, result))
+    for name, listed in result.items():
+        for role, kind in zip(tenants.role_names(name), ("owner", *tenants.SUFFIXES.values()), strict=True):
+            pairs = ((role, kind), (second_login(role), "second"))
+            listed += [Role(each, what) for each, what in pairs if each in there]
+    return result
 
 
 def statistics(access: Access, strangers: Iterable[str]) -> None:

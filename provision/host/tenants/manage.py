@@ -96,7 +96,7 @@ def _add(plan: Plan, session: Connection, name: str, *, connections: int, renew:
             run=plan.site("database,migrations"),
         )
     wanted, passwords = _roles(plan, access, name, declared, connections, renew=renew)
-    converge.roles(access, database, name, wanted)
+    converge.roles(access, database, {name: wanted})
     for role in wanted:
         if not access.ask("SELECT has_database_privilege(%s, %s, 'CONNECT')", role.name, database)[0][0]:
             statement = sql.SQL("GRANT CONNECT ON DATABASE {} TO {}")
@@ -106,7 +106,7 @@ def _add(plan: Plan, session: Connection, name: str, *, connections: int, renew:
             )
     if adopt:
         access.changes += ownership.give(session, name)
-    converge.schema(access, name, wanted)
+    converge.schemas(access, {name: wanted})
     converge.statistics(access, [each.name for each in plan.access.roles if each.state == "present"])
     return Added(name, tuple(access.changes), passwords)
 
@@ -214,7 +214,7 @@ def empty(session: Connection, name: str) -> None:
     try:
         with session.transaction():
             session.execute(sql.SQL("DROP SCHEMA {} CASCADE").format(mine))
-            converge.schema(access, name, converge.present(access, name))
+            converge.schemas(access, converge.present(access, [name]))
     except psycopg.Error as error:
         raise DatabaseError(
             f"the schema of tenant {name} could not be emptied; it is unchanged",

@@ -7,7 +7,7 @@ continues where an earlier one was interrupted.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 
@@ -15,15 +15,17 @@ from provision.database import Connection, refuse_read_only
 from provision.errors import MigrationError, ProvisionError
 from provision.host.migrate.directory import Directory
 from provision.host.migrate.files import NONE
-from provision.host.migrate.ledger import Ledger, State
+from provision.host.migrate.ledger import State
 from provision.host.migrate.narrate import Narrator
 from provision.host.migrate.runner import Runner
 from provision.host.migrate.settings import Settings
 from provision.host.tenants import catalog, login
+from provision.host.tenants import versions as stored
 from provision.plan.schema import Plan
 
 JOBS = 4
 """Tenants migrated at the same time: each needs two connections of the superuser's reserve at most."""
+UNSOUND = "its schema cannot be used"
 
 
 @dataclass(frozen=True)
@@ -55,19 +57,18 @@ class Result:
 
 
 def versions(session: Connection, settings: Settings) -> list[Version]:
-    """Return the version of every tenant. Runs no code of a tenant: its table is read by COPY."""
-    known = Directory(settings.path).catalogue().versions
-    found = []
-    for each in catalog.known(session):
-        try:
-            if not each.sound:
-                catalog.find(session, each.name)
-            state, _ = Ledger(session, each.name, settings.table).peek()
-            pending = tuple(sorted(version for version in known if version > state.version))
-            found.append(Version(each.name, state, pending))
-        except ProvisionError as error:
-            found.append(Version(each.name, None, (), f"{error.what}: {error.seen}".rstrip(": ")))
-    return found
+    """Return the version of every tenant. Runs no code of a tenant."""
+    files = Directory(settings.path).catalogue().versions
+    known = catalog.known(session)
+    states = stored.read(session, [each.name for each in known if each.sound], settings.table)
+    return [_version(each, states.get(each.name, ""), files) for each in known]
+
+
+def _version(tenant: catalog.Tenant, state: State | str, files: Iterable[int]) -> Version:
+    """Compare a version with those of the files."""
+    if isinstance(state, str):
+        return Version(tenant.name, None, (), state or f"{UNSOUND}: {tenant.state}")
+    return Version(tenant.name, state, tuple(sorted(version for version in files if version > state.version)))
 
 
 def up(

@@ -6,6 +6,7 @@ own tables, as the tenant.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,8 @@ import psycopg
 from provision.database import Connection, connect
 from provision.errors import DatabaseError, MigrationError
 from provision.host.migrate.directory import Directory
-from provision.host.migrate.ledger import Ledger
 from provision.host.queries import statements
-from provision.host.tenants import catalog, login
+from provision.host.tenants import catalog, login, versions
 from provision.plan import tenants
 from provision.plan.schema import Plan
 
@@ -36,10 +36,8 @@ SELECT n.nspname::text,
 FROM pg_namespace n LEFT JOIN pg_class c ON c.relnamespace = n.oid WHERE n.nspname = ANY(%s) GROUP BY 1
 """
 _NULLS = """
-SELECT n.nspname::text, s.stanullfrac::float8 FROM pg_statistic s
-JOIN pg_class c ON c.oid = s.starelid JOIN pg_namespace n ON n.oid = c.relnamespace
-JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = s.staattnum
-WHERE c.relname = 'memories' AND a.attname = 'embedding' AND n.nspname = ANY(%s)
+SELECT schemaname::text, null_frac::float8 FROM pg_stats
+WHERE tablename = 'memories' AND attname = 'embedding' AND schemaname = ANY(%s)
 """
 _LAST = """
 SELECT schemaname::text, to_char(max(last_idx_scan) AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"')
@@ -48,6 +46,16 @@ FROM pg_stat_all_indexes WHERE schemaname = ANY(%s) AND indexrelname = ANY(%s) G
 _SESSIONS = """
 SELECT usename::text, count(*)::int FROM pg_stat_activity WHERE usename = ANY(%s) GROUP BY 1
 """
+
+
+@dataclass(frozen=True)
+class Size:
+    """Bytes of a tenant, its tables, and estimates of all its rows and of those of its table memories."""
+
+    bytes: int
+    tables: int
+    rows: int
+    memories: int
 
 
 @dataclass(frozen=True)
@@ -72,31 +80,44 @@ class Statistics:
         return asdict(self)
 
 
-def read(session: Connection) -> list[Statistics]:
-    """Return the statistics of every tenant of the session's database, by name."""
-    found = catalog.known(session)
-    every = [each.name for each in found]
-    sizes = {str(row[0]): row[1:] for row in session.execute(_SIZES, (every,)).fetchall()}
-    nulls: dict[str, float] = {str(name): float(str(part)) for name, part in session.execute(_NULLS, (every,))}
+def read(session: Connection, name: str = "") -> list[Statistics]:
+    """Return the statistics of every tenant of the session's database, or of one, by name."""
+    known = [each for each in catalog.known(session) if name in ("", each.name)]
+    every = [each.name for each in known]
+    measured, without, used = sizes(session, every), nulls(session, every), sessions(session, every)
     last: dict[str, str | None] = {}
     if session.info.server_version >= LAST_SCAN_SINCE:
         last = {str(name): at for name, at in session.execute(_LAST, (every, list(USED_INDEXES)))}  # type: ignore[misc]
-    roles = {role: each for each in every for role in tenants.role_names(each)}
+    applied = versions.read(session, [each.name for each in known if each.sound])
+    result = [
+        Statistics(
+            each.name, each.state, str(applied.get(each.name, "")), size.bytes, size.tables, size.rows,
+            round(size.memories * (1 - without.get(each.name, 0.0))), used.get(each.name, 0), last.get(each.name),
+        )
+        for each in known
+        for size in [measured.get(each.name, Size(0, 0, 0, 0))]
+    ]  # fmt: skip
+    return _placed(session, result)
+
+
+def sizes(session: Connection, names: Sequence[str]) -> dict[str, Size]:
+    """Return the sizes of tenants whose schemas exist. Opens every table and index of them, and waits for locks."""
+    rows = session.execute(_SIZES, (list(names),)).fetchall()
+    return {str(name): Size(*(int(str(value)) for value in values)) for name, *values in rows}
+
+
+def nulls(session: Connection, names: Sequence[str]) -> dict[str, float]:
+    """Return the estimated share of each tenant's memories without a vector; unknown before the first ANALYZE."""
+    return {str(name): float(str(part)) for name, part in session.execute(_NULLS, (list(names),))}
+
+
+def sessions(session: Connection, names: Sequence[str]) -> dict[str, int]:
+    """Return the open sessions of each tenant that has some."""
+    roles = {role: name for name in names for role in tenants.role_names(name)}
     used: dict[str, int] = {}
     for role, number in session.execute(_SESSIONS, (list(roles),)).fetchall():
         used[roles[str(role)]] = used.get(roles[str(role)], 0) + int(str(number))
-    result = []
-    for each in found:
-        size, tables, rows, memories = (int(str(value)) for value in sizes.get(each.name, (0, 0, 0, 0)))
-        vectors = round(memories * (1 - nulls.get(each.name, 0.0)))
-        state = "sound" if each.sound else "foreign schema" if each.schema else "no schema"
-        version = _version(session, each.name) if each.sound else ""
-        result.append(
-            Statistics(
-                each.name, state, version, size, tables, rows, vectors, used.get(each.name, 0), last.get(each.name)
-            )
-        )
-    return _placed(session, result)
+    return used
 
 
 def _placed(session: Connection, found: list[Statistics]) -> list[Statistics]:
@@ -112,13 +133,6 @@ def _placed(session: Connection, found: list[Statistics]) -> list[Statistics]:
         else each
         for each in found
     ]
-
-
-def _version(session: Connection, name: str) -> str:
-    try:
-        return str(Ledger(session, name).peek()[0])
-    except DatabaseError as error:
-        return error.what
 
 
 def newest(plan: Plan) -> int | None:

@@ -139,7 +139,8 @@ def load(plan: Plan, session: Connection, name: str, folder: Path) -> dict[str, 
         with connect(acting.url, application="provision tenant import") as inside:
             rows = _rows(inside, name)
             inside.execute("ANALYZE")
-    converge.schema(Access(session), name, converge.present(Access(session), name))
+    access = Access(session)
+    converge.schemas(access, converge.present(access, [name]))
     if rows != facts["rows"]:
         different = sorted(key for key in {*rows, *facts["rows"]} if rows.get(key) != facts["rows"].get(key))
         raise BackupError(
