@@ -191,7 +191,7 @@ bench-upgrade: .venv/.tests ## Measure waits during a major upgrade by each meth
 	$(BIN)/python -m benchmarks.upgrade
 
 .PHONY: bench-tenants
-bench-tenants: test-setup ## Measure migrations, checks, dump and catalogue of N tenants (N=100)
+bench-tenants: test-setup ## Measure migrations, checks, maintenance, backups and memory of N tenants (N=100)
 	$(BIN)/python -m benchmarks.tenants $(or $(N),100)
 
 .PHONY: bench-audit

@@ -1,6 +1,9 @@
-"""What a number of tenants costs: migrations, checks, dump, catalogue. Prints seconds measured in one run.
+"""What a number of tenants costs: migrations, checks, maintenance, metrics, backups, memory. Prints one table.
 
-Half of the tenants are migrated one at a time, half in parallel; both get the project's migrations and no rows.
+    python -m benchmarks.tenants [N]
+
+Half of the tenants are migrated one at a time, half in parallel; all get the project's migrations and no rows. Times
+are of one run, as they come: progress goes to stderr.
 """
 
 from __future__ import annotations
@@ -11,39 +14,59 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
 from provision import system
-from provision.checks import drift
+from provision.checks import doctor, drift
 from provision.checks import tenants as checks
+from provision.controller import inputs
+from provision.database import Connection, connect_pinned
+from provision.host.maintain import run as maintain
+from provision.host.maintain import tenants as of_tenants
+from provision.host.metrics import database
+from provision.host.metrics import tenants as metrics
 from provision.host.migrate.settings import Settings
 from provision.host.tenants import login, migrations, statistics
+from provision.plan.schema import Plan
+from tests import buckets, plans
+from tests.clusters import as_server_user, run
+from tests.contract.repository import ROOT
+from tests.templates.test_render import render
 from tests.tenants import MIGRATIONS, Place, place
 
 T = TypeVar("T")
 LOGINS = 20
 SIZES = """
-SELECT pg_database_size(current_database()) / 2^20, (SELECT count(*) FROM pg_class),
-    (SELECT sum(pg_total_relation_size(oid)) / 2^20 FROM pg_class WHERE relnamespace = 'pg_catalog'::regnamespace
+SELECT round(pg_database_size(current_database()) / 2^20), (SELECT count(*) FROM pg_class),
+    (SELECT round(sum(pg_total_relation_size(oid)) / 2^20) FROM pg_class WHERE relnamespace = 'pg_catalog'::regnamespace
      AND relkind = 'r')
 """
+ARCHIVING = {"archive_mode": "on", "wal_level": "replica", "archive_command": "/bin/true"}
+rows: list[tuple[str, str]] = []
+
+
+def note(label: str, figure: str) -> None:
+    """Keep a row of the table."""
+    rows.append((label, figure))
+    print(f"{label}: {figure}", file=sys.stderr, flush=True)
 
 
 def timed(label: str, work: Callable[[], T], number: int = 1) -> T:
-    """Run and print the seconds, and those of each of `number` parts."""
+    """Run and note the seconds, and those of each of `number` parts."""
     begun = time.monotonic()
     result = work()
     seconds = time.monotonic() - begun
-    each = f", each {seconds / number:.3f}" if number > 1 else ""
-    print(f"{label}: {seconds:.2f} s{each}", flush=True)
+    note(label, f"{seconds:.2f} s" + (f", each {seconds / number:.3f}" if number > 1 else ""))
     return result
 
 
-def sizes(here: Place) -> None:
-    """Print the sizes of the database and its catalogue."""
-    whole, classes, catalogue = here.server.psql(SIZES, "minion").split("|")
-    print(f"database {float(whole):.0f} MB, of it catalogue {float(catalogue):.0f} MB; {classes} rows in pg_class")
+def memory(session: Connection, label: str) -> None:
+    """Note the private memory of a session's process."""
+    status = Path(f"/proc/{session.info.backend_pid}/status").read_text().splitlines()
+    (line,) = (line for line in status if line.startswith("RssAnon"))
+    note(f"private memory of a session: {label}", f"{int(line.split()[1]) / 1024:.1f} MB")
 
 
 def fill(here: Place, first: int, number: int, jobs: int) -> None:
@@ -61,40 +84,94 @@ def fill(here: Place, first: int, number: int, jobs: int) -> None:
 
 def look(here: Place) -> None:
     """Time what reads all tenants."""
-    settings = Settings("", MIGRATIONS)
-    timed("migrate up --all-tenants, nothing pending", lambda: migrations.up(here.plan, settings))
-    with login.superuser(here.plan) as session:
+    plan, settings = here.plan, Settings("", MIGRATIONS)
+    timed("migrate up --all-tenants, nothing pending", lambda: migrations.up(plan, settings))
+    with login.superuser(plan) as session:
+        memory(session, "superuser, new")
         timed("migrate status --all-tenants", lambda: migrations.versions(session, settings))
+        memory(session, "superuser that read all versions")
         timed("tenant list", lambda: statistics.read(session))
+        memory(session, "superuser that read all sizes")
         every = (checks.schemas, checks.versions, checks.sizes, checks.locks)
-        timed("doctor, checks of tenants", lambda: [list(each(here.plan, session)) for each in every])
-        timed("doctor, grants", lambda: list(drift.access(here.plan, session)))
-    timed("provision access, second run", here.converge)
+        timed("doctor, checks of tenants", lambda: [list(each(plan, session)) for each in every])
+    with login.superuser(plan) as session:
+        timed("doctor, grants", lambda: list(drift.access(plan, session)))
+        memory(session, "superuser that compared all grants")
+    timed("doctor, all checks of the server", lambda: doctor._server(plan))
+    timed("site.yml --tags database, its command on the host, second run", here.converge)
+    with connect_pinned(plan.server.url("minion"), application="bench") as session:
+        found = timed("metrics, tenants", lambda: metrics.read(session, MIGRATIONS))
+        found += timed(
+            "metrics, database", lambda: [each for read in database.CATALOGUE.values() for each in read(session)]
+        )
+    note("metrics, series", str(sum(len(each.samples) for each in found)))
+
+
+def maintained(here: Place, number: int) -> None:
+    """Run each job of maintenance, with nothing to do."""
+    for job in maintain.JOBS:
+        facts = timed(
+            f"maintain {job}, all tenants",
+            lambda job=job: of_tenants.run_all(here.plan, maintain.run(here.plan, job)), number,
+        )  # fmt: skip
+        if facts["outcome"] != "done":
+            raise SystemExit(f"{job}: {facts.get('why')}")
+
+
+def sessions(here: Place) -> None:
+    """Time logins, and measure a session of one tenant."""
+    timed(f"{LOGINS} logins", lambda: [here.session("t0000_app").close() for _ in range(LOGINS)], LOGINS)
+    with here.session("t0000_app") as session:
+        session.execute("SELECT * FROM agent_stats")
+        memory(session, "application that read its tenant's tables")
+
+
+def backups(here: Place) -> None:
+    """Dump the database, and take a full physical backup with the configuration of a prod host."""
+    server, programs = here.server, here.plan.server.programs
+    where = ("-h", server.host, "-p", str(server.port), "-U", "postgres")
+    dump = [f"{programs}/pg_dump", *where, "--format=custom", f"--file={server.root}/all.dump", "minion"]
+    timed("pg_dump of the database", lambda: subprocess.run(dump, check=True))
+    tool = ("pgbackrest", f"--config={repository(here)}", "--stanza=db1")
+    run(*as_server_user(*tool, "stanza-create"))
+    server.psql(f"ALTER SYSTEM SET archive_command = '{' '.join(tool)} archive-push %p'")
+    server.psql("SELECT pg_reload_conf()")
+    timed("pgBackRest, full backup", lambda: run(*as_server_user(*tool, "--type=full", "backup")))
+    note("files of the data directory", str(sum(len(names) for _, _, names in os.walk(server.data))))
+
+
+def repository(here: Place) -> Path:
+    """Configure pgBackRest below the server's folder, and return its file."""
+    given = {**plans.SAMPLE, "backup_repository_path": str(here.server.root / "repository")}
+    built: Plan = plans.plan("prod", {**given, "backup_logical": False})
+    directory = {"data_directory": str(here.server.data), "port": here.server.port, "settings": ()}
+    plan = replace(built, server=replace(built.server, **directory))
+    secret, main = (
+        render(ROOT / f"templates/backup/{name}.j2", "prod", plan=inputs.published(plan, None))
+        for name in ("secrets.conf", "pgbackrest.conf")
+    )
+    return buckets.configured(here.server.root, secret, main, f"pg1-socket-path={here.server.host}\n")
 
 
 def main(number: int) -> None:
     """Measure `number` tenants."""
-    print(f"{os.cpu_count()} CPUs, load {os.getloadavg()[0]:.1f}")
+    note("CPUs, load", f"{os.cpu_count()}, {os.getloadavg()[0]:.1f}")
     system.EVIDENCE = Path(tempfile.mkdtemp())
-    locks = max(64, number // 4)
-    with place({"max_locks_per_transaction": str(locks)}) as here:
-        sizes(here)
-        half = max(1, number // 2)
-        fill(here, 0, half, 1)
-        fill(here, half, half, migrations.JOBS)
-        sizes(here)
+    with place({"max_locks_per_transaction": str(max(64, number // 4)), **ARCHIVING}) as here:
+        half = number // 2
+        fill(here, 0, number - half, 1)
+        if half:
+            fill(here, number - half, half, migrations.JOBS)
+        whole, classes, catalogue = here.server.psql(SIZES, "minion").split("|")
+        note("database, of it catalogue", f"{whole} MB, {catalogue} MB")
+        note("rows in pg_class", classes)
         look(here)
-        timed(f"{LOGINS} logins", lambda: [here.session("t0000_app").close() for _ in range(LOGINS)], LOGINS)
-        with here.session("t0000_app") as session:
-            (pid,) = session.execute("SELECT pg_backend_pid()").fetchone() or (0,)
-            session.execute("SELECT * FROM agent_stats")
-            private = [row for row in Path(f"/proc/{pid}/status").read_text().splitlines() if row.startswith("RssAnon")]
-            print(f"session that read a tenant's tables: {private[0].partition(':')[2].strip()} of private memory")
-        where = ("-h", here.server.host, "-p", str(here.server.port), "-U", "postgres")
-        program, target = f"{here.plan.server.programs}/pg_dump", f"{here.server.root}/all.dump"
-        dump = [program, *where, "--format=custom", f"--file={target}", "minion"]
-        timed("pg_dump of the database", lambda: subprocess.run(dump, check=True))
-        print(f"load {os.getloadavg()[0]:.1f}")
+        maintained(here, number)
+        sessions(here)
+        backups(here)
+    note("load", f"{os.getloadavg()[0]:.1f}")
+    width = max(len(label) for label, _ in rows)
+    print("\n".join(f"{label:<{width}}  {figure}" for label, figure in rows))
 
 
 if __name__ == "__main__":
