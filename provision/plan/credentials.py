@@ -6,6 +6,7 @@ No message contains a secret.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Any
@@ -65,6 +66,7 @@ def passwords(v: Mapping[str, Any], profile: Mapping[str, Any], context: Context
             verdict.refusals.append(
                 f"database_credentials has no entry for {role}: set its password and its salt in {vault}{generate}"
             )
+    known = Counter(str(each.get("password")) for each in credentials.values() if isinstance(each, Mapping))
     for role, secret in sorted(credentials.items()):
         given = secret if isinstance(secret, Mapping) else {}
         wrong = _wrong_types(role, secret)
@@ -72,7 +74,7 @@ def passwords(v: Mapping[str, Any], profile: Mapping[str, Any], context: Context
             verdict.refusals += [f"{problem}; in {vault}" for problem in wrong]
             continue
         try:
-            secrets.scram_verifier(given.get("password") or "", given.get("salt") or "")
+            secrets.check(given.get("password") or "", given.get("salt") or "")
         except UsageError as error:
             verdict.refusals.append(f"database_credentials.{role}: {error.what}; allowed: {error.allowed}; in {vault}")
             continue
@@ -84,7 +86,7 @@ def passwords(v: Mapping[str, Any], profile: Mapping[str, Any], context: Context
                 f"the rotation of {role} is unfinished, and the vault keeps both passwords: provision secrets rotate "
                 f"{inventory} {role} finishes it, with --undo it restores the previous password"
             )
-        problem = _weakness(str(given["password"]), credentials) if strict else ""
+        problem = _weakness(str(given["password"]), known) if strict else ""
         if problem:
             verdict.refusals.append(
                 f"the password of {role} {problem}: set database_credentials.{role}.password in {vault}"
@@ -108,13 +110,13 @@ def _wrong_types(role: str, secret: Any, known: tuple[str, ...] = (*PAIR, PREVIO
     return problems
 
 
-def _weakness(password: str, credentials: Mapping[str, Any]) -> str:
+def _weakness(password: str, known: Mapping[str, int]) -> str:
+    """Return what is wrong with a password; `known` counts each password of the vault."""
     if password == DEVELOPMENT_PASSWORD:
         return "is the published one of development"
     if len(password) < MINIMUM_PASSWORD_LENGTH:
         return f"has {len(password)} characters, at least {MINIMUM_PASSWORD_LENGTH} are required"
-    others = [str(other.get("password")) for other in credentials.values() if isinstance(other, Mapping)]
-    if others.count(password) > 1:
+    if known[password] > 1:
         return "is also the password of another role"
     return ""
 

@@ -28,10 +28,19 @@ def new_salt() -> str:
 
 
 def scram_verifier(password: str, salt: str, iterations: int = ITERATIONS) -> str:
-    """Compute what pg_authid.rolpassword holds for a password (RFC 5803, RFC 7677).
+    """Compute what pg_authid.rolpassword holds for a password (RFC 5803, RFC 7677). Raises UsageError as `check`."""
+    raw = check(password, salt)
+    salted = hashlib.pbkdf2_hmac("sha256", password.encode(), raw, iterations)
+    stored = hashlib.sha256(_mac(salted, b"Client Key")).digest()
+    server = _mac(salted, b"Server Key")
+    return f"SCRAM-SHA-256${iterations}:{salt}${_text(stored)}:{_text(server)}"
 
-    `salt` is base64. Only ASCII passwords are taken: others would have to be normalised with SASLprep first, and a
-    difference there would lock the role out. Raises UsageError.
+
+def check(password: str, salt: str) -> bytes:
+    """Return the bytes of a salt in base64, without the milliseconds that a verifier takes.
+
+    Only ASCII passwords are taken: others would have to be normalised with SASLprep first, and a difference there would
+    lock the role out. Raises UsageError.
     """
     if not password or not password.isascii() or not password.isprintable():
         raise UsageError(
@@ -45,10 +54,7 @@ def scram_verifier(password: str, salt: str, iterations: int = ITERATIONS) -> st
             raise ValueError
     except ValueError:
         raise UsageError("this salt cannot be used", allowed="base64, as `openssl rand -base64 16` prints") from None
-    salted = hashlib.pbkdf2_hmac("sha256", password.encode(), raw, iterations)
-    stored = hashlib.sha256(_mac(salted, b"Client Key")).digest()
-    server = _mac(salted, b"Server Key")
-    return f"SCRAM-SHA-256${iterations}:{salt}${_text(stored)}:{_text(server)}"
+    return raw
 
 
 def _mac(key: bytes, text: bytes) -> bytes:
