@@ -141,8 +141,10 @@ def backups(here: Place) -> None:
 
 
 def repository(here: Place) -> Path:
-    """Configure pgBackRest below the server's folder, and return its file."""
-    given = {**plans.SAMPLE, "backup_repository_path": str(here.server.root / "repository")}
+    """Configure pgBackRest in a folder beside the data directory, and return its file."""
+    folder = here.server.root / "pgbackrest"
+    run("install", "-d", "-o", "postgres", "-g", "postgres", folder)
+    given = {**plans.SAMPLE, "backup_repository_path": str(folder / "repository")}
     built: Plan = plans.plan("prod", {**given, "backup_logical": False})
     directory = {"data_directory": str(here.server.data), "port": here.server.port, "settings": ()}
     plan = replace(built, server=replace(built.server, **directory))
@@ -150,7 +152,7 @@ def repository(here: Place) -> Path:
         render(ROOT / f"templates/backup/{name}.j2", "prod", plan=inputs.published(plan, None))
         for name in ("secrets.conf", "pgbackrest.conf")
     )
-    return buckets.configured(here.server.root, secret, main, f"pg1-socket-path={here.server.host}\n")
+    return buckets.configured(folder, secret, main, f"pg1-socket-path={here.server.host}\n")
 
 
 def main(number: int) -> None:

@@ -133,9 +133,7 @@ def test_tenant_that_spoils_its_version_table_hides_itself_alone(fresh: Place) -
     assert states == {"current": 1, "pending": 0, "dirty": 0, "unknown": 6}
 
 
-def test_metrics_show_the_largest_tenants_and_sums_of_the_others(
-    fresh: Place, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_metrics_show_the_largest_tenants_and_sums_of_the_others(fresh: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     with as_backup(fresh) as session:
         assert measured(session)["tenants"] == {"current": 0, "pending": 0, "dirty": 0, "unknown": 0}
     for name in ("acme", "beta", "late", "gone"):
@@ -150,7 +148,7 @@ def test_metrics_show_the_largest_tenants_and_sums_of_the_others(
         found = measured(session)
         monkeypatch.setattr(metrics, "TOP", 2)
         fewer = measured(session)
-        behind = measured(session, tmp_path)
+        without_files = measured(session, fresh.server.root / "missing")
     assert found["tenants"] == {"current": 1, "pending": 1, "dirty": 1, "unknown": 1}
     assert found["tenant_bytes"]["acme"] > found["tenant_bytes"]["beta"] > found["tenant_bytes"]["late"] == 0
     exact = int(fresh.server.psql("SELECT sum(pg_total_relation_size(oid)) FROM pg_class WHERE relkind = 'r'"
@@ -165,7 +163,7 @@ def test_metrics_show_the_largest_tenants_and_sums_of_the_others(
     assert sum(fewer["tenant_bytes"].values()) == sum(found["tenant_bytes"].values())
     assert sum(fewer["tenant_sessions"].values()) == 2
     assert fewer["tenants"] == found["tenants"]
-    assert behind["tenant_migrations_pending"] == {"acme": 0, "beta": 0}  # no files of migrations, nothing to compare
+    assert without_files["tenant_migrations_pending"] == {"acme": 0, "beta": 0}
 
 
 def test_tables_and_indexes_of_many_tenants_have_a_bounded_number_of_series(

@@ -136,7 +136,8 @@ def _drop(session: Connection, role: str, owner: str) -> None:
     """End the login's sessions, give what it owns to the tenant's owner, and drop it."""
     mine = sql.Identifier(role)
     session.execute("SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE usename = %s", (role,))
-    if owner:
-        session.execute(sql.SQL("REASSIGN OWNED BY {} TO {}").format(mine, sql.Identifier(owner)))
-    session.execute(sql.SQL("DROP OWNED BY {}").format(mine))
-    session.execute(sql.SQL("DROP ROLE {}").format(mine))
+    with session.transaction():  # one commit: maintenance and migrations drop a login for every tenant
+        if owner:
+            session.execute(sql.SQL("REASSIGN OWNED BY {} TO {}").format(mine, sql.Identifier(owner)))
+        session.execute(sql.SQL("DROP OWNED BY {}").format(mine))
+        session.execute(sql.SQL("DROP ROLE {}").format(mine))
