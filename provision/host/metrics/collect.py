@@ -57,8 +57,10 @@ def collect() -> Collected:
         "certificates": certificates.metrics,
         **{name: partial(_catalogue, plan, read) for name, read in database.CATALOGUE.items()},
         "tables": lambda: _tables(plan),
-        "tenants": lambda: _catalogue(plan, lambda session: tenants.read(session, Path(plan.migrations.directory))),
     }
+    if not (plan.cluster and plan.cluster.fleet):  # whose tenants are on other hosts
+        files = Path(plan.migrations.directory)
+        sources["tenants"] = lambda: _catalogue(plan, lambda session: tenants.read(session, files))
     if queries.EXTENSION in plan.access.extensions:
         sources["statements"] = lambda: _statements(plan)
     if plan.pooler.enabled:
