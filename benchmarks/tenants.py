@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from provision import system
 from provision.checks import doctor, drift
@@ -146,7 +146,7 @@ def repository(here: Place) -> Path:
     run("install", "-d", "-o", "postgres", "-g", "postgres", folder)
     given = {**plans.SAMPLE, "backup_repository_path": str(folder / "repository")}
     built: Plan = plans.plan("prod", {**given, "backup_logical": False})
-    directory = {"data_directory": str(here.server.data), "port": here.server.port, "settings": ()}
+    directory: dict[str, Any] = {"data_directory": str(here.server.data), "port": here.server.port, "settings": ()}
     plan = replace(built, server=replace(built.server, **directory))
     secret, main = (
         render(ROOT / f"templates/backup/{name}.j2", "prod", plan=inputs.published(plan, None))

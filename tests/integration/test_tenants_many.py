@@ -13,6 +13,8 @@ import pytest
 from provision.checks import tenants as checks
 from provision.database import Connection
 from provision.host.access import Access
+from provision.host.maintain import run as maintain
+from provision.host.maintain import tenants as maintenance
 from provision.host.metrics import database, exposition
 from provision.host.metrics import tenants as metrics
 from provision.host.migrate.ledger import State
@@ -83,6 +85,17 @@ def test_changed_grants_of_several_tenants_are_found_and_restored(fresh: Place) 
     assert findings(fresh) == {}
     with pytest.raises(psycopg.errors.InsufficientPrivilege):
         fresh.ask("gamma_app", "SELECT name FROM beta.agents")
+
+
+def test_temporary_logins_take_no_place_in_the_statistics_of_statements(fresh: Place) -> None:
+    fresh.server.psql("SELECT pg_stat_statements_reset()", "minion")
+    fresh.add("acme")
+    assert maintenance.run_all(fresh.plan, maintain.run(fresh.plan, "index"))["outcome"] == "done"
+    fresh.ask("acme_app", "SELECT count(*) FROM agents")
+    users = "SELECT DISTINCT coalesce(r.rolname, 'dropped') FROM pg_stat_statements s LEFT JOIN pg_roles r"
+    found = fresh.server.psql(f"{users} ON r.oid = s.userid", "minion").splitlines()
+    assert "acme_app" in found
+    assert "dropped" not in found
 
 
 SPOILT = {

@@ -46,7 +46,11 @@ class Index:
         return 100 * self.waste >= maintenance.bloat_percent and self.bytes * self.waste >= maintenance.bloat_mb * 2**20
 
 
+# pg_class has no index on the schema, and would be read as a whole for each of a thousand tenants; pg_depend has one.
 _INDEXES = """
+WITH t AS MATERIALIZED (SELECT c.* FROM pg_namespace n JOIN pg_depend d ON d.refclassid = 'pg_namespace'::regclass
+        AND d.refobjid = n.oid AND d.classid = 'pg_class'::regclass
+    JOIN pg_class c ON c.oid = d.objid WHERE n.nspname = current_schema() AND c.relkind = 'r')
 SELECT i.oid::regclass::text, t.oid::regclass::text, a.amname, pg_relation_size(i.oid)::bigint,
     greatest(t.reltuples, 0)::float8,
     coalesce((SELECT sum(CASE WHEN s.null_frac IS NULL THEN 8 ELSE s.avg_width * (1 - s.null_frac) END)
@@ -59,10 +63,9 @@ SELECT i.oid::regclass::text, t.oid::regclass::text, a.amname, pg_relation_size(
     coalesce((SELECT split_part(o, '=', 2)::int FROM unnest(i.reloptions) o WHERE o LIKE 'm=%'), 16),
     coalesce((SELECT s.null_frac FROM pg_stats s JOIN pg_attribute c ON c.attrelid = t.oid AND c.attnum = x.indkey[0]
         WHERE s.schemaname = n.nspname AND s.tablename = t.relname AND s.attname = c.attname), 0)::float8
-FROM pg_index x JOIN pg_class i ON i.oid = x.indexrelid JOIN pg_class t ON t.oid = x.indrelid
+FROM pg_index x JOIN pg_class i ON i.oid = x.indexrelid JOIN t ON t.oid = x.indrelid
 JOIN pg_namespace n ON n.oid = t.relnamespace JOIN pg_am a ON a.oid = i.relam
-WHERE n.nspname = current_schema() AND x.indisvalid AND t.relkind = 'r' AND a.amname IN ('btree', 'hnsw')
-    AND pg_has_role(t.relowner, 'USAGE')
+WHERE x.indisvalid AND a.amname IN ('btree', 'hnsw') AND pg_has_role(t.relowner, 'USAGE')
 ORDER BY 1
 """
 

@@ -52,7 +52,7 @@ def schemas(access: Access, requested: Mapping[str, Sequence[Role]]) -> None:
     Raises DatabaseError for a schema of another role, whose contents are not the tenant's.
     """
     names = sorted(requested)
-    owners = dict(access.ask(grants.OWNERS, names))
+    owners = {str(name): str(owner) for name, owner in access.ask(grants.OWNERS, names)}
     for name in names:
         mine = sql.Identifier(name)
         if name not in owners:

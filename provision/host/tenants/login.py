@@ -113,6 +113,8 @@ def _create(session: Connection, mine: sql.Identifier, name: str, verifier: str,
             sql.SQL("ALTER ROLE {} SET search_path = {}, {}").format(
                 mine, sql.Literal(name), sql.Literal(tenants.SHARED)
             ),
+            # Each login would have entries of its own, which push those of lasting roles out.
+            sql.SQL("ALTER ROLE {} SET pg_stat_statements.track = 'none'").format(mine),
         ):
             session.execute(statement)
 

@@ -40,7 +40,8 @@ def read(session: Connection, schemas: Sequence[str], table: str = TABLE) -> dic
     Raises UsageError for a name of a table that is too long, DatabaseError if the connection is lost.
     """
     Ledger(session, SHARED, table)  # refuses the name
-    tables = dict(session.execute(_TABLES, (list(schemas), table)).fetchall())
+    rows = session.execute(_TABLES, (list(schemas), table)).fetchall()
+    tables = {str(schema): str(why) for schema, why in rows}
     found: dict[str, State | str] = {}
     slow = 0
     with _limited(session):
