@@ -20,7 +20,7 @@ from provision.checks.registry import Row, Scope, also, check
 from provision.database import Connection, connect_pinned
 from provision.errors import ProvisionError
 from provision.host import grants, lookup
-from provision.host.access import Access, Role
+from provision.host.access import SHARED, Access, Role
 from provision.host.deadline import ended
 from provision.host.migrate import status
 from provision.host.migrate.explain import Ways
@@ -72,7 +72,7 @@ def access(plan: schema.Plan, session: Connection) -> Iterator[Row]:
     theirs = catalog.roles(needed.ask, tenants)
     needed.connect_privileges(database, owner, {role.name for role in present} - {owner} | set(theirs))
     needed.extensions(plan.access.extensions)
-    grants.converge(needed, [grants.Schema(grants.SHARED, owner, roles, theirs)])
+    grants.converge(needed, [grants.Schema(SHARED, owner, roles, theirs)])
     needed.large_objects(owner)
     lookup.align(needed, [role.name for role in present if role.kind == "pooler"])
     listed = [each for each in plan.access.tenants if each.name in tenants]

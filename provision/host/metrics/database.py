@@ -89,7 +89,7 @@ _HNSW = f"""
     JOIN pg_am a ON a.oid = c.relam JOIN pg_namespace n ON n.oid = c.relnamespace WHERE a.amname = 'hnsw')
 SELECT name, CASE WHEN oid NOT IN (SELECT relation FROM held) THEN pg_relation_size(oid)::float8 END
 FROM ranked WHERE place <= {MOST}
-UNION ALL SELECT '{OTHERS}', sum(relpages)::float8 * current_setting('block_size')::int
+UNION ALL SELECT NULL, sum(relpages)::float8 * current_setting('block_size')::int
 FROM ranked WHERE place > {MOST} HAVING count(*) > 0
 """  # noqa: S608 - constants of this module
 _SLOTS = """
@@ -148,7 +148,7 @@ def sizes(connection: Connection) -> list[Metric]:
 
 def indexes(connection: Connection) -> list[Metric]:
     """Query the size of vector indexes."""
-    found = _by("index", ask(connection, _HNSW))
+    found = _by("index", [(name or OTHERS, size) for name, size in ask(connection, _HNSW)])
     return [Metric("provision_hnsw_index_bytes", "Size of an HNSW index; searches use all of it.", found)]
 
 
