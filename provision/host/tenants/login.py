@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import secrets
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -34,6 +35,8 @@ SESSIONS = 4
 """Connections of a login beside the processes of a dump: a tenant's code can change its password meanwhile."""
 LIMIT_S = 3600
 """Longest time that one tenant may take of a command for all of them."""
+END_S, POLL_S = 5, 0.005
+"""Longest wait for the sessions of a login to end, and the pause between looks."""
 _MARK = "provision: temporary login of a tenant"
 
 
@@ -97,7 +100,13 @@ def _end(plan: Plan, role: str) -> None:
     """End the sessions of a login, from a thread of its own. The login stays refused until it is dropped."""
     with suppress(psycopg.Error, DatabaseError), superuser(plan) as session:
         session.execute(sql.SQL("ALTER ROLE {} NOLOGIN").format(sql.Identifier(role)))
-        session.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = %s", (role,))
+        _terminate(session, role)
+
+
+def _terminate(session: Connection, role: str) -> bool:
+    """End the sessions of a login; return whether there were any."""
+    query = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = %s"
+    return bool(session.execute(query, (role,)).fetchall())
 
 
 def _create(session: Connection, mine: sql.Identifier, name: str, verifier: str, sessions: int) -> None:
@@ -137,7 +146,10 @@ def clean_up(session: Connection) -> list[str]:
 def _drop(session: Connection, role: str, owner: str) -> None:
     """End the login's sessions, give what it owns to the tenant's owner, and drop it."""
     mine = sql.Identifier(role)
-    session.execute("SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE usename = %s", (role,))
+    until = time.monotonic() + END_S
+    # Sessions that were closed are mostly still ending. The server's own wait for that looks every 100 ms.
+    while _terminate(session, role) and time.monotonic() < until:
+        time.sleep(POLL_S)
     with session.transaction():  # one commit: maintenance and migrations drop a login for every tenant
         if owner:
             session.execute(sql.SQL("REASSIGN OWNED BY {} TO {}").format(mine, sql.Identifier(owner)))
