@@ -11,10 +11,11 @@ from provision import system
 from provision.cli._echo import echo
 from provision.cli._process import noting
 from provision.cli._progress import working
+from provision.errors import UsageError
 from provision.host.backup import show as sizes
 from provision.host.fleet import apply as converging
+from provision.host.fleet import leave, nodes, points
 from provision.host.fleet import move as moving
-from provision.host.fleet import nodes, points
 from provision.plan import load
 from provision.plan.schema import Plan
 
@@ -126,12 +127,21 @@ def drain(group: int, undo: bool, as_json: bool) -> None:
 @group_argument
 @json_option
 def remove(group: int, as_json: bool) -> None:
-    """Remove a group that holds no tenants, after its hosts have left the inventory."""
+    """Remove a group that holds no tenants, once its hosts have left the inventory and stopped."""
     plan = _plan()
+    if group in nodes.fleet_of(plan).groups:
+        raise UsageError(
+            f"group {group} is in the inventory",
+            seen=", ".join(each.name for each in nodes.fleet_of(plan).nodes if each.group == group),
+            allowed="a group without hosts in the inventory",
+            run=f"remove them from the inventory, then {plan.site()}",
+        )
     with nodes.coordinator(plan) as session:
-        moving.remove(session, group)
-    points.forget(plan, group)
-    echo(json.dumps({"group": group, "removed": True}) if as_json else f"group {group} is removed")
+        moving.refuse_filled(session, group)
+        leave.forget(plan, group)
+        removed = moving.remove(session, group)
+    text = f"group {group} is removed" if removed else f"group {group} is not registered"
+    echo(json.dumps({"group": group, "changed": removed}) if as_json else text)
 
 
 @command.command()

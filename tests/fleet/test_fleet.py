@@ -12,7 +12,7 @@ import pytest
 
 from tests.fleet.hosts import DECLARED, EVERY, FIRST, GROUPS, Fleet
 from tests.ledger import CREATE, Account, Ledger
-from tests.system.test_cluster import FAILOVER_S, until
+from tests.system.test_cluster import FAILOVER_S, STOP, TTL_S, until
 
 TENANTS = tuple(f"t{number:02}" for number in range(20))
 passwords: dict[str, str] = {}
@@ -291,15 +291,33 @@ def test_group_is_drained_removed_and_added_again(fleet: Fleet, tenants: dict[st
     name = next(each for each in TENANTS if places[each] == 2)
     ledger = writing(fleet, tenants, (name,))
     with ledger.writing():
-        refused = fleet.hosts[fleet.primary(0)].run("provision fleet remove 2")
-        assert refused.returncode != 0
-        assert "provision fleet drain 2" in refused.stderr
         print(fleet.run("provision fleet drain 2").strip())
     for each in account(fleet, ledger, tenants):
         assert (each.lost, each.duplicates, each.errors) == ((), 0, ()), str(each)
     assert set(fleet.places().values()) == {1}
-    for host in ("db4", "db5"):
-        assert fleet.hosts[host].run("systemctl disable --now patroni provision-follow pgbouncer").returncode == 0
+    gone = ("db4", "db5")
+    running = fleet.hosts[fleet.primary(0)].run("provision fleet remove 2")
+    assert "group 2 is in the inventory" in running.stderr, running.stderr
+    run = fleet.site(without=gone)
+    assert run.code == 0, run.output
+    assert "group 2 is registered and not in the inventory" in run.text()
+    running = fleet.hosts[fleet.primary(0)].run("provision fleet remove 2")
+    assert "group 2 still runs" in running.stderr, running.stderr
+    for host in gone:
+        assert fleet.hosts[host].run(STOP).returncode == 0
+    assert until(lambda: fleet.primary(2) == "", TTL_S)
     fleet.run("provision fleet remove 2")
-    status = json.loads(fleet.hosts[fleet.primary(0)].run("provision fleet status --json").stdout)
+    status = json.loads(fleet.run("provision fleet status --json"))
     assert [each["number"] for each in status["groups"]] == [0, 1]
+    run = fleet.site(without=gone)
+    assert run.code == 0, run.output
+
+    for host in gone:
+        assert fleet.hosts[host].run("pg_dropcluster 17 main").returncode == 0
+    run = fleet.site()
+    assert run.code == 0, run.output
+    assert until(fleet.complete, 120), fleet.members.view()
+    done = json.loads(fleet.run("provision fleet rebalance --yes --json"))
+    assert done["done"]
+    assert set(fleet.places().values()) == {1, 2}
+    unchanged(fleet)

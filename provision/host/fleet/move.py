@@ -15,8 +15,16 @@ import psycopg
 from provision.database import Connection
 from provision.errors import DatabaseError, UsageError
 from provision.host.fleet import nodes
+from provision.system import wait
 
 BY = ("size", "load")
+PATRONI = "Patroni citus"
+"""Application name of the session in which Patroni registers nodes."""
+SYNCED_S = 60
+"""Longest wait for the other nodes to learn a change of the nodes."""
+_BEHIND = """
+SELECT 1 FROM pg_dist_node WHERE hasmetadata AND NOT metadatasynced AND noderole = 'primary' AND groupid <> %s
+"""
 
 
 @dataclass(frozen=True)
@@ -106,9 +114,8 @@ def set_draining(session: Connection, number: int, draining: bool) -> bool:
     return True
 
 
-def remove(session: Connection, number: int) -> None:
-    """Remove a group that holds no tenants from the fleet. Raises UsageError and DatabaseError."""
-    group = nodes.find(nodes.groups(session), number)
+def refuse_filled(session: Connection, number: int) -> None:
+    """Raise UsageError for a group that holds tenants."""
     held = [each.tenant for each in nodes.places(session) if each.group == number]
     if held:
         raise UsageError(
@@ -117,16 +124,35 @@ def remove(session: Connection, number: int) -> None:
             allowed="an empty group",
             run=f"provision fleet drain {number}",
         )
+
+
+def remove(session: Connection, number: int) -> bool:
+    """Remove the nodes of a stopped group; False if there are none. Raises DatabaseError.
+
+    Patroni may hold a transaction for a switchover of the group that will never end: its session is ended. A disabled
+    node is not contacted; the others must know that it is disabled before it can be removed.
+    """
     rows = session.execute(
-        "SELECT nodename, nodeport FROM pg_dist_node WHERE groupid = %s ORDER BY noderole = 'primary'", (number,)
+        "SELECT nodename, nodeport, noderole = 'primary' FROM pg_dist_node WHERE groupid = %s ORDER BY 3", (number,)
     ).fetchall()
+    session.execute(
+        "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
+        " WHERE application_name = %s AND state = 'idle in transaction'",
+        (PATRONI,),
+    )
     try:
-        for host, port in rows:
+        for host, port, primary in rows:
+            if primary:
+                session.execute("SELECT citus_disable_node(%s, %s, false)", (host, port))
+        wait(lambda: session.execute(_BEHIND, (number,)).fetchone() is None, SYNCED_S)
+        for host, port, _ in rows:
             session.execute("SELECT citus_remove_node(%s, %s)", (host, port))
     except psycopg.Error as error:
         raise DatabaseError(
             f"group {number} was not removed",
-            where=f"{group.host}:{group.port}",
+            where=f"database {session.info.dbname}",
             seen=str(error).strip(),
+            allowed="every other group running",
             run=f"provision fleet remove {number}",
         ) from None
+    return bool(rows)

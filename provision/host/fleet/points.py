@@ -1,4 +1,4 @@
-"""Restore points of a whole fleet, and what a removed group leaves in etcd. Does IO, on the coordinator."""
+"""Restore points of a whole fleet. Does IO, on the coordinator."""
 
 from __future__ import annotations
 
@@ -11,8 +11,6 @@ import psycopg
 
 from provision.database import Connection
 from provision.errors import DatabaseError, UsageError
-from provision.host.cluster import access, orders
-from provision.host.cluster.dcs import Dcs
 from provision.host.fleet import nodes
 from provision.plan.schema import Plan
 
@@ -81,13 +79,3 @@ def _unarchived(session: Connection, segments: Mapping[int, str], every: set[int
     """Return the groups whose segment is not archived; names of one timeline sort by age."""
     archived = _ask(session, "SELECT coalesce(last_archived_wal, '') FROM pg_stat_archiver")
     return {number for number in every if archived.get(number, "")[:SEGMENT] < segments.get(number, "G")}
-
-
-def forget(plan: Plan, number: int) -> None:
-    """Delete what a removed group's Patroni wrote into etcd, which would register it again. Raises HostError."""
-    reach, name = access.controlling(plan), nodes.fleet_of(plan).name
-    scope = f"{name}/{number}"
-    for user, folder in (("patroni", f"/service/{scope}/"), (access.POOLER_USER, orders.folder(scope))):
-        dcs = Dcs.of(reach, user)
-        for key in dcs.read(folder):
-            dcs.delete(key)
