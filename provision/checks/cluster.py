@@ -11,8 +11,11 @@ from provision.errors import HostError
 from provision.host.cluster import access, life
 from provision.host.cluster.dcs import Dcs
 from provision.host.cluster.patroni import Patroni
-from provision.host.fleet import nodes
+from provision.host.fleet import nodes, rights
 from provision.plan.schema import Plan
+
+NAMED = 5
+"""Functions that one finding names."""
 
 
 @check(
@@ -32,6 +35,24 @@ def unhealthy(plan: Plan) -> Iterator[Row]:
         yield from life.status(Patroni(reach), Dcs.of(reach)).problems
     except HostError as error:
         yield f"{error.what}: {error.seen}"
+
+
+@check(
+    "fleet-rights",
+    scope=Scope.SERVER,
+    area="access",
+    severity=Severity.CRITICAL,
+    expected="no function of Citus that a tenant may use against another",
+    why="a tenant can unregister or move the tables of others",
+    tags="database",
+)
+def functions(plan: Plan, session: Connection) -> Iterator[Row]:
+    """Report functions of Citus that every role may call, as after an update of the extension."""
+    if plan.cluster and plan.cluster.fleet:
+        rows = session.execute(rights.OPEN.encode(), (list(rights.CLOSED),)).fetchall()
+        if rows:
+            names = ", ".join(str(row[0]) for row in rows[:NAMED])
+            yield f"{len(rows)} functions of Citus are open to every role: {names}"
 
 
 @check(

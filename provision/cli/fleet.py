@@ -44,7 +44,7 @@ def status(as_json: bool) -> None:
     """
     plan = _plan()
     with nodes.coordinator(plan) as session:
-        groups, places = nodes.groups(session), nodes.places(session)
+        groups, places, silent = nodes.groups(session), nodes.places(session), nodes.silent(session)
     missing = sorted(set(nodes.fleet_of(plan).groups) - {each.number for each in groups if each.active})
     if as_json:
         values = {
@@ -52,15 +52,16 @@ def status(as_json: bool) -> None:
             "groups": [asdict(each) for each in groups],
             "tenants": [asdict(each) for each in places],
             "missing": missing,
+            "silent": silent,
         }
         echo(json.dumps(values, indent=2))
     else:
-        echo("\n".join(_lines(groups, places, missing)))
-    if missing:
+        echo("\n".join(_lines(groups, places, missing, silent)))
+    if missing or silent:
         raise SystemExit(3)
 
 
-def _lines(groups: list[nodes.Group], places: list[nodes.Place], missing: list[int]) -> list[str]:
+def _lines(groups: list[nodes.Group], places: list[nodes.Place], missing: list[int], silent: list[int]) -> list[str]:
     rows = [("group", "primary", "state", "tenants", "size")]
     for each in groups:
         held = [place for place in places if place.group == each.number]
@@ -71,14 +72,15 @@ def _lines(groups: list[nodes.Group], places: list[nodes.Place], missing: list[i
         )
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     table = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
-    return [*table, *(f"PROBLEM group {number} is not registered or not active" for number in missing)]
+    problems = [f"PROBLEM group {number} is not registered or not active" for number in missing]
+    return [*table, *problems, *(f"PROBLEM group {number} does not answer" for number in silent)]
 
 
 @command.command()
 @click.option("--check", is_flag=True, help="Change nothing; report what would be done.")
 @json_option
 def apply(check: bool, as_json: bool) -> None:
-    """Wait until every group is registered, then distribute the migrated tenants; site.yml calls it."""
+    """Wait for all groups, then distribute migrated tenants; site.yml runs it."""
     plan = _plan()
     if converging.idle(plan):
         echo(json.dumps({"changed": False}) if as_json else "nothing to do on this host")
@@ -97,11 +99,17 @@ def apply(check: bool, as_json: bool) -> None:
 
 
 @command.command()
-@click.option("--by", type=click.Choice(moving.BY), default="size", show_default=True, help="What to even out.")
+@click.option(
+    "--by",
+    type=click.Choice(moving.BY),
+    default="size",
+    show_default=True,
+    help="Bytes, or statements of the last one to two minutes.",
+)
 @click.option("--yes", is_flag=True, help="Make the moves; without it, only print them.")
 @json_option
 def rebalance(by: str, yes: bool, as_json: bool) -> None:
-    """Even out the groups by moving tenants, one at a time, while they are used.
+    """Balance the groups by moving tenants online, one at a time.
 
     Prints the plan first. After an interruption, the same command continues.
     """
@@ -110,12 +118,15 @@ def rebalance(by: str, yes: bool, as_json: bool) -> None:
 
 @command.command()
 @group_argument
-@click.option("--undo", is_flag=True, help="Let the group receive tenants again.")
+@click.option("--undo", is_flag=True, help="Accept tenants in the group again.")
 @json_option
 def drain(group: int, undo: bool, as_json: bool) -> None:
-    """Move every tenant of a group to the others; new tenants go to the others too."""
+    """Move all tenants off a group, at once; new tenants go to other groups."""
     plan = _plan()
     with nodes.coordinator(plan) as session:
+        if not undo:
+            nodes.refuse_silent(session)
+            moving.refuse_last(nodes.groups(session), group)
         moving.set_draining(session, group, not undo)
     if undo:
         echo(json.dumps({"group": group, "draining": False}) if as_json else f"group {group} receives tenants again")
@@ -127,7 +138,7 @@ def drain(group: int, undo: bool, as_json: bool) -> None:
 @group_argument
 @json_option
 def remove(group: int, as_json: bool) -> None:
-    """Remove a group that holds no tenants, once its hosts have left the inventory and stopped."""
+    """Remove an empty group, once its hosts have left the inventory and stopped."""
     plan = _plan()
     if group in nodes.fleet_of(plan).groups:
         raise UsageError(
@@ -148,29 +159,39 @@ def remove(group: int, as_json: bool) -> None:
 @click.argument("name")
 @json_option
 def point(name: str, as_json: bool) -> None:
-    """Make a restore point of this NAME in every group, to which the whole fleet can be restored."""
+    """Create a restore point in every group; its name is NAME with the time."""
     plan = _plan()
     with nodes.coordinator(plan) as session:
-        made = points.make(plan, session, name)
-    echo(json.dumps({"name": name, "segments": made}, indent=2) if as_json else f"restore point {name} in every group")
+        full, segments = points.make(plan, session, name)
+    if as_json:
+        echo(json.dumps({"name": full, "segments": segments}, indent=2))
+    else:
+        echo(f"restore point {full} in every group: restore.yml -e restore_target=name:{full}")
 
 
 def _rebalance(by: str, *, yes: bool, as_json: bool, only: int = 0) -> None:
     plan, signals = _plan(), list[str]()
     with nodes.coordinator(plan) as session:
+        nodes.refuse_silent(session)
         places, groups = nodes.places(session), nodes.groups(session)
+        places = [each for each in places if not only or each.group == only]
         weights = nodes.load(session) if by == "load" else {each.tenant: each.size for each in places}
-        moves = [each for each in moving.plan(places, weights, groups) if not only or each.source == only]
+        moves = moving.plan(places, weights, groups)
         done: list[moving.Move] = []
         if yes:
             with noting(signals.append), working("moving") as narrate:
                 done = moving.run(session, moves, lambda: bool(signals), narrate)
     if as_json:
         echo(json.dumps({"moves": [asdict(each) for each in moves], "done": [asdict(each) for each in done]}, indent=2))
-        return
-    for each in done if yes else moves:
-        echo(f"tenant {each.tenant}: group {each.source} -> {each.target}" + ("" if yes else " (planned)"))
-    if not moves:
-        echo("no move is needed")
     else:
-        echo(f"{len(done)} of {len(moves)} moves made" if yes else "to make these moves, repeat the command with --yes")
+        echo("\n".join(_moves(moves, done, yes=yes)))
+    if yes and len(done) < len(moves):
+        raise SystemExit(1)
+
+
+def _moves(moves: list[moving.Move], done: list[moving.Move], *, yes: bool) -> list[str]:
+    lines = [f"tenant {each.tenant}: group {each.source} -> {each.target}" for each in (done if yes else moves)]
+    if not moves:
+        return ["no tenant needs to move"]
+    rest = f"{len(done)} of {len(moves)} moves made" if yes else "to make these moves, repeat the command with --yes"
+    return [*lines, rest]

@@ -377,6 +377,7 @@ def converge(server: str, expected: Mapping[str, Any], *, plan: bool = False) ->
     DatabaseError and UsageError.
     """
     from provision.host import grants
+    from provision.host.fleet import rights
     from provision.host.tenants import catalog
     from provision.host.tenants import converge as tenants
 
@@ -418,6 +419,8 @@ def converge(server: str, expected: Mapping[str, Any], *, plan: bool = False) ->
                 access.large_objects(databases[name])
                 with connection.transaction():  # logins look users up meanwhile, and a run may be killed
                     lookup.align(access, [role.name for role in roles if role.kind == "pooler" and role.present])
+                if fleet and name == main:
+                    rights.close(access)
                 if fleet:  # the tables of tenants are on other groups
                     connection.execute("RESET citus.enable_ddl_propagation")
                 if name == main and fleet != WORKER:

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
+from urllib.parse import urlsplit
 
 from provision import compatibility
 from provision.plan.cluster import Fleet, Node
@@ -21,6 +22,7 @@ NONE = -1
 """citus_group of a host outside fleets."""
 COORDINATOR = 0
 EXTENSION = "citus"
+FILE = "/etc/apt/sources.list.d/provision-citus.sources"
 MAPS_TO_ALL_SINCE = 16
 """The first major whose pg_ident.conf can map a certificate to every role: nodes act as the role of the session."""
 PREPARED = 200
@@ -36,7 +38,7 @@ SETTINGS: Mapping[str, tuple[Any, str]] = {
     "citus.show_shards_for_app_name_prefixes": ("psql", "psql shows shards, and its \\d works"),
     "citus.stat_tenants_track": ("all", "load by tenant, for provision fleet rebalance --by load"),
 }
-"""Settings of every node, with the reason. The first three must not be set to another value."""
+"""Settings of every node, with the reason; FIXED must keep them."""
 FIXED = ("wal_level", "auto_explain.log_analyze")
 SAME = ("postgresql_version", "database_owner", "database_name", "tls_enabled", "pgvector_version",
         "pgvector_install_method")  # fmt: skip
@@ -125,7 +127,7 @@ def build(v: Mapping[str, Any], given: Context) -> Fleet | None:
     )
 
 
-def judge(v: Mapping[str, Any], given: Context) -> Iterable[str]:
+def judge(v: Mapping[str, Any], host: Mapping[str, Any], given: Context) -> Iterable[str]:
     """Yield why a host cannot be part of a fleet. `v` is as `applied` makes it."""
     group = group_of(v)
     if group == NONE:
@@ -148,8 +150,9 @@ def judge(v: Mapping[str, Any], given: Context) -> Iterable[str]:
         value = v["postgresql_settings"].get(name)
         if isinstance(value, Mapping):
             value = value.get("value")
-        if value not in (SETTINGS[name][0], "off"):
-            yield f"postgresql_settings.{name} is {value}: expected {SETTINGS[name][0]}, {SETTINGS[name][1]}"
+        expected = "off" if SETTINGS[name][0] is False else str(SETTINGS[name][0])
+        if value is not SETTINGS[name][0] and str(value) != expected:
+            yield f"postgresql_settings.{name} is {value}: expected {expected}, because {SETTINGS[name][1]}"
     prepared = v["postgresql_settings"]["max_prepared_transactions"]
     if str(prepared.get("value") if isinstance(prepared, Mapping) else prepared) == "0":
         yield "postgresql_settings.max_prepared_transactions is 0: expected more, because nodes prepare transactions"
@@ -158,7 +161,20 @@ def judge(v: Mapping[str, Any], given: Context) -> Iterable[str]:
         yield "postgresql_repository is bundle, which has no package of Citus: set it to pgdg, mirror or distribution"
     elif (source or v["postgresql_repository"] != "mirror") and not (source.get("uri") and source.get("key")):
         yield "citus_source is incomplete: set uri and key of a package source that has Citus"
+    yield from _shared_source(source, host)
     yield from _groups(v, given)
+
+
+def _shared_source(source: Mapping[str, Any], host: Mapping[str, Any]) -> Iterable[str]:
+    """Yield a refusal if another source of the host has the host name of Citus's, to which a pin applies as a whole."""
+    name = urlsplit(str(source.get("uri", ""))).hostname
+    for row in host.get("sources") or () if name else ():
+        if urlsplit(str(row["uri"])).hostname == name and row["file"] != FILE:
+            yield (
+                f"citus_source.uri is on {name}, as is {row['uri']} of {row['file']}: apt would take nothing but Citus "
+                "from that host; serve Citus under another host name"
+            )
+            return
 
 
 def _groups(v: Mapping[str, Any], given: Context) -> Iterable[str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
+from urllib.parse import urlsplit
 
 from provision import addresses, compatibility
 from provision.plan import dns, fleet, hba, names, network, packages, ports, schema, tenants
@@ -129,7 +130,7 @@ def source(v: Mapping[str, Any], codename: str, context: Context) -> schema.Sour
 
 def _host(uri: str) -> str:
     """Return the host of a URI as apt's pins name it."""
-    return uri.partition("://")[2].partition("/")[0].partition(":")[0]
+    return urlsplit(uri).hostname or ""
 
 
 def _source(v: Mapping[str, Any], codename: str, context: Context) -> schema.Source:

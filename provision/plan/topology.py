@@ -211,7 +211,7 @@ def judge(
     v: Mapping[str, Any], host: Mapping[str, Any], profile: Mapping[str, Any], context: Context, verdict: Verdict
 ) -> None:
     """Refuse a cluster that could not keep its promises; warn about a weaker choice."""
-    verdict.refusals += fleet.judge(v, context)
+    verdict.refusals += fleet.judge(v, host, context)
     if not takes_part(v, context):
         return
     scope = scope_of(v, context)

@@ -21,7 +21,7 @@ NEEDED = {
     "PROVISION_CITUS_KEY": "path of the source's public key",
 }
 GROUPS = {"db1": 0, "db2": 1, "db3": 1, "db4": 2, "db5": 2}
-DCS = ("db1", "db2", "db4")
+DCS = ("db1", "db2", "db3")
 KEEPER = "keeper"
 DECLARED, FIRST = "acme", "first"
 """A tenant of the inventory, and one that db1 had as a single host."""

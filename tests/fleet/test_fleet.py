@@ -135,6 +135,56 @@ def test_tenant_reads_nothing_of_another_on_any_node(fleet: Fleet, tenants: dict
                     assert all("secret of t01" not in str(row) for row in rows), (name, query, rows)
 
 
+CLOSED = (
+    "SELECT citus_internal.delete_tenant_schema('t01'::regnamespace)",
+    "SELECT citus_internal.add_tenant_schema('evil'::regnamespace, 1)",
+    "SELECT citus_internal_delete_placement_metadata(1)",
+    "SELECT citus_schema_undistribute('evil')",
+    "SELECT citus_schema_move('evil', 1)",
+    "SELECT citus_rebalance_stop()",
+    "SELECT * FROM run_command_on_workers('SELECT 1')",
+    "SELECT * FROM master_run_on_worker(ARRAY['192.0.2.1'], ARRAY[5432], ARRAY['SELECT 1'], false)",
+    "SELECT citus_check_connection_to_node('192.0.2.1')",
+    "SELECT * FROM pg_dist_authinfo",
+    "SELECT * FROM pg_stat_statements",
+)
+"""Statements that no role of a tenant may run."""
+EVIL = """
+CREATE FUNCTION evil.f(integer) RETURNS boolean LANGUAGE plpgsql AS
+$$ BEGIN EXECUTE 'ALTER ROLE evil SUPERUSER'; RETURN true; EXCEPTION WHEN insufficient_privilege THEN RETURN true; END $$;
+"""
+REGISTERED = "SELECT md5(string_agg(schemaid::regnamespace::text || colocationid, ',' ORDER BY 1)) FROM pg_dist_schema"
+
+
+@pytest.mark.usefixtures("tenants")
+def test_owner_of_a_tenant_gains_nothing_from_citus(fleet: Fleet) -> None:
+    made = json.loads(fleet.run("provision tenant add evil --json"))
+    password = next(each["password"] for each in made["logins"] if each["role"] == "evil")
+    before = {group: fleet.sql(REGISTERED, group) for group in (0, 1, 2)}
+    for group in (0, 1, 2):
+        url = fleet.url("evil", password, fleet.primary(group), port=5432).replace("evil_app:", "evil:")
+        for name in ("", "citus_internal gpid=10000000001"):  # Citus believes this name
+            with psycopg.connect(url, autocommit=True, application_name=name) as session:
+                for query in CLOSED:
+                    with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                        session.execute(query.encode())
+    assert {group: fleet.sql(REGISTERED, group) for group in (0, 1, 2)} == before
+    url = fleet.url("evil", password, port=5432).replace("evil_app:", "evil:")
+    with psycopg.connect(url, autocommit=True) as session:
+        session.execute(EVIL.encode())
+        session.execute("CREATE TABLE evil.bait (i integer CHECK (evil.f(i)))")
+        session.execute("INSERT INTO evil.bait VALUES (1)")
+    target = 1 if fleet.places()["evil"] == 2 else 2
+    refused = fleet.hosts[fleet.primary(0)].run(f"provision tenant move evil --to {target}")
+    assert "has code of its own that would run as the superuser" in refused.stderr, refused.stdout + refused.stderr
+    for group in (0, 1, 2):
+        assert fleet.sql("SELECT rolsuper, rolvaliduntil FROM pg_authid WHERE rolname = 'evil'", group) == "f|infinity"
+    with psycopg.connect(url, autocommit=True) as session:
+        session.execute("DROP TABLE evil.bait")
+    fleet.run(f"provision tenant move evil --to {target}")
+    fleet.run("provision tenant drop evil --yes-destroy evil --without-export")
+
+
 def test_tenant_moves_while_it_is_written_to(fleet: Fleet, tenants: dict[str, str]) -> None:
     places = fleet.places()
     chosen = [name for name in TENANTS if places[name] == 1][:4]
@@ -267,11 +317,11 @@ def test_fleet_is_restored_to_one_point(fleet: Fleet) -> None:
     run = fleet.site("-e", "backup_type=full", playbook="backup.yml")
     assert run.code == 0, run.output
     before = {name: fleet.sql(f"SELECT count(*) FROM {name}.ledger") for name in TENANTS}
-    print(fleet.run("provision fleet point kept").strip())
+    point = json.loads(fleet.run("provision fleet point kept --json"))["name"]
     for name in ("t00", "t01", "t02", "t03"):
         fleet.sql(f"DELETE FROM {name}.ledger")
     fleet.sql("DELETE FROM public.agents")
-    options = ("-e", "restore_target=name:kept", "-e", "restore_confirm=minion")
+    options = ("-e", f"restore_target=name:{point}", "-e", "restore_confirm=minion")
     alone = fleet.site(*options, "--limit", "db2,db3,keeper", playbook="restore.yml")
     assert "run the command without --limit" in alone.text()
     latest = fleet.site("-e", "restore_confirm=minion", playbook="restore.yml")
@@ -312,12 +362,13 @@ def test_group_is_drained_removed_and_added_again(fleet: Fleet, tenants: dict[st
     run = fleet.site(without=gone)
     assert run.code == 0, run.output
 
-    for host in gone:
+    for host in gone:  # a new number: the repository keeps the backups of group 2
         assert fleet.hosts[host].run("pg_dropcluster 17 main").returncode == 0
+        (fleet.members.environment / f"host_vars/{host}.yml").write_text("citus_group: 3\n")
     run = fleet.site()
     assert run.code == 0, run.output
     assert until(fleet.complete, 120), fleet.members.view()
     done = json.loads(fleet.run("provision fleet rebalance --yes --json"))
     assert done["done"]
-    assert set(fleet.places().values()) == {1, 2}
+    assert set(fleet.places().values()) == {1, 3}
     unchanged(fleet)

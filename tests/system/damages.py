@@ -547,6 +547,7 @@ UNTESTED = {
     "migrations-differ": "the command shows the difference; whether to restore or to force a file is a decision",
     "migrations-unreadable": "the command shows the version table; which version is right is a decision",
     "cluster": "its findings need several hosts; tests/integration/test_failover.py plays them",
+    "fleet-rights": "needs a fleet, and so Citus; tests/fleet/test_fleet.py reports it",
     "fleet-groups": "needs a fleet, and so Citus; tests/fleet/test_fleet.py reports it",
     "prewarm": "the server writes the list again within minutes; tests/integration/test_host_checks.py reports it",
     "pooler-user": "PgBouncer refuses to run as root; the check is for other builds of it",

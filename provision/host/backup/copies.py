@@ -78,6 +78,7 @@ def _write(plan: Plan, target: Path, port: int, limits: str) -> None:
         f"cluster_name = '{name(port)}'\n"
         f"external_pid_file = '/var/run/postgresql/{plan.server.major}-{name(port)}.pid'\n"
         f"shared_buffers = 128MB\nhuge_pages = off\nwal_retrieve_retry_interval = 500ms\n"
-        f"primary_conninfo = ''\nlogging_collector = off\nlog_destination = 'stderr'\n"
+        f"primary_conninfo = ''\nmax_logical_replication_workers = 0\n"
+        f"logging_collector = off\nlog_destination = 'stderr'\n"
         f"{ALONE if plan.cluster and plan.cluster.fleet else ''}{limits}"
     )

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -28,6 +29,8 @@ from provision.host.pooler import console
 from provision.plan.schema import Plan
 
 PAUSE_S = 10  # how long open transactions may take before the server is stopped
+POINT = re.compile(r"name:[A-Za-z0-9_.-]+-\d{8}T\d{6}Z")
+"""A restore point of a fleet, whose name ends with its time (host.fleet.points)."""
 HELPERS = ("provision-backup@*.service", "provision-drill.service")  # units that use the data directory
 
 
@@ -190,10 +193,10 @@ def _confirm(plan: Plan, request: Request) -> None:
             "confirmed",
             where=host, seen=repr(request.confirm), allowed=f"-e restore_confirm={word}",
         )  # fmt: skip
-    if plan.cluster and plan.cluster.fleet and not request.target.startswith("name:"):
+    if plan.cluster and plan.cluster.fleet and not POINT.fullmatch(request.target):
         raise UsageError(
             "a fleet is restored to a restore point that every group has",
-            where=host, seen=f"target {request.target}", allowed="name:POINT, made by provision fleet point POINT",
+            where=host, seen=f"target {request.target}", allowed="name:POINT, as provision fleet point printed it",
         )  # fmt: skip
     if request.delta and request.confirm_delta != "overwrite":
         raise UsageError(

@@ -76,6 +76,7 @@ class Scratch:
             "shared_preload_libraries": ",".join(preloaded(plan, PRELOADED)),
             "log_destination": "stderr", "autovacuum": "off", "hot_standby": "on",
             "wal_retrieve_retry_interval": "200ms",
+            "max_logical_replication_workers": "0",  # a restored subscription would take the live one's rows
             "synchronous_standby_names": "", "max_parallel_maintenance_workers": "0", "huge_pages": "off",
         }  # fmt: skip
         self.log = recovery.Log(self.path)

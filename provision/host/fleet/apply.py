@@ -7,10 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import psycopg
+from psycopg import sql
 
 from provision.database import Connection, is_standby
 from provision.errors import DatabaseError, HostError
-from provision.host.fleet import nodes
+from provision.host.fleet import code, nodes
 from provision.host.migrate.ledger import Ledger
 from provision.host.tenants import catalog, login
 from provision.plan.schema import Plan
@@ -37,6 +38,7 @@ def apply(plan: Plan, say: Callable[[str], None]) -> Done:
     """Converge, on the coordinator's primary. Raises HostError and DatabaseError."""
     with nodes.coordinator(plan) as session:
         known = _registered(plan, session, say)
+        _admit(plan, session)
         done = []
         for name in pending(session):
             say(f"distributing tenant {name}")
@@ -51,6 +53,28 @@ def apply(plan: Plan, say: Callable[[str], None]) -> Done:
     return Done(tuple(done), tuple(warnings))
 
 
+def _admit(plan: Plan, session: Connection) -> None:
+    """Grant CONNECT to the roles of tenants on workers that lack it: a new group gets their roles alone."""
+    roles = catalog.roles(lambda query, *given: session.execute(query.encode(), given).fetchall(),
+                          [each.name for each in catalog.known(session)])  # fmt: skip
+    if not roles:
+        return
+    listed = sql.SQL(", ").join(map(sql.Literal, roles))
+    query = sql.SQL(
+        "SELECT count(*) FROM pg_roles"
+        " WHERE rolname IN ({}) AND NOT has_database_privilege(rolname, current_database(), 'CONNECT')"
+    ).format(listed)
+    lacking = session.execute(
+        "SELECT 1 FROM run_command_on_workers(%s) WHERE NOT success OR result <> '0'", (query.as_string(session),)
+    ).fetchone()
+    if lacking:  # Citus repeats it on every node
+        session.execute(
+            sql.SQL("GRANT CONNECT ON DATABASE {} TO {}").format(
+                sql.Identifier(plan.access.database), sql.SQL(", ").join(map(sql.Identifier, roles))
+            )
+        )
+
+
 def pending(session: Connection) -> list[str]:
     """Return the tenants that are migrated and not distributed yet."""
     there = {each.tenant for each in nodes.places(session)}
@@ -60,16 +84,17 @@ def pending(session: Connection) -> list[str]:
 
 def distribute(session: Connection, name: str) -> None:
     """Distribute a tenant's schema: one group then holds it. Raises DatabaseError; the schema is then as it was."""
-    try:
-        session.execute("SELECT citus_schema_distribute(%s)", (name,))
-    except psycopg.Error as error:
-        raise DatabaseError(
-            f"tenant {name} cannot be distributed; it stays on the coordinator",
-            where=f"database {session.info.dbname}",
-            seen=str(error).strip(),
-            allowed="every group running, and objects that Citus can distribute",
-            run="provision fleet status; then: provision fleet apply",
-        ) from None
+    with code.kept_out(session, name):
+        try:
+            session.execute("SELECT citus_schema_distribute(%s)", (name,))
+        except psycopg.Error as error:
+            raise DatabaseError(
+                f"tenant {name} cannot be distributed; it stays on the coordinator",
+                where=f"database {session.info.dbname}",
+                seen=str(error).strip(),
+                allowed="every group running, and objects that Citus can distribute",
+                run="provision fleet status; then: provision fleet apply",
+            ) from None
 
 
 def _migrated(session: Connection, name: str) -> bool:
@@ -110,7 +135,10 @@ def distribute_new(plan: Plan, name: str) -> bool:
     if plan.cluster is None or plan.cluster.fleet is None:
         return False
     with login.superuser(plan) as session:
-        if name not in pending(session):
+        there = session.execute(
+            "SELECT 1 FROM pg_dist_schema d JOIN pg_namespace n ON n.oid = d.schemaid WHERE n.nspname = %s", (name,)
+        ).fetchone()
+        if there or not _migrated(session, name):
             return False
         distribute(session, name)
     return True

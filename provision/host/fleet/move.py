@@ -14,7 +14,7 @@ import psycopg
 
 from provision.database import Connection
 from provision.errors import DatabaseError, UsageError
-from provision.host.fleet import nodes
+from provision.host.fleet import code, nodes
 from provision.system import wait
 
 BY = ("size", "load")
@@ -52,15 +52,17 @@ def move(session: Connection, name: str, number: int) -> float:
     if found[name].group == number:
         return 0.0
     begun = time.monotonic()
-    try:
-        session.execute("SELECT citus_schema_move(%s, %s, %s, 'force_logical')", (name, target.host, target.port))
-    except psycopg.Error as error:
-        raise DatabaseError(
-            f"tenant {name} was not moved; it is in group {found[name].group} as before",
-            where=f"group {number}",
-            seen=str(error).strip(),
-            run=f"provision fleet status; then: provision tenant move {name} --to {number}",
-        ) from None
+    with code.kept_out(session, name):
+        try:
+            session.execute("SELECT citus_schema_move(%s, %s, %s, 'force_logical')", (name, target.host, target.port))
+        except psycopg.Error as error:
+            where = "; where it is now is unknown" if session.closed else f"; it is still in group {found[name].group}"
+            raise DatabaseError(
+                f"the move of tenant {name} failed{where}",
+                where=f"group {number}",
+                seen=str(error).strip(),
+                run=f"provision fleet status; then: provision tenant move {name} --to {number}",
+            ) from None
     return time.monotonic() - begun
 
 
@@ -73,7 +75,7 @@ def plan(places: Iterable[nodes.Place], weights: Mapping[str, int], groups: Iter
     open_ = {each.number for each in workers if not each.draining}
     if not open_:
         return []
-    where = {each.tenant: each.group for each in places}
+    where = {each.tenant: each.group for each in places if each.group > nodes.COORDINATOR}  # an empty one has none
     total = dict.fromkeys((each.number for each in workers), 0)
     for tenant, number in where.items():
         total[number] = total.get(number, 0) + weights.get(tenant, 0)
@@ -103,8 +105,20 @@ def run(
     return done
 
 
+def refuse_last(groups: Iterable[nodes.Group], number: int) -> None:
+    """Raise UsageError if no other group could receive the tenants of one that is drained."""
+    open_ = [each.number for each in groups if each.number not in (nodes.COORDINATOR, number) and not each.draining]
+    if not open_:
+        raise UsageError(
+            "no other group can receive the tenants",
+            seen=f"group {number} is the only one that accepts tenants",
+            allowed="another worker group that is not draining",
+            run="provision fleet drain GROUP --undo, for another group, or add a group",
+        )
+
+
 def set_draining(session: Connection, number: int, draining: bool) -> bool:
-    """Say whether a group receives tenants; False if it is so already. Raises UsageError."""
+    """Set whether a group accepts tenants; False if it is so already. Raises UsageError."""
     group = nodes.find(nodes.groups(session), number)
     if group.draining == draining:
         return False
@@ -129,22 +143,26 @@ def refuse_filled(session: Connection, number: int) -> None:
 def remove(session: Connection, number: int) -> bool:
     """Remove the nodes of a stopped group; False if there are none. Raises DatabaseError.
 
-    Patroni may hold a transaction for a switchover of the group that will never end: its session is ended. A disabled
-    node is not contacted; the others must know that it is disabled before it can be removed.
+    Patroni may hold a transaction for a switchover of the group that will never end: its session is ended. A
+    disabled node is not contacted; the others must know that it is disabled before it can be removed.
     """
     rows = session.execute(
         "SELECT nodename, nodeport, noderole = 'primary' FROM pg_dist_node WHERE groupid = %s ORDER BY 3", (number,)
     ).fetchall()
     session.execute(
-        "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
-        " WHERE application_name = %s AND state = 'idle in transaction'",
+        "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE application_name = %s",
         (PATRONI,),
     )
     try:
         for host, port, primary in rows:
             if primary:
                 session.execute("SELECT citus_disable_node(%s, %s, false)", (host, port))
-        wait(lambda: session.execute(_BEHIND, (number,)).fetchone() is None, SYNCED_S)
+        if not wait(lambda: session.execute(_BEHIND, (number,)).fetchone() is None, SYNCED_S):
+            raise DatabaseError(
+                f"the other groups did not learn within {SYNCED_S} s that group {number} is disabled",
+                where=f"database {session.info.dbname}",
+                run=f"provision fleet status; then: provision fleet remove {number}",
+            )
         for host, port, _ in rows:
             session.execute("SELECT citus_remove_node(%s, %s)", (host, port))
     except psycopg.Error as error:

@@ -14,7 +14,7 @@ from typing import Any
 from psycopg import sql
 
 from provision.database import Connection, refuse_read_only
-from provision.errors import UsageError
+from provision.errors import HostError, UsageError
 from provision.host.tenants import login
 from provision.plan.cluster import Fleet
 from provision.plan.schema import Plan
@@ -113,6 +113,26 @@ def groups(session: Connection) -> list[Group]:
         Group(int(number), int(node), str(host), int(port), bool(active), not shards and number != COORDINATOR)
         for number, node, host, port, active, shards in rows
     ]
+
+
+def silent(session: Connection) -> list[int]:
+    """Return the groups whose primary does not answer now."""
+    rows: list[tuple[Any, ...]] = session.execute(
+        "SELECT n.groupid FROM run_command_on_all_nodes('SELECT 1') r JOIN pg_dist_node n ON n.nodeid = r.nodeid"
+        " WHERE n.noderole = 'primary' AND NOT r.success ORDER BY 1"
+    ).fetchall()
+    return [int(row[0]) for row in rows]
+
+
+def refuse_silent(session: Connection) -> None:
+    """Raise HostError if a group does not answer: its tenants would seem to have no size."""
+    if found := silent(session):
+        raise HostError(
+            "a group of the fleet does not answer; no tenant was moved",
+            seen=f"group {', '.join(map(str, found))}",
+            allowed="every group running",
+            run="provision fleet status",
+        )
 
 
 def places(session: Connection) -> list[Place]:

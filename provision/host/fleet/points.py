@@ -9,21 +9,23 @@ from typing import Any
 
 import psycopg
 
+from provision import system
 from provision.database import Connection
 from provision.errors import DatabaseError, UsageError
 from provision.host.fleet import nodes
 from provision.plan.schema import Plan
 
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
-"""A restore point's name has at most 63 bytes (manual, pg_create_restore_point)."""
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,45}")
+"""A restore point's name has at most 63 bytes (manual, pg_create_restore_point), 17 of which are the time."""
 ARCHIVED_S = 120
 SEGMENT = 24
 """Length of the name of a WAL segment; history files and backup labels have more."""
 
 
-def make(plan: Plan, session: Connection, name: str) -> dict[int, str]:
-    """Make a restore point in every group and wait until it is archived; return the WAL segment of each group.
+def make(plan: Plan, session: Connection, name: str) -> tuple[str, dict[int, str]]:
+    """Make a restore point in every group and wait until it is archived; return its name, and each group's WAL segment.
 
+    The name ends with the time: recovery stops at the first point of a name, which may differ from group to group.
     Citus blocks distributed commits meanwhile, so that no transaction of several groups lies across the points. Raises
     UsageError and DatabaseError.
     """
@@ -31,7 +33,7 @@ def make(plan: Plan, session: Connection, name: str) -> dict[int, str]:
         raise UsageError(
             "this is not the name of a restore point",
             seen=name,
-            allowed="1 to 63 letters, digits, _ . and -, a letter or digit first",
+            allowed="1 to 46 letters, digits, _ . and -, a letter or digit first",
         )
     if not plan.backup.physical:
         raise UsageError(
@@ -39,9 +41,10 @@ def make(plan: Plan, session: Connection, name: str) -> dict[int, str]:
             seen="backup_physical is false",
             allowed="backup_physical: true, with a repository that all groups share",
         )
+    full = f"{name}-{system.compact()}"
     every = {each.number for each in nodes.groups(session)}
     try:
-        session.execute("SELECT citus_create_restore_point(%s)", (name,))
+        session.execute("SELECT citus_create_restore_point(%s)", (full,))
         segments = _ask(session, "SELECT pg_walfile_name(pg_switch_wal())")
         until = time.monotonic() + ARCHIVED_S
         while waiting := _unarchived(session, segments, every):
@@ -58,11 +61,12 @@ def make(plan: Plan, session: Connection, name: str) -> dict[int, str]:
         ) from None
     if waiting:
         raise DatabaseError(
-            "the restore point is not archived in every group yet",
-            seen=f"group {', '.join(map(str, sorted(waiting)))}, after {ARCHIVED_S} s",
+            f"the restore point {full} exists but is not archived in every group",
+            seen=f"group {', '.join(map(str, sorted(waiting)))} after {ARCHIVED_S} s",
+            allowed="a restore only once every group has archived it",
             run="provision backup status, on the primary of that group",
         )
-    return segments
+    return full, segments
 
 
 def _ask(session: Connection, query: str) -> dict[int, str]:

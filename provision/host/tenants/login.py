@@ -111,6 +111,8 @@ def _terminate(session: Connection, role: str) -> bool:
 
 def _create(session: Connection, mine: sql.Identifier, name: str, verifier: str, sessions: int) -> None:
     with session.transaction():
+        # In a fleet, sessions of other nodes act as the tenant, so this node alone needs the login.
+        session.execute("SET LOCAL citus.enable_ddl_propagation TO off")
         until = session.execute("SELECT (now() + %s::interval)::text", (VALID,)).fetchone()
         assert until is not None  # noqa: S101 - a SELECT without FROM gives a row
         for statement in (
@@ -151,6 +153,7 @@ def _drop(session: Connection, role: str, owner: str) -> None:
     while _terminate(session, role) and time.monotonic() < until:
         time.sleep(POLL_S)
     with session.transaction():  # one commit: maintenance and migrations drop a login for every tenant
+        session.execute("SET LOCAL citus.enable_ddl_propagation TO off")
         if owner:
             session.execute(sql.SQL("REASSIGN OWNED BY {} TO {}").format(mine, sql.Identifier(owner)))
         session.execute(sql.SQL("DROP OWNED BY {}").format(mine))
