@@ -151,7 +151,12 @@ CLOSED = (
 """Statements that no role of a tenant may run."""
 EVIL = """
 CREATE FUNCTION evil.f(integer) RETURNS boolean LANGUAGE plpgsql AS
-$$ BEGIN EXECUTE 'ALTER ROLE evil SUPERUSER'; RETURN true; EXCEPTION WHEN insufficient_privilege THEN RETURN true; END $$;
+$$ BEGIN
+    EXECUTE 'ALTER ROLE evil SUPERUSER';
+    RETURN true;
+EXCEPTION WHEN insufficient_privilege THEN
+    RETURN true;
+END $$;
 """
 REGISTERED = "SELECT md5(string_agg(schemaid::regnamespace::text || colocationid, ',' ORDER BY 1)) FROM pg_dist_schema"
 

@@ -1,7 +1,7 @@
 """Functions of Citus that no tenant may call, on every node of a fleet. Changes the database as the superuser.
 
-Citus leaves them to PUBLIC. Some have no check at all (the registration of schemas), others place a tenant, end the jobs
-of others, or open connections to any address. What a tenant's own CREATE and DROP TABLE calls checks the owner and stays.
+Citus leaves them to PUBLIC. Some have no check at all (the registration of schemas), others place a tenant, end jobs of
+others, or open connections to any address. What a tenant's own CREATE and DROP TABLE calls checks the owner: it stays.
 Source: the SQL files of Citus 14.0.
 """
 
@@ -40,4 +40,5 @@ AND EXISTS (SELECT FROM aclexplode(coalesce(p.proacl, acldefault('f', p.proowner
 def close(access: Access) -> None:
     """Revoke them from PUBLIC, in a session of the fleet's database."""
     for (name,) in access.ask(OPEN, list(CLOSED)):
-        access.change(f"function {name}: REVOKE ALL FROM PUBLIC", sql.SQL(f"REVOKE ALL ON FUNCTION {name} FROM PUBLIC"))
+        statement = sql.SQL(f"REVOKE ALL ON ROUTINE {name} FROM PUBLIC")  # quoted by the server; some are procedures
+        access.change(f"function {name}: REVOKE ALL FROM PUBLIC", statement)
