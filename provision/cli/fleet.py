@@ -83,7 +83,7 @@ def apply(check: bool, as_json: bool) -> None:
     """Wait for all groups, then distribute migrated tenants; site.yml runs it."""
     plan = _plan()
     if converging.idle(plan):
-        echo(json.dumps({"changed": False}) if as_json else "nothing to do on this host")
+        echo(json.dumps({"changed": False}) if as_json else "nothing to do: this host is not the primary of group 0")
         return
     if check:
         with nodes.coordinator(plan) as session:

@@ -219,8 +219,9 @@ def judge(
     known = host.get("plan_scope", "")
     if context.database and known not in ("", scope):
         verdict.refusals.append(
-            f"the cluster of this host is {known}, the inventory makes it {scope}: a running cluster keeps its name, "
-            "and cannot become a group of a fleet; restore cluster_name and citus_group, or make it a single host first"
+            f"this host belongs to the cluster {known}, but the inventory names it {scope}: a running cluster can be "
+            "neither renamed nor made a group of a fleet; restore cluster_name and citus_group, or first make it a "
+            "single host"
         )
     verdict.refusals += [
         *_needs(v, profile),

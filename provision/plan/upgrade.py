@@ -60,7 +60,7 @@ def judge(v: Mapping[str, Any], host: Mapping[str, Any], context: Context, verdi
         )
     if v["citus_group"] >= 0:
         verdict.refusals.append(
-            "citus_group is set: upgrade.yml does not take the hosts of a fleet; export each tenant to a new fleet "
+            "citus_group is set: upgrade.yml does not support fleets; export each tenant to a new fleet "
             "with the other major (docs/fleet.md)"
         )
     if not host["systemd"]:

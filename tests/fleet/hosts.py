@@ -51,8 +51,12 @@ class Fleet:
         return self.members.play("-e", f"@{self.given}", *arguments, playbook=playbook, without=without)
 
     def join(self, groups: dict[str, int]) -> None:
-        """Give each host its group in the inventory."""
+        """Give each host its group in the inventory, and etcd its hosts."""
         self.members.configure(cluster=True, database_tenants=[{"name": DECLARED}])
+        inventory = self.members.environment / "hosts.yml"
+        tree: dict[str, Any] = yaml.safe_load(inventory.read_text())
+        tree["all"]["children"]["dcs"]["hosts"] = {name: {} for name in DCS}
+        inventory.write_text(yaml.safe_dump(tree))
         (self.members.environment / "host_vars").mkdir()
         for name, group in groups.items():
             (self.members.environment / f"host_vars/{name}.yml").write_text(f"citus_group: {group}\n")
@@ -113,10 +117,6 @@ def made(sandbox: Hosts, folder: Path, groups: dict[str, int]) -> Fleet:
     members.configure(cluster=False, database_tenants=[{"name": DECLARED}])
     added = provision("secrets", "init", members.environment, "--vault-password-file", members.key)
     assert added.returncode == 0, added.stderr
-    inventory = members.environment / "hosts.yml"
-    tree: dict[str, Any] = yaml.safe_load(inventory.read_text())
-    tree["all"]["children"]["dcs"]["hosts"] = {name: {} for name in DCS if name in groups}
-    inventory.write_text(yaml.safe_dump(tree))
     given = folder / "given.yml"
     given.write_text(
         yaml.safe_dump(

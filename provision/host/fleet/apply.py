@@ -47,7 +47,7 @@ def apply(plan: Plan, say: Callable[[str], None]) -> Done:
     wanted = nodes.fleet_of(plan).groups
     strangers = [each.number for each in known if each.number not in wanted]
     warnings = [
-        f"group {number} is registered and not in the inventory: provision fleet remove {number}"
+        f"group {number} is registered but not in the inventory; drain it, then: provision fleet remove {number}"
         for number in strangers
     ]
     return Done(tuple(done), tuple(warnings))

@@ -47,7 +47,7 @@ NAMED = 5
 
 @contextmanager
 def kept_out(session: Connection, name: str) -> Iterator[None]:
-    """Let nobody act as a tenant's owner for a `with` block, on any node; refuse a tenant with such code.
+    """Keep a tenant's owner out for a `with` block, on every node; refuse a tenant with such code.
 
     The applications' roles go on: they own nothing. Raises UsageError and DatabaseError.
     """
