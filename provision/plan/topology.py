@@ -217,7 +217,7 @@ def judge(
     scope = scope_of(v, context)
     ours = members(context, scope)
     known = host.get("plan_scope", "")
-    if context.database and known not in ("", scope):
+    if context.database and known not in ("", scope) and host["clusters"]:
         verdict.refusals.append(
             f"this host belongs to the cluster {known}, but the inventory names it {scope}: a running cluster can be "
             "neither renamed nor made a group of a fleet; restore cluster_name and citus_group, or first make it a "

@@ -12,6 +12,7 @@ from provision.host.fleet.nodes import Group, Place
 from provision.plan import packages, schema
 from provision.plan.cluster import Cluster
 from tests import topologies
+from tests.unit.test_plan_validate import CLUSTER
 
 
 def plan(name: str) -> schema.Plan:
@@ -95,7 +96,8 @@ def test_refused(given: dict[str, Any], groups: dict[str, int] | None, expected:
 
 
 def test_running_cluster_cannot_become_a_group() -> None:
-    found = topologies.in_fleet("db2", probe={"plan_scope": "minion"})
+    ours = {"ours": True, "clusters": [CLUSTER]}
+    found = topologies.in_fleet("db2", probe={"plan_scope": "minion", **ours})
     expected = "this host belongs to the cluster minion, but the inventory names it minion/1"
     assert any(expected in each for each in found.problems)
     assert topologies.in_fleet("db2", probe={"plan_scope": "minion/1"}).plan
