@@ -56,6 +56,7 @@ CONDITIONAL = {
         ),
         "only a member of a cluster",
     ),
+    **dict.fromkeys((f"provision_tenant_{name}" for name in ("bytes", "sessions", "vectors")), "only with tenants"),
 }  # fmt: skip
 """Metrics that a host of this age does not export, each with its reason."""
 
@@ -64,9 +65,10 @@ WITHOUT_DATA = {
     "Restore duration (RTO)": "no drill has run on a host that was just made",
     "WAL kept for slots": "the host has no replication slot",
     **{
-        panel["title"]: "the host is not a member of a cluster"
+        panel["title"]: why
         for panel in DASHBOARD["panels"]
-        if any("provision_cluster_" in target["expr"] for target in panel.get("targets", []))
+        for name, why in (("provision_cluster_", "not a member of a cluster"), ("provision_tenant_", "no tenants"))
+        if any(name in target["expr"] for target in panel.get("targets", []))
     },
 }
 """Panels that may be empty on this host, each with its reason."""
@@ -150,6 +152,7 @@ def test_the_collector_can_ask_every_source(production: Production) -> None:
     assert set(found.values()) == {"1"}
     assert set(found) == {
         "backup", "certificates", "database", "indexes", "pooler", "sequences", "sizes", "statements", "tables",
+        "tenants",
     }  # fmt: skip
     assert value(text, "node_textfile_scrape_error") == 0
     assert value(scrape(production, 9187), "pg_up") == 1
