@@ -1,128 +1,140 @@
-"""A fleet in a plan: groups as clusters, the nodes' access, and what is refused; and the plan of a rebalance."""
+"""One inventory serves Ansible and the audit: names, addresses, users, keys and the words of ssh."""
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import Any
+import json
+import os
+import subprocess
+from pathlib import Path
 
 import pytest
 
-from provision.host.fleet import move
-from provision.host.fleet.nodes import Group, Place
-from provision.plan import packages, schema
-from provision.plan.cluster import Cluster
-from tests import topologies
-from tests.unit.test_plan_validate import CLUSTER
+from provision.controller import audit, fleet
+from provision.controller.audit import Doctor, Placed
+from provision.errors import UsageError
+from provision.plan import load
+
+INVENTORY = """
+all:
+  vars: {ansible_user: admin, database_credentials: {minion: {password: not to be kept}}}
+  children:
+    database:
+      hosts:
+        db1: {ansible_host: 192.0.2.1, ansible_port: 2222}
+      children:
+        replicas:
+          hosts:
+            db2:
+              ansible_ssh_private_key_file: /keys/id
+              ansible_ssh_common_args: "-o UserKnownHostsFile='/a b/known' -oStrictHostKeyChecking=no"
+    backup:
+      hosts: {store: {}}
+"""
 
 
-def plan(name: str) -> schema.Plan:
-    found = topologies.in_fleet(name)
-    assert found.plan, found.problems
-    return found.plan
+def test_hosts_of_the_group_and_of_its_children_with_how_to_log_in(tmp_path: Path) -> None:
+    path = tmp_path / "hosts.yml"
+    path.write_text(INVENTORY)
+    assert {each.name: each.data for each in fleet.read([str(path)])} == {
+        "db1": {
+            "ssh_hostname": "192.0.2.1",
+            "ssh_port": 2222,
+            "ssh_user": "admin",
+            "ssh_strict_host_key_checking": "yes",
+        },
+        "db2": {
+            "ssh_hostname": "db2",
+            "ssh_user": "admin",
+            "ssh_key": "/keys/id",
+            "ssh_known_hosts_file": "/a b/known",
+            "ssh_strict_host_key_checking": "no",
+        },
+    }
+    assert [each.name for each in fleet.read([str(path)], limit="db2")] == ["db2"]
 
 
-def cluster(name: str) -> Cluster:
-    found = plan(name).cluster
-    assert found
-    return found
+def test_an_inventory_without_database_hosts_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "hosts.yml"
+    path.write_text("all: {hosts: {store: {}}}")
+    with pytest.raises(UsageError, match="no host in group database"):
+        fleet.read([str(path)])
 
 
-def test_a_group_is_a_cluster_of_its_own() -> None:
-    found = cluster("db2")
-    assert found.scope == "minion/1"
-    assert [each.name for each in found.members] == ["db2", "db3"]
-    assert found.scopes == ("minion/0", "minion/1", "minion/2")
-    assert found.fleet
-    assert (found.fleet.name, found.fleet.group, found.fleet.groups) == ("minion", 1, (0, 1, 2))
-    assert [each.name for each in found.fleet.others] == ["db1", "db4"]
-    assert [each.name for each in found.dcs] == ["db1", "db2", "db3"]
-    assert cluster("db4").dynamic["synchronous_mode_strict"] is False  # one member
+def test_output_of_a_host_is_split_into_plan_evidence_manifests_and_checksums() -> None:
+    a, b = "a" * 64, "b" * 64
+    output = ["== plan", '{"profile": "prod"}', "", "== verified", '{"server": "17.6"}', "",
+              "== /etc/provision/files.d/backup.json",
+              '{"files": [{"path": "/etc/x", "sha256": "' + a + '"}]}', "", "== sums", f"{b}  /etc/x"]  # fmt: skip
+    assert Placed().process(output) == {
+        "plan": {"profile": "prod"}, "verified": {"server": "17.6"}, "files": {"/etc/x": ("backup", a)}, "damaged": [],
+        "sums": {"/etc/x": b},
+    }  # fmt: skip
 
 
-def test_citus_is_first_and_the_same_in_patroni() -> None:
-    found = plan("db2")
-    texts = {each.name: each.text for each in found.server.settings}
-    assert texts["shared_preload_libraries"].split(",")[0] == "citus"
-    assert texts["auto_explain.log_analyze"] == "off"
-    assert texts["wal_level"] == "logical"
-    assert "sslmode=verify-full" in texts["citus.node_conninfo"]
-    written = cluster("db2").dynamic["postgresql"]["parameters"]
-    assert written["shared_preload_libraries"] == texts["shared_preload_libraries"]
-    assert written["max_prepared_transactions"] == "200"
-    assert packages.by_role(found, built=False)["database"] == ("postgresql-17-citus-14.0",)
-    assert found.source.citus
-    assert found.source.citus.package == "postgresql-17-citus-14.0"
+def test_a_bare_host_has_no_plan_and_no_files() -> None:
+    output = ["== plan", "", "== verified", "", "== /etc/provision/files.d/*.json", "", "== sums"]
+    assert Placed().process(output) == {"plan": {}, "verified": {}, "files": {}, "damaged": [], "sums": {}}
 
 
-def test_nodes_log_in_with_their_certificate_alone() -> None:
-    found = plan("db2")
-    rules = [" ".join(rule.split()) for rule in found.server.hba]
-    assert [rule for rule in rules if "map=nodes" in rule] == [
-        "hostssl minion postgres 127.0.0.1/32 cert map=nodes",
-        "hostssl minion postgres ::1/128 cert map=nodes",
-        "hostssl minion postgres 192.0.2.2/32 cert map=nodes",
-        "hostssl minion postgres 192.0.2.3/32 cert map=nodes",
-        "hostssl minion all 192.0.2.1/32 cert map=nodes",
-        "hostssl minion all 192.0.2.4/32 cert map=nodes",
-    ]
-    assert rules.index("hostssl minion all 192.0.2.1/32 cert map=nodes") < rules.index("host all postgres all reject")
-    assert not [rule for rule in rules if "trust" in rule]
-    assert [(each.map, each.system, each.role) for each in found.server.ident if each.map == "nodes"] == [
-        ("nodes", "minion_member", "all")
-    ]
+def test_damaged_manifest_and_damaged_plan_do_not_stop_the_audit() -> None:
+    output = ["== plan", "{", "== /etc/provision/files.d/tls.json", "not json", "== sums"]
+    seen = Placed().process(output)
+    assert seen["damaged"] == ["/etc/provision/files.d/tls.json"]
+    assert seen["plan"] == {}
 
 
-def test_backups_of_a_worker_have_a_stanza_of_their_own_and_no_dumps() -> None:
-    assert (plan("db1").backup.logical, plan("db2").backup.logical) == (True, False)
-    assert plan("db2").backup.stanza == plan("db3").backup.stanza == f"{plan('db1').backup.stanza}-1"
+def test_a_doctor_that_cannot_answer_says_why() -> None:
+    assert Doctor().process(["sh: 1: provision: not found"]) == {"failed": "sh: 1: provision: not found"}
+    assert Doctor().process([]) == {"failed": "no output"}
 
 
-@pytest.mark.parametrize(
-    ("given", "groups", "expected"),
-    [
-        ({"postgresql_version": 15, "postgresql_repository": "pgdg"}, None, "postgresql_version is 15: expected 16 or"),
-        ({"postgresql_settings": {"auto_explain.log_analyze": True}}, None, "auto_explain.log_analyze is on: expected"),
-        ({"postgresql_settings": {"wal_level": "replica"}}, None, "wal_level is replica: expected logical"),
-        ({"postgresql_settings": {"max_prepared_transactions": 0}}, None, "max_prepared_transactions is 0"),
-        ({"citus_source": {}}, None, "citus_source is incomplete"),
-        ({}, {"db1": 1, "db2": 1, "db3": 2}, "expected a host of group 0"),
-        ({}, {"db1": 0, "db2": 0, "db3": 0}, "has group 0 alone: expected a worker"),
-        ({"cluster_enabled": False}, None, "cluster_enabled is false: each group is a cluster"),
-    ],
-)
-def test_refused(given: dict[str, Any], groups: dict[str, int] | None, expected: str) -> None:
-    found = topologies.in_fleet("db2", given, groups)
-    assert any(expected in each for each in found.problems), found.problems
+@pytest.fixture
+def placed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A plan, evidence, and the manifest of one file in a directory in place of the host's."""
+    (tmp_path / "plan.json").write_text('{"name": "db1"}')
+    (tmp_path / "pg_hba.conf").write_text("local")
+    rows = [{"path": str(tmp_path / "pg_hba.conf"), "sha256": "0"}]
+    (tmp_path / "files.d").mkdir()
+    (tmp_path / "files.d/postgresql.json").write_text(json.dumps({"files": rows}, indent=2))
+    monkeypatch.setattr(load, "PATH", tmp_path / "plan.json")
+    monkeypatch.setattr(audit, "VERIFIED", str(tmp_path / "verified.json"))
+    return tmp_path
 
 
-def test_running_cluster_cannot_become_a_group() -> None:
-    ours = {"ours": True, "clusters": [CLUSTER]}
-    found = topologies.in_fleet("db2", probe={"plan_scope": "minion", **ours})
-    expected = "this host belongs to the cluster minion, but the inventory names it minion/1"
-    assert any(expected in each for each in found.problems)
-    assert topologies.in_fleet("db2", probe={"plan_scope": "minion/1"}).plan
+def looked_at(folder: Path) -> dict[str, object]:
+    """Run the command of the audit in a shell; 8 s is less than any of its limits."""
+    command = Placed().command().replace("/etc/provision/files.d", str(folder / "files.d"))
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=True, timeout=8)
+    return Placed().process(done.stdout.splitlines())
 
 
-def group(number: int, *, draining: bool = False) -> Group:
-    return Group(number, number + 1, f"192.0.2.{number}", 5432, active=True, draining=draining)
+def test_audit_reads_evidence_and_checksums(placed: Path) -> None:
+    (placed / "verified.json").write_text('{\n  "server": "17.6"\n}\n')
+    seen = looked_at(placed)
+    assert seen["verified"] == {"server": "17.6"}
+    assert seen["plan"] == {"name": "db1"}
+    assert list(seen["sums"]) == [str(placed / "pg_hba.conf")]  # type: ignore[call-overload]
 
 
-GIVEN = [group(0), group(1), group(2)]
+@pytest.mark.parametrize("name", ["verified.json", "pg_hba.conf"])
+def test_pipe_and_link_of_postgres_do_not_stop_the_audit(name: str, placed: Path) -> None:
+    """Attack: root waits for the writer of a pipe, or reads a device or a file of root through a link."""
+    (placed / name).unlink(missing_ok=True)
+    os.mkfifo(placed / name)
+    assert looked_at(placed)["plan"] == {"name": "db1"}
+    (placed / name).unlink()
+    (placed / name).symlink_to("/dev/zero")
+    assert looked_at(placed)["plan"] == {"name": "db1"}
+    (placed / name).unlink()
+    (placed / name).symlink_to(placed / "plan.json")
+    seen = looked_at(placed)
+    assert seen["verified"] == {}
+    assert (str(placed / name) in seen["sums"]) is False  # type: ignore[operator]
 
 
-def test_rebalance_evens_out_and_then_has_nothing_to_do() -> None:
-    places = [Place("a", 1, 100), Place("b", 1, 60), Place("c", 1, 40), Place("d", 2, 10)]
-    weights = {each.tenant: each.size for each in places}
-    moves = move.plan(places, weights, GIVEN)
-    assert [(each.tenant, each.source, each.target) for each in moves] == [("a", 1, 2)]
-    after = [replace(each, group=2) if each.tenant == "a" else each for each in places]
-    assert move.plan(after, weights, GIVEN) == []
-
-
-def test_a_draining_group_gives_every_tenant_away() -> None:
-    places = [Place("a", 1, 0), Place("b", 1, 5), Place("c", 2, 5)]
-    groups = [group(0), group(1, draining=True), group(2), group(3)]
-    moves = move.plan(places, {each.tenant: each.size for each in places}, groups)
-    assert {each.tenant for each in moves} == {"a", "b"}
-    assert all(each.target in (2, 3) for each in moves)
-    assert move.plan(places, {}, [group(0), group(1, draining=True)]) == []
+def test_evidence_cannot_replace_the_plan_of_the_audit(placed: Path) -> None:
+    """Attack: the heading of another part in a text that the group postgres writes."""
+    (placed / "verified.json").write_text('{}\n== plan\n{"name": "forged"}\n== /x/forged.json\n{"files": []}\n')
+    assert looked_at(placed)["plan"] == {"name": "db1"}
+    (placed / "verified.json").write_text("x" * 3 * audit.MOST_BYTES)
+    assert looked_at(placed)["verified"] == {}
