@@ -48,7 +48,7 @@ def unhealthy(plan: Plan) -> Iterator[Row]:
 )
 def functions(plan: Plan, session: Connection) -> Iterator[Row]:
     """Report functions of Citus that every role may call, as after an update of the extension."""
-    if plan.cluster and plan.cluster.fleet:
+    if plan.fleet:
         rows = session.execute(rights.OPEN.encode(), (list(rights.CLOSED),)).fetchall()
         if rows:
             names = ", ".join(str(row[0]) for row in rows[:NAMED])
@@ -66,11 +66,11 @@ def functions(plan: Plan, session: Connection) -> Iterator[Row]:
 )
 def groups(plan: Plan, session: Connection) -> Iterator[Row]:
     """Report groups that the coordinator does not reach, and workers whose extensions have other versions."""
-    if plan.cluster is None or plan.cluster.fleet is None or plan.worker:
+    if plan.fleet is None or plan.worker:
         return
     found = nodes.groups(session)
     active = {each.number for each in found if each.active}
-    for number in sorted(set(plan.cluster.fleet.groups) - active):
+    for number in sorted(set(plan.fleet.groups) - active):
         yield f"group {number} is not registered or not active"
     own = nodes.extensions(session)
     for host, theirs in nodes.worker_extensions(session).items():

@@ -17,6 +17,7 @@ from provision.host.fleet import apply as converging
 from provision.host.fleet import leave, nodes, points
 from provision.host.fleet import move as moving
 from provision.plan import load
+from provision.plan.cluster import COORDINATOR
 from provision.plan.schema import Plan
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -66,7 +67,7 @@ def _lines(groups: list[nodes.Group], places: list[nodes.Place], missing: list[i
     for each in groups:
         held = [place for place in places if place.group == each.number]
         state = "inactive" if not each.active else "draining" if each.draining else "active"
-        role = "coordinator" if each.number == nodes.COORDINATOR else str(each.number)
+        role = "coordinator" if each.number == COORDINATOR else str(each.number)
         rows.append(
             (role, f"{each.host}:{each.port}", state, str(len(held)), sizes.size(sum(place.size for place in held)))
         )
@@ -169,14 +170,13 @@ def point(name: str, as_json: bool) -> None:
         echo(f"restore point {full} in every group: restore.yml -e restore_target=name:{full}")
 
 
-def _rebalance(by: str, *, yes: bool, as_json: bool, only: int = 0) -> None:
+def _rebalance(by: str, *, yes: bool, as_json: bool, only: int = COORDINATOR) -> None:
     plan, signals = _plan(), list[str]()
     with nodes.coordinator(plan) as session:
         nodes.refuse_silent(session)
         places, groups = nodes.places(session), nodes.groups(session)
-        places = [each for each in places if not only or each.group == only]
         weights = nodes.load(session) if by == "load" else {each.tenant: each.size for each in places}
-        moves = moving.plan(places, weights, groups)
+        moves = moving.plan(places, weights, groups, only)
         done: list[moving.Move] = []
         if yes:
             with noting(signals.append), working("moving") as narrate:

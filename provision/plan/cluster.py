@@ -11,6 +11,8 @@ from typing import Any
 
 from provision import addresses
 
+COORDINATOR = 0
+"""The group of a fleet that knows where each tenant is."""
 PRIMARY = "@primary@"
 """Stands for the primary's address in the pooler's configuration; the follower replaces it."""
 
@@ -67,7 +69,7 @@ class Fleet:
     @property
     def worker(self) -> bool:
         """Whether this group holds tenants, and not the tables of all."""
-        return self.group > 0
+        return self.group > COORDINATOR
 
     @property
     def groups(self) -> tuple[int, ...]:

@@ -15,12 +15,11 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from provision import compatibility
-from provision.plan.cluster import Fleet, Node
+from provision.plan.cluster import COORDINATOR, Fleet, Node
 from provision.plan.context import Context, Listed, repository_kind
 
 NONE = -1
 """citus_group of a host outside fleets."""
-COORDINATOR = 0
 EXTENSION = "citus"
 FILE = "/etc/apt/sources.list.d/provision-citus.sources"
 MAPS_TO_ALL_SINCE = 16

@@ -17,7 +17,7 @@ from pathlib import Path
 from provision import addresses, quoting
 from provision.errors import UsageError
 from provision.plan import names
-from provision.plan.cluster import PRIMARY, Cluster, Member
+from provision.plan.cluster import PRIMARY, Cluster, Fleet, Member
 
 SCHEMA = 2
 """Version of plan.json. Version 1 was the three files host.json, backup.json and maintenance.json."""
@@ -564,9 +564,14 @@ class Plan:
         return bool(self.cluster and self.cluster.pooler)
 
     @property
+    def fleet(self) -> Fleet | None:
+        """The fleet that the host's cluster is a group of, None outside fleets."""
+        return self.cluster.fleet if self.cluster else None
+
+    @property
     def worker(self) -> bool:
         """Whether the host is a worker of a fleet, whose only tables are those that Citus places there."""
-        return bool(self.cluster and self.cluster.fleet and self.cluster.fleet.worker)
+        return bool(self.fleet and self.fleet.worker)
 
     @property
     def members(self) -> tuple[Member, ...]:

@@ -117,7 +117,7 @@ POLICY = (
 
 
 def test_tenant_that_spoils_its_version_table_hides_itself_alone(fresh: Place) -> None:
-    """Attack: a tenant locks, fills or replaces the table, so that nobody learns the versions of the others."""
+    """Attack: a tenant locks, fills or replaces its version table. The versions of the others can still be read."""
     names = ["fine", "locked", "guarded", *SPOILT]
     for name in names:
         fresh.add(name)

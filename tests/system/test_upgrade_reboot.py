@@ -51,7 +51,7 @@ def test_reboot_during_the_copy_leaves_the_old_server_and_the_command_continues(
     check = upgraded.upgrade("logical")
     assert check.code == 0, check.output
     login = "psql --host=/var/run/postgresql --username=minion --dbname=minion"
-    assert upgraded.host.run(f"runuser -u nobody -- {login}").returncode != 0  # not in postgresql_local_users
+    assert upgraded.host.run(f"runuser -u nobody -- {login}").returncode != 0  # postgresql_local_users does not name it
     upgraded.killed("logical", "copying")
     upgraded.reboot()
     upgraded.serves(15)

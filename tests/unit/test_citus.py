@@ -124,5 +124,8 @@ def test_a_draining_group_gives_every_tenant_away() -> None:
     groups = [group(0), group(1, draining=True), group(2), group(3)]
     moves = move.plan(places, {each.tenant: each.size for each in places}, groups)
     assert {each.tenant for each in moves} == {"a", "b"}
+    uneven = [*places, Place("d", 2, 50), Place("e", 3, 1)]
+    alone = move.plan(uneven, {each.tenant: each.size for each in uneven}, groups, only=1)
+    assert [(each.tenant, each.source, each.target) for each in alone] == [("b", 1, 3), ("a", 1, 3)]
     assert all(each.target in (2, 3) for each in moves)
     assert move.plan(places, {}, [group(0), group(1, draining=True)]) == []

@@ -80,5 +80,5 @@ def _write(plan: Plan, target: Path, port: int, limits: str) -> None:
         f"shared_buffers = 128MB\nhuge_pages = off\nwal_retrieve_retry_interval = 500ms\n"
         f"primary_conninfo = ''\nmax_logical_replication_workers = 0\n"
         f"logging_collector = off\nlog_destination = 'stderr'\n"
-        f"{ALONE if plan.cluster and plan.cluster.fleet else ''}{limits}"
+        f"{ALONE if plan.fleet else ''}{limits}"
     )

@@ -105,17 +105,16 @@ def _known(connection: Connection) -> dict[str, plain.Table]:
 
     On a node of a fleet, those of tenants are on the workers, as shards, which Citus hides from programs.
     """
-    found = {name: table for name, table in plain.tables(connection).items() if table.permanent}
-    if connection.execute("SELECT to_regclass('pg_catalog.pg_dist_partition') IS NULL").fetchone() == (True,):
-        return found
-    connection.execute("SET citus.override_table_visibility TO off")
-    rows = connection.execute(
-        "SELECT format('%I.%I', n.nspname, c.relname) FROM pg_dist_partition p"
-        " JOIN pg_class c ON c.oid = p.logicalrelid JOIN pg_namespace n ON n.oid = c.relnamespace"
-    ).fetchall()
-    distributed = {str(row[0]) for row in rows}
-    every = {name: table for name, table in plain.tables(connection).items() if table.permanent}
-    return {name: table for name, table in every.items() if name not in distributed}
+    distributed: set[str] = set()
+    if connection.execute("SELECT to_regclass('pg_catalog.pg_dist_partition') IS NOT NULL").fetchone() == (True,):
+        connection.execute("SET citus.override_table_visibility TO off")
+        rows = connection.execute(
+            "SELECT format('%I.%I', n.nspname, c.relname) FROM pg_dist_partition p"
+            " JOIN pg_class c ON c.oid = p.logicalrelid JOIN pg_namespace n ON n.oid = c.relnamespace"
+        ).fetchall()
+        distributed = {str(row[0]) for row in rows}
+    found = plain.tables(connection).items()
+    return {name: table for name, table in found if table.permanent and name not in distributed}
 
 
 def differences(expected: dict[str, Any], seen: dict[str, Any]) -> list[str]:

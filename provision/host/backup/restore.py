@@ -178,8 +178,8 @@ def _promote(
 
 def confirmation(plan: Plan) -> str:
     """Return the word that confirms a restore in place: the fleet's name, the cluster's, or this host's."""
-    if plan.cluster and plan.cluster.fleet:
-        return plan.cluster.fleet.name
+    if plan.fleet:
+        return plan.fleet.name
     return plan.cluster.scope if plan.cluster and plan.server.patroni else os.uname().nodename
 
 
@@ -193,7 +193,7 @@ def _confirm(plan: Plan, request: Request) -> None:
             "confirmed",
             where=host, seen=repr(request.confirm), allowed=f"-e restore_confirm={word}",
         )  # fmt: skip
-    if plan.cluster and plan.cluster.fleet and not POINT.fullmatch(request.target):
+    if plan.fleet and not POINT.fullmatch(request.target):
         raise UsageError(
             "a fleet is restored to a restore point that every group has",
             where=host, seen=f"target {request.target}", allowed="name:POINT, as provision fleet point printed it",

@@ -75,7 +75,7 @@ def status(patroni: Patroni, dcs: Dcs) -> Status:
 
 def members_key(scope: str) -> str:
     """Return the prefix of the keys in which each member's Patroni writes about itself."""
-    return f"/service/{scope}/members/"
+    return f"{orders.patroni_folder(scope)}members/"
 
 
 def records(dcs: Dcs, scope: str) -> dict[str, Mapping[str, Any]]:

@@ -84,19 +84,24 @@ def report_key(scope: str, pooler: str) -> str:
     return f"{reports_key(scope)}{pooler}"
 
 
+def patroni_folder(scope: str) -> str:
+    """Return the prefix of Patroni's keys for a cluster."""
+    return f"/service/{scope}/"
+
+
 def leader_key(scope: str) -> str:
     """Return Patroni's key with the name of the leader."""
-    return f"/service/{scope}/leader"
+    return f"{patroni_folder(scope)}leader"
 
 
 def config_key(scope: str) -> str:
     """Return Patroni's key with the dynamic configuration."""
-    return f"/service/{scope}/config"
+    return f"{patroni_folder(scope)}config"
 
 
 def initialize_key(scope: str) -> str:
     """Return Patroni's key with the system identifier of the cluster's database."""
-    return f"/service/{scope}/initialize"
+    return f"{patroni_folder(scope)}initialize"
 
 
 def order_of(found: Mapping[str, Value], scope: str) -> Order | None:

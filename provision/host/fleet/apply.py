@@ -132,7 +132,7 @@ def _registered(plan: Plan, session: Connection, say: Callable[[str], None]) -> 
 
 def distribute_new(plan: Plan, name: str) -> bool:
     """Distribute a tenant that was created and migrated on a coordinator; False elsewhere, and if it is distributed."""
-    if plan.cluster is None or plan.cluster.fleet is None:
+    if plan.fleet is None:
         return False
     with login.superuser(plan) as session:
         there = session.execute(

@@ -24,6 +24,6 @@ def forget(plan: Plan, number: int) -> None:
             allowed="a group whose hosts have left the inventory and stopped",
             run="systemctl disable --now patroni provision-follow pgbouncer, on each of its hosts",
         )
-    for found, folder in ((dcs, f"/service/{scope}/"), (Dcs.of(reach), orders.folder(scope))):
+    for found, folder in ((dcs, orders.patroni_folder(scope)), (Dcs.of(reach), orders.folder(scope))):
         for key in found.read(folder):
             found.delete(key)

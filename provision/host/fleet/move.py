@@ -15,6 +15,7 @@ import psycopg
 from provision.database import Connection
 from provision.errors import DatabaseError, UsageError
 from provision.host.fleet import code, nodes
+from provision.plan.cluster import COORDINATOR
 from provision.system import wait
 
 BY = ("size", "load")
@@ -66,22 +67,27 @@ def move(session: Connection, name: str, number: int) -> float:
     return time.monotonic() - begun
 
 
-def plan(places: Iterable[nodes.Place], weights: Mapping[str, int], groups: Iterable[nodes.Group]) -> list[Move]:
+def plan(
+    places: Iterable[nodes.Place], weights: Mapping[str, int], groups: Iterable[nodes.Group], only: int = COORDINATOR
+) -> list[Move]:
     """Return the moves that even out the weight of the groups, the heaviest tenants first. Pure.
 
-    A draining group gives all its tenants away. A tenant moves only if that narrows the gap between two groups.
+    A draining group gives all its tenants away. A tenant moves only if that narrows the gap between two groups. `only`
+    is a worker group whose tenants alone may move.
     """
-    workers = [each for each in groups if each.number != nodes.COORDINATOR]
+    workers = [each for each in groups if each.number != COORDINATOR]
     open_ = {each.number for each in workers if not each.draining}
     if not open_:
         return []
-    where = {each.tenant: each.group for each in places if each.group > nodes.COORDINATOR}  # an empty one has none
+    where = {each.tenant: each.group for each in places if each.group > COORDINATOR}  # an empty one has none
     total = dict.fromkeys((each.number for each in workers), 0)
     for tenant, number in where.items():
         total[number] = total.get(number, 0) + weights.get(tenant, 0)
     moves = []
     for tenant in sorted(where, key=lambda each: (-weights.get(each, 0), each)):
         source, weight = where[tenant], weights.get(tenant, 0)
+        if only not in (COORDINATOR, source):
+            continue
         target = min(open_, key=lambda each: (total[each], each))
         if source in open_ and (source == target or total[source] - total[target] <= weight):
             continue
@@ -107,7 +113,7 @@ def run(
 
 def refuse_last(groups: Iterable[nodes.Group], number: int) -> None:
     """Raise UsageError if no other group could receive the tenants of one that is drained."""
-    open_ = [each.number for each in groups if each.number not in (nodes.COORDINATOR, number) and not each.draining]
+    open_ = [each.number for each in groups if each.number not in (COORDINATOR, number) and not each.draining]
     if not open_:
         raise UsageError(
             "no other group can receive the tenants",

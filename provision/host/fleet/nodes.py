@@ -16,10 +16,9 @@ from psycopg import sql
 from provision.database import Connection, refuse_read_only
 from provision.errors import HostError, UsageError
 from provision.host.tenants import login
-from provision.plan.cluster import Fleet
+from provision.plan.cluster import COORDINATOR, Fleet
 from provision.plan.schema import Plan
 
-COORDINATOR = 0
 SHARED = ("citus", "uuid-ossp", "vector")
 _VERSIONS = "SELECT extname, extversion FROM pg_extension WHERE extname = ANY(%s)"
 _GROUPS = """
@@ -77,7 +76,7 @@ class Place:
 
 def fleet_of(plan: Plan) -> Fleet:
     """Return the plan's fleet. Raises UsageError on a host outside fleets."""
-    if plan.cluster is None or plan.cluster.fleet is None:
+    if plan.fleet is None:
         raise UsageError(
             "this host is not part of a fleet",
             where=plan.name,
@@ -85,7 +84,7 @@ def fleet_of(plan: Plan) -> Fleet:
             allowed="a host with citus_group of 0 or more",
             run=plan.site(every=True),
         )
-    return plan.cluster.fleet
+    return plan.fleet
 
 
 @contextmanager
@@ -115,13 +114,19 @@ def groups(session: Connection) -> list[Group]:
     ]
 
 
+def answers(session: Connection, query: str) -> dict[int, str]:
+    """Run a query of one value on the primary of every group; return the answers of those that give one."""
+    rows: list[tuple[Any, ...]] = session.execute(
+        "SELECT n.groupid, r.result FROM run_command_on_all_nodes(%s) r JOIN pg_dist_node n ON n.nodeid = r.nodeid"
+        " WHERE n.noderole = 'primary' AND r.success",
+        (query,),
+    ).fetchall()
+    return {int(group): str(answer) for group, answer in rows}
+
+
 def silent(session: Connection) -> list[int]:
     """Return the groups whose primary does not answer now."""
-    rows: list[tuple[Any, ...]] = session.execute(
-        "SELECT n.groupid FROM run_command_on_all_nodes('SELECT 1') r JOIN pg_dist_node n ON n.nodeid = r.nodeid"
-        " WHERE n.noderole = 'primary' AND NOT r.success ORDER BY 1"
-    ).fetchall()
-    return [int(row[0]) for row in rows]
+    return sorted({each.number for each in groups(session)} - set(answers(session, "SELECT 1")))
 
 
 def refuse_silent(session: Connection) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Mapping
-from typing import Any
 
 import psycopg
 
@@ -45,7 +44,7 @@ def make(plan: Plan, session: Connection, name: str) -> tuple[str, dict[int, str
     every = {each.number for each in nodes.groups(session)}
     try:
         session.execute("SELECT citus_create_restore_point(%s)", (full,))
-        segments = _ask(session, "SELECT pg_walfile_name(pg_switch_wal())")
+        segments = nodes.answers(session, "SELECT pg_walfile_name(pg_switch_wal())")
         until = time.monotonic() + ARCHIVED_S
         while waiting := _unarchived(session, segments, every):
             if time.monotonic() > until:
@@ -69,17 +68,7 @@ def make(plan: Plan, session: Connection, name: str) -> tuple[str, dict[int, str
     return full, segments
 
 
-def _ask(session: Connection, query: str) -> dict[int, str]:
-    """Return the answer of each group's primary."""
-    rows: list[tuple[Any, ...]] = session.execute(
-        "SELECT groupid, result FROM run_command_on_all_nodes(%s) r JOIN pg_dist_node n ON n.nodeid = r.nodeid"
-        " WHERE n.noderole = 'primary' AND r.success",
-        (query,),
-    ).fetchall()
-    return {int(group): str(answer) for group, answer in rows}
-
-
 def _unarchived(session: Connection, segments: Mapping[int, str], every: set[int]) -> set[int]:
     """Return the groups whose segment is not archived; names of one timeline sort by age."""
-    archived = _ask(session, "SELECT coalesce(last_archived_wal, '') FROM pg_stat_archiver")
+    archived = nodes.answers(session, "SELECT coalesce(last_archived_wal, '') FROM pg_stat_archiver")
     return {number for number in every if archived.get(number, "")[:SEGMENT] < segments.get(number, "G")}

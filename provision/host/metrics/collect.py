@@ -58,7 +58,7 @@ def collect() -> Collected:
         **{name: partial(_catalogue, plan, read) for name, read in database.CATALOGUE.items()},
         "tables": lambda: _tables(plan),
     }
-    if not (plan.cluster and plan.cluster.fleet):  # whose tenants are on other hosts
+    if plan.fleet is None:  # whose tenants are on other hosts
         files = Path(plan.migrations.directory)
         sources["tenants"] = lambda: _catalogue(plan, lambda session: tenants.read(session, files))
     if queries.EXTENSION in plan.access.extensions:
