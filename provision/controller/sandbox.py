@@ -88,8 +88,7 @@ class Sandbox:
             with self.machine.locked():  # a free port is reserved only once its host has started
                 for name in missing:
                     with self.narration.stage(f"creating {name} ({spec.os})"):
-                        self._create(replace(spec, name=name), tag)
-                        self._start(self.host(name))
+                        self._make(replace(spec, name=name), tag)
                 for name in there.keys() & set(names):
                     self._start(there[name])
             with self.narration.stage(f"waiting for {', '.join(names)}"):
@@ -154,6 +153,21 @@ class Sandbox:
         if not self._exists("network", self.prefix):
             subnet = str(ipaddress.ip_network(f"{addresses[0]}/{PREFIX_LENGTH}", strict=False)) if addresses else ""
             self.machine.apply("cannot create the network", containers.network, self.prefix, self.project, subnet)
+
+    def _make(self, spec: Spec, tag: str) -> None:
+        """Create and start a host, again with other ports if another program took one of them meanwhile."""
+        self._create(spec, tag)
+        made = self.host(spec.name)
+        try:
+            self._start(made)
+        except HostError:
+            taken = [str(port) for port in made.ports.values() if not sockets.is_free(port)]
+            if not taken:
+                raise
+            self.narration.note(f"another program took port {', '.join(taken)} of this machine: choosing other ports")
+            self.machine.apply(f"cannot remove {spec.name}", containers.remove, [made.container], "")
+            self._create(spec, tag)
+            self._start(self.host(spec.name))
 
     def _create(self, spec: Spec, tag: str) -> None:
         self._require_free_name(spec.name)

@@ -9,14 +9,14 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import yaml
 
-from provision.controller import image, mirror
+from provision.controller import image, mirror, sockets
 from provision.controller.machine import Machine
 from provision.errors import HostError
 from tests.sandboxes import PROGRAM, Host, Hosts
@@ -206,6 +206,26 @@ def test_two_at_once_make_one_host(project: Hosts) -> None:
     assert sum("creating db1" in text for text in narration) == 1
     assert any("waiting for another" in text for text in narration)
     assert len(project.sandbox.hosts()) == 1
+
+
+def test_new_host_gets_other_ports_if_one_is_taken_before_it_starts(
+    project: Hosts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Any connection of this machine can take a port between its choice and the host's start."""
+    taken: list[socket.socket] = []
+
+    def choose(inner: Iterable[int], *, fixed: bool) -> dict[int, int]:
+        ports = choose_free(inner, fixed=fixed)
+        if not taken:
+            taken.append(socket.create_server(("127.0.0.1", ports[6432])))
+        return ports
+
+    choose_free = sockets.choose
+    monkeypatch.setattr(sockets, "choose", choose)
+    host = project.up("one")
+    with taken[0]:
+        assert taken[0].getsockname()[1] not in host.container.ports.values()
+    assert host.ansible("-m", "ping").returncode == 0
 
 
 # Refusals
