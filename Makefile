@@ -171,7 +171,7 @@ bench-restart: test-setup ## Measure searches after a restart with and without a
 	$(BIN)/python -m benchmarks.restart
 
 .PHONY: bench-growth
-bench-growth: test-setup ## Measure how costs grow with vectors, agents, rows and migrations; writes a table and a plot (hours)
+bench-growth: test-setup ## Measure how costs grow with vectors, agents, rows, migrations, GB, hosts; prints a table, writes a plot (hours)
 	$(BIN)/python -m benchmarks.growth --into .provision/bench
 
 .PHONY: bench-backup

@@ -25,6 +25,7 @@ ROUNDS = 3
 VECTOR_SHARE = 0.7  # of the database; 6,164 bytes each
 SCRATCH = "/var/lib/postgresql/bench"
 NEW = f"rm -rf {SCRATCH}/new && mkdir -m 700 {SCRATCH}/new"
+CHANGE = "psql -qX -c \"UPDATE notes SET t = t || 'x' WHERE n % 50 = 0; CHECKPOINT\" minion"
 Row = tuple[str, float, int, float]  # name, seconds to back up, MB, seconds to restore
 FILL = """
 DROP INDEX memories_embedding_idx;
@@ -109,7 +110,7 @@ def physical(host: BenchHost) -> list[Row]:
         f" printf X | dd of=$f bs=1 seek=9000 conv=notrunc status=none; rm -rf {SCRATCH}/new/global"
     )
     repaired = timed(host, f"{there} --delta")
-    host.run("psql -qX -c \"UPDATE notes SET t = t || 'x' WHERE n % 50 = 0; CHECKPOINT\" minion")
+    host.run(CHANGE)
     took = timed(host, f"{rest} --type=diff backup")
     return [full, ("diff after 2 % of notes, delta restore", took, size(host, copies), repaired)]
 

@@ -1,9 +1,13 @@
-"""Measure how costs grow with vectors, agents, rows and migrations; print a table and write a plot with exponents.
+"""Measure how costs grow, print a table and write a plot with exponents.
 
-    python -m benchmarks.growth [--only vectors agents rows migrations] [--largest SHARE] [--into DIRECTORY]
+    python -m benchmarks.growth [--only KIND ...] [--largest SHARE] [--into DIRECTORY]
 
-Does IO: clusters with the prod settings of this machine, in temporary directories. Each size is measured once, after
-the smaller ones; `--largest 0.1` leaves out sizes above a tenth of the largest. Asserts nothing.
+The kinds of size are vectors, agents, rows, migrations, databases and hosts.
+
+Does IO: clusters with the prod settings of this machine, in temporary directories, and sandbox hosts: one with the prod
+profile and a local repository for databases, up to six with the dev profile for hosts, which share this machine's CPUs.
+Each size is measured once, after the smaller ones; `--largest 0.1` leaves out sizes above a tenth of the largest. Kinds
+that only an earlier run into the same directory measured stay in the table and the plot. Asserts nothing.
 """
 
 from __future__ import annotations
@@ -18,10 +22,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 
-from benchmarks import filtered, migrate, schema
+from benchmarks import audit, backup, filtered, migrate, provisioning, schema
 from benchmarks.database import OURS, configurations
 from benchmarks.fit import Series, plot, table
 from benchmarks.harness import Bench
+from benchmarks.hosts import BIN, fresh_hosts, production_host
 from benchmarks.processes import cpu_seconds
 from provision.controller.bench.run import Sizes, build, recall
 from tests.clusters import Cluster
@@ -30,6 +35,8 @@ VECTORS = (10_000, 40_000, 160_000, 640_000)
 AGENTS = (10, 100, 1_000, 10_000)
 ROWS = (100_000, 1_000_000, 10_000_000)
 MIGRATIONS = (10, 100, 1_000, 3_000)
+GIGABYTES = (1, 4, 16)
+HOSTS = (1, 3, 6)
 AGENT_VECTORS = 40_000
 SECONDS = 5
 Point = tuple[str, str, float, float]
@@ -120,23 +127,67 @@ def migrations(sizes: tuple[int, ...]) -> Iterator[Point]:
         cluster.remove()
 
 
+def databases(sizes: tuple[int, ...]) -> Iterator[Point]:
+    """Back up, restore and restore-test a database of as many GB, on a host of its own for each size."""
+    for count in sizes:
+        with production_host("bench-growth", backup.MEMORY, backup.VARIABLES) as host:
+            backup.prepare(host, count * 1024)
+            for name, command in {
+                "full backup": "provision backup take --type full",
+                "diff backup after 2 % of notes": f"{backup.CHANGE} && provision backup take --type diff",
+                "restore": f"mkdir -p {backup.SCRATCH} && {backup.NEW} && "
+                f"pgbackrest --stanza={host.name} --pg1-path={backup.SCRATCH}/new --archive-mode=off restore",
+                "restore test": f"rm -rf {backup.SCRATCH} && provision backup drill --type physical",
+            }.items():
+                yield name, "s", count, backup.timed(host, command)
+
+
+def hosts(sizes: tuple[int, ...]) -> Iterator[Point]:
+    """Run site.yml twice and audit as many hosts, made for each size."""
+    for count in sizes:
+        with fresh_hosts(*(f"db{number}" for number in range(1, count + 1))) as made:
+            with provisioning.site("dev", made) as converge:
+                for name in ("first site.yml", "second site.yml"):
+                    begun = time.monotonic()
+                    converge()
+                    yield name, "s", count, time.monotonic() - begun
+            inventories = ("-i", "inventories/dev", "-i", str(made.inventory))
+            words = (str(BIN / "provision"), "audit", *inventories, "--json")
+            yield "provision audit", "s", count, audit.timed(*words, allowed=(0, 3))
+
+
 KINDS: dict[str, tuple[Callable[[tuple[int, ...]], Iterator[Point]], tuple[int, ...]]] = {
     "vectors": (vectors, VECTORS),
     "agents": (agents, AGENTS),
     "rows": (rows, ROWS),
     "migrations": (migrations, MIGRATIONS),
+    "databases": (databases, GIGABYTES),
+    "hosts": (hosts, HOSTS),
 }
+
+
+def chosen(kind: str, largest: float) -> tuple[int, ...]:
+    """Return the sizes up to a share of the largest."""
+    sizes = KINDS[kind][1]
+    return tuple(size for size in sizes if size <= largest * max(sizes))
 
 
 def measured(only: list[str], largest: float) -> list[Series]:
     """Measure each kind of size and return its series."""
     found: dict[tuple[str, str, str], list[tuple[float, float]]] = {}
     for kind in only:
-        work, sizes = KINDS[kind]
-        for name, unit, size, cost in work(tuple(size for size in sizes if size <= largest * max(sizes))):
+        for name, unit, size, cost in KINDS[kind][0](chosen(kind, largest)):
             print(f"{kind} {size:,}: {name} {cost:.4g} {unit}", flush=True)
             found.setdefault((name, kind, unit), []).append((size, cost))
     return [Series(*key, tuple(points)) for key, points in found.items()]
+
+
+def read(path: Path) -> list[Series]:
+    """Read the series that an earlier run wrote."""
+    return [
+        Series(each["name"], each["of"], each["unit"], tuple((size, cost) for size, cost in each["points"]))
+        for each in json.loads(path.read_text())
+    ]
 
 
 def main() -> None:
@@ -146,12 +197,16 @@ def main() -> None:
     parser.add_argument("--largest", type=float, default=1.0, help="Largest size, as a share of the default's.")
     parser.add_argument("--into", type=Path, default=Path(), help="Directory for growth.svg and growth.json.")
     options = parser.parse_args()
+    if few := [kind for kind in options.only if len(chosen(kind, options.largest)) < 2]:
+        parser.error(f"--largest {options.largest:g} leaves fewer than two sizes of {', '.join(few)}: no exponent")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended"))
-    every = measured(options.only, options.largest)
-    print(table(every))
     options.into.mkdir(parents=True, exist_ok=True)
+    path = options.into / "growth.json"
+    earlier = read(path) if path.exists() else []
+    every = [series for series in earlier if series.of not in options.only] + measured(options.only, options.largest)
+    print(table(every))
     (options.into / "growth.svg").write_text(plot(every))
-    (options.into / "growth.json").write_text(json.dumps([asdict(series) for series in every], indent=1) + "\n")
+    path.write_text(json.dumps([asdict(series) for series in every], indent=1) + "\n")
 
 
 if __name__ == "__main__":

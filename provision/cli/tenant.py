@@ -230,7 +230,7 @@ def export(name: str, folder: Path | None, port: int | None, as_json: bool) -> N
 @click.option("--yes-destroy", default="", metavar="NAME", help="Confirm the destruction of this tenant's data.")
 @json_option
 def import_(name: str, folder: Path, replaces: bool, yes_destroy: str, as_json: bool) -> None:
-    """Load an export into a tenant with an empty schema, and compare the rows.
+    """Load an export into a tenant with an empty schema, and compare the numbers of rows.
 
     Create the tenant first: provision tenant add NAME --no-migrate. With --replace its roles and passwords are kept.
     """

@@ -20,6 +20,7 @@ SETTINGS = (
     "max_wal_size",
 )
 MAJOR, PGVECTOR = 17, "0.8.6"
+EXPECTED_VECTORS = 100_000  # default of postgresql_expected_vectors
 CARRIED = ((2, 2), (8, 4), (32, 8), (128, 32))
 """Sizes of docs/sizing.md."""
 DIMENSIONS = 1536
@@ -29,7 +30,9 @@ PAGE_KB = 8  # an element of 1536 dimensions fills one page of an HNSW index
 def _tuned(memory_gb: int, cpus: int) -> Tuning:
     choices = Choices.of(yaml.safe_load((ROOT / "profiles/prod.yml").read_text())["postgresql"])
     host = Host(memory_mb=memory_gb * 1024, cpus=cpus, storage="ssd")
-    return tune(host, "prod", postgresql_major=MAJOR, pgvector_version=PGVECTOR, choices=choices)
+    return tune(
+        host, "prod", postgresql_major=MAJOR, pgvector_version=PGVECTOR, vectors=EXPECTED_VECTORS, choices=choices
+    )
 
 
 def table() -> str:
@@ -44,7 +47,7 @@ def table() -> str:
 def carried() -> str:
     """Return what prod hosts with an SSD carry without a disk read or a spilled build."""
     lines = [
-        "| memory | CPUs | index in `shared_buffers` | index in memory | build in memory | connections | of pools |",
+        "| memory | CPUs | index in `shared_buffers` | index in memory | build in memory | connections | pool connections |",
         "|---|---|---|---|---|---|---|",
     ]
     for memory, cpus in CARRIED:

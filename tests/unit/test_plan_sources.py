@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from provision.plan import schema, sections, sources
+from provision.plan import fleet, schema, sections, sources
 from provision.plan.context import Verdict
 from tests.contract.repository import ROOT
 from tests.plans import SAMPLE, built, plan
@@ -136,5 +136,7 @@ def test_refuses_packages_that_apt_would_not_install(
     assert built("prod", {**SAMPLE, **given}, probe).problems == ((expected,) if expected else ())
 
 
-def test_the_file_is_the_one_that_role_packages_places() -> None:
-    assert f"__packages_source_file: {sources.FILE}\n" in (ROOT / "roles/packages/vars/main.yml").read_text()
+def test_the_files_are_those_that_role_packages_places() -> None:
+    placed = (ROOT / "roles/packages/vars/main.yml").read_text()
+    assert f"__packages_source_file: {sources.FILE}\n" in placed
+    assert f"- path: {fleet.FILE}\n" in placed
