@@ -47,7 +47,8 @@ def table() -> str:
 def carried() -> str:
     """Return what prod hosts with an SSD carry without a disk read or a spilled build."""
     lines = [
-        "| memory | CPUs | index in `shared_buffers` | index in memory | build in memory | connections | pool connections |",
+        "| memory | CPUs | index in `shared_buffers` | index in memory | build in memory | connections "
+        "| pool connections |",
         "|---|---|---|---|---|---|---|",
     ]
     for memory, cpus in CARRIED:

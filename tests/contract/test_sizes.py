@@ -25,7 +25,7 @@ def test_page_about_sizing_has_the_table_that_the_calculator_makes() -> None:
     assert text == between(text, BEGIN, END, carried()), "run: make docs"
     row = carried().splitlines()[2].split(" | ")
     assert row[0] == "| 2 GB"
-    assert row[2] == "65,000"  # 512 MB of pages of 8 kB, one for each vector: 65,536
+    assert row[2] == "81,000"  # 640 MB of pages of 8 kB, one for each vector: 81,920
 
 
 def test_counts_are_rounded_down_to_two_digits() -> None:
