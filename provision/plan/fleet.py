@@ -87,8 +87,7 @@ def applied(v: Mapping[str, Any], certificate: Mapping[str, str]) -> dict[str, A
     ours = {name: {"value": value, "reason": reason} for name, (value, reason) in SETTINGS.items()}
     ours["citus.node_conninfo"] = {"value": _conninfo(v, certificate), "reason": "nodes verify each other"}
     found |= {"database_extensions": extensions, "postgresql_settings": {**ours, **v["postgresql_settings"]}}
-    # A dump of the coordinator has the tenants of every group.
-    return {**found, "backup_logical": False} if group_of(v) > COORDINATOR else found
+    return {**found, "backup_logical": False}  # it would not be one snapshot of several servers
 
 
 def _conninfo(v: Mapping[str, Any], certificate: Mapping[str, str]) -> str:

@@ -72,8 +72,8 @@ def test_nodes_log_in_with_their_certificate_alone() -> None:
     ]
 
 
-def test_backups_of_a_worker_have_a_stanza_of_their_own_and_no_dumps() -> None:
-    assert (plan("db1").backup.logical, plan("db2").backup.logical) == (True, False)
+def test_backups_of_a_worker_have_a_stanza_of_their_own_and_no_node_makes_dumps() -> None:
+    assert (plan("db1").backup.logical, plan("db2").backup.logical) == (False, False)
     assert plan("db2").backup.stanza == plan("db3").backup.stanza == f"{plan('db1').backup.stanza}-1"
 
 

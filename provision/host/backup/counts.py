@@ -108,6 +108,7 @@ def _known(connection: Connection) -> dict[str, plain.Table]:
     distributed: set[str] = set()
     if connection.execute("SELECT to_regclass('pg_catalog.pg_dist_partition') IS NOT NULL").fetchone() == (True,):
         connection.execute("SET citus.override_table_visibility TO off")
+        connection.execute("SET citus.enable_ddl_propagation TO off")  # otherwise Citus refuses to lock a shard
         rows = connection.execute(
             "SELECT format('%I.%I', n.nspname, c.relname) FROM pg_dist_partition p"
             " JOIN pg_class c ON c.oid = p.logicalrelid JOIN pg_namespace n ON n.oid = c.relnamespace"

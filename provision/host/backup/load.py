@@ -36,6 +36,12 @@ def load(
     Raises UsageError, HostError, BackupError; the database is then unchanged.
     """
     begun = time.time()
+    if plan.fleet and not into:
+        raise UsageError(
+            "a dump cannot replace the database of a fleet: the tenants of all groups would be rows of this one server",
+            where=plan.name, allowed=f"{extra_vars(restore_into='NEW_NAME')}, or a restore of the fleet to a point",
+            run="docs/fleet.md",
+        )  # fmt: skip
     folder = dump.pick(plan, name)
     narrate(f"verifying {folder.name}")
     facts = dump.check(folder)

@@ -15,6 +15,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psycopg
+
 from provision import pins, system
 from provision.database import Connection, connect, identifier
 from provision.errors import DatabaseError, UsageError
@@ -29,6 +31,8 @@ from provision.plan.schema import Plan
 
 FOLDER = "tenants"
 """Folder of exports in the directory of dumps."""
+LOCK_WAIT = "60s"
+"""Longest wait for a table's lock."""
 _ENTRY = re.compile(r"\d+; \d+ \d+ (?P<rest>.*)")
 
 
@@ -72,11 +76,13 @@ def _dump(plan: Plan, acting: Login, name: str, folder: Path) -> dict[str, Any]:
         inside.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
         snapshot = inside.execute("SELECT pg_export_snapshot()").fetchone()
         assert snapshot is not None  # noqa: S101 - it gives a row or raises
+        if plan.fleet:  # each connection has a snapshot of its own on the tenant's server: no writers
+            _lock(inside, name)
         version = inside.execute("SHOW server_version").fetchone()
         pack = "zstd:3" if plan.server.major >= dump.ZSTD_SINCE else "3"
         tool.run(
             f"{plan.server.programs}/pg_dump", "--format=directory", f"--jobs={plan.backup.processes}",
-            f"--compress={pack}", f"--snapshot={snapshot[0]}", "--lock-wait-timeout=60000", "--no-owner",
+            f"--compress={pack}", f"--snapshot={snapshot[0]}", f"--lock-wait-timeout={LOCK_WAIT}", "--no-owner",
             "--no-privileges", "--no-password", f"--schema={name}", f"--file={folder / 'data'}",
             f"--dbname={acting.place}", environment=_environment(acting),
         )  # fmt: skip
@@ -93,10 +99,28 @@ def _environment(acting: Login) -> dict[str, str]:
     return {"PGPASSWORD": acting.password, "PGOPTIONS": pins.options(kept)}
 
 
+def _lock(inside: Connection, name: str) -> None:
+    """Keep writers out of the tenant's tables until the session's transaction ends. Raises BackupError."""
+    inside.execute(f"SET LOCAL lock_timeout = '{LOCK_WAIT}'")
+    try:
+        for table in _tables(inside, name):
+            inside.execute(f"LOCK TABLE {table} IN SHARE MODE".encode())  # quoted by the server
+    except psycopg.errors.LockNotAvailable as error:
+        raise BackupError(
+            f"the tables of tenant {name} are in use, and an export in a fleet keeps writers out",
+            where=f"schema {name}", seen=str(error).strip(), allowed=f"no longer transactions than {LOCK_WAIT}",
+            run="repeat this command",
+        ) from None  # fmt: skip
+
+
 def _rows(inside: Connection, name: str) -> dict[str, int]:
     """Count the rows of the tenant's tables in the session's snapshot."""
-    known = {key: each for key, each in plain.tables(inside).items() if key.startswith(f"{_quoted(inside, name)}.")}
-    return plain.counts(inside, known)
+    return plain.counts(inside, _tables(inside, name))
+
+
+def _tables(inside: Connection, name: str) -> dict[str, plain.Table]:
+    prefix = f"{_quoted(inside, name)}."
+    return {key: each for key, each in plain.tables(inside).items() if key.startswith(prefix)}
 
 
 def _quoted(inside: Connection, name: str) -> str:
