@@ -17,6 +17,16 @@ from provision.plan.schema import Plan
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,45}")
 """A restore point's name has at most 63 bytes (manual, pg_create_restore_point), 17 of which are the time."""
 ARCHIVED_S = 120
+FINISHED_S = 20
+TIMELINE = 8
+"""Digits of the timeline, with which the name of a WAL segment begins."""
+_TIMELINE = "SELECT pg_walfile_name(pg_current_wal_lsn())"
+_UNFINISHED = r"""
+SELECT 1 FROM run_command_on_workers(
+    $$SELECT coalesce(json_agg(gid), '[]') FROM pg_prepared_xacts WHERE gid LIKE 'citus\_%'$$) r,
+    json_array_elements_text(CASE WHEN r.success THEN r.result::json ELSE '[]' END) g(gid)
+JOIN pg_dist_transaction d ON d.gid = g.gid
+"""
 SEGMENT = 24
 """Length of the name of a WAL segment; history files and backup labels have more."""
 
@@ -25,8 +35,9 @@ def make(plan: Plan, session: Connection, name: str) -> tuple[str, dict[int, str
     """Make a restore point in every group and wait until it is archived; return its name, and each group's WAL segment.
 
     The name ends with the time: recovery stops at the first point of a name, which may differ from group to group.
-    Citus blocks distributed commits meanwhile, so that no transaction of several groups lies across the points. Raises
-    UsageError and DatabaseError.
+    Citus blocks distributed commits meanwhile, so that no transaction of several groups lies across the points. One
+    that is decided but not finished everywhere is awaited before: a restore would have to decide it again. A group
+    that fails over meanwhile may not have the point. Raises UsageError and DatabaseError.
     """
     if not NAME.fullmatch(name):
         raise UsageError(
@@ -43,8 +54,25 @@ def make(plan: Plan, session: Connection, name: str) -> tuple[str, dict[int, str
     full = f"{name}-{system.compact()}"
     every = {each.number for each in nodes.groups(session)}
     try:
-        session.execute("SELECT citus_create_restore_point(%s)", (full,))
+        before = nodes.answers(session, _TIMELINE)
+        with session.transaction():
+            session.execute("LOCK TABLE pg_catalog.pg_dist_transaction IN EXCLUSIVE MODE")
+            if not system.wait(lambda: session.execute(_UNFINISHED).fetchone() is None, FINISHED_S):
+                raise DatabaseError(
+                    "a transaction of several groups does not end, so no restore point was made",
+                    where=f"database {session.info.dbname}",
+                    seen="pg_prepared_xacts of a worker has a transaction of pg_dist_transaction",
+                    run="provision fleet status; then the same command again",
+                )
+            session.execute("SELECT citus_create_restore_point(%s)", (full,))
         segments = nodes.answers(session, "SELECT pg_walfile_name(pg_switch_wal())")
+        if changed := {each for each in every if segments.get(each, "")[:TIMELINE] != before.get(each, "")[:TIMELINE]}:
+            raise DatabaseError(
+                f"the restore point {full} may be missing in a group, which failed over or does not answer",
+                seen=f"group {', '.join(map(str, sorted(changed)))}",
+                allowed="no failover meanwhile",
+                run="provision fleet status; then the same command again, which makes another point",
+            )
         until = time.monotonic() + ARCHIVED_S
         while waiting := _unarchived(session, segments, every):
             if time.monotonic() > until:
