@@ -14,7 +14,7 @@ from provision.cli._progress import working
 from provision.errors import UsageError
 from provision.host.backup import show as sizes
 from provision.host.fleet import apply as converging
-from provision.host.fleet import leave, nodes, points
+from provision.host.fleet import code, leave, nodes, points
 from provision.host.fleet import move as moving
 from provision.plan import load
 from provision.plan.cluster import COORDINATOR
@@ -122,7 +122,7 @@ def rebalance(by: str, yes: bool, as_json: bool) -> None:
 @click.option("--undo", is_flag=True, help="Accept tenants in the group again.")
 @json_option
 def drain(group: int, undo: bool, as_json: bool) -> None:
-    """Move all tenants off a group, at once; new tenants go to other groups."""
+    """Move all tenants off a group, one at a time, starting now; new tenants go to other groups."""
     plan = _plan()
     with nodes.coordinator(plan) as session:
         if not undo:
@@ -177,14 +177,17 @@ def _rebalance(by: str, *, yes: bool, as_json: bool, only: int = COORDINATOR) ->
         places, groups = nodes.places(session), nodes.groups(session)
         weights = nodes.load(session) if by == "load" else {each.tenant: each.size for each in places}
         moves = moving.plan(places, weights, groups, only)
-        done: list[moving.Move] = []
+        done, failed = list[moving.Move](), dict[str, str]()
         if yes:
+            code.let_in(session)
             with noting(signals.append), working("moving") as narrate:
-                done = moving.run(session, moves, lambda: bool(signals), narrate)
+                done, failed = moving.run(session, moves, lambda: bool(signals), narrate)
     if as_json:
-        echo(json.dumps({"moves": [asdict(each) for each in moves], "done": [asdict(each) for each in done]}, indent=2))
+        values = {"moves": [asdict(each) for each in moves], "done": [asdict(each) for each in done], "failed": failed}
+        echo(json.dumps(values, indent=2))
     else:
-        echo("\n".join(_moves(moves, done, yes=yes)))
+        failures = [f"tenant {name} was not moved: {why}" for name, why in failed.items()]
+        echo("\n".join([*failures, *_moves(moves, done, yes=yes)]))
     if yes and len(done) < len(moves):
         raise SystemExit(1)
 

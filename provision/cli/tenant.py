@@ -158,7 +158,7 @@ def show(name: str, as_json: bool) -> None:
 @click.option("--to", "group", type=click.IntRange(1), required=True, help="Group of the fleet.")
 @json_option
 def move(name: str, group: int, as_json: bool) -> None:
-    """Move a tenant to another group of the fleet while it is used; writes wait some seconds at the end."""
+    """Move a tenant to another group of the fleet while it is used; writes wait at the end."""
     plan = _plan()
     with nodes.coordinator(plan) as session, working(f"moving {name} to group {group}"):
         seconds = moving.move(session, name, group)

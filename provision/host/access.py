@@ -42,6 +42,8 @@ MAINTAINED = ("postgres", "template1")
 CITUS, WORKER = "citus", "worker"
 """The extension that joins a fleet, in the main database alone; `fleet` of a host that holds tenants."""
 APPLICATION = "provision access"
+KEPT_OUT = "1970-01-01 00:00:00"
+"""Until when, in UTC, the password of a role is valid that a move in a fleet keeps out: only the move changes it."""
 UNSEEN = {
     "log_statement": "none",
     "log_min_duration_statement": "-1",
@@ -161,7 +163,7 @@ class Access:
         if verifier != role.verifier:
             statement = sql.SQL("ALTER ROLE {} PASSWORD {}").format(name, sql.Literal(role.verifier))
             self.change(f"role {role.name}: {'new password' if role.verifier else 'no password'}", statement)
-        if until != self._moment(role.valid_until):
+        if until not in (self._moment(role.valid_until), KEPT_OUT):
             statement = sql.SQL("ALTER ROLE {} VALID UNTIL {}").format(
                 name, sql.Literal(role.valid_until or "infinity")
             )

@@ -14,6 +14,8 @@ from tests.fleet.hosts import DECLARED, EVERY, FIRST, GROUPS, Fleet
 from tests.ledger import CREATE, Account, Ledger
 from tests.system.test_cluster import FAILOVER_S, STOP, TTL_S, until
 
+LEDGER = CREATE.removesuffix(")") + ", row uuid DEFAULT gen_random_uuid() PRIMARY KEY)"
+"""A tenant moves only with primary keys."""
 TENANTS = tuple(f"t{number:02}" for number in range(20))
 passwords: dict[str, str] = {}
 """Of each tenant's application; filled by the first test that needs tenants."""
@@ -26,7 +28,7 @@ def tenants(fleet: Fleet) -> dict[str, str]:
         if name not in passwords:
             passwords[name] = fleet.tenant(name)
             fleet.sql(
-                f"SET search_path = {name}, public; SET ROLE {name}; {CREATE};"
+                f"SET search_path = {name}, public; SET ROLE {name}; {LEDGER};"
                 f" GRANT INSERT, SELECT ON ledger TO {name}_app"
             )
     return passwords
@@ -139,6 +141,7 @@ CLOSED = (
     "SELECT citus_internal.delete_tenant_schema('t01'::regnamespace)",
     "SELECT citus_internal.add_tenant_schema('evil'::regnamespace, 1)",
     "SELECT citus_internal_delete_placement_metadata(1)",
+    "SELECT citus_internal.update_relation_colocation('evil.agents'::regclass, 1)",
     "SELECT citus_schema_undistribute('evil')",
     "SELECT citus_schema_move('evil', 1)",
     "SELECT citus_rebalance_stop()",
@@ -157,7 +160,13 @@ $$ BEGIN
 EXCEPTION WHEN insufficient_privilege THEN
     RETURN true;
 END $$;
+CREATE FUNCTION evil.still(integer) RETURNS boolean IMMUTABLE LANGUAGE sql AS 'SELECT evil.f($1)';
 """
+BAITS = (
+    "CREATE TABLE evil.bait (i integer PRIMARY KEY CHECK (evil.f(i)))",
+    "CREATE TABLE evil.bait (i int PRIMARY KEY CHECK (query_to_xml('SELECT evil.f(1)', true, true, '') IS NOT NULL))",
+    "CREATE TABLE evil.bait (i integer PRIMARY KEY); CREATE STATISTICS evil.s ON (evil.still(i)), i FROM evil.bait",
+)
 REGISTERED = "SELECT md5(string_agg(schemaid::regnamespace::text || colocationid, ',' ORDER BY 1)) FROM pg_dist_schema"
 
 
@@ -174,20 +183,71 @@ def test_owner_of_a_tenant_gains_nothing_from_citus(fleet: Fleet) -> None:
                     with pytest.raises(psycopg.errors.InsufficientPrivilege):
                         session.execute(query.encode())
     assert {group: fleet.sql(REGISTERED, group) for group in (0, 1, 2)} == before
-    url = fleet.url("evil", password, port=5432).replace("evil_app:", "evil:")
-    with psycopg.connect(url, autocommit=True) as session:
-        session.execute(EVIL.encode())
-        session.execute("CREATE TABLE evil.bait (i integer CHECK (evil.f(i)))")
-        session.execute("INSERT INTO evil.bait VALUES (1)")
-    target = 1 if fleet.places()["evil"] == 2 else 2
-    refused = fleet.hosts[fleet.primary(0)].run(f"provision tenant move evil --to {target}")
-    assert "has code of its own that would run as the superuser" in refused.stderr, refused.stdout + refused.stderr
-    for group in (0, 1, 2):
-        assert fleet.sql("SELECT rolsuper, rolvaliduntil FROM pg_authid WHERE rolname = 'evil'", group) == "f|infinity"
-    with psycopg.connect(url, autocommit=True) as session:
-        session.execute("DROP TABLE evil.bait")
+    source = fleet.places()["evil"]
+    target = 1 if source == 2 else 2
+
+    def refused() -> None:
+        done = fleet.hosts[fleet.primary(0)].run(f"provision tenant move evil --to {target}")
+        assert "has code of its own that would run as the superuser" in done.stderr, done.stdout + done.stderr
+        for group in (0, 1, 2):
+            seen = fleet.sql("SELECT rolsuper, rolvaliduntil FROM pg_authid WHERE rolname = 'evil'", group)
+            assert seen == "f|infinity", group
+
+    def as_owner(statement: str, group: int = 0) -> None:  # a move ends the owner's sessions
+        address = fleet.url("evil", password, fleet.primary(group), port=5432).replace("evil_app:", "evil:")
+        with psycopg.connect(address, autocommit=True) as session:
+            if group:
+                session.execute("SET citus.override_table_visibility = off; SET citus.enable_ddl_propagation = off")
+            session.execute(statement.encode())
+
+    as_owner(EVIL)
+    for bait in BAITS:
+        as_owner(f"{bait}; INSERT INTO evil.bait VALUES (1)")
+        refused()
+        as_owner("DROP TABLE evil.bait")
+    shard = "SELECT shard_name FROM citus_shards WHERE table_name = 'evil.agents'::regclass LIMIT 1"
+    as_owner(f"CREATE INDEX trap ON {fleet.sql(shard)} ((evil.still(1)))", source)
+    refused()
+    as_owner("DROP INDEX evil.trap", source)
+    as_owner("BEGIN; SELECT pg_current_xact_id(); PREPARE TRANSACTION 'left open'", source)
+    blocked = fleet.hosts[fleet.primary(0)].run(f"provision tenant move evil --to {target}")
+    assert "ROLLBACK PREPARED 'left open'" in blocked.stderr, blocked.stderr
+    as_owner("ROLLBACK PREPARED 'left open'", source)
+    as_owner("CREATE TABLE evil.keyless (i integer)")
+    keyless = fleet.hosts[fleet.primary(0)].run(f"provision tenant move evil --to {target}")
+    assert "has tables without a primary key" in keyless.stderr, keyless.stderr
+    as_owner("DROP TABLE evil.keyless")
     fleet.run(f"provision tenant move evil --to {target}")
     fleet.run("provision tenant drop evil --yes-destroy evil --without-export")
+
+
+KILLED = """
+provision tenant move {name} --to {group} & move=$!
+shut="SELECT rolvaliduntil FROM pg_authid WHERE rolname = '{name}'"
+for i in $(seq 100); do
+    runuser -u postgres -- psql -XAtc "$shut" minion | grep -q 1970 && break
+    sleep 0.05
+done
+kill -9 $move
+"""
+
+
+def test_move_that_is_killed_is_repeated(fleet: Fleet, tenants: dict[str, str]) -> None:
+    name = TENANTS[3]
+    group = 1 if fleet.places()[name] == 2 else 2
+    ledger = writing(fleet, tenants, (name,))
+    with ledger.writing():
+        coordinator = fleet.hosts[fleet.primary(0)]
+        coordinator.run(KILLED.format(name=name, group=group))
+        shut = fleet.sql(f"SELECT rolvaliduntil = 'epoch' FROM pg_authid WHERE rolname = '{name}'")
+        again = f"provision tenant move {name} --to {group}"
+        assert until(lambda: coordinator.run(again).returncode == 0, 60)
+    assert shut == "t"
+    for each in account(fleet, ledger, tenants):
+        assert (each.lost, each.duplicates, each.errors) == ((), 0, ()), str(each)
+    assert fleet.places()[name] == group
+    for number in (0, 1, 2):
+        assert fleet.sql(f"SELECT rolvaliduntil FROM pg_authid WHERE rolname = '{name}'", number) == "infinity"
 
 
 def test_tenant_moves_while_it_is_written_to(fleet: Fleet, tenants: dict[str, str]) -> None:
@@ -321,6 +381,7 @@ def test_fleet_is_restored_to_one_point(fleet: Fleet) -> None:
     fleet.sql("INSERT INTO public.agents (name) VALUES ('before')")
     run = fleet.site("-e", "backup_type=full", playbook="backup.yml")
     assert run.code == 0, run.output
+    assert ".agents_" in fleet.run("provision backup drill --type physical --json", group=1)  # it compared shards
     before = {name: fleet.sql(f"SELECT count(*) FROM {name}.ledger") for name in TENANTS}
     point = json.loads(fleet.run("provision fleet point kept --json"))["name"]
     for name in ("t00", "t01", "t02", "t03"):
@@ -343,9 +404,14 @@ def test_fleet_is_restored_to_one_point(fleet: Fleet) -> None:
 
 def test_group_is_drained_removed_and_added_again(fleet: Fleet, tenants: dict[str, str]) -> None:
     places = fleet.places()
-    name = next(each for each in TENANTS if places[each] == 2)
+    name, held = [each for each in TENANTS if places[each] == 2][:2]
+    fleet.sql(f"SET ROLE {held}; CREATE FUNCTION {held}.own() RETURNS int LANGUAGE sql SECURITY DEFINER AS 'SELECT 1'")
     ledger = writing(fleet, tenants, (name,))
     with ledger.writing():
+        drained = fleet.hosts[fleet.primary(0)].run("provision fleet drain 2 --json")
+        assert drained.returncode == 1, drained.stderr
+        assert list(json.loads(drained.stdout)["failed"]) == [held]  # it does not keep the others
+        fleet.sql(f"DROP FUNCTION {held}.own()")
         print(fleet.run("provision fleet drain 2").strip())
     for each in account(fleet, ledger, tenants):
         assert (each.lost, each.duplicates, each.errors) == ((), 0, ()), str(each)

@@ -10,7 +10,7 @@ import psycopg
 from psycopg import sql
 
 from provision.database import Connection, is_standby
-from provision.errors import DatabaseError, HostError
+from provision.errors import DatabaseError, HostError, ProvisionError
 from provision.host.fleet import code, nodes
 from provision.host.migrate.ledger import Ledger
 from provision.host.tenants import catalog, login
@@ -39,14 +39,20 @@ def apply(plan: Plan, say: Callable[[str], None]) -> Done:
     with nodes.coordinator(plan) as session:
         known = _registered(plan, session, say)
         _admit(plan, session)
-        done = []
+        code.let_in(session)
+        done, warnings = [], []
         for name in pending(session):
             say(f"distributing tenant {name}")
-            distribute(session, name)
-            done.append(name)
+            try:
+                distribute(session, name)
+                done.append(name)
+            except ProvisionError as error:
+                if session.closed:
+                    raise
+                warnings.append(f"tenant {name} stays on the coordinator: {error.what}: {error.seen}")
     wanted = nodes.fleet_of(plan).groups
     strangers = [each.number for each in known if each.number not in wanted]
-    warnings = [
+    warnings += [
         f"group {number} is registered but not in the inventory; drain it, then: provision fleet remove {number}"
         for number in strangers
     ]

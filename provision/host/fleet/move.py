@@ -13,18 +13,17 @@ from dataclasses import dataclass
 import psycopg
 
 from provision.database import Connection
-from provision.errors import DatabaseError, UsageError
+from provision.errors import DatabaseError, ProvisionError, UsageError
 from provision.host.fleet import code, nodes
 from provision.plan.cluster import COORDINATOR
-from provision.system import wait
 
 BY = ("size", "load")
 PATRONI = "Patroni citus"
 """Application name of the session in which Patroni registers nodes."""
-SYNCED_S = 60
-"""Longest wait for the other nodes to learn a change of the nodes."""
-_BEHIND = """
-SELECT 1 FROM pg_dist_node WHERE hasmetadata AND NOT metadatasynced AND noderole = 'primary' AND groupid <> %s
+_KEYLESS = """
+SELECT c.oid::regclass::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE n.nspname = %s AND c.relkind = 'r' AND (c.relreplident = 'n' OR c.relreplident = 'd'
+    AND NOT EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c.oid AND i.indisprimary)) ORDER BY 1
 """
 
 
@@ -39,7 +38,11 @@ class Move:
 
 
 def move(session: Connection, name: str, number: int) -> float:
-    """Move a tenant to a group and return the seconds; 0 if it is there. Raises UsageError and DatabaseError."""
+    """Move a tenant to a group and return the seconds; 0 if it is there. Raises UsageError and DatabaseError.
+
+    Lets in the owners whom a killed command has kept out.
+    """
+    code.let_in(session)
     target = nodes.find(nodes.groups(session), number)
     found = {each.tenant: each for each in nodes.places(session)}
     if name not in found:
@@ -50,12 +53,20 @@ def move(session: Connection, name: str, number: int) -> float:
             allowed=", ".join(found) or "there is none",
             run="provision fleet apply",
         )
+    if found[name].group < COORDINATOR:
+        raise UsageError(
+            f"tenant {name} has no tables, so there is nothing to move",
+            where=f"database {session.info.dbname}",
+            allowed="a tenant that has been migrated",
+            run=f"provision migrate up --tenant {name}",
+        )
     if found[name].group == number:
         return 0.0
+    _refuse_keyless(session, name)
     begun = time.monotonic()
     with code.kept_out(session, name):
         try:
-            session.execute("SELECT citus_schema_move(%s, %s, %s, 'force_logical')", (name, target.host, target.port))
+            session.execute("SELECT citus_schema_move(%s, %s, %s, 'auto')", (name, target.host, target.port))
         except psycopg.Error as error:
             where = "; where it is now is unknown" if session.closed else f"; it is still in group {found[name].group}"
             raise DatabaseError(
@@ -65,6 +76,19 @@ def move(session: Connection, name: str, number: int) -> float:
                 run=f"provision fleet status; then: provision tenant move {name} --to {number}",
             ) from None
     return time.monotonic() - begun
+
+
+def _refuse_keyless(session: Connection, name: str) -> None:
+    """Raise UsageError for tables whose UPDATE and DELETE would fail during a move, which replicates them by key."""
+    if found := [str(row[0]) for row in session.execute(_KEYLESS, (name,))]:
+        raise UsageError(
+            f"tenant {name} has tables without a primary key: UPDATE and DELETE on them would fail while it moves",
+            where=f"schema {name}",
+            seen=", ".join(found[: code.NAMED])
+            + (f" and {len(found) - code.NAMED} more" if found[code.NAMED :] else ""),
+            allowed="a primary key on each table",
+            run="add it by a migration of the tenant, then repeat this command",
+        )
 
 
 def plan(
@@ -99,16 +123,24 @@ def plan(
 
 def run(
     session: Connection, moves: list[Move], interrupted: Callable[[], bool], narrate: Callable[[str], None]
-) -> list[Move]:
-    """Make the moves one at a time and return those that were made; a signal stops before the next one."""
-    done = []
+) -> tuple[list[Move], dict[str, str]]:
+    """Make the moves one at a time; return those that were made, and why a tenant was not moved, by its name.
+
+    A signal stops before the next one. Raises DatabaseError if the session is lost.
+    """
+    done, failed = [], {}
     for number, each in enumerate(moves, 1):
         if interrupted():
             break
         narrate(f"{number} of {len(moves)}: tenant {each.tenant} from group {each.source} to {each.target}")
-        move(session, each.tenant, each.target)
-        done.append(each)
-    return done
+        try:
+            move(session, each.tenant, each.target)
+            done.append(each)
+        except ProvisionError as error:
+            if session.closed:
+                raise
+            failed[each.tenant] = f"{error.what}: {error.seen}"
+    return done, failed
 
 
 def refuse_last(groups: Iterable[nodes.Group], number: int) -> None:
@@ -150,7 +182,7 @@ def remove(session: Connection, number: int) -> bool:
     """Remove the nodes of a stopped group; False if there are none. Raises DatabaseError.
 
     Patroni may hold a transaction for a switchover of the group that will never end: its session is ended. A
-    disabled node is not contacted; the others must know that it is disabled before it can be removed.
+    disabled node is not contacted; the others learn of it at once, for the first worker can be disabled only so.
     """
     rows = session.execute(
         "SELECT nodename, nodeport, noderole = 'primary' FROM pg_dist_node WHERE groupid = %s ORDER BY 3", (number,)
@@ -162,13 +194,7 @@ def remove(session: Connection, number: int) -> bool:
     try:
         for host, port, primary in rows:
             if primary:
-                session.execute("SELECT citus_disable_node(%s, %s, false)", (host, port))
-        if not wait(lambda: session.execute(_BEHIND, (number,)).fetchone() is None, SYNCED_S):
-            raise DatabaseError(
-                f"the other groups did not learn within {SYNCED_S} s that group {number} is disabled",
-                where=f"database {session.info.dbname}",
-                run=f"provision fleet status; then: provision fleet remove {number}",
-            )
+                session.execute("SELECT citus_disable_node(%s, %s, true)", (host, port))
         for host, port, _ in rows:
             session.execute("SELECT citus_remove_node(%s, %s)", (host, port))
     except psycopg.Error as error:

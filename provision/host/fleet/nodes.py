@@ -11,10 +11,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import psycopg
 from psycopg import sql
 
 from provision.database import Connection, refuse_read_only
-from provision.errors import HostError, UsageError
+from provision.errors import DatabaseError, HostError, UsageError
 from provision.host.tenants import login
 from provision.plan.cluster import COORDINATOR, Fleet
 from provision.plan.schema import Plan
@@ -87,9 +88,8 @@ def fleet_of(plan: Plan) -> Fleet:
     return plan.fleet
 
 
-@contextmanager
-def coordinator(plan: Plan) -> Iterator[Connection]:
-    """Yield a superuser session on the coordinator's primary. Raises UsageError and HostError on another host."""
+def refuse_worker(plan: Plan) -> None:
+    """Raise UsageError on a host that is not of the group of the coordinator."""
     fleet = fleet_of(plan)
     if fleet.worker:
         hosts = ", ".join(each.name for each in fleet.nodes if each.group == COORDINATOR)
@@ -100,9 +100,27 @@ def coordinator(plan: Plan) -> Iterator[Connection]:
             allowed=f"the primary of group {COORDINATOR}",
             run=f"the same command on {hosts}",
         )
+
+
+@contextmanager
+def coordinator(plan: Plan) -> Iterator[Connection]:
+    """Yield a superuser session on the coordinator's primary, whose errors end as DatabaseError.
+
+    Raises UsageError and HostError on another host.
+    """
+    refuse_worker(plan)
     with login.superuser(plan) as session:
         refuse_read_only(session)
-        yield session
+        try:
+            yield session
+        except psycopg.Error as error:
+            raise DatabaseError(
+                "the coordinator did not finish the command",
+                where=f"database {plan.access.database}",
+                seen=str(error).strip(),
+                allowed=f"every group running, and one primary of group {COORDINATOR} all the time",
+                run="provision fleet status, on the primary of group 0; then the same command again",
+            ) from None
 
 
 def groups(session: Connection) -> list[Group]:

@@ -17,6 +17,7 @@ CLOSED = (
     "citus_internal_add_tenant_schema", "citus_internal_delete_tenant_schema",
     "citus_internal_unregister_tenant_schema_globally", "citus_internal_update_none_dist_table_metadata",
     "citus_internal_delete_placement_metadata", "citus_internal_mark_node_not_synced",
+    "update_relation_colocation", "citus_internal_update_relation_colocation",
     "citus_schema_distribute", "citus_schema_undistribute", "citus_schema_move", "citus_move_shard_placement",
     "citus_copy_shard_placement", "citus_internal_copy_single_shard_placement", "master_move_shard_placement",
     "master_copy_shard_placement", "rebalance_table_shards", "undistribute_table", "citus_rebalance_start",

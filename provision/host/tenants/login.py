@@ -12,7 +12,7 @@ import secrets
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 
 import psycopg
@@ -27,6 +27,10 @@ from provision.plan.secrets import new_salt, scram_verifier
 from provision.quoting import conninfo
 
 APPLICATION = "provision tenant"
+CLAIM = "SELECT pg_try_advisory_lock(hashtextextended(%s, 0))"
+CLAIM_SHARED = "SELECT pg_try_advisory_lock_shared(hashtextextended(%s, 0))"
+RELEASE = "SELECT pg_advisory_unlock(hashtextextended(%s, 0))"
+RELEASE_SHARED = "SELECT pg_advisory_unlock_shared(hashtextextended(%s, 0))"
 VALID = "1 day"
 """Time after which a login that was left behind is refused; a session that is open continues."""
 ABANDONED = "10 minutes"
@@ -64,12 +68,41 @@ def superuser(plan: Plan) -> Connection:
 
 
 @contextmanager
+def claimed(session: Connection, name: str, *, alone: bool) -> Iterator[None]:
+    """Hold a tenant of a fleet for a `with` block: `alone` for a move, else beside others that act as the tenant.
+
+    The claim ends with the session. Raises DatabaseError if another command is in the way.
+    """
+    claim, release = (CLAIM, RELEASE) if alone else (CLAIM_SHARED, RELEASE_SHARED)
+    key = (f"provision tenant {name}",)
+    if session.execute(claim, key).fetchone() != (True,):
+        raise DatabaseError(
+            f"another command is {'working with' if alone else 'moving'} tenant {name}",
+            where=f"database {session.info.dbname}",
+            seen="a migration, maintenance, an export or a move" if alone else "a move to another group",
+            run="repeat this command when it has ended",
+        )
+    try:
+        yield
+    finally:
+        with suppress(psycopg.Error):
+            session.execute(release, key)
+
+
+@contextmanager
 def acting(plan: Plan, session: Connection, name: str, *, limit_s: float = 0) -> Iterator[Login]:
     """Make a login for a tenant and drop it at the end. `session` is the superuser's, in the tenants' database.
 
     After `limit_s` seconds its sessions are ended, for a tenant's trigger may never return; 0 is no limit. Raises
-    DatabaseError if the login cannot be created.
+    DatabaseError if the login cannot be created, or in a fleet while the tenant moves.
     """
+    claim = claimed(session, name, alone=False) if plan.fleet else nullcontext()
+    with claim, _acting(plan, session, name, limit_s) as found:
+        yield found
+
+
+@contextmanager
+def _acting(plan: Plan, session: Connection, name: str, limit_s: float) -> Iterator[Login]:
     role, password = names.derived(name, f"_job_{secrets.token_hex(6)}"), secrets.token_urlsafe(24)
     mine = sql.Identifier(role)
     verifier = scram_verifier(password, new_salt())

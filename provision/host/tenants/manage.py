@@ -16,6 +16,7 @@ from provision.errors import ConfirmationError, DatabaseError, UsageError
 from provision.host import ownership
 from provision.host.access import Access, Role
 from provision.host.backup import journal
+from provision.host.fleet import nodes
 from provision.host.tenants import catalog, converge, login
 from provision.plan import schema, tenants
 from provision.plan.schema import Plan
@@ -37,7 +38,12 @@ class Added:
 
 @contextmanager
 def changing(plan: Plan) -> Iterator[Connection]:
-    """Hold the host's lock for tenants and yield a superuser session on a primary. Raises DatabaseError, HostError."""
+    """Hold the host's lock for tenants and yield a superuser session on a primary.
+
+    Raises DatabaseError and HostError, and UsageError on a worker of a fleet.
+    """
+    if plan.worker:
+        nodes.refuse_worker(plan)
     until = time.monotonic() + WAIT_S
     while True:
         lock = journal.held(LOCK, "another command is changing the tenants of this host")
