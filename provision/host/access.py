@@ -43,7 +43,7 @@ CITUS, WORKER = "citus", "worker"
 """The extension that joins a fleet, in the main database alone; `fleet` of a host that holds tenants."""
 APPLICATION = "provision access"
 KEPT_OUT = "1970-01-01 00:00:00"
-"""Until when, in UTC, the password of a role is valid that a move in a fleet keeps out: only the move changes it."""
+"""VALID UNTIL, in UTC, of a role that a move in a fleet locks out; only the fleet's commands change it."""
 UNSEEN = {
     "log_statement": "none",
     "log_min_duration_statement": "-1",

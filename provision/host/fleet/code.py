@@ -1,8 +1,8 @@
 """Keep a tenant's code from running as the superuser while Citus copies its rows. Does IO.
 
 Citus copies a tenant by COPY as the role of the session, which is the superuser: constraints, generated columns, types,
-index expressions, statistics and triggers on INSERT of the tenant would run with its rights on another node. So no
-session acts as the owner meanwhile, who alone can make them, and a tenant that has such code, on any node, is refused.
+index expressions, statistics and triggers on INSERT of the tenant would run with its rights on another node. Only the
+owner can create them, so a move locks the owner out on every node, and refuses a tenant that has such code on any node.
 """
 
 from __future__ import annotations
@@ -79,15 +79,15 @@ NAMED = 5
 
 @contextmanager
 def kept_out(session: Connection, name: str) -> Iterator[None]:
-    """Keep a tenant's owner out for a `with` block, on every node; refuse a tenant with such code.
+    """Lock a tenant's owner out on every node for a `with` block; refuse a tenant with such code.
 
-    The applications' roles go on: they own nothing. Raises UsageError and DatabaseError.
+    The roles of applications stay connected: they own nothing. Raises UsageError and DatabaseError.
     """
     owners, finished = _owners(name), False
     with login.claimed(session, name, alone=True):
         try:
             if refusing := _valid(session, owners, "epoch"):
-                raise _unreached(name, refusing, "be kept out of", "every group running", "provision fleet status")
+                raise _unreached(name, refusing, "be locked out of", "every group running", "provision fleet status")
             _end(session, name, owners)
             _refuse_prepared(session)
             _refuse_code(session, name)
@@ -102,13 +102,13 @@ def kept_out(session: Connection, name: str) -> Iterator[None]:
 
 
 def let_in(session: Connection) -> None:
-    """Let the owners in again whom commands that were killed have kept out."""
+    """Unlock the owners that killed commands left locked out."""
     shut: set[str] = set()
     for found in nodes.answers(session, _SHUT).values():
         shut |= set(json.loads(found))
     for each in catalog.known(session) if shut else ():
         if shut & set(_owners(each.name)):
-            with suppress(DatabaseError), login.claimed(session, each.name, alone=True):  # a move still keeps it out
+            with suppress(DatabaseError), login.claimed(session, each.name, alone=True):  # not while it moves
                 _valid(session, _owners(each.name), "infinity")
 
 

@@ -40,7 +40,7 @@ class Move:
 def move(session: Connection, name: str, number: int) -> float:
     """Move a tenant to a group and return the seconds; 0 if it is there. Raises UsageError and DatabaseError.
 
-    Lets in the owners whom a killed command has kept out.
+    Unlocks the owners that killed commands left locked out.
     """
     code.let_in(session)
     target = nodes.find(nodes.groups(session), number)

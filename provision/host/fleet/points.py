@@ -35,9 +35,9 @@ def make(plan: Plan, session: Connection, name: str) -> tuple[str, dict[int, str
     """Make a restore point in every group and wait until it is archived; return its name, and each group's WAL segment.
 
     The name ends with the time: recovery stops at the first point of a name, which may differ from group to group.
-    Citus blocks distributed commits meanwhile, so that no transaction of several groups lies across the points. One
-    that is decided but not finished everywhere is awaited before: a restore would have to decide it again. A group
-    that fails over meanwhile may not have the point. Raises UsageError and DatabaseError.
+    Citus blocks distributed commits meanwhile, so that no transaction of several groups lies across the points. It
+    first waits for transactions that are decided but not finished on every node, which a restore would have to decide
+    again. A group that fails over meanwhile may lack the point. Raises UsageError and DatabaseError.
     """
     if not NAME.fullmatch(name):
         raise UsageError(
