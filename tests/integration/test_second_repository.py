@@ -33,7 +33,7 @@ from tests.templates.test_render import render
 SYSTEM = Path("/usr/lib/postgresql")
 MAJOR = max((int(path.name) for path in SYSTEM.glob("[0-9]*")), default=0)
 SECOND = {"passphrase": "another passphrase, of the second", "retention_full": 1, "path": "/copies"}
-DEADLINE_S = 180
+DEADLINE_S = 90
 SCRIPT = """
 import _strptime, json, sys
 from pathlib import Path
