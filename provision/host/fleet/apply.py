@@ -13,7 +13,7 @@ from provision.database import Connection, is_standby
 from provision.errors import DatabaseError, HostError, ProvisionError
 from provision.host.fleet import code, nodes
 from provision.host.migrate.ledger import Ledger
-from provision.host.tenants import catalog, login
+from provision.host.tenants import catalog
 from provision.plan.schema import Plan
 
 REGISTERED_S = 180
@@ -138,9 +138,9 @@ def _registered(plan: Plan, session: Connection, say: Callable[[str], None]) -> 
 
 def distribute_new(plan: Plan, name: str) -> bool:
     """Distribute a tenant that was created and migrated on a coordinator; False elsewhere, and if it is distributed."""
-    if plan.fleet is None:
+    if plan.fleet is None or plan.worker:
         return False
-    with login.superuser(plan) as session:
+    with nodes.coordinator(plan) as session:
         there = session.execute(
             "SELECT 1 FROM pg_dist_schema d JOIN pg_namespace n ON n.oid = d.schemaid WHERE n.nspname = %s", (name,)
         ).fetchone()
