@@ -1,5 +1,6 @@
-"""Exceptions of the package. Imports nothing; only the command line prints them and sets the exit code.
+"""Exceptions of the package, and `some` for their messages. Imports nothing.
 
+Only the command line prints them and sets the exit code.
 Every error states, in this order: what failed and where, the value seen, the allowed values, the next command.
 An error never contains a secret or a whole SQL file.
 """
@@ -60,3 +61,8 @@ class MigrationError(ProvisionError):
 
 class HostError(ProvisionError):
     """A host or the controller lacks a requirement."""
+
+
+def some(names: list[str], most: int = 5) -> str:
+    """Return the first names of a list for a message, and the number of the others. Pure."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -8,13 +8,12 @@ from pathlib import Path
 from provision.checks.finding import Severity
 from provision.checks.registry import Row, Scope, check
 from provision.database import Connection
-from provision.errors import ProvisionError
+from provision.errors import ProvisionError, some
 from provision.host.backup import show
 from provision.host.migrate.settings import Settings
 from provision.host.tenants import catalog, migrations, statistics
 from provision.plan import schema
 
-NAMED = 5
 """Tenants that one finding names."""
 NEARLY = 0.8
 """Share of the lock table that one dump may take."""
@@ -63,7 +62,7 @@ def versions(plan: schema.Plan, session: Connection) -> Iterator[Row]:
         return  # reported by migrations-unreadable
     behind = [each.name for each in found if each.state is not None and not each.state.dirty and each.pending]
     if behind:
-        yield f"{len(behind)} tenants have pending migrations: {_named(behind)}"
+        yield f"{len(behind)} tenants have pending migrations: {some(behind)}"
     for each in found:
         if each.state is not None and each.state.dirty:
             status = f"provision migrate status --tenant {each.name}  # docs/migration-is-dirty.md"
@@ -120,8 +119,3 @@ def shortage(tables: Mapping[str, int], capacity: int) -> str:
         return ""
     first, number = next(iter(tables.items()))
     return f"{total} tables, views and sequences, {capacity} locks; most are in schema {first}: {number}"
-
-
-def _named(names: list[str]) -> str:
-    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    return ", ".join(names[:NAMED]) + more

@@ -10,7 +10,7 @@ import click
 
 from provision.cli._echo import echo
 from provision.database import is_standby
-from provision.errors import MigrationError
+from provision.errors import MigrationError, some
 from provision.host.tenants import login, migrations
 from provision.plan import load
 from provision.quoting import visible
@@ -62,11 +62,10 @@ def up_all(call: Call, jobs: int, limit_s: float, *, skip_standby: bool) -> None
     if bad:
         if call.as_json:
             sys.exit(1)
-        names = ", ".join(each.name for each in bad[:SHOWN])
         raise MigrationError(
             f"{len(bad)} of {len(found)} tenants were not migrated",
             where=f"database {plan.access.database}",
-            seen=names + (f" and {len(bad) - SHOWN} more" if len(bad) > SHOWN else ""),
+            seen=some([each.name for each in bad], SHOWN),
             run=f"provision migrate status --tenant {bad[0].name}; then repeat: provision migrate up --all-tenants",
         )
 

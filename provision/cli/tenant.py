@@ -16,8 +16,8 @@ from provision.cli._progress import working
 from provision.errors import ConfirmationError, ProvisionError
 from provision.host.backup import show as sizes
 from provision.host.fleet import apply as fleet
+from provision.host.fleet import code, nodes
 from provision.host.fleet import move as moving
-from provision.host.fleet import nodes
 from provision.host.migrate.narrate import Narrator
 from provision.host.migrate.runner import Runner
 from provision.host.migrate.settings import Settings
@@ -161,6 +161,7 @@ def move(name: str, group: int, as_json: bool) -> None:
     """Move a tenant to another group of the fleet while it is used; writes wait at the end."""
     plan = _plan()
     with nodes.coordinator(plan) as session, working(f"moving {name} to group {group}"):
+        code.let_in(session)
         seconds = moving.move(session, name, group)
     values = {"tenant": name, "group": group, "changed": bool(seconds), "seconds": round(seconds, 1)}
     text = (

@@ -16,7 +16,7 @@ import psycopg
 from psycopg import sql
 
 from provision.database import Connection
-from provision.errors import DatabaseError, UsageError
+from provision.errors import DatabaseError, UsageError, some
 from provision.host.fleet import nodes
 from provision.host.tenants import catalog, login
 from provision.plan import names
@@ -74,7 +74,6 @@ SELECT coalesce(json_agg(format('ROLLBACK PREPARED %L', gid)), '[]') FROM pg_pre
 WHERE database = current_database() AND gid !~ '^citus_\d+_\d+_\d+_\d+$'
 """
 _SHUT = "SELECT coalesce(json_agg(rolname), '[]') FROM pg_authid WHERE rolvaliduntil = 'epoch'"
-NAMED = 5
 
 
 @contextmanager
@@ -185,11 +184,10 @@ def _refuse_code(session: Connection, name: str) -> None:
     strangers = [str(row[0]) for row in session.execute(_FOREIGN_TABLES, (name,))]
     found |= {f"table {each}, which Citus moves with it" for each in strangers}
     if found:
-        listed = sorted(found)
         raise UsageError(
             f"tenant {name} has code of its own that would run as the superuser on another server",
             where=f"schema {name}",
-            seen=", ".join(listed[:NAMED]) + (f" and {len(listed) - NAMED} more" if len(listed) > NAMED else ""),
+            seen=some(sorted(found)),
             allowed="constraints, generated columns, indexes, statistics, types and triggers on INSERT with functions "
             "of PostgreSQL and of extensions alone that run no query, and no SECURITY DEFINER function",
             run="drop them as the tenant, or export the tenant to a host of its own",

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import psycopg
 
 from provision.database import Connection
-from provision.errors import DatabaseError, ProvisionError, UsageError
+from provision.errors import DatabaseError, ProvisionError, UsageError, some
 from provision.host.fleet import code, nodes
 from provision.plan.cluster import COORDINATOR
 
@@ -38,11 +38,7 @@ class Move:
 
 
 def move(session: Connection, name: str, number: int) -> float:
-    """Move a tenant to a group and return the seconds; 0 if it is there. Raises UsageError and DatabaseError.
-
-    Unlocks the owners that killed commands left locked out.
-    """
-    code.let_in(session)
+    """Move a tenant to a group and return the seconds; 0 if it is there. Raises UsageError and DatabaseError."""
     target = nodes.find(nodes.groups(session), number)
     found = {each.tenant: each for each in nodes.places(session)}
     if name not in found:
@@ -84,8 +80,7 @@ def _refuse_keyless(session: Connection, name: str) -> None:
         raise UsageError(
             f"tenant {name} has tables without a primary key: UPDATE and DELETE on them would fail while it moves",
             where=f"schema {name}",
-            seen=", ".join(found[: code.NAMED])
-            + (f" and {len(found) - code.NAMED} more" if found[code.NAMED :] else ""),
+            seen=some(found),
             allowed="a primary key on each table",
             run="add it by a migration of the tenant, then repeat this command",
         )
@@ -126,8 +121,10 @@ def run(
 ) -> tuple[list[Move], dict[str, str]]:
     """Make the moves one at a time; return those that were made, and why a tenant was not moved, by its name.
 
-    A signal stops before the next one. Raises DatabaseError if the session is lost.
+    First unlocks the owners that killed commands left locked out. A signal stops before the next move. Raises
+    DatabaseError if the session is lost.
     """
+    code.let_in(session)
     done, failed = [], {}
     for number, each in enumerate(moves, 1):
         if interrupted():
@@ -172,7 +169,7 @@ def refuse_filled(session: Connection, number: int) -> None:
     if held:
         raise UsageError(
             f"group {number} holds tenants",
-            seen=", ".join(held[:5]) + (f" and {len(held) - 5} more" if len(held) > 5 else ""),
+            seen=some(held),
             allowed="an empty group",
             run=f"provision fleet drain {number}",
         )

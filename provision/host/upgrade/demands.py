@@ -14,6 +14,7 @@ from psycopg import sql
 from provision import pins
 from provision.compatibility import version_key
 from provision.database import Connection, ask
+from provision.errors import some
 from provision.host.upgrade import check
 from provision.host.upgrade.sessions import databases, session_of
 from provision.plan.schema import Plan
@@ -88,7 +89,7 @@ def problems(old: Plan, new: Plan) -> list[str]:
     planned = {each.name: each.text for each in new.server.settings}
     if hidden:
         found.append(
-            f"databases that accept no connections do not move: {_some(hidden)}; drop them, or allow connections"
+            f"databases that accept no connections do not move: {some(hidden)}; drop them, or allow connections"
         )
     found += settings(old, {**DEFAULTS, **planned}, len(names), "the new plan has")
     majors = (old.server.major, new.server.major)
@@ -127,20 +128,20 @@ def of_database(session: Connection, majors: tuple[int, int]) -> list[str]:
     found = _unreplicated(session, ": use upgrade_method copy or link")
     if tables := first(BLIND, list(UNCOMPARABLE)):
         found.append(
-            f"tables without a primary key and with a type that has no equality: {_some(tables)}; add a primary key"
+            f"tables without a primary key and with a type that has no equality: {some(tables)}; add a primary key"
         )
     if lowest < OWNER_SINCE and (code := first(CODE)):
         found.append(
-            f"functions that PostgreSQL {lowest} would call as superuser for each replicated row: {_some(code)}; use "
+            f"functions that PostgreSQL {lowest} would call as superuser for each replicated row: {some(code)}; use "
             "upgrade_method copy or link"
         )
     if max(majors) >= OWNER_SINCE and (tables := first(FORCED)):
         found.append(
-            f"row-level security binds the owner, as whom PostgreSQL {max(majors)} applies changes: {_some(tables)}; "
+            f"row-level security binds the owner, as whom PostgreSQL {max(majors)} applies changes: {some(tables)}; "
             "ALTER TABLE ... NO FORCE ROW LEVEL SECURITY, or use upgrade_method copy or link"
         )
     if stored := first(STORED, sorted(pins.HARMFUL)):
-        found.append(f"stored settings that redirect or end its sessions: {_some(stored)}; ALTER DATABASE ... RESET")
+        found.append(f"stored settings that redirect or end its sessions: {some(stored)}; ALTER DATABASE ... RESET")
     return found
 
 
@@ -155,7 +156,7 @@ def _unreplicated(session: Connection, advice: str = "") -> list[str]:
         found.append(f"{count[0]} large objects, which do not replicate{advice}")
     if tables := _first(session, UNLOGGED):
         found.append(
-            f"unlogged tables with rows, which do not replicate: {_some(tables)}; TRUNCATE them, or ALTER TABLE ... "
+            f"unlogged tables with rows, which do not replicate: {some(tables)}; TRUNCATE them, or ALTER TABLE ... "
             "SET LOGGED"
         )
     return found
@@ -182,18 +183,14 @@ def notices(old: Plan) -> list[str]:
     for name, tables in identities(old).items():
         found.append(
             f"database {name}: tables without a primary key get REPLICA IDENTITY FULL until the release: "
-            f"{_some([each[0] for each in tables])}; UPDATE and DELETE of many of their rows replicate slowly"
+            f"{some([each[0] for each in tables])}; UPDATE and DELETE of many of their rows replicate slowly"
         )
     for name, tables in wide(old).items():
         found.append(
             f"database {name}: pgvector is older than {VECTOR_SINCE}, so tables with vectors get REPLICA IDENTITY FULL "
-            f"on the new server until the release: {_some([each[0] for each in tables])}"
+            f"on the new server until the release: {some([each[0] for each in tables])}"
         )
     return found
-
-
-def _some(names: list[str], most: int = 5) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def identities(plan: Plan) -> dict[str, Any]:
