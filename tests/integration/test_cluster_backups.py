@@ -72,7 +72,7 @@ def write(members: Members, count: int) -> int:
 def switch(members: Members) -> None:
     done = members.hosts["db3"].provision("cluster", "switchover", "--to", members.candidate().name)
     assert done.returncode == 0, done.stderr
-    members.until(members.healthy, 60, "not healthy after the switchover")
+    members.until(members.complete, 60, "not complete after the switchover")
 
 
 def archived(members: Members) -> dict[str, Any]:
@@ -168,6 +168,6 @@ def test_new_primary_archives_what_the_lost_one_had_not(members: Members) -> Non
     # Before it returns: Patroni then archives what is left on its disk, if that still exists.
     members.until(lambda: archived(members)["gap"] == "", 30, "a gap is left")
     lost.start_all()
-    members.until(members.healthy, 120, "the lost member is not back")
+    members.until(members.complete, 120, "the lost member is not back")
     assert of_wal(archived(members)) == []
     assert rows == write(members, 0)

@@ -1,6 +1,6 @@
 """Switchover and failover of a real cluster of three members, judged by a ledger of acknowledged rows.
 
-One cluster for all tests, each of which leaves it healthy. Tests that take long are marked `faults`.
+One cluster for all tests, each of which must leave it complete. Tests that take long are marked `faults`.
 """
 
 from __future__ import annotations
@@ -50,6 +50,16 @@ def members() -> Iterator[Members]:
             session.execute(ledger.CREATE)
             session.execute(f"ALTER TABLE ledger OWNER TO {USER}".encode())
         yield found
+
+
+@pytest.fixture(autouse=True)
+def left_complete(members: Members) -> Iterator[None]:
+    """Wait until a test's cluster is complete, for a primary that dies before that is not replaced but restarted.
+
+    Patroni fails over to a replica that may confirm commits alone; a switchover is reported before it has admitted one.
+    """
+    yield
+    members.until(members.complete, 120, "the test left a cluster that is not complete")
 
 
 def routes(members: Members) -> dict[str, str]:
@@ -330,7 +340,6 @@ def test_login_without_a_quorum_of_etcd_is_not_called_a_wrong_password(members: 
         for host in replicas:
             host.start("etcd")
     assert not isinstance(seen.value, RejectedError), seen.value
-    members.until(members.healthy, 60, "the cluster is not healthy")
 
 
 def paused_host(members: Members, seconds: float) -> Callable[[], None]:
@@ -570,7 +579,6 @@ def test_pooler_without_a_server_follows_a_failover(members: Members, beside: Ho
     members.until(lambda: members.replaced(leader), GAP_S, "no other primary")
     took = members.until(lambda: members.reaches(beside), 15, "the pooler has no primary")
     print(f"the pooler of app1 led to the new primary {took:.1f} s after it was elected", file=sys.stderr)
-    members.until(members.complete, 120, "the cluster is not complete")
 
 
 def test_host_without_a_server_shows_the_cluster_and_may_not_change_it(beside: Host) -> None:
@@ -625,4 +633,3 @@ def test_pooler_without_a_server_asks_the_members_while_etcd_is_silent(members: 
         for host in members.hosts.values():
             host.start("etcd")
     members.until(lambda: members.reaches(beside), 30, "the pooler has no primary")
-    members.until(members.complete, 120, "the cluster is not complete")

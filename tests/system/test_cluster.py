@@ -99,11 +99,12 @@ class Members:
         return next((str(each["Member"]) for each in self.view() if each["Role"] == "Leader"), "")
 
     def complete(self, count: int = 3) -> bool:
-        """Return whether all members run on one timeline, and the replicas stream."""
+        """Return whether all members run on one timeline, the replicas stream, and one of them may become primary."""
         rows = self.view()
         states = sorted(str(each["State"]) for each in rows)
         expected = ["running", *["running" if OLD else "streaming"] * (count - 1)]
-        return states == expected and len({each["TL"] for each in rows}) == 1
+        confirms = any(str(each["Role"]).endswith("Standby") for each in rows)
+        return confirms and states == expected and len({each["TL"] for each in rows}) == 1
 
     def candidate(self) -> str:
         """Return a replica that may become primary: with synchronous mode on, the synchronous one."""
