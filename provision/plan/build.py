@@ -75,7 +75,8 @@ def build(
     version = _pgvector_version(v, probe, context)
     verdict = judge(v, probe, profile, context, version)
     verdict.refusals += mistakes if context.database else []
-    tuning, problem = _sizes(v, probe, profile, version or list(compatibility.PGVECTOR)[-1])
+    count = len(topology.members(context, v["cluster_name"])) if v["cluster_enabled"] else 0
+    tuning, problem = _sizes(v, probe, profile, version or list(compatibility.PGVECTOR)[-1], topology.SENDERS + count)
     judged = judge is not validate.judge_nothing
     if problem and judged and context.database:
         # Of a host that is too small, the judgement has said so with the variable's name.
@@ -124,14 +125,14 @@ def _tenants(
 
 
 def _sizes(
-    v: Mapping[str, Any], probe: Mapping[str, Any], profile: Mapping[str, Any], version: str
+    v: Mapping[str, Any], probe: Mapping[str, Any], profile: Mapping[str, Any], version: str, senders: int
 ) -> tuple[Tuning, str]:
     """Return the host's settings; with a problem, those of a sufficient host without postgresql_settings.
 
     A play that only uses a converged host, such as a restore, reads none of them, and must not fail for them.
     """
     try:
-        tuning = _tuning(v, probe, profile, version)
+        tuning = _tuning(v, probe, profile, version, senders)
         connections = str(tuning["max_connections"].value)
         if connections.isdigit():
             return tuning, ""
@@ -140,7 +141,7 @@ def _sizes(
         where = f"{error.where}: " if error.where else ""
         problem = f"{where}{error.what}: {error.seen}; allowed: {error.allowed}"
     roomy = {**probe, "memory_mb": max(probe["memory_mb"], ROOMY_MB)}
-    return _tuning({**v, "postgresql_settings": {}}, roomy, profile, version), problem
+    return _tuning({**v, "postgresql_settings": {}}, roomy, profile, version, senders), problem
 
 
 def _plan(
@@ -211,7 +212,9 @@ def _pgvector_version(v: Mapping[str, Any], probe: Mapping[str, Any], context: C
     return list(compatibility.PGVECTOR)[-1]
 
 
-def _tuning(v: Mapping[str, Any], probe: Mapping[str, Any], profile: Mapping[str, Any], version: str) -> Tuning:
+def _tuning(
+    v: Mapping[str, Any], probe: Mapping[str, Any], profile: Mapping[str, Any], version: str, senders: int
+) -> Tuning:
     known = {each.name: probe[each.name] for each in fields(Machine) if each.name in probe}
     storage = {} if v["postgresql_storage"] == "auto" else {"storage": v["postgresql_storage"]}
     return tune(
@@ -222,6 +225,7 @@ def _tuning(v: Mapping[str, Any], probe: Mapping[str, Any], profile: Mapping[str
         accepted=v["pgvector_accept_advisories"],
         vectors=v["postgresql_expected_vectors"],
         dimensions=v["postgresql_vector_dimensions"],
+        wal_senders=senders,
         preload=[*v["postgresql_preload_libraries"], *packages.preload(v["database_extensions"])],
         choices=Choices.of(profile["postgresql"]),
         overrides=v["postgresql_settings"],

@@ -11,7 +11,18 @@ from dataclasses import asdict, fields, replace
 
 from provision import compatibility
 from provision.errors import UsageError
-from provision.tuning import autovacuum, connections, extensions, logs, memory, parallel, planner, vector, wal
+from provision.tuning import (
+    alignment,
+    autovacuum,
+    connections,
+    extensions,
+    logs,
+    memory,
+    parallel,
+    planner,
+    vector,
+    wal,
+)
 from provision.tuning.catalogue import needs_restart
 from provision.tuning.choices import built_in
 from provision.tuning.model import BudgetLine, Choices, Host, Request, Setting, Tuning
@@ -36,6 +47,7 @@ def tune(
     dimensions: int = 1536,
     has_lz4: bool = True,
     preload: Collection[str] = (),
+    wal_senders: int = alignment.SENDERS,
     choices: Choices | None = None,
     overrides: Mapping[str, object] | None = None,
 ) -> Tuning:
@@ -43,9 +55,10 @@ def tune(
 
     `pgvector_package` is the full package version and `accepted` the ids of accepted advisories: both decide
     whether builds may be parallel. `has_lz4` states whether pg_settings.enumvals lists lz4. `preload` holds the
-    user's libraries, `overrides` the user's settings: name to value, or to {value, reason}. Overrides win, except
-    that shared_preload_libraries is merged. Dependent values follow them: sizes follow max_connections, huge pages
-    follow shared_buffers, the worst case follows all. Raises UsageError.
+    user's libraries, `wal_senders` is max_wal_senders where Patroni sets it, `overrides` the user's settings: name to
+    value, or to {value, reason}. Overrides win, except that shared_preload_libraries is merged. Dependent values
+    follow them: sizes follow max_connections, huge pages follow shared_buffers, the worst case follows all. Raises
+    UsageError.
     """
     if postgresql_major not in compatibility.POSTGRESQL:
         allowed = ", ".join(map(str, compatibility.POSTGRESQL))
@@ -86,7 +99,11 @@ def tune(
     worst = memory.with_overrides(request, planned, given)
     marked = [replace(setting, restart=needs_restart(setting.name, postgresql_major)) for setting in found]
     return Tuning(
-        settings=tuple(_override(marked, overrides or {}, postgresql_major)),
+        settings=tuple(
+            alignment.aligned(
+                _override(marked, overrides or {}, postgresql_major), postgresql_major, given, wal_senders
+            )
+        ),
         role_settings=tuple(vector.role_settings(pgvector_version)),
         kernel=tuple(_kernel(request, worst)),
         budget=worst.budget,

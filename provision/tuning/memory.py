@@ -92,7 +92,7 @@ def with_overrides(request: Request, planned: Memory, given: Mapping[str, str]) 
 
     Values that are not sizes or numbers are ignored here: the server's catalogue refuses them later.
     """
-    sizes = {name: size for name in BARE_KB if (size := _kilobytes(given.get(name, ""), BARE_KB[name])) is not None}
+    sizes = {name: size for name in BARE_KB if (size := kilobytes(given.get(name, ""), BARE_KB[name])) is not None}
     buffers = sizes.get("shared_buffers", planned.shared_buffers * 1024) // 1024
     maintenance = sizes.get("maintenance_work_mem", planned.maintenance * 1024) // 1024
     new = "maintenance_work_mem" in sizes
@@ -103,18 +103,20 @@ def with_overrides(request: Request, planned: Memory, given: Mapping[str, str]) 
         maintenance=maintenance,
         build=math.ceil(maintenance * vector.build_factor(request)) if new else planned.build,
         autovacuum=sizes.get("autovacuum_work_mem", planned.autovacuum * 1024) // 1024,
-        autovacuum_workers=_number(given.get("autovacuum_max_workers", ""), planned.autovacuum_workers),
-        workers=_number(given.get("max_parallel_workers", ""), planned.workers),
+        autovacuum_workers=number(given.get("autovacuum_max_workers", ""), planned.autovacuum_workers),
+        workers=number(given.get("max_parallel_workers", ""), planned.workers),
         huge_pages=_huge_pages(request, _shared(buffers)),
     )
 
 
-def _kilobytes(text: str, bare: int) -> int | None:
+def kilobytes(text: str, bare: int) -> int | None:
+    """Return a size in kB, or None if it is none; a number without a unit counts `bare` kB."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(|B|kB|MB|GB|TB)", text.strip())
     return int(float(match[1]) * (UNIT_KB[match[2]] if match[2] else bare)) if match else None
 
 
-def _number(text: str, otherwise: int) -> int:
+def number(text: str, otherwise: int) -> int:
+    """Return a whole number, or `otherwise` if the text is none."""
     return int(text) if text.isdecimal() else otherwise
 
 

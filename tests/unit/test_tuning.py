@@ -85,6 +85,16 @@ def test_prod_reaches_the_reference_on_its_host() -> None:
     assert [setting.line for setting in tuning.kernel] == ["vm.swappiness = 1", "vm.nr_hugepages = 3265"]
 
 
+def test_size_that_aligns_the_buffer_pool_follows_what_lies_before_it() -> None:
+    def buffers(major: int = 15, senders: int = 10, **given: object) -> str:
+        options = {"postgresql_major": major, "pgvector_version": "0.8.6", "wal_senders": senders}
+        return tune(REFERENCE_HOST, "prod", overrides=given, **options)["wal_buffers"].text  # type: ignore[arg-type]
+
+    assert (buffers(), buffers(16)) == ("68352kB", "64MB")
+    assert buffers(senders=13) == buffers(max_wal_senders=13) == "67968kB"  # three semaphores more
+    assert (buffers(wal_buffers="32MB"), buffers(shared_buffers="256MB")) == ("32MB", "64MB")
+
+
 def test_budget_is_the_sum_that_a_reader_can_check() -> None:
     tuning = tune(REFERENCE_HOST, "prod", postgresql_major=17, pgvector_version="0.8.6")
     assert [(line.label, line.mb) for line in tuning.budget] == [
