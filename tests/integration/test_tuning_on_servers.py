@@ -89,7 +89,7 @@ def test_reserved_huge_pages_hold_the_shared_memory(server: Server, name: str) -
     assert needed <= reserved <= needed * 1.08 + 16
 
 
-@pytest.mark.parametrize("change", [{}, {"max_connections": 137}, {"shared_buffers": "777MB"}, {"max_wal_senders": 13}])
+@pytest.mark.parametrize("change", [{}, {"max_connections": 137}, {"shared_buffers": 131073}, {"max_wal_senders": 13}])
 def test_buffer_pool_begins_at_a_page(server: Server, change: dict[str, object]) -> None:
     options = {"postgresql_major": server.major, "pgvector_version": "0.8.6", "has_lz4": False}
     tuning = tune(HOSTS["4GB-2"], "prod", overrides=change, **options)  # type: ignore[arg-type]
