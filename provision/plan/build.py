@@ -30,7 +30,7 @@ from provision.plan import (
 )
 from provision.plan.context import Context, Verdict
 from provision.tuning import Host as Machine
-from provision.tuning import Tuning, network_share, pools, shares, tune
+from provision.tuning import Tuning, alignment, network_share, pools, shares, tune
 from provision.tuning.connections import SUPERUSER_RESERVED
 from provision.tuning.model import MINIMUM_MEMORY_MB, Choices
 
@@ -75,8 +75,9 @@ def build(
     version = _pgvector_version(v, probe, context)
     verdict = judge(v, probe, profile, context, version)
     verdict.refusals += mistakes if context.database else []
-    count = len(topology.members(context, v["cluster_name"])) if v["cluster_enabled"] else 0
-    tuning, problem = _sizes(v, probe, profile, version or list(compatibility.PGVECTOR)[-1], topology.SENDERS + count)
+    clustered = v["cluster_enabled"]
+    senders = topology.SENDERS + len(topology.members(context, v["cluster_name"])) if clustered else alignment.SENDERS
+    tuning, problem = _sizes(v, probe, profile, version or list(compatibility.PGVECTOR)[-1], senders)
     judged = judge is not validate.judge_nothing
     if problem and judged and context.database:
         # Of a host that is too small, the judgement has said so with the variable's name.

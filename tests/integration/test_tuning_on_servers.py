@@ -93,15 +93,15 @@ def test_reserved_huge_pages_hold_the_shared_memory(server: Server, name: str) -
 def test_buffer_pool_begins_at_a_page(server: Server, change: dict[str, object]) -> None:
     options = {"postgresql_major": server.major, "pgvector_version": "0.8.6", "has_lz4": False}
     tuning = tune(HOSTS["4GB-2"], "prod", overrides=change, **options)  # type: ignore[arg-type]
+    if server.major >= 16:  # these align it themselves, within its allocation
+        assert tuning["wal_buffers"].text == "16MB"
+        return
     server.configure(f"{tuning.as_conf()}\nhuge_pages = off\n")
     with server.running() as session:
         query = "SELECT off FROM pg_shmem_allocations WHERE name = 'Buffer Blocks'"
         (row,) = session.execute(query).fetchall()
     assert isinstance(row[0], int)
-    if server.major < 16:  # newer servers align within the allocation
-        assert row[0] % 4096 == 0
-    else:
-        assert tuning["wal_buffers"].text == "16MB"
+    assert row[0] % 4096 == 0
 
 
 @given(
