@@ -218,6 +218,20 @@ def test_older_patroni_has_no_quorum_and_another_word() -> None:
     )
 
 
+def test_pool_of_a_member_is_aligned_for_the_senders_that_patroni_sets() -> None:
+    given = {"postgresql_version": 15, "pgvector_install_method": "source"}
+    host = {**BOOKWORM, "memory_mb": 8192}
+    for count in (2, 4):
+        hosts = topologies.listed(given, count=count, dcs=("w1",) if count == 2 else ("w1", "w2", "w3"))
+        found = topologies.built("db1", given, host, hosts=hosts)
+        assert found.plan, found.problems
+        senders = cluster(found.plan).dynamic["postgresql"]["parameters"]["max_wal_senders"]
+        named = {each.name: each.text for each in found.plan.server.settings}
+        of_single = {**plans.SAMPLE, **given, "postgresql_settings": {"max_wal_senders": int(senders)}}
+        alone = {each.name: each.text for each in plans.plan("prod", of_single, probe=host).server.settings}
+        assert (senders, named["wal_buffers"]) == (str(10 + count), alone["wal_buffers"])
+
+
 def refused(name: str = "db1", given: dict[str, Any] | None = None, **changed: Any) -> tuple[str, ...]:
     found = topologies.built(name, given, **changed)
     assert found.plan is None
