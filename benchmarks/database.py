@@ -39,10 +39,11 @@ OURS, PARALLEL = "prod", "prod, parallel builds"
 COUNTED = "shared_preload_libraries = 'pg_stat_statements'\n"
 
 
-def configurations(major: int, pgvector: str, vectors: int) -> dict[str, Configuration]:
-    """Return the configurations to compare; ours is computed for this machine, like the role does."""
+def configurations(major: int, pgvector: str, vectors: int, servers: int = 1) -> dict[str, Configuration]:
+    """Return the configurations to compare, on one of so many servers of this machine; ours as the role computes it."""
     facts = detect()
-    host = Host(**{**facts, "container": False})  # type: ignore[arg-type]
+    memory = int(str(facts["memory_mb"])) // servers
+    host = Host(**{**facts, "container": False, "memory_mb": memory})  # type: ignore[arg-type]
     reference = (HERE / "reference-prod.conf").read_text()
     found = {
         "stock": Configuration(""),

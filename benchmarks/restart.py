@@ -1,83 +1,142 @@
-"""Measure searches in the first seconds after a restart, with and without autoprewarm, and on files out of memory.
+"""Measure searches in the first seconds after a restart and after a failover, with and without autoprewarm.
 
     python -m benchmarks.restart [--vectors N] [--seconds S] [--rounds R]
 
-Does IO: one cluster, whose index is searched until it is cached and whose server is then stopped. The kernel's cache of
-its files is dropped as after a reboot or on another host, or kept as after a restart of the service. Asserts nothing.
+Does IO: one cluster, whose index is searched until it is cached, and for each failover a standby from a base backup.
+Then the server is restarted, or killed and the standby, which has answered no queries, promoted. The kernel's cache of
+the files is kept, or dropped as after a reboot of the host. Both servers have the prod settings of a host with half of
+this machine's memory. Asserts nothing.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import signal
 import statistics
 import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.database import OURS, configurations, turn
-from benchmarks.harness import Bench, Configuration
-from provision.controller.bench.pgbench import Rate
+from benchmarks.harness import Bench, Configuration, forget, reserved
+from provision import database
+from provision.controller.bench import place
+from provision.controller.bench.pgbench import Pgbench, Rate
 from provision.controller.bench.run import Sizes
+from provision.errors import HostError
+from tests.clusters import Cluster, as_server_user, free_port, run
 
-WARM_S = 20
+WARM_S = 5
 PARTS = ("tps", "p50", "p95", "p99")
 LIBRARIES = "shared_preload_libraries = 'pg_stat_statements,auto_explain{}'"
-CASES = {
-    "kernel's cache kept, without": ("", False),
-    "kernel's cache kept, autoprewarm": (",pg_prewarm", False),
-    "kernel's cache lost, without": ("", True),
-    "kernel's cache lost, autoprewarm": (",pg_prewarm", True),
-}
+PREWARM = ",pg_prewarm"
 
 
-def forget(data: Path) -> None:
-    """Drop the files of a stopped server from the kernel's cache (posix_fadvise(2)); other files stay cached."""
-    for path in data.rglob("*"):
-        if path.is_file():
-            with path.open("rb") as file:
-                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+def search(bench: Bench, pgbench: Pgbench, seconds: float) -> Rate:
+    """Search the easy data set."""
+    bench.sizes = replace(bench.sizes, seconds=seconds)
+    return bench.stages()["easy search, ef 40"](pgbench)
+
+
+def warm(bench: Bench, connection: database.Connection) -> None:
+    """Cache the table and its index, and let autoprewarm, if it runs, write its list."""
+    connection.execute("SELECT sum(pg_prewarm(oid)) FROM pg_class WHERE relname IN ('notes', 'notes_embedding_idx')")
+    search(bench, bench.pgbench, WARM_S)
+    row = connection.execute("SHOW shared_preload_libraries").fetchone() or ("",)
+    if PREWARM in str(row[0]):
+        connection.execute("SELECT public.autoprewarm_dump_now()")
 
 
 def restarted(bench: Bench, configuration: Configuration, seconds: float, *, lost: bool) -> Rate:
-    """Warm the cache by searches, restart, and return what clients see in the first seconds."""
-    bench.sizes = replace(bench.sizes, seconds=WARM_S)
+    """Restart the warm server, and return what clients see in the first seconds."""
     with bench.served(configuration) as connection:
-        connection.execute(
-            "SELECT sum(pg_prewarm(oid)) FROM pg_class WHERE relname IN ('notes', 'notes_embedding_idx')"
-        )
-        bench.stages()["easy search, ef 40"](bench.pgbench)
+        warm(bench, connection)
     if lost:
         forget(bench.cluster.data)
     with bench.served(configuration):
-        bench.sizes = replace(bench.sizes, seconds=seconds)
-        return bench.stages()["easy search, ef 40"](bench.pgbench)
+        return search(bench, bench.pgbench, seconds)
+
+
+def failed_over(bench: Bench, configuration: Configuration, seconds: float, *, lost: bool) -> Rate:
+    """Kill the warm server, promote its standby, and return what clients see in the first seconds."""
+    with bench.served(configuration) as connection:
+        warm(bench, connection)
+        with copied(bench, configuration) as standby, reserved(configuration.pages):
+            if lost:
+                forget(standby.data)
+            standby.start()
+            if PREWARM in configuration.conf:
+                wait_for(standby, "autoprewarm successfully prewarmed")
+            wait_for(standby, "started streaming WAL")
+            bench.cluster.kill()
+            standby.psql("SELECT pg_promote()")
+            pgbench = Pgbench(database.environment(standby.url()), f"{place.SCHEMA},public", bench.sizes.seed)
+            return search(bench, pgbench, seconds)
+
+
+@contextmanager
+def copied(bench: Bench, configuration: Configuration) -> Iterator[Cluster]:
+    """Make a standby by a base backup, which brings the primary's list of cached pages; yield it stopped."""
+    root = Path(tempfile.mkdtemp(prefix="provision-bench-", dir="/var/tmp"))
+    if os.geteuid() == 0:
+        shutil.chown(root, "postgres", "postgres")
+    standby = Cluster(bench.cluster.bin, root, free_port())
+    try:
+        place = (f"--pgdata={standby.data}", f"--dbname={bench.cluster.url()}")
+        run(*as_server_user(standby.bin / "pg_basebackup", *place, "--write-recovery-conf", "--checkpoint=fast"))
+        own = f"port = {standby.port}\nunix_socket_directories = '{standby.host}'\nlog_min_messages = log\n"
+        (standby.data / bench.drop_in.name).write_text(f"{configuration.conf}\n{own}")
+        yield standby
+    finally:
+        standby.remove()
+
+
+def wait_for(cluster: Cluster, message: str) -> None:
+    """Wait until the server logs the message, for at most two minutes."""
+    deadline = time.monotonic() + 120
+    while message not in cluster.log.read_text():
+        if time.monotonic() > deadline:
+            raise HostError("the standby is not ready", where=str(cluster.log), seen=f"no message '{message}'")
+        time.sleep(0.1)
+
+
+CASES = {
+    f"{event}, {'lost' if lost else 'kept'}, {'autoprewarm' if library else 'without'}": (measure, library, lost)
+    for event, measure in {"restart": restarted, "failover": failed_over}.items()
+    for lost in (False, True)
+    for library in ("", PREWARM)
+}
 
 
 def main() -> None:
-    """Load, then restart in rotating order; print medians."""
+    """Load, then restart and fail over in rotating order; print medians."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--vectors", type=int, default=280_000, help="An index of 2 GB by default.")
     parser.add_argument("--seconds", type=float, default=30)
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended"))
-    bench = Bench(Sizes(scale=1, vectors=options.vectors, seconds=WARM_S))
+    bench = Bench(Sizes(scale=1, vectors=options.vectors, seconds=options.seconds))
     try:
         bench.load(hard=1000)
         with bench.served(Configuration("")) as connection:
             row = connection.execute("SELECT pg_relation_size('notes_embedding_idx') / 2^20").fetchone() or (0,)
-        prod = configurations(bench.major, bench.pgvector, options.vectors)[OURS]
-        print(f"PostgreSQL {bench.server}, {options.vectors:,} vectors, index {float(row[0]):,.0f} MB", flush=True)
+        prod = configurations(bench.major, bench.pgvector, options.vectors, servers=2)[OURS]
+        print(f"PostgreSQL {bench.server}, {options.vectors:,} vectors, index {float(str(row[0])):,.0f} MB", flush=True)
         found: dict[str, list[Rate]] = {}
         for number in range(options.rounds):
             for name in turn(list(CASES), number):
-                library, lost = CASES[name]
+                measure, library, lost = CASES[name]
                 changed = prod.changed(LIBRARIES.format(library))
-                found.setdefault(name, []).append(restarted(bench, changed, options.seconds, lost=lost))
+                found.setdefault(name, []).append(measure(bench, changed, options.seconds, lost=lost))
                 print(f"{name:34} {found[name][-1]}", flush=True)
-        title = f"first {options.seconds:g} s"
+        title = f"first {options.seconds:g} s, kernel's cache"
         print(f"\n{title:34}{'per second':>12}{'p50 ms':>9}{'p95 ms':>9}{'p99 ms':>9}")
         for name, rates in found.items():
             tps, *latencies = (statistics.median(getattr(rate, part) for rate in rates) for part in PARTS)
