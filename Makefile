@@ -167,8 +167,12 @@ bench-db: test-setup ## Compare prod with stock, the recommended settings and ot
 	$(BIN)/python -m benchmarks.database --report .provision/bench
 
 .PHONY: bench-restart
-bench-restart: test-setup ## Measure searches after a restart with and without autoprewarm (2 GB index; an hour)
+bench-restart: test-setup ## Measure searches after a restart and a failover with and without autoprewarm (2 GB index; 40 minutes)
 	$(BIN)/python -m benchmarks.restart
+
+.PHONY: bench-reads
+bench-reads: test-setup ## Compare the values of io_method of PostgreSQL 18 on reads from disk (10 minutes)
+	$(BIN)/python -m benchmarks.reads
 
 .PHONY: bench-growth
 bench-growth: test-setup ## Measure how costs grow with vectors, agents, rows, migrations, GB, hosts; prints a table, writes a plot (hours)
