@@ -122,17 +122,18 @@ OLDEST_PGBOUNCER = "1.18.0"  # assumed on an unknown distribution
 FEATURES = {"hnsw": "0.5.0", "parallel_hnsw_build": "0.6.0", "halfvec": "0.7.0", "iterative_scan": "0.8.0"}
 
 PARALLEL_BUILD = "CVE-2026-3172"
+FROM_SOURCE = f"pgvector_install_method: source and pgvector_version: {list(PGVECTOR)[-1]} build it"
 ADVISORIES = (
     Advisory(
         PARALLEL_BUILD, "pgvector", "0.6.0", "0.8.2",
         "a parallel HNSW build can overflow a buffer, leak data of other tables or crash the server",
-        "use pgvector 0.8.2 or newer (pgvector_install_method: source builds it); until then builds are serial, "
+        f"use pgvector 0.8.2 or newer ({FROM_SOURCE}); until then builds are serial, "
         "and took 1.7 times as long on two CPUs",
     ),
     Advisory(
         "pgvector-hnsw-vacuum", "pgvector", "0.5.0", "0.8.4",
         "VACUUM of an HNSW index during inserts can corrupt it or fail with 'hnsw graph not repaired'",
-        "use pgvector 0.8.4 or newer, then run REINDEX INDEX CONCURRENTLY",
+        f"use pgvector 0.8.4 or newer ({FROM_SOURCE}), then run REINDEX INDEX CONCURRENTLY",
     ),
     Advisory(
         "CVE-2025-2291", "pgbouncer", "0", "1.24.1",
@@ -323,6 +324,11 @@ def parallel_build_allowed(pgvector: str, package: str = "", accepted: Collectio
     return has_feature("parallel_hnsw_build", pgvector) and (not vulnerable or PARALLEL_BUILD in accepted)
 
 
+def newer_pgvector(version: str) -> bool:
+    """Return whether a version is newer than every recorded one."""
+    return version[:1].isdigit() and version_key(version) > max(map(version_key, PGVECTOR))
+
+
 def source_checksum(pgvector: str) -> str:
     """Return the SHA-256 of a release's tag tarball. Raises UsageError for an unrecorded release."""
     if pgvector not in PGVECTOR:
@@ -375,7 +381,7 @@ def _build(postgresql: int, pgvector: str, method: str) -> Iterable[Finding]:
     """Check a build from source. Packages are already checked by their maintainers."""
     if method != "source":
         return
-    if pgvector[:1].isdigit() and version_key(pgvector) > max(map(version_key, PGVECTOR)):
+    if newer_pgvector(pgvector):
         message = f"pgvector {pgvector} is newer than any recorded version: its defects are unknown"
         yield Finding(
             "pgvector-newer", Level.WARNING, message, "compare pgvector_source_sha256 with the publisher's checksum"

@@ -27,6 +27,7 @@ from provision.plan import (
     topology,
     upgrade,
     validate,
+    versions,
 )
 from provision.plan.context import Context, Verdict
 from provision.tuning import Host as Machine
@@ -72,6 +73,7 @@ def build(
         return Built(None, None, (f"postgresql_version is {v['postgresql_version']}: expected {allowed}",), ())
     v, context = fleet.applied(v, sections.NODE_FILES), fleet.context(context)
     v, mistakes = settings.typed(v)
+    v = {**v, **versions.tarball(v)}
     version = _pgvector_version(v, probe, context)
     verdict = judge(v, probe, profile, context, version)
     verdict.refusals += mistakes if context.database else []

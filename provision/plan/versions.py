@@ -9,6 +9,20 @@ from provision import compatibility
 from provision.distributions import ARCHITECTURES, by_codename
 from provision.plan.context import Context, Verdict, repository_kind
 
+RELEASES = "https://github.com/pgvector/pgvector/archive/refs/tags/v{}.tar.gz"
+
+
+def tarball(v: Mapping[str, Any]) -> dict[str, str]:
+    """Return the variables of pgvector's tarball: those given, else the URL and recorded checksum of the release."""
+    if v["pgvector_install_method"] != "source":
+        return {}
+    version = v["pgvector_version"]
+    known = compatibility.PGVECTOR.get(version)
+    return {
+        "pgvector_source_url": v["pgvector_source_url"] or RELEASES.format(version),
+        "pgvector_source_sha256": v["pgvector_source_sha256"] or (known.sha256 if known else ""),
+    }
+
 
 def versions(v: Mapping[str, Any], host: Mapping[str, Any], context: Context, pgvector: str, verdict: Verdict) -> None:
     """Refuse versions and sources that do not work together; warn of known defects."""
@@ -20,6 +34,8 @@ def versions(v: Mapping[str, Any], host: Mapping[str, Any], context: Context, pg
         (verdict.refusals if refused else verdict.warnings).append(
             f"{finding.message}; {finding.remedy} ({finding.id})"
         )
+    if method == "source":
+        _tarball(v, verdict)
     _pgbackrest(v, host, verdict)
     if repository == "mirror":
         _mirror(v, host, verdict)
@@ -41,6 +57,22 @@ def versions(v: Mapping[str, Any], host: Mapping[str, Any], context: Context, pg
             verdict.refusals.append(
                 f"pgvector_install_method is package: {host['os']} has no package of pgvector; set it to source"
             )
+
+
+def _tarball(v: Mapping[str, Any], verdict: Verdict) -> None:
+    """Refuse the checksum of another release, which would build that one under the wrong name, and none at all."""
+    version, checksum = v["pgvector_version"], v["pgvector_source_sha256"].lower()
+    of = next((each for each, row in compatibility.PGVECTOR.items() if row.sha256 == checksum), version)
+    if of != version:
+        verdict.refusals.append(
+            f"pgvector_source_sha256 is the checksum of pgvector {of}, and pgvector_version is {version}: remove "
+            f"pgvector_source_sha256 and pgvector_source_url, or set pgvector_version to {of}"
+        )
+    if not checksum and compatibility.newer_pgvector(version):
+        verdict.refusals.append(
+            f"pgvector_source_sha256 is empty, and pgvector {version} has no recorded checksum: set it to the SHA-256 "
+            f"of {v['pgvector_source_url']}, as its publisher states it"
+        )
 
 
 def _pgbackrest(v: Mapping[str, Any], host: Mapping[str, Any], verdict: Verdict) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from provision import compatibility
 from provision.controller import inputs
 from provision.plan import validate
 from tests import plans
@@ -659,3 +660,44 @@ def test_migrations_that_are_not_on_the_controller_are_refused_where_they_are_ap
     found = inputs.context(values, name="db1", address="db1", sources=(), roles=("migrations",), groups={},
                            root=inputs.ROOT, toolkit="")  # fmt: skip
     assert found.absent == ("migrations_source",)
+
+
+def test_another_pgvector_is_one_variable() -> None:
+    for version, row in compatibility.PGVECTOR.items():
+        given = {**plans.SAMPLE, "pgvector_install_method": "source", "pgvector_version": version}
+        found = plans.built("prod", given)
+        if found.plan is None:
+            assert 17 not in row.compiles, found.problems
+            continue
+        assert found.plan.pgvector.url.endswith(f"/v{version}.tar.gz")
+        assert found.plan.pgvector.sha256 == row.sha256
+
+
+def test_tarball_of_one_s_own_is_kept() -> None:
+    own = {"pgvector_source_url": "http://192.0.2.1/v.tar.gz", "pgvector_source_sha256": "a" * 64}
+    for version in ("0.8.6", "9.0.0"):
+        given = {**plans.SAMPLE, **own, "pgvector_install_method": "source", "pgvector_version": version}
+        found = plans.plan("prod", given).pgvector
+        assert (found.url, found.sha256) == (own["pgvector_source_url"], own["pgvector_source_sha256"])
+
+
+@pytest.mark.parametrize(
+    ("version", "checksum", "expected"),
+    [
+        (
+            "0.8.6",
+            compatibility.source_checksum("0.5.1").upper(),
+            "pgvector_source_sha256 is the checksum of pgvector 0.5.1, and pgvector_version is 0.8.6: remove "
+            "pgvector_source_sha256 and pgvector_source_url, or set pgvector_version to 0.5.1",
+        ),
+        (
+            "9.0.0",
+            "",
+            "pgvector_source_sha256 is empty, and pgvector 9.0.0 has no recorded checksum: set it to the SHA-256 of "
+            "https://github.com/pgvector/pgvector/archive/refs/tags/v9.0.0.tar.gz, as its publisher states it",
+        ),
+    ],
+)
+def test_refuses_to_build_one_pgvector_under_the_name_of_another(version: str, checksum: str, expected: str) -> None:
+    given = {"pgvector_install_method": "source", "pgvector_version": version, "pgvector_source_sha256": checksum}
+    assert plans.built("prod", {**plans.SAMPLE, **given}).problems == (expected,)
