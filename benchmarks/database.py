@@ -35,7 +35,7 @@ work_mem = 16MB
 random_page_cost = 1.1
 effective_io_concurrency = 200
 """
-OURS, PARALLEL = "prod", "prod, parallel builds"
+OURS, PARALLEL, YOURS = "prod", "prod, parallel builds", "yours"
 COUNTED = "shared_preload_libraries = 'pg_stat_statements'\n"
 
 
@@ -85,9 +85,10 @@ def measure(options: argparse.Namespace) -> Results:
     bench = Bench(sizes)
     try:
         bench.load()
-        rows = chosen(
-            configurations(bench.major, bench.pgvector, options.vectors), options.only, options.set, options.base
-        )
+        known = configurations(bench.major, bench.pgvector, options.vectors)
+        if options.yours:
+            known = {**known, YOURS: Configuration(options.yours.read_text())}
+        rows = chosen(known, options.only, options.set, options.base)
         load_sizes = {
             "vectors": sizes.vectors,
             "scale": sizes.scale,
@@ -130,6 +131,7 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--scale", type=int, default=20, help="pgbench scale factor.")
     parser.add_argument("--only", nargs="*", default=[], help="Configurations to compare with the base.")
     parser.add_argument("--set", nargs="*", default=[], help="Single changes of prod, each a row of its own.")
+    parser.add_argument("--yours", type=Path, help="File of settings that are a row named yours.")
     parser.add_argument("--stages", nargs="*", default=[], help="Stages to measure; all by default.")
     parser.add_argument("--base", default="stock", help="Configuration that the ratios refer to.")
     parser.add_argument("--report", type=Path, help="Directory for bench-db.html and bench-db.json.")

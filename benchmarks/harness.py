@@ -107,12 +107,17 @@ class Bench:
         return int((self.cluster.data / "PG_VERSION").read_text())
 
     @contextmanager
-    def served(self, configuration: Configuration) -> Iterator[database.Connection]:
-        """Start the server with a configuration and its huge pages, then stop it."""
+    def pages(self, configuration: Configuration) -> Iterator[str]:
+        """Reserve the huge pages of a configuration; yield the line that makes a server use them, if all were."""
         with reserved(configuration.pages) as pages:
             if pages < configuration.pages:
                 self._remark(f"only {pages} of {configuration.pages} huge pages could be reserved")
-            taken = "huge_pages = on" if configuration.pages and pages >= configuration.pages else ""
+            yield "huge_pages = on" if configuration.pages and pages >= configuration.pages else ""
+
+    @contextmanager
+    def served(self, configuration: Configuration) -> Iterator[database.Connection]:
+        """Start the server with a configuration and its huge pages, then stop it."""
+        with self.pages(configuration) as taken:
             self.drop_in.write_text(configuration.conf + f"\nport = {self.cluster.port}\n{taken}\n")
             self.cluster.start()
             try:

@@ -5,7 +5,8 @@
 Does IO: one cluster, whose index is searched until it is cached, and for each failover a standby from a base backup.
 Then the server is restarted, or killed and the standby, which has answered no queries, promoted. The kernel's cache of
 the files is kept, or dropped as after a reboot of the host. Both servers have the prod settings of a host with half of
-this machine's memory. Asserts nothing.
+this machine's memory. A base backup brings the primary's list of cached pages: with autoprewarm, the standby starts
+with a warm cache, whose list it then keeps. Asserts nothing.
 """
 
 from __future__ import annotations
@@ -23,10 +24,11 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from benchmarks.database import OURS, configurations, turn
-from benchmarks.harness import Bench, Configuration, forget, reserved
+from benchmarks.database import OURS, configurations
+from benchmarks.harness import Bench, Configuration, forget
 from provision import database
 from provision.controller.bench import place
+from provision.controller.bench.intervals import ratio
 from provision.controller.bench.pgbench import Pgbench, Rate
 from provision.controller.bench.run import Sizes
 from provision.errors import HostError
@@ -67,7 +69,9 @@ def failed_over(bench: Bench, configuration: Configuration, seconds: float, *, l
     """Kill the warm server, promote its standby, and return what clients see in the first seconds."""
     with bench.served(configuration) as connection:
         warm(bench, connection)
-        with copied(bench, configuration) as standby, reserved(configuration.pages):
+        with copied(bench) as standby, bench.pages(configuration) as taken:
+            own = f"port = {standby.port}\nunix_socket_directories = '{standby.host}'\nlog_min_messages = log\n"
+            (standby.data / bench.drop_in.name).write_text(f"{configuration.conf}\n{own}{taken}\n")
             if lost:
                 forget(standby.data)
             standby.start()
@@ -81,8 +85,8 @@ def failed_over(bench: Bench, configuration: Configuration, seconds: float, *, l
 
 
 @contextmanager
-def copied(bench: Bench, configuration: Configuration) -> Iterator[Cluster]:
-    """Make a standby by a base backup, which brings the primary's list of cached pages; yield it stopped."""
+def copied(bench: Bench) -> Iterator[Cluster]:
+    """Make a standby by a base backup; yield it stopped."""
     root = Path(tempfile.mkdtemp(prefix="provision-bench-", dir="/var/tmp"))
     if os.geteuid() == 0:
         shutil.chown(root, "postgres", "postgres")
@@ -90,8 +94,6 @@ def copied(bench: Bench, configuration: Configuration) -> Iterator[Cluster]:
     try:
         place = (f"--pgdata={standby.data}", f"--dbname={bench.cluster.url()}")
         run(*as_server_user(standby.bin / "pg_basebackup", *place, "--write-recovery-conf", "--checkpoint=fast"))
-        own = f"port = {standby.port}\nunix_socket_directories = '{standby.host}'\nlog_min_messages = log\n"
-        (standby.data / bench.drop_in.name).write_text(f"{configuration.conf}\n{own}")
         yield standby
     finally:
         standby.remove()
@@ -107,7 +109,7 @@ def wait_for(cluster: Cluster, message: str) -> None:
 
 
 CASES = {
-    f"{event}, {'lost' if lost else 'kept'}, {'autoprewarm' if library else 'without'}": (measure, library, lost)
+    f"{event}, {'lost' if lost else 'kept'}{', autoprewarm' if library else ''}": (measure, library, lost)
     for event, measure in {"restart": restarted, "failover": failed_over}.items()
     for lost in (False, True)
     for library in ("", PREWARM)
@@ -115,7 +117,7 @@ CASES = {
 
 
 def main() -> None:
-    """Load, then restart and fail over in rotating order; print medians."""
+    """Load, then restart and fail over, in the reverse order every other round; print medians and ratios."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--vectors", type=int, default=280_000, help="An index of 2 GB by default.")
     parser.add_argument("--seconds", type=float, default=30)
@@ -131,16 +133,18 @@ def main() -> None:
         print(f"PostgreSQL {bench.server}, {options.vectors:,} vectors, index {float(str(row[0])):,.0f} MB", flush=True)
         found: dict[str, list[Rate]] = {}
         for number in range(options.rounds):
-            for name in turn(list(CASES), number):
+            for name in list(CASES)[:: -1 if number % 2 else 1]:
                 measure, library, lost = CASES[name]
                 changed = prod.changed(LIBRARIES.format(library))
                 found.setdefault(name, []).append(measure(bench, changed, options.seconds, lost=lost))
                 print(f"{name:34} {found[name][-1]}", flush=True)
         title = f"first {options.seconds:g} s, kernel's cache"
-        print(f"\n{title:34}{'per second':>12}{'p50 ms':>9}{'p95 ms':>9}{'p99 ms':>9}")
+        print(f"\n{title:34}{'per second':>12}{'p50 ms':>9}{'p95 ms':>9}{'p99 ms':>9}  p95, ratio to without")
         for name, rates in found.items():
             tps, *latencies = (statistics.median(getattr(rate, part) for rate in rates) for part in PARTS)
-            print(f"{name:34}{tps:12,.0f}" + "".join(f"{value:9.1f}" for value in latencies))
+            base = found[name.removesuffix(", autoprewarm")]
+            compared = ratio([rate.p95 for rate in rates], [rate.p95 for rate in base]).shown
+            print(f"{name:34}{tps:12,.0f}" + "".join(f"{value:9.1f}" for value in latencies) + f"  {compared}")
     finally:
         bench.cluster.remove()
 

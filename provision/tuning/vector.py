@@ -102,7 +102,8 @@ def build_factor(request: Request) -> float:
 def _workers(request: Request) -> int:
     """Return workers that fill up to five CPUs with the leader, then one per two CPUs: other sessions need the rest.
 
-    The leader builds too. On two CPUs, builds with one worker took 0.33 of stock's time, with two 0.38 (four builds).
+    The leader builds too. On two CPUs, builds took 0.47 of stock's time with one worker and 0.43 with two: equal within
+    their intervals (docs/tuning.md).
     """
     cpus = request.host.cpus
     if cpus == 1 or not request.parallel_builds:
