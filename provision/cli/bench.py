@@ -78,10 +78,10 @@ def command(
             bars.update(tasks[title], completed=done, description=title if title == stage else f"{title}: {stage}")
 
         found = bench(url, sizes, confirmed=yes, progress=show)
+    found.compared = compare(found, before) if before else {}
     if report is not None:
         for path in write(found, report):
             echo(f"wrote {path}", err=True)
-    ratios = compare(found, before) if before else {}
     if as_json:
         echo(json.dumps(found.as_json()))
         return
@@ -89,7 +89,7 @@ def command(
     for name, rate in found.rates.items():
         echo(f"{name:20}{rate.tps:10,.0f} /s   p50 {rate.p50:.2f}  p95 {rate.p95:.2f}  p99 {rate.p99:.2f} ms")
     echo("recall: " + ", ".join(f"{value:.3f} at ef_search {ef}" for ef, value in found.recall.items()))
-    for line in lines(ratios) if ratios else ():
+    for line in lines(found.compared) if before else ():
         echo(line)
     for row in found.lost:
         echo(f"warning: the planner avoids the index at ef_search {row.ef_search}: {row.plan}; {row.fix}")

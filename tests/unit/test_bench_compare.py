@@ -10,6 +10,7 @@ import pytest
 
 from provision.controller.bench.compare import compare, earlier, lines
 from provision.controller.bench.pgbench import Rate
+from provision.controller.bench.report import write
 from provision.controller.bench.run import Measured, Sizes, machine_text, middle
 from provision.errors import UsageError
 
@@ -37,6 +38,17 @@ def test_ratios_to_an_earlier_report_have_intervals(tmp_path: Path) -> None:
         "compared with before                rate                 p95",
         "read-only               1.50 [1.50 1.50]    0.67 [0.67 0.67]",
     ]
+
+
+def test_report_holds_the_ratios(tmp_path: Path) -> None:
+    name = "search, ef 40"
+    rounds = [{name: Rate(150, 1.0, 2.0, 3.0, 100)}]
+    found = dataclasses.replace(measured(150), rounds=rounds, rates=rounds[0], recall={40: 0.9})
+    before = dataclasses.replace(found, rounds=[{name: Rate(100, 1.0, 4.0, 3.0, 100)}])
+    found.compared = compare(found, earlier(saved(tmp_path / "bench.json", before), Sizes()))
+    page, numbers = write(found, tmp_path / "after")
+    assert "<tr><th>search, ef 40<td>1.50<td>0.50</tr>" in page.read_text()
+    assert json.loads(numbers.read_text())["compared"][name]["p95"]["value"] == pytest.approx(0.5)
 
 
 def test_one_round_has_a_ratio_without_an_interval(tmp_path: Path) -> None:

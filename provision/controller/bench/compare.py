@@ -1,4 +1,8 @@
-"""Compare a benchmark with an earlier one of the same server, by the file bench.json of its report. Reads that file."""
+"""Compare a benchmark with an earlier one, by the file bench.json of its report. Reads that file.
+
+The server may be another one or have other settings: that is what is compared. What changed on the machines between the
+two runs is in the ratios too, and outside their intervals.
+"""
 
 from __future__ import annotations
 
@@ -35,17 +39,17 @@ def earlier(path: Path, sizes: Sizes) -> Rounds:
     return rounds
 
 
-def compare(measured: Measured, before: Rounds) -> dict[str, tuple[Ratio, Ratio]]:
-    """Return the ratios of rates and of p95 by stage."""
+def compare(measured: Measured, before: Rounds) -> dict[str, dict[str, Ratio]]:
+    """Return the ratios `rate` and `p95` by stage."""
     found = {}
     for name in measured.rates:
         new = [each[name] for each in measured.rounds]
         rate = ratio([each.tps for each in new], [each[name]["tps"] for each in before])
-        found[name] = (rate, ratio([each.p95 for each in new], [each[name]["p95"] for each in before]))
+        found[name] = {"rate": rate, "p95": ratio([each.p95 for each in new], [each[name]["p95"] for each in before])}
     return found
 
 
-def lines(found: dict[str, tuple[Ratio, Ratio]]) -> list[str]:
+def lines(found: dict[str, dict[str, Ratio]]) -> list[str]:
     """Return a table: each ratio with its 95 % interval, which needs several rounds."""
     head = f"{'compared with before':20}{'rate':>20}{'p95':>20}"
-    return [head, *(f"{name:20}{rate.shown:>20}{latency.shown:>20}" for name, (rate, latency) in found.items())]
+    return [head, *(f"{name:20}{row['rate'].shown:>20}{row['p95'].shown:>20}" for name, row in found.items())]

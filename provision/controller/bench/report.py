@@ -61,8 +61,12 @@ def _page(measured: Measured) -> str:
     left = "".join(
         f"<li>ef_search {row.ef_search}: {escape(row.plan)}; {escape(row.fix)}</li>" for row in measured.lost
     )
+    ratios = ((name, row["rate"].shown, row["p95"].shown) for name, row in measured.compared.items())
+    compared = f"""<section><h2>Compared with the earlier report</h2>
+<table>{rows_of(("stage", "rate, ratio", "p95, ratio"), ratios)}</table></section>
+""" if measured.compared else ""  # fmt: skip
     throughput, latency, recall = _charts(measured)
-    sections = f"""<section><h2>Throughput</h2>{throughput}</section>
+    sections = f"""{compared}<section><h2>Throughput</h2>{throughput}</section>
 <section><h2>Latency</h2>{latency}
 <table>{rows_of(("stage", "per second", "p50 ms", "p95 ms", "p99 ms"), rows)}</table></section>
 <section><h2>Recall</h2>{recall}<table>{rows_of(("setting", "recall at 10"), found)}</table></section>

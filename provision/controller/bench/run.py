@@ -19,6 +19,7 @@ from typing import Any
 from provision import database, system
 from provision.checks.vector_index import Lost, lost
 from provision.controller.bench import place
+from provision.controller.bench.intervals import Ratio
 from provision.controller.bench.pgbench import MIXED, SEARCH, Pgbench, Rate
 from provision.tuning import detect as machine
 
@@ -45,7 +46,8 @@ class Sizes:
 class Measured:
     """Results: rates by stage (medians over `rounds`), recall by ef_search, and queries that do not use the index.
 
-    `when` is in UTC; `client` describes the machine that ran the clients, which need not be the server's.
+    `when` is in UTC; `client` describes the machine that ran the clients, which need not be the server's. `compared`
+    has the ratios `rate` and `p95` of each stage to an earlier report, if one was given.
     """
 
     when: str
@@ -60,6 +62,7 @@ class Measured:
     build_s: float = 0.0
     recall: dict[int, float] = field(default_factory=dict)
     lost: tuple[Lost, ...] = ()
+    compared: dict[str, dict[str, Ratio]] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
         """Return plain values."""
