@@ -9,7 +9,7 @@ import pytest
 
 from provision import compatibility
 from provision.controller import inputs
-from provision.plan import validate
+from provision.plan import validate, versions
 from tests import plans
 from tests.plans import PROBE, SALT, SAMPLE, built, read
 
@@ -694,7 +694,7 @@ def test_tarball_of_one_s_own_is_kept() -> None:
             "9.0.0",
             "",
             "pgvector_source_sha256 is empty, and pgvector 9.0.0 has no recorded checksum: set it to the SHA-256 of "
-            "https://github.com/pgvector/pgvector/archive/refs/tags/v9.0.0.tar.gz, as its publisher states it",
+            f"{versions.RELEASES.format('9.0.0')}, as its publisher states it",
         ),
     ],
 )
