@@ -77,11 +77,12 @@ def agents(sizes: tuple[int, ...]) -> Iterator[Point]:
                 build(connection, bench.builds)
                 print(f"agents {count:,}: {filtered.plan(connection, given)}, {given}", flush=True)
                 yield "an agent's search, recall", "of 10", count, 10 * filtered.recall(connection, count, given)
-                cpu = cpu_seconds(bench.postmaster)
-                rate = filtered.rate(bench.pgbench, SECONDS, count, given)
-                cpu = cpu_seconds(bench.postmaster) - cpu
-                yield "an agent's search, p95", "ms", count, rate.p95
-                yield "an agent's search, CPU", "us", count, 1e6 * cpu / rate.transactions
+                for name, settings in {"an agent's search": given, "the same, exact": filtered.EXACT}.items():
+                    cpu = cpu_seconds(bench.postmaster)
+                    rate = filtered.rate(bench.pgbench, SECONDS, count, settings)
+                    cpu = cpu_seconds(bench.postmaster) - cpu
+                    yield f"{name}, p95", "ms", count, rate.p95
+                    yield f"{name}, CPU", "us", count, 1e6 * cpu / rate.transactions
     finally:
         bench.cluster.remove()
 
