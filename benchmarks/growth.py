@@ -4,10 +4,11 @@
 
 The kinds of size are vectors, agents, rows, migrations, databases and hosts.
 
-Does IO: clusters with the prod settings of this machine, in temporary directories, and sandbox hosts: one with the prod
-profile and a local repository for databases, up to six with the dev profile for hosts, which share this machine's CPUs.
-Each size is measured once, after the smaller ones; `--largest 0.1` leaves out sizes above a tenth of the largest. Kinds
-that only an earlier run into the same directory measured stay in the table and the plot. Asserts nothing.
+Does IO: clusters in temporary directories, with the prod settings of this machine for vectors and agents, the
+recommended values for rows and the defaults for migrations; and sandbox hosts: one with the prod profile and a local
+repository for databases, up to six with the dev profile for hosts, which share this machine's CPUs. Each size is
+measured once, after the smaller ones; `--largest 0.1` leaves out sizes above a tenth of the largest. Kinds that only an
+earlier run into the same directory measured stay in the table and the plot. Asserts nothing.
 """
 
 from __future__ import annotations

@@ -2,11 +2,11 @@
 
     python -m benchmarks.restart [--vectors N] [--seconds S] [--rounds R]
 
-Does IO: one cluster, whose index is searched until it is cached, and for each failover a standby from a base backup.
-Then the server is restarted, or killed and the standby, which has answered no queries, promoted. The kernel's cache of
-the files is kept, or dropped as after a reboot of the host. Both servers have the prod settings of a host with half of
-this machine's memory. A base backup brings the primary's list of cached pages: with autoprewarm, the standby starts
-with a warm cache, whose list it then keeps. Asserts nothing.
+Does IO: one cluster, searched until its index is cached, and a new standby from a base backup for each failover. A
+restart stops and starts the server. A failover kills the server and promotes the standby, which has answered no
+queries; with autoprewarm, the standby has finished loading the list from the base backup. The files stay in the
+kernel's cache, or are dropped from it as after a reboot. Both servers have the prod settings of a host with half of
+this machine's memory. Asserts nothing.
 """
 
 from __future__ import annotations

@@ -122,13 +122,13 @@ OLDEST_PGBOUNCER = "1.18.0"  # assumed on an unknown distribution
 FEATURES = {"hnsw": "0.5.0", "parallel_hnsw_build": "0.6.0", "halfvec": "0.7.0", "iterative_scan": "0.8.0"}
 
 PARALLEL_BUILD = "CVE-2026-3172"
-FROM_SOURCE = f"pgvector_install_method: source and pgvector_version: {list(PGVECTOR)[-1]} build it"
+FROM_SOURCE = f"set pgvector_install_method: source and pgvector_version: {list(PGVECTOR)[-1]}"
 ADVISORIES = (
     Advisory(
         PARALLEL_BUILD, "pgvector", "0.6.0", "0.8.2",
         "a parallel HNSW build can overflow a buffer, leak data of other tables or crash the server",
         f"use pgvector 0.8.2 or newer ({FROM_SOURCE}); until then builds are serial, "
-        "and took 1.7 times as long on two CPUs",
+        "which took 1.7 times as long on two CPUs",
     ),
     Advisory(
         "pgvector-hnsw-vacuum", "pgvector", "0.5.0", "0.8.4",

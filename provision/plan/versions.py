@@ -60,18 +60,21 @@ def versions(v: Mapping[str, Any], host: Mapping[str, Any], context: Context, pg
 
 
 def _tarball(v: Mapping[str, Any], verdict: Verdict) -> None:
-    """Refuse the checksum of another release, which would build that one under the wrong name, and none at all."""
+    """Refuse a checksum that belongs to another release, and an empty one for a release that is not recorded."""
     version, checksum = v["pgvector_version"], v["pgvector_source_sha256"].lower()
     of = next((each for each, row in compatibility.PGVECTOR.items() if row.sha256 == checksum), version)
     if of != version:
+        recorded = version in compatibility.PGVECTOR
+        remedy = f"remove it, and pgvector_source_url if that is a tarball of {of}" if recorded else "set its own"
         verdict.refusals.append(
-            f"pgvector_source_sha256 is the checksum of pgvector {of}, and pgvector_version is {version}: remove "
-            f"pgvector_source_sha256 and pgvector_source_url, or set pgvector_version to {of}"
+            f"pgvector_source_sha256 is the checksum of pgvector {of}, but pgvector_version is {version}: {remedy}, "
+            f"or set pgvector_version to {of}"
         )
     if not checksum and compatibility.newer_pgvector(version):
         verdict.refusals.append(
-            f"pgvector_source_sha256 is empty, and pgvector {version} has no recorded checksum: set it to the SHA-256 "
-            f"of {v['pgvector_source_url']}, as its publisher states it"
+            f"pgvector_source_sha256 is empty, and no checksum is recorded for pgvector {version}: download "
+            f"{v['pgvector_source_url']}, check it, and set pgvector_source_sha256 to the output of sha256sum; or set "
+            f"pgvector_version to {list(compatibility.PGVECTOR)[-1]}"
         )
 
 

@@ -687,14 +687,15 @@ def test_tarball_of_one_s_own_is_kept() -> None:
         (
             "0.8.6",
             compatibility.source_checksum("0.5.1").upper(),
-            "pgvector_source_sha256 is the checksum of pgvector 0.5.1, and pgvector_version is 0.8.6: remove "
-            "pgvector_source_sha256 and pgvector_source_url, or set pgvector_version to 0.5.1",
+            "pgvector_source_sha256 is the checksum of pgvector 0.5.1, but pgvector_version is 0.8.6: remove it, and "
+            "pgvector_source_url if that is a tarball of 0.5.1, or set pgvector_version to 0.5.1",
         ),
         (
             "9.0.0",
             "",
-            "pgvector_source_sha256 is empty, and pgvector 9.0.0 has no recorded checksum: set it to the SHA-256 of "
-            f"{versions.RELEASES.format('9.0.0')}, as its publisher states it",
+            "pgvector_source_sha256 is empty, and no checksum is recorded for pgvector 9.0.0: download "
+            f"{versions.RELEASES.format('9.0.0')}, check it, and set pgvector_source_sha256 to the output of "
+            f"sha256sum; or set pgvector_version to {list(compatibility.PGVECTOR)[-1]}",
         ),
     ],
 )
