@@ -22,7 +22,8 @@ from benchmarks.processes import cpu_seconds
 from provision.controller.bench.intervals import ratio
 from provision.controller.bench.run import Sizes
 
-METHODS = ("worker", "sync", "io_uring")
+BASE = "worker"
+METHODS = "SELECT unnest(enumvals) FROM pg_settings WHERE name = 'io_method'"
 SCANS = "SET max_parallel_workers_per_gather = {}; SELECT max(vector_dims(embedding)) FROM notes"
 STATEMENTS = {
     "scan": SCANS.format(0),
@@ -52,14 +53,15 @@ def cold(bench: Bench, configuration: Configuration, statements: str) -> Cost:
 
 def table(found: dict[tuple[str, str], list[Cost]]) -> str:
     """Return a Markdown table: medians of `worker`, and the ratios of the others to it."""
+    methods = sorted({name for _, name in found}, key=lambda name: (name != BASE, name))
     parts: dict[str, Callable[[Cost], float]] = {"s": lambda cost: cost[0], "CPU s": lambda cost: cost[1]}
-    lines = [["", *(f"{name}, {part}" for part in parts for name in METHODS)]]
+    lines = [["", *(f"{name}, {part}" for part in parts for name in methods)]]
     for statement in STATEMENTS:
         line = [statement]
         for of in parts.values():
-            base = [of(cost) for cost in found[statement, METHODS[0]]]
+            base = [of(cost) for cost in found[statement, BASE]]
             line.append(f"{statistics.median(base):.3g}")
-            line += [ratio([of(cost) for cost in found[statement, name]], base).shown for name in METHODS[1:]]
+            line += [ratio([of(cost) for cost in found[statement, name]], base).shown for name in methods[1:]]
         lines.append(line)
     lines.insert(1, ["---"] * len(lines[0]))
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
@@ -77,12 +79,14 @@ def main() -> None:
         if bench.major < 18:
             raise SystemExit(f"io_method is a setting of PostgreSQL 18 and newer: this is {bench.major}")
         bench.load(hard=20_000, index=False)
+        with bench.served(Configuration("")) as connection:
+            methods = [str(name) for (name,) in connection.execute(METHODS)]
         prod = configurations(bench.major, bench.pgvector, options.vectors)[OURS]
-        print(f"PostgreSQL {bench.server}, {options.vectors:,} vectors", flush=True)
+        print(f"PostgreSQL {bench.server}, {options.vectors:,} vectors, {', '.join(methods)}", flush=True)
         found: dict[tuple[str, str], list[Cost]] = {}
         for number in range(options.rounds):
             for statement, text in STATEMENTS.items():
-                for name in turn(list(METHODS), number):
+                for name in turn(methods, number):
                     cost = cold(bench, prod.changed(f"io_method = {name}"), text)
                     found.setdefault((statement, name), []).append(cost)
                     print(f"{statement}, {name}: {cost[0]:.2f} s, CPU {cost[1]:.2f} s", flush=True)
