@@ -51,7 +51,7 @@ def measure(bench: Bench, connection: database.Connection, seconds: float, numbe
     cpu, wal = cpu_seconds(bench.postmaster), written(connection)
     rate = bench.pgbench.measure(seconds, 8, scripts={INSERT.format(vectors=bench.sizes.vectors): 1})
     cpu, wal = cpu_seconds(bench.postmaster) - cpu, written(connection) - wal
-    connection.execute("DELETE FROM notes WHERE id % 10 = %s", (number,))
+    connection.execute("DELETE FROM notes WHERE id %% 10 = %s", (number,))
     connection.execute("CHECKPOINT")
     begun, vacuum_cpu, vacuum_wal = time.monotonic(), cpu_seconds(bench.postmaster), written(connection)
     connection.execute("VACUUM notes")
