@@ -82,16 +82,21 @@ def forget(data: Path) -> None:
                 os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
+def placed(programs: Path | None = None) -> Cluster:
+    """Return a cluster without data in a directory of its own; `programs` is the `bin` directory of another cluster."""
+    root = Path(tempfile.mkdtemp(prefix="provision-bench-", dir="/var/tmp"))
+    if os.geteuid() == 0:
+        shutil.chown(root, "postgres", "postgres")
+    return Cluster(programs or install(root), root, free_port())
+
+
 class Bench:
     """The cluster."""
 
     def __init__(self, sizes: Sizes) -> None:
         """Create the empty cluster."""
-        root = Path(tempfile.mkdtemp(prefix="provision-bench-", dir="/var/tmp"))
-        if os.geteuid() == 0:
-            shutil.chown(root, "postgres", "postgres")
         self.sizes = sizes
-        self.cluster = Cluster(install(root), root, free_port())
+        self.cluster = placed()
         self.cluster.initialise({"listen_addresses": "127.0.0.1"})
         self.drop_in = self.cluster.data / "bench.conf"
         with (self.cluster.data / "postgresql.conf").open("a") as conf:
@@ -153,8 +158,11 @@ class Bench:
     @property
     def pgbench(self) -> Pgbench:
         """Return pgbench for the server."""
-        environment = database.environment(self.cluster.url())
-        return Pgbench(environment, f"{place.SCHEMA},public", self.sizes.seed)
+        return self.pgbench_of(self.cluster)
+
+    def pgbench_of(self, cluster: Cluster) -> Pgbench:
+        """Return pgbench for the cluster, or for a copy of it."""
+        return Pgbench(database.environment(cluster.url()), f"{place.SCHEMA},public", self.sizes.seed)
 
     @property
     def postmaster(self) -> int:

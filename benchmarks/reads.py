@@ -19,6 +19,7 @@ from collections.abc import Callable
 from benchmarks.database import OURS, configurations, turn
 from benchmarks.harness import Bench, Configuration, forget
 from benchmarks.processes import cpu_seconds
+from benchmarks.results import markdown_table
 from provision.controller.bench.intervals import ratio
 from provision.controller.bench.run import Sizes
 
@@ -55,7 +56,7 @@ def table(found: dict[tuple[str, str], list[Cost]]) -> str:
     """Return a Markdown table: medians of `worker`, and the ratios of the others to it."""
     methods = sorted({name for _, name in found}, key=lambda name: (name != BASE, name))
     parts: dict[str, Callable[[Cost], float]] = {"s": lambda cost: cost[0], "CPU s": lambda cost: cost[1]}
-    lines = [["", *(f"{name}, {part}" for part in parts for name in methods)]]
+    head, lines = ["", *(f"{name}, {part}" for part in parts for name in methods)], []
     for statement in STATEMENTS:
         line = [statement]
         for of in parts.values():
@@ -63,8 +64,7 @@ def table(found: dict[tuple[str, str], list[Cost]]) -> str:
             line.append(f"{statistics.median(base):.3g}")
             line += [ratio([of(cost) for cost in found[statement, name]], base).shown for name in methods[1:]]
         lines.append(line)
-    lines.insert(1, ["---"] * len(lines[0]))
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return markdown_table(head, lines)
 
 
 def main() -> None:

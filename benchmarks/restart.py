@@ -12,27 +12,22 @@ this machine's memory. Asserts nothing.
 from __future__ import annotations
 
 import argparse
-import os
-import shutil
 import signal
 import statistics
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 
 from benchmarks.database import OURS, configurations
-from benchmarks.harness import Bench, Configuration, forget
+from benchmarks.harness import Bench, Configuration, forget, placed
 from provision import database
-from provision.controller.bench import place
 from provision.controller.bench.intervals import ratio
 from provision.controller.bench.pgbench import Pgbench, Rate
 from provision.controller.bench.run import Sizes
 from provision.errors import HostError
-from tests.clusters import Cluster, as_server_user, free_port, run
+from tests.clusters import Cluster, as_server_user, run
 
 WARM_S = 5
 PARTS = ("tps", "p50", "p95", "p99")
@@ -80,17 +75,13 @@ def failed_over(bench: Bench, configuration: Configuration, seconds: float, *, l
             wait_for(standby, "started streaming WAL")
             bench.cluster.kill()
             standby.psql("SELECT pg_promote()")
-            pgbench = Pgbench(database.environment(standby.url()), f"{place.SCHEMA},public", bench.sizes.seed)
-            return search(bench, pgbench, seconds)
+            return search(bench, bench.pgbench_of(standby), seconds)
 
 
 @contextmanager
 def copied(bench: Bench) -> Iterator[Cluster]:
     """Make a standby by a base backup; yield it stopped."""
-    root = Path(tempfile.mkdtemp(prefix="provision-bench-", dir="/var/tmp"))
-    if os.geteuid() == 0:
-        shutil.chown(root, "postgres", "postgres")
-    standby = Cluster(bench.cluster.bin, root, free_port())
+    standby = placed(bench.cluster.bin)
     try:
         place = (f"--pgdata={standby.data}", f"--dbname={bench.cluster.url()}")
         run(*as_server_user(standby.bin / "pg_basebackup", *place, "--write-recovery-conf", "--checkpoint=fast"))

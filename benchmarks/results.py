@@ -158,12 +158,16 @@ def text(results: Results, base: str) -> str:
     return "\n\n".join([*parts, *results.remarks])
 
 
+def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return one table."""
+    return "\n".join(f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows))
+
+
 def markdown(results: Results, base: str) -> str:
     """Return the tables for a page of docs/."""
     parts = []
     for title, head, rows in tables(results, base):
-        lines = [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows)]
-        parts.append("\n".join([f"{title}:", "", *lines]))
+        parts.append(f"{title}:\n\n{markdown_table(head, rows)}")
     return "\n\n".join(parts) + "\n"
 
 

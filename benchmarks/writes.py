@@ -19,6 +19,7 @@ from dataclasses import astuple, dataclass
 from benchmarks.database import OURS, configurations
 from benchmarks.harness import Bench, written
 from benchmarks.processes import cpu_seconds
+from benchmarks.results import markdown_table
 from provision import database
 from provision.controller.bench.run import Sizes, build
 
@@ -68,11 +69,11 @@ def measure(bench: Bench, connection: database.Connection, seconds: float, numbe
 
 def table(found: dict[str, list[Cost]]) -> str:
     """Return a Markdown table of medians."""
-    lines = [list(HEAD), ["---"] * len(HEAD)]
+    lines = []
     for name, costs in found.items():
         middle = (statistics.median(values) for values in zip(*map(astuple, costs), strict=True))
         lines.append([name, *(f"{value:,.3g}" if value < 100 else f"{value:,.0f}" for value in middle)])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return markdown_table(HEAD, lines)
 
 
 def main() -> None:
