@@ -122,7 +122,8 @@ OLDEST_PGBOUNCER = "1.18.0"  # assumed on an unknown distribution
 FEATURES = {"hnsw": "0.5.0", "parallel_hnsw_build": "0.6.0", "halfvec": "0.7.0", "iterative_scan": "0.8.0"}
 
 PARALLEL_BUILD = "CVE-2026-3172"
-FROM_SOURCE = f"set pgvector_install_method: source and pgvector_version: {list(PGVECTOR)[-1]}"
+NEWEST_PGVECTOR = list(PGVECTOR)[-1]
+FROM_SOURCE = f"set pgvector_install_method: source and pgvector_version: {NEWEST_PGVECTOR}"
 ADVISORIES = (
     Advisory(
         PARALLEL_BUILD, "pgvector", "0.6.0", "0.8.2",

@@ -79,7 +79,7 @@ def build(
     verdict.refusals += mistakes if context.database else []
     clustered = v["cluster_enabled"]
     senders = topology.SENDERS + len(topology.members(context, v["cluster_name"])) if clustered else alignment.SENDERS
-    tuning, problem = _sizes(v, probe, profile, version or list(compatibility.PGVECTOR)[-1], senders)
+    tuning, problem = _sizes(v, probe, profile, version or compatibility.NEWEST_PGVECTOR, senders)
     judged = judge is not validate.judge_nothing
     if problem and judged and context.database:
         # Of a host that is too small, the judgement has said so with the variable's name.
@@ -212,7 +212,7 @@ def _pgvector_version(v: Mapping[str, Any], probe: Mapping[str, Any], context: C
         return validate.shipped(probe["distribution_codename"])[1]
     if v["postgresql_repository"] == "bundle":
         return str(context.bundle.get("pgvector_version", ""))
-    return list(compatibility.PGVECTOR)[-1]
+    return compatibility.NEWEST_PGVECTOR
 
 
 def _tuning(

@@ -74,7 +74,7 @@ def _tarball(v: Mapping[str, Any], verdict: Verdict) -> None:
         verdict.refusals.append(
             f"pgvector_source_sha256 is empty, and no checksum is recorded for pgvector {version}: download "
             f"{v['pgvector_source_url']}, check it, and set pgvector_source_sha256 to the output of sha256sum; or set "
-            f"pgvector_version to {list(compatibility.PGVECTOR)[-1]}"
+            f"pgvector_version to {compatibility.NEWEST_PGVECTOR}"
         )
 
 
