@@ -31,6 +31,7 @@ OVERRIDES = {
     "external_pid_file": "",
     "logging_collector": "off",
     "log_destination": "stderr",
+    "lc_messages": "C",  # `reason` reads them
     "autovacuum": "off",
 }
 """Settings that must not affect a real server: network, archive, pid file, log."""
@@ -78,10 +79,10 @@ def serving(programs: Path, scratch: Path, *words: str) -> Iterator[tuple[bool, 
     with running(
         *command, log=log, directory=scratch, user=POSTGRES, stop=signal.SIGINT, wait_s=START_TIMEOUT_S
     ) as server:
-        ready = _ready(server, scratch / "data")
+        started = ready(server, scratch / "data")
         with as_user():
             said = secure_path.text(log)
-        yield ready, said
+        yield started, said
 
 
 @contextmanager
@@ -113,7 +114,8 @@ def reason(log: str) -> str:
     return "; ".join((errors + causes)[:4]) or log.strip()[-500:] or f"not ready after {START_TIMEOUT_S} s"
 
 
-def _ready(server: subprocess.Popen[bytes], data: Path) -> bool:
+def ready(server: subprocess.Popen[bytes], data: Path) -> bool:
+    """Wait until a server accepts connections; False if it ends first, or has not after START_TIMEOUT_S."""
     deadline = time.monotonic() + START_TIMEOUT_S
     while time.monotonic() < deadline and server.poll() is None:
         try:

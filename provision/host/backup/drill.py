@@ -166,17 +166,16 @@ def _drill(
     )  # fmt: skip
     facts["restore_s"] = round(time.time() - begun, 1)
     server = Scratch(plan, data)
-    try:
+    url = plan.server.url(plan.access.database, socket=str(SOCKET), port=PORT)
+    if expected:
         narrate(f"replaying to {first}")
-        server.start({})
-        url = plan.server.url(plan.access.database, socket=str(SOCKET), port=PORT)
-        if expected:
-            recovery.await_target(url, first, chosen.reached, server.log, narrate)
+        with server.serving({}):
+            recovery.await_target(url, first, chosen.reached, server, narrate)
             facts["tables"] = _compare(url, tested, expected)
-            narrate(f"{len(facts['tables'])} tables match; replaying the remaining WAL")
-            server.stop()
-            server.start({"recovery_target_name": ""})
-        end = recovery.await_target(url, Target("latest"), chosen.reached, server.log, narrate)
+            narrate(f"{len(facts['tables'])} tables match")
+    narrate("replaying the WAL up to the end of the archive")
+    with server.serving({"recovery_target_name": ""}):
+        end = recovery.await_target(url, Target("latest"), chosen.reached, server, narrate)
         facts |= {"replayed_to": wal.text(end.lsn), "last_transaction": end.last_transaction}
         recovery.promote(url)
         facts["rto_s"] = round(time.time() - begun, 1)
@@ -189,8 +188,6 @@ def _drill(
             lambda user, database: plan.server.url(database, user, socket=str(SOCKET), port=PORT), plan.access.database
         )
         facts["size"] = tool.folder_size(data)
-    finally:
-        server.stop()
 
 
 def _compare(url: str, label: str, expected: dict[str, Any]) -> dict[str, int]:

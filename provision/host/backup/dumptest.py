@@ -67,8 +67,7 @@ def _restore(plan: Plan, name: str, facts: dict[str, Any]) -> int:
         "--locale=C", "--no-sync",
     )  # fmt: skip
     server = Scratch(plan, data)
-    try:
-        server.start({**CHEAP, "shared_preload_libraries": _preload(plan)}, wait=True)
+    with server.serving({**CHEAP, "shared_preload_libraries": _preload(plan)}, wait=True):
         # Roles that initdb made are in the file too, so it cannot end without an error.
         tool.run(
             f"{plan.server.programs}/psql", "--no-psqlrc", "--quiet", f"--file={folder / 'roles.sql'}",
@@ -89,8 +88,6 @@ def _restore(plan: Plan, name: str, facts: dict[str, Any]) -> int:
             facts["left_out"] = work.left_out
             if original:
                 load.apply(session, DATABASE, original)
-    finally:
-        server.stop()
     return sum(known["rows"].values())
 
 

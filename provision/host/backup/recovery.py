@@ -74,9 +74,7 @@ def raise_limits(programs: str, configuration: Path, data: Path) -> list[str]:
     return list(raised)
 
 
-def await_target(
-    url: str, target: Target, last: wal.Segment, log: Callable[[], str], narrate: Callable[[str], None]
-) -> End:
+def await_target(url: str, target: Target, last: wal.Segment, log: Log, narrate: Callable[[str], None]) -> End:
     """Wait until recovery pauses at its target, or has replayed the archive up to the segment `last`.
 
     There is no time limit while recovery progresses. Raises BackupError with the position and the reason if the server
@@ -126,9 +124,7 @@ def await_target(
         else:
             seen.note(len(text), "")  # before it accepts connections, only the log shows progress
         # Only of a server that refuses connections: on another one a client can write such a line into the log.
-        if session is None and (
-            "database system is shut down" in text or ("startup process" in text and "exited with" in text)
-        ):
+        if session is None and log.ended(text):
             raise BackupError("the server stopped during recovery", where=str(target), seen=_why(text))
         if seen.still > SILENT_S:
             raise BackupError(f"no progress of recovery for {SILENT_S} s", where=str(target), seen=_why(text))
@@ -280,3 +276,7 @@ class Log:
             with os.fdopen(secure_path.open_file(self.path), "rb") as stream:
                 stream.seek(self.offset)
                 return stream.read(secure_path.MOST_BYTES).decode(errors="replace")
+
+    def ended(self, text: str) -> bool:
+        """Whether the new part says that the server ended."""
+        return "database system is shut down" in text or ("startup process" in text and "exited with" in text)

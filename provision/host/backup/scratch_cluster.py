@@ -6,9 +6,14 @@ It has its own directory, which is always removed, also that of a killed restore
 from __future__ import annotations
 
 import shutil
-from collections.abc import Container
+import signal
+import subprocess
+from collections.abc import Container, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from provision import system
+from provision.host import scratch_server
 from provision.host.backup import recovery, show, tool
 from provision.host.backup.tool import BackupError
 from provision.plan.schema import Plan
@@ -20,6 +25,8 @@ SHARED_BUFFERS = "128MB"
 SPARE = 1.1  # the data's size plus some WAL
 PRELOADED = ("pgaudit",)
 """Libraries without which a restored database rejects statements: their event triggers call them."""
+STOP_S = 600
+"""How long a server may take to stop before it is killed."""
 KILLED = "started but not finished"
 """The failure in the evidence while a restore test is running, and after one was killed."""
 
@@ -57,13 +64,16 @@ def preloaded(plan: Plan, names: Container[str]) -> list[str]:
     return [name for name in chosen.split(",") if name in names]
 
 
-class Scratch:
-    """A server on a restored directory: socket only, with limits at least as high as its primary's."""
+class Scratch(recovery.Log):
+    """A server on a restored directory: socket only, with limits at least as high as its primary's. It is also its log.
+
+    It is this process's child, and ends with it. pg_ctl would return as soon as postmaster.pid is gone, before the
+    server's last line and its exit, and could not stop one that has not written the file yet.
+    """
 
     def __init__(self, plan: Plan, data: Path) -> None:
         """Write its configuration files."""
-        self.programs, self.data = plan.server.programs, data
-        self.path = SCRATCH / "log"
+        self.programs, self.data = Path(plan.server.programs), data
         (SCRATCH / "postgresql.conf").write_text("")
         (SCRATCH / "pg_hba.conf").write_text("local all postgres peer\nlocal all all scram-sha-256\n")
         (SCRATCH / "pg_ident.conf").write_text("")
@@ -74,22 +84,31 @@ class Scratch:
             "unix_socket_directories": f"{SCRATCH}/socket", "archive_mode": "off", "primary_conninfo": "", "ssl": "off",
             "shared_buffers": SHARED_BUFFERS, "logging_collector": "off",
             "shared_preload_libraries": ",".join(preloaded(plan, PRELOADED)),
-            "log_destination": "stderr", "autovacuum": "off", "hot_standby": "on",
+            "log_destination": "stderr", "lc_messages": "C", "autovacuum": "off", "hot_standby": "on",
             "wal_retrieve_retry_interval": "200ms",
             "max_logical_replication_workers": "0",  # a restored subscription would take the live one's rows
             "synchronous_standby_names": "", "max_parallel_maintenance_workers": "0", "huge_pages": "off",
         }  # fmt: skip
-        self.log = recovery.Log(self.path)
+        super().__init__(SCRATCH / "log")
+        self.process: subprocess.Popen[bytes] | None = None
 
-    def start(self, more: dict[str, str], *, wait: bool = False) -> None:
-        """Start it; `wait` until it accepts connections, which a server in recovery may not."""
-        options = " ".join(f"-c {name}='{value}'" for name, value in {**self.settings, **more}.items())
-        self.log = recovery.Log(self.path)
-        tool.run(
-            f"{self.programs}/pg_ctl", "start", "--wait" if wait else "--no-wait", f"--pgdata={self.data}",
-            f"--log={self.path}", f"--options={options}",
-        )  # fmt: skip
+    @contextmanager
+    def serving(self, more: dict[str, str], *, wait: bool = False) -> Iterator[None]:
+        """Run it with `more` settings; `wait` until it accepts connections, which a server in recovery may not.
 
-    def stop(self) -> None:
-        """Stop it if it is running."""
-        tool.run(f"{self.programs}/pg_ctl", "stop", "--mode=fast", f"--pgdata={self.data}", quiet=True)
+        Raises BackupError.
+        """
+        settings = {**self.settings, **more}
+        options = [f"--{name}={value}" for name, value in settings.items()]
+        with system.running(
+            "setpriv", "--pdeathsig=INT", self.programs / "postgres", "-D", self.data, *options,
+            log=self.path, directory=SCRATCH, stop=signal.SIGINT, wait_s=STOP_S,
+        ) as self.process:  # fmt: skip
+            if wait and not scratch_server.ready(self.process, self.data):
+                reason = scratch_server.reason(self())
+                raise BackupError("the scratch server does not start", where=str(self.data), seen=reason)
+            yield
+
+    def ended(self, _text: str) -> bool:
+        """Whether its process has ended."""
+        return self.process is None or self.process.poll() is not None
