@@ -3,9 +3,10 @@
     python -m benchmarks.database [--rounds R] [--only NAME ...] [--set NAME=VALUE ...] [--report DIRECTORY]
     python -m benchmarks.database --combine FILE ... [--base NAME]
 
-Does IO: runs one cluster with two data sets on this machine, restarted with each configuration in turn, in rotating
-order. Every ratio has a 95 % interval (bootstrap over rounds). CPU time per transaction is the steadier measure on a
-busy machine. Writes bench-db.json after each step, so that a run that ends early is not lost. Asserts nothing.
+Does IO: runs one cluster with two data sets on this machine, restarted with each configuration in turn, in another
+order each round. Every ratio has a 95 % interval (bootstrap over rounds). CPU time per transaction is the steadier
+measure on a busy machine. Writes comparison.json after each step, so that a run that ends early is not lost. Asserts
+nothing.
 """
 
 from __future__ import annotations
@@ -15,15 +16,17 @@ import signal
 import sys
 from pathlib import Path
 
-from benchmarks.harness import Bench, Configuration
+from benchmarks.harness import benched
 from benchmarks.peers import all_peers
-from benchmarks.report import NUMBERS, write
-from benchmarks.results import Results, combined, load, markdown, save, text
 from provision import system
 from provision.compatibility import PARALLEL_BUILD, parallel_build_allowed
-from provision.controller.bench.run import Sizes, machine_text
+from provision.controller.bench.comparison import NUMBERS, write
+from provision.controller.bench.harness import Configuration
+from provision.controller.bench.results import Results, combined, load, markdown, save, text
+from provision.controller.bench.run import Sizes
+from provision.controller.bench.settings import OURS, STOCK, ours
 from provision.errors import UsageError
-from provision.tuning import Host, tune
+from provision.tuning import Host
 from provision.tuning.detect import detect
 
 HERE = Path(__file__).parent
@@ -35,7 +38,7 @@ work_mem = 16MB
 random_page_cost = 1.1
 effective_io_concurrency = 200
 """
-OURS, PARALLEL, YOURS = "prod", "prod, parallel builds", "yours"
+PARALLEL = "prod, parallel builds"
 COUNTED = "shared_preload_libraries = 'pg_stat_statements'\n"
 
 
@@ -46,22 +49,16 @@ def configurations(major: int, pgvector: str, vectors: int, servers: int = 1) ->
     host = Host(**{**facts, "container": False, "memory_mb": memory})  # type: ignore[arg-type]
     reference = (HERE / "reference-prod.conf").read_text()
     found = {
-        "stock": Configuration(""),
-        OURS: _ours(host, major, pgvector, vectors),
+        STOCK: Configuration(""),
+        OURS: ours(host, major, pgvector, vectors),
         "reference": Configuration(reference + COUNTED, int(reference.split("nr_hugepages=")[1].split()[0])),
         "contract": Configuration(CONTRACT),
     }
     if not parallel_build_allowed(pgvector, "", ()):
-        found[PARALLEL] = _ours(host, major, pgvector, vectors, PARALLEL_BUILD)
+        found[PARALLEL] = ours(host, major, pgvector, vectors, PARALLEL_BUILD)
     for peer in all_peers():
         found[peer.name] = Configuration(peer.conf(host, major), peer.huge_pages(host))
     return found
-
-
-def _ours(host: Host, major: int, pgvector: str, vectors: int, *accepted: str) -> Configuration:
-    tuning = tune(host, "prod", postgresql_major=major, pgvector_version=pgvector, vectors=vectors, accepted=accepted)
-    pages = next((int(row.value) for row in tuning.kernel if row.name == "vm.nr_hugepages"), 0)
-    return Configuration(tuning.as_conf(), pages)
 
 
 def chosen(known: dict[str, Configuration], only: list[str], changes: list[str], base: str) -> dict[str, Configuration]:
@@ -74,51 +71,30 @@ def chosen(known: dict[str, Configuration], only: list[str], changes: list[str],
     return found | {f"{OURS}, {change}": known[OURS].changed(change) for change in changes}
 
 
-def turn(names: list[str], number: int) -> list[str]:
-    """Rotate the order, so that no configuration always runs first."""
-    return names[number % len(names) :] + names[: number % len(names)]
-
-
 def measure(options: argparse.Namespace) -> Results:
-    """Load, build and measure in rotating order."""
-    sizes = Sizes(scale=options.scale, vectors=options.vectors, seconds=options.seconds)
-    bench = Bench(sizes)
-    try:
+    """Load, build and measure."""
+    with benched(Sizes(scale=options.scale, vectors=options.vectors, seconds=options.seconds)) as bench:
         bench.load()
         known = configurations(bench.major, bench.pgvector, options.vectors)
-        if options.yours:
-            known = {**known, YOURS: Configuration(options.yours.read_text())}
         rows = chosen(known, options.only, options.set, options.base)
-        load_sizes = {
-            "vectors": sizes.vectors,
-            "scale": sizes.scale,
-            "seconds": sizes.seconds,
-            "clients": sizes.clients,
-        }
-        confs = {name: row.conf for name, row in rows.items()}
-        found = Results(system.stamp(), machine_text(), bench.server, bench.pgvector, load_sizes, confs)
+        if options.ablate:
+            each = bench.differing(known[OURS])
+            rows |= {OURS: known[OURS]} | {f"{OURS} without {name}": known[OURS].without(name) for name in each}
+        found = bench.results(rows)
         print(
-            f"PostgreSQL {found.server}, pgvector {found.pgvector}, {sizes.vectors:,} vectors of each set", flush=True
+            f"PostgreSQL {found.server}, pgvector {found.pgvector}, {options.vectors:,} vectors of each set", flush=True
         )
-        timed = [name for name in rows if name != PARALLEL]
-        found.builds, found.rounds = {name: [] for name in rows}, {name: [] for name in timed}
 
         def keep(what: str) -> None:
-            found.remarks = bench.remarks
             if options.report:
                 save(found, options.report / NUMBERS)
             print(f"{system.stamp()} {what}", flush=True)
 
-        for number in range(max(options.rounds, options.builds)):
-            for name in turn(list(rows), number) if number < options.builds else ():
-                found.builds[name].append(bench.built(rows[name]))
-                keep(f"build {number + 1} of {name}: {found.builds[name][-1].seconds:.1f} s")
-            for name in turn(timed, number) if number < options.rounds else ():
-                found.rounds[name].append(bench.round(rows[name], tuple(options.stages)))
-                keep(f"round {number + 1} of {name}")
+        bench.compare(
+            rows, found, rounds=options.rounds, builds=options.builds, only=tuple(options.stages),
+            built_only=(PARALLEL,), keep=keep,
+        )  # fmt: skip
         return found
-    finally:
-        bench.cluster.remove()
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -131,10 +107,10 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--scale", type=int, default=20, help="pgbench scale factor.")
     parser.add_argument("--only", nargs="*", default=[], help="Configurations to compare with the base.")
     parser.add_argument("--set", nargs="*", default=[], help="Single changes of prod, each a row of its own.")
-    parser.add_argument("--yours", type=Path, help="File of settings that are a row named yours.")
+    parser.add_argument("--ablate", action="store_true", help="Add prod without each setting that is no default.")
     parser.add_argument("--stages", nargs="*", default=[], help="Stages to measure; all by default.")
-    parser.add_argument("--base", default="stock", help="Configuration that the ratios refer to.")
-    parser.add_argument("--report", type=Path, help="Directory for bench-db.html and bench-db.json.")
+    parser.add_argument("--base", default=STOCK, help="Configuration that the ratios refer to.")
+    parser.add_argument("--report", type=Path, help="Directory for comparison.html and comparison.json.")
     parser.add_argument(
         "--combine", type=Path, nargs="*", default=[], help="Show earlier results instead of measuring."
     )

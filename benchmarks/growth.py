@@ -24,12 +24,13 @@ from dataclasses import asdict
 from pathlib import Path
 
 from benchmarks import audit, backup, filtered, migrate, provisioning, schema
-from benchmarks.database import OURS, configurations
+from benchmarks.database import configurations
 from benchmarks.fit import Series, plot, table
-from benchmarks.harness import Bench
+from benchmarks.harness import benched
 from benchmarks.hosts import BIN, fresh_hosts, production_host
-from benchmarks.processes import cpu_seconds
+from provision.controller.bench.processes import cpu_seconds, peak_memory
 from provision.controller.bench.run import Sizes, build, recall
+from provision.controller.bench.settings import OURS
 from tests.clusters import Cluster
 
 VECTORS = (10_000, 40_000, 160_000, 640_000)
@@ -47,14 +48,16 @@ Point = tuple[str, str, float, float]
 def vectors(sizes: tuple[int, ...]) -> Iterator[Point]:
     """Build and search the easy data set."""
     for count in sizes:
-        bench = Bench(Sizes(scale=1, vectors=count, seconds=SECONDS))
-        try:
+        with benched(Sizes(scale=1, vectors=count, seconds=SECONDS)) as bench:
             bench.load(hard=1_000, index=False)
             configuration = configurations(bench.major, bench.pgvector, count)[OURS]
             with bench.served(configuration) as connection:
                 cpu = cpu_seconds(bench.postmaster)
-                yield "HNSW build", "s", count, build(connection, bench.easy)
+                with peak_memory(bench.postmaster) as peak:
+                    seconds = build(connection, bench.easy)
+                yield "HNSW build", "s", count, seconds
                 yield "HNSW build, CPU", "s", count, cpu_seconds(bench.postmaster) - cpu
+                yield "HNSW build, memory", "MB", count, peak[0]
                 row = connection.execute("SELECT pg_relation_size('notes_embedding_idx') / 2^20").fetchone()
                 yield "index", "MB", count, float(str(row[0])) if row else 0
                 yield "recall at ef_search 40", "of 10", count, 10 * recall(connection, 40, "notes", "note_queries")
@@ -62,14 +65,11 @@ def vectors(sizes: tuple[int, ...]) -> Iterator[Point]:
                 rate = bench.stages()["easy search, ef 40"](bench.pgbench)
                 yield "search, p95", "ms", count, rate.p95
                 yield "search, CPU", "us", count, 1e6 * (cpu_seconds(bench.postmaster) - cpu) / rate.transactions
-        finally:
-            bench.cluster.remove()
 
 
 def agents(sizes: tuple[int, ...]) -> Iterator[Point]:
     """Search one agent's memories among as many memories, which more agents share."""
-    bench = Bench(Sizes(scale=1, vectors=AGENT_VECTORS, seconds=SECONDS))
-    try:
+    with benched(Sizes(scale=1, vectors=AGENT_VECTORS, seconds=SECONDS)) as bench:
         bench.load(easy=200)
         given = filtered.settings(bench.pgvector)
         with bench.served(configurations(bench.major, bench.pgvector, AGENT_VECTORS)[OURS]) as connection:
@@ -84,8 +84,6 @@ def agents(sizes: tuple[int, ...]) -> Iterator[Point]:
                     cpu = cpu_seconds(bench.postmaster) - cpu
                     yield f"{name}, p95", "ms", count, rate.p95
                     yield f"{name}, CPU", "us", count, 1e6 * cpu / rate.transactions
-    finally:
-        bench.cluster.remove()
 
 
 def rows(sizes: tuple[int, ...]) -> Iterator[Point]:

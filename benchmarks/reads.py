@@ -16,12 +16,15 @@ import sys
 import time
 from collections.abc import Callable
 
-from benchmarks.database import OURS, configurations, turn
-from benchmarks.harness import Bench, Configuration, forget
-from benchmarks.processes import cpu_seconds
-from benchmarks.results import markdown_table
+from benchmarks.database import configurations
+from benchmarks.harness import benched, forget
+from provision.controller.bench.harness import Bench, Configuration, turn
 from provision.controller.bench.intervals import ratio
+from provision.controller.bench.processes import cpu_seconds
+from provision.controller.bench.results import markdown_table
 from provision.controller.bench.run import Sizes
+from provision.controller.bench.settings import OURS
+from tests.clusters import Cluster
 
 BASE = "worker"
 METHODS = "SELECT unnest(enumvals) FROM pg_settings WHERE name = 'io_method'"
@@ -40,7 +43,7 @@ Cost = tuple[float, float]
 """Seconds and CPU seconds."""
 
 
-def cold(bench: Bench, configuration: Configuration, statements: str) -> Cost:
+def cold(bench: Bench[Cluster], configuration: Configuration, statements: str) -> Cost:
     """Return the cost of the last of the statements on a server that has to read everything from disk."""
     forget(bench.cluster.data)
     *before, last = statements.split("; ")
@@ -68,14 +71,13 @@ def table(found: dict[tuple[str, str], list[Cost]]) -> str:
 
 
 def main() -> None:
-    """Load, then read with each method in rotating order."""
+    """Load, then read with each method, in another order each round."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--vectors", type=int, default=140_000, help="A table of 1 GB by default.")
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended"))
-    bench = Bench(Sizes(scale=1, vectors=options.vectors, seconds=1))
-    try:
+    with benched(Sizes(scale=1, vectors=options.vectors, seconds=1)) as bench:
         if bench.major < 18:
             raise SystemExit(f"io_method is a setting of PostgreSQL 18 and newer: this is {bench.major}")
         bench.load(hard=20_000, index=False)
@@ -91,8 +93,6 @@ def main() -> None:
                     found.setdefault((statement, name), []).append(cost)
                     print(f"{statement}, {name}: {cost[0]:.2f} s, CPU {cost[1]:.2f} s", flush=True)
         print(table(found))
-    finally:
-        bench.cluster.remove()
 
 
 if __name__ == "__main__":

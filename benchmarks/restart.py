@@ -2,10 +2,10 @@
 
     python -m benchmarks.restart [--vectors N] [--seconds S] [--rounds R]
 
-Does IO: one cluster, searched until its index is cached, and a new standby from a base backup for each failover. A
-restart stops and starts the server. A failover kills the server and promotes the standby, which has answered no
-queries; with autoprewarm, the standby has finished loading the list from the base backup. The files stay in the
-kernel's cache, or are dropped from it as after a reboot. Both servers have the prod settings of a host with half of
+Does IO: one cluster, whose index and rows are cached by searches, and a new standby from a base backup for each
+failover. A restart stops and starts the server. A failover kills the server and promotes the standby, which has
+answered no queries; with autoprewarm, the standby has finished loading the list from the base backup. The files stay in
+the kernel's cache, or are dropped from it as after a reboot. Both servers have the prod settings of a host with half of
 this machine's memory. Asserts nothing.
 """
 
@@ -18,39 +18,44 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 
-from benchmarks.database import OURS, configurations
-from benchmarks.harness import Bench, Configuration, forget, placed
+from benchmarks.database import configurations
+from benchmarks.harness import benched, forget, placed
 from provision import database
+from provision.controller.bench.harness import Bench, Configuration
 from provision.controller.bench.intervals import ratio
 from provision.controller.bench.pgbench import Pgbench, Rate
 from provision.controller.bench.run import Sizes
+from provision.controller.bench.settings import OURS
 from provision.errors import HostError
 from tests.clusters import Cluster, as_server_user, run
 
-WARM_S = 5
+WARM_S = 15
 PARTS = ("tps", "p50", "p95", "p99")
 LIBRARIES = "shared_preload_libraries = 'pg_stat_statements,auto_explain{}'"
 PREWARM = ",pg_prewarm"
+QUERIES = 2_000
+"""Different queries: so many read most of the index, and few enough rows of the table that both fit in the cache."""
+SEARCH = f"""\\set q random(1, {QUERIES})
+SELECT id FROM notes ORDER BY embedding <=> (SELECT embedding FROM notes WHERE id = :q) LIMIT 10;
+"""
 
 
-def search(bench: Bench, pgbench: Pgbench, seconds: float) -> Rate:
-    """Search the easy data set."""
-    bench.sizes = replace(bench.sizes, seconds=seconds)
-    return bench.stages()["easy search, ef 40"](pgbench)
+def search(bench: Bench[Cluster], pgbench: Pgbench, seconds: float) -> Rate:
+    """Search for the neighbours of rows."""
+    return pgbench.measure(seconds, bench.sizes.clients, scripts={SEARCH: 1}, **{"hnsw.ef_search": 40})
 
 
-def warm(bench: Bench, connection: database.Connection) -> None:
-    """Cache the table and its index, and let autoprewarm, if it runs, write its list."""
-    connection.execute("SELECT sum(pg_prewarm(oid)) FROM pg_class WHERE relname IN ('notes', 'notes_embedding_idx')")
+def warm(bench: Bench[Cluster], connection: database.Connection) -> None:
+    """Cache the index and the rows that searches return, and let autoprewarm, if it runs, write its list."""
+    connection.execute("SELECT pg_prewarm('notes_embedding_idx')")
     search(bench, bench.pgbench, WARM_S)
     row = connection.execute("SHOW shared_preload_libraries").fetchone() or ("",)
     if PREWARM in str(row[0]):
         connection.execute("SELECT public.autoprewarm_dump_now()")
 
 
-def restarted(bench: Bench, configuration: Configuration, seconds: float, *, lost: bool) -> Rate:
+def restarted(bench: Bench[Cluster], configuration: Configuration, seconds: float, *, lost: bool) -> Rate:
     """Restart the warm server, and return what clients see in the first seconds."""
     with bench.served(configuration) as connection:
         warm(bench, connection)
@@ -60,7 +65,7 @@ def restarted(bench: Bench, configuration: Configuration, seconds: float, *, los
         return search(bench, bench.pgbench, seconds)
 
 
-def failed_over(bench: Bench, configuration: Configuration, seconds: float, *, lost: bool) -> Rate:
+def failed_over(bench: Bench[Cluster], configuration: Configuration, seconds: float, *, lost: bool) -> Rate:
     """Kill the warm server, promote its standby, and return what clients see in the first seconds."""
     with bench.served(configuration) as connection:
         warm(bench, connection)
@@ -79,7 +84,7 @@ def failed_over(bench: Bench, configuration: Configuration, seconds: float, *, l
 
 
 @contextmanager
-def copied(bench: Bench) -> Iterator[Cluster]:
+def copied(bench: Bench[Cluster]) -> Iterator[Cluster]:
     """Make a standby by a base backup; yield it stopped."""
     standby = placed(bench.cluster.bin)
     try:
@@ -115,8 +120,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended"))
-    bench = Bench(Sizes(scale=1, vectors=options.vectors, seconds=options.seconds))
-    try:
+    with benched(Sizes(scale=1, vectors=options.vectors, seconds=options.seconds)) as bench:
         bench.load(hard=1000)
         with bench.served(Configuration("")) as connection:
             row = connection.execute("SELECT pg_relation_size('notes_embedding_idx') / 2^20").fetchone() or (0,)
@@ -136,8 +140,6 @@ def main() -> None:
             base = found[name.removesuffix(", autoprewarm")]
             compared = ratio([rate.p95 for rate in rates], [rate.p95 for rate in base]).shown
             print(f"{name:34}{tps:12,.0f}" + "".join(f"{value:9.1f}" for value in latencies) + f"  {compared}")
-    finally:
-        bench.cluster.remove()
 
 
 if __name__ == "__main__":

@@ -16,12 +16,15 @@ import sys
 import time
 from dataclasses import astuple, dataclass
 
-from benchmarks.database import OURS, configurations
-from benchmarks.harness import Bench, written
-from benchmarks.processes import cpu_seconds
-from benchmarks.results import markdown_table
+from benchmarks.database import configurations
+from benchmarks.harness import benched
 from provision import database
+from provision.controller.bench.harness import Bench, written
+from provision.controller.bench.processes import cpu_seconds
+from provision.controller.bench.results import markdown_table
 from provision.controller.bench.run import Sizes, build
+from provision.controller.bench.settings import OURS
+from tests.clusters import Cluster
 
 INSERT = """\\set a random(1, {vectors})
 \\set b random(1, {vectors})
@@ -46,7 +49,7 @@ class Cost:
     vacuum_wal_mb: float
 
 
-def measure(bench: Bench, connection: database.Connection, seconds: float, number: int) -> Cost:
+def measure(bench: Bench[Cluster], connection: database.Connection, seconds: float, number: int) -> Cost:
     """Insert, delete and vacuum."""
     connection.execute("CHECKPOINT")
     cpu, wal = cpu_seconds(bench.postmaster), written(connection)
@@ -84,8 +87,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended"))
-    bench = Bench(Sizes(scale=1, vectors=options.vectors, seconds=options.seconds))
-    try:
+    with benched(Sizes(scale=1, vectors=options.vectors, seconds=options.seconds)) as bench:
         bench.load(hard=1_000, index=False)
         found: dict[str, list[Cost]] = {"without an index": [], "with HNSW": []}
         with bench.served(configurations(bench.major, bench.pgvector, options.vectors)[OURS]) as connection:
@@ -105,8 +107,6 @@ def main() -> None:
                     costs.append(measure(bench, connection, options.seconds, number))
                     print(f"{name}: {costs[-1]}", flush=True)
         print(table(found))
-    finally:
-        bench.cluster.remove()
 
 
 if __name__ == "__main__":

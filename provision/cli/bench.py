@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import json
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from provision.cli._database import database_option
 from provision.cli._echo import echo
-from provision.errors import HostError
+from provision.errors import HostError, UsageError
+
+if TYPE_CHECKING:
+    from provision.controller.bench import Sizes
 
 
 def _packages() -> None:
@@ -23,6 +28,16 @@ def _packages() -> None:
             seen=", ".join(missing),
             run=f"{sys.executable} -m pip install -c constraints.txt -e '.[bench]', in the clone",
         )
+
+
+def _settings(url: str, sizes: Sizes, report: Path | None, *, confirmed: bool, as_json: bool) -> None:
+    from provision.controller.bench import comparison, results, settings
+
+    found = settings.compare(url, sizes, confirmed=confirmed, tell=lambda text: echo(text, err=True))
+    if report is not None:
+        for path in comparison.write(found, settings.STOCK, report):
+            echo(f"wrote {path}", err=True)
+    echo(json.dumps(dataclasses.asdict(found)) if as_json else results.text(found, settings.STOCK))
 
 
 @click.command("bench")
@@ -41,6 +56,12 @@ def _packages() -> None:
     type=click.Path(path_type=Path, dir_okay=False, exists=True),
     help="Earlier bench.json: print ratios to it, with intervals from five rounds or more.",
 )
+@click.option(
+    "--settings",
+    "of_settings",
+    is_flag=True,
+    help="Compare this server's settings with PostgreSQL's defaults and prod, on a second server beside it.",
+)
 @click.option("--seed", type=int, default=42, show_default=True, help="Seed of the random vectors.")
 @click.option("--yes", is_flag=True, help="Allow a production database with data.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -53,11 +74,16 @@ def command(
     clients: int,
     rounds: int,
     compared: Path | None,
+    of_settings: bool,
     seed: int,
     yes: bool,
     as_json: bool,
 ) -> None:
-    """Benchmark pgbench, HNSW builds and searches, and a mixed agent load, in a temporary schema."""
+    """Benchmark pgbench, HNSW builds and searches, and a mixed agent load, in a temporary schema.
+
+    With --settings, the same on a second server with the settings of this one, with PostgreSQL's defaults and with
+    those of profile prod, in turn: on the database's host, as root, connected as a superuser.
+    """
     from rich.console import Console
     from rich.progress import Progress, TaskID
 
@@ -67,6 +93,11 @@ def command(
     from provision.controller.bench.report import write
 
     sizes = Sizes(scale=scale, vectors=vectors, seconds=seconds, clients=clients, seed=seed, rounds=rounds)
+    if of_settings:
+        if compared:
+            raise UsageError("--compare is of reports without --settings", seen=str(compared), allowed="one of the two")
+        _settings(url, sizes, report, confirmed=yes, as_json=as_json)
+        return
     before = earlier(compared, sizes) if compared else []
     tasks: dict[str, TaskID] = {}
     with Progress(console=Console(stderr=True)) as bars:

@@ -5,11 +5,18 @@ import re
 import signal
 import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psycopg
+import pytest
 
 from provision.checks.vector_index import lost
+from provision.controller.bench import Sizes, comparison, harness, settings
+from provision.controller.bench.harness import Configuration
+from provision.controller.bench.results import load
+from provision.errors import UsageError
 from tests.clusters import Cluster
 from tests.integration.conftest import copy_of
 from tests.sandboxes import PROGRAM
@@ -97,3 +104,51 @@ def test_says_when_a_search_would_leave_the_index(cluster: Cluster, migrated: st
         found = lost(session, "memories", "embedding")
         assert [row.ef_search for row in found] == [40, 100, 200, 400]
         assert "Seq Scan on memories" in found[-1].plan
+
+
+def test_settings_of_a_server_are_compared_on_a_second_one(
+    cluster: Cluster, migrated: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @contextmanager
+    def none(_pages: int) -> Iterator[int]:
+        yield 0  # other servers on this machine could take the pages that it reserves
+
+    monkeypatch.setattr(harness, "reserved", none)
+    before = cluster.psql("SELECT count(*) FROM pg_class", migrated)
+    sizes = Sizes(scale=1, vectors=400, seconds=1, clients=2)
+    said: list[str] = []
+    found = settings.compare(cluster.url(migrated), sizes, tell=said.append)
+    assert cluster.psql("SELECT count(*) FROM pg_class", migrated) == before
+    assert found.server == cluster.psql("SHOW server_version")
+    assert {name: len(each) for name, each in found.rounds.items()} == {"stock": 1, "prod": 1, "yours": 1}
+    assert {name: len(each) for name, each in found.builds.items()} == {"stock": 3, "prod": 3, "yours": 3}
+    assert "shared_buffers = '256MB'" in found.configurations["yours"]
+    assert "fsync = 'off'" in found.configurations["yours"]
+    assert not re.search(r"^(port|listen_addresses|hba_file|unix_socket\w*) ", found.configurations["yours"], re.M)
+    assert "random_page_cost = 1.1" in found.configurations["prod"]
+    assert [text for text in said if "huge pages could be reserved" in text] == found.remarks
+    page, numbers = comparison.write(found, settings.STOCK, tmp_path)
+    assert load(numbers).rounds == found.rounds
+    assert "ratio to stock" in page.read_text()
+
+
+def test_settings_are_compared_only_by_a_superuser_of_this_host(cluster: Cluster, migrated: str) -> None:
+    refused = bench(cluster.url(migrated, "minion"), "--settings")
+    assert (refused.returncode, "another role does not see all settings" in refused.stderr) == (2, True)
+    with copy_of(cluster, migrated) as name:
+        cluster.psql(f"ALTER DATABASE {name} SET provision.guard = 'on'")
+        guarded = bench(cluster.url(name), "--settings")
+        assert (guarded.returncode, "this database is guarded" in guarded.stderr) == (2, True)
+    both = bench(cluster.url(migrated), "--settings", f"--compare={__file__}")
+    assert (both.returncode, "--compare is of reports without --settings" in both.stderr) == (2, True)
+    assert cluster.psql("SELECT count(*) FROM pg_namespace WHERE nspname = 'provision_bench'", migrated) == "0"
+
+
+def test_settings_that_take_more_memory_than_is_free_are_refused(
+    cluster: Cluster, migrated: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = Configuration(f"shared_buffers = {2**27}")  # 1 TB
+    monkeypatch.setattr(settings, "yours", lambda _: given)
+    with pytest.raises(UsageError, match="too little memory for a second server") as refused:
+        settings.compare(cluster.url(migrated), Sizes())
+    assert (refused.value.where, refused.value.allowed) == ("shared_buffers of row yours", "1,049,600 MB")

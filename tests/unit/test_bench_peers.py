@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import re
 
 import pytest
 
-from benchmarks.database import chosen, configurations, turn
-from benchmarks.harness import Configuration
+from benchmarks.database import chosen, configurations
 from benchmarks.peers import Peer, all_peers
 from provision.compatibility import POSTGRESQL
+from provision.controller.bench.harness import Configuration, turn
 from provision.errors import UsageError
 from provision.tuning import Host
 
@@ -85,9 +86,17 @@ def test_single_changes_are_rows_beside_the_base() -> None:
         chosen(known, ["tpas"], [], "stock")
 
 
-def test_the_order_rotates() -> None:
-    assert [turn(["a", "b", "c"], number) for number in (0, 1, 3)] == [
-        ["a", "b", "c"],
-        ["b", "c", "a"],
-        ["a", "b", "c"],
-    ]
+def test_a_setting_is_left_at_its_default_without_the_pages_of_others() -> None:
+    whole = Configuration("# jit = on\njit = off\nhuge_pages = try\njit_above_cost = 5", 7)
+    assert whole.without("jit") == Configuration("# jit = on\nhuge_pages = try\njit_above_cost = 5", 7)
+    assert whole.without("huge_pages").pages == 0
+
+
+def test_each_round_has_an_order_of_its_own_that_every_run_repeats() -> None:
+    names = [str(number) for number in range(20)]
+    orders = [turn(names, number) for number in range(5)]
+    assert all(sorted(each) == sorted(names) for each in orders)
+    assert orders == [turn(names, number) for number in range(5)]
+    assert len({tuple(each) for each in orders}) == 5
+    neighbours = [set(itertools.pairwise(each)) for each in orders]
+    assert not neighbours[0] & neighbours[1] & neighbours[2]

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.harness import Configuration
-from benchmarks.processes import cpu_seconds
-from benchmarks.report import write
-from benchmarks.results import Build, Results, Sample, combined, load, markdown, save, text
+from provision.controller.bench.comparison import write
+from provision.controller.bench.harness import Configuration
 from provision.controller.bench.intervals import Ratio, ratio
+from provision.controller.bench.processes import cpu_seconds
+from provision.controller.bench.results import Build, Results, Sample, combined, load, markdown, save, text
 from provision.errors import UsageError
 
 

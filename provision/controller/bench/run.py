@@ -10,7 +10,8 @@ import signal
 import socket
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -74,16 +75,22 @@ def bench(url: str, sizes: Sizes, *, confirmed: bool = False, progress: Progress
     with database.connect(url, application="provision bench", statement_timeout_ms=0) as connection:
         real = place.refuse(connection, confirmed=confirmed)
         measured = _about(connection, sizes)
-        # Both, because a shell starts background jobs with SIGINT ignored.
-        before = {number: signal.signal(number, _interrupted) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            with place.made(connection, real):
-                pgbench = Pgbench(database.environment(url), f"{place.SCHEMA},{real},public", sizes.seed)
-                _measure(connection, pgbench, measured, progress)
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+        with interruptible(), place.made(connection, real):
+            pgbench = Pgbench(database.environment(url), f"{place.SCHEMA},{real},public", sizes.seed)
+            _measure(connection, pgbench, measured, progress)
     return measured
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Turn SIGINT and SIGTERM into KeyboardInterrupt, so that what was made is removed."""
+    # Both, because a shell starts background jobs with SIGINT ignored.
+    before = {number: signal.signal(number, _interrupted) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _interrupted(number: int, frame: FrameType | None) -> None:

@@ -1,12 +1,16 @@
-"""CPU time of a PostgreSQL server, from /proc. Reads only."""
+"""CPU time and memory of a PostgreSQL server, from /proc. Reads only."""
 
 from __future__ import annotations
 
 import os
-from contextlib import suppress
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+WATCH_S = 0.2
+SHARED = Path("/dev/shm")  # noqa: S108 - where POSIX shared memory is
 PARENT, USER, SYSTEM, CHILDREN_USER, CHILDREN_SYSTEM = 1, 11, 12, 13, 14
 """Fields of /proc/PID/stat after the name of the program, counted from 0 (proc_pid_stat(5))."""
 
@@ -24,6 +28,38 @@ def cpu_seconds(postmaster: int, root: Path = Path("/proc")) -> float:
         after = _fields(root / str(postmaster))
         if ended == [after[field] for field in (CHILDREN_USER, CHILDREN_SYSTEM)]:
             return (running + sum(int(own[field]) for field in (USER, SYSTEM)) + sum(map(int, ended))) / TICKS_PER_S
+
+
+def memory_mb(postmaster: int, root: Path = Path("/proc"), shared: Path = SHARED) -> float:
+    """Return the private memory of a server's processes in MB, with the dynamic shared memory of all servers."""
+    found = 0
+    for folder in root.glob("[0-9]*"):
+        with suppress(OSError):
+            status = dict(line.split(":\t", 1) for line in (folder / "status").read_text().splitlines())
+            if status["PPid"] == str(postmaster):
+                found += int(status.get("RssAnon", "0").split()[0]) << 10
+    for segment in shared.glob("PostgreSQL.*"):
+        with suppress(OSError):
+            found += segment.stat().st_blocks * 512
+    return found / 2**20
+
+
+@contextmanager
+def peak_memory(postmaster: int) -> Iterator[list[float]]:
+    """Watch a server's memory within a `with` block; the list then holds its highest value in MB above the first."""
+    over, found, first = threading.Event(), [0.0], memory_mb(postmaster)
+
+    def watch() -> None:
+        while not over.wait(WATCH_S):
+            found[0] = max(found[0], memory_mb(postmaster) - first)
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield found
+    finally:
+        over.set()
+        thread.join()
 
 
 def _running(folder: Path, postmaster: int) -> int:

@@ -6,16 +6,16 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from benchmarks.results import Column, Results, columns, ratios, save, tables
 from provision.controller.bench.report import BAR_PX, MARGIN_PX, PALETTE, drawn, page, rows_of
+from provision.controller.bench.results import Column, Results, columns, ratios, save, tables
 
-NUMBERS = "bench-db.json"
+NUMBERS = "comparison.json"
 TICKS = (0.1, 0.2, 0.3, 0.5, 0.7, 0.8, 0.9, 1, 1.1, 1.2, 1.5, 2, 3, 5, 10)
 
 
 def write(results: Results, base: str, folder: Path) -> tuple[Path, Path]:
-    """Write bench-db.html and bench-db.json into a folder; return their paths. Raises OSError."""
-    numbers, shown = folder / NUMBERS, folder / "bench-db.html"
+    """Write comparison.html and comparison.json into a folder; return their paths. Raises OSError."""
+    numbers, shown = folder / NUMBERS, folder / "comparison.html"
     save(results, numbers)
     shown.write_text(_page(results, base))
     return shown, numbers
@@ -46,7 +46,12 @@ def _page(results: Results, base: str) -> str:
     )
     notes = f"<section><h2>Remarks</h2><ul>{notes}</ul></section>" if notes else ""
     body = "\n".join([*sections, notes, f"<section><h2>Configurations</h2>{files}</section>"])
-    return page(f"Comparison, {results.when}", "make bench-db; the same numbers are in bench-db.json", facts, body)
+    return page(
+        f"Comparison, {results.when}",
+        f"provision bench or make bench-db; the same numbers are in {NUMBERS}",
+        facts,
+        body,
+    )
 
 
 def _chart(results: Results, base: str, each: list[Column], *, script: bool) -> str:
