@@ -351,9 +351,14 @@ def identifier(*parts: str) -> str:
 
 
 def environment(url: str) -> dict[str, str]:
-    """Return the PG* variables equivalent to a libpq URL, which keep the password off the command line."""
+    """Return the PG* variables equivalent to a libpq URL, which keep the password off the command line.
+
+    An empty value is kept: it hides that of this process's environment.
+    """
     options = psycopg.pq.Conninfo.parse(urls.read(url).url.encode())
-    return {option.envvar.decode(): option.val.decode() for option in options if option.envvar and option.val}
+    return {
+        option.envvar.decode(): option.val.decode() for option in options if option.envvar and option.val is not None
+    }
 
 
 def describe_connection(connection: Connection) -> str:

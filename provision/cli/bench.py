@@ -13,7 +13,7 @@ import click
 
 from provision.cli._database import database_option
 from provision.cli._echo import echo
-from provision.errors import HostError, UsageError
+from provision.errors import DatabaseError, HostError, UsageError
 
 if TYPE_CHECKING:
     from provision.controller.bench import Sizes
@@ -31,9 +31,14 @@ def _packages() -> None:
 
 
 def _settings(url: str, sizes: Sizes, report: Path | None, *, confirmed: bool, as_json: bool) -> None:
+    import psycopg
+
     from provision.controller.bench import comparison, results, settings
 
-    found = settings.compare(url, sizes, confirmed=confirmed, tell=lambda text: echo(text, err=True))
+    try:
+        found = settings.compare(url, sizes, report, confirmed=confirmed, tell=lambda text: echo(text, err=True))
+    except psycopg.Error as error:
+        raise DatabaseError("the second server refused a statement", seen=str(error).strip()) from error
     if report is not None:
         for path in comparison.write(found, settings.STOCK, report):
             echo(f"wrote {path}", err=True)

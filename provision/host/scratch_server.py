@@ -42,13 +42,14 @@ USUAL = ("starting PostgreSQL", "listening on", "extension initialized", "databa
 
 
 @contextmanager
-def directory(programs: Path, *words: str) -> Iterator[Path]:
+def directory(programs: Path, *words: str, place: Path | None = None) -> Iterator[Path]:
     """Make a private directory with an empty data directory `data`, and remove it at the end.
 
-    `words` are further options of initdb. Raises HostError, DatabaseError.
+    `words` are further options of initdb; `place` is a folder of the server's user. Raises HostError, DatabaseError.
     """
     home = Path("/var/lib/postgresql")
-    place = home if home.is_dir() and os.geteuid() == 0 else None
+    if place is None and home.is_dir() and os.geteuid() == 0:
+        place = home
     _require_user()
     with as_user():  # as postgres, who owns the directory: root would follow a link that took the place of its own
         scratch = Path(tempfile.mkdtemp(prefix=".scratch-", dir=place))

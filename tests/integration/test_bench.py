@@ -151,4 +151,4 @@ def test_settings_that_take_more_memory_than_is_free_are_refused(
     monkeypatch.setattr(settings, "yours", lambda _: given)
     with pytest.raises(UsageError, match="too little memory for a second server") as refused:
         settings.compare(cluster.url(migrated), Sizes())
-    assert (refused.value.where, refused.value.allowed) == ("shared_buffers of row yours", "1,049,600 MB")
+    assert (refused.value.where, refused.value.allowed) == ("shared_buffers of row yours", "1,049,736 MB")

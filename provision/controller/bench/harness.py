@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
-from provision import database, system
+from provision import database, secure_path, system
 from provision.controller import inputs
 from provision.controller.bench import place
 from provision.controller.bench.pgbench import Pgbench, Rate
@@ -31,7 +31,7 @@ EASY_SEARCH = f"""\\set q random(1, {place.QUERIES})
 SELECT id FROM notes ORDER BY embedding <=> (SELECT embedding FROM note_queries WHERE id = :q) LIMIT 10;
 """
 LOADING = "maintenance_work_mem = 3GB\nmax_wal_size = 8GB\nmax_parallel_maintenance_workers = 0\n"
-"""A build of 280,000 vectors takes 2 GB: from disk it would take many times as long."""
+"""A build of 280,000 vectors takes 2 GB: it should not continue from disk."""
 SEARCHES = {
     "hard, ef 40": (40, "memories", "queries"),
     "hard, ef 100": (100, "memories", "queries"),
@@ -68,11 +68,12 @@ def reserved(pages: int) -> Iterator[int]:
     named = dict(line.split(":") for line in MEMORY.read_text().splitlines())
     total, free, promised = (int(named[f"HugePages_{name}"]) for name in ("Total", "Free", "Rsvd"))
     used = total - free + promised
+    wanted = max(old, used + pages)  # pages that are given back may not be had again
     try:
-        PAGES.write_text(str(used + pages))
-        if int(PAGES.read_text()) < used + pages:
+        PAGES.write_text(str(wanted))
+        if int(PAGES.read_text()) < wanted:
             kernel.compact()
-            PAGES.write_text(str(used + pages))
+            PAGES.write_text(str(wanted))
         yield int(PAGES.read_text()) - used
     finally:
         PAGES.write_text(str(old))
@@ -124,15 +125,18 @@ class Bench(Generic[Made]):
     @property
     def major(self) -> int:
         """Return the server's major."""
-        return int((self.cluster.data / "PG_VERSION").read_text())
+        return int(secure_path.text(self.cluster.data / "PG_VERSION"))
 
     @contextmanager
     def pages(self, configuration: Configuration) -> Iterator[str]:
-        """Reserve the huge pages of a configuration; yield the line that makes a server use them, if all were."""
+        """Reserve the huge pages of a configuration; yield the line that makes a server use them, or none."""
         with reserved(configuration.pages) as pages:
             if pages < configuration.pages:
                 self._remark(f"only {pages} of {configuration.pages} huge pages could be reserved")
-            yield "huge_pages = on" if configuration.pages and pages >= configuration.pages else ""
+            if configuration.pages:
+                yield "huge_pages = on" if pages >= configuration.pages else ""
+            else:
+                yield "huge_pages = off"  # it would take pages that happen to be free
 
     def configure(self, configuration: Configuration, *lines: str) -> None:
         """Write the drop-in."""
@@ -146,7 +150,7 @@ class Bench(Generic[Made]):
             self.configure(configuration, taken)
             self.cluster.start()
             try:
-                with database.connect(self.cluster.url(), application="provision bench") as connection:
+                with database.connect_pinned(self.cluster.url(), application="provision bench") as connection:
                     connection.execute(f"SET search_path = {place.SCHEMA}, public".encode())
                     yield connection
             finally:
@@ -197,7 +201,7 @@ class Bench(Generic[Made]):
     @property
     def postmaster(self) -> int:
         """Return the pid of the running server."""
-        return int((self.cluster.data / "postmaster.pid").read_text().split()[0])
+        return int(secure_path.text(self.cluster.data / "postmaster.pid").split()[0])
 
     def built(self, configuration: Configuration) -> Build:
         """Rebuild the index of the hard data set under a configuration."""

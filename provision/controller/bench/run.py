@@ -83,9 +83,13 @@ def bench(url: str, sizes: Sizes, *, confirmed: bool = False, progress: Progress
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Turn SIGINT and SIGTERM into KeyboardInterrupt, so that what was made is removed."""
-    # Both, because a shell starts background jobs with SIGINT ignored.
-    before = {number: signal.signal(number, _interrupted) for number in (signal.SIGINT, signal.SIGTERM)}
+    """Turn SIGINT, SIGTERM and SIGHUP into KeyboardInterrupt, so that what was made is removed."""
+    # SIGTERM too, because a shell starts background jobs with SIGINT ignored; SIGHUP, which nohup ignores, where a
+    # connection to the host is lost.
+    caught = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        caught.append(signal.SIGHUP)
+    before = {number: signal.signal(number, _interrupted) for number in caught}
     try:
         yield
     finally:

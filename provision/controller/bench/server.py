@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -55,11 +56,25 @@ class Server:
 
 
 @contextmanager
-def served(programs: Path) -> Iterator[Server]:
-    """Make a cluster, whose server is stopped, and remove it at the end. Raises HostError, DatabaseError."""
-    with scratch_server.directory(programs, "--data-checksums", "--encoding=UTF8", "--locale=C.UTF-8") as root:
+def served(programs: Path, place: Path | None) -> Iterator[Server]:
+    """Make a cluster in a folder of the server's user; its server is stopped. Remove it at the end.
+
+    Raises HostError, DatabaseError.
+    """
+    layout = ("--data-checksums", "--encoding=UTF8", "--locale=C.UTF-8")
+    with scratch_server.directory(programs, *layout, place=place) as root:
         server = Server(programs, root)
         try:
             yield server
         finally:
             server.stop()
+
+
+@contextmanager
+def unaffected() -> Iterator[None]:
+    """Hide this process's PG* variables: a PGSERVICE has precedence over the PGHOST that pgbench gets."""
+    hidden = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith("PG")}
+    try:
+        yield
+    finally:
+        os.environ.update(hidden)

@@ -6,33 +6,47 @@ beside it, which needs as much memory again. The real server should be idle mean
 
 from __future__ import annotations
 
+import os
+import pwd
 import re
 import shutil
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from urllib.parse import quote
 
 from provision import database, system
+from provision.controller.bench.comparison import NUMBERS
 from provision.controller.bench.harness import Bench, Configuration
-from provision.controller.bench.results import Results
+from provision.controller.bench.results import Results, save
 from provision.controller.bench.run import Sizes, interruptible
-from provision.controller.bench.server import Server, served
+from provision.controller.bench.server import Server, served, unaffected
 from provision.errors import UsageError
 from provision.host.backup.dumptest import NO_PRELOAD
 from provision.tuning import Host, tune
 from provision.tuning.detect import detect
 
 STOCK, OURS, YOURS = "stock", "prod", "yours"
-SKIPPED = (
-    "archive|cluster_name|config_file|cron|data_directory|data_sync|event_source|external|hba_file|huge_pages|ident_file"
-    "|include|krb_|listen|log_destination|log_directory|log_file|log_rotation|log_truncate|logging_collector|password"
-    "|port$|primary_|promote_|recovery|restore_command|ssl|stats_temp|synchronous_standby|syslog|unix_socket"
+SKIPPED = re.compile(
+    "archive|cluster_name|config_file|cron|data_directory|data_sync|default_transaction_(read|def)|event_source|external"
+    "|hba_file|huge_pages|ident_file|idle_|include|krb_|listen|local_preload|lock_timeout|log_destination|log_directory"
+    "|log_file|log_rotation|log_truncate|logging_collector|max_slot_wal|password|port$|primary_|promote_|recovery"
+    "|restore_command|search_path|ssl|statement_timeout|stats_temp|synchronous_standby|syslog|transaction_timeout"
+    "|unix_socket|wal_keep",
+    re.I,
 )
-"""Settings that say where a server is, not how fast: paths, addresses, the log's place, archive, replication, TLS."""
+"""Settings that say where a server is, not how fast: paths, addresses, the log's place, archive, replication, TLS.
+
+And those that would end the benchmark: time-outs, and WAL that is kept.
+"""
+SECRET = re.compile("password|passphrase|secret|token|salt|_key|command|conninfo", re.I)
+"""Settings that must not be in a report; extensions and applications have settings of their own."""
 BLOCK, PAGE = 8192, 2 << 20
 SPARE_MB = 1024
-"""Memory beside the shared buffers: the sessions, and the build of a small index."""
+"""Memory beside the shared buffers and the build of the index: the sessions."""
 DISK_MB = 6144
+VECTOR_KB, SCALE_MB = 32, 16
+"""Disk for a vector of each set with its index, and for a unit of pgbench's scale."""
 BUILDS = 3
 
 
@@ -45,13 +59,26 @@ def ours(host: Host, major: int, pgvector: str, vectors: int, *accepted: str) ->
 
 def yours(connection: database.Connection) -> Configuration:
     """Return what a server's files and command line set, and the huge pages that it uses. Raises DatabaseError."""
-    # Not pg_settings alone: there, this session's pinned values hide those of the files.
+    wrong = database.ask(
+        connection,
+        "SELECT sourcefile || ':' || sourceline || ': ' || error FROM pg_file_settings"
+        " WHERE error IS NOT NULL AND error <> 'setting could not be applied'",
+    )
+    if wrong:
+        raise UsageError(
+            "the server's files have an error, so none of their changes counts", seen=str(wrong[0][0]),
+            allowed="files that a reload accepts",
+        )  # fmt: skip
+    # Not pg_settings alone: there, this session's pinned values hide those of the files. Not the files alone: a change
+    # may wait for a restart.
     rows = database.ask(
         connection,
         "(SELECT name, setting FROM pg_file_settings WHERE applied ORDER BY seqno) UNION ALL"
-        " SELECT name, current_setting(name) FROM pg_settings WHERE source = 'command line' AND context <> 'internal'",
+        " SELECT name, current_setting(name) FROM pg_settings WHERE context <> 'internal'"
+        " AND (source = 'command line' OR source = 'configuration file' AND context = 'postmaster')",
     )
-    kept = {str(name): str(value) for name, value in rows if not re.match(SKIPPED, str(name), re.I)}
+    kept = {str(name): str(value) for name, value in rows
+            if not SKIPPED.match(str(name)) and not SECRET.search(str(name))}  # fmt: skip
     libraries = [each.strip() for each in kept.get("shared_preload_libraries", "").split(",")]
     kept["shared_preload_libraries"] = ",".join(each for each in libraries if each not in NO_PRELOAD)
     conf = "\n".join(f"{name} = {_quoted(value)}" for name, value in kept.items())
@@ -71,59 +98,88 @@ def _pages(connection: database.Connection) -> int:
 
 
 def compare(
-    url: str, sizes: Sizes, *, confirmed: bool = False, tell: Callable[[str], None] = lambda _: None
+    url: str,
+    sizes: Sizes,
+    report: Path | None = None,
+    *,
+    confirmed: bool = False,
+    tell: Callable[[str], None] = lambda _: None,
 ) -> Results:
     """Measure stock, prod and the settings of the server of `url`, `sizes.rounds` rounds and three builds of each.
 
-    Raises UsageError where that is refused, HostError and DatabaseError on failures.
+    Each step is kept in the file of numbers in `report`. Raises UsageError where that is refused, HostError and
+    DatabaseError on failures.
     """
-    with database.connect_pinned(url, application="provision bench") as connection:
-        _refuse(connection, confirmed=confirmed)
+    socket = database.environment(url).get("PGHOST", os.environ.get("PGHOST", "/")).startswith("/")
+    with (
+        system.as_user() if socket else nullcontext(),  # peer authentication checks the user of the process
+        database.connect_pinned(url, application="provision bench") as connection,
+    ):
+        data = _refuse(connection, confirmed=confirmed)
         programs = Path(str(database.ask(connection, "SELECT setting FROM pg_config WHERE name = 'BINDIR'")[0][0]))
         theirs = yours(connection)
-    with interruptible(), served(programs) as server:
+    # On the disk of the real server, where its user may make a directory.
+    user = system.POSTGRES if os.geteuid() == 0 else pwd.getpwuid(os.geteuid()).pw_name
+    place = data.parent if data.parent.owner() == user else None
+    with interruptible(), unaffected(), served(programs, place) as server:
         bench = Bench(sizes, server, tell)
-        _require_disk(server.root)
+        _require_disk(server.root, sizes)
         _require_memory(bench, programs, {YOURS: theirs})
         bench.load()
-        host = Host(**detect())  # type: ignore[arg-type]
+        host = Host(**detect(str(data)))  # type: ignore[arg-type]
         prod = ours(host, bench.major, bench.pgvector, sizes.vectors)
         rows = {STOCK: Configuration(""), OURS: prod, YOURS: theirs}
         _require_memory(bench, programs, rows)
         found = bench.results(rows)
-        bench.compare(rows, found, rounds=sizes.rounds, builds=BUILDS, keep=tell)
+
+        def keep(what: str) -> None:
+            tell(what)
+            if report:
+                save(found, report / NUMBERS)
+
+        bench.compare(rows, found, rounds=sizes.rounds, builds=BUILDS, keep=keep)
         return found
 
 
-def _refuse(connection: database.Connection, *, confirmed: bool) -> None:
+def _refuse(connection: database.Connection, *, confirmed: bool) -> Path:
+    """Return the data directory. Raises UsageError where the settings cannot or must not be compared."""
     database.refuse_pooler(connection)
     info = connection.info
-    local = info.host.startswith("/") or info.hostaddr in ("127.0.0.1", "::1")
-    if not local or not Path(f"/proc/{info.backend_pid}").exists():  # a container's server has other process ids
+    where = database.describe_connection(connection)
+    if database.ask(connection, "SELECT current_setting('is_superuser')")[0][0] != "on":
+        host = quote(info.host, safe="") if info.host.startswith("/") else "%2Frun%2Fpostgresql"
+        raise UsageError(
+            "another role does not see all settings", where=where, seen=info.user, allowed="a superuser",
+            run=f"provision bench --settings --database 'postgresql://postgres@/{quote(info.dbname, safe='')}"
+            f"?host={host}&port={info.port}'",
+        )  # fmt: skip
+    data = Path(str(database.ask(connection, "SELECT current_setting('data_directory')")[0][0]))
+    try:
+        own = data.samefile(f"/proc/{info.backend_pid}/cwd")  # a container's server has other process ids
+    except OSError:
+        own = False
+    if not own:
         raise UsageError(
             "settings are compared on the host of their database, whose memory and CPUs they are made for",
-            where=database.describe_connection(connection), seen="a server elsewhere",
-            allowed="a server of this host, by its socket or a loopback address",
-        )  # fmt: skip
-    if database.ask(connection, "SELECT current_setting('is_superuser')")[0][0] != "on":
-        raise UsageError(
-            "another role does not see all settings", where=database.describe_connection(connection),
-            seen=info.user, allowed="a superuser",
-            run=f"provision bench --settings --database 'postgresql://postgres@/{quote(info.dbname)}?host=/run/postgresql'",
+            where=where, seen="no process of this server, or one of another user",
+            allowed="a server of this host, as root or as its user",
         )  # fmt: skip
     if database.guarded(connection) and not confirmed:
         raise UsageError(
             "this database is guarded, and a second server would load its host heavily", where=info.dbname,
             seen="provision.guard is on", allowed="--yes, while the server is not in use",
         )  # fmt: skip
+    return data
 
 
-def _require_disk(folder: Path) -> None:
+def _require_disk(folder: Path, sizes: Sizes) -> None:
     free = shutil.disk_usage(folder).free >> 20
-    if free < DISK_MB:
+    data = sizes.vectors * VECTOR_KB // 1024 + sizes.scale * SCALE_MB
+    need = max(DISK_MB, 3 * data + 2048)  # two copies while an index is built, and WAL
+    if free < need:
         raise UsageError(
             "too little disk space to compare settings", where=str(folder), seen=f"{free:,} MB free",
-            allowed=f"{DISK_MB:,} MB",
+            allowed=f"{need:,} MB, or smaller --vectors and --scale",
         )  # fmt: skip
 
 
@@ -135,7 +191,7 @@ def _require_memory(bench: Bench[Server], programs: Path, rows: Mapping[str, Con
         bench.configure(row)
         words = (programs / "postgres", "-D", bench.cluster.data, "-C", "shared_buffers")
         asked = system.run(*words, user=system.POSTGRES, directory=Path("/"))
-        need = (int(asked.stdout) * BLOCK >> 20) + SPARE_MB
+        need = (int(asked.stdout) * BLOCK >> 20) + SPARE_MB + min(3072, bench.sizes.vectors * 7 // 1024)
         if need > free:
             raise UsageError(
                 "too little memory for a second server with these settings",

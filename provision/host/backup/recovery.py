@@ -125,7 +125,7 @@ def await_target(url: str, target: Target, last: wal.Segment, log: Log, narrate:
             seen.note(len(text), "")  # before it accepts connections, only the log shows progress
         # Only of a server that refuses connections: on another one a client can write such a line into the log.
         if session is None and log.ended(text):
-            raise BackupError("the server stopped during recovery", where=str(target), seen=_why(text))
+            raise BackupError("the server stopped during recovery", where=str(target), seen=_why(log()))
         if seen.still > SILENT_S:
             raise BackupError(f"no progress of recovery for {SILENT_S} s", where=str(target), seen=_why(text))
         time.sleep(POLL_S)

@@ -102,7 +102,7 @@ class Scratch(recovery.Log):
         options = [f"--{name}={value}" for name, value in settings.items()]
         with system.running(
             "setpriv", "--pdeathsig=INT", self.programs / "postgres", "-D", self.data, *options,
-            log=self.path, directory=SCRATCH, stop=signal.SIGINT, wait_s=STOP_S,
+            log=self.path, directory=SCRATCH, user=system.POSTGRES, stop=signal.SIGINT, wait_s=STOP_S,
         ) as self.process:  # fmt: skip
             if wait and not scratch_server.ready(self.process, self.data):
                 reason = scratch_server.reason(self())
