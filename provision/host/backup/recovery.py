@@ -25,6 +25,7 @@ POLL_S = 0.2
 SETTLED_S = 2  # no progress for this long in the last segment: the last record was replayed
 STUCK_S = 20  # no progress for this long while waiting for WAL: recovery is stuck ...
 STUCK_RETRIES = 10  # ... after this many failed attempts to fetch WAL; a slow repository is not an error
+SHOWN_CHARACTERS = 300
 SILENT_S = 3600  # upper bound: even a large file to sync takes less
 # Settings that a restore writes into postgresql.auto.conf; they must not stop a later recovery.
 POINTS = tuple(f"recovery_target{name}" for name in ("", "_time", "_xid", "_name", "_lsn", "_action"))
@@ -125,7 +126,9 @@ def await_target(url: str, target: Target, last: wal.Segment, log: Log, narrate:
             seen.note(len(text), "")  # before it accepts connections, only the log shows progress
         # Only of a server that refuses connections: on another one a client can write such a line into the log.
         if session is None and log.ended(text):
-            raise BackupError("the server stopped during recovery", where=str(target), seen=_why(log()))
+            said = log()
+            reason = _why(said) or said[-SHOWN_CHARACTERS:].strip()
+            raise BackupError("the server stopped during recovery", where=str(target), seen=reason)
         if seen.still > SILENT_S:
             raise BackupError(f"no progress of recovery for {SILENT_S} s", where=str(target), seen=_why(text))
         time.sleep(POLL_S)

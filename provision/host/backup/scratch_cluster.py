@@ -67,8 +67,9 @@ def preloaded(plan: Plan, names: Container[str]) -> list[str]:
 class Scratch(recovery.Log):
     """A server on a restored directory: socket only, with limits at least as high as its primary's. It is also its log.
 
-    It is this process's child, and ends with it. pg_ctl would return as soon as postmaster.pid is gone, before the
-    server's last line and its exit, and could not stop one that has not written the file yet.
+    It is this process's child. pg_ctl would return as soon as postmaster.pid is gone, before the server's last line and
+    its exit, and could not stop one that has not written the file yet. Not by setpriv: the unit of the restore test
+    forbids capset, which setpriv calls; it ends its processes, and `clear` ends the server of a test killed elsewhere.
     """
 
     def __init__(self, plan: Plan, data: Path) -> None:
@@ -101,7 +102,7 @@ class Scratch(recovery.Log):
         settings = {**self.settings, **more}
         options = [f"--{name}={value}" for name, value in settings.items()]
         with system.running(
-            "setpriv", "--pdeathsig=INT", self.programs / "postgres", "-D", self.data, *options,
+            self.programs / "postgres", "-D", self.data, *options,
             log=self.path, directory=SCRATCH, user=system.POSTGRES, stop=signal.SIGINT, wait_s=STOP_S,
         ) as self.process:  # fmt: skip
             if wait and not scratch_server.ready(self.process, self.data):
