@@ -94,11 +94,15 @@ def server(programs: Path) -> Iterator[str]:
         with serving(programs, scratch, *words) as (ready, log):
             if not ready:
                 raise DatabaseError("a scratch server does not start", where=str(programs), seen=reason(log))
-            # Without an empty hostaddr, PGHOSTADDR would send the sessions to another server.
-            place = {"host": scratch, "hostaddr": "", "port": PORT, "user": "postgres", "dbname": "postgres"}
-            url = conninfo(place)
-            _require_own(url, scratch / "data")
-            yield url
+            place = url(scratch)
+            _require_own(place, scratch / "data")
+            yield place
+
+
+def url(scratch: Path) -> str:
+    """Return the superuser's key=value string of database postgres, of the server on a `directory`."""
+    # Without an empty hostaddr, PGHOSTADDR would send the sessions to another server.
+    return conninfo({"host": scratch, "hostaddr": "", "port": PORT, "user": "postgres", "dbname": "postgres"})
 
 
 def options(settings: dict[str, str]) -> list[str]:

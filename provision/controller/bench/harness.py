@@ -49,13 +49,17 @@ class Configuration:
 
     def changed(self, assignment: str) -> Configuration:
         """Return the configuration with one more setting, such as `jit = on`."""
-        name = assignment.partition("=")[0].strip()
-        return replace(self, conf=f"{self.conf}\n{assignment}", pages=0 if name == "huge_pages" else self.pages)
+        pages = 0 if _name(assignment) == "huge_pages" else self.pages
+        return replace(self, conf=f"{self.conf}\n{assignment}", pages=pages)
 
     def without(self, name: str) -> Configuration:
         """Return the configuration with one setting left at PostgreSQL's default; without huge_pages, none are used."""
-        lines = [line for line in self.conf.splitlines() if line.partition("=")[0].strip() != name]
+        lines = [line for line in self.conf.splitlines() if _name(line) != name]
         return replace(self, conf="\n".join(lines), pages=0 if name == "huge_pages" else self.pages)
+
+
+def _name(line: str) -> str:
+    return line.partition("=")[0].strip()
 
 
 @contextmanager
@@ -162,7 +166,7 @@ class Bench(Generic[Made]):
             rows = database.ask(
                 connection, "SELECT name FROM pg_settings WHERE setting IS DISTINCT FROM boot_val ORDER BY name"
             )
-        given = {line.partition("=")[0].strip() for line in configuration.conf.splitlines()}
+        given = set(map(_name, configuration.conf.splitlines()))
         return [str(name) for (name,) in rows if name in given]
 
     def _remark(self, text: str) -> None:

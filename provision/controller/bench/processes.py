@@ -22,10 +22,10 @@ def cpu_seconds(postmaster: int, root: Path = Path("/proc")) -> float:
     scan would count neither as running nor as ended, so the scan is repeated until none does.
     """
     while True:
-        own = _fields(root / str(postmaster))
+        own = fields(root / str(postmaster))
         running = sum(_running(folder, postmaster) for folder in root.glob("[0-9]*"))
         ended = [own[field] for field in (CHILDREN_USER, CHILDREN_SYSTEM)]
-        after = _fields(root / str(postmaster))
+        after = fields(root / str(postmaster))
         if ended == [after[field] for field in (CHILDREN_USER, CHILDREN_SYSTEM)]:
             return (running + sum(int(own[field]) for field in (USER, SYSTEM)) + sum(map(int, ended))) / TICKS_PER_S
 
@@ -65,11 +65,12 @@ def peak_memory(postmaster: int) -> Iterator[list[float]]:
 def _running(folder: Path, postmaster: int) -> int:
     """Return the ticks of a child; 0 for other processes and for one that has just ended."""
     with suppress(OSError):
-        found = _fields(folder)
+        found = fields(folder)
         if int(found[PARENT]) == postmaster:
             return int(found[USER]) + int(found[SYSTEM])
     return 0
 
 
-def _fields(folder: Path) -> list[str]:
+def fields(folder: Path) -> list[str]:
+    """Return the fields of a process's stat, after the name of its program."""
     return (folder / "stat").read_text().rpartition(")")[2].split()

@@ -9,12 +9,12 @@ from pathlib import Path
 
 from provision.errors import DatabaseError
 from provision.host import scratch_server
-from provision.quoting import conninfo
 
 APART = {
-    "listen_addresses": "", "archive_mode": "off", "external_pid_file": "", "logging_collector": "off",
-    "log_destination": "stderr", "lc_messages": "C", "ssl": "off", "synchronous_standby_names": "",
-}  # fmt: skip
+    **{name: value for name, value in scratch_server.OVERRIDES.items() if name != "autovacuum"},
+    "ssl": "off",
+    "synchronous_standby_names": "",
+}
 """Settings that keep it away from the real server, whatever its drop-in has."""
 
 
@@ -35,10 +35,7 @@ class Server:
 
     def url(self) -> str:
         """Return the superuser's key=value string of database postgres."""
-        # Without an empty hostaddr, PGHOSTADDR would send the sessions to another server.
-        return conninfo(
-            {"host": self.root, "hostaddr": "", "port": self.port, "user": "postgres", "dbname": "postgres"}
-        )
+        return scratch_server.url(self.root)
 
     def start(self) -> None:
         """Start the server and wait until it accepts connections. Raises DatabaseError with the log's reason."""

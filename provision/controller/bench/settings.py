@@ -16,8 +16,10 @@ from pathlib import Path
 from urllib.parse import quote
 
 from provision import database, system
+from provision.checks.host import TAKEN
 from provision.controller.bench.comparison import NUMBERS
 from provision.controller.bench.harness import Bench, Configuration
+from provision.controller.bench.processes import PARENT, fields
 from provision.controller.bench.results import Results, save
 from provision.controller.bench.run import Sizes, interruptible
 from provision.controller.bench.server import Server, served, unaffected
@@ -30,8 +32,8 @@ STOCK, OURS, YOURS = "stock", "prod", "yours"
 SKIPPED = re.compile(
     "archive|cluster_name|config_file|cron|data_directory|data_sync|default_transaction_(read|def)|event_source|external"
     "|hba_file|huge_pages|ident_file|idle_|include|krb_|listen|local_preload|lock_timeout|log_destination|log_directory"
-    "|log_file|log_rotation|log_truncate|logging_collector|max_slot_wal|password|port$|primary_|promote_|recovery"
-    "|restore_command|search_path|ssl|statement_timeout|stats_temp|synchronous_standby|syslog|transaction_timeout"
+    "|log_file|log_rotation|log_truncate|logging_collector|max_slot_wal|port$|primary_|promote_|recovery"
+    "|search_path|ssl|statement_timeout|stats_temp|synchronous_standby|syslog|transaction_timeout"
     "|unix_socket|wal_keep",
     re.I,
 )
@@ -86,15 +88,16 @@ def yours(connection: database.Connection) -> Configuration:
 
 
 def _quoted(value: str) -> str:
+    # Not quoting.postgresql_conf, which refuses a tab: a server's log_line_prefix may have one.
     return "'" + value.replace("\\", "\\\\").replace("'", "''") + "'"
 
 
 def _pages(connection: database.Connection) -> int:
     """Return the huge pages of the server's shared memory, if it uses any: the postmaster's status tells."""
-    parent = Path(f"/proc/{connection.info.backend_pid}/stat").read_text().rpartition(")")[2].split()[1]
-    taken = re.search(r"^HugetlbPages:\s+([1-9]\d*) kB", Path(f"/proc/{parent}/status").read_text(), re.M)
+    parent = fields(Path(f"/proc/{connection.info.backend_pid}"))[PARENT]
+    taken = re.search(TAKEN, Path(f"/proc/{parent}/status").read_text(), re.M)
     size = database.ask(connection, "SELECT sum(allocated_size) FROM pg_shmem_allocations")[0][0]
-    return int(str(size)) // PAGE + 1 if taken else 0
+    return int(str(size)) // PAGE + 1 if taken and int(taken[1]) else 0
 
 
 def compare(
@@ -129,7 +132,7 @@ def compare(
         host = Host(**detect(str(data)))  # type: ignore[arg-type]
         prod = ours(host, bench.major, bench.pgvector, sizes.vectors)
         rows = {STOCK: Configuration(""), OURS: prod, YOURS: theirs}
-        _require_memory(bench, programs, rows)
+        _require_memory(bench, programs, {OURS: prod})
         found = bench.results(rows)
 
         def keep(what: str) -> None:
