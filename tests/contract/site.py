@@ -1,11 +1,12 @@
 """Assemble and build the documentation site: `make site`. Reads README.md, docs/ and the READMEs of the roles.
 
-The pages are copies with rewritten links: README.md becomes the front page, docs/NAME.md keeps its name, and
-roles/NAME/README.md becomes role-NAME.md. The navigation comes from the tables of docs/README.md.
+The pages are copies with rewritten links: NAMES says what a file becomes, and docs/NAME.md keeps its name. The
+navigation comes from the tables of docs/README.md.
 """
 
 from __future__ import annotations
 
+import posixpath
 import re
 import shutil
 import subprocess
@@ -18,20 +19,43 @@ from tests.contract.repository import ROOT, roles
 
 PAGES, SITE = ROOT / ".provision/site-pages", ROOT / ".provision/site"
 ON_CALL = "on-call.md"
+NAMES = {
+    "README.md": "index.md",
+    "docs/README.md": "pages.md",
+    "CONTRIBUTING.md": "contributing.md",
+    "SECURITY.md": "security-policy.md",
+    "CHANGELOG.md": "changelog.md",
+    **{f"roles/{role.name}/README.md": f"role-{role.name}.md" for role in roles()},
+}
+FILES = {*NAMES, *(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))}
 
 
 def pages() -> dict[str, str]:
     """Return every page of the site by its file name."""
-    found = {path.name: _docs(path.read_text()) for path in sorted((ROOT / "docs").glob("*.md"))}
-    found["pages.md"] = found.pop("README.md").replace("README.md", "index.md")
-    found["index.md"] = _front((ROOT / "README.md").read_text())
-    found["contributing.md"] = _front((ROOT / "CONTRIBUTING.md").read_text())
-    found["security-policy.md"] = _front((ROOT / "SECURITY.md").read_text())
-    changes = _front((ROOT / "CHANGELOG.md").read_text())
-    found["changelog.md"] = re.sub(r"(?<=[\s(])docs/([\w-]+)\.md(?=[\s),:;.])", r"[\1](\1.md)", changes)
+    found = {name(path): linked(ROOT / path) for path in sorted(FILES)}
+    found["changelog.md"] = re.sub(r"(?<=[\s(])docs/([\w-]+)\.md(?=[\s),:;.])", r"[\1](\1.md)", found["changelog.md"])
     found[ON_CALL] = on_call()
-    found |= {f"role-{role.name}.md": _role((role.path / "README.md").read_text()) for role in roles()}
-    return {name: re.sub(r"\[docs/([\w-]+)\.md\]\(\1\.md\)", r"[\1](\1.md)", text) for name, text in found.items()}
+    return {page: re.sub(r"\[docs/([\w-]+)\.md\](?=\(\1\.md)", r"[\1]", text) for page, text in found.items()}
+
+
+def name(path: str) -> str:
+    """Return the page that a file of the repository becomes; pictures keep their name, other files their path."""
+    if path in NAMES:
+        return NAMES[path]
+    place = Path(path)
+    return place.name if place.parent == Path("docs") else path
+
+
+def linked(path: Path) -> str:
+    """Return the text of a file with its links, whatever their anchors, rewritten to pages of the site."""
+    folder = path.parent.relative_to(ROOT)
+
+    def page(match: re.Match[str]) -> str:
+        return match[1] + name(posixpath.normpath(folder / match[2]))
+
+    text = path.read_text().replace("[docs/README.md](docs/README.md#runbooks)", f"[On call]({ON_CALL})")
+    text = re.sub(r"\[(`[^`]+`)\]\((?:\.\./)*provision/[^)]+\)", r"\1", text)  # source files become their names
+    return re.sub(r'(\]\(|src="|srcset=")(?!https?:|#)([^)#"\s]+)', page, text)
 
 
 def sections() -> dict[str, list[tuple[str, str]]]:
@@ -70,30 +94,6 @@ def navigation() -> list[dict[str, object]]:
 
 def _title(page: str) -> str:
     return (ROOT / "docs" / page).read_text().partition("\n")[0].removeprefix("# ")
-
-
-def _docs(text: str) -> str:
-    """Rewrite links out of docs/: to pages of the root and to the roles; source files become their names."""
-    text = re.sub(r"\]\(\.\./roles/(\w+)/README\.md", r"](role-\1.md", text)
-    text = re.sub(r"\[(`[^`]+`)\]\(\.\./provision/[^)]+\)", r"\1", text)
-    for page, name in {"README": "index", "CONTRIBUTING": "contributing", "SECURITY": "security-policy"}.items():
-        text = text.replace(f"](../{page}.md", f"]({name}.md")
-    return text
-
-
-def _front(text: str) -> str:
-    """Rewrite the links of a page of the root."""
-    text = text.replace("[docs/README.md](docs/README.md#runbooks)", f"[On call]({ON_CALL})")
-    text = re.sub(r"\]\(docs/README\.md\)", "](pages.md)", text)
-    text = re.sub(r"\]\(docs/([\w.-]+)\)", r"](\1)", text)
-    text = re.sub(r"\]\(roles/(\w+)/README\.md\)", r"](role-\1.md)", text)
-    text = re.sub(r'(src|srcset)="docs/', r'\1="', text)
-    return text.replace("](CONTRIBUTING.md)", "](contributing.md)").replace("](CHANGELOG.md)", "](changelog.md)")
-
-
-def _role(text: str) -> str:
-    text = re.sub(r"\]\(\.\./\.\./docs/([\w-]+\.md)", r"](\1", text)
-    return re.sub(r"\]\(\.\./(\w+)/README\.md", r"](role-\1.md", text)
 
 
 def assemble() -> Path:

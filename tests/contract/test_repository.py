@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.contract import site
 from tests.contract.repository import ROOT
 
 
@@ -51,6 +52,20 @@ def test_links_and_pages_exist(page: str) -> None:
     named = re.findall(r"(?<![\w/])docs/[\w-]+\.md", text(page))
     assert [link for link in links if not (folder / link).exists()] == []
     assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+def test_every_page_is_in_the_table_of_pages() -> None:
+    listed = {page for rows in site.sections().values() for _, page in rows}
+    assert listed == {path.name for path in (ROOT / "docs").glob("*.md")} - {"README.md"}
+
+
+def test_links_of_the_site_name_its_pages() -> None:
+    pages = site.pages()
+    names = {*pages, *(path.name for path in (ROOT / "docs").glob("*.*") if path.suffix in {".svg", ".png"})}
+    for name, page in pages.items():
+        page = re.sub(r"^```.*?^```|`[^`\n]+`", "", page, flags=re.M | re.S)
+        links = set(re.findall(r"\]\((?!https?:|#)([^)#\s]+)", page))
+        assert links <= names, name
 
 
 @pytest.mark.parametrize("page", [name for name in tracked() if name.endswith(".md") and name != "CHANGELOG.md"])
