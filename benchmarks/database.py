@@ -107,7 +107,7 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--scale", type=int, default=20, help="pgbench scale factor.")
     parser.add_argument("--only", nargs="*", default=[], help="Configurations to compare with the base.")
     parser.add_argument("--set", nargs="*", default=[], help="Single changes of prod, each a row of its own.")
-    parser.add_argument("--ablate", action="store_true", help="Add prod without each setting that is no default.")
+    parser.add_argument("--ablate", action="store_true", help="Add prod with each setting in turn at its default.")
     parser.add_argument("--stages", nargs="*", default=[], help="Stages to measure; all by default.")
     parser.add_argument("--base", default=STOCK, help="Configuration that the ratios refer to.")
     parser.add_argument("--report", type=Path, help="Directory for comparison.html and comparison.json.")

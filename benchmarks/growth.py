@@ -132,13 +132,14 @@ def databases(sizes: tuple[int, ...]) -> Iterator[Point]:
     for count in sizes:
         with production_host("bench-growth", backup.MEMORY, backup.VARIABLES) as host:
             backup.prepare(host, count * 1024)
-            for name, command in {
-                "full backup": "provision backup take --type full",
-                "diff backup after 2 % of notes": f"{backup.CHANGE} && provision backup take --type diff",
-                "restore": f"mkdir -p {backup.SCRATCH} && {backup.NEW} && "
-                f"pgbackrest --stanza={host.name} --pg1-path={backup.SCRATCH}/new --archive-mode=off restore",
-                "restore test": f"rm -rf {backup.SCRATCH} && provision backup drill --type physical",
-            }.items():
+            restore = f"pgbackrest --stanza={host.name} --pg1-path={backup.SCRATCH}/new --archive-mode=off restore"
+            for name, before, command in (
+                ("full backup", "true", "provision backup take --type full"),
+                ("diff backup after 2 % of notes", backup.CHANGE, "provision backup take --type diff"),
+                ("restore", f"mkdir -p {backup.SCRATCH} && {backup.NEW}", restore),
+                ("restore test", f"rm -rf {backup.SCRATCH}", "provision backup drill --type physical"),
+            ):
+                host.run(before)
                 yield name, "s", count, backup.timed(host, command)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import select
+import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -101,19 +102,22 @@ def _open(url: str, parameters: dict[str, str | int | None], autocommit: bool) -
         connection.prepare_threshold = None  # prepared statements do not survive a pooler or DISCARD ALL
     except psycopg.Error as error:
         said = urls.redacted(str(error).strip(), url)
-        unknown = re.search(r'unrecognized configuration parameter "([^"]*)"', said)
+        allowed, next_command = _remedy(said, parameters)
         raise DatabaseError(
-            "cannot connect to PostgreSQL",
-            where=urls.describe(url),
-            seen=said,
-            allowed="parameters of libpq and settings of the server"
-            if unknown
-            else "a libpq URL (postgresql://user@host:port/database) or the PG* environment variables",
-            run=f"remove {unknown[1]} from the URL"
-            if unknown
-            else "pg_isready with that host and port; on the host: systemctl status 'postgresql@*'",
+            "cannot connect to PostgreSQL", where=urls.describe(url), seen=said, allowed=allowed, run=next_command
         ) from None
     return connection
+
+
+def _remedy(said: str, parameters: Mapping[str, str | int | None]) -> tuple[str, str]:
+    """Return what is allowed, and the next command, for a message of libpq."""
+    if unknown := re.search(r'unrecognized configuration parameter "([^"]*)"', said):
+        return "parameters of libpq and settings of the server", f"remove {unknown[1]} from the URL"
+    if "password" in said:
+        return "the role's password, in the URL, PGPASSWORD or the password file (~/.pgpass)", ""
+    words = [word for flag, name in (("-h", "host"), ("-p", "port"))
+             if parameters.get(name) for word in (flag, str(parameters[name]))]  # fmt: skip
+    return "a server that accepts connections there", shlex.join(["pg_isready", *words])
 
 
 def _limited(connection: Connection, statement_timeout_ms: int | None, lock_timeout_ms: int | None) -> Connection:

@@ -1,4 +1,4 @@
-"""Whether vector searches use the HNSW index over the documented range of ef_search. Reads plans, runs no search.
+"""Whether vector searches use the HNSW index at the documented values of ef_search. Reads plans, runs no search.
 
 Does IO. The planner compares the index's random reads with a sequential scan, and a larger ef_search raises the cost
 of the index: at random_page_cost 4 it switched to a scan at ef_search 100, with 9 instead of 1,800 searches a second.

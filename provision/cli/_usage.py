@@ -24,8 +24,19 @@ def usage(error: click.UsageError) -> UsageError:
     if error.ctx is None:
         return UsageError(message, run="the same command with --help")
     shown = " ".join(error.ctx.command.get_usage(error.ctx).split()).removeprefix("Usage: ")
-    allowed = _commands(message, error.ctx) or shown
+    allowed = _commands(message, error.ctx) or _values(message) or shown
     return UsageError(message, where=error.ctx.command_path, allowed=allowed, run=f"{error.ctx.command_path} --help")
+
+
+def _values(message: str) -> str:
+    """Return the numbers or words that are allowed; "" for an error that is not about a range or a choice."""
+    if words := re.search(r" is not one of ('.+')$", message):
+        return words[1].replace("'", "")
+    if least := re.search(r" is not in the range x>=(\S+)$", message):
+        return f"{least[1]} or more"
+    if both := re.search(r" is not in the range (\S+)<=x<=(\S+)$", message):
+        return f"{both[1]} to {both[2]}"
+    return ""
 
 
 def _commands(message: str, context: click.Context) -> str:

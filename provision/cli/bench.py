@@ -6,6 +6,7 @@ import dataclasses
 import importlib.util
 import json
 import sys
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,9 +26,23 @@ def _packages() -> None:
     if missing:
         raise HostError(
             "packages of the benchmark are not installed",
-            seen=", ".join(missing),
-            run=f"{sys.executable} -m pip install -c constraints.txt -e '.[bench]', in the clone",
+            seen=f"no {' and no '.join(missing)}",
+            allowed="in the project's clone, with its constraints.txt",
+            run=f"{sys.executable} -m pip install -c constraints.txt -e '.[bench]'",
         )
+
+
+def _require_writable(folder: Path) -> None:
+    """Make the directory of the report. Raises UsageError before the benchmark, rather than lose its results."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UsageError(
+            "the report cannot be written", where=str(folder), seen=error.strerror or str(error),
+            allowed="a directory in which this user can make files",
+        ) from None  # fmt: skip
 
 
 def _settings(url: str, sizes: Sizes, report: Path | None, *, confirmed: bool, as_json: bool) -> None:
@@ -93,6 +108,8 @@ def command(
     from rich.progress import Progress, TaskID
 
     _packages()
+    if report is not None:
+        _require_writable(report)
     from provision.controller.bench import Sizes, bench
     from provision.controller.bench.compare import compare, earlier, lines
     from provision.controller.bench.report import write
@@ -100,7 +117,7 @@ def command(
     sizes = Sizes(scale=scale, vectors=vectors, seconds=seconds, clients=clients, seed=seed, rounds=rounds)
     if of_settings:
         if compared:
-            raise UsageError("--compare is of reports without --settings", seen=str(compared), allowed="one of the two")
+            raise UsageError("--compare and --settings exclude each other", seen=str(compared), allowed="one of them")
         _settings(url, sizes, report, confirmed=yes, as_json=as_json)
         return
     before = earlier(compared, sizes) if compared else []

@@ -107,8 +107,9 @@ class Sandbox:
             raise HostError(
                 "podman on this machine does not use netavark, so hosts could not resolve each other's names",
                 seen=backend,
-                allowed="netavark, podman's default on a machine without old CNI networks",
-                run="podman system reset (removes every container on this machine), then try again",
+                allowed="netavark; podman keeps the backend that its first command found, until a reset, which"
+                " removes every container and image on this machine",
+                run="podman system reset",
             )
         return info
 
@@ -188,7 +189,7 @@ class Sandbox:
                 where="podman on this machine",
                 seen=f"image {foreign[0]['ImageName']}, created {foreign[0]['Created']}",
                 allowed="another host name",
-                run=f"podman rm --force {container} (if it is not needed)",
+                run=f"podman rm --force {container}",
             )
 
     def _free_address(self, taken: list[str]) -> str:

@@ -88,7 +88,7 @@ def _value(where: str, value: Any, spec: Mapping[str, Any], problems: list[str])
     if choices and plain not in choices:
         near = difflib.get_close_matches(str(plain), [str(each) for each in choices], 1)
         hint = f"; did you mean {near[0]}?" if near else ""
-        problems.append(_message(where, value, ", ".join(map(str, choices))) + hint)
+        problems.append(_message(where, value, ", ".join(str(each) or "empty" for each in choices)) + hint)
     return plain
 
 

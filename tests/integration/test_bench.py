@@ -47,7 +47,10 @@ def test_measures_a_guarded_database_with_data_only_with_yes_and_cleans_up(
         done = bench(cluster.url(name, "minion"), f"--report={tmp_path}", "--json", "--yes")
         assert done.returncode == 0, done.stderr
         other = bench(cluster.url(name, "minion"), f"--compare={tmp_path}/bench.json", "--yes", "--rounds=2")
-        assert "the earlier benchmark had other conditions" in other.stderr
+        assert "the earlier benchmark ran under different conditions" in other.stderr
+        assert "allowed: rounds 1, as in the earlier one" in other.stderr
+        lost = bench(cluster.url(name, "minion"), "--yes", f"--report={tmp_path}/bench.json/below")
+        assert (lost.returncode, "the report cannot be written" in lost.stderr) == (2, True)
         found = json.loads(done.stdout)
         assert schemas(cluster, name) == "0"
         assert cluster.psql("SELECT (SELECT count(*) FROM agents), (SELECT count(*) FROM memories)", name) == "1|0"
@@ -134,13 +137,13 @@ def test_settings_of_a_server_are_compared_on_a_second_one(
 
 def test_settings_are_compared_only_by_a_superuser_of_this_host(cluster: Cluster, migrated: str) -> None:
     refused = bench(cluster.url(migrated, "minion"), "--settings")
-    assert (refused.returncode, "another role does not see all settings" in refused.stderr) == (2, True)
+    assert (refused.returncode, "only a superuser can read all settings" in refused.stderr) == (2, True)
     with copy_of(cluster, migrated) as name:
         cluster.psql(f"ALTER DATABASE {name} SET provision.guard = 'on'")
         guarded = bench(cluster.url(name), "--settings")
         assert (guarded.returncode, "this database is guarded" in guarded.stderr) == (2, True)
     both = bench(cluster.url(migrated), "--settings", f"--compare={__file__}")
-    assert (both.returncode, "--compare is of reports without --settings" in both.stderr) == (2, True)
+    assert (both.returncode, "--compare and --settings exclude each other" in both.stderr) == (2, True)
     assert cluster.psql("SELECT count(*) FROM pg_namespace WHERE nspname = 'provision_bench'", migrated) == "0"
 
 

@@ -111,6 +111,24 @@ def test_plan_of_a_converged_host_reports_no_change(fleet: Fleet) -> None:
     assert {name: row.changed for name, row in plan.recap.items()} == {"db1": 0}, plan.output
 
 
+def test_dev_host_is_backed_up_tested_and_restored_by_the_playbooks(fleet: Fleet) -> None:
+    def run(playbook: str, *arguments: str) -> Run:
+        return play(playbook, fleet.one.inventory, "--limit", "db1", *arguments)
+
+    early = run("drill.yml")
+    assert (early.code != 0, "db1 has no dump yet" in early.text()) == (True, True), early.output
+    physical = run("restore.yml")
+    assert (physical.code != 0, "restore.yml: -e restore_source=dump" in physical.text()) == (True, True)
+    for playbook in ("backup.yml", "drill.yml"):
+        done = run(playbook)
+        assert done.code == 0, done.output
+    restored = run("restore.yml", "-e", "restore_source=dump", "-e", "restore_into=copy")
+    assert restored.code == 0, restored.output
+    tables = "SELECT count(*) FROM pg_tables WHERE schemaname = $$public$$"
+    counted = fleet.one.run(f"runuser -u postgres -- psql -d copy -XAtc '{tables}'; runuser -u postgres -- dropdb copy")
+    assert int(counted.stdout) >= len(TABLES), counted.stderr
+
+
 @pytest.mark.parametrize("name", ["db1", "db2", "small"])
 def test_application_sees_nine_tables_and_the_extensions(fleet: Fleet, name: str) -> None:
     with psycopg.connect(url(fleet.hosts[name])) as connection:

@@ -57,11 +57,12 @@ def test_one_round_has_a_ratio_without_an_interval(tmp_path: Path) -> None:
 
 
 def test_refuses_other_conditions_and_other_files(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="other conditions"):
+    with pytest.raises(UsageError, match="different conditions") as refused:
         earlier(saved(tmp_path / "bench.json", measured(100, 100)), Sizes())
+    assert (refused.value.seen, refused.value.allowed) == ("rounds 1", "rounds 2, as in the earlier one")
     machine = {"client": "another machine", "sizes": dataclasses.asdict(Sizes()), "rounds": []}
     (tmp_path / "bench.json").write_text(json.dumps(machine))
-    with pytest.raises(UsageError, match="other conditions"):
+    with pytest.raises(UsageError, match="different conditions"):
         earlier(tmp_path / "bench.json", Sizes())
     (tmp_path / "bench.json").write_text("[]")
     with pytest.raises(UsageError, match="not a report of provision bench"):

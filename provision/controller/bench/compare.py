@@ -24,17 +24,16 @@ def earlier(path: Path, sizes: Sizes) -> Rounds:
     try:
         before: dict[str, Any] = json.loads(path.read_text())
         rounds: Rounds = before["rounds"]
-        had = {"client": before["client"], "sizes": before["sizes"]}
+        had = {"client": before["client"], **before["sizes"]}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UsageError(
             "not a report of provision bench", where=str(path), seen=str(error), allowed="bench.json of --report"
         ) from None
-    for key, value in {"client": machine_text(), "sizes": asdict(sizes)}.items():
-        if had[key] != value:
+    for name, value in {"client": machine_text(), **asdict(sizes)}.items():
+        if had.get(name) != value:
             raise UsageError(
-                "the earlier benchmark had other conditions, which change the rates",
-                where=f"{path}, {key}", seen=str(had[key]), allowed=str(value),
-                run="provision bench on the same machine with the options of the earlier one",
+                "the earlier benchmark ran under different conditions",
+                where=str(path), seen=f"{name} {value}", allowed=f"{name} {had.get(name)}, as in the earlier one",
             )  # fmt: skip
     return rounds
 

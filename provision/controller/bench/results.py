@@ -182,7 +182,7 @@ def combined(several: Iterable[Results]) -> Results:
         for key in KEYS:
             if getattr(first, key) != getattr(other, key):
                 seen = f"{getattr(first, key)} and {getattr(other, key)}"
-                raise UsageError("results of different runs cannot be combined", where=key, seen=seen)
+                raise UsageError("these results differ, so they cannot be combined", where=key, seen=seen)
     stages = _shared([run.stages for run in runs])
     rounds = _joined([run.rounds for run in runs])
     builds = _joined([run.builds for run in runs])

@@ -68,8 +68,8 @@ def yours(connection: database.Connection) -> Configuration:
     )
     if wrong:
         raise UsageError(
-            "the server's files have an error, so none of their changes counts", seen=str(wrong[0][0]),
-            allowed="files that a reload accepts",
+            "the configuration files have an error, so a reload applies none of their changes",
+            seen=str(wrong[0][0]), allowed="files that a reload accepts",
         )  # fmt: skip
     # Not pg_settings alone: there, this session's pinned values hide those of the files. Not the files alone: a change
     # may wait for a restart.
@@ -152,7 +152,7 @@ def _refuse(connection: database.Connection, *, confirmed: bool) -> Path:
     if database.ask(connection, "SELECT current_setting('is_superuser')")[0][0] != "on":
         host = quote(info.host, safe="") if info.host.startswith("/") else "%2Frun%2Fpostgresql"
         raise UsageError(
-            "another role does not see all settings", where=where, seen=info.user, allowed="a superuser",
+            "only a superuser can read all settings", where=where, seen=info.user, allowed="a superuser",
             run=f"provision bench --settings --database 'postgresql://postgres@/{quote(info.dbname, safe='')}"
             f"?host={host}&port={info.port}'",
         )  # fmt: skip
@@ -163,7 +163,7 @@ def _refuse(connection: database.Connection, *, confirmed: bool) -> Path:
         own = False
     if not own:
         raise UsageError(
-            "settings are compared on the host of their database, whose memory and CPUs they are made for",
+            "run this on the host of the database, for whose memory and CPUs the settings are made",
             where=where, seen="no process of this server, or one of another user",
             allowed="a server of this host, as root or as its user",
         )  # fmt: skip

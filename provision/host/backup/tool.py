@@ -74,8 +74,8 @@ def need_physical(plan: Plan) -> None:
             "physical backups are off on this host",
             where=str(load.PATH),
             seen="backup_physical is false",
-            allowed="logical dumps: --type logical, or --source dump",
-            run="set backup_physical: true, then " + plan.site("backup"),
+            allowed="dumps (restore.yml: -e restore_source=dump), or backup_physical: true in the inventory",
+            run="provision backup take --type logical",
         )
 
 
