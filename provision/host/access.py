@@ -96,6 +96,12 @@ class Role:
         return cls(**given, settings=own, present=values.get("state", "present") == "present")
 
 
+def unseen(connection: Connection, *, local: bool = False) -> None:
+    """Keep statements, and the verifiers in them, out of logs and statistics; `local` until the transaction ends."""
+    for name, value in UNSEEN.items():
+        connection.execute("SELECT set_config(%s, %s, %s)", (name, value, local))
+
+
 class Access:
     """A superuser connection that collects its changes; with `plan` it does not make them."""
 
@@ -103,8 +109,7 @@ class Access:
         """Keep passwords out of the server's log and statistics."""
         self.connection, self.plan = connection, plan
         self.changes: list[str] = []
-        for name, value in UNSEEN.items():
-            connection.execute("SELECT set_config(%s, %s, false)", (name, value))
+        unseen(connection)
 
     def ask(self, query: str, *parameters: object) -> list[tuple[Any, ...]]:
         """Query the catalogue."""

@@ -25,7 +25,7 @@ from provision import pins
 from provision.database import Connection, connect_pinned
 from provision.errors import HostError
 from provision.host import lookup
-from provision.host.access import UNSEEN
+from provision.host.access import unseen
 from provision.host.backup import tool
 from provision.host.backup.tool import BackupError
 from provision.plan.schema import Plan
@@ -119,8 +119,7 @@ class Loader:
             self.password.encode(), self.role.encode(), b"scram-sha-256"
         ).decode()
         with self.session.transaction():
-            for name, value in UNSEEN.items():  # the verifier belongs in no log
-                self.session.execute("SELECT set_config(%s, %s, true)", (name, value))
+            unseen(self.session, local=True)
             self.session.execute(sql.SQL("CREATE ROLE {} LOGIN PASSWORD {}").format(role, sql.Literal(verifier)))
         self.session.execute(sql.SQL("ALTER DATABASE {} OWNER TO {}").format(sql.Identifier(self.name), role))
         made = []

@@ -20,7 +20,7 @@ from psycopg import sql
 
 from provision.database import Connection, connect_pinned
 from provision.errors import DatabaseError
-from provision.host.access import UNSEEN
+from provision.host.access import unseen
 from provision.plan import names, tenants
 from provision.plan.schema import Plan
 from provision.plan.secrets import new_salt, scram_verifier
@@ -62,8 +62,7 @@ class Login:
 def superuser(plan: Plan) -> Connection:
     """Open a superuser session in the plan's database that logs no password."""
     session = connect_pinned(plan.server.url(plan.access.database), application=APPLICATION)
-    for name, value in UNSEEN.items():
-        session.execute("SELECT set_config(%s, %s, false)", (name, value))
+    unseen(session)
     return session
 
 
