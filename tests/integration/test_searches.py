@@ -17,7 +17,7 @@ CREATE DOMAIN v AS vector(3);
 CREATE TABLE t (e v);
 CREATE FUNCTION spring(v, v) RETURNS float8 LANGUAGE plpgsql AS $$
 BEGIN
-  BEGIN COPY (SELECT 1) TO PROGRAM 'touch {marker}'; EXCEPTION WHEN insufficient_privilege THEN NULL; END;
+  BEGIN COPY (SELECT 1) TO PROGRAM 'cat > {marker}'; EXCEPTION WHEN insufficient_privilege THEN NULL; END;
   RETURN 0;
 END $$;
 CREATE OPERATOR public.<=> (LEFTARG = v, RIGHTARG = v, FUNCTION = spring);

@@ -90,6 +90,14 @@ def eventually(production: Production, role: str = "minion_app", seconds: float 
             time.sleep(0.2)
 
 
+def await_clients(production: Production, number: int, seconds: float = 120) -> None:
+    """Wait until the application has so many connections."""
+    until = time.monotonic() + seconds
+    while (seen := console(production, "SHOW CLIENTS").count("|minion_app|minion|")) < number:
+        assert time.monotonic() < until, seen
+        time.sleep(0.5)
+
+
 @pytest.mark.parametrize("role", ["minion", "minion_app", "minion_readonly"])
 def test_roles_with_a_password_get_in_encrypted_on_both_sides(production: Production, role: str) -> None:
     with connect(production, role) as connection:
@@ -418,7 +426,7 @@ def load(production: Production, folder: Path, *options: str) -> Iterator[Load]:
     script.write_text("SELECT count(*), pg_sleep(0.02) FROM agents;\n")
     names = {"dbname": "PGDATABASE", "connect_timeout": "PGCONNECT_TIMEOUT"}
     given = {names.get(key, f"PG{key.upper()}"): str(value) for key, value in words(production, "minion_app").items()}
-    command = [program(), "-n", "-T", "15", "-f", str(script), *options]
+    command = [program(), "-n", "-f", str(script), *options]
     ended, found = threading.Event(), Load()
 
     def rounds() -> None:
@@ -462,10 +470,11 @@ def test_500_clients_lose_nothing_while_the_server_restarts_and_its_certificate_
     other.mkdir()
     # 500 that stay, with prepared statements, and four that log in anew for each transaction.
     with (
-        load(production, tmp_path, "-c", str(CLIENTS), "-j", "2", "-M", "prepared", "-R", "800") as staying,
-        load(production, other, "-c", "4", "-C", "-R", "20") as coming,
+        # Rounds of about 15 s once all are connected, which may itself take as long.
+        load(production, tmp_path, "-t", "24", "-c", str(CLIENTS), "-j", "2", "-M", "prepared", "-R", "800") as staying,
+        load(production, other, "-t", "75", "-c", "4", "-C", "-R", "20") as coming,
     ):
-        eventually(production)
+        await_clients(production, CLIENTS)
         # A wrong mode makes a run replace certificates; meanwhile both stay readable.
         on_host(production, "chmod 0664 /etc/provision/tls/server.crt /etc/provision/tls/pooler-client.crt")
         variables = json.dumps(
