@@ -14,7 +14,7 @@ class ProvisionError(Exception):
     exit_code = 1
 
     def __init__(self, what: str, *, where: str = "", seen: str = "", allowed: str = "", run: str = "") -> None:
-        """Store the parts of the message; `run` is the exact next command."""
+        """Store the parts of the message; `run` is the exact next command or, where none exists, the next step."""
         super().__init__(what)
         self.what, self.where, self.seen, self.allowed, self.run = what, where, seen, allowed, run
 
@@ -23,7 +23,7 @@ class ProvisionError(Exception):
 
         Further lines of a part are indented, so that a text from outside cannot look like another part.
         """
-        rows = (("where", self.where), ("seen", self.seen), ("allowed", self.allowed), ("run", self.run))
+        rows = (("where", self.where), ("seen", self.seen), ("allowed", self.allowed), ("next", self.run))
         lines = [self.what, *(f"  {label + ':':<9}{text}" for label, text in rows if text)]
         return "\n".join(line.replace("\n", CONTINUED) for line in lines)
 

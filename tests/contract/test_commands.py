@@ -55,7 +55,7 @@ def calls(line: str, program: str) -> Iterator[list[str]]:
             yield words[at + 1 : end]
 
 
-WRAPPERS = ("--", "sudo", "nice", "time", "COMMAND:", "run:")
+WRAPPERS = ("--", "sudo", "nice", "time", "COMMAND:", "run:", "next:")
 """Words before a program that run it."""
 
 

@@ -47,14 +47,14 @@ def test_wrong_argument_of_the_command_is_one_paragraph(words: str, what: str, a
     assert code == 2, said
     first, *rows = said.rstrip("\n").split("\n")
     assert first.startswith(f"Error: {what}")
-    assert all(re.match(r"  (where|seen|allowed|run): +\S", row) for row in rows), said
+    assert all(re.match(r"  (where|seen|allowed|next): +\S", row) for row in rows), said
     assert f"  allowed: {allowed}" in rows
 
 
 def test_option_without_its_value_is_one_paragraph() -> None:
     code, said = ran(sys.executable, "-c", "from provision.cli import main; main()", "backup", "take", "--type")
     assert (code, said) == (
-        2, "Error: option '--type' requires an argument\n  run:     the same command with --help\n",
+        2, "Error: option '--type' requires an argument\n  next:    the same command with --help\n",
     )  # fmt: skip
 
 

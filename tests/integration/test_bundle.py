@@ -203,4 +203,4 @@ def test_command_verifies_and_prints_the_variables(made: Made) -> None:
     assert json.loads(shown.stdout)["versions"] == {"tiny": "1.0"}
     wrong = provision("bundle", "verify", made.path, "--fingerprint", "0" * 40)
     assert wrong.returncode == 1
-    assert "run:     provision bundle make" in wrong.stderr
+    assert "next:    provision bundle make" in wrong.stderr

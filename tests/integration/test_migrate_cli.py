@@ -171,7 +171,7 @@ def test_guarded_database_needs_its_name_before_data_is_destroyed(guarded: Proje
     unproved = guarded.run(*words, "--yes-destroy", guarded.database)
     assert unproved.code == 2
     assert "destroys data, but no recent restore-tested backup is known" in unproved.err
-    assert "run:     ansible-playbook drill.yml -i" in unproved.err
+    assert "next:    ansible-playbook drill.yml -i" in unproved.err
     assert guarded.run(*words, "--yes-destroy", guarded.database, "--without-backup").code == 0
     assert "b" not in guarded.made()
 

@@ -66,7 +66,7 @@ def test_a_pooler_is_refused(project: Project, pooler: int, database: str, words
     assert (done.code, project.state()) == (1, NOTHING)
     assert "connected through a connection pooler" in done.err
     assert f"port={pooler}" in done.err
-    assert "run:     use PostgreSQL's own port (5432, not 6432)" in done.err
+    assert "next:    use PostgreSQL's own port (5432, not 6432)" in done.err
     assert project.cluster.psql("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'") == "0"
 
 
@@ -236,7 +236,7 @@ def test_unknown_parameter_of_the_server_is_named(project: Project) -> None:
     done = project.run("version")
     assert done.code == 1
     assert 'unrecognized configuration parameter "nearly_a_setting"' in done.err
-    assert "run:     remove nearly_a_setting from the URL" in done.err
+    assert "next:    remove nearly_a_setting from the URL" in done.err
 
 
 def test_every_setting_of_a_session_may_be_in_the_url(project: Project) -> None:

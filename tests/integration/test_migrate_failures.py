@@ -29,7 +29,7 @@ def test_syntax_error_is_located(project: Project) -> None:
     again = project.run("up")
     assert "Dirty database version 1. Fix and force version." in again.err
     assert "syntax error" in again.err
-    assert "run:     provision migrate force -1" in again.err
+    assert "next:    provision migrate force -1" in again.err
 
 
 def test_error_without_position_is_located_at_its_statement(project: Project) -> None:
@@ -221,13 +221,13 @@ def test_an_invalid_index_is_named_with_its_drop(project: Project) -> None:
     done = project.run("up")
     assert (done.code, project.state()) == (1, (2, True))
     assert "left an INVALID index public.a_id" in done.err
-    assert "run:     DROP INDEX CONCURRENTLY public.a_id; provision migrate force 1; then fix the file and" in done.err
+    assert "next:    DROP INDEX CONCURRENTLY public.a_id; provision migrate force 1; then fix the file and" in done.err
     project.run("force", "1")
     project.put("2_i.up.sql", "CREATE UNIQUE INDEX CONCURRENTLY IF NOT EXISTS a_id ON a (id);")
     again = project.run("up")
     assert again.code == 1
     assert "2_i.up.sql: left an INVALID index public.a_id" in again.err
-    assert "run:     DROP INDEX CONCURRENTLY public.a_id; provision migrate force 1; then" in again.err
+    assert "next:    DROP INDEX CONCURRENTLY public.a_id; provision migrate force 1; then" in again.err
 
 
 def test_a_lost_connection_leaves_dirty_and_the_next_run_explains(project: Project) -> None:
@@ -257,7 +257,7 @@ def test_index_that_a_killed_run_left_half_built_is_named_with_its_drop(project:
     drop = "DROP INDEX CONCURRENTLY public.a_id; then "
     again = project.run("up")
     assert "INVALID index public.a_id" in again.err
-    assert f"run:     {drop}compare the schema with the file" in again.err
+    assert f"next:    {drop}compare the schema with the file" in again.err
     assert drop in project.run("status").out
     project.execute("DROP INDEX CONCURRENTLY a_id")
     assert "INVALID" not in project.run("up").err
@@ -465,7 +465,7 @@ def test_repair_after_a_clean_down_can_be_typed(project: Project) -> None:
     done = project.run("down", "1", "--lock-timeout", "200ms", "--retries", "0")
     blocker.connection.close()
     assert (done.code, project.state()) == (1, (1, False))
-    assert "run:     provision migrate down 1" in done.err
+    assert "next:    provision migrate down 1" in done.err
 
 
 def test_statement_with_an_unseen_character_names_it(project: Project) -> None:

