@@ -1,27 +1,42 @@
 """Search among the memories of one agent: the plan that the server chooses, its recall and its rate. Does IO.
 
+    python -m benchmarks.filtered [--agents N ...] [--ef N ...] [--vectors N] [--seconds S]
+
 The settings are those of the application's role: `hnsw.ef_search`, and `hnsw.iterative_scan` where pgvector has it.
+Called as a program, it compares values of `ef_search`, and the exact search of docs/schema.md, for several numbers of
+agents, on a cluster of its own with the prod settings of this machine. Asserts nothing.
 """
 
 from __future__ import annotations
 
+import argparse
 import re
+import signal
+import sys
 from collections.abc import Mapping
 
+from benchmarks.database import configurations
+from benchmarks.harness import benched
 from provision import database
 from provision.controller.bench import place
 from provision.controller.bench.pgbench import Pgbench, Rate
+from provision.controller.bench.processes import cpu_seconds
+from provision.controller.bench.results import markdown_table
+from provision.controller.bench.run import Sizes, build
+from provision.controller.bench.settings import OURS
 from provision.tuning import vector
 
 QUERIES, NEIGHBOURS = 30, 10
 SCRIPT = """\\set q random(1, {queries})
 \\set a random(1, {agents})
 SELECT id FROM memories WHERE agent_id = md5('agent' || :a)::uuid
-ORDER BY embedding <=> (SELECT embedding FROM queries WHERE id = :q) LIMIT 10;
+ORDER BY (embedding <=> (SELECT embedding FROM queries WHERE id = :q)){more} LIMIT 10;
 """
+NO_INDEX = " + 0"
+"""Added to a distance, it makes an expression that no vector index answers."""
 SEARCH = (
     "SELECT id FROM memories WHERE agent_id = md5('agent' || %s)::uuid"
-    f" ORDER BY embedding <=> (SELECT embedding FROM queries WHERE id = %s) LIMIT {NEIGHBOURS}"
+    f" ORDER BY (embedding <=> (SELECT embedding FROM queries WHERE id = %s)){{more}} LIMIT {NEIGHBOURS}"
 )
 EXACT = {"enable_indexscan": "off"}  # a bitmap scan may still find the agent's rows
 
@@ -46,34 +61,69 @@ def settings(pgvector: str) -> dict[str, str]:
     return {setting.name: setting.text for setting in vector.role_settings(pgvector)}
 
 
-def plan(connection: database.Connection, given: Mapping[str, str]) -> str:
+def plan(connection: database.Connection, given: Mapping[str, str], more: str = "") -> str:
     """Return how the server searches: its scan of memories."""
     with connection.transaction(force_rollback=True):
         _apply(connection, given)
-        rows = connection.execute(f"EXPLAIN {SEARCH}".encode(), (1, 1)).fetchall()
+        rows = connection.execute(f"EXPLAIN {SEARCH.format(more=more)}".encode(), (1, 1)).fetchall()
     scans = [str(row[0]).strip(" ->") for row in rows if "Scan" in str(row[0]) and "queries" not in str(row[0])]
     return re.sub(r" +\(cost.*", "", scans[-1]) if scans else ""
 
 
-def recall(connection: database.Connection, agents: int, given: Mapping[str, str]) -> float:
+def recall(connection: database.Connection, agents: int, given: Mapping[str, str], more: str = "") -> float:
     """Return recall at 10 against exact searches; an agent with fewer memories has fewer neighbours."""
     hits = whole = 0
     for number in range(1, QUERIES + 1):
         answers = []
-        for chosen in (EXACT, given):
+        for chosen, added in ((EXACT, ""), (given, more)):
             with connection.transaction(force_rollback=True):
                 _apply(connection, chosen)
-                answers.append(set(connection.execute(SEARCH.encode(), (1 + number % agents, number)).fetchall()))
+                search = SEARCH.format(more=added).encode()
+                answers.append(set(connection.execute(search, (1 + number % agents, number)).fetchall()))
         hits += len(answers[0] & answers[1])
         whole += len(answers[0])
     return hits / whole
 
 
-def rate(pgbench: Pgbench, seconds: float, agents: int, given: Mapping[str, str]) -> Rate:
-    """Return the rate of searches of random agents, by eight clients."""
-    return pgbench.measure(seconds, 8, scripts={SCRIPT.format(queries=place.QUERIES, agents=agents): 1}, **given)
+def rate(pgbench: Pgbench, seconds: float, agents: int, given: Mapping[str, str], more: str = "") -> Rate:
+    """Return the rate of searches of random agents, by eight clients; `more` is added to the distance."""
+    script = SCRIPT.format(queries=place.QUERIES, agents=agents, more=more)
+    return pgbench.measure(seconds, 8, scripts={script: 1}, **given)
 
 
 def _apply(connection: database.Connection, given: Mapping[str, str]) -> None:
     for name, value in given.items():
         connection.execute("SELECT set_config(%s, %s, true)", (name, value))
+
+
+def main() -> None:
+    """Compare values of ef_search for several numbers of agents, and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--agents", type=int, nargs="+", default=[1, 10, 33, 50])
+    parser.add_argument("--ef", nargs="+", default=["100", "200", "400", "1000"])
+    parser.add_argument("--vectors", type=int, default=40_000)
+    parser.add_argument("--seconds", type=float, default=3)
+    options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended"))
+    lines = []
+    with benched(Sizes(scale=1, vectors=options.vectors, seconds=options.seconds)) as bench:
+        bench.load(easy=200)
+        print(f"PostgreSQL {bench.server}, pgvector {bench.pgvector}, {options.vectors:,} vectors", flush=True)
+        searches = {f"ef_search {ef}": ({**settings(bench.pgvector), "hnsw.ef_search": ef}, "") for ef in options.ef}
+        searches["exact"] = ({}, NO_INDEX)
+        with bench.served(configurations(bench.major, bench.pgvector, options.vectors)[OURS]) as connection:
+            for agents in options.agents:
+                share(connection, agents)
+                build(connection, bench.builds)
+                for name, (given, more) in searches.items():
+                    cpu = cpu_seconds(bench.postmaster)
+                    found = rate(bench.pgbench, options.seconds, agents, given, more)
+                    cpu = 1e3 * (cpu_seconds(bench.postmaster) - cpu) / found.transactions
+                    near, scan = recall(connection, agents, given, more), plan(connection, given, more)
+                    lines.append([str(agents), name, f"{near:.2f}", f"{cpu:,.3g}", f"{found.p95:,.3g}", scan])
+                    print(*lines[-1], flush=True)
+    print(markdown_table(("agents", "search", "recall", "CPU, ms", "p95, ms", "scan"), lines))
+
+
+if __name__ == "__main__":
+    main()
