@@ -73,15 +73,16 @@ def test_interrupted_run_leaves_nothing(cluster: Cluster, migrated: str) -> None
     with copy_of(cluster, migrated) as name:
         url = cluster.url(name, "minion")
         command = [str(PROGRAM), "bench", f"--database={url}", "--seconds=60", "--vectors=400", "--scale=1"]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
             deadline = time.monotonic() + 30
             while schemas(cluster, name) == "0":
                 assert time.monotonic() < deadline
                 time.sleep(0.1)
             time.sleep(1.5)  # in the middle of something
             process.send_signal(signal.SIGINT)
-            assert process.wait(30) != 0
-        assert schemas(cluster, name) == "0"
+            _, said = process.communicate(timeout=60)
+            assert process.returncode != 0
+        assert schemas(cluster, name) == "0", said
 
 
 def test_says_when_a_search_would_leave_the_index(cluster: Cluster, migrated: str) -> None:

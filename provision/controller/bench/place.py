@@ -60,8 +60,8 @@ def refuse(connection: Connection, *, confirmed: bool) -> str:
 
 
 @contextmanager
-def made(connection: Connection, real: str) -> Iterator[None]:
-    """Create the schema with empty copies of the tables; always drop it at the end."""
+def made(connection: Connection, real: str, url: str) -> Iterator[None]:
+    """Create the schema with empty copies of the tables; at the end, always drop it and close the connection."""
     _drop(connection)
     connection.execute(f"CREATE SCHEMA {SCHEMA}")
     try:
@@ -69,7 +69,10 @@ def made(connection: Connection, real: str) -> Iterator[None]:
         copy_tables(connection, real)
         yield
     finally:
-        _drop(connection)
+        # An interrupt may have left a statement or a COPY under way, so another connection drops the schema.
+        connection.close()
+        with database.connect(url, application="provision bench", statement_timeout_ms=0) as other:
+            _drop(other)
 
 
 def _drop(connection: Connection) -> None:

@@ -75,7 +75,7 @@ def bench(url: str, sizes: Sizes, *, confirmed: bool = False, progress: Progress
     with database.connect(url, application="provision bench", statement_timeout_ms=0) as connection:
         real = place.refuse(connection, confirmed=confirmed)
         measured = _about(connection, sizes)
-        with interruptible(), place.made(connection, real):
+        with interruptible(), place.made(connection, real, url):
             pgbench = Pgbench(database.environment(url), f"{place.SCHEMA},{real},public", sizes.seed)
             _measure(connection, pgbench, measured, progress)
     return measured
