@@ -1,7 +1,7 @@
 """Exceptions of the package, and `some` for their messages. Imports nothing.
 
 Only the command line prints them and sets the exit code.
-Every error states, in this order: what failed and where, the value seen, the allowed values, the next command.
+Every error states, in this order: what failed and where, the value seen, the allowed values, the next command or step.
 An error never contains a secret or a whole SQL file.
 """
 

@@ -470,7 +470,7 @@ def test_500_clients_lose_nothing_while_the_server_restarts_and_its_certificate_
     other.mkdir()
     # 500 that stay, with prepared statements, and four that log in anew for each transaction.
     with (
-        # Rounds of about 15 s once all are connected, which may itself take as long.
+        # Each round takes about 15 s after its clients have connected; connecting may take another 15 s.
         load(production, tmp_path, "-t", "24", "-c", str(CLIENTS), "-j", "2", "-M", "prepared", "-R", "800") as staying,
         load(production, other, "-t", "75", "-c", "4", "-C", "-R", "20") as coming,
     ):
