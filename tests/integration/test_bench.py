@@ -80,7 +80,7 @@ def test_interrupted_run_leaves_nothing(cluster: Cluster, migrated: str) -> None
                 time.sleep(0.1)
             time.sleep(1.5)  # in the middle of something
             process.send_signal(signal.SIGINT)
-            _, said = process.communicate(timeout=60)
+            _, said = process.communicate(timeout=30)
             assert process.returncode != 0
         assert schemas(cluster, name) == "0", said
 

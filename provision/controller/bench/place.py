@@ -28,6 +28,11 @@ EASY_NOISE = 0.02  # of a latent dimension's deviation, in each embedded dimensi
 Connection = database.Connection
 
 
+def connected(url: str) -> Connection:
+    """Connect for a benchmark, whose statements may take any time. Raises as `database.connect`."""
+    return database.connect(url, application="provision bench", statement_timeout_ms=0)
+
+
 def refuse(connection: Connection, *, confirmed: bool) -> str:
     """Return the schema of the real tables. Raises UsageError if the database must not be benchmarked."""
     database.refuse_pooler(connection)
@@ -71,7 +76,7 @@ def made(connection: Connection, real: str, url: str) -> Iterator[None]:
     finally:
         # An interrupt may have left a statement or a COPY under way, so another connection drops the schema.
         connection.close()
-        with database.connect(url, application="provision bench", statement_timeout_ms=0) as other:
+        with connected(url) as other:
             _drop(other)
 
 

@@ -72,7 +72,7 @@ class Measured:
 
 def bench(url: str, sizes: Sizes, *, confirmed: bool = False, progress: Progress = lambda *_: None) -> Measured:
     """Benchmark a database. Raises UsageError if that is refused, HostError and DatabaseError on failures."""
-    with database.connect(url, application="provision bench", statement_timeout_ms=0) as connection:
+    with place.connected(url) as connection:
         real = place.refuse(connection, confirmed=confirmed)
         measured = _about(connection, sizes)
         with interruptible(), place.made(connection, real, url):
