@@ -1,3 +1,3 @@
 """Turn a bare Debian-family host into a proved PostgreSQL + pgvector database for AI agents."""
 
-__version__ = "0.11.0"
+__version__ = "0.11.1"

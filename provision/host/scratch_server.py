@@ -1,11 +1,13 @@
 """A scratch server: its own data directory, socket and log in a private directory that is always removed. Does IO.
 
 It runs as this process's user, or as postgres where that is root, listens on no network and archives nothing. It ends
-with the process that started it. `rehearsal` starts one with the files of a configuration.
+with the process that started it; if that is killed, the next scratch server in the same place removes the directory.
+`rehearsal` starts one with the files of a configuration.
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
 import pwd
 import shutil
@@ -14,7 +16,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from provision import secure_path
@@ -24,6 +26,9 @@ from provision.quoting import conninfo
 from provision.system import POSTGRES, as_user, run, running
 
 START_TIMEOUT_S = 60
+PREFIX = ".provision-scratch-"
+ABANDONED_S = 60
+"""Age from which a directory that no process has locked is a killed command's; a new one is locked at once."""
 PORT = 5432  # part of the socket's name; no TCP port is opened
 OVERRIDES = {
     "listen_addresses": "",
@@ -52,7 +57,9 @@ def directory(programs: Path, *words: str, place: Path | None = None) -> Iterato
         place = home
     _require_user()
     with as_user():  # as postgres, who owns the directory: root would follow a link that took the place of its own
-        scratch = Path(tempfile.mkdtemp(prefix=".scratch-", dir=place))
+        _remove_abandoned(place or Path(tempfile.gettempdir()))
+        scratch = Path(tempfile.mkdtemp(prefix=PREFIX, dir=place))
+        lock = _lock(scratch)
     try:
         options = ("--no-sync", "--auth=trust", "--username=postgres", *words)
         made = run(programs / "initdb", "--pgdata", scratch / "data", *options, user=POSTGRES, directory=scratch,
@@ -63,6 +70,7 @@ def directory(programs: Path, *words: str, place: Path | None = None) -> Iterato
     finally:
         with as_user():
             shutil.rmtree(scratch, ignore_errors=True)
+        os.close(lock)
 
 
 @contextmanager
@@ -131,6 +139,27 @@ def ready(server: subprocess.Popen[bytes], data: Path) -> bool:
             pass
         time.sleep(0.1)
     return False
+
+
+def _lock(scratch: Path) -> int:
+    """Lock a directory for as long as this process lives, or until the descriptor is closed. Raises OSError."""
+    handle = os.open(scratch, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(handle)
+        raise
+    return handle
+
+
+def _remove_abandoned(place: Path) -> None:
+    """Remove the directories of killed commands of this user; those in use and those of other users stay."""
+    for path in place.glob(f"{PREFIX}*"):
+        with suppress(OSError):
+            if time.time() - path.lstat().st_mtime > ABANDONED_S:
+                lock = _lock(path)
+                shutil.rmtree(path, ignore_errors=True)
+                os.close(lock)
 
 
 def _require_user() -> None:

@@ -144,10 +144,15 @@ def settings(request: Request, maintenance_mb: int, builders: int) -> list[Setti
 def role_settings(pgvector: str) -> list[Setting]:
     """Return the search settings of roles; which hnsw.* exist depends on the pgvector version."""
     if not compatibility.has_feature("iterative_scan", pgvector):
-        reason = "filters apply after the search: more candidates leave enough rows for WHERE agent_id = ..."
+        reason = "filters apply after the search: more candidates leave more rows for WHERE agent_id = ..."
         return group("vector", ("hnsw.ef_search", 200, "", reason))
     return group(
         "vector",
         ("hnsw.ef_search", 100, "", "better recall than the default of 40; 200 would take twice the time"),
-        ("hnsw.iterative_scan", "strict_order", "", "filtered searches continue until LIMIT is reached"),
+        (
+            "hnsw.iterative_scan",
+            "strict_order",
+            "",
+            "filtered searches continue until LIMIT or hnsw.max_scan_tuples is reached",
+        ),
     )
