@@ -14,6 +14,8 @@ import re
 import signal
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
 
 from benchmarks.database import configurations
 from benchmarks.harness import benched
@@ -27,18 +29,25 @@ from provision.controller.bench.settings import OURS
 from provision.tuning import vector
 
 QUERIES, NEIGHBOURS = 30, 10
-SCRIPT = """\\set q random(1, {queries})
-\\set a random(1, {agents})
-SELECT id FROM memories WHERE agent_id = md5('agent' || :a)::uuid
-ORDER BY (embedding <=> (SELECT embedding FROM queries WHERE id = :q)){more} LIMIT 10;
-"""
-NO_INDEX = " + 0"
-"""Added to a distance, it makes an expression that no vector index answers."""
-SEARCH = (
-    "SELECT id FROM memories WHERE agent_id = md5('agent' || %s)::uuid"
-    f" ORDER BY (embedding <=> (SELECT embedding FROM queries WHERE id = %s)){{more}} LIMIT {NEIGHBOURS}"
-)
-EXACT = {"enable_indexscan": "off"}  # a bitmap scan may still find the agent's rows
+
+
+@dataclass(frozen=True)
+class Search:
+    """A way to search: the session's settings, and whether the search is exact."""
+
+    settings: Mapping[str, str] = MappingProxyType({})
+    exact: bool = False
+
+    def sql(self, agent: str, query: str) -> str:
+        """Return the statement for the number of an agent and of a query, or for their parameters."""
+        zero = " + 0" if self.exact else ""  # no vector index answers such an expression
+        return (
+            f"SELECT id FROM memories WHERE agent_id = md5('agent' || {agent})::uuid ORDER BY"
+            f" (embedding <=> (SELECT embedding FROM queries WHERE id = {query})){zero} LIMIT {NEIGHBOURS}"
+        )
+
+
+EXACT = Search(exact=True)
 
 
 def share(connection: database.Connection, agents: int) -> None:
@@ -56,44 +65,40 @@ def share(connection: database.Connection, agents: int) -> None:
     connection.execute("VACUUM FULL ANALYZE memories")
 
 
-def settings(pgvector: str) -> dict[str, str]:
-    """Return the search settings of the application's role."""
-    return {setting.name: setting.text for setting in vector.role_settings(pgvector)}
+def usual(pgvector: str) -> Search:
+    """Return the search of the application's role, with its settings."""
+    return Search({setting.name: setting.text for setting in vector.role_settings(pgvector)})
 
 
-def plan(connection: database.Connection, given: Mapping[str, str], more: str = "") -> str:
+def plan(connection: database.Connection, search: Search) -> str:
     """Return how the server searches: its scan of memories."""
-    with connection.transaction(force_rollback=True):
-        _apply(connection, given)
-        rows = connection.execute(f"EXPLAIN {SEARCH.format(more=more)}".encode(), (1, 1)).fetchall()
+    rows = _rows(connection, f"EXPLAIN {search.sql('1', '1')}", search)
     scans = [str(row[0]).strip(" ->") for row in rows if "Scan" in str(row[0]) and "queries" not in str(row[0])]
     return re.sub(r" +\(cost.*", "", scans[-1]) if scans else ""
 
 
-def recall(connection: database.Connection, agents: int, given: Mapping[str, str], more: str = "") -> float:
+def recall(connection: database.Connection, agents: int, search: Search) -> float:
     """Return recall at 10 against exact searches; an agent with fewer memories has fewer neighbours."""
     hits = whole = 0
     for number in range(1, QUERIES + 1):
-        answers = []
-        for chosen, added in ((EXACT, ""), (given, more)):
-            with connection.transaction(force_rollback=True):
-                _apply(connection, chosen)
-                search = SEARCH.format(more=added).encode()
-                answers.append(set(connection.execute(search, (1 + number % agents, number)).fetchall()))
-        hits += len(answers[0] & answers[1])
-        whole += len(answers[0])
+        numbers = str(1 + number % agents), str(number)
+        exact, found = (set(_rows(connection, each.sql(*numbers), each)) for each in (EXACT, search))
+        hits += len(exact & found)
+        whole += len(exact)
     return hits / whole
 
 
-def rate(pgbench: Pgbench, seconds: float, agents: int, given: Mapping[str, str], more: str = "") -> Rate:
-    """Return the rate of searches of random agents, by eight clients; `more` is added to the distance."""
-    script = SCRIPT.format(queries=place.QUERIES, agents=agents, more=more)
-    return pgbench.measure(seconds, 8, scripts={script: 1}, **given)
+def rate(pgbench: Pgbench, seconds: float, agents: int, search: Search) -> Rate:
+    """Return the rate of searches of random agents, by eight clients."""
+    script = f"\\set q random(1, {place.QUERIES})\n\\set a random(1, {agents})\n{search.sql(':a', ':q')};\n"
+    return pgbench.measure(seconds, 8, scripts={script: 1}, **search.settings)
 
 
-def _apply(connection: database.Connection, given: Mapping[str, str]) -> None:
-    for name, value in given.items():
-        connection.execute("SELECT set_config(%s, %s, true)", (name, value))
+def _rows(connection: database.Connection, statement: str, search: Search) -> list[tuple[object, ...]]:
+    with connection.transaction(force_rollback=True):
+        for name, value in search.settings.items():
+            connection.execute("SELECT set_config(%s, %s, true)", (name, value))
+        return connection.execute(statement.encode()).fetchall()
 
 
 def main() -> None:
@@ -109,17 +114,17 @@ def main() -> None:
     with benched(Sizes(scale=1, vectors=options.vectors, seconds=options.seconds)) as bench:
         bench.load(easy=200)
         print(f"PostgreSQL {bench.server}, pgvector {bench.pgvector}, {options.vectors:,} vectors", flush=True)
-        searches = {f"ef_search {ef}": ({**settings(bench.pgvector), "hnsw.ef_search": ef}, "") for ef in options.ef}
-        searches["exact"] = ({}, NO_INDEX)
+        given = usual(bench.pgvector).settings
+        searches = {f"ef_search {ef}": Search({**given, "hnsw.ef_search": ef}) for ef in options.ef} | {"exact": EXACT}
         with bench.served(configurations(bench.major, bench.pgvector, options.vectors)[OURS]) as connection:
             for agents in options.agents:
                 share(connection, agents)
                 build(connection, bench.builds)
-                for name, (given, more) in searches.items():
+                for name, search in searches.items():
                     cpu = cpu_seconds(bench.postmaster)
-                    found = rate(bench.pgbench, options.seconds, agents, given, more)
+                    found = rate(bench.pgbench, options.seconds, agents, search)
                     cpu = 1e3 * (cpu_seconds(bench.postmaster) - cpu) / found.transactions
-                    near, scan = recall(connection, agents, given, more), plan(connection, given, more)
+                    near, scan = recall(connection, agents, search), plan(connection, search)
                     lines.append([str(agents), name, f"{near:.2f}", f"{cpu:,.3g}", f"{found.p95:,.3g}", scan])
                     print(*lines[-1], flush=True)
     print(markdown_table(("agents", "search", "recall", "CPU, ms", "p95, ms", "scan"), lines))

@@ -71,16 +71,16 @@ def agents(sizes: tuple[int, ...]) -> Iterator[Point]:
     """Search one agent's memories among as many memories, which more agents share."""
     with benched(Sizes(scale=1, vectors=AGENT_VECTORS, seconds=SECONDS)) as bench:
         bench.load(easy=200)
-        given = filtered.settings(bench.pgvector)
+        usual = filtered.usual(bench.pgvector)
         with bench.served(configurations(bench.major, bench.pgvector, AGENT_VECTORS)[OURS]) as connection:
             for count in sizes:
                 filtered.share(connection, count)
                 build(connection, bench.builds)
-                print(f"agents {count:,}: {filtered.plan(connection, given)}, {given}", flush=True)
-                yield "an agent's search, recall", "of 10", count, 10 * filtered.recall(connection, count, given)
-                for name, settings in {"an agent's search": given, "the same, exact": filtered.EXACT}.items():
+                print(f"agents {count:,}: {filtered.plan(connection, usual)}, {usual.settings}", flush=True)
+                yield "an agent's search, recall", "of 10", count, 10 * filtered.recall(connection, count, usual)
+                for name, search in {"an agent's search": usual, "the same, exact": filtered.EXACT}.items():
                     cpu = cpu_seconds(bench.postmaster)
-                    rate = filtered.rate(bench.pgbench, SECONDS, count, settings)
+                    rate = filtered.rate(bench.pgbench, SECONDS, count, search)
                     cpu = cpu_seconds(bench.postmaster) - cpu
                     yield f"{name}, p95", "ms", count, rate.p95
                     yield f"{name}, CPU", "us", count, 1e6 * cpu / rate.transactions
