@@ -16,13 +16,13 @@ import signal
 import socket
 import subprocess
 import tempfile
-import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote, urlencode
 
 from tests import pgvector
+from tests.until import until
 
 SETTINGS = {
     "fsync": "off",  # a test's cluster need not survive the machine, only its own processes
@@ -140,12 +140,9 @@ class Cluster:
         """Start the server as a child of ours, so that its end is seen at once, and wait until it answers."""
         with self.log.open("a") as log:
             command = as_server_user(self.bin / "postgres", "-D", self.data)
-            self.server = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
-        deadline = time.monotonic() + 60
-        while not self.ready():
-            assert self.server.poll() is None, self.log.read_text()[-4000:]
-            assert time.monotonic() < deadline, self.log.read_text()[-4000:]
-            time.sleep(0.05)
+            server = self.server = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+        until(lambda: self.ready() or server.poll() is not None, 60)
+        assert self.ready(), self.log.read_text()[-4000:]
 
     def ready(self) -> bool:
         """Say whether the server accepts connections."""
@@ -161,10 +158,7 @@ class Cluster:
     def kill(self) -> None:
         """SIGKILL the server, as a crash would, and wait until its other processes have noticed."""
         self.stop(signal.SIGKILL)
-        deadline = time.monotonic() + 10
-        while self.processes():
-            assert time.monotonic() < deadline, f"the killed server is still there: {self.processes()}"
-            time.sleep(0.02)
+        assert until(lambda: not self.processes(), 10), f"the killed server is still there: {self.processes()}"
 
     def processes(self) -> list[int]:
         """Return the server's processes: those that work in the data directory."""

@@ -46,6 +46,7 @@ from provision.quoting import conninfo
 from tests.authority import Authority
 from tests.clusters import as_server_user
 from tests.plans import sample
+from tests.until import until
 
 ROOT = Path(__file__).parents[1]
 NAMES = ("db1", "db2", "db3")
@@ -597,10 +598,7 @@ class Members:
     def until(self, true: Callable[[], bool], seconds: float, otherwise: str) -> float:
         """Wait until something is true; return the seconds. Fails with the ends of all logs."""
         begun = time.monotonic()
-        while not true():
-            if time.monotonic() - begun > seconds:
-                raise AssertionError(f"{otherwise} after {seconds} s\n{self.logs()}")
-            time.sleep(0.1)
+        assert until(true, seconds), f"{otherwise} after {seconds} s\n{self.logs()}"
         return time.monotonic() - begun
 
     def logs(self) -> str:

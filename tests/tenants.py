@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -23,8 +21,8 @@ from provision.host.migrate.settings import Settings
 from provision.host.tenants import login, manage
 from provision.plan.schema import Plan
 from provision.quoting import conninfo
-from tests import plans
-from tests.clusters import Cluster, as_server_user, free_port, run
+from tests import plans, poolers
+from tests.clusters import Cluster, run
 from tests.templates.test_render import render, template
 
 MIGRATIONS = Path(__file__).parents[1] / "migrations"
@@ -99,29 +97,22 @@ class Place:
 @contextmanager
 def pooled(server: Cluster, plan: Plan) -> Iterator[int]:
     """Run PgBouncer in transaction mode, which looks passwords up on the server as on a host of ours."""
-    port, config, rules = free_port(), server.root / "pooler.ini", server.root / "hba.conf"
+    rules = server.root / "hba.conf"
     rules.write_text(render(template("pgbouncer/hba.conf.j2"), "prod", plan=inputs.published(plan, None)))
     rules.chmod(0o644)
-    config.write_text(
-        f"[databases]\nminion = host={server.host} port={server.port} auth_user=minion_pooler\n"
-        f"[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir = {server.host}\n"
-        f"auth_type = hba\nauth_hba_file = {rules}\nauth_query = {lookup.QUERY}\n"
-        "pool_mode = transaction\nserver_login_retry = 1\n"
-        "default_pool_size = 2\nignore_startup_parameters = extra_float_digits,options\n"
-    )
-    config.chmod(0o644)
-    process = subprocess.Popen(
-        as_server_user("/usr/sbin/pgbouncer", "-q", config), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    try:
-        deadline = time.monotonic() + 10
-        while not Path(f"{server.host}/.s.PGSQL.{port}").exists():
-            assert time.monotonic() < deadline, "PgBouncer does not listen"
-            time.sleep(0.05)
-        yield port
-    finally:
-        process.terminate()
-        process.wait(10)
+    databases = {"minion": f"host={server.host} port={server.port} auth_user=minion_pooler"}
+    settings: dict[str, str | int] = {
+        "unix_socket_dir": server.host,
+        "auth_type": "hba",
+        "auth_hba_file": str(rules),
+        "auth_query": lookup.QUERY,
+        "pool_mode": "transaction",
+        "server_login_retry": 1,
+        "default_pool_size": 2,
+        "ignore_startup_parameters": "extra_float_digits,options",
+    }
+    with poolers.running(server.root, databases, {}, **settings) as found:
+        yield found.port
 
 
 @contextmanager

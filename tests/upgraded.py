@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 import shlex
 import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -21,6 +20,7 @@ from tests.pairs import Pair
 from tests.sandboxes import Host, Hosts
 from tests.system import handmade
 from tests.system.playbooks import ROOT, Run, play
+from tests.until import until
 from tests.waits import Load, Pooler
 
 SHARED = {
@@ -193,13 +193,8 @@ class Upgraded:
         """Stop the host as for a reboot, and wait until its units have started."""
         self.host.podman("stop", "--time=60")
         self.host.podman("start")
-        deadline = time.monotonic() + 120
-        while (state := self.host.run("systemctl is-system-running --wait").stdout.strip()) not in (
-            "running",
-            "degraded",
-        ):
-            assert time.monotonic() < deadline, state
-            time.sleep(0.5)
+        state = "systemctl is-system-running --wait"
+        assert until(lambda: self.host.run(state).stdout.strip() in ("running", "degraded"), 120), self.host.run(state)
 
     def serves(self, major: int) -> None:
         """Assert that a major serves every row."""

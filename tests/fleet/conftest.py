@@ -9,7 +9,7 @@ import pytest
 from tests.fleet import hosts
 from tests.fleet.hosts import EVERY, FIRST, GROUPS, Fleet
 from tests.sandboxes import INSTALLED, Hosts
-from tests.system.test_cluster import until
+from tests.until import until
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

@@ -12,7 +12,8 @@ import pytest
 
 from tests.fleet.hosts import DECLARED, EVERY, FIRST, GROUPS, Fleet
 from tests.ledger import CREATE, Account, Ledger
-from tests.system.test_cluster import FAILOVER_S, STOP, TTL_S, until
+from tests.system.test_cluster import FAILOVER_S, STOP, TTL_S
+from tests.until import until
 
 LEDGER = CREATE.removesuffix(")") + ", row uuid DEFAULT gen_random_uuid() PRIMARY KEY)"
 """A tenant moves only with primary keys."""

@@ -20,6 +20,7 @@ from provision.errors import UsageError
 from tests.clusters import Cluster
 from tests.integration.conftest import copy_of
 from tests.sandboxes import PROGRAM
+from tests.until import until
 
 TINY = ("--vectors=400", "--scale=1", "--seconds=1", "--clients=2")
 STAGES = {"TPC-B", "read-only", "search, ef 40", "search, ef 100", "search, ef 200", "mixed agent load"}
@@ -74,10 +75,7 @@ def test_interrupted_run_leaves_nothing(cluster: Cluster, migrated: str) -> None
         url = cluster.url(name, "minion")
         command = [str(PROGRAM), "bench", f"--database={url}", "--seconds=60", "--vectors=400", "--scale=1"]
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-            deadline = time.monotonic() + 30
-            while schemas(cluster, name) == "0":
-                assert time.monotonic() < deadline
-                time.sleep(0.1)
+            assert until(lambda: schemas(cluster, name) != "0", 30)
             time.sleep(1.5)  # in the middle of something
             process.send_signal(signal.SIGINT)
             _, said = process.communicate(timeout=30)

@@ -3,13 +3,13 @@
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import psycopg
 import pytest
 
 from tests.clusters import Cluster
+from tests.until import until
 
 ROOT = Path(__file__).parents[2]
 
@@ -70,9 +70,6 @@ other = Cluster.create(server=Path("{cluster.bin}")); print(other.root, flush=Tr
         assert orphan.processes()
         run.kill()
     try:
-        deadline = time.monotonic() + 10
-        while orphan.processes():
-            assert time.monotonic() < deadline, "the server outlived its test run"
-            time.sleep(0.05)
+        assert until(lambda: not orphan.processes(), 10), "the server outlived its test run"
     finally:
         shutil.rmtree(orphan.root)

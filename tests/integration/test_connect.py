@@ -12,7 +12,6 @@ import re
 import shutil
 import stat
 import subprocess
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,9 +20,9 @@ import psycopg
 import pytest
 import yaml
 
-from tests import snippets
+from tests import poolers, snippets
 from tests.authority import Authority
-from tests.clusters import Cluster, as_server_user, free_port
+from tests.clusters import Cluster, free_port
 from tests.integration.conftest import MIGRATIONS
 from tests.sandboxes import Answer, provision
 
@@ -92,47 +91,25 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         (server.data / "pg_hba.conf").write_text(HBA)
         server.psql("SELECT pg_reload_conf()")
         verifier = server.psql("SELECT rolpassword FROM pg_authid WHERE rolname = 'minion_app'")
-        with pooler(server, folder, pool_port, verifier, certificate, private, authority.text):
+        databases = {"minion": f"host=127.0.0.1 port={server.port}"}
+        wanted = settings(server, pool_port, certificate, private, authority.text)
+        with poolers.running(server.root, databases, {"minion_app": verifier}, **wanted):
             yield site
     finally:
         server.remove()
 
 
-class pooler:  # noqa: N801 - a context manager
-    """PgBouncer as prod configures it: transactions, TLS on both sides, the client's SCRAM keys."""
-
-    def __init__(
-        self, server: Cluster, folder: Path, port: int, verifier: str, certificate: Path, private: Path, ca: str
-    ) -> None:
-        settings = re.findall(r"^(?:pool_mode|ignore_startup_parameters) = .+$", GOLDEN.read_text(), re.M)
-        assert len(settings) == 2
-        users, self.config, root = server.root / "users.txt", server.root / "pool.ini", server.root / "ca.crt"
-        users.write_text(f'"minion_app" "{verifier}"\n')
-        root.write_text(ca)
-        lines = [
-            "[databases]", f"minion = host=127.0.0.1 port={server.port}", "[pgbouncer]", "listen_addr = 127.0.0.1",
-            f"listen_port = {port}", "unix_socket_dir =", "auth_type = scram-sha-256",
-            f"auth_file = {users}", "default_pool_size = 2", "client_tls_sslmode = require",
-            f"client_tls_cert_file = {certificate}", f"client_tls_key_file = {private}",
-            "server_tls_sslmode = verify-full", f"server_tls_ca_file = {root}", *settings,
-        ]  # fmt: skip
-        self.config.write_text("\n".join(lines) + "\n")
-        self.port, self.log = port, folder / "pooler.log"
-
-    def __enter__(self) -> None:
-        program = shutil.which("pgbouncer", path=f"/usr/sbin:{os.environ['PATH']}")
-        assert program, "no PgBouncer: apt-get install $(cat tests/apt.txt)"
-        with self.log.open("w") as log:
-            self.process = subprocess.Popen(as_server_user(program, self.config), stdout=log, stderr=log)
-        deadline = time.monotonic() + 10
-        while "process up" not in self.log.read_text():
-            assert self.process.poll() is None, self.log.read_text()
-            assert time.monotonic() < deadline, self.log.read_text()
-            time.sleep(0.05)
-
-    def __exit__(self, *_: object) -> None:
-        self.process.terminate()
-        self.process.wait(10)
+def settings(server: Cluster, port: int, certificate: Path, private: Path, authority: str) -> dict[str, str | int]:
+    """Return the pooler's settings as prod has them: transactions, TLS on both sides."""
+    found = dict(re.findall(r"^(pool_mode|ignore_startup_parameters) = (.+)$", GOLDEN.read_text(), re.M))
+    assert len(found) == 2
+    root = server.root / "ca.crt"
+    root.write_text(authority)
+    return {
+        **found, "listen_port": port, "auth_type": "scram-sha-256", "default_pool_size": 2,
+        "client_tls_sslmode": "require", "client_tls_cert_file": str(certificate), "client_tls_key_file": str(private),
+        "server_tls_sslmode": "verify-full", "server_tls_ca_file": str(root),
+    }  # fmt: skip
 
 
 def loaded(path: Path) -> dict[str, str]:

@@ -21,6 +21,7 @@ from provision.plan import schema
 from tests.authority import Authority
 from tests.clusters import free_port
 from tests.plans import sample
+from tests.until import until
 
 PASSWORDS = {"root": "root of the test", "pooler": "pooler of the test"}
 
@@ -49,10 +50,7 @@ class Etcd:
         words = [f"--{name}={value}" for name, value in options.items()]
         with (self.folder / "log").open("a") as log:
             self.process = subprocess.Popen(["etcd", "--client-cert-auth", *words], stdout=log, stderr=log)
-        deadline = time.monotonic() + 20
-        while self.ctl("endpoint", "health", check=False) != 0:
-            assert time.monotonic() < deadline, (self.folder / "log").read_text()
-            time.sleep(0.1)
+        assert until(lambda: self.ctl("endpoint", "health", check=False) == 0, 20), (self.folder / "log").read_text()
 
     def stop(self) -> None:
         assert self.process
@@ -139,10 +137,7 @@ def test_lease_deletes_its_keys(etcd: Etcd) -> None:
     assert dcs.read("/provision/leased") == {}
     assert not dcs.keep_alive(lease)
     dcs.put("/provision/leased", "x", dcs.lease(2))
-    deadline = time.monotonic() + 10
-    while dcs.read("/provision/leased"):
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
+    assert until(lambda: not dcs.read("/provision/leased"), 10)
 
 
 def test_authenticates_again_after_a_restart_of_etcd(etcd: Etcd) -> None:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
 import socket
 import struct
-import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -17,8 +15,8 @@ import pytest
 from plugins.filter.filters import access as access_filter
 from provision.host.access import converge
 from provision.plan import schema, secrets
-from tests import embedded, plans
-from tests.clusters import as_server_user, free_port
+from tests import embedded, plans, poolers
+from tests.clusters import free_port
 from tests.embedded import Server
 from tests.networks import SERVER, Network
 
@@ -99,35 +97,14 @@ def half_open(stack: ExitStack, port: int, number: int = HALF_OPEN) -> list[sock
 @contextmanager
 def pooler(server: Server, port: int) -> Iterator[int]:
     """Run PgBouncer before the server, with the size of the plan's profile."""
-    program = shutil.which("pgbouncer", path="/usr/sbin:/usr/bin")
-    assert program, "no PgBouncer: apt-get install $(cat tests/apt.txt)"
-    mine = free_port()
-    users, config = server.socket / "users.txt", server.socket / "pooler.ini"
     secret = plans.SECRETS["database_credentials"]["minion_app"]
-    users.write_text(f'"minion_app" "{secrets.scram_verifier(secret["password"], secret["salt"])}"\n')
-    config.write_text(
-        f"[databases]\nminion = host={server.socket} port={port}\n[pgbouncer]\nlisten_addr = 127.0.0.1\n"
-        f"listen_port = {mine}\nunix_socket_dir =\nauth_type = scram-sha-256\nauth_file = {users}\n"
-        "pool_mode = transaction\nmax_client_conn = 1000\nclient_login_timeout = 15\n"
-    )
-    for path in (users, config):
-        path.chmod(0o644)
-    running = subprocess.Popen(
-        as_server_user(program, "-q", config), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    try:
-        deadline = time.monotonic() + 10
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", mine), 1).close()
-                break
-            except ConnectionRefusedError:
-                assert time.monotonic() < deadline, "PgBouncer does not listen"
-                time.sleep(0.05)
-        yield mine
-    finally:
-        running.terminate()
-        running.wait(10)
+    users = {"minion_app": secrets.scram_verifier(secret["password"], secret["salt"])}
+    databases = {"minion": f"host={server.socket} port={port}"}
+    sizes = {"max_client_conn": 1000, "client_login_timeout": 15}
+    with poolers.running(
+        server.socket, databases, users, auth_type="scram-sha-256", pool_mode="transaction", **sizes
+    ) as found:
+        yield found.port
 
 
 @pytest.mark.parametrize("major", embedded.MAJORS)

@@ -8,7 +8,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from provision.plan import load
 from tests import embedded
 from tests.plans import sample, write
 from tests.templates.test_render import published, render, template
+from tests.until import until
 
 PLACE = re.compile(r"log(ging_collector|_destination|_file|_rotation)")
 FORGED = "2026-11-24 13:00:00 UTC [1] PANIC:  WAL\x1b[2J"
@@ -52,10 +52,8 @@ def test_start_up_packet_forges_no_message(major: int, tmp_path: Path, monkeypat
                     "DO $$ BEGIN RAISE '%', E'x\\n2026-11-24 13:00:00.000 UTC [1] PANIC:  in a message'; END $$"
                 )
             written = list(server.socket.glob(f"postgresql-{major}-main.*"))
-            end = time.monotonic() + 10
-            while not all("in a message" in path.read_text() for path in written):  # by the logging collector, later
-                assert time.monotonic() < end, written
-                time.sleep(0.05)
+            # The logging collector writes later than the server.
+            assert until(lambda: all("in a message" in path.read_text() for path in written), 10), written
             text_log = (server.socket / f"postgresql-{major}-main.log").read_text()
             assert f"\n{FORGED}" in text_log  # the trap is real: a line of the text log is forged
             after = datetime.now(UTC) - timedelta(hours=1)

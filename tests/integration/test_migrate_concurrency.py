@@ -6,22 +6,15 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable
 
 import psycopg
 import pytest
 
 from provision.host.migrate.ledger import lock_keys
 from tests.integration.migrations import NOTHING, Project, project, shared_database
+from tests.until import until
 
 __all__ = ["project", "shared_database"]  # fixtures
-
-
-def wait_for(condition: Callable[[], object], seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "this did not happen in time"
-        time.sleep(0.05)
 
 
 def end(process: subprocess.Popen[str]) -> tuple[int, str, str]:
@@ -126,11 +119,11 @@ def asleep(project: Project) -> list[int]:
 def test_killed_run_leaves_an_explained_state(project: Project, point: str, how: str) -> None:
     pause_at(project, point, 60)
     process = project.start("up")
-    wait_for(lambda: asleep(project))
+    assert until(lambda: asleep(project), 20)
     if how == "SIGKILL":
         process.kill()
         end(process)
-        wait_for(lambda: not asleep(project), 6)  # the server checks its client connection every second
+        assert until(lambda: not asleep(project), 6)  # the server checks its client connection every second
     else:
         project.cluster.psql(f"SELECT pg_terminate_backend({asleep(project)[0]})")
         code, _, err = end(process)
@@ -142,7 +135,7 @@ def test_killed_run_leaves_an_explained_state(project: Project, point: str, how:
         assert "Traceback" not in err
     _, state, made = POINTS[point]
     assert (project.state(), project.made()) == (state, made)
-    wait_for(lambda: no_lock_left(project), 5)
+    assert until(lambda: no_lock_left(project), 5)
     go_on(project, point)
     done = project.run("up")
     if not state[1]:
@@ -163,7 +156,7 @@ def test_killed_run_leaves_an_explained_state(project: Project, point: str, how:
 def test_sigterm_leaves_a_clean_state(project: Project, point: str) -> None:
     pause_at(project, point, 1.0 if POINTS[point][0] else 60)
     process = project.start("up", "--json")
-    wait_for(lambda: asleep(project))
+    assert until(lambda: asleep(project), 20)
     process.send_signal(signal.SIGTERM)
     code, out, err = end(process)
     assert code == 1
@@ -180,7 +173,7 @@ def test_sigterm_leaves_a_clean_state(project: Project, point: str) -> None:
 def test_ctrl_c_cancels_and_rolls_back(project: Project) -> None:
     project.put("1_a.up.sql", "CREATE TABLE a ();\nSELECT pg_sleep(60);")
     process = project.start("up")
-    wait_for(lambda: asleep(project))
+    assert until(lambda: asleep(project), 20)
     process.send_signal(signal.SIGINT)
     code, _, err = end(process)
     assert code == 1
@@ -192,7 +185,7 @@ def test_ctrl_c_cancels_and_rolls_back(project: Project) -> None:
 def test_interrupted_file_with_a_commit_stays_dirty(project: Project) -> None:
     project.put("1_a.up.sql", "BEGIN; CREATE TABLE a (); COMMIT; SELECT pg_sleep(60);")
     process = project.start("up")
-    wait_for(lambda: asleep(project))
+    assert until(lambda: asleep(project), 20)
     process.send_signal(signal.SIGTERM)
     code, _, err = end(process)
     assert code == 1
@@ -205,7 +198,7 @@ def test_signal_ends_the_wait_for_another_runner(project: Project) -> None:
     with psycopg.connect(project.cluster.url(project.database, "minion"), autocommit=True) as holder:
         holder.execute("SELECT pg_advisory_lock(%s)", (lock_keys("public", "schema_migrations", project.database)[0],))
         process = project.start("up")
-        wait_for(lambda: sessions(project, "true"))
+        assert until(lambda: sessions(project, "true"), 20)
         process.send_signal(signal.SIGTERM)
         code, _, err = end(process)
     assert code == 1
@@ -218,10 +211,10 @@ def test_runner_killed_while_waiting_leaves_nothing(project: Project) -> None:
     with psycopg.connect(project.cluster.url(project.database, "minion"), autocommit=True) as holder:
         holder.execute("SELECT pg_advisory_lock(%s)", (lock_keys("public", "schema_migrations", project.database)[0],))
         process = project.start("up")
-        wait_for(lambda: sessions(project, "true"))
+        assert until(lambda: sessions(project, "true"), 20)
         process.kill()
         end(process)
-        wait_for(lambda: not sessions(project, "true"))
+        assert until(lambda: not sessions(project, "true"), 20)
         assert (project.state(), project.made()) == (NOTHING, set())
     assert project.run("up").code == 0
     assert no_lock_left(project)
@@ -235,9 +228,9 @@ def test_an_index_is_built_concurrently_while_a_second_runner_waits(project: Pro
     reader.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
     reader.execute("SELECT count(*) FROM a")  # the index build waits for this snapshot
     first = project.start("up", "--lock-timeout", "0", "--wait", "30s")
-    wait_for(lambda: sessions(project, "wait_event = 'virtualxid'"))
+    assert until(lambda: sessions(project, "wait_event = 'virtualxid'"), 20)
     second = project.start("up", "--wait", "30s")
-    wait_for(lambda: len(sessions(project, "true")) == 2)
+    assert until(lambda: len(sessions(project, "true")) == 2, 20)
     time.sleep(1.5)  # longer than deadlock_timeout: a waiter in pg_advisory_lock() would be a detected deadlock by now
     reader.close()
     assert [end(first)[0], end(second)[0]] == [0, 0]

@@ -6,7 +6,6 @@ The expected states were measured with the real tool and are written here by han
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import cycle
@@ -14,6 +13,7 @@ from itertools import cycle
 import pytest
 
 from tests.integration.migrations import ACCOUNTS, NOTHING, Project, needs_real, project, shared_database
+from tests.until import until
 
 __all__ = ["project", "shared_database"]  # fixtures
 
@@ -283,10 +283,8 @@ def test_golang_migrate_and_ours_run_at_once(project: Project) -> None:
 def test_golang_migrate_sees_what_a_killed_run_of_ours_left(project: Project) -> None:
     project.put("1_a.up.sql", "CREATE TABLE a (); SELECT pg_sleep(60);")
     process = project.start("up")
-    deadline = time.monotonic() + 20
-    while project.cluster.psql("SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'") == "0":
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    asleep = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'"
+    assert until(lambda: project.cluster.psql(asleep) == "1", 20)
     process.kill()
     process.communicate()
     assert "1 (dirty)" in project.real("version").err

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -16,8 +14,10 @@ from click.testing import CliRunner
 from provision import urls
 from provision.cli import root
 from provision.errors import UsageError
+from tests import poolers
 from tests.clusters import Cluster, as_server_user, free_port, run
 from tests.integration.migrations import NOTHING, Project, project, shared_database
+from tests.until import until
 
 __all__ = ["project", "shared_database"]  # fixtures
 
@@ -25,36 +25,11 @@ __all__ = ["project", "shared_database"]  # fixtures
 @pytest.fixture(scope="module")
 def pooler(cluster: Cluster) -> Iterator[int]:
     """PgBouncer in front of the cluster: any database by its name in transaction mode, `session` in session mode."""
-    program = shutil.which("pgbouncer", path=f"/usr/sbin:{os.environ['PATH']}")
-    assert program, "no PgBouncer: apt-get install $(cat tests/apt.txt)"
-    port = free_port()
-    (cluster.root / "users.txt").write_text('"minion" ""\n')
-    config = cluster.root / "pgbouncer.ini"
-    config.write_text(
-        f"[databases]\nsession = host={cluster.host} port={cluster.port} dbname=migrations pool_mode=session\n"
-        f"* = host={cluster.host} port={cluster.port}\n"
-        f"[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\nauth_type = any\n"
-        f"auth_file = {cluster.root}/users.txt\npool_mode = transaction\nlogfile = {cluster.root}/pgbouncer.log\n"
-        "ignore_startup_parameters = extra_float_digits\n"
-    )
-    for path in (config, cluster.root / "users.txt"):
-        path.chmod(0o644)
-    config.write_text(config.read_text().replace("auth_type = any", "auth_type = trust"))
-    process = subprocess.Popen(
-        as_server_user(program, "-q", config), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    try:
-        url = f"postgresql://minion@127.0.0.1:{port}/session"
-        deadline = time.monotonic() + 10
-        while subprocess.run(
-            [cluster.bin / "psql", url, "-Atc", "SELECT 1"], capture_output=True, check=False
-        ).returncode:
-            assert time.monotonic() < deadline, (cluster.root / "pgbouncer.log").read_text()
-            time.sleep(0.1)
-        yield port
-    finally:
-        process.terminate()
-        process.wait(timeout=10)
+    place = f"host={cluster.host} port={cluster.port}"
+    databases = {"session": f"{place} dbname=migrations pool_mode=session", "*": place}
+    settings = {"pool_mode": "transaction", "ignore_startup_parameters": "extra_float_digits"}
+    with poolers.running(cluster.root, databases, {"minion": ""}, auth_type="trust", **settings) as found:
+        yield found.port
 
 
 @pytest.mark.parametrize("database", ["migrations", "session"])
@@ -110,10 +85,7 @@ def test_a_standby_is_refused_but_can_be_read(project: Project, standby: Cluster
     project.tables("a", "b")
     project.run("up", "1")
     there = f"--database={standby.url(project.database, 'minion')}"
-    deadline = time.monotonic() + 20
-    while project.run("version", there).out != "1\n":
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    assert until(lambda: project.run("version", there).out == "1\n", 20)
     for words in (("up",), ("down", "1"), ("force", "2"), ("drop",)):
         done = project.run(*words, there)
         assert done.code == 1

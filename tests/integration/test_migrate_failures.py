@@ -9,6 +9,7 @@ import psycopg
 import pytest
 
 from tests.integration.migrations import NOTHING, Project, project, shared_database
+from tests.until import until
 
 __all__ = ["project", "shared_database"]  # fixtures
 
@@ -294,8 +295,8 @@ def test_nothing_applied_stays_nothing(project: Project) -> None:
 
 def test_run_continues_without_a_second_connection(project: Project) -> None:
     project.put("1_a.up.sql", "CREATE TABLE a (); SELECT pg_sleep(1.5);")
-    while project.cluster.psql("SELECT count(*) FROM pg_stat_activity WHERE usename = 'minion'") != "0":
-        time.sleep(0.05)
+    sessions = "SELECT count(*) FROM pg_stat_activity WHERE usename = 'minion'"
+    assert until(lambda: project.cluster.psql(sessions) == "0", 20)
     project.cluster.psql("ALTER ROLE minion CONNECTION LIMIT 1")
     try:
         done = project.run("up")

@@ -6,18 +6,20 @@ The newer major is the machine's own with pgvector, the older one the one before
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from provision.host import scratch_server
 from tests import embedded
 from tests.clusters import install
 from tests.integration.migrations import Done, Project, project, shared_database
+from tests.until import until
 
 __all__ = ["project", "shared_database"]  # fixtures
 
@@ -76,7 +78,7 @@ def call(project: Project, programs: list[str], *words: str) -> Done:
 def directories() -> set[Path]:
     """Return the directories of scratch servers on this machine."""
     places = (Path("/var/lib/postgresql"), Path(tempfile.gettempdir()))
-    return {path for place in places if place.is_dir() for path in place.glob(".scratch-*")}
+    return {path for place in places if place.is_dir() for path in place.glob(f"{scratch_server.PREFIX}*")}
 
 
 EARLIER = directories()
@@ -210,11 +212,8 @@ def test_interrupted_run_leaves_no_server_and_no_files(project: Project, program
     project.put("1_a.up.sql", "SELECT pg_sleep(120);")
     project.put("1_a.down.sql", "SELECT 1;")
     process = project.start("verify", f"--from={OLDER}", f"--to={NEWER}", *programs)
-    deadline = time.monotonic() + 60
-    while not _sleeping():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    assert until(lambda: _sleeping() or process.poll() is not None, 60)
+    assert process.poll() is None, process.communicate()
     (server,) = {path.parent for path in scratches()[0].glob("data/postmaster.pid")}
     pid = int((server / "postmaster.pid").read_text().split()[0])
     process.send_signal(signal.SIGTERM)
@@ -222,6 +221,23 @@ def test_interrupted_run_leaves_no_server_and_no_files(project: Project, program
     assert process.returncode == 1
     assert "interrupted by SIGTERM" in said
     assert not Path(f"/proc/{pid}").exists()
+    assert scratches() == []
+
+
+def test_what_a_killed_run_leaves_is_removed_by_the_next_one(project: Project, programs: list[str]) -> None:
+    project.put("1_a.up.sql", "SELECT pg_sleep(120);")
+    project.put("1_a.down.sql", "SELECT 1;")
+    one, two = (project.start("verify", f"--from={OLDER}", f"--to={NEWER}", *programs) for _ in range(2))
+    assert until(lambda: len(scratches()) == 2, 60)
+    two.kill()
+    two.communicate()
+    for path in scratches():
+        os.utime(path, (0, 0))
+    project.put("1_a.up.sql", "SELECT 1;")
+    assert call(project, programs).code == 0
+    assert len(scratches()) == 1  # of the first run, which still locks it
+    one.terminate()
+    one.communicate(timeout=60)
     assert scratches() == []
 
 

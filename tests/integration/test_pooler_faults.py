@@ -21,8 +21,10 @@ from provision.plan import load
 from provision.quoting import conninfo
 from provision.tuning import Host, tune
 from provision.tuning.choices import built_in
-from tests.clusters import Cluster, as_server_user, free_port
+from tests import poolers
+from tests.clusters import Cluster
 from tests.plans import sample, write
+from tests.until import until
 
 
 @dataclass
@@ -44,31 +46,16 @@ class Pooler:
 @pytest.fixture
 def pooler() -> Iterator[Pooler]:
     server = Cluster.create()
-    port = free_port()
-    users, config = server.root / "users.txt", server.root / "pooler.ini"
     server.psql("CREATE ROLE minion LOGIN")
-    users.write_text('"minion" "a"\n')
-    config.write_text(
-        f"[databases]\npostgres = host={server.host} port={server.port}\n"
-        f"[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir = {server.host}\n"
-        f"auth_type = trust\nauth_file = {users}\nserver_login_retry = 1\nquery_wait_timeout = 2\n"
-    )
-    for path in (users, config):
-        path.chmod(0o644)
-    process = subprocess.Popen(
-        as_server_user("/usr/sbin/pgbouncer", "-q", config), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    found = Pooler(server, port, process)
+    databases = {"postgres": f"host={server.host} port={server.port}"}
+    waits = {"server_login_retry": 1, "query_wait_timeout": 2}
     try:
-        deadline = time.monotonic() + 10
-        while not found.place.socket.exists():
-            assert time.monotonic() < deadline, "PgBouncer does not listen"
-            time.sleep(0.05)
-        yield found
+        with poolers.running(
+            server.root, databases, {"minion": "a"}, auth_type="trust", unix_socket_dir=server.host, **waits
+        ) as found:
+            yield Pooler(server, found.port, found.process)
+            found.process.send_signal(signal.SIGCONT)
     finally:
-        process.send_signal(signal.SIGCONT)
-        process.terminate()
-        process.wait(10)
         server.remove()
 
 
@@ -125,10 +112,7 @@ def test_statement_of_a_killed_client_ends_only_if_the_server_checks(
     place = f"{pooler.url()} user=minion" if pooled else pooler.server.url()
     command = [str(pooler.server.bin / "psql"), "-X", "-c", "SELECT pg_sleep(60)", place]
     client = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 10
-    while pooler.server.psql(active) != "1":
-        assert time.monotonic() < deadline, "the statement does not run"
-        time.sleep(0.05)
+    assert until(lambda: pooler.server.psql(active) == "1", 10), "the statement does not run"
     client.kill()
     client.wait(10)
     time.sleep(3)  # three checks

@@ -5,19 +5,16 @@ The packets are written here, because libpq sends few parameters of its own and 
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 import socket
 import struct
-import subprocess
-import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
 
-from tests.clusters import Cluster, as_server_user, free_port
+from tests import poolers
+from tests.clusters import Cluster
 
 PLACED = Path(__file__).parents[1] / "templates/golden/prod/pgbouncer-settings.ini"
 DATABASE = "startup"
@@ -26,8 +23,6 @@ DATABASE = "startup"
 @pytest.fixture(scope="module")
 def pooler(cluster: Cluster) -> Iterator[int]:
     """PgBouncer in transaction mode with one server connection, which all clients share."""
-    program = shutil.which("pgbouncer", path=f"/usr/sbin:{os.environ['PATH']}")
-    assert program, "no PgBouncer: apt-get install $(cat tests/apt.txt)"
     for statement in (
         f"CREATE DATABASE {DATABASE}",
         "CREATE ROLE driver LOGIN",
@@ -35,35 +30,13 @@ def pooler(cluster: Cluster) -> Iterator[int]:
         f"ALTER ROLE driver IN DATABASE {DATABASE} SET statement_timeout = '7s'",
     ):
         cluster.psql(statement)
-    (ignored,) = re.findall(r"^ignore_startup_parameters = .+$", PLACED.read_text(), re.M)
-    port = free_port()
-    users, config = cluster.root / "driver.txt", cluster.root / "startup.ini"
-    users.write_text('"driver" ""\n')
-    config.write_text(
-        f"[databases]\n{DATABASE} = host={cluster.host} port={cluster.port}\n"
-        f"[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\nauth_type = trust\n"
-        f"auth_file = {users}\npool_mode = transaction\ndefault_pool_size = 1\n{ignored}\n"
-    )
-    for path in (users, config):
-        path.chmod(0o644)
-    process = subprocess.Popen(
-        as_server_user(program, "-q", config), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    try:
-        deadline = time.monotonic() + 10
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", port), 1).close()
-                break
-            except ConnectionRefusedError:
-                assert time.monotonic() < deadline, "PgBouncer does not listen"
-                time.sleep(0.05)
-        yield port
-    finally:
-        process.terminate()
-        process.wait(timeout=10)
-        cluster.psql(f"DROP DATABASE {DATABASE} WITH (FORCE)")
-        cluster.psql("DROP ROLE driver")
+    (ignored,) = re.findall(r"^ignore_startup_parameters = (.+)$", PLACED.read_text(), re.M)
+    databases = {DATABASE: f"host={cluster.host} port={cluster.port}"}
+    settings = {"pool_mode": "transaction", "default_pool_size": 1, "ignore_startup_parameters": ignored}
+    with poolers.running(cluster.root, databases, {"driver": ""}, auth_type="trust", **settings) as found:
+        yield found.port
+    cluster.psql(f"DROP DATABASE {DATABASE} WITH (FORCE)")
+    cluster.psql("DROP ROLE driver")
 
 
 class Driver:

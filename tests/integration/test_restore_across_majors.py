@@ -27,6 +27,7 @@ from tests import buckets, embedded, plans
 from tests.clusters import Cluster, as_server_user, free_port, run
 from tests.contract.repository import ROOT
 from tests.templates.test_render import render
+from tests.until import until
 
 SYSTEM = Path("/usr/lib/postgresql")
 NEWER = max((int(path.name) for path in SYSTEM.glob("[0-9]*")), default=0)
@@ -227,10 +228,7 @@ def test_host_of_the_older_major_restores_the_moment_that_the_newer_one_refused(
         automatic.write_text(text + place)
         (copy.data / "standby.signal").rename(copy.data / "recovery.signal")
         copy.start()
-        deadline = time.monotonic() + 60
-        while copy.psql("SELECT pg_is_in_recovery()") == "t":
-            assert time.monotonic() < deadline, copy.log.read_text()
-            time.sleep(0.2)
+        assert until(lambda: copy.psql("SELECT pg_is_in_recovery()") == "f", 60), copy.log.read_text()
         assert copy.psql("SELECT count(*) FROM kept") == "1"  # the second row is from after the moment
     finally:
         copy.remove()

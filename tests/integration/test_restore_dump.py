@@ -10,7 +10,6 @@ import getpass
 import json
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,6 +27,7 @@ from provision.plan import names
 from provision.plan.schema import Plan
 from tests.clusters import Cluster
 from tests.plans import sample, write
+from tests.until import until
 
 ROWS = 1000
 KILLED = """
@@ -246,9 +246,8 @@ def test_restore_that_is_killed_while_rows_are_loaded_leaves_nothing(cluster: Cl
         words = (str(system.EVIDENCE / "plan.json"), str(system.EVIDENCE), "slow", "0", "")
         with subprocess.Popen([sys.executable, "-c", KILLED, *words], stderr=subprocess.DEVNULL) as restore:
             building = "SELECT count(*) FROM pg_stat_activity WHERE datname ~ '^slow_rest' AND query ~ 'INDEX'"
-            while cluster.psql(building) == "0":
-                assert restore.poll() is None
-                time.sleep(0.05)
+            assert until(lambda: cluster.psql(building) != "0" or restore.poll() is not None, 60)
+            assert restore.poll() is None
             restore.kill()
         assert exchange.unfinished().startswith("scratch database slow_restoring_")
         with connect(cluster.url(), application="test") as session:

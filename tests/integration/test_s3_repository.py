@@ -9,7 +9,6 @@ from __future__ import annotations
 import shutil
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +21,7 @@ from tests.buckets import Store
 from tests.clusters import Cluster, as_server_user, free_port, run
 from tests.contract.repository import ROOT
 from tests.templates.test_render import GIVEN, PROBE, render
+from tests.until import until
 
 ROW = "a row that no one else may read"
 PASSPHRASE = plans.SECRETS["backup_repository_passphrase"]
@@ -105,10 +105,7 @@ def test_backups_and_wal_travel_through_tls_and_restore(configuration: Path, sto
             with (copy.data / "postgresql.auto.conf").open("a") as config:
                 config.write(f"port = {copy.port}\nunix_socket_directories = '{copy.host}'\n")
             copy.start()
-            deadline = time.monotonic() + 30
-            while copy.psql("SELECT pg_is_in_recovery()") == "t":
-                assert time.monotonic() < deadline, copy.log.read_text()
-                time.sleep(0.2)
+            assert until(lambda: copy.psql("SELECT pg_is_in_recovery()") == "f", 30), copy.log.read_text()
             assert copy.psql("SELECT text FROM kept ORDER BY text") == expected
         finally:
             copy.remove()

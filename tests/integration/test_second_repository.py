@@ -12,7 +12,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,6 +28,7 @@ from tests.buckets import Store
 from tests.clusters import Cluster, as_server_user, free_port, run
 from tests.contract.repository import ROOT
 from tests.templates.test_render import render
+from tests.until import until
 
 SYSTEM = Path("/usr/lib/postgresql")
 MAJOR = max((int(path.name) for path in SYSTEM.glob("[0-9]*")), default=0)
@@ -162,23 +162,25 @@ def switch(host: Host) -> str:
     return host.cluster.psql("SELECT pg_walfile_name(pg_switch_wal() - 1)")
 
 
+def archiving(host: Host, true: Callable[[], bool]) -> bool:
+    """Wait until something is true; reloads wake the archiver, which pauses for a minute after failures."""
+    return until(lambda: true() or not host.cluster.psql("SELECT pg_reload_conf()"), DEADLINE_S)
+
+
 def await_in(host: Host, names: Any, segment: str) -> None:
-    """Wait until a repository has a segment; a reload wakes the archiver, which pauses for a minute after failures."""
-    until = time.monotonic() + DEADLINE_S
-    while not any(segment in name for name in names()):
-        assert time.monotonic() < until, segment
-        host.cluster.psql("SELECT pg_reload_conf()")
-        time.sleep(0.5)
+    """Wait until a repository has a segment."""
+    assert archiving(host, lambda: any(segment in name for name in names())), segment
 
 
 def await_alarms(host: Host, wanted: Callable[[list[str]], bool]) -> list[str]:
-    """Look until the alarms are the wanted ones, and return them; a reload wakes the archiver."""
-    until = time.monotonic() + DEADLINE_S
-    alarms: list[str]
-    while not wanted(alarms := host.run("status")["alarms"]):
-        assert time.monotonic() < until, alarms
-        host.cluster.psql("SELECT pg_reload_conf()")
-        time.sleep(1)
+    """Look until the alarms are the wanted ones, and return them."""
+    alarms: list[str] = []
+
+    def seen() -> bool:
+        alarms[:] = host.run("status")["alarms"]
+        return wanted(alarms)
+
+    assert archiving(host, seen), alarms
     return alarms
 
 
@@ -200,10 +202,7 @@ def restored(host: Host, number: int, label: str = "") -> tuple[dict[str, Any], 
             text.replace("pgbackrest --stanza", f"pgbackrest {path}--stanza")
         )
         copy.start()
-        until = time.monotonic() + DEADLINE_S
-        while copy.psql("SELECT pg_is_in_recovery()") == "t":
-            assert time.monotonic() < until, copy.log.read_text()
-            time.sleep(0.2)
+        assert until(lambda: copy.psql("SELECT pg_is_in_recovery()") == "f", DEADLINE_S), copy.log.read_text()
         return choice, copy.psql("SELECT count(*), max(n) FROM kept", "minion")
     finally:
         copy.remove()

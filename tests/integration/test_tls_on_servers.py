@@ -7,7 +7,6 @@ import re
 import shutil
 import ssl
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from provision.host import tls
 from tests.authority import Authority, Pair
 from tests.clusters import free_port
 from tests.embedded import MAJORS, Server, cluster
+from tests.until import until
 
 Session = psycopg.Connection[tuple[object, ...]]
 GOLDEN = Path(__file__).parents[1] / "templates" / "golden" / "prod"
@@ -76,22 +76,21 @@ def test_a_reload_takes_a_good_certificate_and_keeps_the_old_one_for_a_bad(serve
         with log_in() as before:
             place(server, Pair(second.certificate, first.key), authority)
             session.execute("SELECT pg_reload_conf()")
-            until(
-                lambda: "could not be loaded" in log(server) or "not match" in log(server) or "mismatch" in log(server)
-            )
+            refusals = ("could not be loaded", "not match", "mismatch")
+            assert until(lambda: any(each in log(server) for each in refusals), 10)
             log_in().close()
             place(server, second, authority, mode=0o644)
             session.execute("SELECT pg_reload_conf()")
-            until(lambda: "has group or world access" in log(server))  # the server's own words
+            assert until(lambda: "has group or world access" in log(server), 10)  # the server's own words
             log_in().close()
             place(server, Authority("another").issue("localhost"), authority)
             session.execute("SELECT pg_reload_conf()")
-            until(lambda: refused(log_in, "certificate verify failed"))
+            assert until(lambda: refused(log_in, "certificate verify failed"), 10)
             assert ask(before, "SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()") == [(True,)]
         mine = authority.issue(common_name="minion_pooler", use="client").write(tmp_path, "pooler")
         place(server, second, authority)
         session.execute("SELECT pg_reload_conf()")
-        until(lambda: not refused(log_in, "certificate verify failed"))
+        assert until(lambda: not refused(log_in, "certificate verify failed"), 10)
         pooler = f"host=127.0.0.1 port={port} dbname=postgres user=minion_pooler password=right"
         psycopg.connect(f"{pooler} sslcert={mine[0]} sslkey={mine[1]}").close()
         for without in ("sslmode=disable", "sslmode=require sslcert=/nonexistent/client.crt"):
@@ -162,7 +161,7 @@ def test_services_that_serve_another_certificate_are_reloaded(
         assert reloads == [service.unit] * 3
         session.execute("ALTER SYSTEM SET ssl = off")
         session.execute("SELECT pg_reload_conf()")
-        until(lambda: tls.served(service) is None)
+        assert until(lambda: tls.served(service) is None, 10)
         assert serve() == []
         session.execute("ALTER SYSTEM RESET ssl")
         assert len(reloads) == 3
@@ -187,10 +186,3 @@ def refused(log_in: Callable[[], Session], words: str) -> bool:
 
 def log(server: Server) -> str:
     return (server.socket / "log").read_text(errors="replace")
-
-
-def until(true: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)

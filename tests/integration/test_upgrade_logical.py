@@ -19,6 +19,7 @@ import pytest
 from provision.errors import HostError
 from provision.host.upgrade import back, commands, contents, demands, journal, replication, run
 from provision.plan import load
+from tests.until import until
 from tests.upgrades import DIGEST, ROWS, SCHEMA, Loopback, begin, finished, loopback, returned
 
 WRITES = (
@@ -71,11 +72,8 @@ def test_copy_and_hand_over_under_writes_keep_every_row_and_go_back_with_all(mad
         finished(made)
         before = writers.done
         assert before > 20
-        deadline = time.monotonic() + 60
-        while writers.done < before + 1000 and time.monotonic() < deadline:
-            time.sleep(0.05)
+        assert until(lambda: writers.done >= before + 1000, 60)
         assert load.load() == made.new_plan
-        assert writers.done >= before + 1000
     rows = made.ask(made.new_plan, DIGEST)
     replication.settle(made.new_plan, made.old_server.here, most=0, show=print)
     assert made.ask(made.old_server.here, DIGEST) == rows

@@ -13,7 +13,7 @@ import socket
 import ssl
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +28,7 @@ from provision.plan.secrets import new_password
 from tests.ledger import CREATE, Ledger
 from tests.sandboxes import INSTALLED, Host, Hosts, provision
 from tests.system.playbooks import ROOT, Run, kill_commands, play, watched, words
+from tests.until import until
 
 NAMES = ("db1", "db2", "db3")
 EVERY = (*NAMES, "keeper")
@@ -133,15 +134,6 @@ def psql(host: Host, query: str) -> str:
     done = host.run(f'runuser -u postgres -- psql -XAtd minion -c "{query}"')
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
-
-
-def until(condition: Callable[[], object], seconds: float) -> bool:
-    end = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > end:
-            return False
-        time.sleep(0.5)
-    return True
 
 
 def gathered(hosts: dict[str, Host], folder: Path) -> Members:

@@ -14,8 +14,9 @@ from tests.ledger import Ledger
 from tests.sandboxes import Host
 from tests.system import test_cluster
 from tests.system.playbooks import Run
-from tests.system.test_cluster import EVERY, LEDGER, NAMES, OS, Members, until
+from tests.system.test_cluster import EVERY, LEDGER, NAMES, OS, Members
 from tests.system.test_update import BROKEN, OLDER
+from tests.until import until
 
 pytestmark = pytest.mark.faults
 MAJOR = by_key(DEFAULT_KEY).postgresql

@@ -16,7 +16,8 @@ from tests.ledger import Account, Ledger
 from tests.pairs import FIFTEEN
 from tests.sandboxes import Hosts
 from tests.system.playbooks import Run
-from tests.system.test_cluster import AGENTS, EVERY, LEDGER, NAMES, Members, gathered, until
+from tests.system.test_cluster import AGENTS, EVERY, LEDGER, NAMES, Members, gathered
+from tests.until import until
 
 pytestmark = pytest.mark.faults
 SCOPE = "minion"

@@ -21,6 +21,7 @@ from provision.checks import registry
 from tests.system.damages import ALONE, CONF, DAMAGES, SHOWN, Damage, sql
 from tests.system.playbooks import BIN, ROOT, terminal
 from tests.system.production import Production
+from tests.until import until
 
 Findings = list[dict[str, Any]]
 LAST = "systemctl reset-failed"
@@ -297,10 +298,7 @@ def test_a_backup_timer_fires_by_itself(production: Production) -> None:
     place = f"mkdir -p {folder}; printf '{soon}' > {folder}/soon.conf"
     host.run(f"{place}; systemctl daemon-reload; systemctl restart {timer}")
     try:
-        deadline = time.monotonic() + 90
-        while len(sets()) == len(before):
-            assert time.monotonic() < deadline, host.run(f"systemctl status {timer} {unit}").stdout
-            time.sleep(1)
+        assert until(lambda: len(sets()) > len(before), 90), host.run(f"systemctl status {timer} {unit}").stdout
     finally:
         host.run(f"rm -r {folder}; systemctl daemon-reload; systemctl restart {timer}")
         host.run(f"while systemctl is-active {unit} | grep -q ^activ; do sleep 0.5; done")
@@ -312,14 +310,9 @@ def test_a_killed_server_comes_back_by_itself(production: Production) -> None:
     host, unit = production.database, "postgresql@17-main.service"
     pid = host.run(f"systemctl show -P MainPID {unit}").stdout.strip()
     assert host.run(f"kill -9 {pid}").returncode == 0
-    deadline = time.monotonic() + 60
-    while host.run("runuser -u postgres -- psql -XAtqc 'SELECT 1' minion").stdout.strip() != "1":
-        assert time.monotonic() < deadline, host.run(f"systemctl status {unit}").stdout
-        time.sleep(0.5)
     # The server answers before pg_ctlcluster, whose end makes the unit active, notices it.
-    while host.run(f"systemctl is-active {unit}").returncode:
-        assert time.monotonic() < deadline, host.run(f"systemctl status {unit}").stdout
-        time.sleep(0.5)
+    works = f"runuser -u postgres -- psql -XAtqc 'SELECT 1' minion && systemctl is-active {unit}"
+    assert until(lambda: host.run(works).returncode == 0, 60), host.run(f"systemctl status {unit}").stdout
     assert host.run(f"systemctl show -P NRestarts {unit}").stdout.strip() == "1"
     assert host.run(f"systemctl show -P MainPID {unit}").stdout.strip() not in ("0", pid)
     # A stop that an administrator asks for stays one.

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-import time
 from collections.abc import Iterator
 
 import pytest
@@ -17,6 +16,7 @@ from provision.host.backup.scratch_cluster import SCRATCH
 from tests.system.production import Production
 from tests.system.test_monitoring import scrape, value
 from tests.system.test_pgbouncer import as_postgres, on_host
+from tests.until import until
 
 UNITS = (
     "provision-backup@full.service",
@@ -146,10 +146,8 @@ def test_exporter_runs_no_function_of_the_owner(production: Production, trap: st
     assert "PostgreSQL 17" in on_host(production, f"{login} -c 'SELECT version()'")
     assert as_postgres(production, trap) == "1"  # the attack is real
     on_host(production, "systemctl restart prometheus-postgres-exporter")
-    deadline = time.monotonic() + 20
-    while value(scrape(production, 9187), "pg_up") != 1:  # it asks for the version when it is scraped
-        assert time.monotonic() < deadline
-        time.sleep(0.5)
+    # It asks for the version when it is scraped.
+    assert until(lambda: value(scrape(production, 9187), "pg_up") == 1, 20)
     pinned = on_host(production, "systemctl show --property=Environment prometheus-postgres-exporter")
     assert "search_path=pg_catalog" in pinned
     assert as_postgres(production, trap) == "1"

@@ -26,6 +26,7 @@ from provision.plan.secrets import new_password
 from tests import snippets
 from tests.sandboxes import provision
 from tests.system.production import Production
+from tests.until import until
 
 CLIENTS = 500
 WAIT_S = 15  # profiles/prod.yml: query_wait_timeout_s
@@ -92,10 +93,11 @@ def eventually(production: Production, role: str = "minion_app", seconds: float 
 
 def await_clients(production: Production, number: int, seconds: float = 120) -> None:
     """Wait until the application has so many connections."""
-    until = time.monotonic() + seconds
-    while (seen := console(production, "SHOW CLIENTS").count("|minion_app|minion|")) < number:
-        assert time.monotonic() < until, seen
-        time.sleep(0.5)
+
+    def seen() -> int:
+        return console(production, "SHOW CLIENTS").count("|minion_app|minion|")
+
+    assert until(lambda: seen() >= number, seconds), seen()
 
 
 @pytest.mark.parametrize("role", ["minion", "minion_app", "minion_readonly"])

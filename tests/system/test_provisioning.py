@@ -24,6 +24,7 @@ from tests import snippets
 from tests.sandboxes import Host, Hosts
 from tests.system.checkouts import clone
 from tests.system.playbooks import ROOT, Run, kill_commands, play, url, watched, words
+from tests.until import until
 
 BOOKKEEPING = {"schema_migrations", "schema_migrations_history"}
 TABLES = {"activities", "agent_tools", "agents", "evaluations", "feedback", "memories", "metrics", "sessions", "tools"}
@@ -655,11 +656,9 @@ def _start(host: Host, *arguments: str) -> subprocess.Popen[str]:
 
 def _await(host: Host, command: str) -> str:
     """Run a command on a host until it prints something, for at most a minute."""
-    end = time.monotonic() + 60
-    while time.monotonic() < end:
-        if said := host.run(command).stdout.strip():
-            return said
-    raise AssertionError(f"{command} never printed anything")
+    said = until(lambda: host.run(command).stdout.strip(), 60)
+    assert said, f"{command} never printed anything"
+    return said
 
 
 def _until(run: subprocess.Popen[str], text: str) -> None:

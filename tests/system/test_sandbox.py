@@ -20,6 +20,7 @@ from provision.controller import image, mirror, sockets
 from provision.controller.machine import Machine
 from provision.errors import HostError
 from tests.sandboxes import PROGRAM, Host, Hosts
+from tests.until import until
 
 SENT = "from the other side"
 LISTENER = f"""
@@ -312,10 +313,7 @@ machine.Machine().apply("failed", image.build, {tag!r}, source, "trixie")
     build = subprocess.Popen([sys.executable, "-c", script], start_new_session=True)
     try:
         partial = Path(image.BUILD_FOLDER, "trixie.tar.partial")
-        until = time.monotonic() + 20
-        while not partial.exists() and time.monotonic() < until:
-            time.sleep(0.05)
-        assert partial.exists()
+        assert until(partial.exists, 20)
         time.sleep(1)
     finally:
         os.killpg(build.pid, signal.SIGKILL)

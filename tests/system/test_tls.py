@@ -9,7 +9,7 @@ import json
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import psycopg
@@ -20,6 +20,7 @@ from tests.authority import Authority, Pair
 from tests.sandboxes import Host
 from tests.system.playbooks import ROOT, Run, kill_commands, watched, words
 from tests.system.production import Production
+from tests.until import until
 
 Session = psycopg.Connection[tuple[object, ...]]
 TLS = "/etc/provision/tls"
@@ -288,7 +289,7 @@ def test_a_certificate_is_renewed_under_load(production: Production) -> None:
     authority = Authority.of(production.authority / "ca.crt", production.authority / "ca.key", passphrase)
     address = production.database.address
     place(production, authority.again(served(production), begins=-300, ends=97))
-    until(lambda: days_left(production) == 96)
+    assert until(lambda: days_left(production) == 96, 10)
     doctor = production.database.run("runuser -u postgres -- provision doctor --database dbname=minion").stdout
     assert "server.crt: 96 days left" in doctor
 
@@ -323,13 +324,6 @@ def test_a_certificate_is_renewed_under_load(production: Production) -> None:
 def days_left(production: Production) -> int:
     ends = load_pem_x509_certificate(served(production).encode()).not_valid_after_utc
     return int((ends.timestamp() - time.time()) // 86400)
-
-
-def until(true: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
 
 
 def test_check_mode_on_a_fresh_host_names_every_file_and_shows_no_key(production: Production) -> None:

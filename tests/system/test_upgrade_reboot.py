@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import time
 from collections.abc import Iterator
 
 import pytest
@@ -17,6 +16,7 @@ from tests import upgraded as steps
 from tests.pairs import FIFTEEN
 from tests.system import handmade
 from tests.system.playbooks import ROOT, terminal, words
+from tests.until import until
 from tests.upgraded import Upgraded
 
 pytestmark = pytest.mark.faults
@@ -72,10 +72,8 @@ def test_both_servers_come_back_after_a_reboot_and_the_old_one_receives_every_ro
     upgraded.sql("INSERT INTO notes SELECT 1000000 + n, 'after the reboot' FROM generate_series(1, 100) n")
     upgraded.sql("UPDATE memories SET content = 'changed', embedding = embedding WHERE content = 'memory 7'")
     count = "SELECT count(*) FROM notes WHERE t = 'after the reboot'"
-    deadline = time.monotonic() + 60
-    while of_closed(upgraded, count) != "100":
-        assert time.monotonic() < deadline, upgraded.host.run("provision upgrade status").stdout
-        time.sleep(0.5)
+    received = until(lambda: of_closed(upgraded, count) == "100", 60)
+    assert received, upgraded.host.run("provision upgrade status").stdout
     assert upgraded.sql("SELECT count(*), bool_and(active) FROM pg_replication_slots") == "1|t"
     assert findings(upgraded) <= before
     assert upgraded.host.run("pg_lsclusters -h | grep -c online").stdout.strip() == "2"

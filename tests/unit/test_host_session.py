@@ -9,11 +9,11 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from plugins.module_utils import lock, session
+from tests.until import until
 
 ROOT = Path(__file__).parents[2]
 # A connection: it starts a shell with a command, as sshd does, and a program without one, such as sftp-server.
@@ -35,7 +35,7 @@ class Connection:
         )
         assert self.process.stdout
         self.command = int(self.process.stdout.readline())
-        assert within(20, lambda: [name(pid) for pid in children(self.command)] == ["sleep"])
+        assert until(lambda: [name(pid) for pid in children(self.command)] == ["sleep"], 20)
         self.session = session.Process(self.process.pid, started(self.process.pid))
 
     def end(self) -> None:
@@ -57,15 +57,6 @@ def name(pid: int) -> str:
 
 def children(pid: int) -> list[int]:
     return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-
-
-def within(seconds: float, condition: Any) -> bool:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if condition():
-            return True
-        time.sleep(0.02)
-    return False
 
 
 @pytest.fixture
@@ -98,21 +89,21 @@ def test_commands_of_a_session_are_its_shells_but_not_the_one_that_asks(connecti
     assert session.described([command]) == [f"process {sleep} (sleep)"]
     assert session.commands(connection.session, {sleep}) == []
     connection.end_command()
-    assert within(20, lambda: session.commands(connection.session, set()) == [])
+    assert until(lambda: session.commands(connection.session, set()) == [], 20)
 
 
 def test_lock_ends_after_the_connection_and_its_last_command(connection: Connection) -> None:
     assert lock.acquire(RUN, 0)["taken"]
     time.sleep(1)  # the lock's process looks at the session every 0.1 s
     connection.end()
-    assert within(20, lambda: lock.read().get("unfinished"))
+    assert until(lambda: lock.read().get("unfinished"), 20)
     assert lock.held()
     holder = lock.read()["holder"]
     answer = lock.acquire(OTHER, holder)
     (sleep,) = children(connection.command)
     assert (answer["taken"], answer["unfinished"]) == (False, [f"process {sleep} (sleep)"])
     connection.end_command()
-    assert within(20, lambda: not lock.held())
+    assert until(lambda: not lock.held(), 20)
     assert lock.acquire(OTHER, holder)["taken"]
 
 
@@ -121,7 +112,7 @@ def test_lock_of_a_dead_run_is_taken_when_its_command_has_ended(connection: Conn
     holder = lock.read()["holder"]
     assert lock.acquire(OTHER, holder)["taken"] is False
     connection.end_command()
-    assert within(20, lambda: lock.acquire(OTHER, holder)["taken"])
+    assert until(lambda: lock.acquire(OTHER, holder)["taken"], 20)
     assert lock.read()["id"] == "other"
 
 
@@ -186,6 +177,6 @@ def test_worker_ends_with_a_killed_ansible_program(program: str, ends: bool) -> 
         worker = session.Process(pid := int(main.stdout.readline()), started(pid))
         main.kill()
         main.wait()
-        assert within(20 if ends else 1, lambda: not worker.alive) is ends
+        assert until(lambda: not worker.alive, 20 if ends else 1) is ends
         if worker.alive:
             os.kill(pid, signal.SIGKILL)

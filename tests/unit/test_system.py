@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import os
 import pwd
-import time
 from pathlib import Path
 
 import pytest
 
 from provision import system
 from provision.errors import DriftError, HostError
+from tests.until import until
 
 
 def test_program_returns_code_output_and_error_output() -> None:
@@ -112,8 +112,6 @@ def test_evidence_is_world_readable_and_tells_whether_it_changed(
 def test_program_of_a_block_ends_with_it_even_if_it_ignores_the_signal(tmp_path: Path, script: str, code: int) -> None:
     log = tmp_path / "log"
     with system.running("sh", "-c", script, log=log, directory=tmp_path, wait_s=1) as program:
-        deadline = time.monotonic() + 10
-        while log.read_text() != "ready\n" and time.monotonic() < deadline:
-            time.sleep(0.01)
+        assert until(lambda: log.read_text() == "ready\n", 10)
         assert program.poll() is None
     assert program.returncode == code

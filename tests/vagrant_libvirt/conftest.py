@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from provision.distributions import DEFAULT_KEY
+from tests.until import until
 from tests.vagrant_libvirt import box
 
 SYSTEM = "qemu:///system"
@@ -75,12 +75,9 @@ def started(folder: Path) -> Iterator[Libvirt]:
         if not Path("/run/libvirt/virtlogd-sock").is_socket():  # it takes what machines print
             stack.enter_context(running("virtlogd", log=folder / "virtlogd.log"))
         words = ("libvirtd", "--config", str(settings), "--pid-file", str(folder / "pid"))
-        process = stack.enter_context(running(*words, log=log))
-        until = time.monotonic() + START_TIMEOUT_S
-        while found.virsh("version", check=False).returncode:
-            assert process.poll() is None, log.read_text()
-            assert time.monotonic() < until, log.read_text()
-            time.sleep(0.2)
+        stack.enter_context(running(*words, log=log))
+        answers = until(lambda: found.virsh("version", check=False).returncode == 0, START_TIMEOUT_S)
+        assert answers, log.read_text()
         yield found
 
 
