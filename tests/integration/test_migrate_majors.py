@@ -11,6 +11,7 @@ import shutil
 import signal
 import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -228,9 +229,11 @@ def test_what_a_killed_run_leaves_is_removed_by_the_next_one(project: Project, p
     project.put("1_a.up.sql", "SELECT pg_sleep(120);")
     project.put("1_a.down.sql", "SELECT 1;")
     one, two = (project.start("verify", f"--from={OLDER}", f"--to={NEWER}", *programs) for _ in range(2))
-    assert until(lambda: len(scratches()) == 2, 60)
+    assert until(lambda: _sleeping() == 2, 60)
     two.kill()
     two.communicate()
+    servers = "data/postmaster.pid"  # the killed command's server ends with it, and removes files until then
+    assert until(lambda: sum((path / servers).exists() for path in scratches()) == 1, 20)
     for path in scratches():
         os.utime(path, (0, 0))
     project.put("1_a.up.sql", "SELECT 1;")
@@ -241,6 +244,9 @@ def test_what_a_killed_run_leaves_is_removed_by_the_next_one(project: Project, p
     assert scratches() == []
 
 
-def _sleeping() -> bool:
-    titles = (path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if path.exists())
-    return any(b"provision_verify_" in title and b"SELECT" in title for title in titles)
+def _sleeping() -> int:
+    titles = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):  # the process may end meanwhile
+            titles.append(path.read_bytes())
+    return sum(b"provision_verify_" in title and b"SELECT" in title for title in titles)
