@@ -7,9 +7,8 @@ import select
 import socket
 import ssl
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from functools import partial
 
 import pytest
 
@@ -20,14 +19,22 @@ BODY = b"user\0minion_app\0database\0minion\0\0"
 STARTUP = struct.pack("!ii", len(BODY) + 8, 196608) + BODY
 ENCRYPT = struct.pack("!ii", 8, 80877103)
 STRANGERS = 500
+ATTEMPTS = 3
+PSQL = "psql -XAtq -d minion -c 'SELECT 1'"
+METRICS = "/var/lib/provision-metrics/provision.prom"
 
 
 @contextmanager
-def flooded(production: Production) -> Iterator[dict[int, int]]:
-    """Begin logins from this machine and never send a password; yield how many each port accepted.
+def flooded(production: Production) -> Iterator[Callable[[], bool]]:
+    """Begin logins at both ports from this machine, as many as they accept, and never send a password.
 
-    Both want TLS first: a login without it would be refused at once. Fails if one was ended before the block's end.
+    Both want TLS first: a login without it would be refused at once. Yield a question: are all of them unfinished yet?
     """
+    plan = json.loads(on_host(production, "cat /etc/provision/plan.json"))
+    limit = plan["server"]["address_connections"]
+    assert 0 < limit < plan["server"]["max_connections"] - plan["pooler"]["total"]
+    # An application host is no flood.
+    assert STRANGERS < plan["pooler"]["address_clients"] < plan["pooler"]["max_clients"]
     address = production.database.address
     tls = ssl.create_default_context(cafile=production.authority / "ca.crt")
     with ExitStack() as stack:
@@ -43,8 +50,18 @@ def flooded(production: Production) -> Iterator[dict[int, int]]:
                     assert client.recv(1) == b"R"  # it asks for the password
                     ends.register(client, select.POLLRDHUP)
                     accepted[port] += 1
-        yield accepted
-        assert not ends.poll(0), "the first unfinished logins ended meanwhile"
+        assert accepted == {6432: STRANGERS, 5432: limit}
+        yield lambda: not ends.poll(0)
+
+
+def while_flooded(production: Production, log_in: Callable[[], object]) -> None:
+    """Log in, again if that took longer than the unfinished logins last: 10 s at the server, 15 s at the pooler."""
+    for _ in range(ATTEMPTS):
+        with flooded(production) as unfinished:
+            log_in()
+            if unfinished():
+                return
+    pytest.fail("the unfinished logins ended before the others were done")
 
 
 def findings(production: Production) -> dict[str, str]:
@@ -52,26 +69,22 @@ def findings(production: Production) -> dict[str, str]:
     return {each["id"]: each["seen"] for each in json.loads(shown)["findings"]}
 
 
-def test_operators_and_applications_log_in_while_500_logins_are_unfinished_on_both_ports(
-    production: Production,
-) -> None:
-    plan = json.loads(on_host(production, "cat /etc/provision/plan.json"))
-    limit = plan["server"]["address_connections"]
-    assert 0 < limit < plan["server"]["max_connections"] - plan["pooler"]["total"]
-    # An application host is no flood.
-    assert STRANGERS < plan["pooler"]["address_clients"] < plan["pooler"]["max_clients"]
-    psql = "psql -XAtq -d minion -c 'SELECT 1'"
-    metrics = "/var/lib/provision-metrics/provision.prom"
-    commands = (
-        f"runuser -u postgres -- {psql}",
-        f"runuser -u postgres -- {psql} -U minion_backup",
-        f"runuser -u prometheus -- {psql} -h /var/run/postgresql -U minion_monitor",
-        f"rm -f {metrics} && systemctl start provision-metrics && grep -q pgbouncer_up {metrics}",
-    )
-    for log_in in (*(partial(on_host, production, each) for each in commands), lambda: connect(production).close()):
-        with flooded(production) as accepted:
-            assert accepted == {6432: STRANGERS, 5432: limit}
-            log_in()
+@pytest.mark.parametrize(
+    "command",
+    [
+        f"runuser -u postgres -- {PSQL}",
+        f"runuser -u postgres -- {PSQL} -U minion_backup",
+        f"runuser -u prometheus -- {PSQL} -h /var/run/postgresql -U minion_monitor",
+        f"rm -f {METRICS} && systemctl start provision-metrics && grep -q pgbouncer_up {METRICS}",
+    ],
+    ids=["superuser", "backup", "monitor", "metrics"],
+)
+def test_operators_log_in_while_500_logins_are_unfinished_on_both_ports(production: Production, command: str) -> None:
+    while_flooded(production, lambda: on_host(production, command))
+
+
+def test_applications_log_in_while_500_logins_are_unfinished_on_both_ports(production: Production) -> None:
+    while_flooded(production, lambda: connect(production).close())
 
 
 @pytest.mark.faults  # among the damages of test_doctor.py
