@@ -14,8 +14,7 @@ import re
 import signal
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
-from types import MappingProxyType
+from dataclasses import dataclass, field
 
 from benchmarks.database import configurations
 from benchmarks.harness import benched
@@ -35,7 +34,7 @@ QUERIES, NEIGHBOURS = 30, 10
 class Search:
     """A way to search: the session's settings, and whether the search is exact."""
 
-    settings: Mapping[str, str] = MappingProxyType({})
+    settings: Mapping[str, str] = field(default_factory=dict)
     exact: bool = False
 
     def sql(self, agent: str, query: str) -> str:

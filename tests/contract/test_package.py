@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import re
 import sys
 import tomllib
@@ -136,3 +137,8 @@ def test_no_statement_returns_rows_without_columns() -> None:
     texts = {path: path.read_text() for path in (ROOT / "provision").rglob("*.py")}
     found = [path.name for path, text in texts.items() if re.search(r'(?:execute|ask)\(\s*f?b?"SELECT FROM', text)]
     assert found == []
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "benchmarks").glob("[a-z]*.py")))
+def test_benchmarks_can_be_imported(name: str) -> None:
+    importlib.import_module(f"benchmarks.{name}")
