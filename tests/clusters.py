@@ -141,8 +141,8 @@ class Cluster:
         with self.log.open("a") as log:
             command = as_server_user(self.bin / "postgres", "-D", self.data)
             server = self.server = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
-        until(lambda: self.ready() or server.poll() is not None, 60)
-        assert self.ready(), self.log.read_text()[-4000:]
+        assert until(lambda: self.ready() or server.poll() is not None, 60), self.log.read_text()[-4000:]
+        assert server.poll() is None, self.log.read_text()[-4000:]
 
     def ready(self) -> bool:
         """Say whether the server accepts connections."""

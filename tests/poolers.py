@@ -48,7 +48,8 @@ def running(
     with log.open("w") as output:
         process = subprocess.Popen(as_server_user(program, config), stdout=output, stderr=output)
     try:
-        assert until(lambda: "process up" in log.read_text(), 10), log.read_text()
+        assert until(lambda: "process up" in log.read_text() or process.poll() is not None, 10), log.read_text()
+        assert process.poll() is None, log.read_text()
         yield Pooler(int(chosen["listen_port"]), process)
     finally:
         process.terminate()

@@ -149,10 +149,5 @@ def role_settings(pgvector: str) -> list[Setting]:
     return group(
         "vector",
         ("hnsw.ef_search", 100, "", "better recall than the default of 40; 200 would take twice the time"),
-        (
-            "hnsw.iterative_scan",
-            "strict_order",
-            "",
-            "filtered searches continue until LIMIT or hnsw.max_scan_tuples is reached",
-        ),
+        ("hnsw.iterative_scan", "strict_order", "", "filtered searches go on to LIMIT or hnsw.max_scan_tuples"),
     )

@@ -75,9 +75,12 @@ def started(folder: Path) -> Iterator[Libvirt]:
         if not Path("/run/libvirt/virtlogd-sock").is_socket():  # it takes what machines print
             stack.enter_context(running("virtlogd", log=folder / "virtlogd.log"))
         words = ("libvirtd", "--config", str(settings), "--pid-file", str(folder / "pid"))
-        stack.enter_context(running(*words, log=log))
-        answers = until(lambda: found.virsh("version", check=False).returncode == 0, START_TIMEOUT_S)
+        process = stack.enter_context(running(*words, log=log))
+        answers = until(
+            lambda: process.poll() is not None or found.virsh("version", check=False).returncode == 0, START_TIMEOUT_S
+        )
         assert answers, log.read_text()
+        assert process.poll() is None, log.read_text()
         yield found
 
 
