@@ -9,11 +9,13 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from provision.host import scratch_server
@@ -85,9 +87,19 @@ def directories() -> set[Path]:
 EARLIER = directories()
 
 
-def scratches() -> list[Path]:
-    """Return those of these tests, and so those that they left behind."""
-    return list(directories() - EARLIER)
+def scratches(process: str = "[0-9]*") -> set[Path]:
+    """Return those that a process uses: each keeps its directory open. Others are other tests' that run meanwhile."""
+    used = set()
+    for link in Path("/proc").glob(f"{process}/fd/*"):
+        with suppress(OSError):  # the process may end meanwhile
+            used.add(link.readlink())
+    return directories() & used
+
+
+def left_behind() -> set[Path]:
+    """Return those that nobody uses, and so those that these tests left behind."""
+    unused = directories() - scratches() - EARLIER
+    return {path for path in unused if path.exists()}  # another test may have removed its own meanwhile
 
 
 def test_migrations_that_work_on_both_majors_make_equal_schemas(
@@ -109,7 +121,7 @@ def test_migrations_that_work_on_both_majors_make_equal_schemas(
     assert (done.code, schemas) == (0, f"schemas of {OLDER} and {NEWER}: equal")
     assert project.cluster.psql("SELECT string_agg(datname, ',' ORDER BY oid) FROM pg_database") == before
     assert project.made() == set()
-    assert scratches() == []
+    assert left_behind() == set()
 
 
 @pytest.mark.parametrize(("expression", "fails"), [(SINCE[NEWER], OLDER), (UNTIL[NEWER], NEWER)])
@@ -132,7 +144,7 @@ def test_migration_of_one_major_is_named_with_its_place(
     assert f"PostgreSQL {bad['version']} (vector " in text
     assert f"  {bad['error']['what']}\n  in statement: SELECT {expression}" in text
     assert "schemas of" not in text
-    assert scratches() == []
+    assert left_behind() == set()
 
 
 def test_schemas_that_differ_between_the_majors_are_shown(project: Project, programs: list[str]) -> None:
@@ -210,43 +222,51 @@ def test_refuses_servers_that_make_no_sense(project: Project, words: tuple[str, 
 
 
 def test_interrupted_run_leaves_no_server_and_no_files(project: Project, programs: list[str]) -> None:
-    project.put("1_a.up.sql", "SELECT pg_sleep(120);")
+    project.put("1_a.up.sql", "SELECT pg_sleep(600);")
     project.put("1_a.down.sql", "SELECT 1;")
     process = project.start("verify", f"--from={OLDER}", f"--to={NEWER}", *programs)
-    assert until(lambda: _sleeping() or process.poll() is not None, 60)
-    assert process.poll() is None, process.communicate()
-    (server,) = {path.parent for path in scratches()[0].glob("data/postmaster.pid")}
-    pid = int((server / "postmaster.pid").read_text().split()[0])
+    scratch = _sleeping(process)
+    pid = int((scratch / "data/postmaster.pid").read_text().split()[0])
     process.send_signal(signal.SIGTERM)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 1
     assert "interrupted by SIGTERM" in said
     assert not Path(f"/proc/{pid}").exists()
-    assert scratches() == []
+    assert not scratch.exists()
 
 
 def test_what_a_killed_run_leaves_is_removed_by_the_next_one(project: Project, programs: list[str]) -> None:
-    project.put("1_a.up.sql", "SELECT pg_sleep(120);")
+    project.put("1_a.up.sql", "SELECT pg_sleep(600);")
     project.put("1_a.down.sql", "SELECT 1;")
-    one, two = (project.start("verify", f"--from={OLDER}", f"--to={NEWER}", *programs) for _ in range(2))
-    assert until(lambda: _sleeping() == 2, 60)
-    two.kill()
-    two.communicate()
-    servers = "data/postmaster.pid"  # the killed command's server ends with it, and removes files until then
-    assert until(lambda: sum((path / servers).exists() for path in scratches()) == 1, 20)
-    for path in scratches():
+    running, killed = (project.start("verify", f"--from={OLDER}", f"--to={NEWER}", *programs) for _ in range(2))
+    used, abandoned = _sleeping(running), _sleeping(killed)
+    killed.kill()
+    killed.communicate()
+    # Its server ends with it, and removes files until then.
+    assert until(lambda: not (abandoned / "data/postmaster.pid").exists(), 60)
+    for path in (used, abandoned):
         os.utime(path, (0, 0))
     project.put("1_a.up.sql", "SELECT 1;")
     assert call(project, programs).code == 0
-    assert len(scratches()) == 1  # of the first run, which still locks it
-    one.terminate()
-    one.communicate(timeout=60)
-    assert scratches() == []
+    assert not abandoned.exists()
+    assert used.exists()
+    running.terminate()
+    running.communicate(timeout=60)
+    assert not used.exists()
 
 
-def _sleeping() -> int:
-    titles = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        with suppress(OSError):  # the process may end meanwhile
-            titles.append(path.read_bytes())
-    return sum(b"provision_verify_" in title and b"SELECT" in title for title in titles)
+def _sleeping(process: subprocess.Popen[str]) -> Path:
+    """Wait until a started command is in its migration's pg_sleep, and return the directory of its scratch server."""
+
+    def seen() -> Path | None:
+        assert process.poll() is None, process.communicate()
+        for path in scratches(str(process.pid)):
+            with suppress(psycopg.Error), psycopg.connect(scratch_server.url(path)) as session:
+                asleep = "SELECT 1 FROM pg_stat_activity WHERE wait_event = 'PgSleep'"
+                if session.execute(asleep).fetchone():
+                    return path
+        return None
+
+    found = until(seen, 120)
+    assert found, directories()
+    return found
