@@ -228,7 +228,10 @@ def test_each_of_two_repositories_is_enough(host: Host, store: Store) -> None:
     assert text.count("another passphrase, of the second") == 1
     assert text.count(plans.SECRETS["backup_repository_passphrase"]) == 1
 
-    # Each repository is tested.
+    # Each repository is tested. The spool is the running server's: what it notes there stays.
+    noted = host.folder / "spool/archive/db1/in/noted"
+    run(*as_server_user("mkdir", "-p", noted.parent))
+    run(*as_server_user("touch", noted))
     tested = host.run("drill", "0")
     assert "error" not in tested, tested
     assert (tested["passed"], tested["repository"]) == (True, 1)
@@ -241,6 +244,7 @@ def test_each_of_two_repositories_is_enough(host: Host, store: Store) -> None:
     rows = host.cluster.psql("SELECT count(*), max(n) FROM kept", "minion")
     choice, found = restored(host, 0, taken["sets"][1]["label"])
     assert (choice["from"], found) == ("s3://backups/copies", rows)
+    assert noted.exists()
     assert host.run("restore", "3", "", "/nowhere") == {
         "error": "this host has no such repository", "seen": "3",
         "allowed": f"1 (local:{host.first}), 2 (s3://backups/copies)",

@@ -418,8 +418,12 @@ def test_another_host_takes_over_and_archives_into_a_stanza_of_its_own(site: Sit
     # A clean stop archives everything.
     sql(site.one, "INSERT INTO agents (name) VALUES ('moved')")
     assert site.one.run("systemctl stop postgresql@17-main").returncode == 0
+    # What was noted of the old cluster's WAL must not stand for the new one's.
+    noted = "/var/spool/pgbackrest/archive/prod2/in/noted"
+    assert site.second.run(f"runuser -u postgres -- install -D /dev/null {noted}").returncode == 0
     done = site.play("restore.yml", "-e", "restore_stanza=prod1", "-e", "restore_confirm=prod2", limit="prod2")
     assert done.code == 0, done.output
+    assert site.second.run(f"test -e {noted}").returncode == 1
     assert agents(site.second) == ["after-the-backup", "first", "last", "moved", "zero"]
     assert site.one.run("systemctl start postgresql@17-main").returncode == 0
     sql(site.second, "INSERT INTO agents (name) VALUES ('of-the-second'); SELECT pg_switch_wal()")

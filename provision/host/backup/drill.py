@@ -201,12 +201,14 @@ def _compare(url: str, label: str, expected: dict[str, Any]) -> dict[str, int]:
 
 def restore(stanza: str, number: int, label: str, data: Path, target: Target, *extra: str) -> None:
     """Restore a set of the repository `number` into another directory, as a standby that archives nothing."""
-    # Not asynchronous: the lock and the spool belong to the real server, which continues to archive.
+    # The lock and the spool belong to the real server, which continues to archive: WAL is not fetched asynchronously,
+    # and the spool that a restore removes is one that does not exist.
     command = f'pgbackrest --stanza={stanza} --repo={number} --pg1-path={data} --no-archive-async archive-get %f "%p"'
     options = {"restore_command": command, **target.options}
     tool.program(
         stanza, f"--repo={number}", f"--pg1-path={data}", f"--set={label}", "--type=standby", "--archive-mode=off",
-        *(f"--recovery-option={name}={value}" for name, value in options.items()), *extra, "restore",
+        f"--spool-path={data}.spool", *(f"--recovery-option={name}={value}" for name, value in options.items()),
+        *extra, "restore",
     )  # fmt: skip
 
 

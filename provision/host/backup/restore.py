@@ -83,6 +83,8 @@ def _run(plan: Plan, prepared: Prepared, narrate: Callable[[str], None]) -> dict
     if request.beside or request.stanza:
         # Also for another host's stanza: its archive is read by name and never written.
         restore_beside(stanza, prepared.repository.number, window.set.label, data, target, *extra)
+        if not request.beside:  # it will archive into this host's own stanza
+            tool.clear_spool(plan.backup.stanza)
     else:
         options = {**target.options, "wal_retrieve_retry_interval": "500ms"}
         tool.program(

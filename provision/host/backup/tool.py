@@ -79,6 +79,12 @@ def need_physical(plan: Plan) -> None:
         )
 
 
+def clear_spool(stanza: str) -> None:
+    """Remove what asynchronous archiving noted: an old cluster's acknowledgements would stand for the new one's WAL."""
+    with system.as_user():
+        shutil.rmtree(SPOOL / stanza, ignore_errors=True)
+
+
 @dataclass(frozen=True)
 class Set:
     """One pgBackRest backup set. Times are Unix times, sizes bytes; the WAL from start to stop makes it consistent."""
