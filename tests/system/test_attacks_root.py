@@ -76,7 +76,7 @@ def test_key_of_a_database_host_opens_no_shell(production: Production) -> None:
 
 
 def said(production: Production, command: str) -> str:
-    """Return what a lying command prints. Its verb needs the stanza's lock: waits for the host's own archiving (50)."""
+    """Return the output of a lying command. Waits while the host's own archiving holds the lock (exit code 50)."""
     once = f"said=$({command} 2>&1); [ $? -eq 50 ] || break; sleep 0.5"
     return production.database.run(f'for _ in $(seq 60); do {once}; done; printf %s "$said"').stdout
 

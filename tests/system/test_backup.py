@@ -418,7 +418,7 @@ def test_another_host_takes_over_and_archives_into_a_stanza_of_its_own(site: Sit
     # A clean stop archives everything.
     sql(site.one, "INSERT INTO agents (name) VALUES ('moved')")
     assert site.one.run("systemctl stop postgresql@17-main").returncode == 0
-    # What was noted of the old cluster's WAL must not stand for the new one's.
+    # An acknowledgement of the old cluster's WAL would make pgBackRest skip WAL of the new one.
     noted = "/var/spool/pgbackrest/archive/prod2/in/noted"
     assert site.second.run(f"runuser -u postgres -- install -D /dev/null {noted}").returncode == 0
     done = site.play("restore.yml", "-e", "restore_stanza=prod1", "-e", "restore_confirm=prod2", limit="prod2")

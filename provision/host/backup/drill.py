@@ -201,8 +201,8 @@ def _compare(url: str, label: str, expected: dict[str, Any]) -> dict[str, int]:
 
 def restore(stanza: str, number: int, label: str, data: Path, target: Target, *extra: str) -> None:
     """Restore a set of the repository `number` into another directory, as a standby that archives nothing."""
-    # The lock and the spool belong to the real server, which continues to archive: WAL is not fetched asynchronously,
-    # and the spool that a restore removes is one that does not exist.
+    # The lock and the spool belong to the real server, which continues to archive: archive-get is not asynchronous, and
+    # --spool-path names a missing directory, because pgBackRest deletes the spool before a restore.
     command = f'pgbackrest --stanza={stanza} --repo={number} --pg1-path={data} --no-archive-async archive-get %f "%p"'
     options = {"restore_command": command, **target.options}
     tool.program(

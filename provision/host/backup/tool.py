@@ -80,7 +80,7 @@ def need_physical(plan: Plan) -> None:
 
 
 def clear_spool(stanza: str) -> None:
-    """Remove what asynchronous archiving noted: an old cluster's acknowledgements would stand for the new one's WAL."""
+    """Delete a stanza's spool: with acknowledgements of an old cluster's WAL, pgBackRest would skip a new one's."""
     with system.as_user():
         shutil.rmtree(SPOOL / stanza, ignore_errors=True)
 
