@@ -98,7 +98,7 @@ test: test-setup lint ## Run all tests (about 30 minutes on 2 cores)
 	$(call stage,run the tests,$(BIN)/pytest $(LANES))
 
 .PHONY: test-fast
-test-fast: test-setup lint ## Run all tests that need no hosts (under 2 minutes)
+test-fast: test-setup lint ## Run all tests that need no hosts (about 10 minutes)
 	$(call stage,run the fast tests,$(BIN)/pytest $(LANES) --ignore tests/system)
 
 .PHONY: test-setup
